@@ -1,0 +1,1 @@
+"""The vision tasks that ship with ssl-zoo, one file each."""

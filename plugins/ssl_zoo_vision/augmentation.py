@@ -1,0 +1,66 @@
+"""The view that SimCLR, MoCo and BYOL share in kind: crop, flip, jitter, grayscale, blur, solarise."""
+
+from __future__ import annotations
+
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Field, TaskOptions
+from ssl_zoo.views import (
+    ColorJitter,
+    Compose,
+    GaussianBlur,
+    Normalise,
+    RandomGrayscale,
+    RandomResizedCrop,
+    RandomSolarise,
+)
+
+SMALL = 64
+"""Up to this side, in pixels, options that are None take the papers' values for small images."""
+
+
+class CropOptions(TaskOptions):
+    """The options of a random resized crop."""
+
+    crop_scale: tuple[float, float] = Field((0.08, 1.0), description="share of the image's area")
+    flip: float | None = Field(
+        None, ge=0, le=1, description="probability; none: 0.5, or 0 where the data has a reading side"
+    )
+
+    def crop(self, spec: ImageSpec) -> RandomResizedCrop:
+        """The crop for such images."""
+        flip = (0.5 if spec.mirror else 0.0) if self.flip is None else self.flip
+        return RandomResizedCrop(spec.size, scale=self.crop_scale, flip=flip)
+
+
+class ViewOptions(CropOptions):
+    """The options of an augmented view."""
+
+    jitter: tuple[float, float, float, float] = Field(
+        (0.4, 0.4, 0.4, 0.1), description="brightness, contrast, saturation, hue"
+    )
+    jitter_p: float = Field(0.8, ge=0, le=1, description="probability of the jitter")
+    grayscale_p: float = Field(0.2, ge=0, le=1, description="probability of losing colour")
+    blur_p: float | None = Field(
+        None, ge=0, le=1, description="probability; none: the paper's, or 0 up to 64 pixels"
+    )
+
+    def view(self, spec: ImageSpec, blur_p: float = 0.5, solarise_p: float = 0.0) -> Compose:
+        """The augmentation for such images.
+
+        Args:
+            spec: what the images look like.
+            blur_p: the paper's probability of blurring, where the options do not give one.
+            solarise_p: the probability of solarising.
+        """
+        if self.blur_p is not None:
+            blur_p = self.blur_p
+        elif spec.size <= SMALL:
+            blur_p = 0.0
+        return Compose(
+            self.crop(spec),
+            ColorJitter(*self.jitter, p=self.jitter_p),
+            RandomGrayscale(self.grayscale_p),
+            GaussianBlur(p=blur_p),
+            RandomSolarise(solarise_p),
+            Normalise(spec),
+        )

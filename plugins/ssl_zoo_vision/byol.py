@@ -1,0 +1,86 @@
+"""BYOL: one network predicts what a slowly moving copy of it says of another view; no negatives."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_zoo.nn import ema_update, frozen_copy, full_precision, mlp
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.views import Rng
+from ssl_zoo_vision.augmentation import SMALL, ViewOptions
+
+
+def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """The squared distance of normalised vectors, 2 - 2·cos (Grill et al. 2020, equation 2).
+
+    Args:
+        prediction: [B, D].
+        target: [B, D], without gradient.
+
+    Returns:
+        The mean over B, in [0, 4].
+    """
+    prediction, target = full_precision(prediction), full_precision(target)
+    return 2 - 2 * F.cosine_similarity(prediction, target, dim=1).mean()
+
+
+def target_momentum(base: float, progress: float) -> float:
+    """From `base` at the start to 1 at the end along a cosine (section 3.3)."""
+    return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2
+
+
+class BYOL(Task):
+    """An online network predicts a moving average's projection of another view; no negatives."""
+
+    name = "byol"
+    paper = "Grill et al. 2020, Bootstrap Your Own Latent, arXiv:2006.07733"
+    recipe = {"optimizer": "lars", "lr": 0.2, "weight_decay": 1.5e-6, "warmup": 0.1}
+
+    class Options(ViewOptions):
+        """BYOL's options."""
+
+        momentum: float | None = Field(
+            None, ge=0, le=1, description="of the target at the start; none: 0.996, 0.99 up to 64 px"
+        )
+        hidden: int = Field(4096, ge=1, description="hidden width of projector and predictor")
+        out: int = Field(256, ge=2, description="width of projection and prediction")
+        jitter: tuple[float, float, float, float] = Field(
+            (0.4, 0.4, 0.2, 0.1), description="brightness, contrast, saturation, hue"
+        )
+        solarise_p: float = Field(0.2, ge=0, le=1, description="probability, second view only")
+
+    def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
+        super().__init__(encoder, options, spec)
+        self.projector = mlp([encoder.width, options.hidden, options.out])
+        self.predictor = mlp([options.out, options.hidden, options.out])
+        self.target = frozen_copy(nn.Sequential(encoder, self.projector))
+        small = spec.size <= SMALL
+        self.momentum = (0.99 if small else 0.996) if options.momentum is None else options.momentum
+        self.view_1 = options.view(spec, blur_p=1.0)
+        self.view_2 = options.view(spec, blur_p=0.1, solarise_p=options.solarise_p)
+
+    def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """Images [B, C, h, w] to two views [B, C, H, W] from two distributions (appendix B)."""
+        return self.view_1(batch, rng), self.view_2(batch, rng)
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        """Each view's prediction against the other's target projection, in [0, 8]."""
+        predictions, targets = [], []
+        for x in views:
+            predictions.append(self.predictor(self.projector(self.encoder(x))))  # [B, out]
+            with torch.no_grad():
+                targets.append(self.target(x))  # [B, out], batch statistics
+        loss = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
+        # 1 for directions spread evenly, 0 once the embeddings have collapsed.
+        z = F.normalize(full_precision(targets[0]), dim=1)
+        return Losses(loss, {"spread": z.std(0).mean() * z.shape[1] ** 0.5})
+
+    def after_step(self, progress: float) -> None:
+        """The target follows the online network, ever more slowly."""
+        online = nn.Sequential(self.encoder, self.projector)
+        ema_update(self.target, online, target_momentum(self.momentum, progress))

@@ -1,0 +1,114 @@
+"""MoCo: a query finds its key among a queue of keys from a slowly moving encoder."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_zoo import distributed
+from ssl_zoo.nn import FeatureQueue, ema_update, frozen_copy, full_precision, mlp
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.views import Rng
+from ssl_zoo_vision.augmentation import SMALL, ViewOptions
+
+
+def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """InfoNCE with a queue of negatives (He et al. 2019, equation 1).
+
+    Args:
+        q: queries [B, D], unit rows.
+        k: their keys [B, D], unit rows, without gradient.
+        queue: negative keys [K, D], unit rows.
+        temperature: τ > 0.
+
+    Returns:
+        The mean over the B queries of the cross entropy of the key among 1 + K candidates.
+    """
+    q, k = full_precision(q), full_precision(k)
+    with torch.autocast(q.device.type, enabled=False):
+        positive = (q * k).sum(1, keepdim=True)  # [B, 1]
+        negative = q @ queue.T.to(q.dtype)  # [B, K]
+    logits = torch.cat([positive, negative], 1) / temperature
+    return F.cross_entropy(logits, logits.new_zeros(len(q), dtype=torch.long))
+
+
+class MoCo(Task):
+    """A query finds its key among a queue of keys from a slowly moving momentum encoder.
+
+    Batch statistics could tell a query which key is its own. Keys are therefore shuffled over the
+    joint batch and normalised in groups (section 3.3, "shuffling BN"), one or more to a process.
+    """
+
+    name = "moco"
+    paper = "He et al. 2019, 2020, Momentum Contrast (v1, v2), arXiv:1911.05722, arXiv:2003.04297"
+    recipe = {"optimizer": "sgd", "lr": 0.03, "weight_decay": 1e-4, "momentum": 0.9, "warmup": 0.0}
+
+    class Options(ViewOptions):
+        """MoCo's options; the defaults are v2's, and v1 is temperature=0.07, head=linear, blur_p=0."""
+
+        temperature: float = Field(0.2, gt=0, description="τ")
+        momentum: float | None = Field(
+            None, ge=0, le=1, description="of the key encoder; none: 0.999, or 0.99 up to 64 pixels"
+        )
+        queue: int | None = Field(
+            None, ge=1, description="number of negatives; none: 65536, or 4096 up to 64 pixels"
+        )
+        head: Literal["mlp", "linear"] = Field("mlp", description="v2's head or v1's")
+        out: int = Field(128, ge=2, description="width of the embedding")
+        symmetric: bool = Field(False, description="each view is the query once, the key once")
+        key_groups: int = Field(2, ge=1, description="groups in which keys are batch-normalised")
+        crop_scale: tuple[float, float] = Field((0.2, 1.0), description="share of the image's area")
+
+    def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
+        super().__init__(encoder, options, spec)
+        small = spec.size <= SMALL
+        widths = [encoder.width, options.out]
+        head = mlp(widths if options.head == "linear" else [encoder.width, *widths], norm=False)
+        self.head = head
+        self.key_encoder = frozen_copy(nn.Sequential(encoder, head))
+        self.key_encoder.local_batchnorm = True  # type: ignore[assignment]
+        self.queue = FeatureQueue(options.queue or (4096 if small else 65536), options.out)
+        self.momentum = (0.99 if small else 0.999) if options.momentum is None else options.momentum
+        self.view = options.view(spec)
+        self.new_keys: list[Tensor] = []
+
+    def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """Images [B, C, h, w] to two views [B, C, H, W] and the shuffling of the joint batch [N]."""
+        shuffle = rng.permutation(len(batch) * distributed.world_size())
+        return self.view(batch, rng), self.view(batch, rng), shuffle
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        """InfoNCE of the queries against their keys and the queue as it was before this step."""
+        view_1, view_2, shuffle = views
+        pairs = [(view_1, view_2), (view_2, view_1)] if self.options.symmetric else [(view_1, view_2)]
+        losses = []
+        for query_view, key_view in pairs:
+            q = F.normalize(full_precision(self.head(self.encoder(query_view))), dim=1)  # [B, out]
+            k = self.keys(key_view, shuffle)  # [B, out]
+            losses.append(info_nce(q, k, self.queue.features, self.options.temperature))
+            if self.training:
+                self.new_keys.append(k)
+        loss = torch.stack(losses).mean()
+        candidates = len(self.queue.features) + 1
+        return Losses(loss, {"mi_bound": math.log(candidates) - loss.detach()})
+
+    @torch.no_grad()
+    def keys(self, x: Tensor, shuffle: Tensor) -> Tensor:
+        """Normalised keys of a view [B, C, H, W], computed in shuffled groups, in the view's order."""
+        joint = distributed.all_gather(x)[shuffle]
+        mine = distributed.local_rows(joint)
+        groups = max(1, self.options.key_groups // distributed.world_size())
+        k = torch.cat([self.key_encoder(group) for group in mine.chunk(groups)])
+        k = distributed.all_gather(F.normalize(full_precision(k), dim=1))
+        return distributed.local_rows(k[shuffle.argsort()])
+
+    def after_step(self, progress: float) -> None:
+        """The key encoder follows the query encoder; the step's keys replace the oldest negatives."""
+        ema_update(self.key_encoder, nn.Sequential(self.encoder, self.head), self.momentum)
+        self.queue.push(distributed.all_gather(torch.cat(self.new_keys)))
+        self.new_keys.clear()

@@ -1,0 +1,69 @@
+"""Rotation prediction: which way up is this image?"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_zoo.nn import full_precision
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.views import Compose, Normalise, Rng
+from ssl_zoo.views.functional import rotate90
+from ssl_zoo_vision.augmentation import CropOptions
+
+
+class Rotation(Task):
+    """Each image is shown turned by 0°, 90°, 180° and 270°, and the turn is to be told."""
+
+    name = "rotation"
+    paper = "Gidaris et al. 2018, Unsupervised Representation Learning by Predicting Image Rotations, arXiv:1803.07728"
+    recipe = {
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "lr_scaling": "none",
+        "weight_decay": 5e-4,
+        "batch_size": 128,
+        "schedule": "step",
+        "milestones": [0.3, 0.6, 0.8],
+        "decay": 0.2,
+        "warmup": 0.0,
+    }
+
+    class Options(CropOptions):
+        """Rotation's options."""
+
+        crop_scale: tuple[float, float] = Field((0.5, 1.0), description="share of the image's area")
+        stage: int | None = Field(
+            None,
+            description="stage whose pooled output evaluation sees, from the end if negative "
+            "(middle ones transfer better, table 1); none: the backbone's features",
+        )
+
+    def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
+        super().__init__(encoder, options, spec)
+        self.head = nn.Linear(encoder.width, 4)
+        self.augment = Compose(options.crop(spec), Normalise(spec))
+
+    def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """Images [B, C, h, w] to four batches [B, C, H, W]: the same crops in each rotation."""
+        x = self.augment(batch, rng)
+        return tuple(rotate90(x, quarters) for quarters in range(4))
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        """The cross entropy of the rotation, chance being log 4."""
+        logits = full_precision(self.head(self.encoder(torch.cat(views))))  # [4B, 4]
+        turns = torch.arange(4, device=logits.device).repeat_interleave(len(views[0]))
+        accuracy = (logits.detach().argmax(1) == turns).float().mean()
+        return Losses(F.cross_entropy(logits, turns), {"accuracy": accuracy})
+
+    def features(self, x: Tensor) -> Tensor:
+        """The pooled features [B, D] of the chosen stage."""
+        if self.options.stage is None:
+            return super().features(x)
+        return self.encoder.stage(x, self.options.stage)
+
+    def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """A column for each rotation."""
+        return {f"{90 * quarters}°": x for quarters, x in enumerate(views)}

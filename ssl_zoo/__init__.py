@@ -1,0 +1,72 @@
+"""ssl-zoo: a zoo of self-supervised pretext tasks in which every task is a plugin.
+
+The names here are imported when they are first used, so that ``import ssl_zoo`` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssl_zoo.config import load_config
+    from ssl_zoo.errors import SslZooError, UserError
+    from ssl_zoo.evaluate import evaluate
+    from ssl_zoo.hooks import hookimpl
+    from ssl_zoo.run import Run, load_backbone
+    from ssl_zoo.spec import ImageSpec, Spec
+    from ssl_zoo.task import Encoder, Field, Losses, Task, TaskOptions
+    from ssl_zoo.train import train
+    from ssl_zoo.views import Rng
+
+__version__ = version("ssl-zoo")
+
+_HOMES = {
+    "Encoder": "task",
+    "Field": "task",
+    "ImageSpec": "spec",
+    "Losses": "task",
+    "Rng": "views",
+    "Run": "run",
+    "Spec": "spec",
+    "SslZooError": "errors",
+    "Task": "task",
+    "TaskOptions": "task",
+    "UserError": "errors",
+    "evaluate": "evaluate",
+    "hookimpl": "hooks",
+    "load_backbone": "run",
+    "load_config": "config",
+    "train": "train",
+}
+
+__all__ = [
+    "Encoder",
+    "Field",
+    "ImageSpec",
+    "Losses",
+    "Rng",
+    "Run",
+    "Spec",
+    "SslZooError",
+    "Task",
+    "TaskOptions",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "hookimpl",
+    "load_backbone",
+    "load_config",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ssl_zoo' has no attribute {name!r}")
+    return getattr(import_module(f"ssl_zoo.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,111 @@
+"""The run's configuration: one validated model, filled from defaults, the task, a file and flags."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class TaskConfig(BaseModel):
+    """The task's name; every other key is an option of that task, validated by its own `Options`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(description="name of a task, as `ssl-zoo tasks` lists them")
+
+    def options(self) -> dict[str, Any]:
+        """The task's options as given, not yet validated."""
+        return dict(self.model_extra or {})
+
+
+class DataConfig(_Section):
+    """Where the samples come from."""
+
+    source: str = Field("digits", description="a bundled name, a folder, or timm:NAME, hf:NAME")
+    root: str | None = Field(None, description="folder in which downloaded data sets are kept")
+    image_size: int | None = Field(
+        None, ge=4, le=4096, description="side of the network's input in pixels; none: the source's own"
+    )
+    holdout: float = Field(
+        0.1, gt=0, lt=1, description="share kept for evaluation where the source has no test split"
+    )
+    workers: int = Field(2, ge=1, le=256, description="decoding threads")
+    resident: Literal["auto", "always", "never"] = Field(
+        "auto", description="keep decoded samples in memory on the device (auto: where they fit)"
+    )
+
+
+class BackboneConfig(_Section):
+    """The network that is trained: a timm model."""
+
+    name: str = Field("resnet18", description="any timm model, or one that a plugin registers")
+    pretrained: bool = Field(False, description="start from timm's pretrained weights")
+    stem: Literal["auto", "small", "original"] = Field(
+        "auto", description="small: 3×3 stem without early pooling; auto: small up to 64 pixels"
+    )
+    stem_stride: Literal[1, 2] = Field(1, description="stride of the small stem's convolution")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="further arguments of timm.create_model"
+    )
+
+
+class TrainConfig(_Section):
+    """The budget, the optimiser and the machine."""
+
+    epochs: float | None = Field(None, gt=0, description="budget in passes over the train split")
+    images: int | None = Field(None, gt=0, description="budget in images drawn")
+    minutes: float | None = Field(None, gt=0, description="budget in minutes of training")
+    batch_size: int = Field(256, ge=2, description="images in a batch, over all processes")
+    accumulate: int = Field(1, ge=1, description="batches per optimiser step")
+
+    optimizer: str = Field("sgd", description="any of timm's optimisers")
+    optimizer_options: dict[str, Any] = Field(default_factory=dict, description="its arguments")
+    lr: float = Field(0.06, gt=0, description="learning rate at a batch of 256 images, see lr_scaling")
+    lr_scaling: Literal["linear", "sqrt", "none"] = Field(
+        "linear", description="lr · B/256, lr · √(B/256), or lr as it stands"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum, or Adam's first beta")
+    weight_decay: float = Field(1e-4, ge=0, description="not applied to biases and norms")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="of the rate")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the budget with a rising rate")
+    milestones: list[float] = Field(
+        default=[0.3, 0.6, 0.8], description="for schedule=step: shares of the budget"
+    )
+    decay: float = Field(0.1, gt=0, lt=1, description="for schedule=step: factor at a milestone")
+    ema: float | None = Field(None, gt=0, lt=1, description="average the backbone's weights too")
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="of the network")
+    channels_last: bool = Field(True, description="memory format of convolutions")
+    compile: bool = Field(False, description="torch.compile the task")
+    sync_batchnorm: bool = Field(True, description="batch statistics over all processes")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
+    seed: int = Field(0, ge=0, lt=2**31, description="all randomness follows from it")
+
+    knn_every: float | None = Field(None, gt=0, description="epochs between kNN evaluations")
+    log_every: int = Field(10, ge=1, description="steps between logged lines")
+    checkpoint_seconds: float = Field(60, ge=0, description="time between checkpoints; 0: each step")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TrainConfig:
+        given = [n for n in ("epochs", "images", "minutes") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one budget, not {' and '.join(given)}")
+        return self
+
+
+class RunConfig(_Section):
+    """Everything that decides a run."""
+
+    task: TaskConfig
+    data: DataConfig = Field(default_factory=DataConfig)
+    backbone: BackboneConfig = Field(default_factory=BackboneConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    provenance: dict[str, Any] = Field(
+        default_factory=dict, description="what a run was made with; written, never read"
+    )

@@ -1,0 +1,87 @@
+"""Where and in which number format a network computes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ssl_zoo.config import TrainConfig
+from ssl_zoo.errors import UserError
+
+M = TypeVar("M", bound=nn.Module)
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device, the precision of networks on it and their memory format.
+
+    Attributes:
+        device: the device.
+        precision: fp32, bf16 or fp16.
+        channels_last: whether convolutions see channels last.
+    """
+
+    device: torch.device
+    precision: str
+    channels_last: bool
+
+    @classmethod
+    def choose(cls, config: TrainConfig, local_rank: int = 0) -> Device:
+        """Resolve ``device: auto`` and ``precision: auto``.
+
+        The best accelerator there is, else the CPU; bf16 where the hardware computes in it, else
+        fp16 on CUDA, else fp32.
+
+        Raises:
+            UserError: there is no such device here, or it cannot compute in that precision.
+        """
+        name = config.device
+        if name == "auto":
+            mps = torch.backends.mps.is_available()
+            name = f"cuda:{local_rank}" if torch.cuda.is_available() else "mps" if mps else "cpu"
+        try:
+            device = torch.device(name)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"train.device: {name!r} cannot be used here: {reason}") from error
+        precision = config.precision
+        if precision == "auto":
+            precision = _best_precision(device)
+        return cls(device, precision, config.channels_last)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context in which networks are called."""
+        return torch.autocast(
+            self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"
+        )
+
+    def to_format(self, x: Tensor) -> Tensor:
+        """A batch of images in the memory format of the network; any other tensor as it is."""
+        if self.channels_last and x.ndim == 4 and x.is_floating_point():
+            return x.contiguous(memory_format=torch.channels_last)
+        return x
+
+    def place(self, module: M) -> M:
+        """Move a module here, in place, in the memory format."""
+        module.to(self.device)
+        if self.channels_last:
+            for parameter in module.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        return module
+
+
+def _best_precision(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "cpu":
+        known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return "bf16" if known.get("amx_bf16") or known.get("avx512_bf16") else "fp32"
+    return "fp32"

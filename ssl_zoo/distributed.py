@@ -1,0 +1,149 @@
+"""What a task needs to know of the other processes; in a single process each is the identity.
+
+Losses are means over a process's own samples, and gradients are averaged over processes, so a loss
+over gathered embeddings has the gradient of the joint batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextmanager
+def processes() -> Iterator[int]:
+    """Join the other processes that torchrun has started, if it has, and yield the local rank."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield int(os.environ.get("LOCAL_RANK", "0"))
+        return
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield local_rank
+    finally:
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def largest(*values: float) -> list[float]:
+    """The largest of each value over processes."""
+    if world_size() == 1:
+        return list(values)
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    joint = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(joint, dist.ReduceOp.MAX)
+    return [float(v) for v in joint]
+
+
+def all_gather(x: Tensor) -> Tensor:
+    """Rows of all processes, [B, ...] to [world_size · B, ...] in the order of ranks, with gradient."""
+    if world_size() == 1:
+        return x
+    gathered: tuple[Tensor, ...] = dist_nn.all_gather(x.contiguous())
+    return torch.cat(gathered)
+
+
+def local_rows(x: Tensor) -> Tensor:
+    """This process's share of the rows of a joint tensor, [world_size · B, ...] to [B, ...]."""
+    return x.chunk(world_size())[rank()]
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean of a tensor over processes, without gradient."""
+    if world_size() == 1:
+        return x.detach()
+    x = x.detach().clone()
+    dist.all_reduce(x)
+    return x / world_size()
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch normalisation with statistics over all processes, on any device.
+
+    PyTorch's own runs on CUDA only; this one lets processes on CPUs agree with one that holds the
+    joint batch. Every process must hold the same number of samples.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"expected at least 2 dimensions, got {input.ndim}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, ...] to the same shape."""
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        over = [d for d in range(input.ndim) if d != 1]
+        x = input.float()
+        count = x.numel() // x.shape[1] * world_size()
+        mean = dist_nn.all_reduce(x.sum(over)) / count
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        centred = x - mean.view(shape)
+        var = dist_nn.all_reduce(centred.pow(2).sum(over)) / count
+        if self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                if self.num_batches_tracked is not None:
+                    self.num_batches_tracked.add_(1)
+                momentum = self.momentum if self.momentum is not None else 0.1
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                unbiased = var * (count / (count - 1))
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+        out = centred * (var + self.eps).rsqrt().view(shape)
+        if self.weight is not None:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out.to(input.dtype)
+
+
+def sync_batchnorm(module: nn.Module) -> nn.Module:
+    """Replace every batch normalisation in `module` by one over all processes, and return it.
+
+    A module with the attribute ``local_batchnorm = True`` keeps statistics of its own (MoCo's key
+    encoder, whose statistics must differ from the query's).
+    """
+    if getattr(module, "local_batchnorm", False):
+        return module
+    if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm | SyncBatchNorm):
+        return _synchronised(module)
+    for name, child in module.named_children():
+        setattr(module, name, sync_batchnorm(child))
+    return module
+
+
+def _synchronised(old: _BatchNorm) -> nn.Module:
+    """A synchronised batch normalisation that shares the old one's parameters and buffers."""
+    kind = nn.SyncBatchNorm if _on_cuda(old) else SyncBatchNorm
+    new = kind(
+        old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats
+    )
+    new._parameters, new._buffers = old._parameters, old._buffers
+    new.training = old.training
+    # timm's BatchNormAct2d goes on with a drop and an activation of its own.
+    rest = [getattr(old, part) for part in ("drop", "act") if hasattr(old, part)]
+    return nn.Sequential(new, *rest) if rest else new
+
+
+def _on_cuda(module: nn.Module) -> bool:
+    return any(t.is_cuda for t in (*module.parameters(), *module.buffers()))

@@ -1,0 +1,35 @@
+"""The errors that a user can mend: one line that says what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SslZooError(Exception):
+    """Something failed while working. The command line prints it as one line and exits with 1."""
+
+    exit_code = 1
+
+
+class UserError(SslZooError):
+    """The input was wrong. The command line prints it as one line and exits with 2."""
+
+    exit_code = 2
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'a' or 'b'?`` for the known names nearest to `name`, or nothing.
+
+    The text starts with a space, so that it can be appended to a sentence as it is.
+    """
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+class Interrupted(SslZooError):
+    """A signal asked a run to stop; it has saved what it had. The exit code is 128 + the signal."""
+
+    def __init__(self, signal_number: int, run: object) -> None:
+        super().__init__(f"stopped, and saved; go on with: ssl-zoo train --resume {run}")
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,40 @@
+"""The weighted nearest-neighbour classifier."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from ssl_zoo.evaluate.features import Features
+
+
+@torch.no_grad()
+def knn_accuracy(
+    features: Features, k: int = 20, temperature: float = 0.07, chunk: int = 1024
+) -> float:
+    """Weighted kNN on cosine similarity (Wu et al. 2018, arXiv:1805.01978, section 3.4).
+
+    Each of the k nearest of the bank votes for its class with exp(similarity / temperature).
+
+    Args:
+        features: the bank and the test split.
+        k: the number of neighbours; at most the bank's size is used.
+        temperature: τ > 0.
+        chunk: the number of queries at a time, which bounds the memory.
+
+    Returns:
+        The share of test samples whose class is right, in percent.
+    """
+    bank = F.normalize(features.bank, dim=1)
+    right = 0
+    for queries, labels in zip(
+        features.test.split(chunk), features.test_labels.split(chunk), strict=True
+    ):
+        similarity = F.normalize(queries, dim=1) @ bank.T
+        nearest, index = similarity.topk(min(k, len(bank)), dim=1)
+        votes = torch.zeros(len(queries), features.classes, device=bank.device)
+        # Shifted by the largest, which changes no order and keeps exp in range.
+        weight = ((nearest - nearest[:, :1]) / temperature).exp()
+        votes.scatter_add_(1, features.bank_labels[index], weight)
+        right += int((votes.argmax(1) == labels).sum())
+    return 100 * right / len(features.test)

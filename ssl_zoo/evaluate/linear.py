@@ -1,0 +1,75 @@
+"""The linear classifier on frozen features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_zoo.evaluate.features import Features
+
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2)
+"""The strengths of regularisation among which the held-out part chooses."""
+
+
+def fit_logistic(x: Tensor, y: Tensor, classes: int, penalty: float, steps: int = 100) -> Tensor:
+    """Multinomial logistic regression by L-BFGS.
+
+    Minimises the mean cross entropy plus penalty / 2 · ‖W‖² (the bias is free), which is
+    scikit-learn's LogisticRegression with C = 1 / (penalty · N).
+
+    Args:
+        x: [N, D].
+        y: [N] int64.
+        classes: the number of classes.
+        penalty: ≥ 0.
+        steps: the largest number of iterations.
+
+    Returns:
+        [D + 1, classes], the bias in the last row.
+    """
+    weight = x.new_zeros(x.shape[1] + 1, classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight], max_iter=steps, history_size=10, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(x @ weight[:-1] + weight[-1], y)
+        loss = loss + penalty / 2 * weight[:-1].pow(2).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)
+    return weight.detach()
+
+
+def _accuracy(weight: Tensor, x: Tensor, y: Tensor) -> float:
+    predicted = (x @ weight[:-1] + weight[-1]).argmax(1)
+    return 100 * float((predicted == y).float().mean())
+
+
+def linear_accuracy(features: Features, holdout: float = 0.1, seed: int = 0) -> float:
+    """Logistic regression on standardised features, in percent on the test split.
+
+    The regularisation is the one of `PENALTIES` that does best on a held-out part of the bank; the
+    classifier is then fitted to the whole bank. The test split decides nothing.
+
+    Args:
+        features: the bank and the test split.
+        holdout: the share of the bank that is held out.
+        seed: which part is held out.
+    """
+    mean, std = features.bank.mean(0), features.bank.std(0).clamp(min=1e-6)
+    bank, test = (features.bank - mean) / std, (features.test - mean) / std
+    y = features.bank_labels
+    order = torch.randperm(len(bank), generator=torch.Generator().manual_seed(seed)).to(bank.device)
+    held, kept = order.split([round(holdout * len(bank)), len(bank) - round(holdout * len(bank))])
+
+    def held_out_accuracy(penalty: float) -> float:
+        weight = fit_logistic(bank[kept], y[kept], features.classes, penalty)
+        return _accuracy(weight, bank[held], y[held])
+
+    best = max(PENALTIES, key=held_out_accuracy)
+    weight = fit_logistic(bank, y, features.classes, best)
+    return _accuracy(weight, test, features.test_labels)

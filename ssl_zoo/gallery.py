@@ -1,0 +1,93 @@
+"""Pictures of what a task feeds its network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ssl_zoo.config import RunConfig
+from ssl_zoo.errors import UserError
+from ssl_zoo.run import Run, build_data, build_task
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.views import Rng, derive_seed
+
+_MARGIN = 6
+_CAPTION = 18
+
+
+def picture(config: RunConfig | None, run: str | Path | None = None, rows: int = 8) -> Image.Image:
+    """Draw the views of a few random training images, and a trained run's reconstructions of them.
+
+    Args:
+        config: what to draw, where there is no run.
+        run: a trained run, whose configuration and weights are taken.
+        rows: the number of images.
+
+    Raises:
+        UserError: the data is not images, or the run is none.
+    """
+    opened = Run.open(run) if run is not None else None
+    if opened is not None:
+        config = opened.config()
+    if config is None:
+        raise TypeError("picture needs a config or a run")
+    data = build_data(config, torch.device("cpu"))
+    if not isinstance(data.spec, ImageSpec):
+        raise UserError(f"{config.data.source} is {data.spec.modality} data, which cannot be drawn")
+    task = build_task(config, data.spec) if opened is None else opened.load_task(data)
+    rng = Rng(derive_seed(config.train.seed, "picture"))
+    task.eval()
+    views = task.views(data.train.batch(rng.permutation(len(data.train))[:rows]), rng)
+    columns = task.gallery(views)
+    if opened is not None:
+        with torch.no_grad():
+            columns |= task.reconstructions(views)
+    return draw(columns, data.spec)
+
+
+def draw(columns: Mapping[str, Tensor], spec: ImageSpec, cell: int = 96) -> Image.Image:
+    """Lay out batches of images side by side, an image of the batch in each row.
+
+    Args:
+        columns: for each caption normalised images [B, C, h, w].
+        spec: how the images were normalised.
+        cell: the smallest side of an image in the picture, in pixels; images are enlarged by a
+            whole factor, without smoothing.
+    """
+    pictures = {caption: _pictures(images, spec, cell) for caption, images in columns.items()}
+    font = ImageFont.load_default(12)
+    widths = [
+        max(row[0].width, int(font.getlength(caption))) for caption, row in pictures.items()
+    ]
+    rows = max(len(column) for column in pictures.values())
+    height = max(picture.height for column in pictures.values() for picture in column)
+    sheet = Image.new(
+        "RGB",
+        (
+            sum(widths) + _MARGIN * (len(widths) + 1),
+            _CAPTION + rows * (height + _MARGIN) + _MARGIN,
+        ),
+        "white",
+    )
+    pen = ImageDraw.Draw(sheet)
+    left = _MARGIN
+    for (caption, column), width in zip(pictures.items(), widths, strict=True):
+        pen.text((left, 3), caption, fill="black", font=font)
+        for row, picture in enumerate(column):
+            sheet.paste(picture, (left, _CAPTION + row * (height + _MARGIN)))
+        left += width + _MARGIN
+    return sheet
+
+
+def _pictures(images: Tensor, spec: ImageSpec, cell: int) -> list[Image.Image]:
+    with torch.no_grad():
+        pixels = spec.denormalise(images.detach().float().cpu()).mul(255).round().byte()
+    factor = max(1, -(-cell // pixels.shape[-1]))
+    pixels = pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    arrays = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(np.ascontiguousarray(array)) for array in arrays]

@@ -1,0 +1,301 @@
+"""A run directory: what is in it, and how it is read back."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import nn
+
+from ssl_zoo.backbones import TimmEncoder, create_backbone
+from ssl_zoo.config import BackboneConfig, RunConfig, dump_config, load_config
+from ssl_zoo.data import DataSet, load
+from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.plugins import collect, load_task, tasks
+from ssl_zoo.spec import ImageSpec, Spec
+from ssl_zoo.task import Encoder, Task
+
+
+def build_data(config: RunConfig, device: torch.device) -> DataSet:
+    """Load the data that a configuration names, from a plugin's source or one of the core's.
+
+    Raises:
+        UserError: there is no such source, or it does not go with the task.
+    """
+    data = load(config.data, device, collect("ssl_zoo_register_sources"))
+    modality = load_task(config.task.name).modality
+    if data.spec.modality != modality:
+        raise UserError(
+            f"data.source: task {config.task.name!r} takes {modality} data, "
+            f"but {config.data.source!r} has {data.spec.modality} data"
+        )
+    return data
+
+
+def build_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
+    """Build the backbone that a configuration names, from a plugin or from timm.
+
+    Raises:
+        UserError: there is no such backbone for such data.
+    """
+    factory = collect("ssl_zoo_register_backbones").get(config.name)
+    if factory is not None:
+        encoder: Encoder = factory(config, spec)
+        return encoder
+    if not isinstance(spec, ImageSpec):
+        raise UserError(
+            f"backbone.name: {config.name!r} is for images, the data is {spec.modality}; "
+            "install a plugin with backbones for it"
+        )
+    return create_backbone(config, spec)
+
+
+def build_task(config: RunConfig, spec: Spec) -> Task:
+    """Build the task with a new network; its weights follow from the seed alone."""
+    cls = load_task(config.task.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        encoder = build_encoder(config.backbone, spec)
+        return cls(encoder, cls.Options(**config.task.options()), spec)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that at any moment there is the old one or the new one, whole."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise SslZooError(f"cannot write {path}: {error.strerror or error}") from error
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+class Run:
+    """A directory with everything about one run.
+
+    Attributes:
+        path: the directory.
+        config_file: the resolved configuration, and under `provenance` what it was made with.
+        metrics_file: one JSON object a line: step, epoch, images, seconds, loss, what the task logs.
+        checkpoint_file: everything needed to go on.
+        backbone_file: the weights, as timm names them, and in the header how to build the model.
+        results_file: the evaluation of the finished run.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.checkpoint_file = self.path / "checkpoint.pt"
+        self.backbone_file = self.path / "backbone.safetensors"
+        self.results_file = self.path / "results.json"
+
+    @classmethod
+    def create(cls, path: str | Path | None, config: RunConfig) -> Run:
+        """Make a new run directory and write its configuration.
+
+        Args:
+            path: where; None makes a folder under ``runs/`` named by task, data and time.
+            config: the resolved configuration.
+
+        Raises:
+            UserError: there is a run, or something else, at `path` already, or it cannot be made.
+        """
+        if path is None:
+            source = Path(config.data.source).name.replace(":", "-") or "data"
+            stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+            path = first = Path("runs") / f"{config.task.name}-{source}-{stamp}"
+            number = 1
+            while path.exists():
+                number += 1
+                path = first.with_name(f"{first.name}-{number}")
+        run = cls(path)
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise UserError(
+                f"--out {run.path}: exists and is not empty; "
+                f"choose another folder, or go on with it: --resume {run.path}"
+            )
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {run.path}: cannot be made: {error.strerror}") from error
+        config = config.model_copy(update={"provenance": provenance(config)})
+        replace_file(run.config_file, dump_config(config).encode())
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open an existing run directory.
+
+        Raises:
+            UserError: there is none at `path`.
+        """
+        run = cls(path)
+        if not run.config_file.is_file():
+            raise UserError(f"{run.path} is not a run: it has no {run.config_file.name}")
+        return run
+
+    def config(self) -> RunConfig:
+        """The configuration that the run was made with."""
+        return load_config(self.config_file)
+
+    def lock(self) -> IO[str]:
+        """Keep other processes from writing here, until the returned file is closed.
+
+        Raises:
+            UserError: another process is writing here.
+        """
+        file = (self.path / ".lock").open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise UserError(f"{self.path}: another process is training this run") from None
+        return file
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Add to the run's results."""
+        merged = {**self.results(), **results}
+        replace_file(self.results_file, (json.dumps(merged, indent=2) + "\n").encode())
+
+    def results(self) -> dict[str, Any]:
+        """The run's results so far, empty before it has ended."""
+        if not self.results_file.is_file():
+            return {}
+        results: dict[str, Any] = json.loads(self.results_file.read_text())
+        return results
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """What was logged, in order."""
+        if not self.metrics_file.is_file():
+            return []
+        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+
+    def write_backbone(self, encoder: Encoder, config: BackboneConfig, spec: Spec) -> None:
+        """Save the backbone's weights, with all that `load_backbone` needs to build it again."""
+        weights = encoder.model if isinstance(encoder, TimmEncoder) else encoder
+        state = {k: v.detach().cpu().contiguous() for k, v in weights.state_dict().items()}
+        header = {"backbone": config.model_dump_json(), "modality": spec.modality}
+        if isinstance(spec, ImageSpec):
+            header["spec"] = json.dumps(asdict(spec))
+        replace_file(self.backbone_file, safetensors_bytes(state, header))
+
+    def load_task(self, data: DataSet) -> Task:
+        """The run's task as its checkpoint has it, on the CPU, in evaluation mode.
+
+        Raises:
+            UserError: the run has no checkpoint.
+        """
+        task = build_task(self.config(), data.spec)
+        state = load_checkpoint(self)
+        task.load_state_dict(state["task"])
+        if state["ema"] is not None:
+            task.encoder.load_state_dict(state["ema"])
+        return task.eval()
+
+
+def save_checkpoint(run: Run, state: dict[str, Any]) -> None:
+    """Put a checkpoint in the place of the last one, whole or not at all."""
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    replace_file(run.checkpoint_file, buffer.getvalue())
+
+
+def load_checkpoint(run: Run) -> dict[str, Any]:
+    """Read a run's checkpoint; only tensors and plain values are read, no code.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    try:
+        state: dict[str, Any] = torch.load(run.checkpoint_file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{run.path} has no checkpoint; train it first") from None
+    except Exception as error:  # torch.load raises what the broken file makes it raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{run.checkpoint_file} cannot be read: {reason}") from error
+    return state
+
+
+def load_backbone(path: str | Path) -> nn.Module:
+    """The trained backbone of a run, ready for use: a timm model in evaluation mode.
+
+    Args:
+        path: a run directory, or its `backbone.safetensors`.
+
+    Returns:
+        The timm model: `model(x)` gives pooled features [B, D], `model.forward_features(x)` the map.
+        Images are to be normalised by `model.ssl_zoo_spec` (`ssl_zoo.spec.ImageSpec.prepare`).
+
+    Raises:
+        UserError: there is no backbone at `path`, or it is not of images.
+    """
+    path = Path(path)
+    file = path / "backbone.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"{path} has no backbone.safetensors: the run has not ended")
+    with safe_open(file, "pt") as tensors:
+        header = tensors.metadata() or {}
+        state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    if "spec" not in header:
+        raise UserError(f"{file} is no image backbone of ssl-zoo's; load its weights yourself")
+    spec = ImageSpec(**{k: _tuple(v) for k, v in json.loads(header["spec"]).items()})
+    config = BackboneConfig.model_validate_json(header["backbone"])
+    encoder = create_backbone(config.model_copy(update={"pretrained": False}), spec)
+    model: nn.Module = encoder.model
+    model.load_state_dict(state)
+    model.ssl_zoo_spec = spec  # type: ignore[assignment]
+    return model.eval()
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def provenance(config: RunConfig) -> dict[str, Any]:
+    """What a run was made with: versions, plugin, command, git revision."""
+    entry = tasks().get(config.task.name)
+    versions = {p: metadata.version(p) for p in ("ssl-zoo", "torch", "torchvision", "timm")}
+    if entry is not None:
+        versions[entry.distribution] = entry.version
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
+        "python": sys.version.split()[0],
+        "versions": versions,
+        "git": _git_revision(),
+    }
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout in the working directory, if it is one."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=5, check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

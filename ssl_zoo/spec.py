@@ -1,0 +1,74 @@
+"""What the data looks like to a network: the one thing a source, an encoder and a task agree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The shape and meaning of one batch of a source.
+
+    A plugin for another modality derives its own from this one, with whatever its encoders and
+    tasks must know: a vocabulary's size and padding token, a sampling rate.
+    """
+
+    raw_name: ClassVar[str | None] = None
+    """What the raw input is called as a baseline; None where it makes no sense as features."""
+
+    modality: str
+
+    def prepare(self, batch: Tensor) -> Tensor:
+        """Turn a raw batch into what a network takes, without augmentation, for evaluation."""
+        return batch
+
+    def raw(self, batch: Tensor) -> Tensor:
+        """A raw batch [B, ...] as features [B, D] of no network at all."""
+        return batch.flatten(1).float()
+
+
+@dataclass(frozen=True)
+class ImageSpec(Spec):
+    """Images: a raw batch is uint8 [B, channels, h, w]; a network takes float [B, channels, size, size].
+
+    Attributes:
+        channels: 1 or 3.
+        size: the side of the square that the network takes, in pixels.
+        mean: the mean of each channel over the train split, of intensities in [0, 1].
+        std: the standard deviation of each channel, likewise.
+        mirror: whether the mirror image of an image means the same (not so for digits and text);
+            what a task's random horizontal flip goes by, unless it is told otherwise.
+    """
+
+    raw_name: ClassVar[str | None] = "pixels"
+
+    modality: str = "image"
+    channels: int = 3
+    size: int = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mirror: bool = True
+
+    def prepare(self, batch: Tensor) -> Tensor:
+        """uint8 [B, C, h, w] to normalised float32 [B, C, size, size] (antialiased bilinear)."""
+        x = batch.float().div_(255)
+        if x.shape[-2:] != (self.size, self.size):
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+        return self.normalise(x)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Intensities in [0, 1] [B, C, h, w] to zero mean and unit deviation per channel."""
+        return (x - self._channel(self.mean, x)) / self._channel(self.std, x)
+
+    def denormalise(self, x: Tensor) -> Tensor:
+        """Undo `normalise` and clamp to [0, 1], for pictures."""
+        return (x * self._channel(self.std, x) + self._channel(self.mean, x)).clamp(0, 1)
+
+    @staticmethod
+    def _channel(values: tuple[float, ...], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)

@@ -1,0 +1,151 @@
+"""The interface of a pretext task: what an author writes, and all that the core knows of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from ssl_zoo.spec import Spec
+from ssl_zoo.views import Rng
+
+__all__ = ["Encoder", "Field", "Losses", "Task", "TaskOptions"]
+
+
+class TaskOptions(BaseModel):
+    """A task's options, with defaults and ranges; ``task.NAME`` in a config. Unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass
+class Losses:
+    """What `Task.loss` returns.
+
+    Attributes:
+        total: the scalar to minimise, differentiable.
+        logs: detached scalars worth logging, by name; they stay on the device until they are logged.
+    """
+
+    total: Tensor
+    logs: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Encoder(nn.Module, ABC):
+    """The network under training without any head: the backbone as tasks see it.
+
+    Attributes:
+        width: D, the size of the pooled features.
+    """
+
+    width: int
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """A prepared batch [B, ...] to pooled features [B, D]."""
+
+    @abstractmethod
+    def feature_map(self, x: Tensor) -> Tensor:
+        """A prepared batch [B, ...] to unpooled features [B, D, ...], the places last."""
+
+
+class Task(nn.Module, ABC):
+    """A pretext task: an augmentation, a head and a loss. Derive from it; the class is the plugin.
+
+    Whatever parameters `__init__` makes are trained; freeze a teacher with `ssl_zoo.nn.frozen_copy`
+    and keep queues and centres in buffers, and they are saved, but not trained. The options come
+    validated. Calling the task is calling `loss`, which is what distributed training wraps.
+
+    A whole task::
+
+        class Rotation(Task):
+            name = "rotation"
+
+            class Options(TaskOptions):
+                weight: float = Field(1.0, gt=0, description="factor on the loss")
+
+            def __init__(self, encoder, options, spec):
+                super().__init__(encoder, options, spec)
+                self.head = nn.Linear(encoder.width, 4)
+
+            def views(self, images, rng):
+                x = self.spec.prepare(images)
+                return tuple(torch.rot90(x, k, (2, 3)) for k in range(4))
+
+            def loss(self, views):
+                target = torch.arange(4, device=views[0].device).repeat_interleave(len(views[0]))
+                logits = self.head(self.encoder(torch.cat(views)))
+                return Losses(self.options.weight * F.cross_entropy(logits, target))
+
+    Attributes:
+        name: the task's name, the same as its entry point's.
+        paper: where the method comes from, e.g. ``"Chen et al. 2020, arXiv:2002.05709"``.
+        modality: the modality of the data that the task takes.
+        recipe: defaults for the ``train`` section of a config (optimizer, lr, weight_decay, ...),
+            which a user's file and flags override.
+        encoder: the backbone, shared with evaluation.
+        options: this task's validated `Options`.
+        spec: what the data looks like.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str] = ""
+    modality: ClassVar[str] = "image"
+    recipe: ClassVar[Mapping[str, Any]] = {}
+
+    class Options(TaskOptions):
+        """No options; a task that has some defines its own class of this name."""
+
+    def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.options = options
+        self.spec = spec
+
+    @abstractmethod
+    def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """The augmentation: a raw batch in, what `loss` needs out, computed on the batch's device.
+
+        All randomness of a step is drawn here, from `rng`, so that the same seed gives the same
+        views, and that several processes see what one process with the joint batch would.
+        """
+
+    @abstractmethod
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        """The loss of these views, deterministic but for the network's own dropout."""
+
+    def forward(self, views: tuple[Tensor, ...]) -> Losses:
+        """Call `loss`."""
+        return self.loss(views)
+
+    def after_step(self, progress: float) -> None:
+        """Move teachers, queues and centres. Called after each real optimiser step.
+
+        Args:
+            progress: the share of training that is done, in (0, 1].
+        """
+
+    def features(self, x: Tensor) -> Tensor:
+        """What evaluation sees: a prepared batch to [B, D]; the pooled encoder unless overridden."""
+        features: Tensor = self.encoder(x)
+        return features
+
+    def lr_scale(self, parameter: str) -> float:
+        """The factor on the learning rate for the parameter of this name, e.g. for a critic."""
+        return 1.0
+
+    def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """The columns of a picture of `views`: a caption and normalised images [B, C, h, w] each.
+
+        Without an override, every view that is a batch of images is a column.
+        """
+        images = [v for v in views if v.ndim == 4]
+        return {f"view {i}": v for i, v in enumerate(images, 1)}
+
+    def reconstructions(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Further columns that only a trained network can fill, of the same form; none by default."""
+        return {}

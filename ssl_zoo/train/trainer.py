@@ -1,0 +1,407 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ssl_zoo import distributed
+from ssl_zoo.config import RunConfig
+from ssl_zoo.data import DataSet, batches
+from ssl_zoo.device import Device
+from ssl_zoo.errors import Interrupted, SslZooError
+from ssl_zoo.evaluate import baselines, score
+from ssl_zoo.plugins import notify
+from ssl_zoo.run import Run, build_data, build_task, load_checkpoint, save_checkpoint
+from ssl_zoo.task import Losses
+from ssl_zoo.train.budget import Budget
+from ssl_zoo.train.optimizer import TICKS, create_optimizer, create_schedule
+from ssl_zoo.views import Rng, derive_seed
+
+
+class Reporter(Protocol):
+    """Who is told how a run goes: a progress bar, or nobody."""
+
+    def started(self, run: Run, trainer: Trainer) -> None:
+        """The run begins, or goes on."""
+
+    def step(self, progress: float, metrics: dict[str, float]) -> None:
+        """A step was logged; `progress` is in [0, 1]."""
+
+    def ended(self, run: Run, results: dict[str, Any]) -> None:
+        """The run has ended, and was evaluated."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def started(self, run: Run, trainer: Trainer) -> None:
+        """Say nothing."""
+
+    def step(self, progress: float, metrics: dict[str, float]) -> None:
+        """Say nothing."""
+
+    def ended(self, run: Run, results: dict[str, Any]) -> None:
+        """Say nothing."""
+
+
+class Trainer:
+    """A task, its optimiser and how far it has got.
+
+    Attributes:
+        config: the resolved configuration.
+        data: the data.
+        device: where and how the network computes.
+        task: the task in training.
+        budget: how long the run is.
+        step: optimiser steps done.
+        seconds: time spent in training so far, without evaluation.
+    """
+
+    def __init__(self, config: RunConfig, data: DataSet, device: Device) -> None:
+        self.config = config
+        self.data = data
+        self.device = device
+        self.budget = Budget.of(config.train, len(data.train))
+        self.task = device.place(build_task(config, data.spec))
+        if distributed.world_size() > 1 and config.train.sync_batchnorm:
+            distributed.sync_batchnorm(self.task)
+        self.optimizer = create_optimizer(self.task, config.train, self.budget.step_images)
+        self.schedule = create_schedule(self.optimizer, config.train)
+        self.scaler = torch.amp.GradScaler(
+            device.device.type, enabled=device.precision == "fp16"
+        )
+        decay = config.train.ema
+        self.ema = ModelEmaV3(self.task.encoder, decay) if decay is not None else None
+        self.model = self._wrapped()
+        self.step = 0
+        self.seconds = 0.0
+
+    def _wrapped(self) -> nn.Module:
+        model: Any = self.task
+        if self.config.train.compile:
+            model = torch.compile(model)
+        if distributed.world_size() > 1:
+            # A head may leave parts of a backbone unused (inpainting never pools).
+            model = DistributedDataParallel(
+                model, broadcast_buffers=False, find_unused_parameters=True
+            )
+        wrapped: nn.Module = model
+        return wrapped
+
+    @property
+    def progress(self) -> float:
+        """The share of the budget that is done, in [0, 1]."""
+        return self.budget.progress(self.step, self.seconds)
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the train split so far."""
+        return self.step / self.budget.steps_per_epoch
+
+    def epoch_batches(self) -> Iterator[list[Tensor]]:
+        """For each step left in the current epoch, this process's raw batches, to be accumulated.
+
+        The order follows from the seed and the epoch; each step's samples are laid out as one joint
+        batch after the other, of which every process takes its share.
+        """
+        config, world = self.config.train, distributed.world_size()
+        epoch, done = divmod(self.step, self.budget.steps_per_epoch)
+        generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", epoch))
+        order = torch.randperm(len(self.data.train), generator=generator)
+        order = order[: self.budget.steps_per_epoch * self.budget.step_images]
+        order = order.view(-1, config.accumulate, world, config.batch_size // world)
+        mine = order[done:, :, distributed.rank()].flatten()
+        stream = batches(self.data.train, mine, config.batch_size // world, drop_last=True)
+        with contextlib.closing(stream):
+            while step := [b for _, b in zip(range(config.accumulate), stream, strict=False)]:
+                yield step
+
+    def train_step(self, raw_batches: list[Tensor]) -> Losses:
+        """One optimiser step on this process's share; returns the last batch's losses."""
+        config = self.config.train
+        self.schedule.step_update(int(self.progress * TICKS))
+        rank, world = distributed.rank(), distributed.world_size()
+        torch.manual_seed(derive_seed(config.seed, "network", self.step, rank))  # dropout
+        for i, raw in enumerate(raw_batches):
+            seed = derive_seed(config.seed, "views", self.step, i)
+            raw = raw.to(self.device.device, non_blocking=True)
+            views = self.task.views(raw, Rng(seed, raw.device, rank, world))
+            views = tuple(self.device.to_format(v) for v in views)
+            last = i == len(raw_batches) - 1
+            with self._no_gradient_exchange(until=last):
+                with self.device.autocast():
+                    losses: Losses = self.model(views)
+                self._check_finite(losses)
+                self.scaler.scale(losses.total / len(raw_batches)).backward()
+        if config.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.task.parameters(), config.clip_norm)
+        stepped = self._optimizer_step()
+        self.step += 1
+        if stepped:
+            # At least one step's worth, so that the last call sees 1.
+            self.task.after_step(self.progress)
+            if self.ema is not None:
+                self.ema.update(self.task.encoder)
+        return losses
+
+    def _optimizer_step(self) -> bool:
+        """Step and clear; whether a step was made, which fp16 overflow prevents."""
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return self.scaler.get_scale() >= scale
+
+    def _no_gradient_exchange(self, until: bool) -> contextlib.AbstractContextManager[None]:
+        if isinstance(self.model, DistributedDataParallel) and not until:
+            exchange: contextlib.AbstractContextManager[None] = self.model.no_sync()
+            return exchange
+        return contextlib.nullcontext()
+
+    def _check_finite(self, losses: Losses) -> None:
+        # Reading the value would make another device wait; there it is read when it is logged.
+        if self.device.device.type == "cpu" and not torch.isfinite(losses.total):
+            raise SslZooError(
+                f"{self.config.task.name}: the loss is {losses.total.item()} at step {self.step + 1}; "
+                "lower the learning rate (--set train.lr=…), or try --precision fp32"
+            )
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Within, the task's encoder is the average of its weights, where one is kept."""
+        encoder = self.task.encoder
+        if self.ema is not None:
+            self.task.encoder = self.ema.module
+        try:
+            yield
+        finally:
+            self.task.encoder = encoder
+
+    def metrics(self, losses: Losses) -> dict[str, float]:
+        """What is logged of a step, means over processes; waits for the device."""
+        names = ["loss", *losses.logs]
+        values = torch.stack([losses.total.detach(), *losses.logs.values()]).float()
+        measured = dict(zip(names, distributed.mean(values).tolist(), strict=True))
+        return {
+            "step": self.step,
+            "epoch": round(self.epoch, 4),
+            "images": self.step * self.budget.step_images,
+            "seconds": round(self.seconds, 3),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            **measured,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on: tensors and plain values only."""
+        return {
+            "task": self.task.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema is not None else None,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken."""
+        self.task.load_state_dict(state["task"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
+def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
+    """Train to the end of the budget, logging and saving into `run`.
+
+    Raises:
+        Interrupted: a signal asked to stop; all that was done is saved.
+        SslZooError: the loss is not finite; the last checkpoint stays.
+    """
+    config = trainer.config.train
+    first = distributed.rank() == 0
+    log = run.metrics_file.open("a") if first else None
+    knn_steps = _in_steps(config.knn_every, trainer)
+    saved = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved
+        if log is not None:
+            log.flush()
+            state = {**trainer.state_dict(), "metrics_bytes": log.tell()}
+            save_checkpoint(run, state)
+            notify("ssl_zoo_checkpoint_saved", run=run, step=trainer.step, path=run.checkpoint_file)
+        saved = time.monotonic()
+
+    def record(metrics: dict[str, float]) -> None:
+        if log is not None:
+            log.write(json.dumps(metrics) + "\n")
+            log.flush()
+            reporter.step(trainer.progress, metrics)
+            notify("ssl_zoo_step_logged", run=run, step=trainer.step, metrics=metrics)
+
+    trainer.task.train()
+    with _stop_signals() as stop, log or contextlib.nullcontext():
+        start = time.monotonic() - trainer.seconds
+        while trainer.progress < 1:
+            for raw_batches in trainer.epoch_batches():
+                losses = trainer.train_step(raw_batches)
+                trainer.seconds = time.monotonic() - start
+                due = trainer.step % config.log_every == 0
+                if due or distributed.world_size() == 1:
+                    # Processes agree on when to stop, where they meet anyway.
+                    trainer.seconds, stop.number = _agree(trainer.seconds, stop.number)
+                if due or trainer.progress >= 1:
+                    record(trainer.metrics(losses))
+                if knn_steps and trainer.step % knn_steps == 0 and trainer.progress < 1:
+                    record(_evaluate_midway(trainer))
+                    start = time.monotonic() - trainer.seconds
+                if stop.number:
+                    save()
+                    raise Interrupted(stop.number, run.path)
+                if trainer.progress >= 1:
+                    break
+                if time.monotonic() - saved >= config.checkpoint_seconds:
+                    save()
+            if first:
+                notify("ssl_zoo_epoch_ended", run=run, epoch=int(trainer.epoch), metrics={})
+        save()
+
+
+def _in_steps(epochs: float | None, trainer: Trainer) -> int:
+    return max(1, round(epochs * trainer.budget.steps_per_epoch)) if epochs is not None else 0
+
+
+def _agree(seconds: float, signal_number: int) -> tuple[float, int]:
+    seconds, number = distributed.largest(seconds, signal_number)
+    return seconds, int(number)
+
+
+def _evaluate_midway(trainer: Trainer) -> dict[str, float]:
+    with trainer.averaged_weights():
+        scores = score(trainer.task, trainer.data, trainer.device) or {}
+    return {"step": trainer.step, "epoch": round(trainer.epoch, 4), **scores}
+
+
+class _Stop:
+    number = 0
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """Within, SIGINT and SIGTERM are noted instead of ending the process at once."""
+    stop = _Stop()
+
+    def note(number: int, frame: object) -> None:
+        stop.number = number
+
+    try:
+        old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread, where signals do not arrive
+        old = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def finish(trainer: Trainer, run: Run) -> dict[str, Any]:
+    """Evaluate what was learnt beside its baselines, save the backbone, and write the results."""
+    config, data, device = trainer.config, trainer.data, trainer.device
+    with trainer.averaged_weights():
+        run.write_backbone(trainer.task.encoder, config.backbone, data.spec)
+        learnt = score(trainer.task, data, device)
+    rows = {} if learnt is None else {config.task.name: learnt}
+    rows |= baselines(device.place(build_task(config, data.spec)), data, device)
+    run.write_results(
+        {
+            "task": config.task.name,
+            "steps": trainer.step,
+            "images": trainer.step * trainer.budget.step_images,
+            "seconds": round(trainer.seconds, 1),
+            "parameters": sum(p.numel() for p in trainer.task.encoder.parameters()),
+            "precision": device.precision,
+            "device": str(device.device),
+            "scores": rows,
+            "skipped": dict(data.train.skipped),
+        }
+    )
+    return run.results()
+
+
+def train(
+    config: RunConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Train a task on unlabelled data, and evaluate what it has learnt.
+
+    Args:
+        config: the resolved configuration; None to take a resumed run's own.
+        out: the run directory; None makes a new one under ``runs/``.
+        resume: a run directory to go on with, instead.
+        reporter: who is told how it goes.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: the input was wrong; nothing was written.
+        Interrupted: a signal asked to stop; `resume` goes on.
+        SslZooError: something failed while working, such as a loss that is not finite.
+    """
+    reporter = reporter or Silent()
+    run = Run.open(resume) if resume is not None else None
+    if run is not None:
+        config = run.config()
+    if config is None:
+        raise TypeError("train needs a config, or a run to resume")
+    with distributed.processes() as local_rank:
+        device = Device.choose(config.train, local_rank)
+        trainer = Trainer(config, build_data(config, device.device), device)
+        first = distributed.rank() == 0
+        if run is None:
+            run = Run.create(out, config) if first else Run(out or "runs")
+        with run.lock() if first else contextlib.nullcontext():
+            if resume is not None:
+                _go_on(trainer, run)
+            if first:
+                reporter.started(run, trainer)
+                notify("ssl_zoo_run_started", run=run)
+            if trainer.progress < 1:
+                fit(trainer, run, reporter)
+            if first:
+                results = finish(trainer, run)
+                notify("ssl_zoo_run_ended", run=run, results=results)
+                reporter.ended(run, results)
+            distributed.barrier()
+    return run
+
+
+def _go_on(trainer: Trainer, run: Run) -> None:
+    """Take up a run where its checkpoint stands; from the start where it has none yet."""
+    logged = 0
+    if run.checkpoint_file.exists():
+        state = load_checkpoint(run)
+        logged = state["metrics_bytes"]
+        trainer.load_state_dict(state)
+    if run.metrics_file.exists() and distributed.rank() == 0:
+        # What was logged after the checkpoint will be logged again.
+        with run.metrics_file.open("r+b") as file:
+            file.truncate(logged)

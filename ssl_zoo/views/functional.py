@@ -1,0 +1,210 @@
+"""Batched image operations whose parameters are given per image.
+
+Images are float [B, C, H, W] in [0, 1] with C of 1 or 3; a parameter is a tensor [B]. Each operation
+gives what `torchvision.transforms.v2.functional` gives for each image alone with the same parameter.
+
+Cropping, resizing and blurring are separable linear maps, so each is written as a pair of matrices
+per image, one over rows and one over columns: two batched matrix products, exact antialiasing
+included, at the speed of the machine's BLAS.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_LUMA = (0.2989, 0.587, 0.114)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 in 0..255 to float32 in [0, 1]; floats are returned as they are."""
+    return images if images.is_floating_point() else images.float().div_(255)
+
+
+def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Apply a linear map to the rows and one to the columns of each image.
+
+    Args:
+        x: [B, C, H, W].
+        rows: [B, h, H].
+        columns: [B, w, W].
+
+    Returns:
+        [B, C, h, w].
+    """
+    b, c, h, w = x.shape
+    x = torch.bmm(x.reshape(b, c * h, w), columns.transpose(1, 2))
+    x = x.view(b, c, h, columns.shape[1])
+    return torch.matmul(rows.unsqueeze(1), x)
+
+
+def resize_matrix(start: Tensor, length: Tensor, old: int, new: int) -> Tensor:
+    """The matrix that crops [start, start + length) out of `old` pixels and resizes it to `new`.
+
+    Antialiased bilinear, as torchvision's `resize(crop(x), antialias=True)`: a triangle as wide as
+    the coarser of the two grids, cut off at the crop's edges and normalised.
+
+    Args:
+        start: [B], in pixels.
+        length: [B], in pixels.
+        old: the side before.
+        new: the side after.
+
+    Returns:
+        [B, new, old], each row adding up to 1.
+    """
+    scale = (length / new).view(-1, 1, 1)
+    first = start.view(-1, 1, 1)
+    source = torch.arange(old, device=start.device) + 0.5
+    centre = first + (torch.arange(new, device=start.device).view(-1, 1) + 0.5) * scale
+    weight = (1 - (source - centre).abs() / scale.clamp(min=1)).clamp_(min=0)
+    weight = weight * ((source > first) & (source < first + length.view(-1, 1, 1)))
+    return weight / weight.sum(-1, keepdim=True)
+
+
+def resized_crop(
+    x: Tensor,
+    top: Tensor,
+    left: Tensor,
+    height: Tensor,
+    width: Tensor,
+    size: int,
+    flip: Tensor | None = None,
+) -> Tensor:
+    """Crop a box out of each image, resize it to `size` × `size`, and mirror it where `flip` is true."""
+    rows = resize_matrix(top, height, x.shape[-2], size)
+    columns = resize_matrix(left, width, x.shape[-1], size)
+    if flip is not None:
+        columns = torch.where(flip.view(-1, 1, 1), columns.flip(1), columns)
+    return separable(x, rows, columns)
+
+
+def _per_image(parameter: Tensor) -> Tensor:
+    return parameter.view(-1, 1, 1, 1)
+
+
+def luma(x: Tensor) -> Tensor:
+    """The brightness of each pixel, [B, 1, H, W] (ITU-R 601 weights)."""
+    if x.shape[1] == 1:
+        return x
+    red, green, blue = x.unbind(1)
+    return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2]).unsqueeze_(1)
+
+
+def brightness(x: Tensor, factor: Tensor) -> Tensor:
+    """Multiply by `factor` ≥ 0 and clamp."""
+    return (x * _per_image(factor)).clamp_(0, 1)
+
+
+def contrast(x: Tensor, factor: Tensor) -> Tensor:
+    """Move away from (factor > 1) or towards the image's mean brightness, and clamp."""
+    mean = luma(x).mean((1, 2, 3), keepdim=True)
+    factor = _per_image(factor)
+    return (x * factor).add_(mean * (1 - factor)).clamp_(0, 1)
+
+
+def saturation(x: Tensor, factor: Tensor) -> Tensor:
+    """Move away from (factor > 1) or towards each pixel's brightness, and clamp. Gray stays gray."""
+    if x.shape[1] == 1:
+        return x
+    factor = _per_image(factor)
+    return (x * factor).add_(luma(x) * (1 - factor)).clamp_(0, 1)
+
+
+def hue(x: Tensor, shift: Tensor) -> Tensor:
+    """Turn the hue by `shift` in [-0.5, 0.5] of a full turn, at constant HSV value and saturation."""
+    if x.shape[1] == 1:
+        return x
+    value, least = x.amax(1), x.amin(1)
+    chroma = value - least
+    red, green, blue = x.unbind(1)
+    # The hue in sixths of a turn, by the sector of the largest channel (0 where all are equal).
+    divisor = torch.where(chroma == 0, 1, chroma)
+    sector = torch.where(
+        value == red,
+        (green - blue) / divisor,
+        torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+    )
+    sector = sector + 6 * shift.view(-1, 1, 1)
+    # Back to RGB: each channel falls from the value to the least as its distance in hue grows.
+    offsets = torch.tensor([5.0, 3.0, 1.0], device=x.device, dtype=x.dtype).view(3, 1, 1)
+    k = torch.remainder(sector.unsqueeze(1) + offsets, 6)
+    fall = torch.minimum(k, 4 - k).clamp_(0, 1)
+    return value.unsqueeze(1) - chroma.unsqueeze(1) * fall
+
+
+def grayscale(x: Tensor) -> Tensor:
+    """Replace each pixel by its brightness; the number of channels stays."""
+    return luma(x).expand_as(x)
+
+
+def blur_matrix(sigma: Tensor, kernel_size: int, side: int) -> Tensor:
+    """The matrix that blurs `side` pixels with a Gaussian, reflecting at the borders.
+
+    Args:
+        sigma: [B], in pixels, > 0.
+        kernel_size: the number of taps, odd, at most 2 · side - 1.
+        side: the number of pixels.
+
+    Returns:
+        [B, side, side].
+    """
+    half = kernel_size // 2
+    taps = torch.arange(-half, half + 1, device=sigma.device)
+    kernel = torch.exp(-0.5 * (taps / sigma.view(-1, 1)) ** 2)
+    kernel = kernel / kernel.sum(1, keepdim=True)
+    place = (torch.arange(side, device=sigma.device).view(-1, 1) + taps).abs()
+    source = torch.where(place < side, place, 2 * (side - 1) - place)
+    matrix = kernel.new_zeros(len(sigma), side, side)
+    index = source.expand(len(sigma), -1, -1)
+    return matrix.scatter_add_(2, index, kernel.unsqueeze(1).expand_as(index))
+
+
+def gaussian_blur(x: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
+    """Blur with a Gaussian of deviation `sigma` pixels, cut off at `kernel_size` taps."""
+    rows = blur_matrix(sigma, kernel_size, x.shape[-2])
+    columns = rows if x.shape[-1] == x.shape[-2] else blur_matrix(sigma, kernel_size, x.shape[-1])
+    return separable(x, rows, columns)
+
+
+def solarise(x: Tensor, threshold: float = 0.5) -> Tensor:
+    """Invert the pixels at or above `threshold`."""
+    return torch.where(x >= threshold, 1 - x, x)
+
+
+def rotate90(x: Tensor, quarters: int) -> Tensor:
+    """Rotate counter-clockwise by `quarters` · 90°, exactly, without interpolation."""
+    return torch.rot90(x, quarters, (-2, -1))
+
+
+def centre_block(n: int, size: int, side: int, device: torch.device | str = "cpu") -> Tensor:
+    """A centred square of `side` pixels as a mask [n, 1, size, size], true inside."""
+    mask = torch.zeros(n, 1, size, size, dtype=torch.bool, device=device)
+    first = (size - side) // 2
+    mask[..., first : first + side, first : first + side] = True
+    return mask
+
+
+def blocks(top: Tensor, left: Tensor, side: Tensor, size: int) -> Tensor:
+    """The union of square blocks as a mask [B, 1, size, size], true inside.
+
+    Args:
+        top: [B, K], in pixels.
+        left: [B, K].
+        side: [B, K].
+        size: the side of the image.
+    """
+    at = torch.arange(size, device=top.device)
+
+    def within(first: Tensor) -> Tensor:
+        return (at >= first.unsqueeze(-1)) & (at < (first + side).unsqueeze(-1))
+
+    inside = within(top).unsqueeze(-1) & within(left).unsqueeze(-2)
+    return inside.any(1).unsqueeze(1)
+
+
+def default_kernel_size(size: int) -> int:
+    """About a tenth of the side, odd, at least 3 (Chen et al. 2020, appendix A)."""
+    return max(3, math.ceil(size / 10) | 1)
