@@ -109,3 +109,32 @@ class RunConfig(_Section):
     provenance: dict[str, Any] = Field(
         default_factory=dict, description="what a run was made with; written, never read"
     )
+
+
+def load_config(file=None, overrides=None, sets=()):  # stub
+    import yaml
+    from ssl_zoo.plugins import load_task
+    d = {}
+    def put(path, v):
+        t = d
+        *head, last = path.split(".")
+        for h in head: t = t.setdefault(h, {})
+        t[last] = v
+    def merge(a, b):
+        for k, v in b.items():
+            if isinstance(v, dict) and isinstance(a.get(k), dict): merge(a[k], v)
+            else: a[k] = v
+    if file: merge(d, yaml.safe_load(open(file)))
+    for k, v in (overrides or {}).items(): put(k, v)
+    for s in sets:
+        k, v = s.split("=", 1); put(k, yaml.safe_load(v))
+    cls = load_task(d["task"]["name"])
+    d["train"] = {**cls.recipe, **d.get("train", {})}
+    t = d["task"]; n = t.pop("name")
+    d["task"] = {"name": n, **cls.Options(**t).model_dump()}
+    return RunConfig(**d)
+
+
+def dump_config(config):
+    import yaml
+    return yaml.safe_dump(config.model_dump(mode="json"))

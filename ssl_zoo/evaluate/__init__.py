@@ -3,7 +3,7 @@
 from ssl_zoo.evaluate.features import Features, extract
 from ssl_zoo.evaluate.knn import knn_accuracy
 from ssl_zoo.evaluate.linear import linear_accuracy
-from ssl_zoo.evaluate.protocols import PROTOCOLS, baselines, evaluate
+from ssl_zoo.evaluate.protocols import PROTOCOLS, baselines, evaluate, score
 
 __all__ = [
     "PROTOCOLS",
@@ -13,4 +13,5 @@ __all__ = [
     "extract",
     "knn_accuracy",
     "linear_accuracy",
+    "score",
 ]

@@ -1,0 +1,66 @@
+"""What tests share: small runs, and the command line as a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssl_zoo.config import RunConfig, load_config
+
+TASKS = ("simclr", "moco", "byol", "rotation", "inpainting")
+
+SMALL = {
+    "backbone.name": "test_resnet",
+    "data.image_size": 16,
+    "train.epochs": 1,
+    "train.batch_size": 128,
+    "train.log_every": 1,
+    "train.precision": "fp32",
+}
+"""A run of seconds: a tiny network on the bundled digits."""
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "moco": {"task.queue": 300},
+    "byol": {"task.hidden": 64, "task.out": 32},
+    "inpainting": {"task.hidden": 32},
+}
+
+
+def small_config(task: str, **settings: Any) -> RunConfig:
+    """A small run of a task; settings are dotted paths with `__` for the dot."""
+    given = {name.replace("__", "."): value for name, value in settings.items()}
+    return load_config(None, {"task.name": task, **SMALL, **OPTIONS.get(task, {}), **given})
+
+
+def flags(task: str, **settings: Any) -> list[str]:
+    """The same as arguments of ``ssl-zoo train``."""
+    given = {name.replace("__", "."): value for name, value in settings.items()}
+    merged = {**SMALL, **OPTIONS.get(task, {}), **given}
+    return ["--task", task, *(a for k, v in merged.items() for a in ("--set", f"{k}={v}"))]
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The command line of ssl-zoo in this environment."""
+    return [sys.executable, "-m", "ssl_zoo", *map(str, arguments)]
+
+
+def ssl_zoo(
+    *arguments: str | Path, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ssl-zoo as a user would, in a process of its own."""
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, check=False, cwd=cwd,
+        env={**os.environ, **environment}, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(params=TASKS)
+def task_name(request: pytest.FixtureRequest) -> str:
+    """Each of the five tasks."""
+    name: str = request.param
+    return name
