@@ -10,17 +10,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssl_zoo.config import load_config
     from ssl_zoo.errors import SslZooError, UserError
     from ssl_zoo.evaluate import evaluate
     from ssl_zoo.hooks import hookimpl
     from ssl_zoo.run import Run, load_backbone
+    from ssl_zoo.settings import load_config
     from ssl_zoo.spec import ImageSpec, Spec
     from ssl_zoo.task import Encoder, Field, Losses, Task, TaskOptions
     from ssl_zoo.train import train
     from ssl_zoo.views import Rng
-
-__version__ = version("ssl-zoo")
 
 _HOMES = {
     "Encoder": "task",
@@ -37,7 +35,7 @@ _HOMES = {
     "evaluate": "evaluate",
     "hookimpl": "hooks",
     "load_backbone": "run",
-    "load_config": "config",
+    "load_config": "settings",
     "train": "train",
 }
 
@@ -63,6 +61,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("ssl-zoo")
     if name not in _HOMES:
         raise AttributeError(f"module 'ssl_zoo' has no attribute {name!r}")
     return getattr(import_module(f"ssl_zoo.{_HOMES[name]}"), name)

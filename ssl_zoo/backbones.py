@@ -58,7 +58,7 @@ class TimmEncoder(Encoder):
         if unpooled.ndim == 3:
             tokens = unpooled[:, getattr(self.model, "num_prefix_tokens", 0) :]
             rows, columns = self._token_grid(tokens.shape[1])
-            return tokens.transpose(1, 2).unflatten(2, (rows, columns))
+            return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
             return unpooled.permute(0, 3, 1, 2)
         return unpooled
@@ -71,15 +71,15 @@ class TimmEncoder(Encoder):
         return side, tokens // side
 
     def stage(self, x: Tensor, index: int) -> Tensor:
-        """Images [B, C, H, W] to the pooled output [B, d] of an intermediate stage.
-
-        Args:
-            x: prepared images.
-            index: which stage, as timm counts them; negative from the end.
-        """
-        maps: list[Tensor] = self.model.forward_intermediates(
-            x, indices=[index], intermediates_only=True
-        )
+        """Images [B, C, H, W] to the mean over the map of a stage as timm counts them, [B, d]."""
+        if not hasattr(self.model, "forward_intermediates"):
+            return super().stage(x, index)
+        try:
+            maps: list[Tensor] = self.model.forward_intermediates(
+                x, indices=[index], intermediates_only=True
+            )
+        except (AssertionError, IndexError) as error:
+            raise UserError(f"task.stage: the backbone has no stage {index} ({error})") from error
         return maps[0].mean((2, 3))
 
 

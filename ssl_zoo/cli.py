@@ -161,6 +161,8 @@ def tasks(
     json: Json = False,
 ) -> None:
     """List the tasks, or show one task's options with their defaults."""
+    from rich.table import Table
+
     from ssl_zoo import console, plugins
 
     if name is not None:
@@ -178,7 +180,7 @@ def tasks(
     if not entries:
         console.out.print("There are no tasks: no installed distribution brings any.")
         return
-    table = console.Table("task", "what it does", "from")
+    table = Table("task", "what it does", "from")
     for entry in entries.values():
         table.add_row(entry.name, entry.summary, f"{entry.distribution} {entry.version}")
     console.out.print(table)
@@ -187,6 +189,8 @@ def tasks(
 @app.command()
 def plugins(json: Json = False) -> None:
     """List every plugin with its distribution, what it contributes, and what is wrong with it."""
+    from rich.table import Table
+
     from ssl_zoo import console, plugins
 
     entries = plugins.plugins()
@@ -195,7 +199,7 @@ def plugins(json: Json = False) -> None:
 
         console.print_json([asdict(entry) for entry in entries])
         return
-    table = console.Table("plugin", "distribution", "contributes", "fault")
+    table = Table("plugin", "distribution", "contributes", "fault")
     for entry in entries:
         origin = f"{entry.distribution} {entry.version}"
         table.add_row(entry.name, origin, entry.contributes, entry.fault or "")
@@ -230,12 +234,14 @@ def views(
 
 
 def _configuration(file: Path | None, settings: dict[str, Any], sets: list[str] | None) -> Any:
-    from ssl_zoo.config import load_config
+    from ssl_zoo.settings import load_config
 
     return load_config(file, settings, sets or ())
 
 
 def _show_task(name: str, json: bool) -> None:
+    from rich.table import Table
+
     from ssl_zoo import console, plugins
 
     cls = plugins.load_task(name)
@@ -248,7 +254,7 @@ def _show_task(name: str, json: bool) -> None:
         return
     console.out.print(f"[bold]{name}[/]: {(cls.__doc__ or '').strip().splitlines()[0]}")
     console.out.print(cls.paper)
-    table = console.Table("option", "default", "what it is", title="--set task.OPTION=VALUE")
+    table = Table("option", "default", "what it is", title="--set task.OPTION=VALUE")
     for option, field in fields.items():
         limits = ", ".join(map(str, field.metadata))
         what = f"{field.description or ''} {f'({limits})' if limits else ''}"

@@ -1,4 +1,4 @@
-"""The run's configuration: one validated model, filled from defaults, the task, a file and flags."""
+"""The run's configuration: one validated model of four sections."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+BUDGETS = ("epochs", "images", "minutes")
+"""The fields of which one at most is given."""
+
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class TaskConfig(BaseModel):
@@ -29,7 +32,10 @@ class DataConfig(_Section):
     source: str = Field("digits", description="a bundled name, a folder, or timm:NAME, hf:NAME")
     root: str | None = Field(None, description="folder in which downloaded data sets are kept")
     image_size: int | None = Field(
-        None, ge=4, le=4096, description="side of the network's input in pixels; none: the source's own"
+        None,
+        ge=4,
+        le=4096,
+        description="side of the network's input in pixels; none: the source's own",
     )
     holdout: float = Field(
         0.1, gt=0, lt=1, description="share kept for evaluation where the source has no test split"
@@ -93,7 +99,7 @@ class TrainConfig(_Section):
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainConfig:
-        given = [n for n in ("epochs", "images", "minutes") if getattr(self, n) is not None]
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give one budget, not {' and '.join(given)}")
         return self
@@ -109,32 +115,3 @@ class RunConfig(_Section):
     provenance: dict[str, Any] = Field(
         default_factory=dict, description="what a run was made with; written, never read"
     )
-
-
-def load_config(file=None, overrides=None, sets=()):  # stub
-    import yaml
-    from ssl_zoo.plugins import load_task
-    d = {}
-    def put(path, v):
-        t = d
-        *head, last = path.split(".")
-        for h in head: t = t.setdefault(h, {})
-        t[last] = v
-    def merge(a, b):
-        for k, v in b.items():
-            if isinstance(v, dict) and isinstance(a.get(k), dict): merge(a[k], v)
-            else: a[k] = v
-    if file: merge(d, yaml.safe_load(open(file)))
-    for k, v in (overrides or {}).items(): put(k, v)
-    for s in sets:
-        k, v = s.split("=", 1); put(k, yaml.safe_load(v))
-    cls = load_task(d["task"]["name"])
-    d["train"] = {**cls.recipe, **d.get("train", {})}
-    t = d["task"]; n = t.pop("name")
-    d["task"] = {"name": n, **cls.Options(**t).model_dump()}
-    return RunConfig(**d)
-
-
-def dump_config(config):
-    import yaml
-    return yaml.safe_dump(config.model_dump(mode="json"))

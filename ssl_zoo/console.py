@@ -64,9 +64,8 @@ class TrainingReporter:
         if trainer.step:
             err.print(f"going on from step {trainer.step:,}")
         self.bar.start()
-        self.task = self.bar.add_task(
-            escape(config.task.name), total=1.0, completed=trainer.progress, state=""
-        )
+        self.task = self.bar.add_task(escape(config.task.name), total=1.0, state="")
+        self.bar.update(self.task, completed=trainer.progress)
 
     def step(self, progress: float, metrics: dict[str, float]) -> None:
         """Move the bar."""
@@ -78,11 +77,12 @@ class TrainingReporter:
             err.print(f"epoch {metrics['epoch']:.1f}  kNN {metrics.get('knn', float('nan')):.1f} %")
         self.bar.update(self.task, completed=progress, state=state)
         if progress >= 1:
-            self.bar.stop()
+            self.stop()
 
     def stop(self) -> None:
         """Leave the terminal as it was, whatever happened."""
-        self.bar.stop()
+        if self.bar.live.is_started:
+            self.bar.stop()
 
     def ended(self, run: Run, results: dict[str, Any]) -> None:
         """Show the scores beside the baselines', and where the run lies."""

@@ -51,7 +51,7 @@ class Device:
         except (RuntimeError, AssertionError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"train.device: {name!r} cannot be used here: {reason}") from error
-        precision = config.precision
+        precision: str = config.precision
         if precision == "auto":
             precision = _best_precision(device)
         return cls(device, precision, config.channels_last)

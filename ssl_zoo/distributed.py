@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -68,7 +68,7 @@ def all_gather(x: Tensor) -> Tensor:
 
 
 def local_rows(x: Tensor) -> Tensor:
-    """This process's share of the rows of a joint tensor, [world_size · B, ...] to [B, ...]."""
+    """The rows of a joint tensor that are this process's, [world_size · B, ...] to [B, ...]."""
     return x.chunk(world_size())[rank()]
 
 
@@ -95,7 +95,8 @@ class SyncBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, ...] to the same shape."""
         if not self.training or world_size() == 1:
-            return super().forward(input)
+            alone: Tensor = super().forward(input)
+            return alone
         over = [d for d in range(input.ndim) if d != 1]
         x = input.float()
         count = x.numel() // x.shape[1] * world_size()
@@ -111,7 +112,7 @@ class SyncBatchNorm(_BatchNorm):
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
                 unbiased = var * (count / (count - 1))
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
-        out = centred * (var + self.eps).rsqrt().view(shape)
+        out: Tensor = centred * (var + self.eps).rsqrt().view(shape)
         if self.weight is not None:
             out = out * self.weight.view(shape) + self.bias.view(shape)
         return out.to(input.dtype)
@@ -135,9 +136,7 @@ def sync_batchnorm(module: nn.Module) -> nn.Module:
 def _synchronised(old: _BatchNorm) -> nn.Module:
     """A synchronised batch normalisation that shares the old one's parameters and buffers."""
     kind = nn.SyncBatchNorm if _on_cuda(old) else SyncBatchNorm
-    new = kind(
-        old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats
-    )
+    new = kind(old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats)
     new._parameters, new._buffers = old._parameters, old._buffers
     new.training = old.training
     # timm's BatchNormAct2d goes on with a drop and an activation of its own.

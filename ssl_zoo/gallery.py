@@ -61,9 +61,7 @@ def draw(columns: Mapping[str, Tensor], spec: ImageSpec, cell: int = 96) -> Imag
     """
     pictures = {caption: _pictures(images, spec, cell) for caption, images in columns.items()}
     font = ImageFont.load_default(12)
-    widths = [
-        max(row[0].width, int(font.getlength(caption))) for caption, row in pictures.items()
-    ]
+    widths = [max(row[0].width, int(font.getlength(caption))) for caption, row in pictures.items()]
     rows = max(len(column) for column in pictures.values())
     height = max(picture.height for column in pictures.values() for picture in column)
     sheet = Image.new(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -28,7 +29,7 @@ def mlp(widths: Iterable[int], norm: bool = True, last_norm: bool = False) -> nn
     """
     widths = list(widths)
     layers: list[nn.Module] = []
-    for i, (width, following) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (width, following) in enumerate(pairwise(widths)):
         last = i == len(widths) - 2
         normed = last_norm if last else norm
         # A normalisation that follows makes the bias of a linear layer meaningless.
@@ -47,7 +48,7 @@ def frozen_copy(module: M) -> M:
 
 @torch.no_grad()
 def ema_update(average: nn.Module, module: nn.Module, momentum: float) -> None:
-    """average ← momentum · average + (1 - momentum) · module, for the parameters, in one fused call.
+    """Average ← momentum · average + (1 - momentum) · module, for the parameters, in one fused call.
 
     Buffers stay as they are: a teacher's BatchNorm statistics follow from its own batches.
     """

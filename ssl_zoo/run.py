@@ -20,10 +20,11 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from ssl_zoo.backbones import TimmEncoder, create_backbone
-from ssl_zoo.config import BackboneConfig, RunConfig, dump_config, load_config
+from ssl_zoo.config import BackboneConfig, RunConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.plugins import collect, load_task, tasks
+from ssl_zoo.settings import dump_config, load_config
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder, Task
 
@@ -294,7 +295,10 @@ def _git_revision() -> str | None:
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True, text=True, timeout=5, check=False,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -10,16 +10,16 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from ssl_zoo.spec import Spec
+from ssl_zoo.errors import UserError
 from ssl_zoo.views import Rng
 
 __all__ = ["Encoder", "Field", "Losses", "Task", "TaskOptions"]
 
 
 class TaskOptions(BaseModel):
-    """A task's options, with defaults and ranges; ``task.NAME`` in a config. Unknown names are refused."""
+    """A task's options with defaults and ranges, ``task.NAME`` in a config; others are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass
@@ -50,7 +50,19 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def feature_map(self, x: Tensor) -> Tensor:
-        """A prepared batch [B, ...] to unpooled features [B, D, ...], the places last."""
+        """A prepared batch [B, ...] to unpooled features [B, d, ...], the places last."""
+
+    def stage(self, x: Tensor, index: int) -> Tensor:
+        """A prepared batch [B, ...] to the pooled output [B, d] of an intermediate stage.
+
+        Args:
+            x: a prepared batch.
+            index: which stage, as the backbone counts them; negative from the end.
+
+        Raises:
+            UserError: the backbone has no such stage.
+        """
+        raise UserError(f"{type(self).__name__} has no stages to choose from")
 
 
 class Task(nn.Module, ABC):
@@ -99,6 +111,8 @@ class Task(nn.Module, ABC):
 
     class Options(TaskOptions):
         """No options; a task that has some defines its own class of this name."""
+
+    encoder: Encoder
 
     def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
         super().__init__()

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ssl_zoo.config import RunConfig, load_config
+from ssl_zoo.config import RunConfig
+from ssl_zoo.settings import load_config
 
 TASKS = ("simclr", "moco", "byol", "rotation", "inpainting")
 

@@ -23,7 +23,10 @@ class CropOptions(TaskOptions):
 
     crop_scale: tuple[float, float] = Field((0.08, 1.0), description="share of the image's area")
     flip: float | None = Field(
-        None, ge=0, le=1, description="probability; none: 0.5, or 0 where the data has a reading side"
+        None,
+        ge=0,
+        le=1,
+        description="probability; none: 0.5, or 0 where the data has a reading side",
     )
 
     def crop(self, spec: ImageSpec) -> RandomResizedCrop:

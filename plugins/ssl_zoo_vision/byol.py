@@ -45,7 +45,10 @@ class BYOL(Task):
         """BYOL's options."""
 
         momentum: float | None = Field(
-            None, ge=0, le=1, description="of the target at the start; none: 0.996, 0.99 up to 64 px"
+            None,
+            ge=0,
+            le=1,
+            description="of the target at the start; none: 0.996, 0.99 up to 64 px",
         )
         hidden: int = Field(4096, ge=1, description="hidden width of projector and predictor")
         out: int = Field(256, ge=2, description="width of projection and prediction")

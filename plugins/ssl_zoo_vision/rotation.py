@@ -18,7 +18,7 @@ class Rotation(Task):
     """Each image is shown turned by 0°, 90°, 180° and 270°, and the turn is to be told."""
 
     name = "rotation"
-    paper = "Gidaris et al. 2018, Unsupervised Representation Learning by Predicting Image Rotations, arXiv:1803.07728"
+    paper = "Gidaris et al. 2018, Predicting Image Rotations, arXiv:1803.07728"
     recipe = {
         "optimizer": "sgd",
         "lr": 0.1,
@@ -62,7 +62,8 @@ class Rotation(Task):
         """The pooled features [B, D] of the chosen stage."""
         if self.options.stage is None:
             return super().features(x)
-        return self.encoder.stage(x, self.options.stage)
+        features: Tensor = self.encoder.stage(x, self.options.stage)
+        return features
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """A column for each rotation."""

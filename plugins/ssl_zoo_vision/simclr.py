@@ -54,9 +54,7 @@ class SimCLR(Task):
     class Options(ViewOptions):
         """SimCLR's options."""
 
-        temperature: float | None = Field(
-            None, gt=0, description="τ; none: 0.1, or 0.5 up to 64 pixels"
-        )
+        temperature: float | None = Field(None, gt=0, description="τ; none: 0.1, or 0.5 up to 64 pixels")
         hidden: int | None = Field(None, ge=1, description="head's hidden width; none: the features'")
         out: int = Field(128, ge=2, description="width of the embedding")
         jitter: tuple[float, float, float, float] = Field(

@@ -9,9 +9,7 @@ from ssl_zoo.evaluate.features import Features
 
 
 @torch.no_grad()
-def knn_accuracy(
-    features: Features, k: int = 20, temperature: float = 0.07, chunk: int = 1024
-) -> float:
+def knn_accuracy(features: Features, k: int = 20, temperature: float = 0.07, chunk: int = 1024) -> float:
     """Weighted kNN on cosine similarity (Wu et al. 2018, arXiv:1805.01978, section 3.4).
 
     Each of the k nearest of the bank votes for its class with exp(similarity / temperature).

@@ -37,7 +37,7 @@ def fit_logistic(x: Tensor, y: Tensor, classes: int, penalty: float, steps: int 
         optimizer.zero_grad()
         loss = F.cross_entropy(x @ weight[:-1] + weight[-1], y)
         loss = loss + penalty / 2 * weight[:-1].pow(2).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     optimizer.step(closure)

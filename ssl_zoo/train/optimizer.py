@@ -41,7 +41,8 @@ def learning_rate(config: TrainConfig, step_images: int) -> float:
     Linear: lr · B / 256 (Goyal et al. 2017). Square root: lr · √(B / 256).
     """
     ratio = step_images / 256
-    return config.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[config.lr_scaling]
+    scaling = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}
+    return config.lr * float(ratio ** scaling[config.lr_scaling])
 
 
 def create_optimizer(task: Task, config: TrainConfig, step_images: int) -> Optimizer:

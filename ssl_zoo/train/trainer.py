@@ -78,9 +78,7 @@ class Trainer:
             distributed.sync_batchnorm(self.task)
         self.optimizer = create_optimizer(self.task, config.train, self.budget.step_images)
         self.schedule = create_schedule(self.optimizer, config.train)
-        self.scaler = torch.amp.GradScaler(
-            device.device.type, enabled=device.precision == "fp16"
-        )
+        self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
         decay = config.train.ema
         self.ema = ModelEmaV3(self.task.encoder, decay) if decay is not None else None
         self.model = self._wrapped()
@@ -93,9 +91,7 @@ class Trainer:
             model = torch.compile(model)
         if distributed.world_size() > 1:
             # A head may leave parts of a backbone unused (inpainting never pools).
-            model = DistributedDataParallel(
-                model, broadcast_buffers=False, find_unused_parameters=True
-            )
+            model = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
         wrapped: nn.Module = model
         return wrapped
 
@@ -277,7 +273,7 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
                 if time.monotonic() - saved >= config.checkpoint_seconds:
                     save()
             if first:
-                notify("ssl_zoo_epoch_ended", run=run, epoch=int(trainer.epoch), metrics={})
+                notify("ssl_zoo_epoch_ended", run=run, epoch=int(trainer.epoch))
         save()
 
 

@@ -45,9 +45,7 @@ class Rng:
 
     def uniform(self, n: int, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Float32 [n, *shape], uniform in [low, high)."""
-        joint = torch.rand(
-            self.world_size * n, *shape, generator=self.generator, device=self.device
-        )
+        joint = torch.rand(self.world_size * n, *shape, generator=self.generator, device=self.device)
         return joint[self.rank * n : (self.rank + 1) * n].mul(high - low).add_(low)
 
     def bernoulli(self, n: int, p: float) -> Tensor:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from tests.conftest import command, flags, small_config, ssl_zoo
 
 from ssl_zoo.errors import UserError
 from ssl_zoo.run import Run, load_checkpoint
 from ssl_zoo.train import train
+from tests.conftest import command, flags, small_config, ssl_zoo
 
 
 def losses(run: Path) -> list[dict[str, float]]:

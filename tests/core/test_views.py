@@ -112,9 +112,7 @@ def test_solarise() -> None:
 @pytest.mark.parametrize("quarters", range(4))
 def test_rotation_is_exact(quarters: int) -> None:
     x = images()
-    torch.testing.assert_close(
-        F.rotate90(x, quarters), TF.rotate(x, 90.0 * quarters), atol=0, rtol=0
-    )
+    torch.testing.assert_close(F.rotate90(x, quarters), TF.rotate(x, 90.0 * quarters), atol=0, rtol=0)
 
 
 def test_normalise_and_its_inverse() -> None:
@@ -128,9 +126,7 @@ def test_normalise_and_its_inverse() -> None:
 def test_prepare_resizes_as_torchvision() -> None:
     x = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
     spec = ImageSpec(channels=3, size=24, mean=(0.5,) * 3, std=(0.5,) * 3)
-    expected = TF.normalize(
-        TF.resize(x.float() / 255, [24, 24], antialias=True), [0.5] * 3, [0.5] * 3
-    )
+    expected = TF.normalize(TF.resize(x.float() / 255, [24, 24], antialias=True), [0.5] * 3, [0.5] * 3)
     torch.testing.assert_close(spec.prepare(x), expected, atol=2e-5, rtol=0)
 
 

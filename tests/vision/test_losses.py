@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from ssl_zoo_vision.byol import byol_loss, target_momentum
 from ssl_zoo_vision.inpainting import reconstruction_loss, weights
 from ssl_zoo_vision.moco import info_nce
 from ssl_zoo_vision.simclr import nt_xent
-from torch import Tensor
 
 
 def unit(n: int, d: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -107,7 +108,9 @@ def test_byol_loss_is_the_squared_distance_of_normalised_vectors() -> None:
         nu, nv = math.hypot(*u), math.hypot(*v)
         expected += sum((a / nu - b / nv) ** 2 for a, b in zip(u, v, strict=True))
     assert byol_loss(p, t).item() == pytest.approx(expected / 7, rel=1e-12)
-    torch.testing.assert_close(byol_loss(p, 3 * p), torch.zeros((), dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        byol_loss(p, 3 * p), torch.zeros((), dtype=torch.float64), atol=1e-12, rtol=0
+    )
     torch.testing.assert_close(byol_loss(p, -p), torch.tensor(4.0, dtype=torch.float64))
 
 
@@ -124,7 +127,9 @@ def test_byols_momentum_rises_to_one_along_a_cosine() -> None:
         lambda a, b: info_nce(F.normalize(a, dim=1), F.normalize(b, dim=1), unit(5, 4, 9), 0.2),
         byol_loss,
         lambda a, b: reconstruction_loss(
-            a.view(2, 1, 3, 2), b.view(2, 1, 3, 2), torch.rand(2, 1, 3, 2, dtype=torch.float64) + 0.1
+            a.view(2, 1, 3, 2),
+            b.view(2, 1, 3, 2),
+            torch.rand(2, 1, 3, 2, dtype=torch.float64) + 0.1,
         ),
     ],
     ids=["nt_xent", "info_nce", "byol", "reconstruction"],

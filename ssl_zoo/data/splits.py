@@ -1,0 +1,84 @@
+"""A split of a data set: samples by number, and their labels where there are any."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssl_zoo.spec import Spec
+
+
+class Split(ABC):
+    """Samples by number.
+
+    Attributes:
+        labels: the class of each sample, int64 [N] on the CPU; None where they are not known.
+        skipped: the files that could not be read so far, with the reason.
+    """
+
+    labels: Tensor | None
+    skipped: Mapping[str, str]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number N of samples."""
+
+    @abstractmethod
+    def batch(self, indices: Tensor) -> Tensor:
+        """The samples [B, ...] of these numbers [B]; for images uint8 [B, C, h, w]."""
+
+
+class ArraySplit(Split):
+    """Samples that lie in memory, on the device.
+
+    Args:
+        samples: [N, ...]; for images uint8 [N, C, h, w].
+        labels: int64 [N] or None.
+        skipped: files that are missing from the samples, with the reason.
+    """
+
+    def __init__(
+        self, samples: Tensor, labels: Tensor | None, skipped: Mapping[str, str] | None = None
+    ) -> None:
+        self.samples = samples
+        self.labels = labels
+        self.skipped = skipped or {}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """The samples of these numbers, on the device."""
+        return self.samples[indices.to(self.samples.device)]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a source gives.
+
+    Attributes:
+        name: what the user called it.
+        spec: what its samples look like.
+        train: what is trained on, without labels.
+        test: what is evaluated on; None where there is nothing.
+        bank: the labelled samples that evaluation learns from; `train` for most sources.
+        classes: the names of the classes, where they are known.
+    """
+
+    name: str
+    spec: Spec
+    train: Split
+    test: Split | None
+    bank: Split
+    classes: tuple[str, ...] | None = None
+
+
+def holdout(n: int, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Split 0..n-1 at random, always in the same way: what is kept, and what is held out, sorted."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    held = max(1, round(share * n))
+    return order[held:].sort().values, order[:held].sort().values
