@@ -49,7 +49,7 @@ class DataConfig(_Section):
 class BackboneConfig(_Section):
     """The network that is trained: a timm model."""
 
-    name: str = Field("resnet18", description="any timm model, or one that a plugin registers")
+    name: str = Field("resnet10t", description="any timm model, or one that a plugin registers")
     pretrained: bool = Field(False, description="start from timm's pretrained weights")
     stem: Literal["auto", "small", "original"] = Field(
         "auto", description="small: 3×3 stem without early pooling; auto: small up to 64 pixels"

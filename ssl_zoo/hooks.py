@@ -1,8 +1,21 @@
 """The hooks that a plugin module can implement, all of them.
 
-A plugin module is named by an entry point ``name = "package.module"`` in the group ``ssl_zoo``; it
-marks its implementations with `hookimpl` and may leave out parameters that it does not use.
+A plugin module is named by an entry point ``name = "package.module"`` in the group ``ssl_zoo``. It
+marks its implementations with `hookimpl`, and may leave out parameters that it does not use::
+
+    from ssl_zoo import hookimpl
+
+    @hookimpl
+    def ssl_zoo_step_logged(run, step, metrics):
+        print(run.path, step, metrics["loss"])
+
+Those named ``ssl_zoo_register_…``, and `ssl_zoo_table_columns`, give something by name; two plugins
+that give one name are an error. The others observe a run, in its first process alone; one that
+raises is reported once and stops nothing.
 """
+
+# mypy: disable-error-code="empty-body"
+# A specification is a signature and a docstring, and never runs.
 
 from __future__ import annotations
 
@@ -17,6 +30,9 @@ if TYPE_CHECKING:
     import torch
 
     from ssl_zoo.config import BackboneConfig, DataConfig
+    from ssl_zoo.data import DataSet
+    from ssl_zoo.evaluate import Features
+    from ssl_zoo.run import Run
     from ssl_zoo.spec import Spec
     from ssl_zoo.task import Encoder, Task
 
@@ -27,51 +43,100 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def ssl_zoo_register_tasks() -> Mapping[str, type[Task]]:  # type: ignore[empty-body]
-    """Give further tasks by name; an entry point for each class is the usual way."""
+def ssl_zoo_register_tasks() -> Mapping[str, type[Task]]:
+    """Give further tasks, for a plugin that makes its classes while it runs.
+
+    An entry point for each class is the usual way, and the only one that `ssl-zoo tasks` lists.
+
+    Returns:
+        Classes by name, each the same as the class's `name`.
+    """
 
 
 @hookspec
-def ssl_zoo_register_sources() -> Mapping[  # type: ignore[empty-body]
-    str, Callable[[DataConfig, torch.device], Any]
-]:
-    """Give data sources by name: a function of the ``data`` section and a device to a `DataSet`."""
+def ssl_zoo_register_sources() -> Mapping[str, Callable[[DataConfig, torch.device], DataSet]]:
+    """Give data sources.
+
+    Returns:
+        By the name that ``data.source`` selects, a function from the ``data`` section and the
+        training device to the data.
+    """
 
 
 @hookspec
-def ssl_zoo_register_backbones() -> Mapping[  # type: ignore[empty-body]
-    str, Callable[[BackboneConfig, Spec], Encoder]
-]:
-    """Give backbones by name: a function of the ``backbone`` section and a `Spec` to an `Encoder`."""
+def ssl_zoo_register_backbones() -> Mapping[str, Callable[[BackboneConfig, Spec], Encoder]]:
+    """Give backbones.
+
+    Returns:
+        By the name that ``backbone.name`` selects, a function from the ``backbone`` section and the
+        data's spec to a new encoder. Its weights are to follow from torch's global generator.
+    """
 
 
 @hookspec
-def ssl_zoo_register_protocols() -> Mapping[  # type: ignore[empty-body]
-    str, Callable[[Any], float]
-]:
-    """Give evaluation protocols by name: a function of `Features` to a percentage."""
+def ssl_zoo_register_protocols() -> Mapping[str, Callable[[Features], float]]:
+    """Give evaluation protocols.
+
+    Returns:
+        By the name that ``--protocol`` selects, a function from frozen features to a percentage.
+    """
 
 
 @hookspec
-def ssl_zoo_run_started(run: Any) -> None:
-    """A run begins or goes on; `run` is an `ssl_zoo.run.Run`."""
+def ssl_zoo_table_columns() -> Mapping[str, Callable[[Run], float | str | None]]:
+    """Give columns of the comparison table.
+
+    Returns:
+        By the column's title, a function from a finished run to the cell, None to leave it empty.
+    """
 
 
 @hookspec
-def ssl_zoo_step_logged(run: Any, step: int, metrics: Mapping[str, float]) -> None:
-    """A line was written to the run's metrics."""
+def ssl_zoo_run_started(run: Run) -> None:
+    """A run begins or goes on.
+
+    Args:
+        run: its directory; ``run.config()`` is what it was started with.
+    """
 
 
 @hookspec
-def ssl_zoo_epoch_ended(run: Any, epoch: int) -> None:
-    """So many passes over the data are done."""
+def ssl_zoo_step_logged(run: Run, step: int, metrics: Mapping[str, float]) -> None:
+    """A line was written to the run's metrics.
+
+    Args:
+        run: the run's directory.
+        step: the optimiser steps that are done.
+        metrics: what the line says.
+    """
 
 
 @hookspec
-def ssl_zoo_checkpoint_saved(run: Any, step: int, path: Path) -> None:
-    """A checkpoint of this step was written."""
+def ssl_zoo_epoch_ended(run: Run, epoch: int) -> None:
+    """A pass over the train split is done.
+
+    Args:
+        run: the run's directory.
+        epoch: the number of passes that are done.
+    """
 
 
 @hookspec
-def ssl_zoo_run_ended(run: Any, results: Mapping[str, Any]) -> None:
-    """A run has ended and was evaluated."""
+def ssl_zoo_checkpoint_saved(run: Run, step: int, path: Path) -> None:
+    """A checkpoint was written, and can be read.
+
+    Args:
+        run: the run's directory.
+        step: the optimiser steps that it holds.
+        path: the file.
+    """
+
+
+@hookspec
+def ssl_zoo_run_ended(run: Run, results: Mapping[str, Any]) -> None:
+    """A run has ended and was evaluated; not called for one that was interrupted.
+
+    Args:
+        run: the run's directory.
+        results: what its ``results.json`` holds.
+    """

@@ -1,4 +1,4 @@
-"""Finding plugins through the entry-point group ``ssl_zoo``, and keeping their faults apart.
+"""Loading plugins one by one, and keeping their faults apart.
 
 An entry point ``name = "package.module:Class"`` is a task of that name; ``name = "package.module"``
 is a module of hook implementations. So what is a task is known without importing it, and one task
@@ -7,30 +7,30 @@ is imported without the others.
 
 from __future__ import annotations
 
-import ast
+import hashlib
 import importlib.util
 import inspect
+import logging
 import os
 import sys
-import traceback
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from ssl_zoo import hooks
+from ssl_zoo import hooks as specs
+from ssl_zoo.entries import Entry, canonical, describe, first_line, installed
 from ssl_zoo.errors import UserError, did_you_mean
+from ssl_zoo.faults import FAILURES, HOOKS, hook_fault, implementations, short, task_fault, where
 
 if TYPE_CHECKING:
     from ssl_zoo.task import Task
 
-GROUP = "ssl_zoo"
+log = logging.getLogger("ssl_zoo.plugins")
 
 
 @dataclass(frozen=True)
@@ -73,83 +73,79 @@ class PluginEntry:
     fault: str | None
 
 
-class _Registry:
-    """What was registered or switched off in this process, beside what is installed."""
+_local: dict[Entry, Any] = {}
+"""What was registered in this process, beside what is installed: task classes, hook modules."""
 
-    def __init__(self) -> None:
-        self.tasks: dict[str, type[Task]] = {}
-        self.files: list[tuple[str, ModuleType]] = []
-        self.disabled = {
-            name.strip()
-            for name in os.environ.get("SSL_ZOO_DISABLE_PLUGINS", "").split(",")
-            if name.strip()
-        }
-
-
-_registry = _Registry()
+_disabled: set[str] = set()
+_warned: set[str] = set()
 
 
 def disable(names: Iterable[str]) -> None:
-    """Leave out the plugins of these names, or of these distributions."""
-    _registry.disabled.update(names)
-    hook_manager.cache_clear()
+    """Leave out the plugins of these names, or of these distributions, in this process.
+
+    The environment variable ``SSL_ZOO_DISABLE_PLUGINS`` does the same, separated by commas.
+
+    Raises:
+        UserError: no plugin and no distribution of plugins has such a name.
+    """
+    names = list(names)
+    known = {name for entry in installed() for name in (entry.name, entry.distribution)} if names else ()
+    for name in names:
+        if canonical(name) not in map(canonical, known):
+            raise UserError(f"--no-plugin {name}: there is no such plugin.{did_you_mean(name, known)}")
+    _disabled.update(names)
+    _hook_plugins.cache_clear()
 
 
 def register_task(cls: type[Task]) -> type[Task]:
     """Register a task in this process alone, without a distribution; usable as a decorator.
 
+    A class takes the place of an earlier one of the same module and name.
+
     Raises:
-        UserError: it is no task.
+        UserError: it is no sound task.
     """
-    _registry.tasks[_checked(cls, cls.__name__, getattr(cls, "name", None)).name] = cls
+    fault = task_fault(cls)
+    if fault is not None:
+        raise UserError(f"{getattr(cls, '__qualname__', 'what was registered')} {fault}")
+    _register(_local_entry(cls, "this process"), cls)
     return cls
 
 
-def load_file(path: Path) -> None:
+def load_file(path: str | Path) -> None:
     """Use the plugin in a Python file: every task that it defines, and its hooks.
 
     Raises:
-        UserError: the file cannot be imported, or has neither.
+        UserError: the file cannot be imported, has neither, or one of them is not sound.
     """
-    from ssl_zoo.task import Task
-
-    name = f"ssl_zoo_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise UserError(f"--plugin {path}: is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"--plugin {path}: {_where(error)}") from error
-    defined = [
-        cls
-        for cls in vars(module).values()
-        if inspect.isclass(cls) and issubclass(cls, Task) and cls.__module__ == name
-    ]
-    for cls in defined:
-        register_task(cls)
-    if _hook_names(module):
-        _registry.files.append((str(path), module))
-        hook_manager.cache_clear()
-    elif not defined:
-        raise UserError(f"--plugin {path}: defines no task and implements no hook")
+    flag = f"--plugin {path}"
+    module = _import_file(Path(path), flag)
+    classes = [cls for cls in vars(module).values() if _defines_task(module, cls)]
+    hooked = implementations(module)
+    if not classes and not hooked:
+        raise UserError(f"{flag}: defines no task and implements no hook")
+    faults = [f"{cls.__qualname__} {fault}" for cls in classes if (fault := task_fault(cls))]
+    if hooked and (fault := hook_fault(hooked)):
+        faults.append(fault)
+    if faults:
+        raise UserError(f"{flag}: {faults[0]}")
+    for cls in classes:
+        _register(_local_entry(cls, str(path)), cls)
+    if hooked:
+        _register(Entry(Path(path).name, module.__name__, str(path), ""), module)
 
 
 def tasks() -> dict[str, TaskEntry]:
-    """The installed tasks by name, none of them imported; of a contested name the first."""
+    """The tasks by name, none of them imported; of a contested name the first."""
     found: dict[str, TaskEntry] = {}
     for entry in _entries():
         if entry.attr and entry.name not in found:
-            summary, paper = _read_class(entry)
+            summary, paper = describe(entry)
+            if entry in _local:
+                summary, paper = first_line(_local[entry].__doc__), _local[entry].paper
             found[entry.name] = TaskEntry(
-                entry.name, entry.value, *_origin(entry), summary=summary, paper=paper
+                entry.name, entry.value, entry.distribution, entry.version, summary, paper
             )
-    for name, cls in _registry.tasks.items():
-        summary = _first_line(cls.__doc__)
-        value = f"{cls.__module__}:{cls.__qualname__}"
-        found[name] = TaskEntry(name, value, "this process", "", summary, cls.paper)
     return dict(sorted(found.items()))
 
 
@@ -158,162 +154,160 @@ def load_task(name: str) -> type[Task]:
 
     Raises:
         UserError: there is no such task, two distributions claim the name, it cannot be imported, or
-            it is no task.
+            it is no sound task.
     """
-    if name in _registry.tasks:
-        return _registry.tasks[name]
-    claims = [entry for entry in _entries() if entry.attr and entry.name == name]
+    claims = _claims(name)
     if not claims:
         return _hooked_task(name)
     if len(claims) > 1:
-        raise UserError(f"task {name!r}: {_contest(claims)}")
+        raise UserError(f"task {name!r} is {_contest(claims)}")
     (entry,) = claims
     try:
-        cls = entry.load()
-    except Exception as error:
+        cls = _local[entry] if entry in _local else entry.load()
+    except FAILURES as error:
         raise UserError(
-            f"task {name!r}, from {_named(entry)}, cannot be imported: {_where(error)}"
+            f"task {name!r}, from {entry.origin}, cannot be imported: {where(error)}"
         ) from error
-    return _checked(cls, f"task {name!r}, from {_named(entry)}", name)
+    return _sound(cls, name, entry.origin)
 
 
-def _hooked_task(name: str) -> type[Task]:
-    registered = collect("ssl_zoo_register_tasks")
-    if name in registered:
-        return _checked(registered[name], f"task {name!r}", name)
-    known = [*tasks(), *registered]
-    if not known:
-        raise UserError(f"there is no task {name!r}: no installed distribution brings any task")
-    raise UserError(
-        f"there is no task {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}"
-    )
-
-
-def _checked(cls: Any, what: str, name: object) -> type[Task]:
-    from ssl_zoo.task import Task
-
-    if not (inspect.isclass(cls) and issubclass(cls, Task)):
-        raise UserError(f"{what}, is no subclass of ssl_zoo.Task: {cls!r}")
-    if inspect.isabstract(cls):
-        missing = ", ".join(sorted(cls.__abstractmethods__))
-        raise UserError(f"{what}, lacks the methods: {missing}")
-    if not isinstance(name, str) or getattr(cls, "name", None) != name:
-        said = getattr(cls, "name", None)
-        raise UserError(f"{what}, calls itself {said!r}: its `name` must be its entry point's")
-    return cls
-
-
-@cache
-def hook_manager() -> pluggy.PluginManager:
-    """The plugin manager with every sound hook module; the faults of others are in `plugins`."""
-    manager = pluggy.PluginManager(hooks.PROJECT)
-    manager.add_hookspecs(hooks)
-    for entry in _entries():
-        if not entry.attr:
-            fault = _register(manager, entry)
-            if fault is not None:
-                warnings.warn(f"plugin {entry.name!r}, from {_named(entry)}: {fault}", stacklevel=2)
-    for path, module in _registry.files:
-        manager.register(module, path)
-    return manager
-
-
-def _register(manager: pluggy.PluginManager, entry: EntryPoint) -> str | None:
-    """Register a hook module, unless it has a fault, which is returned."""
-    try:
-        module = entry.load()
-    except Exception as error:
-        return f"cannot be imported: {_where(error)}"
-    specs = [name for name in vars(hooks) if name.startswith("ssl_zoo_")]
-    for name in _hook_names(module):
-        if name not in specs:
-            return f"there is no hook {name!r}.{did_you_mean(name, specs)}"
-        allowed = inspect.signature(getattr(hooks, name)).parameters
-        given = inspect.signature(getattr(module, name)).parameters
-        if not set(given) <= set(allowed):
-            return f"{name}({', '.join(given)}) does not fit the hook's {name}({', '.join(allowed)})"
-    manager.register(module, entry.name)
-    return None
-
-
-def _hook_names(module: ModuleType) -> list[str]:
-    """The functions of a module that are marked as hooks, or named as if they were meant to be."""
-    return [
-        name
-        for name, value in vars(module).items()
-        if inspect.isfunction(value) and (hasattr(value, "ssl_zoo_impl") or name.startswith("ssl_zoo_"))
-    ]
+def hooks() -> pluggy.PluginManager:
+    """The plugin manager with every sound hook module; of each other one a warning, once."""
+    loaded = _hook_plugins()
+    for entry, fault in loaded.faults.items():
+        _warn_once(f"plugin {_label(entry)}: {fault}")
+    return loaded.manager
 
 
 def collect(hook: str) -> dict[str, Any]:
-    """Call a registering hook of every plugin, and join what they give.
+    """Call a registering hook of every plugin, and join what they give; one that fails is left out.
 
     Raises:
-        UserError: two plugins give one name, or one raises.
+        UserError: two plugins give one name.
     """
-    manager = hook_manager()
-    joined: dict[str, Any] = {}
-    givers: dict[str, str] = {}
-    for implementation in getattr(manager.hook, hook).get_hookimpls():
-        plugin = implementation.plugin_name
-        try:
-            given: Mapping[str, Any] = implementation.function()
-        except Exception as error:
-            raise UserError(f"plugin {plugin!r}, hook {hook}: {_where(error)}") from error
-        for name, value in given.items():
-            if name in joined:
-                raise UserError(f"plugins {givers[name]!r} and {plugin!r} both register {name!r}")
-            joined[name], givers[name] = value, plugin
-    return joined
-
-
-_warned: set[tuple[str, str]] = set()
+    hooks()
+    given, faults = _gather(hook)
+    for plugin, fault in faults.items():
+        _warn_once(f"plugin {plugin}: {fault}")
+    for name, by_plugin in given.items():
+        if len(by_plugin) > 1:
+            raise UserError(
+                f"{hook}: {name!r} is given by plugin {' and by plugin '.join(by_plugin)}; "
+                "uninstall one, or switch it off with --no-plugin"
+            )
+    return {name: value for name, by_plugin in given.items() for value in by_plugin.values()}
 
 
 def notify(hook: str, **arguments: Any) -> None:
     """Tell every observer; one that raises is reported once, and stops nothing."""
-    for implementation in getattr(hook_manager().hook, hook).get_hookimpls():
-        wanted = {name: arguments[name] for name in implementation.argnames}
+    hooks()
+    for implementation in _calls(hook):
+        wanted = [arguments[name] for name in implementation.argnames]
         try:
-            implementation.function(**wanted)
-        except Exception as error:
-            key = (implementation.plugin_name, hook)
-            if key not in _warned:
-                _warned.add(key)
-                warnings.warn(
-                    f"plugin {key[0]!r}, hook {hook}: {_where(error)}; it goes on unheard",
-                    stacklevel=2,
-                )
+            implementation.function(*wanted)
+        except FAILURES as error:
+            plugin = implementation.plugin_name
+            _warn_once(f"plugin {plugin}: {hook} raised {where(error)}", key=f"notify {plugin}")
 
 
 def plugins(check: bool = False) -> list[PluginEntry]:
-    """Every installed plugin with its fault, if any.
+    """Every plugin with its fault, if any.
 
     Args:
-        check: import the tasks too, to find theirs.
+        check: import the tasks too, and call the registering hooks, to find theirs.
     """
-    entries = _entries()
+    loaded = _hook_plugins()
+    faults = _registration_faults() if check else {}
     listed = []
-    scratch = pluggy.PluginManager(hooks.PROJECT)
-    scratch.add_hookspecs(hooks)
-    for entry in entries:
-        fault = None
-        if entry.attr:
-            claims = [e for e in entries if e.attr and e.name == entry.name]
-            contributes = "task"
-            if len(claims) > 1:
-                fault = _contest(claims)
-            elif check:
-                fault = _task_fault(entry.name)
-        else:
-            fault = _register(scratch, entry)
-            module = sys.modules.get(entry.module)
-            contributes = ", ".join(_hook_names(module)) if module and fault is None else "hooks"
-        listed.append(PluginEntry(entry.name, *_origin(entry), contributes, fault))
+    for entry in _entries():
+        contributes = "task" if entry.attr else ", ".join(loaded.names.get(entry, ()))
+        fault = entry.fault or loaded.faults.get(entry) or faults.get(_label(entry))
+        claims = _claims(entry.name) if entry.attr else []
+        if len(claims) > 1:
+            fault = _contest(claims)
+        elif claims and check:
+            fault = _load_fault(entry.name)
+        listed.append(PluginEntry(entry.name, entry.distribution, entry.version, contributes, fault))
     return listed
 
 
-def _task_fault(name: str) -> str | None:
+# ---- what there is
+
+
+def _entries() -> list[Entry]:
+    """What is registered here and what is installed, but for what is switched off."""
+    variable = os.environ.get("SSL_ZOO_DISABLE_PLUGINS", "").split(",")
+    off = {canonical(name.strip()) for name in (*_disabled, *variable)}
+    kept = [e for e in installed() if not off & {canonical(e.name), canonical(e.distribution)}]
+    # Whoever registers a class that is installed anyway means the same task.
+    values = {entry.value for entry in kept}
+    return [*(entry for entry in _local if entry.value not in values), *kept]
+
+
+def _claims(name: str) -> list[Entry]:
+    return [entry for entry in _entries() if entry.attr and entry.name == name]
+
+
+def _contest(claims: Iterable[Entry]) -> str:
+    return (
+        f"claimed by {' and by '.join(entry.origin for entry in claims)}; "
+        "uninstall one, or switch it off with --no-plugin"
+    )
+
+
+def _label(entry: Entry) -> str:
+    """A hook plugin's name in the plugin manager, which is what messages call it."""
+    return f"{entry.name!r}, from {entry.origin}"
+
+
+def _local_entry(cls: type[Task], origin: str) -> Entry:
+    return Entry(cls.name, f"{cls.__module__}:{cls.__qualname__}", origin, "")
+
+
+def _register(entry: Entry, value: Any) -> None:
+    for old in [old for old in _local if old.value == entry.value]:
+        del _local[old]
+    _local[entry] = value
+    _hook_plugins.cache_clear()
+
+
+def _import_file(path: Path, flag: str) -> ModuleType:
+    # Two files may have one name, and the same file may be loaded again.
+    digest = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()
+    name = f"ssl_zoo_plugin_{digest[:8]}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UserError(f"{flag}: there is no such Python file")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except FAILURES as error:
+        del sys.modules[name]
+        raise UserError(f"{flag}: cannot be imported: {where(error)}") from error
+    return module
+
+
+# ---- tasks
+
+
+def _defines_task(module: ModuleType, value: object) -> bool:
+    """Whether a task is meant: abstract classes without a name are bases of others."""
+    from ssl_zoo.task import Task
+
+    if not (inspect.isclass(value) and issubclass(value, Task) and value.__module__ == module.__name__):
+        return False
+    return hasattr(value, "name") or not inspect.isabstract(value)
+
+
+def _sound(cls: Any, name: str, origin: str) -> type[Task]:
+    fault = task_fault(cls, name)
+    if fault is not None:
+        raise UserError(f"task {name!r}, from {origin}, {fault}")
+    task: type[Task] = cls
+    return task
+
+
+def _load_fault(name: str) -> str | None:
     try:
         load_task(name)
     except UserError as error:
@@ -321,72 +315,107 @@ def _task_fault(name: str) -> str | None:
     return None
 
 
-def _entries() -> list[EntryPoint]:
-    """The entry points of the group that are not switched off, by name."""
-    found = {(e.name, e.value, _origin(e)): e for e in entry_points(group=GROUP)}
-    return sorted(
-        (entry for entry in found.values() if not _registry.disabled & {entry.name, _origin(entry)[0]}),
-        key=lambda entry: (entry.name, _origin(entry)),
+def _hooked_task(name: str) -> type[Task]:
+    """A task that a hook gives; only looked for where there is no entry point."""
+    given = _gather("ssl_zoo_register_tasks")[0]
+    if name in given:
+        return _sound(collect("ssl_zoo_register_tasks")[name], name, f"plugin {next(iter(given[name]))}")
+    for entry in _entries():
+        if entry.name == name:
+            reason = entry.fault or "its entry point names a module of hooks, not module:Class"
+            raise UserError(f"{name!r}, from {entry.origin}, is no task: {reason}")
+    known = sorted({*tasks(), *given})
+    if any(entry.attr and entry.name == name for entry in installed()):
+        raise UserError(f"task {name!r} is switched off, by --no-plugin or SSL_ZOO_DISABLE_PLUGINS")
+    if not known:
+        raise UserError(
+            f"there is no task {name!r}, nor any other: install a distribution that brings some, "
+            "such as `pip install ssl-zoo`, or give your own with --plugin FILE.py"
+        )
+    raise UserError(
+        f"there is no task {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}"
     )
 
 
-def _origin(entry: EntryPoint) -> tuple[str, str]:
-    """The distribution that an entry point comes from, and its version."""
-    distribution = entry.dist
-    if distribution is None:
-        return "an unknown distribution", ""
-    return distribution.name, distribution.version
+# ---- hooks
 
 
-def _named(entry: EntryPoint) -> str:
-    return f"{' '.join(_origin(entry))} ({entry.value})"
+@dataclass(frozen=True)
+class _HookPlugins:
+    manager: pluggy.PluginManager
+    names: Mapping[Entry, list[str]]
+    faults: Mapping[Entry, str]
 
 
-def _contest(claims: list[EntryPoint]) -> str:
-    return (
-        f"claimed by {' and by '.join(map(_named, claims))}; "
-        "uninstall one, or switch it off with --no-plugin"
-    )
+@cache
+def _hook_plugins() -> _HookPlugins:
+    manager = pluggy.PluginManager(specs.PROJECT)
+    manager.add_hookspecs(specs)
+    names: dict[Entry, list[str]] = {}
+    faults: dict[Entry, str] = {}
+    for entry in _entries():
+        if entry.attr or entry.fault is not None:
+            continue
+        try:
+            module = _local[entry] if entry in _local else entry.load()
+            found = implementations(module)
+            fault = hook_fault(found)
+            if fault is None:
+                manager.register(module, _label(entry))
+                names[entry] = [hook for hook, _ in found]
+            else:
+                faults[entry] = fault
+        except FAILURES as error:
+            faults[entry] = f"cannot be loaded: {where(error)}"
+    return _HookPlugins(manager, names, faults)
 
 
-def _where(error: BaseException) -> str:
-    """An exception in one line, with the place that it was raised at."""
-    text = (str(error) or type(error).__name__).splitlines()[0]
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__)
-        if "importlib" not in frame.filename
-    ]  # fmt: skip
-    if isinstance(error, SyntaxError):
-        place = f" at {error.filename}:{error.lineno}"
-    else:
-        place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}: {text}{place}"
+def _calls(hook: str) -> Iterator[pluggy.HookImpl]:
+    """The implementations of a hook in pluggy's order of calling."""
+    caller: pluggy.HookCaller = getattr(_hook_plugins().manager.hook, hook)
+    return reversed(caller.get_hookimpls())
 
 
-def _read_class(entry: EntryPoint) -> tuple[str, str]:
-    """The summary and the paper of a task's class, read from its source without importing it."""
-    try:
-        spec = importlib.util.find_spec(entry.module)
-        if spec is None or spec.origin is None:
-            return "", ""
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    except Exception:  # a broken package; `plugins(check=True)` tells
-        return "", ""
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == entry.attr:
-            return _first_line(ast.get_docstring(node)), _literal(node, "paper")
-    return "", ""
+def _gather(hook: str) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """What plugins give under each name, by plugin; and the faults of those that fail, likewise."""
+    given: dict[str, dict[str, Any]] = {}
+    faults: dict[str, str] = {}
+    for implementation in _calls(hook):
+        plugin = implementation.plugin_name
+        try:
+            values: Any = implementation.function()
+        except FAILURES as error:
+            faults[plugin] = f"{hook} raised {where(error)}"
+            continue
+        if isinstance(values, Mapping) and all(map(callable, values.values())):
+            for name, value in values.items():
+                given.setdefault(str(name), {})[plugin] = value
+        else:
+            faults[plugin] = f"{hook} must give a mapping from names to callables, not {short(values)}"
+    return given, faults
 
 
-def _literal(node: ast.ClassDef, attribute: str) -> str:
-    for statement in node.body:
-        if isinstance(statement, ast.Assign | ast.AnnAssign):
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            named = any(isinstance(t, ast.Name) and t.id == attribute for t in targets)
-            if named and isinstance(statement.value, ast.Constant):
-                return str(statement.value.value)
-    return ""
+def _registration_faults() -> dict[str, str]:
+    """What only calling the registering hooks can tell, by plugin."""
+    faults: dict[str, str] = {}
+    for hook in HOOKS:
+        if inspect.signature(getattr(specs, hook)).parameters:
+            continue
+        given, failed = _gather(hook)
+        faults |= failed
+        for name, by_plugin in given.items():
+            for plugin, value in by_plugin.items():
+                others = [f"plugin {other}" for other in by_plugin if other != plugin]
+                if hook == "ssl_zoo_register_tasks":
+                    others += [entry.origin for entry in _claims(name)]
+                    if fault := task_fault(value, name):
+                        faults[plugin] = f"{hook}: task {name!r} {fault}"
+                if others:
+                    faults[plugin] = f"{hook}: {name!r} is also given by {' and by '.join(others)}"
+    return faults
 
 
-def _first_line(text: str | None) -> str:
-    return text.strip().splitlines()[0] if text and text.strip() else ""
+def _warn_once(message: str, key: str | None = None) -> None:
+    if (key or message) not in _warned:
+        _warned.add(key or message)
+        log.warning("%s", message)

@@ -2,83 +2,153 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from ssl_zoo.config import BUDGETS, RunConfig, TaskConfig
 from ssl_zoo.errors import UserError, did_you_mean
+from ssl_zoo.faults import short, where
 from ssl_zoo.plugins import load_task, tasks
 
 _SECTIONS = tuple(RunConfig.model_fields)
+_MODELS: dict[str, type[BaseModel]] = {
+    section: info.annotation
+    for section, info in RunConfig.model_fields.items()
+    if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+}
+_PATHS = {name: f"{section}.{name}" for section, model in _MODELS.items() for name in model.model_fields}
+_DEEPEST = 20
+_LARGEST = 2**63 - 1
+
+Sections = dict[str, dict[str, Any]]
+
+
+class SettingError(UserError):
+    """A setting is wrong; the message is one line, whatever the setting holds."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_line(message))
 
 
 @dataclass
 class _Layer:
-    """Settings from one place, by section and field."""
+    """Settings of one precedence, by section and field, and where each field comes from."""
 
-    origin: str
-    values: dict[str, dict[str, Any]]
+    values: Sections = field(default_factory=dict)
+    origins: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def put(self, section: str, name: str, value: Any, origin: str) -> None:
+        """Set a field; a dictionary is merged into the one that is there."""
+        target = self.values.setdefault(section, {})
+        target[name] = _merged(target.get(name), value)
+        self.origins[section, name] = origin
+
+
+_EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
+"""Numbers such as 1e-3, which YAML 1.2 reads as such, and PyYAML (YAML 1.1) as text."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without tags that make objects, which reads 1e-3 as a number, as YAML 1.2 does."""
+    """Plain values alone: no tags that make objects, no references, no key twice; 1e-3 is a number."""
+
+    yaml_implicit_resolvers = {  # the folders 2024-01-01 and = are text
+        start: [(tag, text) for tag, text in resolvers if not tag.endswith((":timestamp", ":value"))]
+        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        # References can make a structure that holds itself, or one too large to print.
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            problem = f"the reference *{event.anchor} is not supported, write the value out"
+            raise yaml.MarkedYAMLError(None, None, problem, event.start_mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for i, (key, _) in enumerate(node.value):
+            if isinstance(key, yaml.ScalarNode) and key.value in names[:i]:
+                raise yaml.MarkedYAMLError(None, None, f"{key.value!r} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that `_Loader` would read as something else."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        # Only in double quotes is every character escaped that a reader would take for a line's end.
+        style = None if data.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
 def load_config(
     file: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     sets: Sequence[str] = (),
+    *,
+    flags: Mapping[str, str] | None = None,
 ) -> RunConfig:
     """Fill the configuration: defaults, then the task's recipe, the file, the overrides, the sets.
 
+    A budget replaces one of another kind in a layer before it.
+
     Args:
         file: YAML with the sections task, data, backbone and train.
-        overrides: values by dotted path, such as ``{"train.epochs": 10}``.
+        overrides: values by dotted path, such as ``{"train.epochs": 10}``; None leaves a field alone.
         sets: texts of the form ``path=value``, the value in YAML.
+        flags: what errors call an override, such as ``{"train.epochs": "--epochs"}``.
 
     Raises:
         UserError: anything about them is wrong; it names the place, the path and the reason.
     """
-    layers = [
-        *([_read(Path(file))] if file is not None else []),
-        _Layer("", _nested(overrides or {}, "")),
-        *(_parse_set(text) for text in sets),
-    ]
-    name = _task_name(layers)
-    cls = load_task(name)
-    layers.insert(0, _Layer(f"recipe of {name}", {"train": dict(cls.recipe)}))
-    merged, origins = _merge(layers)
-    options = {k: v for k, v in merged.get("task", {}).items() if k != "name"}
-    valid = _validate(cls.Options, options, "task", origins).model_dump()
-    sections: dict[str, Any] = {"task": TaskConfig(name=name, **valid)}
-    for section, field in RunConfig.model_fields.items():
-        model = field.annotation
-        if section == "provenance":
-            sections[section] = merged.get(section, {})
-        elif section != "task" and isinstance(model, type) and issubclass(model, BaseModel):
-            sections[section] = _validate(model, merged.get(section, {}), section, origins)
+    layers = [_read(Path(file))] if file is not None else []
+    layers += [_overrides(overrides or {}, flags or {}), _sets(sets)]
+    name, origin = _task_name(layers)
+    try:
+        cls = load_task(name)
+    except UserError as error:
+        raise SettingError(f"{_prefix(origin)}{error}") from error
+    recipe = _Layer()
+    for key, value in cls.recipe.items():
+        where_from = f"the recipe of task {name!r}"
+        recipe.put("train", str(key), _plain(value, f"{where_from}: train.{key}"), where_from)
+    merged = _merge([recipe, *layers])
+    options = {key: value for key, value in merged.values.get("task", {}).items() if key != "name"}
+    sections: dict[str, Any] = {
+        section: _validate(model, merged.values.get(section, {}), section, merged.origins)
+        for section, model in _MODELS.items()
+        if section != "task"
+    }
+    sections["task"] = TaskConfig(name=name, **_options(name, cls.Options, options, merged.origins))
+    sections["provenance"] = merged.values.get("provenance", {})
     return RunConfig(**sections)
 
 
 def dump_config(config: RunConfig) -> str:
     """The configuration as YAML that `load_config` reads."""
-    dumped: str = yaml.safe_dump(
-        config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
+    dumped: str = yaml.dump(
+        config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
     )
     return dumped
+
+
+# ---- reading a layer
 
 
 def _parse(text: str, origin: str) -> Any:
@@ -87,96 +157,157 @@ def _parse(text: str, origin: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{origin}{line}: is not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError) as error:
-        reason = (str(error) or "nested too deeply").splitlines()[0]
-        raise UserError(f"{origin}: is not valid YAML: {reason}") from error
+        raise SettingError(f"{origin}{line}: is not valid YAML: {error.problem}") from error
+    except RecursionError as error:
+        raise SettingError(f"{origin}: is nested too deeply") from error
+    except Exception as error:  # PyYAML passes on whatever a value such as `!!int ''` makes int() raise
+        raise SettingError(f"{origin}: is not valid YAML: {error}") from error
 
 
 def _read(file: Path) -> _Layer:
+    origin = f"--config {file}"
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"--config {file}: is no text in UTF-8") from error
+        raise SettingError(f"{origin}: is no text in UTF-8") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--config {file}: cannot be read: {reason}") from error
-    origin = f"--config {file}"
+        raise SettingError(f"{origin}: cannot be read: {reason}") from error
     given = _parse(text, origin)
-    if given is None:
-        given = {}
-    if not isinstance(given, dict):
-        raise UserError(
-            f"{origin}: must hold the sections {', '.join(_SECTIONS[:-1])}, not a {type(given).__name__}"
+    if given is not None and not isinstance(given, dict):
+        raise SettingError(
+            f"{origin}: must hold the sections {', '.join(_SECTIONS)}, not {short(given)}"
         )
-    layer = _Layer(origin, {})
-    for section, values in given.items():
+    layer = _Layer()
+    for section, values in (given or {}).items():
         _check_section(str(section), origin)
         if values is not None and not isinstance(values, dict):
-            raise UserError(f"{origin}: {section}: must hold settings, not {_shown(values)}")
-        layer.values[str(section)] = {str(k): v for k, v in (values or {}).items()}
+            hint = f", such as {section}.name" if "name" in _fields(str(section)) else ""
+            raise SettingError(f"{origin}: {section}: must hold settings{hint}, not {short(values)}")
+        for name, value in (values or {}).items():
+            layer.put(section, str(name), _plain(value, f"{origin}: {section}.{name}"), origin)
     return layer
 
 
-def _parse_set(text: str) -> _Layer:
-    origin = f"--set {text}"
-    path, equals, value = text.partition("=")
-    if not equals or not path.strip():
-        raise UserError(f"{origin}: must have the form section.name=value")
-    return _Layer("--set", _nested({path.strip(): _parse(value, origin)}, "--set"))
+def _overrides(overrides: Mapping[str, Any], flags: Mapping[str, str]) -> _Layer:
+    layer = _Layer()
+    for path, value in overrides.items():
+        if value is not None:
+            _put(layer, path, value, flags.get(path, ""))
+    return layer
 
 
-def _nested(flat: Mapping[str, Any], origin: str) -> dict[str, dict[str, Any]]:
-    """Dotted paths to sections; what lies deeper than a field is a dictionary in it."""
-    values: dict[str, dict[str, Any]] = {}
-    for path, value in flat.items():
-        section, *rest = path.split(".")
-        _check_section(section, origin)
-        if not rest or not all(rest):
-            raise UserError(f"{_prefix(origin)}{path}: must have the form {section}.name")
-        for part in reversed(rest[1:]):
-            value = {part: value}
-        values.setdefault(section, {})[rest[0]] = value
-    return values
+def _sets(sets: Sequence[str]) -> _Layer:
+    layer = _Layer()
+    for text in sets:
+        origin = f"--set {text}" if len(text) <= 80 else f"--set {text[:77]}..."
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise SettingError(f"{origin}: must have the form section.name=value")
+        _put(layer, path.strip(), _parse(value, origin), origin)
+    return layer
+
+
+def _put(layer: _Layer, path: str, value: Any, origin: str) -> None:
+    """Set what a dotted path names; what lies deeper than a field is a dictionary in it."""
+    section, *rest = path.split(".")
+    _check_section(section, origin)
+    if not rest or not all(rest):
+        raise SettingError(f"{_prefix(origin)}{path}: must have the form {section}.name")
+    for part in reversed(rest[1:]):
+        value = {part: value}
+    layer.put(section, rest[0], _plain(value, f"{_prefix(origin)}{section}.{rest[0]}"), origin)
 
 
 def _check_section(section: str, origin: str) -> None:
     if section not in _SECTIONS:
-        raise UserError(
-            f"{_prefix(origin)}{section}: is no section.{did_you_mean(section, _SECTIONS)} "
-            f"There are: {', '.join(_SECTIONS[:-1])}"
-        )
+        near = f" Did you mean {_PATHS[section]!r}?" if section in _PATHS else ""
+        hint = did_you_mean(section, _SECTIONS) or near or f" There are: {', '.join(_SECTIONS)}"
+        raise SettingError(f"{_prefix(origin)}there is no section {section!r}.{hint}")
 
 
-def _task_name(layers: Sequence[_Layer]) -> str:
-    names = [layer.values["task"]["name"] for layer in layers if "name" in layer.values.get("task", {})]
-    if not names:
-        known = ", ".join(tasks()) or "none is installed"
-        raise UserError(f"task.name: which task? Give --task NAME; there are: {known}")
-    if not isinstance(names[-1], str):
-        raise UserError(f"task.name: must be a name, not {_shown(names[-1])}")
-    return names[-1]
+def _plain(value: Any, what: str, depth: int = 0) -> Any:
+    """A value made of what YAML can write again: text, finite numbers, lists, dictionaries of text.
+
+    Raises:
+        SettingError: it holds something else.
+    """
+    if depth > _DEEPEST:
+        raise SettingError(f"{what}: is nested too deeply")
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, os.PathLike | str):
+        return str(value)
+    if isinstance(value, int | float):
+        if not math.isfinite(value):
+            raise SettingError(f"{what}: must be a finite number, not {short(value)}")
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise SettingError(f"{what}: is too large a number")
+        return int(value) if isinstance(value, int) else float(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{what}.{i}", depth + 1) for i, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise SettingError(f"{what}: has a key that is no text: {short(key)}")
+        return {str(key): _plain(item, f"{what}.{key}", depth + 1) for key, item in value.items()}
+    raise SettingError(f"{what}: cannot be of type {type(value).__name__}: {short(value)}")
 
 
-def _merge(
-    layers: Sequence[_Layer],
-) -> tuple[dict[str, dict[str, Any]], dict[tuple[str, str], str]]:
+# ---- putting layers together
+
+
+def _task_name(layers: Sequence[_Layer]) -> tuple[str, str]:
+    """The task's name, and where it comes from."""
+    for layer in reversed(layers):
+        if "name" in layer.values.get("task", {}):
+            name, origin = layer.values["task"]["name"], layer.origins["task", "name"]
+            if not isinstance(name, str):
+                raise SettingError(f"{_prefix(origin)}task.name: must be a name, not {short(name)}")
+            return name, origin
+    known = ", ".join(tasks()) or "none is installed"
+    raise SettingError(f"task.name: which task? Give --task NAME; there are: {known}")
+
+
+def _merge(layers: Sequence[_Layer]) -> _Layer:
     """The last value of each field, and where it comes from."""
-    merged: dict[str, dict[str, Any]] = {}
-    origins: dict[tuple[str, str], str] = {}
+    merged = _Layer()
     for layer in layers:
+        if any(layer.values.get("train", {}).get(budget) is not None for budget in BUDGETS):
+            for budget in BUDGETS:
+                merged.values.get("train", {}).pop(budget, None)
         for section, values in layer.values.items():
-            target = merged.setdefault(section, {})
-            if section == "train" and any(values.get(b) is not None for b in BUDGETS):
-                # A budget replaces an earlier one of another kind.
-                for budget in BUDGETS:
-                    target.pop(budget, None)
-            for field, value in values.items():
-                old = target.get(field)
-                both = isinstance(old, dict) and isinstance(value, dict)
-                target[field] = {**old, **value} if both and old is not None else value
-                origins[section, field] = layer.origin
-    return merged, origins
+            for name, value in values.items():
+                merged.put(section, name, value, layer.origins[section, name])
+    return merged
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
+
+
+# ---- validation
+
+
+def _options(
+    name: str,
+    model: type[BaseModel],
+    values: dict[str, Any],
+    origins: Mapping[tuple[str, str], str],
+) -> dict[str, Any]:
+    """All the options of a task, as plain values."""
+    options = _validate(model, values, "task", origins)
+    origin = f"the defaults of task {name!r}"
+    try:
+        plain = {key: _plain(value, f"{origin}: task.{key}")
+                 for key, value in options.model_dump(mode="json").items()}  # fmt: skip
+    except ValueError as error:
+        raise SettingError(f"{origin} cannot be written to a file: {error}") from error
+    # Defaults are not validated as they are taken; a run with a bad one could not be read back.
+    _validate(model, plain, "task", {("task", key): origin for key in plain} | dict(origins))
+    return plain
 
 
 def _validate(
@@ -185,27 +316,75 @@ def _validate(
     section: str,
     origins: Mapping[tuple[str, str], str],
 ) -> BaseModel:
+    for name, value in values.items():
+        info = model.model_fields.get(name)
+        if isinstance(value, bool) and info is not None and not _takes_bool(info.annotation):
+            prefix = _prefix(origins.get((section, name), ""))  # pydantic would read it as 0 or 1
+            raise SettingError(f"{prefix}{section}.{name}: must not be {str(value).lower()}")
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        path = [str(part) for part in first["loc"]]
-        field = path[0] if path else next((f for f in BUDGETS if f in values), "")
-        prefix = _prefix(origins.get((section, field), ""))
-        where = ".".join([section, *path])
-        if first["type"] == "extra_forbidden":
-            known = [*model.model_fields, *(["name"] if section == "task" else [])]
-            hint = did_you_mean(field, known) or f" There are: {', '.join(known)}"
-            raise UserError(f"{prefix}{where}: there is no such setting.{hint}") from error
-        reason = first["msg"].removeprefix("Value error, ")
-        shown = "" if not path else f", not {_shown(first['input'])}"
-        raise UserError(f"{prefix}{where}: {reason[:1].lower()}{reason[1:]}{shown}") from error
+        raise SettingError(_reason(error, model, values, section, origins)) from error
+    except Exception as error:  # a validator of a plugin's
+        raise SettingError(f"{section}: cannot be validated: {where(error)}") from error
+
+
+def _takes_bool(annotation: Any) -> bool:
+    if annotation in (bool, Any, object) or isinstance(annotation, bool):
+        return True
+    return any(map(_takes_bool, get_args(annotation)))
+
+
+def _reason(
+    error: ValidationError,
+    model: type[BaseModel],
+    values: dict[str, Any],
+    section: str,
+    origins: Mapping[tuple[str, str], str],
+) -> str:
+    """The first of pydantic's complaints, in one line."""
+    first = error.errors(include_url=False)[0]
+    path = _path(first["loc"], values)
+    name = path[0] if path else next((b for b in BUDGETS if values.get(b) is not None), "")
+    said = f"{_prefix(origins.get((section, name), ''))}{'.'.join([section, *path])}"
+    if first["type"] == "extra_forbidden":
+        known = _fields(section, model)
+        hint = did_you_mean(name, known) or f" There are: {', '.join(known)}"
+        return f"{said}: there is no such setting.{hint if len(path) == 1 else ''}"
+    if first["type"] == "missing":
+        what = "must be given" if isinstance(first["loc"][-1], str) else "has too few values"
+        return f"{said}: {what}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = re.sub(r"^Input should be", "must be", message)
+    shown = f", not {short(first['input'])}" if path else ""
+    return f"{said}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _path(location: Sequence[int | str], values: Any) -> list[str]:
+    """Where in the values a complaint is, without pydantic's names for the members of a union."""
+    path: list[str] = []
+    for part in location:
+        inside = isinstance(values, dict | list)
+        try:
+            values = values[part] if inside else None
+        except (LookupError, TypeError):
+            values = None
+            inside = not path
+        if not inside:
+            break
+        path.append(str(part))
+    return path
+
+
+def _fields(section: str, model: type[BaseModel] | None = None) -> list[str]:
+    model = model or _MODELS.get(section)
+    names = list(model.model_fields) if model is not None else []
+    return ["name", *names] if section == "task" and "name" not in names else names
 
 
 def _prefix(origin: str) -> str:
     return f"{origin}: " if origin else ""
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _line(message: object) -> str:
+    return " ".join(str(message).split())

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ssl_zoo import distributed
 from ssl_zoo.nn import full_precision
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
@@ -43,7 +44,8 @@ def reconstruction_loss(x: Tensor, painted: Tensor, weight: Tensor) -> Tensor:
         weight: [B, 1, H, W], 0 outside the region.
     """
     error = (x - full_precision(painted)).pow(2).mean(1, keepdim=True)
-    return (weight * error).sum() / weight.sum()
+    # Processes hide different areas; with the mean area, the mean of their losses is the joint one.
+    return (weight * error).sum() / distributed.mean(weight.sum())
 
 
 class Decoder(nn.Module):

@@ -1,0 +1,117 @@
+"""Two processes that share each batch compute what one process with the joint batch does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ssl_zoo.distributed import SyncBatchNorm, sync_batchnorm
+from ssl_zoo.train import train
+from tests.conftest import flags, small_config, ssl_zoo
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path: Path, task_name: str) -> None:
+    # A low rate, so that eight steps do not amplify that sums are taken in another order.
+    settings = {"train__images": 1024, "train__lr": 0.002}
+    one = train(small_config(task_name, train__epochs=None, **settings), out=tmp_path / "one")
+    arguments = [*flags(task_name, train__epochs="null", **settings), "--devices", "2"]
+    two = ssl_zoo("train", *arguments, "--out", tmp_path / "two", OMP_NUM_THREADS="1")
+    assert two.returncode == 0, two.stderr
+    alone, shared = losses(one.path), losses(tmp_path / "two")
+    assert len(alone) == 8
+    assert shared == pytest.approx(alone, rel=1e-3)
+    assert shared[0] == pytest.approx(alone[0], rel=1e-5)
+
+
+def test_two_processes_accumulate_as_one_does(tmp_path: Path) -> None:
+    settings = {"train__images": 1024, "train__accumulate": 2, "train__batch_size": 64}
+    one = train(small_config("simclr", train__epochs=None, **settings), out=tmp_path / "one")
+    arguments = flags("simclr", train__epochs="null", **settings)
+    two = ssl_zoo("train", *arguments, "--devices=2", "--out", tmp_path / "two", OMP_NUM_THREADS="1")
+    assert two.returncode == 0, two.stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(one.path), rel=2e-3)
+
+
+WORKER = """
+import torch, torch.distributed as dist
+from torch import nn
+import torch.nn.functional as F
+from ssl_zoo import distributed
+from ssl_zoo.nn import FeatureQueue
+from ssl_zoo_vision.simclr import nt_xent
+
+with distributed.processes():
+    rank = distributed.rank()
+    torch.manual_seed(0)
+    x = torch.randn(8, 6, 3, 3, dtype=torch.float64)
+    mine = distributed.local_rows(x).requires_grad_()
+    joint = x.clone().requires_grad_()
+
+    # Batch normalisation: outputs, gradients and running statistics of the joint batch.
+    alone, shared = nn.BatchNorm2d(6).double(), nn.BatchNorm2d(6).double()
+    shared.load_state_dict(alone.state_dict())
+    shared = distributed.sync_batchnorm(shared)
+    weight = torch.randn_like(x)
+    (alone(joint) * weight).sum().backward()
+    (shared(mine) * distributed.local_rows(weight)).sum().backward()
+    torch.testing.assert_close(mine.grad, distributed.local_rows(joint.grad), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(shared.running_var, alone.running_var, atol=1e-6, rtol=1e-6)
+
+    # NT-Xent: the mean over processes of the loss, and the gradient of that mean.
+    z1, z2 = (F.normalize(torch.randn(8, 5, dtype=torch.float64), dim=1) for _ in range(2))
+    a, b = z1.clone().requires_grad_(), z2.clone().requires_grad_()
+    p, q = (distributed.local_rows(z).clone().requires_grad_() for z in (z1, z2))
+    loss = nt_xent(p, q, 0.2)
+    loss.backward()
+    with_all = distributed.mean(loss)
+    world, distributed.world_size = distributed.world_size(), lambda: 1
+    distributed_rank, distributed.rank = distributed.rank, lambda: 0
+    reference = nt_xent(a, b, 0.2)
+    reference.backward()
+    torch.testing.assert_close(with_all, reference.detach())
+    torch.testing.assert_close(p.grad / world, a.grad.chunk(world)[rank])
+    torch.testing.assert_close(q.grad / world, b.grad.chunk(world)[rank])
+    print("agreed", rank)
+"""
+
+
+def test_gathering_and_normalising_have_the_gradients_of_the_joint_batch(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script],
+        capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("agreed") == 2
+
+
+def test_a_module_can_keep_statistics_of_its_own() -> None:
+    module = nn.Sequential(nn.BatchNorm1d(3), nn.Sequential(nn.BatchNorm1d(3)))
+    module[1].local_batchnorm = True
+    sync_batchnorm(module)
+    assert isinstance(module[0], SyncBatchNorm)
+    assert type(module[1][0]) is nn.BatchNorm1d
+
+
+def test_synchronising_keeps_timms_activation_after_the_norm() -> None:
+    from timm.layers import BatchNormAct2d
+
+    torch.manual_seed(0)
+    module = nn.Sequential(BatchNormAct2d(3))
+    x = torch.randn(4, 3, 5, 5)
+    expected = module.eval()(x)
+    torch.testing.assert_close(sync_batchnorm(module)(x), expected)
+    assert (expected >= 0).all()

@@ -1,0 +1,669 @@
+"""Plugins are found without being imported, and one that is broken costs no other."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssl_zoo import hooks as specs
+from ssl_zoo import plugins
+from ssl_zoo.errors import UserError
+from ssl_zoo.faults import HOOKS
+from ssl_zoo.task import Losses, Task
+
+SHIPPED = ["byol", "inpainting", "moco", "rotation", "simclr"]
+
+TASK = '''
+from ssl_zoo import Task
+
+raise_at_import = None
+
+class Mine(Task):
+    """Guess the colour.
+
+    At length.
+    """
+    name = "mine"
+    paper = "Me 2030"
+    def views(self, batch, rng): return (batch,)
+    def loss(self, views): ...
+'''
+BROKEN = "import ssl_zoo\n\nimport no_such_module\n"
+OBSERVER = """
+from ssl_zoo import hookimpl
+
+seen = []
+
+@hookimpl
+def ssl_zoo_step_logged(step, metrics):
+    seen.append((step, metrics))
+"""
+
+Install = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing registered, switched off or warned of by another test; no module of its plugins."""
+    monkeypatch.setattr(plugins, "_local", {})
+    monkeypatch.setattr(plugins, "_disabled", set())
+    monkeypatch.setattr(plugins, "_warned", set())
+    monkeypatch.delenv("SSL_ZOO_DISABLE_PLUGINS", raising=False)
+    before = set(sys.modules)
+    plugins._hook_plugins.cache_clear()
+    yield
+    plugins._hook_plugins.cache_clear()
+    for name in set(sys.modules) - before:
+        if name.startswith(("dist_", "ssl_zoo_plugin_")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Put what pip would install into a folder of its own on sys.path."""
+
+    def install(
+        distribution: str, entries: dict[str, str] | str, version: str = "1.5", **modules: str
+    ) -> Path:
+        folder = tmp_path / distribution
+        info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+        )
+        lines = (
+            entries if isinstance(entries, str) else "\n".join(f"{k} = {v}" for k, v in entries.items())
+        )
+        (info / "entry_points.txt").write_text(f"[ssl_zoo]\n{lines}\n")
+        for name, source in modules.items():
+            file = folder / f"{name.replace('__', '/', 1)}.py"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(source)
+        monkeypatch.syspath_prepend(folder)
+        plugins._hook_plugins.cache_clear()
+        return folder
+
+    return install
+
+
+def load_error(name: str) -> str:
+    with pytest.raises(UserError) as caught:
+        plugins.load_task(name)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def faults(check: bool = False) -> dict[str, str]:
+    return {p.name: p.fault for p in plugins.plugins(check) if p.fault is not None}
+
+
+def python(script: str, *folders: Path, **environment: str) -> Any:
+    """Run a script in a new process; what it prints, read as JSON."""
+    path = os.pathsep.join(map(str, folders))
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": path, **environment}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def task_class(task_name: str = "mine", **attributes: Any) -> type[Task]:
+    members = {"name": task_name, "views": lambda *_: (), "loss": lambda *_: Losses(...), **attributes}
+    return type("Mine", (Task,), {"__module__": __name__, **members})
+
+
+# ---- tasks
+
+
+def test_the_shipped_tasks_are_found_as_anybody_elses() -> None:
+    tasks = plugins.tasks()
+    assert sorted(tasks) == SHIPPED
+    assert all(
+        t.distribution == "ssl-zoo" and t.version and t.summary and t.paper for t in tasks.values()
+    )
+    for name in SHIPPED:
+        cls = plugins.load_task(name)
+        assert cls.__doc__ is not None
+        assert (tasks[name].paper, tasks[name].summary) == (cls.paper, cls.__doc__.splitlines()[0])
+    assert faults(check=True) == {}
+
+
+def test_listing_imports_neither_torch_nor_a_task(install: Install) -> None:
+    raising = "raise SystemExit('imported')\n"
+    folder = install(
+        "dist-one",
+        {"mine": "dist_one.sub:Mine", "watch": "dist_watch"},
+        dist_one__sub=raising + TASK,
+        dist_one____init__=raising,
+        dist_watch=OBSERVER,
+    )
+    script = """
+    import json, sys
+    from ssl_zoo import plugins
+    tasks, listed = plugins.tasks(), plugins.plugins()
+    unwanted = ("torch", "pydantic", "dist_one", "dist_one.sub", "ssl_zoo_vision")
+    modules = [m for m in unwanted if m in sys.modules]
+    mine = tasks["mine"]
+    read = [mine.summary, mine.paper, mine.distribution, mine.version]
+    print(json.dumps([sorted(tasks), modules, read,
+        [[p.name, p.contributes, p.fault] for p in listed if p.distribution == "dist-one"]]))
+    """
+    names, modules, mine, listed = python(script, folder)
+    assert names == sorted(["mine", *SHIPPED])
+    assert modules == []
+    assert mine == ["Guess the colour.", "Me 2030", "dist-one", "1.5"]
+    assert listed == [["mine", "task", None], ["watch", "ssl_zoo_step_logged", None]]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["tasks"], ["plugins"], ["train", "--help"]])
+def test_the_command_line_lists_without_torch(arguments: list[str]) -> None:
+    script = f"""
+    import contextlib, io, json, sys
+    sys.argv = ["ssl-zoo", *{arguments!r}]
+    from ssl_zoo.cli import main
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        main()
+    print(json.dumps("torch" in sys.modules))
+    """
+    assert python(script) is False
+
+
+def test_loading_one_task_imports_no_other(install: Install) -> None:
+    folder = install(
+        "dist-one", {"mine": "dist_one:Mine", "bad": "dist_bad:Bad"}, dist_one=TASK, dist_bad=BROKEN
+    )
+    script = """
+    import json, sys
+    from ssl_zoo import plugins
+    name = plugins.load_task("mine").name
+    print(json.dumps([name, [m for m in sys.modules if m.startswith(("dist_", "ssl_zoo_vision"))]]))
+    """
+    assert python(script, folder) == ["mine", ["dist_one"]]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (TASK, ("Guess the colour.", "Me 2030")),
+        (
+            TASK.replace('paper = "Me 2030"', 'paper: str = "Me " "2030"'),
+            ("Guess the colour.", "Me 2030"),
+        ),
+        (TASK.replace('paper = "Me 2030"', "paper = 'Me %d' % 2030"), ("Guess the colour.", "")),
+        ("class Mine: pass", ("", "")),
+        ("from elsewhere import Mine", ("", "")),
+        ("class Mine(:", ("", "")),
+        ("# coding: latin-1\nclass Mine:\n    '''\xe9t\xe9'''\n", ("\xc3\xa9t\xc3\xa9", "")),
+        ("\0", ("", "")),
+    ],
+)
+def test_what_can_be_read_from_the_source_is(
+    install: Install, source: str, expected: tuple[str, str]
+) -> None:
+    install("dist-one", {"mine": "dist_one:Mine", "gone": "dist_gone.deep:Gone"}, dist_one=source)
+    entry = plugins.tasks()["mine"]
+    assert (entry.summary, entry.paper) == expected
+    assert plugins.tasks()["gone"].summary == ""
+
+
+def test_a_task_that_cannot_be_imported_is_named_with_all_that_is_needed(install: Install) -> None:
+    folder = install("dist-one", {"bad": "dist_bad:Bad"}, dist_bad=BROKEN)
+    assert load_error("bad") == (
+        "task 'bad', from dist-one 1.5 (dist_bad:Bad), cannot be imported: "
+        f"ModuleNotFoundError: No module named 'no_such_module' at {folder / 'dist_bad.py'}:3"
+    )
+    assert faults() == {}
+    assert faults(check=True) == {"bad": load_error("bad")}
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("x = (\n", "SyntaxError: '(' was never closed at "),
+        ("raise SystemExit(3)", "SystemExit: 3 at "),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines at "),
+        ("assert False", "cannot be imported: AssertionError at "),
+        ("", "cannot be imported: AttributeError: module 'dist_bad' has no attribute 'Mine'"),
+        ("Mine = 3", "is no subclass of ssl_zoo.Task, but 3"),
+        ("class Mine: pass", "is no subclass of ssl_zoo.Task, but <class 'dist_bad.Mine'>"),
+        (TASK.replace('name = "mine"', 'name = "other"'), "calls itself 'other'"),
+        (TASK.replace('name = "mine"', ""), "has no `name`"),
+        (TASK.replace("def loss", "def losses"), "lacks the methods: loss"),
+        (TASK + "    class Options: ...\n", "has `Options` that do not derive from ssl_zoo.TaskOptions"),
+        (TASK + "    class Options(Task.Options): name: str = ''\n", "has an option `name`"),
+        (TASK + "    recipe = ['sgd']\n", "has a `recipe` that is no mapping, but ['sgd']"),
+    ],
+)
+def test_a_broken_task_harms_no_other(install: Install, source: str, said: str) -> None:
+    install("dist-bad", {"mine": "dist_bad:Mine"}, version="2.0rc1", dist_bad=source)
+    message = load_error("mine")
+    assert message.startswith("task 'mine', from dist-bad 2.0rc1 (dist_bad:Mine), ")
+    assert said in message
+    assert faults(check=True) == {"mine": message}
+    assert plugins.load_task("rotation").name == "rotation"
+    assert set(plugins.tasks()) == {"mine", *SHIPPED}
+
+
+def test_two_distributions_with_one_task_name_are_both_named(install: Install) -> None:
+    install("dist-one", {"mine": "dist_one:Mine", "rotation": "dist_one:Mine"}, dist_one=TASK)
+    install("dist-two", {"mine": "dist_two:Mine"}, version="2", dist_two=TASK)
+    message = load_error("mine")
+    assert "claimed by dist-one 1.5 (dist_one:Mine) and by dist-two 2 (dist_two:Mine)" in message
+    assert "--no-plugin" in message
+    assert "by dist-one 1.5 " in load_error("rotation")
+    assert "by ssl-zoo " in load_error("rotation")
+    listed = plugins.plugins()
+    assert [p.distribution for p in listed if p.name == "mine" and p.fault] == ["dist-one", "dist-two"]
+    assert faults().keys() == {"mine", "rotation"}
+    assert plugins.load_task("moco").name == "moco"
+    plugins.disable(["dist_ONE"])  # as distributions are compared, _ is - and case does not matter
+    assert plugins.load_task("mine").__module__ == "dist_two"
+    assert plugins.load_task("rotation").__module__ == "ssl_zoo_vision.rotation"
+
+
+def test_of_two_copies_of_a_distribution_the_first_on_the_path_counts(install: Install) -> None:
+    install("dist-one", {"mine": "dist_one:Mine"}, dist_one=TASK)
+    folder = install("Dist.One-new", {"mine": "dist_one:Mine"}, dist_one=TASK)
+    info = next(folder.glob("*.dist-info"))
+    (info / "METADATA").write_text("Name: Dist.One\nVersion: 9\n")
+    assert plugins.tasks()["mine"].version == "9"
+    assert plugins.load_task("mine").name == "mine"
+
+
+def test_an_unknown_task_is_answered_with_the_nearest(install: Install) -> None:
+    install("dist-one", {"watch": "dist_watch"}, dist_watch=OBSERVER)
+    assert load_error("simlcr").startswith(
+        "there is no task 'simlcr'. Did you mean 'simclr'? There are: "
+    )
+    assert "'watch', from dist-one 1.5 (dist_watch), is no task" in load_error("watch")
+    plugins.disable(["ssl-zoo"])
+    assert "switched off" in load_error("simclr")
+
+
+def test_without_any_task_the_message_says_how_to_get_one(install: Install) -> None:
+    plugins.disable(["ssl-zoo"])
+    message = load_error("mine")
+    assert "there is no task 'mine', nor any other" in message
+    assert "pip install" in message
+
+
+# ---- switching off
+
+
+def test_the_environment_switches_plugins_off(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("dist-one", {"mine": "dist_one:Mine"}, dist_one=TASK)
+    monkeypatch.setenv("SSL_ZOO_DISABLE_PLUGINS", " moco, dist.one,,no-such-plugin")
+    assert set(plugins.tasks()) == {"byol", "inpainting", "rotation", "simclr"}
+    assert {p.name for p in plugins.plugins()} == set(plugins.tasks())
+
+
+def test_switching_off_what_is_not_there_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"--no-plugin simlcr: .* Did you mean 'simclr'\?"):
+        plugins.disable(["simlcr"])
+
+
+# ---- a distribution whose metadata is broken
+
+
+def test_entry_points_that_cannot_be_understood_are_a_fault_of_that_distribution(
+    install: Install,
+) -> None:
+    install("dist-line", "mine", dist_line=TASK)
+    install("dist-value", {"odd": "no module!"})
+    nameless = next(install("dist-none", {"mine": "dist_none:Mine"}, dist_none=TASK).glob("*.dist-info"))
+    (nameless / "METADATA").unlink()
+    binary = next(install("dist-bytes", {"mine": "dist_bytes:Mine"}).glob("*.dist-info"))
+    (binary / "entry_points.txt").write_bytes(b"[ssl_zoo]\nmine = \xff\n")
+    found = {p.distribution: p.fault for p in plugins.plugins() if p.distribution != "ssl-zoo"}
+    assert found == {
+        "dist-line": "entry_points.txt cannot be understood",
+        "dist-value": "'no module!' is neither module nor module:Class",
+        "a distribution without a name": None,
+    }
+    assert "'odd', from dist-value 1.5 (no module!), is no task" in load_error("odd")
+    assert set(plugins.tasks()) == {"mine", *SHIPPED}
+    assert plugins.load_task("mine").name == "mine"
+
+
+# ---- in this process
+
+
+def test_a_class_can_be_registered_and_registered_anew() -> None:
+    first, second = task_class(__doc__="One."), task_class(__doc__="Two.")
+    assert plugins.register_task(first) is first
+    plugins.register_task(second)
+    assert plugins.load_task("mine") is second
+    assert plugins.tasks()["mine"].summary == "Two."
+    assert plugins.tasks()["mine"].distribution == "this process"
+    assert [p.contributes for p in plugins.plugins(check=True) if p.name == "mine"] == ["task"]
+    plugins.register_task(task_class("renamed"))
+    assert set(plugins.tasks()) == {"renamed", *SHIPPED}
+
+
+def test_registering_needs_a_sound_task() -> None:
+    for wrong in (3, int, task_class(name=None), task_class(recipe=3)):
+        with pytest.raises(UserError):
+            plugins.register_task(wrong)  # type: ignore[arg-type]
+
+
+def test_a_registered_class_does_not_hide_an_installed_one() -> None:
+    plugins.register_task(task_class("moco"))
+    message = load_error("moco")
+    assert "claimed by this process (tests.test_plugins:Mine) and by ssl-zoo " in message
+
+
+def test_registering_an_installed_class_changes_nothing() -> None:
+    cls = plugins.load_task("moco")
+    plugins.register_task(cls)
+    assert plugins.load_task("moco") is cls
+    assert plugins.tasks()["moco"].distribution == "ssl-zoo"
+
+
+def test_a_file_gives_tasks_and_hooks(tmp_path: Path) -> None:
+    file = tmp_path / "my plugin.py"
+    base = "class Base(Task): ...\nclass Imported(Task): ...\nImported.__module__ = 'elsewhere'\n"
+    file.write_text(TASK + base + OBSERVER)
+    plugins.load_file(file)
+    plugins.load_file(str(file))
+    mine = plugins.tasks()["mine"]
+    assert (mine.summary, mine.paper, mine.distribution) == ("Guess the colour.", "Me 2030", str(file))
+    assert plugins.load_task("mine").name == "mine"
+    plugins.notify("ssl_zoo_step_logged", run=None, step=3, metrics={"loss": 1.0})
+    assert sys.modules[plugins.load_task("mine").__module__].seen == [(3, {"loss": 1.0})]
+    contributed = {
+        p.name: p.contributes for p in plugins.plugins(check=True) if p.distribution == str(file)
+    }
+    assert contributed == {"mine": "task", "my plugin.py": "ssl_zoo_step_logged"}
+
+
+def test_two_files_of_one_name_are_two_plugins(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(TASK)
+        plugins.load_file(tmp_path / folder / "mine.py")
+    message = load_error("mine")
+    assert str(tmp_path / "a" / "mine.py") in message
+    assert str(tmp_path / "b" / "mine.py") in message
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("x = 3", "defines no task and implements no hook"),
+        (BROKEN, "cannot be imported: ModuleNotFoundError: No module named 'no_such_module' at "),
+        ("raise SystemExit", "cannot be imported: SystemExit at "),
+        (TASK.replace("def loss", "def losses"), "Mine lacks the methods: loss"),
+        (TASK.replace('name = "mine"', ""), "Mine has no `name`"),
+        (
+            TASK + OBSERVER.replace("step_logged", "step_loged"),
+            "no hook 'ssl_zoo_step_loged'. Did you mean",
+        ),
+        (
+            OBSERVER.replace("step, metrics", "step, loss"),
+            "ssl_zoo_step_logged(step, loss) does not fit",
+        ),
+    ],
+)
+def test_a_broken_file_is_one_line_and_leaves_nothing_behind(
+    tmp_path: Path, source: str, said: str
+) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(source)
+    with pytest.raises(UserError) as caught:
+        plugins.load_file(file)
+    assert str(caught.value).startswith(f"--plugin {file}: ")
+    assert said in str(caught.value)
+    assert set(plugins.tasks()) == set(SHIPPED)
+    if "cannot be imported" in said:
+        assert not any(name.endswith("_broken") for name in sys.modules)
+
+
+@pytest.mark.parametrize("name", ["none.py", ".", "text.txt"])
+def test_a_file_that_is_none(tmp_path: Path, name: str) -> None:
+    (tmp_path / "text.txt").write_text("x = 3")
+    with pytest.raises(UserError, match="there is no such Python file"):
+        plugins.load_file(tmp_path / name)
+
+
+# ---- hooks
+
+
+def observing(hook: str, body: str, parameters: str = "", mark: str = "@hookimpl") -> str:
+    return f"from ssl_zoo import hookimpl\n\n{mark}\ndef {hook}({parameters}):\n    {body}\n"
+
+
+BROKEN_HOOKS = [
+    (BROKEN, "cannot be loaded: ModuleNotFoundError: No module named 'no_such_module' at "),
+    ("raise SystemExit('no')", "cannot be loaded: SystemExit: no at "),
+    ("x = 3", "implements no hook"),
+    (observing("ssl_zoo_run_strated", "..."), "Did you mean 'ssl_zoo_run_started'"),
+    (observing("ssl_zoo_run_strated", "...", mark=""), "no hook 'ssl_zoo_run_strated'. Did you mean"),
+    (observing("run_started", "..."), "there is no hook 'run_started'."),
+    (observing("other", "...", mark='@hookimpl(specname="ssl_zoo_x")'), "there is no hook 'ssl_zoo_x'"),
+    (observing("ssl_zoo_run_started", "...", "run", mark=""), "is not marked with @ssl_zoo.hookimpl"),
+    (observing("ssl_zoo_run_started", "yield", "run"), "must be a plain"),
+    (observing("ssl_zoo_run_started", "yield", "run", "@hookimpl(wrapper=True)"), "must be a plain"),
+    (
+        observing("ssl_zoo_step_logged", "...", "run, step: int, values"),
+        "ssl_zoo_step_logged(run, step: int, values) does not fit the hook, "
+        "which is ssl_zoo_step_logged(run, step, metrics)",
+    ),
+    (observing("ssl_zoo_run_started", "...", "run, *, deep"), "(run, *, deep) does not fit"),
+    (observing("ssl_zoo_register_tasks", "...", "config"), "which is ssl_zoo_register_tasks()"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "said"), BROKEN_HOOKS)
+def test_a_broken_hook_module_is_told_once_and_harms_no_other(
+    install: Install, caplog: pytest.LogCaptureFixture, source: str, said: str
+) -> None:
+    install("dist-bad", {"broken": "dist_bad"}, version="0.3", dist_bad=source)
+    install("dist-good", {"watch": "dist_good"}, dist_good=OBSERVER)
+    for _ in range(2):
+        plugins.notify("ssl_zoo_step_logged", run=None, step=3, metrics={})
+        plugins.hooks()
+        plugins._hook_plugins.cache_clear()
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert warning.startswith("plugin 'broken', from dist-bad 0.3 (dist_bad): ")
+    assert said in warning
+    assert len(warning.splitlines()) == 1
+    assert len(sys.modules["dist_good"].seen) == 2
+    assert faults().keys() == {"broken"}
+    assert said in faults()["broken"]
+    assert plugins.load_task("moco").name == "moco"
+
+
+def test_a_warning_is_one_line_on_standard_error(install: Install) -> None:
+    folder = install("dist-bad", {"broken": "dist_bad"}, dist_bad=BROKEN)
+    script = "from ssl_zoo import plugins; plugins.hooks(); plugins.hooks()"
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("plugin 'broken', from dist-bad 1.5 (dist_bad): cannot be loaded: ")
+
+
+@pytest.mark.parametrize(
+    "parameters", ["", "metrics", "step, run", "run, deep=3", "run, *rest, **more", "step, /"]
+)
+def test_an_implementation_names_what_it_uses(install: Install, parameters: str) -> None:
+    source = "seen = []\n" + observing("ssl_zoo_step_logged", "seen.append(locals())", parameters)
+    install("dist-one", {"watch": "dist_one"}, dist_one=source)
+    arguments = {"run": "r", "step": 3, "metrics": {"loss": 1.0}}
+    plugins.notify("ssl_zoo_step_logged", **arguments)
+    (seen,) = sys.modules["dist_one"].seen
+    assert {k: v for k, v in seen.items() if k in arguments} == {
+        k: v for k, v in arguments.items() if k in parameters
+    }
+
+
+def test_one_module_announced_twice_is_a_fault_of_the_second(install: Install) -> None:
+    install("dist-one", {"a": "dist_watch", "b": "dist_watch"}, dist_watch=OBSERVER)
+    assert faults().keys() == {"b"}
+    plugins.notify("ssl_zoo_step_logged", run=None, step=1, metrics={})
+    assert len(sys.modules["dist_watch"].seen) == 1
+
+
+def test_two_distributions_may_call_their_hooks_alike(install: Install) -> None:
+    install("dist-one", {"watch": "dist_one"}, dist_one=OBSERVER)
+    install("dist-two", {"watch": "dist_two"}, dist_two=OBSERVER)
+    plugins.notify("ssl_zoo_step_logged", run=None, step=1, metrics={})
+    assert faults() == {}
+    assert sys.modules["dist_one"].seen == sys.modules["dist_two"].seen == [(1, {})]
+
+
+@pytest.mark.parametrize(
+    "body", ["raise RuntimeError('disk\\nfull')", "raise SystemExit(1)", "run.none"]
+)
+def test_an_observer_that_raises_stops_neither_the_run_nor_other_observers(
+    install: Install, caplog: pytest.LogCaptureFixture, body: str
+) -> None:
+    source = observing("ssl_zoo_step_logged", body, "run") + observing("ssl_zoo_run_ended", body, "run")
+    folder = install("dist-bad", {"bad": "dist_bad"}, dist_bad=source)
+    install("dist-good", {"watch": "dist_good"}, dist_good=OBSERVER)
+    for step in range(3):
+        plugins.notify("ssl_zoo_step_logged", run=None, step=step, metrics={})
+    plugins.notify("ssl_zoo_run_ended", run=None, results={})
+    assert len(sys.modules["dist_good"].seen) == 3
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert warning.startswith("plugin 'bad', from dist-bad 1.5 (dist_bad): ssl_zoo_step_logged raised ")
+    assert warning.endswith(f" at {folder / 'dist_bad.py'}:5")
+    assert len(warning.splitlines()) == 1
+
+
+def test_an_observer_cannot_swallow_ctrl_c(install: Install) -> None:
+    source = observing("ssl_zoo_run_started", "raise KeyboardInterrupt")
+    install("dist-one", {"watch": "dist_one"}, dist_one=source)
+    with pytest.raises(KeyboardInterrupt):
+        plugins.notify("ssl_zoo_run_started", run=None)
+
+
+def test_observers_are_called_in_pluggys_order(install: Install) -> None:
+    for name, mark in (
+        ("one", "@hookimpl(trylast=True)"),
+        ("two", "@hookimpl"),
+        ("six", "@hookimpl(tryfirst=True)"),
+    ):
+        source = observing("ssl_zoo_run_started", f"run.append({name!r})", "run", mark)
+        install(f"dist-{name}", {name: f"dist_{name}"}, **{f"dist_{name}": source})
+    ours: list[str] = []
+    plugins.notify("ssl_zoo_run_started", run=ours)
+    theirs: list[str] = []
+    plugins.hooks().hook.ssl_zoo_run_started(run=theirs)
+    assert ours == theirs == ["six", "two", "one"]
+
+
+# ---- what hooks give
+
+SOURCES = "ssl_zoo_register_sources"
+
+
+def test_what_plugins_give_is_joined(install: Install) -> None:
+    install(
+        "dist-one", {"one": "dist_one"}, dist_one=observing(SOURCES, "return {'a': print, 'b': len}")
+    )
+    install("dist-two", {"two": "dist_two"}, dist_two=observing(SOURCES, "return {'c': abs}"))
+    assert plugins.collect(SOURCES) == {"a": print, "b": len, "c": abs}
+    assert plugins.collect("ssl_zoo_table_columns") == {}
+    assert faults(check=True) == {}
+
+
+def test_one_name_from_two_plugins_is_an_error_that_names_both(install: Install) -> None:
+    install("dist-one", {"one": "dist_one"}, dist_one=observing(SOURCES, "return {'a': print}"))
+    install(
+        "dist-two", {"two": "dist_two"}, version="2", dist_two=observing(SOURCES, "return {'a': abs}")
+    )
+    with pytest.raises(UserError) as caught:
+        plugins.collect(SOURCES)
+    assert "'a'" in str(caught.value)
+    assert "plugin 'one', from dist-one 1.5 (dist_one)" in str(caught.value)
+    assert "plugin 'two', from dist-two 2 (dist_two)" in str(caught.value)
+    assert faults() == {}
+    found = faults(check=True)
+    assert "also given by plugin 'two', from dist-two 2 (dist_two)" in found["one"]
+    assert "also given by plugin 'one', from dist-one 1.5 (dist_one)" in found["two"]
+    plugins.disable(["two"])
+    assert plugins.collect(SOURCES) == {"a": print}
+
+
+@pytest.mark.parametrize(
+    "body", ["raise OSError('gone')", "return None", "return ['a']", "return {'a': 3}"]
+)
+def test_a_plugin_that_cannot_give_is_left_out(
+    install: Install, caplog: pytest.LogCaptureFixture, body: str
+) -> None:
+    install("dist-bad", {"bad": "dist_bad"}, dist_bad=observing(SOURCES, body))
+    install("dist-good", {"good": "dist_good"}, dist_good=observing(SOURCES, "return {'c': abs}"))
+    assert plugins.collect(SOURCES) == plugins.collect(SOURCES) == {"c": abs}
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert warning.startswith(f"plugin 'bad', from dist-bad 1.5 (dist_bad): {SOURCES} ")
+    assert faults(check=True).keys() == {"bad"}
+
+
+def test_a_hook_can_give_tasks(install: Install) -> None:
+    given = TASK + observing("ssl_zoo_register_tasks", "return {'mine': Mine, 'moco': Mine, 'bad': int}")
+    install("dist-one", {"more": "dist_one"}, dist_one=given)
+    assert plugins.load_task("mine").__module__ == "dist_one"
+    assert plugins.load_task("moco").__module__ == "ssl_zoo_vision.moco"
+    assert load_error("bad").startswith(
+        "task 'bad', from plugin 'more', from dist-one 1.5 (dist_one), is no subclass of ssl_zoo.Task"
+    )
+    assert "Did you mean 'mine'" in load_error("minee")
+    assert set(plugins.tasks()) == set(SHIPPED)  # listing runs no plugin
+    assert "more" in faults(check=True)
+
+
+# ---- the specifications
+
+
+def test_every_hook_is_called_with_the_arguments_that_it_promises() -> None:
+    """Each `notify` in the core gives what the hook's signature says, no more and no less."""
+    calls = [
+        node
+        for file in Path(specs.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "notify"
+    ]
+    notified = set()
+    for call in calls:
+        hook = ast.literal_eval(call.args[0])
+        notified.add(hook)
+        promised = set(inspect.signature(getattr(specs, hook)).parameters)
+        assert {keyword.arg for keyword in call.keywords} == promised, hook
+    observers = {h for h in HOOKS if inspect.signature(getattr(specs, h)).parameters}
+    assert notified == observers
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_is_documented(hook: str) -> None:
+    function = getattr(specs, hook)
+    doc = inspect.getdoc(function)
+    assert doc is not None
+    for parameter in inspect.signature(function).parameters:
+        assert f"\n    {parameter}: " in doc
+    if hook.startswith("ssl_zoo_register") or hook == "ssl_zoo_table_columns":
+        assert "Returns:" in doc
+
+
+def test_the_manager_knows_every_hook() -> None:
+    manager = plugins.hooks()
+    assert all(getattr(manager.hook, hook).spec is not None for hook in HOOKS)
+    assert logging.getLogger("ssl_zoo.plugins").level <= logging.WARNING
