@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-GRAY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
+GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
+MOST_PIXELS = 90_000_000
+"""An image of which more pixels must be decoded counts as unreadable: 270 MB in RGB."""
+
+# What Pillow warns of (odd EXIF, many pixels) is settled here: an image can be read, or it is noted.
+# The filter is set once because filters belong to the process, and threads must not change them.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def open_image(file: Path, side: int) -> Image.Image:
-    """Open an image file, decoding a JPEG at the smallest of its scales that has `side` pixels."""
-    with warnings.catch_warnings():
-        # A picture so large that Pillow warns of a decompression bomb counts as unreadable.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = Image.open(file)
-        image.draft(None, (side, side))
-        return image
+def open_image(file: Path | IO[bytes], side: int) -> Image.Image:
+    """Open an image, a JPEG at the smallest of its scales that still has `side` pixels each way.
+
+    Raises:
+        ValueError: too many pixels would have to be decoded.
+        OSError: this is no image, or it cannot be read.
+    """
+    image = Image.open(file)
+    image.draft(None, (side, side))
+    if image.width * image.height > MOST_PIXELS:
+        image.close()
+        raise ValueError(f"{image.width}×{image.height} pixels are more than {MOST_PIXELS:,}")
+    return image
 
 
 def to_square(image: Image.Image, side: int, channels: int) -> Tensor:
@@ -32,26 +43,59 @@ def to_square(image: Image.Image, side: int, channels: int) -> Tensor:
 
     Args:
         image: any of Pillow's images; of an animation the first frame.
-        side: pixels of the result.
+        side: pixels of the result; a smaller image is enlarged.
         channels: 1 or 3.
 
     Returns:
         uint8 [channels, side, side].
     """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        pixels = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray((pixels / 257 if pixels.max() > 255 else pixels).astype(np.uint8))
+    mode = "L" if channels == 1 else "RGB"
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith(("I", "F")):
+        image = _in_8_bits(image)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (side, side):
-        image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
+        # Pillow weights colours by their alpha when it resizes, so white can come afterwards.
+        square = _fit(_convert(image, "RGBA"), side)
+        image = Image.alpha_composite(Image.new("RGBA", square.size, "white"), square)
+    image = _fit(_convert(image, mode), side)
     array = np.array(image, dtype=np.uint8)
     return torch.from_numpy(array.reshape(side, side, channels)).permute(2, 0, 1)
 
 
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _fit(image: Image.Image, side: int) -> Image.Image:
+    if image.size == (side, side):
+        return image
+    return ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Integers of more than 8 bits, or floats, as 8 bits; the largest value tells their range."""
+    pixels = np.nan_to_num(np.asarray(image, dtype=np.float32)).clip(min=0)
+    most = float(pixels.max())
+    ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    white = next((top for top in ranges if most <= top), most)
+    return Image.fromarray(np.rint(pixels * (255 / white)).astype(np.uint8))
+
+
 def is_gray(image: Any) -> bool:
-    """Whether an image has a single channel."""
+    """Whether an image has a single channel of colour."""
     return getattr(image, "mode", None) in GRAY_MODES
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line that does not repeat the file's name."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())
+
+
+def printable(name: object) -> str:
+    """A file's name on one line: as it is, or escaped where it has a line break or broken bytes."""
+    text = str(name)
+    return text if text.isprintable() else ascii(text)

@@ -4,119 +4,180 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ssl_zoo.data.decode import to_square
+from ssl_zoo.data.decode import printable, reason, to_square
 from ssl_zoo.data.splits import ArraySplit, Split
-from ssl_zoo.errors import SslZooError
+from ssl_zoo.errors import UserError
 
 log = logging.getLogger("ssl_zoo.data")
 
 MOST_UNREADABLE = 0.1
-"""The share of unreadable images at which a run stops."""
+"""The share of a data set's images that may be unreadable; with more the run stops."""
 FEWEST_UNREADABLE = 10
-"""So many unreadable images are borne, whatever their share."""
+"""So many unreadable images are borne, whatever their share, if any can be read."""
+NEAR = 64
+"""How far from an unreadable image one of its class is looked for, in either direction."""
+
+
+class Unreadable:
+    """The images of a data set, over all its splits, that could not be read.
+
+    Attributes:
+        names: for each the reason.
+        total: the number of images of the data set, readable or not.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+        self.total = 0
+        self._noting = threading.Lock()
+
+    def note(self, name: str, error: Exception) -> None:
+        """Note one, and say so the first time.
+
+        Raises:
+            UserError: there are too many by now.
+        """
+        why = reason(error)
+        with self._noting:
+            if not self.names:
+                log.warning("cannot read %s: %s; it is skipped, as will be others", name, why)
+            self.names[name] = why
+            bad = len(self.names)
+        if bad == self.total or bad > max(FEWEST_UNREADABLE, MOST_UNREADABLE * self.total):
+            raise UserError(
+                f"data.source: {bad} of {self.total} images cannot be read, the last being "
+                f"{name}: {why}; mend or remove them"
+            )
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images by number, and what they become.
+
+    Attributes:
+        open: the number of an image to the image, called from several threads.
+        name: the image's name, for messages.
+        count: how many there are.
+        side: pixels of the squares that the images become.
+        channels: 1 or 3.
+        workers: the number of threads.
+        unreadable: where those are noted that cannot be read; shared by a data set's splits.
+    """
+
+    open: Callable[[int], Image.Image]
+    name: Callable[[int], str]
+    count: int
+    side: int
+    channels: int
+    workers: int
+    unreadable: Unreadable = field(default_factory=Unreadable)
+
+    def __post_init__(self) -> None:
+        self.unreadable.total += self.count
+
+    def decode(self, number: int) -> Tensor | None:
+        """One image as uint8 [C, side, side]; None, and a note, if it cannot be read.
+
+        Raises:
+            UserError: too many could not be read.
+        """
+        try:
+            with self.open(number) as image:
+                return to_square(image, self.side, self.channels)
+        except Exception as error:  # whatever a decoder makes of a broken file
+            self.unreadable.note(printable(self.name(number)), error)
+            return None
 
 
 class LazySplit(Split):
     """Images that are decoded when they are needed.
 
-    An image that cannot be read is skipped: it is noted, and the next one that can be read stands in
-    its place, so that a batch keeps its size and follows from the indices alone.
+    An image that cannot be read is skipped: it is noted, and one near it, of its class if there is
+    any, stands in its place, so that a batch keeps its size and follows from the indices alone.
 
     Args:
-        images: the number of an image to the image, called from several threads.
-        names: the images' names, for messages.
+        pictures: the images.
         labels: int64 [N] or None.
-        side: pixels of the squares that the images become.
-        channels: 1 or 3.
-        workers: the number of threads.
+        numbers: which of the images, int64 [N]; None for all.
     """
 
-    def __init__(
-        self,
-        images: Callable[[int], Image.Image],
-        names: Callable[[int], str],
-        count: int,
-        labels: Tensor | None,
-        side: int,
-        channels: int,
-        workers: int,
-    ) -> None:
-        self.images = images
-        self.names = names
-        self.count = count
+    def __init__(self, pictures: Pictures, labels: Tensor | None, numbers: Tensor | None = None) -> None:
+        self.pictures = pictures
         self.labels = labels
-        self.side = side
-        self.channels = channels
-        self.workers = workers
-        self.skipped: dict[str, str] = {}
-        self._tried: set[int] = set()
-        self._noting = threading.Lock()
+        self.numbers = torch.arange(pictures.count) if numbers is None else numbers
+        self.skipped = pictures.unreadable.names
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.numbers)
 
-    def decode(self, index: int) -> Tensor | None:
-        """One image as uint8 [C, side, side]; None, and a note, if it cannot be read.
+    @property
+    def nbytes(self) -> int:
+        """The size of all decoded images together."""
+        return len(self) * self.pictures.channels * self.pictures.side**2
+
+    def empty(self, count: int) -> Tensor:
+        """Room for so many decoded images, uint8 [count, C, side, side]."""
+        shape = (count, self.pictures.channels, self.pictures.side, self.pictures.side)
+        return torch.empty(shape, dtype=torch.uint8)
+
+    def _stand_ins(self, index: int) -> Iterator[int]:
+        """The number itself, then those near it that are of its class, and at last any other."""
+        count = len(self)
+        yield index
+        if self.labels is not None:
+            near = (index + sign * step for step in range(1, min(NEAR, count)) for sign in (1, -1))
+            yield from (i % count for i in near if self.labels[i % count] == self.labels[index])
+        yield from ((index + step) % count for step in range(1, count))
+
+    def readable(self, index: int, square: Tensor) -> None:
+        """Fill [C, side, side] with the image of this number, or one that stands in for it.
 
         Raises:
-            SslZooError: too many could not be read.
+            UserError: none can be read, or too many cannot.
         """
-        try:
-            square = to_square(self.images(index), self.side, self.channels)
-        except Exception as error:  # whatever a decoder makes of a broken file
-            self._note(index, error)
-            return None
-        with self._noting:
-            self._tried.add(index)
-        return square
-
-    def _note(self, index: int, error: Exception) -> None:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        name = self.names(index)
-        with self._noting:
-            self._tried.add(index)
-            if not self.skipped:
-                log.warning("cannot read %s: %s; it is skipped, as will be others", name, reason)
-            self.skipped[name] = reason
-            bad, tried = len(self.skipped), len(self._tried)
-        if bad == self.count:
-            raise SslZooError(f"none of the {bad} images can be read; the first is {name}: {reason}")
-        if bad > FEWEST_UNREADABLE and bad > MOST_UNREADABLE * tried:
-            raise SslZooError(
-                f"{bad} of {tried} images cannot be read, the last being {name}: {reason}; "
-                "mend or remove them"
-            )
-
-    def readable(self, index: int) -> Tensor:
-        """The image of this number, or the next one that can be read."""
-        while (square := self.decode(index)) is None:
-            index = (index + 1) % self.count
-        return square
+        for i in self._stand_ins(index):
+            decoded = self.pictures.decode(int(self.numbers[i]))
+            if decoded is not None:
+                square.copy_(decoded)
+                return
+        name = printable(self.pictures.name(int(self.numbers[index])))
+        raise UserError(
+            f"data.source: none of the {len(self)} images of a split can be read, "
+            f"such as {name}: {self.skipped[name]}; mend or remove them"
+        )
 
     def batch(self, indices: Tensor) -> Tensor:
         """uint8 [B, C, side, side] of the images of these numbers [B]."""
-        with ThreadPoolExecutor(self.workers) as pool:
-            return torch.stack(list(pool.map(self.readable, indices.tolist())))
+        return torch.cat([self.empty(0), *batches(self, indices, 64, drop_last=False)])
+
+    def subset(self, indices: Tensor) -> LazySplit:
+        """The samples of these numbers [M] as a split of their own."""
+        labels = self.labels[indices] if self.labels is not None else None
+        return LazySplit(self.pictures, labels, self.numbers[indices])
 
     def resident(self, device: torch.device) -> ArraySplit:
         """Decode everything once and keep it on the device; what cannot be read is left out."""
-        squares = torch.empty(self.count, self.channels, self.side, self.side, dtype=torch.uint8)
+        squares = self.empty(len(self))
 
         def fill(index: int) -> bool:
-            square = self.decode(index)
-            if square is not None:
-                squares[index] = square
-            return square is not None
+            decoded = self.pictures.decode(int(self.numbers[index]))
+            if decoded is not None:
+                squares[index] = decoded
+            return decoded is not None
 
-        with ThreadPoolExecutor(self.workers) as pool:
-            kept = torch.tensor(list(pool.map(fill, range(self.count))), dtype=torch.bool)
+        read: list[bool] = []
+        with ThreadPoolExecutor(self.pictures.workers) as pool:
+            for chunk in torch.arange(len(self)).split(1024):
+                read += pool.map(fill, chunk.tolist())
+        kept = torch.tensor(read, dtype=torch.bool)
         if not kept.all():
             squares = squares[kept]
         labels = self.labels[kept] if self.labels is not None else None
@@ -128,9 +189,10 @@ def batches(
 ) -> Generator[Tensor]:
     """Raw batches in the order of `indices`.
 
-    Of a lazy split `prefetch` batches are decoded ahead, so at most prefetch + 1 batches of squares
-    lie in memory, and one image in full size for each worker. The result does not depend on the
-    number of workers. Closing the iterator ends them.
+    A lazy split is decoded ahead of who takes the batches, by its worker threads. The result does not
+    depend on their number. In memory lie at most prefetch + 1 batches of squares (N·C·side² bytes)
+    beside the one handed out, and for each worker one image in the size at which it is decoded (at
+    most `MOST_PIXELS`, and a converted copy of it). Closing the iterator ends the threads.
 
     Args:
         split: the samples.
@@ -143,14 +205,26 @@ def batches(
     if not isinstance(split, LazySplit):
         yield from map(split.batch, chunks)
         return
-    pool = ThreadPoolExecutor(split.workers, thread_name_prefix="ssl-zoo-decode")
-    ahead: list[list[Future[Tensor]]] = []
+    pool = ThreadPoolExecutor(split.pictures.workers, thread_name_prefix="ssl-zoo-decode")
+    ahead: list[tuple[Tensor, list[Future[None]]]] = []
+
+    def first() -> Tensor:
+        batch, filled = ahead.pop(0)
+        for future in filled:
+            future.result()
+        return batch
+
     try:
         for chunk in chunks:
-            ahead.append([pool.submit(split.readable, i) for i in chunk.tolist()])
+            batch = split.empty(len(chunk))
+            filled = [
+                pool.submit(split.readable, i, square)
+                for i, square in zip(chunk.tolist(), batch, strict=True)
+            ]
+            ahead.append((batch, filled))
             if len(ahead) > prefetch:
-                yield torch.stack([future.result() for future in ahead.pop(0)])
+                yield first()
         while ahead:
-            yield torch.stack([future.result() for future in ahead.pop(0)])
+            yield first()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

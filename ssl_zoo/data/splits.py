@@ -16,7 +16,7 @@ class Split(ABC):
     """Samples by number.
 
     Attributes:
-        labels: the class of each sample, int64 [N] on the CPU; None where they are not known.
+        labels: the class of each sample, int64 [N] on the CPU; None where they are not all known.
         skipped: the files that could not be read so far, with the reason.
     """
 
@@ -46,7 +46,7 @@ class ArraySplit(Split):
     ) -> None:
         self.samples = samples
         self.labels = labels
-        self.skipped = skipped or {}
+        self.skipped = {} if skipped is None else skipped
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -54,6 +54,11 @@ class ArraySplit(Split):
     def batch(self, indices: Tensor) -> Tensor:
         """The samples of these numbers, on the device."""
         return self.samples[indices.to(self.samples.device)]
+
+    def subset(self, indices: Tensor) -> ArraySplit:
+        """The samples of these numbers [M] as a split of their own."""
+        labels = self.labels[indices] if self.labels is not None else None
+        return ArraySplit(self.batch(indices), labels, self.skipped)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,10 @@ class DataSet:
 
 
 def holdout(n: int, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Split 0..n-1 at random, always in the same way: what is kept, and what is held out, sorted."""
+    """Split 0..n-1 at random, always in the same way: what is kept, and what is held out, sorted.
+
+    Of two samples or more at least one is kept and one is held out; a single one is kept.
+    """
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    held = max(1, round(share * n))
+    held = min(max(1, round(share * n)), n - 1)
     return order[held:].sort().values, order[:held].sort().values

@@ -1,0 +1,160 @@
+"""From the parts of a source to a data set: held out, kept in memory where it fits, measured."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from ssl_zoo.config import DataConfig
+from ssl_zoo.data.catalogue import as_arrays, labels_of
+from ssl_zoo.data.decode import open_image
+from ssl_zoo.data.lazy import LazySplit, Pictures, Unreadable
+from ssl_zoo.data.splits import ArraySplit, DataSet, Split, holdout
+from ssl_zoo.errors import UserError
+from ssl_zoo.spec import ImageSpec
+
+Part: TypeAlias = ArraySplit | LazySplit
+
+DEFAULT_SIZE = 224
+"""The side that a folder's images are given to networks at, unless another is asked for."""
+MEMORY_SHARE = 0.25
+"""Decoded images stay in memory up to this share of what is free."""
+MOST_RESIDENT = 200_000
+"""Sources of more images than this are not decoded in advance, as that would take minutes."""
+PROBED = 256
+"""How many images of a lazy source tell its mean and deviation."""
+
+
+def canvas(config: DataConfig, size: int) -> int:
+    """The side at which images are kept: an eighth more than the network's, for crops to move in."""
+    return round((config.image_size or size) * 8 / 7)
+
+
+def part_of(
+    dataset: Any,
+    config: DataConfig,
+    device: torch.device,
+    size: int,
+    channels: int,
+    unreadable: Unreadable,
+) -> Part:
+    """One split of a data set that gives (image, label) pairs by number.
+
+    Args:
+        dataset: torchvision's or timm's; what it keeps in memory is taken from there.
+        config: the ``data`` section.
+        device: where samples are kept.
+        size: the side that its images are given to networks at, where it reads them one by one.
+        channels: of such images.
+        unreadable: where those are noted that cannot be read.
+    """
+    arrays = as_arrays(dataset)
+    if arrays is not None:
+        return ArraySplit(arrays[0].to(device), arrays[1])
+    side = canvas(config, size)
+    if hasattr(dataset, "loader"):  # torchvision's for image files: ours decodes JPEG at a scale
+        dataset.loader = lambda file: open_image(Path(file), side)
+    pictures = Pictures(
+        lambda i: dataset[i][0],
+        lambda i: f"{config.source}[{i}]",
+        len(dataset),
+        side,
+        channels,
+        config.workers,
+        unreadable,
+    )
+    return LazySplit(pictures, labels_of(dataset))
+
+
+def hold_out(part: Part, config: DataConfig) -> tuple[Part, Part | None]:
+    """Part a split into one for training and one for evaluation; a single sample trains."""
+    kept, held = holdout(len(part), config.holdout)
+    return part.subset(kept), part.subset(held) if len(held) else None
+
+
+def assemble(
+    name: str,
+    config: DataConfig,
+    device: torch.device,
+    size: int,
+    train: Part,
+    test: Part | None,
+    bank: Part | None = None,
+    classes: tuple[str, ...] | None = None,
+    mirror: bool = True,
+) -> DataSet:
+    """Make a data set of its parts.
+
+    Args:
+        name: what the user called it.
+        config: the ``data`` section.
+        device: where samples are kept that fit.
+        size: the side that its images are given to networks at, unless the configuration says.
+        train: what is trained on.
+        test: what is evaluated on, if anything.
+        bank: the labelled samples, where they are not what is trained on.
+        classes: the names of the classes, where they are known.
+        mirror: whether a mirror image means the same.
+
+    Raises:
+        UserError: no image of what is trained on can be read.
+    """
+    parts = [part for part in (train, test, bank) if part is not None]
+    kept = _resident(parts, config, device)
+    splits: dict[int, Split] = {id(old): new for old, new in zip(parts, kept, strict=True)}
+    train_split = splits[id(train)]
+    test_split = splits[id(test)] if test is not None else None
+    if len(train_split) == 0:
+        raise UserError(f"data.source: no image of {name} that could be trained on can be read")
+    return DataSet(
+        name=name,
+        spec=_measure(train_split, config.image_size or size, mirror),
+        train=train_split,
+        test=test_split if test_split is not None and len(test_split) else None,
+        bank=splits[id(bank)] if bank is not None else train_split,
+        classes=classes,
+    )
+
+
+def _resident(parts: list[Part], config: DataConfig, device: torch.device) -> list[Part]:
+    """Decode lazy splits into the device's memory where they fit there together."""
+    lazy = [part for part in parts if isinstance(part, LazySplit)]
+    fits = sum(part.nbytes for part in lazy) <= MEMORY_SHARE * free_memory(device) and all(
+        len(part) <= MOST_RESIDENT for part in lazy
+    )
+    if config.resident == "never" or (config.resident == "auto" and not fits):
+        return parts
+    return [part.resident(device) if isinstance(part, LazySplit) else part for part in parts]
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had on a device; of a container not more than it is allowed."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = 4 * 2**30
+    if Path("/proc/meminfo").exists():
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(n.split()[1]) * 1024 for n in lines if n.startswith("MemAvailable:"))
+    elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    allowed = limit.read_text().strip() if limit.exists() else "max"
+    return free if allowed == "max" else min(free, int(allowed))
+
+
+def _measure(train: Split, size: int, mirror: bool) -> ImageSpec:
+    """Measure the mean and the deviation of each channel on a fixed part of the train split."""
+    most = PROBED if isinstance(train, LazySplit) else 10_000
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    sample = train.batch(order[:most]).float().div_(255)
+    mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3)).clamp(min=1e-3)
+    return ImageSpec(
+        channels=sample.shape[1],
+        size=size,
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        mirror=mirror,
+    )

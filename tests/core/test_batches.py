@@ -1,0 +1,99 @@
+"""How samples come to the device: resident, or lazily by threads in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ssl_zoo.data import ArraySplit, LazySplit, assemble, batches
+from ssl_zoo.data.lazy import Pictures
+from ssl_zoo.errors import UserError
+from tests.core.pictures import folder, photo, write
+
+
+def test_data_that_fits_is_resident_and_never_gives_the_same_squares_lazily(tmp_path: Path) -> None:
+    for i in range(23):
+        write(tmp_path / f"{i}.jpg", photo((60, 40), i))
+    resident = folder(tmp_path)
+    assert isinstance(resident.train, ArraySplit)
+    assert resident.train.samples.dtype == torch.uint8
+    order = torch.randperm(len(resident.train))
+    expected = resident.train.samples[order].split(4)
+    for workers in (1, 2, 7):
+        lazy = folder(tmp_path, resident="never", workers=workers)
+        assert isinstance(lazy.train, LazySplit)
+        assert lazy.spec == resident.spec
+        found = list(batches(lazy.train, order, 4, drop_last=False))
+        assert len(found) == len(expected) == 6
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        assert len(list(batches(lazy.train, order, 4, drop_last=True))) == 5
+
+
+def test_data_that_does_not_fit_stays_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(10):
+        write(tmp_path / f"{i}.png")
+    size = 10 * 3 * 16 * 16
+    monkeypatch.setattr(assemble, "free_memory", lambda device: 4 * size)
+    assert isinstance(folder(tmp_path).train, ArraySplit)
+    monkeypatch.setattr(assemble, "free_memory", lambda device: 4 * size - 1)
+    assert isinstance(folder(tmp_path).train, LazySplit)
+    assert isinstance(folder(tmp_path, resident="always").train, ArraySplit)
+
+
+class Watched:
+    """Images that note that they are opened."""
+
+    def __init__(self, count: int, workers: int) -> None:
+        self.opened: list[int] = []
+        self.split = LazySplit(Pictures(self.open, str, count, 8, 1, workers), None)
+
+    def open(self, number: int) -> Image.Image:
+        self.opened.append(number)
+        return Image.new("L", (8, 8), number)
+
+
+def decoders() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("ssl-zoo-decode")]
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_no_more_than_prefetch_batches_are_decoded_ahead(prefetch: int) -> None:
+    watched = Watched(200, workers=4)
+    stream = batches(watched.split, torch.arange(200), 10, drop_last=False, prefetch=prefetch)
+    assert watched.opened == []
+    for taken, batch in enumerate(stream, 1):
+        assert batch[:, 0, 0, 0].tolist() == list(range(10 * taken - 10, 10 * taken))
+        # The threads are given time to run ahead as far as they may; they may no further.
+        for _ in range(200):
+            if len(watched.opened) == min(200, 10 * (taken + prefetch)):
+                break
+            threading.Event().wait(0.005)
+        threading.Event().wait(0.002)
+        assert len(watched.opened) == min(200, 10 * (taken + prefetch))
+    assert sorted(watched.opened) == list(range(200))
+
+
+def test_closing_the_iterator_ends_the_threads_and_their_work() -> None:
+    watched = Watched(1000, workers=4)
+    stream = batches(watched.split, torch.arange(1000), 50, drop_last=False)
+    next(stream)
+    assert len(decoders()) == 4
+    stream.close()
+    assert decoders() == []
+    assert len(watched.opened) <= 150
+
+
+def test_an_error_in_a_thread_reaches_who_takes_the_batches_and_ends_the_threads() -> None:
+    def fail(number: int) -> Image.Image:
+        raise OSError("gone")
+
+    split = LazySplit(Pictures(fail, str, 100, 8, 1, 2), None)
+    with pytest.raises(UserError, match=r"of 100 images cannot be read, the last being .*: gone"):
+        next(batches(split, torch.arange(100), 10, drop_last=False))
+    assert decoders() == []
