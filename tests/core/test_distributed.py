@@ -22,16 +22,18 @@ def losses(run: Path) -> list[float]:
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path: Path, task_name: str) -> None:
-    # A low rate, so that eight steps do not amplify that sums are taken in another order.
-    settings = {"train__images": 1024, "train__lr": 0.002}
+    # Sums are taken in another order, and what divides by a gradient's size (Adam, LARS) makes whole
+    # steps of the rounding where gradients are nearly 0; plain SGD at a low rate does not amplify it.
+    settings = {"train__images": 1024, "train__lr": 0.002, "train__optimizer": "sgd"}
     one = train(small_config(task_name, train__epochs=None, **settings), out=tmp_path / "one")
     arguments = [*flags(task_name, train__epochs="null", **settings), "--devices", "2"]
     two = ssl_zoo("train", *arguments, "--out", tmp_path / "two", OMP_NUM_THREADS="1")
     assert two.returncode == 0, two.stderr
     alone, shared = losses(one.path), losses(tmp_path / "two")
     assert len(alone) == 8
-    assert shared == pytest.approx(alone, rel=1e-3)
+    assert shared == pytest.approx(alone, rel=1e-4)
     assert shared[0] == pytest.approx(alone[0], rel=1e-5)
+    assert abs(alone[-1] - alone[0]) > 100 * 1e-4 * alone[0]  # the steps did something
 
 
 def test_two_processes_accumulate_as_one_does(tmp_path: Path) -> None:
