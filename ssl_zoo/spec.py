@@ -43,6 +43,9 @@ class ImageSpec(Spec):
         std: the standard deviation of each channel, likewise.
         mirror: whether the mirror image of an image means the same (not so for digits and text);
             what a task's random horizontal flip goes by, unless it is told otherwise.
+
+    Raises:
+        ValueError: the mean or the deviation is not one number for each channel.
     """
 
     raw_name: ClassVar[str | None] = "pixels"
@@ -53,6 +56,13 @@ class ImageSpec(Spec):
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     mirror: bool = True
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(
+                f"ImageSpec: channels={self.channels}, so mean and std must have as many values, "
+                f"not {len(self.mean)} and {len(self.std)}"
+            )
 
     def prepare(self, batch: Tensor) -> Tensor:
         """uint8 [B, C, h, w] to normalised float32 [B, C, size, size] (antialiased bilinear)."""
