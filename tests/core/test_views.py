@@ -163,13 +163,29 @@ def test_boxes_are_drawn_as_torchvision_draws_them(
     assert ((ours[1] + ours[3]) <= width).all()
 
 
-def test_jitter_is_drawn_as_torchvision_draws_it() -> None:
-    # A gray pixel's brightness after one operation tells the factor.
-    x = torch.full((4000, 1, 1, 1), 0.2)
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
+def test_jitter_is_drawn_as_torchvision_draws_it(name: str) -> None:
+    # Of two pixels of opposite colours, what becomes of one channel tells the factor.
+    pixels = torch.tensor([[0.5, 0.4, 0.3], [0.3, 0.4, 0.5]]).T.view(1, 3, 1, 2)
+    strength = 0.5 if name == "hue" else 0.8
     torch.manual_seed(0)
-    reference = T.ColorJitter(brightness=0.8)
-    theirs = torch.stack([reference(image) for image in x[:2000]]).flatten()
-    assert same_distribution(ColorJitter(brightness=0.8)(x, Rng(0)).flatten(), theirs)
+    reference = T.ColorJitter(**{name: strength})
+    theirs = torch.stack([reference(pixels[0]) for _ in range(2000)])[:, 0, 0, 0]
+    ours = ColorJitter(**{name: strength})(pixels.expand(4000, -1, -1, -1), Rng(0))[:, 0, 0, 0]
+    assert ours.std() > 0.01
+    assert same_distribution(ours, theirs)
+
+
+def test_blur_is_drawn_as_torchvision_draws_it() -> None:
+    # What is left of a bright pixel falls with the deviation.
+    x = torch.zeros(1, 1, 9, 9)
+    x[..., 4, 4] = 1
+    torch.manual_seed(0)
+    reference = T.GaussianBlur(5, (0.1, 2.0))
+    theirs = torch.stack([reference(x[0]) for _ in range(2000)])[:, 0, 4, 4]
+    ours = GaussianBlur(5, (0.1, 2.0), p=1.0)(x.expand(4000, -1, -1, -1), Rng(0))[:, 0, 4, 4]
+    assert ours.std() > 0.01
+    assert same_distribution(ours, theirs)
 
 
 def test_jitter_clamps_factors_at_zero() -> None:
