@@ -187,6 +187,10 @@ WRONG_SETS = [
     ("backbone.options.x=!!int ''", "is not valid YAML"),
     ("backbone.options.x=!!python/object/apply:os.system [exit]", "is not valid YAML"),
     ("backbone.options.x=&a [*a]", "the reference *a is not supported"),
+    ("task.crop_scale=[0.9, 0.1]", "must be two shares in (0, 1], the smaller one first"),
+    ("task.crop_scale=[5, 6]", "must be two shares in (0, 1]"),
+    ("task.jitter=[1, 1, 1, 0.9]", "must be strengths of at least 0, the hue's of at most 0.5"),
+    ("task.jitter=[1, 1, -1, 0.1]", "must be strengths of at least 0"),
     ("task.name=simlcr", "there is no task 'simlcr'. Did you mean 'simclr'?"),
     ("task.name=3", "task.name: must be a name, not 3"),
 ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import field_validator
+
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Field, TaskOptions
 from ssl_zoo.views import (
@@ -29,6 +31,13 @@ class CropOptions(TaskOptions):
         description="probability; none: 0.5, or 0 where the data has a reading side",
     )
 
+    @field_validator("crop_scale")
+    @classmethod
+    def _range_of_shares(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError("must be two shares in (0, 1], the smaller one first")
+        return scale
+
     def crop(self, spec: ImageSpec) -> RandomResizedCrop:
         """The crop for such images."""
         flip = (0.5 if spec.mirror else 0.0) if self.flip is None else self.flip
@@ -46,6 +55,13 @@ class ViewOptions(CropOptions):
     blur_p: float | None = Field(
         None, ge=0, le=1, description="probability; none: the paper's, or 0 up to 64 pixels"
     )
+
+    @field_validator("jitter")
+    @classmethod
+    def _strengths(cls, jitter: tuple[float, ...]) -> tuple[float, ...]:
+        if min(jitter) < 0 or jitter[3] > 0.5:
+            raise ValueError("must be strengths of at least 0, the hue's of at most 0.5")
+        return jitter
 
     def view(self, spec: ImageSpec, blur_p: float = 0.5, solarise_p: float = 0.0) -> Compose:
         """The augmentation for such images.

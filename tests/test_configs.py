@@ -1,0 +1,73 @@
+"""The configurations that users copy: each is valid, names what exists, and trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssl_zoo.config import RunConfig
+from ssl_zoo.data.catalogue import CATALOGUE
+from ssl_zoo.run import build_task
+from ssl_zoo.settings import load_config
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.train.optimizer import create_optimizer
+from ssl_zoo.views import Rng
+from tests.conftest import TASKS
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+
+
+def spec_of(config: RunConfig) -> ImageSpec:
+    """What the configured data looks like, without having it."""
+    known = CATALOGUE.get(config.data.source)
+    channels, size = (known.channels, known.size) if known else (3, 16)
+    half = (0.5,) * channels
+    return ImageSpec(channels=channels, size=config.data.image_size or size, mean=half, std=half)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(CONFIGS)))
+def test_a_shipped_configuration_takes_a_step(file: Path) -> None:
+    config = load_config(file)
+    spec = spec_of(config)
+    task = build_task(config, spec)
+    optimizer = create_optimizer(task, config.train, config.train.batch_size)
+    before = [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
+    batch = torch.randint(0, 256, (4, spec.channels, spec.size, spec.size), dtype=torch.uint8)
+    losses = task(task.views(batch, Rng(0)))
+    losses.total.backward()
+    optimizer.step()
+    task.after_step(0.5)
+    after = [p for group in optimizer.param_groups for p in group["params"]]
+    assert torch.isfinite(losses.total)
+    assert all(torch.isfinite(p).all() for p in after)
+    assert not all(map(torch.equal, before, after))
+
+
+@pytest.mark.parametrize("data", ["cifar10", "fashion-mnist"])
+def test_each_task_has_a_configuration(data: str) -> None:
+    files = sorted((CONFIGS / data).glob("*.yaml"))
+    assert {f.stem for f in files} == set(TASKS)
+    configs = [load_config(f) for f in files]
+    assert [c.task.name for c in configs] == [f.stem for f in files]
+    assert {c.data.source for c in configs} == {data}
+
+
+def test_simclr_on_cifar10_is_the_textbook_set_up() -> None:
+    config = load_config(CONFIGS / "cifar10" / "simclr.yaml")
+    task = build_task(config, spec_of(config))
+    assert config.train.batch_size == 512
+    assert task.temperature == 0.5
+    widths = [tuple(m.weight.shape) for m in task.head.modules() if isinstance(m, torch.nn.Linear)]
+    assert widths == [(512, 512), (128, 512)]
+    stem = task.encoder.model.conv1
+    assert (stem.kernel_size, stem.stride) == ((3, 3), (1, 1))
+    assert isinstance(task.encoder.model.maxpool, torch.nn.Identity)
+    names = [type(t).__name__ for t in task.view.transforms]
+    assert names[:3] == ["RandomResizedCrop", "ColorJitter", "RandomGrayscale"]
+    crop, jitter, gray, blur, *_ = task.view.transforms
+    assert (crop.flip, crop.scale) == (0.5, (0.08, 1.0))
+    assert (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) == (0.8, 0.8, 0.8, 0.2)
+    assert (jitter.p, gray.p, blur.p) == (0.8, 0.2, 0.0)
