@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from ssl_zoo.config import BackboneConfig
@@ -16,6 +19,15 @@ from ssl_zoo.task import Encoder
 
 SMALL_IMAGE = 64
 """Up to this side, in pixels, `stem="auto"` means the small stem."""
+
+_DECIDED_ELSEWHERE = {
+    "in_chans": "it follows from the data",
+    "num_classes": "the network is trained without a classifier",
+    "pretrained": "it is backbone.pretrained",
+    "checkpoint_path": "set backbone.pretrained=true and "
+    "backbone.options.pretrained_cfg_overlay={file: PATH}",
+}
+"""Arguments of `timm.create_model` that are not the user's to give, and why."""
 
 
 class TimmEncoder(Encoder):
@@ -28,14 +40,22 @@ class TimmEncoder(Encoder):
     """
 
     def __init__(self, model: nn.Module, probe: Tensor) -> None:
+        """Find the widths with a batch of images `probe` [B, C, H, W], which leaves no trace.
+
+        Raises:
+            UserError: the model has no pooled features [B, D], or no single feature map.
+        """
         super().__init__()
         self.model: Any = model
         training = model.training
         with torch.no_grad():
             model.eval()
-            self.width = self(probe).shape[1]
-            self.map_width = self.feature_map(probe).shape[1]
+            pooled, feature_map = self(probe), self.feature_map(probe)
         model.train(training)
+        if pooled.ndim != 2:
+            raise UserError(f"does not pool its features; they have shape {list(pooled.shape)}")
+        self.width = pooled.shape[1]
+        self.map_width = feature_map.shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [B, C, H, W] to pooled features [B, D]."""
@@ -54,7 +74,12 @@ class TimmEncoder(Encoder):
         """What the model's `forward_features` returns as a map [B, map_width, h, w].
 
         A transformer's tokens are laid out as their patches lie, without class and register tokens.
+
+        Raises:
+            UserError: the model returns several maps (CoaT, CrossViT).
         """
+        if not isinstance(unpooled, Tensor):
+            raise UserError("makes several feature maps of an image, not one; choose another backbone")
         if unpooled.ndim == 3:
             tokens = unpooled[:, getattr(self.model, "num_prefix_tokens", 0) :]
             rows, columns = self._token_grid(tokens.shape[1])
@@ -71,9 +96,13 @@ class TimmEncoder(Encoder):
         return side, tokens // side
 
     def stage(self, x: Tensor, index: int) -> Tensor:
-        """Images [B, C, H, W] to the mean over the map of a stage as timm counts them, [B, d]."""
+        """Images [B, C, H, W] to the mean over the map of a stage as timm counts them, [B, d].
+
+        Raises:
+            UserError: the model has no such stage, or no stages at all.
+        """
         if not hasattr(self.model, "forward_intermediates"):
-            return super().stage(x, index)
+            raise UserError("task.stage: the backbone has no stages to choose from; leave it out")
         try:
             maps: list[Tensor] = self.model.forward_intermediates(
                 x, indices=[index], intermediates_only=True
@@ -86,9 +115,12 @@ class TimmEncoder(Encoder):
 def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
     """Build the timm model that `config` names, for images as `spec` describes them.
 
+    Which stem it gets follows from the configuration without `pretrained`, so that a trained network
+    can be built again without its first weights.
+
     Raises:
-        UserError: timm has no such model, it refuses an option, its weights cannot be had, or it
-            cannot take images of this size.
+        UserError: timm has no such model, it refuses an option, its weights cannot be had, it has no
+            single feature map, or it cannot take images of this size.
     """
     if not timm.is_model(config.name):
         # timm's own listing is by wildcard; the nearest names help more.
@@ -96,43 +128,61 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
             f"backbone.name: timm has no model {config.name!r}."
             f"{did_you_mean(config.name, timm.list_models())} `timm.list_models()` lists all."
         )
+    for option in sorted(_DECIDED_ELSEWHERE.keys() & config.options.keys()):
+        raise UserError(f"backbone.options.{option}: leave it out; {_DECIDED_ELSEWHERE[option]}")
     options = {"num_classes": 0, "in_chans": spec.channels, **config.options}
-    if _takes_image_size(config.name):
-        options.setdefault("img_size", spec.size)
     try:
+        fixed_size = _takes_image_size(config.name)
+        if fixed_size:
+            options.setdefault("img_size", spec.size)
         model = timm.create_model(config.name, pretrained=config.pretrained, **options)
-    except TypeError as error:
-        raise UserError(f"backbone.options: {config.name} refuses them: {error}") from error
-    except AssertionError as error:
-        raise UserError(_does_not_fit(config, spec, error)) from error
-    except (OSError, RuntimeError, ValueError) as error:
-        what = "its pretrained weights cannot be had" if config.pretrained else "timm cannot make it"
-        raise UserError(f"backbone.name: {config.name}: {what}: {_first_line(error)}") from error
+    except Exception as error:  # timm lets through whatever a model's code raises
+        raise UserError(_not_made(config, spec, error)) from error
+    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
+        raise UserError(
+            f"backbone.options: they make {config.name} a {type(model).__name__}, "
+            "which has no pooled features; leave out features_only and the like"
+        )
     if config.stem == "small" or (config.stem == "auto" and spec.size <= SMALL_IMAGE):
-        adapted = use_small_stem(model, config.stem_stride)
+        adapted = not fixed_size and use_small_stem(
+            model, config.stem_stride, keep_weights=config.pretrained
+        )
         if config.stem == "small" and not adapted:
             raise UserError(
                 f"backbone.stem: {config.name} has no stem that can be made small; use stem=original"
             )
-    probe = torch.zeros(2, spec.channels, spec.size, spec.size)
+    _check_patches(config, spec, model)
     try:
-        return TimmEncoder(model, probe)
-    except (RuntimeError, AssertionError, IndexError, ValueError) as error:
+        return TimmEncoder(model, torch.zeros(2, spec.channels, spec.size, spec.size))
+    except UserError as error:
+        raise UserError(f"backbone.name: {config.name} {error}") from error
+    except Exception as error:  # a model's code fails in its own ways where an image is too small
         raise UserError(_does_not_fit(config, spec, error)) from error
 
 
-def use_small_stem(model: Any, stride: int = 1) -> bool:
+def use_small_stem(model: Any, stride: int = 1, keep_weights: bool = False) -> bool:
     """Give a model a stem for small images, in place: a 3×3 convolution and no early pooling.
 
-    As He et al. 2016, section 4.2, do for CIFAR. It changes ResNets and whatever else has timm's
-    `conv1` and `maxpool`, and convolutional stems (`conv_stem`, `stem`) whose first convolution has a
-    stride, which is set to `stride`. A transformer keeps its patches: choose its `patch_size`.
+    As He et al. 2016, section 4.2, do for CIFAR. What becomes of a family:
+
+    - ResNets and whatever else has timm's `conv1` and `maxpool`: as above. A deep stem (resnet18d,
+      resnet10t) has 3×3 convolutions already; the first one gets the stride.
+    - A `conv_stem` or `stem` with one strided convolution (EfficientNet, MobileNet, RegNet, ResNetV2):
+      this gets the stride and keeps its kernel; a pooling in the stem goes.
+    - All others are left alone: branched and several times strided stems (RepVGG, FastViT), whose
+      parts must agree, and patches (ConvNeXt, ViT, Swin, Mixer), whose size is timm's own option
+      `patch_size`. `create_backbone` leaves alone too what is built for one image size.
+
+    Args:
+        model: a timm model.
+        stride: the stride of the convolution.
+        keep_weights: make the new 3×3 kernel of the old one, shrunk, instead of drawing it: it sees
+            of an image what the old one saw of the image enlarged (7/3 times, for 7×7).
 
     Returns:
-        Whether the model had such a stem.
+        Whether the model had such a stem; if not, it is as it was.
     """
     if hasattr(model, "conv1") and hasattr(model, "maxpool"):
-        # Deep stems (resnet18d, resnet10t) are a sequence of 3×3 convolutions already.
         convolutions = [m for m in model.conv1.modules() if isinstance(m, nn.Conv2d)]
         if len(convolutions) == 1:
             old = convolutions[0]
@@ -140,17 +190,41 @@ def use_small_stem(model: Any, stride: int = 1) -> bool:
                 old.in_channels, old.out_channels, 3, stride, 1, bias=old.bias is not None
             )
             nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+            if keep_weights:
+                model.conv1.load_state_dict({**old.state_dict(), "weight": _shrunk(old.weight)})
         else:
             convolutions[0].stride = (stride, stride)
         model.maxpool = nn.Identity()
         return True
-    for part in ("conv_stem", "stem"):
-        stem = getattr(model, part, None)
-        for module in stem.modules() if stem is not None else ():
-            if isinstance(module, nn.Conv2d) and module.stride[0] == 2 == module.stride[1]:
-                module.stride = (stride, stride)
-                return True
+    for stem in (getattr(model, part, None) for part in ("conv_stem", "stem")):
+        modules = stem.modules() if stem is not None else ()
+        strided = [m for m in modules if isinstance(m, nn.Conv2d) and m.stride != (1, 1)]
+        if stem is not None and len(strided) == 1 and strided[0].stride == (2, 2):
+            strided[0].stride = (stride, stride)
+            if hasattr(stem, "pool"):
+                stem.pool = nn.Identity()
+            return True
     return False
+
+
+def _shrunk(kernel: Tensor) -> Tensor:
+    """A square kernel [d, C, k, k] with its area shared out among 3×3 cells; its sum stays."""
+    k = kernel.shape[-1]
+    return F.avg_pool2d(F.interpolate(kernel.detach(), scale_factor=3), k) * (k / 3) ** 2
+
+
+def _check_patches(config: BackboneConfig, spec: ImageSpec, model: Any) -> None:
+    """Refuse patches that would leave a border of the image unseen, as timm itself does not always."""
+    for embed in model.children():
+        if not isinstance(embed, PatchEmbed) or embed.dynamic_img_pad:
+            continue
+        patch = max(embed.patch_size)
+        if spec.size % patch:
+            raise UserError(
+                f"backbone.name: {config.name} cannot take {spec.size}×{spec.size} images, which "
+                f"{patch}×{patch} patches do not cover: choose backbone.options.patch_size among the "
+                f"divisors of {spec.size}, or --image-size {-(-spec.size // patch) * patch}"
+            )
 
 
 def _takes_image_size(name: str) -> bool:
@@ -161,12 +235,29 @@ def _takes_image_size(name: str) -> bool:
     return bool(config is not None and config.fixed_input_size)
 
 
+def _not_made(config: BackboneConfig, spec: ImageSpec, error: Exception) -> str:
+    if isinstance(error, TypeError) and config.options:
+        return f"backbone.options: {config.name} refuses them: {_one_line(error)}"
+    if isinstance(error, AssertionError | ArithmeticError):
+        return _does_not_fit(config, spec, error)
+    if config.pretrained:
+        return (
+            f"backbone.pretrained: the weights of {config.name} cannot be had: {_one_line(error)}; "
+            "from a file: backbone.options.pretrained_cfg_overlay={file: PATH}"
+        )
+    given = " with these backbone.options" if config.options else ""
+    return f"backbone.name: timm cannot make {config.name}{given}: {_one_line(error)}"
+
+
 def _does_not_fit(config: BackboneConfig, spec: ImageSpec, error: Exception) -> str:
+    options = ", other backbone.options" if config.options else ""
     return (
         f"backbone.name: {config.name} cannot take {spec.size}×{spec.size} images "
-        f"({_first_line(error)}): choose a larger --image-size or another backbone"
+        f"({_one_line(error)}): choose a larger --image-size{options} or another backbone"
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _one_line(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError) and not str(error):
+        return "there is no such file"
+    return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ssl_zoo.spec import ImageSpec
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -41,6 +43,25 @@ def mlp(widths: Iterable[int], norm: bool = True, last_norm: bool = False) -> nn
     return nn.Sequential(*layers)
 
 
+@torch.no_grad()
+def output_shape(
+    encoder: nn.Module, method: Callable[[Tensor], Tensor], spec: ImageSpec
+) -> tuple[int, ...]:
+    """The shape [1, ...] of what a method of `encoder` makes of an image, without leaving a trace.
+
+    For a head that must fit it, and to refuse at once what would fail only after training.
+
+    Raises:
+        UserError: the method does, e.g. because there is no such stage.
+    """
+    training = encoder.training
+    encoder.eval()
+    try:
+        return tuple(method(torch.zeros(1, spec.channels, spec.size, spec.size)).shape)
+    finally:
+        encoder.train(training)
+
+
 def frozen_copy(module: M) -> M:
     """A copy that no gradient reaches: a teacher or a momentum encoder. It is saved, but not trained."""
     return copy.deepcopy(module).requires_grad_(False)
@@ -62,6 +83,7 @@ class FeatureQueue(nn.Module):
 
     Attributes:
         features: [size, width], unit rows.
+        place: the row that is overwritten next, where the oldest vector is.
     """
 
     features: Tensor

@@ -85,6 +85,9 @@ class MoCo(Task):
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """InfoNCE of the queries against their keys and the queue as it was before this step."""
         view_1, view_2, shuffle = views
+        if self.head[-1].weight.grad is None:
+            # A new step; if keys are left, fp16 overflowed and their step was never made.
+            self.new_keys.clear()
         pairs = [(view_1, view_2), (view_2, view_1)] if self.options.symmetric else [(view_1, view_2)]
         losses = []
         for query_view, key_view in pairs:
@@ -102,13 +105,15 @@ class MoCo(Task):
         """Normalised keys of a view [B, C, H, W], computed in shuffled groups, in the view's order."""
         joint = distributed.all_gather(x)[shuffle]
         mine = distributed.local_rows(joint)
-        groups = max(1, self.options.key_groups // distributed.world_size())
-        k = torch.cat([self.key_encoder(group) for group in mine.chunk(groups)])
+        # One image alone has no batch statistics.
+        groups = max(1, min(self.options.key_groups // distributed.world_size(), len(mine) // 2))
+        k = torch.cat([self.key_encoder(group) for group in mine.tensor_split(groups)])
         k = distributed.all_gather(F.normalize(full_precision(k), dim=1))
         return distributed.local_rows(k[shuffle.argsort()])
 
     def after_step(self, progress: float) -> None:
         """The key encoder follows the query encoder; the step's keys replace the oldest negatives."""
         ema_update(self.key_encoder, nn.Sequential(self.encoder, self.head), self.momentum)
-        self.queue.push(distributed.all_gather(torch.cat(self.new_keys)))
+        for k in self.new_keys:
+            self.queue.push(distributed.all_gather(k))
         self.new_keys.clear()

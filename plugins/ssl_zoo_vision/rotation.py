@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_zoo.nn import full_precision
+from ssl_zoo.nn import full_precision, output_shape
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Compose, Normalise, Rng
@@ -43,6 +43,9 @@ class Rotation(Task):
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
+        if (stage := options.stage) is not None:
+            # One that does not exist is to be refused now, not when evaluation asks for it.
+            output_shape(encoder, lambda x: encoder.stage(x, stage), spec)
         self.head = nn.Linear(encoder.width, 4)
         self.augment = Compose(options.crop(spec), Normalise(spec))
 

@@ -1,0 +1,135 @@
+"""The parts that methods share."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from ssl_zoo.backbones import create_backbone
+from ssl_zoo.config import BackboneConfig
+from ssl_zoo.errors import UserError
+from ssl_zoo.nn import FeatureQueue, ema_update, frozen_copy, full_precision, mlp, output_shape
+from ssl_zoo.spec import ImageSpec
+
+
+def from_the_oldest(queue: FeatureQueue) -> Tensor:
+    return queue.features.roll(-int(queue.place), 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.lists(st.integers(0, 25), max_size=8))
+def test_a_queue_holds_the_latest_vectors_whatever_the_batches(size: int, batches: list[int]) -> None:
+    queue = FeatureQueue(size, 3)
+    reference = deque(queue.features.tolist(), maxlen=size)
+    for number, b in enumerate(batches):
+        rows = torch.arange(3.0 * b).view(b, 3) + 1000 * number
+        queue.push(rows)
+        reference.extend(rows.tolist())
+        assert from_the_oldest(queue).tolist() == list(reference)
+
+
+def test_a_queue_starts_with_different_unit_vectors() -> None:
+    features = FeatureQueue(50, 8).features
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(50))
+    assert (features @ features.T - torch.eye(50)).max() < 0.999
+
+
+def test_a_queue_is_saved_with_its_place_and_has_no_parameters() -> None:
+    queue, other = FeatureQueue(5, 2), FeatureQueue(5, 2)
+    queue.push(torch.ones(3, 2))
+    assert not list(queue.parameters())
+    other.load_state_dict(queue.state_dict())
+    for q in (queue, other):
+        q.push(torch.full((3, 2), 2.0))
+    torch.testing.assert_close(other.features, queue.features)
+
+
+def test_what_is_pushed_carries_no_gradient_into_the_queue() -> None:
+    queue = FeatureQueue(4, 2)
+    queue.push(torch.ones(2, 2, requires_grad=True))
+    assert not queue.features.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_queue_takes_vectors_of_any_precision_and_keeps_its_own(dtype: torch.dtype) -> None:
+    queue = FeatureQueue(4, 2)
+    queue.push(torch.full((1, 2), 0.5, dtype=dtype))
+    assert queue.features.dtype == torch.float32
+    assert queue.features[0].tolist() == [0.5, 0.5]
+
+
+def test_full_precision_raises_half_precision_and_leaves_the_rest() -> None:
+    for half in (torch.float16, torch.bfloat16):
+        assert full_precision(torch.ones(1, dtype=half)).dtype == torch.float32
+    for dtype in (torch.float32, torch.float64, torch.int64):
+        x = torch.ones(1, dtype=dtype)
+        assert full_precision(x) is x
+
+
+def kinds(module: nn.Sequential) -> list[str]:
+    return [type(layer).__name__ for layer in module]
+
+
+def test_an_mlp_normalises_and_rectifies_between_its_layers_only() -> None:
+    head = mlp([6, 5, 4, 3])
+    block = ["Linear", "BatchNorm1d", "ReLU"]
+    assert kinds(head) == [*block, *block, "Linear"]
+    assert [m.weight.shape for m in head if isinstance(m, nn.Linear)] == [(5, 6), (4, 5), (3, 4)]
+    assert kinds(mlp([6, 5, 3], norm=False)) == ["Linear", "ReLU", "Linear"]
+    assert kinds(mlp([6, 3])) == ["Linear"]
+
+
+def test_an_mlps_layer_has_a_bias_where_no_normalisation_follows() -> None:
+    assert [m.bias is not None for m in mlp([6, 5, 3]) if isinstance(m, nn.Linear)] == [False, True]
+    plain = mlp([6, 5, 3], norm=False)
+    assert [m.bias is not None for m in plain if isinstance(m, nn.Linear)] == [True, True]
+
+
+def test_an_mlps_last_normalisation_learns_nothing() -> None:
+    head = mlp([6, 5, 3], last_norm=True)
+    assert kinds(head)[-1] == "BatchNorm1d"
+    assert not list(head[-1].parameters())
+    out = head(torch.randn(64, 6))
+    torch.testing.assert_close(out.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.std(0, unbiased=False), torch.ones(3), atol=1e-2, rtol=0)
+
+
+def test_a_frozen_copy_is_equal_apart_and_reached_by_no_gradient() -> None:
+    module = mlp([4, 4, 2])
+    copy = frozen_copy(module)
+    assert not any(p.requires_grad for p in copy.parameters())
+    assert all(p.requires_grad for p in module.parameters())
+    torch.testing.assert_close(copy.state_dict(), module.state_dict())
+    with torch.no_grad():
+        module[0].weight.add_(1)
+    assert not torch.equal(copy[0].weight, module[0].weight)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 1.0])
+def test_the_average_moves_by_its_formula_and_leaves_statistics_alone(momentum: float) -> None:
+    module, average = mlp([4, 4, 2]), frozen_copy(mlp([4, 4, 2]))
+    module(torch.randn(8, 4))
+    old = {n: p.clone() for n, p in average.named_parameters()}
+    statistics = {n: b.clone() for n, b in average.named_buffers()}
+    ema_update(average, module, momentum)
+    for name, p in module.named_parameters():
+        expected = momentum * old[name] + (1 - momentum) * p
+        torch.testing.assert_close(average.get_parameter(name), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(dict(average.named_buffers()), statistics, atol=0, rtol=0)
+
+
+def test_the_shape_of_an_output_is_found_without_a_trace() -> None:
+    spec = ImageSpec(size=32)
+    encoder = create_backbone(BackboneConfig(name="test_resnet"), spec)
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    assert output_shape(encoder, encoder.feature_map, spec) == (1, encoder.map_width, 4, 4)
+    assert encoder.training
+    with pytest.raises(UserError, match="no stage 9"):
+        output_shape(encoder.eval(), lambda x: encoder.stage(x, 9), spec)
+    assert not encoder.training
+    torch.testing.assert_close(encoder.state_dict(), before, atol=0, rtol=0)

@@ -1,0 +1,752 @@
+"""The five tasks: what all of them promise, then what each paper asks for."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections import deque
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_zoo.backbones import create_backbone
+from ssl_zoo.config import BackboneConfig
+from ssl_zoo.errors import UserError
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Encoder, Task
+from ssl_zoo.views import Rng
+from ssl_zoo_vision.byol import BYOL, byol_loss, target_momentum
+from ssl_zoo_vision.inpainting import Inpainting, reconstruction_loss, weights
+from ssl_zoo_vision.moco import MoCo, info_nce
+from ssl_zoo_vision.rotation import Rotation
+from ssl_zoo_vision.simclr import SimCLR, nt_xent
+
+TINY_RESNET = BackboneConfig(
+    name="resnet18", options={"channels": [8, 16, 32, 64], "layers": [1, 1, 1, 1]}
+)
+TINY_VIT = BackboneConfig(name="test_vit", options={"patch_size": 4})
+
+SMALL: dict[type[Task], dict[str, Any]] = {
+    SimCLR: {},
+    MoCo: {"queue": 24},
+    BYOL: {"hidden": 64, "out": 32},
+    Rotation: {},
+    Inpainting: {"hidden": 32},
+}
+"""Options that make a task quick."""
+
+TASKS = list(SMALL)
+VARIANTS = [
+    *((task, {}) for task in TASKS),
+    (MoCo, {"head": "linear"}),
+    (MoCo, {"symmetric": True}),
+    (Inpainting, {"adversarial": 0.1}),
+    (Inpainting, {"region": "centre"}),
+]
+every_task = pytest.mark.parametrize("cls", TASKS)
+every_variant = pytest.mark.parametrize(
+    ("cls", "options"), VARIANTS, ids=[f"{c.name}-{'-'.join(o)}" for c, o in VARIANTS]
+)
+
+
+def spec(size: int = 16, channels: int = 3) -> ImageSpec:
+    return ImageSpec(channels=channels, size=size, mean=(0.5,) * channels, std=(0.25,) * channels)
+
+
+def build(
+    cls: type[Task],
+    size: int = 16,
+    channels: int = 3,
+    backbone: BackboneConfig = TINY_RESNET,
+    **options: Any,
+) -> Any:
+    torch.manual_seed(0)
+    data = spec(size, channels)
+    options = {**SMALL[cls], **options}
+    return cls(create_backbone(backbone, data), cls.Options(**options), data)
+
+
+def photos(n: int = 8, size: int = 20, channels: int = 3) -> Tensor:
+    """Smooth coloured blotches, different for each image, uint8 [n, channels, size, size]."""
+    coarse = torch.rand(n, channels, 4, 4, generator=torch.Generator().manual_seed(1))
+    fine = F.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
+    return (255 * fine).round().byte()
+
+
+def views(task: Any, n: int = 8, seed: int = 0, **kwargs: Any) -> tuple[Tensor, ...]:
+    drawn: tuple[Tensor, ...] = task.views(photos(n, channels=task.spec.channels, **kwargs), Rng(seed))
+    return drawn
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def train(task: Any, steps: int, lr: float = 3e-3, same: bool = True, n: int = 8) -> list[float]:
+    """Losses of steps on one batch of images, in the same or in ever new views."""
+    optimizer = torch.optim.Adam([p for p in task.parameters() if p.requires_grad], lr=lr)
+    losses = []
+    for step in range(steps):
+        loss = task.loss(views(task, n, seed=0 if same else step)).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        task.after_step((step + 1) / steps)
+        losses.append(loss.item())
+    return losses
+
+
+# --- what every task promises ---
+
+
+@every_variant
+@pytest.mark.parametrize(
+    ("size", "channels", "height", "width"),
+    [(16, 3, 20, 20), (16, 1, 8, 8), (17, 3, 21, 13), (32, 1, 28, 28)],
+)
+def test_views_are_normalised_images_of_the_networks_size_whatever_the_datas(
+    cls: type[Task], options: dict[str, Any], size: int, channels: int, height: int, width: int
+) -> None:
+    task = build(cls, size, channels, **options)
+    raw = torch.randint(256, (5, channels, height, width), dtype=torch.uint8)
+    pictures = [v for v in task.views(raw, Rng(3)) if v.ndim == 4 and v.is_floating_point()]
+    assert len(pictures) == {Rotation: 4, Inpainting: 1}.get(cls, 2)
+    for view in pictures:
+        assert view.shape == (5, channels, size, size)
+        assert view.dtype == torch.float32
+        assert view.min() >= -2 - 1e-4  # (0 - mean) / std
+        assert view.max() <= 2 + 1e-4
+
+
+@every_task
+def test_the_same_seed_gives_the_same_views_and_another_one_others(cls: type[Task]) -> None:
+    task = build(cls)
+    for a, b in zip(views(task, seed=5), views(task, seed=5), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(views(task, seed=5)[0], views(task, seed=6)[0])
+
+
+@every_variant
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_loss_is_a_finite_float32_scalar_in_either_precision(
+    cls: type[Task], options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    task = build(cls, **options)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        losses = task(views(task))
+    assert losses.total.shape == ()
+    for value in (losses.total, *losses.logs.values()):
+        assert value.dtype == torch.float32
+        assert value.isfinite()
+    assert not any(value.requires_grad for value in losses.logs.values())
+    losses.total.backward()
+    assert all(p.grad.isfinite().all() for p in task.parameters() if p.grad is not None)
+
+
+@every_variant
+@pytest.mark.parametrize("backbone", [TINY_RESNET, TINY_VIT], ids=["resnet", "vit"])
+def test_every_parameter_is_either_trained_or_frozen(
+    cls: type[Task], options: dict[str, Any], backbone: BackboneConfig
+) -> None:
+    task = build(cls, backbone=backbone, **options)
+    train(task, 2)  # residual branches start with a factor of 0, behind which no gradient gets
+    task.zero_grad()
+    task(views(task)).total.backward()
+    for name, p in task.named_parameters():
+        if name.startswith(("key_encoder.", "target.")):
+            assert not p.requires_grad
+            assert p.grad is None
+        else:
+            assert p.requires_grad, name
+            assert p.grad is not None, name
+            # What stands before a normalisation may be reached by a gradient of nothing.
+            assert p.grad.abs().sum() > 0 or name.endswith("bias"), name
+
+
+@every_variant
+def test_features_are_deterministic_and_change_nothing(cls: type[Task], options: dict[str, Any]) -> None:
+    task = build(cls, **options).eval()
+    before = snapshot(task)
+    x = task.spec.prepare(photos(6))
+    features = task.features(x)
+    assert features.shape == (6, task.encoder.width)
+    assert torch.equal(task.features(x), features)
+    torch.testing.assert_close(task.features(x[:1]), features[:1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(snapshot(task), before, atol=0, rtol=0)
+
+
+@every_variant
+def test_teachers_and_queues_move_after_a_step_and_at_no_other_time(
+    cls: type[Task], options: dict[str, Any]
+) -> None:
+    def kept(task: Any) -> dict[str, Tensor]:
+        """Parameters of teachers, and queues."""
+        names = {n for n, _ in task.named_parameters()} | {"queue.features", "queue.place"}
+        return {
+            n: v
+            for n, v in snapshot(task).items()
+            if n in names and n.startswith(("key_encoder.", "target.", "queue."))
+        }
+
+    task = build(cls, **options)
+    train(task, 2)
+    optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=0.1)
+    before = kept(task)
+    assert bool(before) == (cls in (MoCo, BYOL))
+    task.loss(views(task)).total.backward()
+    optimizer.step()
+    torch.testing.assert_close(kept(task), before, atol=0, rtol=0)
+    task.after_step(0.5)
+    assert all(not torch.equal(v, before[n]) for n, v in kept(task).items() if n.endswith("weight"))
+    if "queue.features" in before:
+        assert not torch.equal(task.queue.features, before["queue.features"])
+
+
+@every_variant
+def test_a_task_goes_on_from_its_state_dict(cls: type[Task], options: dict[str, Any]) -> None:
+    task = build(cls, **options)
+    train(task, 2)
+    other = build(cls, **options)
+    other.load_state_dict(task.state_dict())
+    assert other.loss(views(other)).total.item() == task.loss(views(task)).total.item()
+
+
+@every_variant
+def test_the_loss_falls_clearly_on_a_batch_seen_again_and_again(
+    cls: type[Task], options: dict[str, Any]
+) -> None:
+    task = build(cls, **options)
+    losses = train(task, 30)
+    # MoCo's is low at first, until real keys have driven the random ones out of the queue.
+    assert losses[-1] < 0.72 * max(losses[:5])
+
+
+@pytest.mark.parametrize("cls", [SimCLR, MoCo, BYOL])
+def test_representations_of_different_images_stay_apart(cls: type[Task]) -> None:
+    task = build(cls)
+    train(task, 25, same=False, n=16)
+    z = F.normalize(task.eval().features(task.spec.prepare(photos(16))), dim=1)
+    z = F.normalize(z - z.mean(0), dim=1)
+    # Collapsed features differ by noise in one direction at most.
+    spectrum = torch.linalg.svdvals(z)
+    p = spectrum / spectrum.sum()
+    rank = torch.exp(-(p * p.clamp(min=1e-12).log()).sum())
+    assert rank > 4
+    raw = task.features(task.spec.prepare(photos(16)))
+    assert (raw.std(0) / raw.mean(0).abs().clamp(min=1e-6)).mean() > 0.05
+
+
+@every_variant
+def test_the_gallery_and_the_reconstructions_are_columns_of_images(
+    cls: type[Task], options: dict[str, Any]
+) -> None:
+    task = build(cls, **options).eval()
+    drawn = views(task, 3)
+    columns = {**task.gallery(drawn), **task.reconstructions(drawn)}
+    assert len(columns) == {Rotation: 4, Inpainting: 3}.get(cls, 2)
+    for caption, column in columns.items():
+        assert caption
+        assert column.shape == (3, 3, 16, 16)
+        assert column.is_floating_point()
+
+
+# --- SimCLR ---
+
+
+def test_simclr_is_nt_xent_of_the_heads_output_for_both_views() -> None:
+    task = build(SimCLR, temperature=0.3).eval()
+    x1, x2 = views(task)
+    z1, z2 = (F.normalize(task.head(task.encoder(x)), dim=1) for x in (x1, x2))
+    losses = task.loss((x1, x2))
+    torch.testing.assert_close(losses.total, nt_xent(z1, z2, 0.3), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(losses.logs["mi_bound"], math.log(15) - losses.total.detach())
+
+
+def test_simclr_normalises_both_views_as_one_batch() -> None:
+    task = build(SimCLR)
+    seen: list[int] = []
+    task.encoder.register_forward_hook(lambda module, x, y: seen.append(len(y)))
+    task.loss(views(task))
+    assert seen == [16]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_nt_xent_of_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
+    z = F.normalize(torch.randn(64, 32, generator=torch.Generator().manual_seed(0)), dim=1).to(dtype)
+    z1, z2 = z.chunk(2)
+    expected = nt_xent(z1.float(), z2.float(), 0.01)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = nt_xent(z1, z2, 0.01)
+    assert loss.dtype == torch.float32
+    assert loss.item() == expected.item()
+
+
+@pytest.mark.parametrize(("size", "temperature"), [(16, 0.5), (64, 0.5), (65, 0.1)])
+def test_simclrs_temperature_is_the_papers_for_small_and_for_large_images(
+    size: int, temperature: float
+) -> None:
+    assert build(SimCLR, size).temperature == temperature
+    assert build(SimCLR, size, temperature=0.2).temperature == 0.2
+
+
+def test_simclrs_head_is_as_wide_as_the_features_unless_told_otherwise() -> None:
+    def widths(task: Any) -> list[tuple[int, int]]:
+        return [(m.in_features, m.out_features) for m in task.head if isinstance(m, nn.Linear)]
+
+    assert widths(build(SimCLR)) == [(64, 64), (64, 128)]
+    assert widths(build(SimCLR, hidden=20, out=10)) == [(64, 20), (20, 10)]
+
+
+# --- MoCo ---
+
+
+def moco_step(task: Any, drawn: tuple[Tensor, ...], skipped: bool = False) -> Tensor:
+    """A step without a change of weights; fp16 overflow skips it."""
+    task.zero_grad(set_to_none=True)
+    total: Tensor = task.loss(drawn).total
+    total.backward()
+    if not skipped:
+        task.after_step(0.5)
+    task.zero_grad(set_to_none=True)
+    return total.detach()
+
+
+def test_mocos_negatives_are_the_queue_as_it_was_before_the_step() -> None:
+    task = build(MoCo, queue=11, key_groups=1)
+    for seed in range(4):
+        x1, x2, shuffle = views(task, seed=seed)
+        queue = task.queue.features.clone()
+        reference = copy.deepcopy(task)
+        q = F.normalize(reference.head(reference.encoder(x1)), dim=1)
+        k = F.normalize(reference.key_encoder(x2[shuffle]), dim=1)[shuffle.argsort()]
+        expected = info_nce(q, k, queue, 0.2)
+        torch.testing.assert_close(moco_step(task, (x1, x2, shuffle)), expected.detach())
+
+
+@pytest.mark.parametrize(("queue", "batch"), [(24, 8), (11, 8), (7, 8), (3, 8), (8, 3), (1, 2)])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_mocos_queue_holds_the_latest_keys_for_any_batch_size(
+    queue: int, batch: int, symmetric: bool
+) -> None:
+    task = build(MoCo, queue=queue, symmetric=symmetric)
+    latest = deque(task.queue.features.tolist(), maxlen=queue)
+    for seed in range(4):
+        drawn = views(task, batch, seed)
+        reference = copy.deepcopy(task)
+        for view in (drawn[1], drawn[0])[: 1 + symmetric]:
+            latest.extend(reference.keys(view, drawn[2]).tolist())
+        moco_step(task, drawn)
+        held = task.queue.features.roll(-int(task.queue.place), 0)
+        torch.testing.assert_close(held, torch.tensor(list(latest)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(task.queue.features.norm(dim=1), torch.ones(queue))
+
+
+def test_mocos_keys_are_unit_vectors_in_the_order_of_their_images() -> None:
+    task = build(MoCo).eval()
+    _, x2, shuffle = views(task)
+    keys = task.keys(x2, shuffle)
+    assert not keys.requires_grad
+    torch.testing.assert_close(keys.norm(dim=1), torch.ones(8))
+    expected = F.normalize(task.key_encoder(x2), dim=1)
+    torch.testing.assert_close(keys, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_mocos_key_encoder_is_the_exact_average_of_the_query_encoder() -> None:
+    task = build(MoCo, momentum=0.9)
+    optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=0.1)
+    query = nn.Sequential(task.encoder, task.head)
+    average = {n: p.double() for n, p in query.named_parameters()}
+    for seed in range(3):
+        task.loss(views(task, seed=seed)).total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        task.after_step(0.5)
+        for name, p in query.named_parameters():
+            average[name] = 0.9 * average[name] + 0.1 * p.detach().double()
+            key = task.key_encoder.get_parameter(name)
+            torch.testing.assert_close(key.double(), average[name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "momentum", "queue"), [(16, 0.99, 4096), (65, 0.999, 65536)])
+def test_mocos_momentum_and_queue_are_the_papers_or_for_small_images(
+    size: int, momentum: float, queue: int
+) -> None:
+    task = build(MoCo, size, queue=None)
+    assert task.momentum == momentum
+    assert task.queue.features.shape == (queue, 128)
+
+
+def test_mocos_head_is_v2s_or_v1s() -> None:
+    assert [type(m) for m in build(MoCo).head] == [nn.Linear, nn.ReLU, nn.Linear]
+    (linear,) = build(MoCo, head="linear").head
+    assert (linear.in_features, linear.out_features) == (64, 128)
+
+
+def test_symmetric_moco_is_the_mean_over_both_roles() -> None:
+    task = build(MoCo, symmetric=True).eval()
+    x1, x2, shuffle = views(task)
+    one_way = build(MoCo).eval()
+    one_way.load_state_dict(task.state_dict())
+    losses = [one_way.loss((a, b, shuffle)).total for a, b in ((x1, x2), (x2, x1))]
+    torch.testing.assert_close(task.loss((x1, x2, shuffle)).total, sum(losses) / 2)
+
+
+def test_accumulated_batches_all_reach_mocos_queue_but_are_no_negatives_of_each_other() -> None:
+    task = build(MoCo, queue=24)
+    before = task.queue.features.clone()
+    keys = []
+    for seed in (0, 1):
+        drawn = views(task, seed=seed)
+        keys.append(copy.deepcopy(task).keys(drawn[1], drawn[2]))
+        task.loss(drawn).total.backward()
+        assert torch.equal(task.queue.features, before)
+    task.after_step(0.5)
+    torch.testing.assert_close(task.queue.features[:16], torch.cat(keys), atol=1e-5, rtol=1e-5)
+    assert torch.equal(task.queue.features[16:], before[16:])
+    assert task.queue.place == 16
+
+
+def test_keys_of_a_step_that_overflow_skipped_never_reach_mocos_queue() -> None:
+    task = build(MoCo, queue=24)
+    moco_step(task, tuple(v * torch.nan if v.ndim == 4 else v for v in views(task)), skipped=True)
+    for norm in task.modules():  # forget the statistics of that batch, which are another matter
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.reset_running_stats()
+    moco_step(task, views(task, seed=1))
+    assert task.queue.features.isfinite().all()
+    assert task.queue.place == 8
+
+
+def test_evaluating_mocos_loss_keeps_its_keys_out_of_the_queue() -> None:
+    task = build(MoCo).eval()
+    task.loss(views(task))
+    assert task.new_keys == []
+
+
+def test_mocos_keys_are_normalised_in_groups_that_the_queries_do_not_share() -> None:
+    task = build(MoCo, key_groups=2)
+    seen: dict[str, list[int]] = {"query": [], "key": []}
+    task.encoder.register_forward_hook(lambda m, x, y: seen["query"].append(len(y)))
+    task.key_encoder.register_forward_hook(lambda m, x, y: seen["key"].append(len(y)))
+    x1, x2, shuffle = views(task, 8)
+    task.loss((x1, x2, shuffle))
+    assert seen == {"query": [8], "key": [4, 4]}
+    # In training, a key depends on its group: whole-batch statistics give another one.
+    assert not torch.allclose(
+        task.keys(x2, shuffle), F.normalize(task.key_encoder(x2), dim=1), atol=1e-3
+    )
+    same = copy.deepcopy(task)
+    group = shuffle[:4]
+    torch.testing.assert_close(
+        task.keys(x2, shuffle)[group], F.normalize(same.key_encoder(x2[group]), dim=1)
+    )
+
+
+@pytest.mark.parametrize(("batch", "groups"), [(2, 2), (3, 2), (5, 4), (7, 3), (7, 100)])
+def test_no_image_is_normalised_alone_however_many_groups_are_asked_for(batch: int, groups: int) -> None:
+    task = build(MoCo, key_groups=groups, backbone=TINY_RESNET)
+    seen: list[int] = []
+    task.key_encoder.register_forward_hook(lambda m, x, y: seen.append(len(y)))
+    task.loss(views(task, batch))
+    assert sum(seen) == batch
+    assert min(seen) >= 2
+
+
+# --- BYOL ---
+
+
+def test_byol_is_the_loss_of_both_predictions_against_the_targets_of_the_other_view() -> None:
+    task = build(BYOL).eval()
+    x1, x2 = views(task)
+    p1, p2 = (task.predictor(task.projector(task.encoder(x))) for x in (x1, x2))
+    expected = byol_loss(p1, task.target(x2)) + byol_loss(p2, task.target(x1))
+    torch.testing.assert_close(task.loss((x1, x2)).total, expected)
+    torch.testing.assert_close(task.loss((x2, x1)).total, expected)
+    assert 0 <= expected <= 8
+
+
+def test_byols_loss_ends_at_8_where_predictions_and_targets_are_opposed() -> None:
+    task = build(BYOL).eval()
+    task.predictor = nn.Identity()
+    x = views(task)[0]
+    torch.testing.assert_close(task.loss((x, x)).total, torch.tensor(0.0), atol=1e-5, rtol=0)
+    for layer in (task.target[1][-1].weight, task.target[1][-1].bias):
+        layer.data.neg_()
+    torch.testing.assert_close(task.loss((x, x)).total, torch.tensor(8.0), atol=1e-5, rtol=0)
+
+
+def test_byols_target_is_the_average_with_a_momentum_that_ends_at_1() -> None:
+    task = build(BYOL, momentum=0.9)
+    optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=0.1)
+    online = nn.Sequential(task.encoder, task.projector)
+    average = {n: p.double() for n, p in online.named_parameters()}
+    for step, progress in enumerate((1 / 3, 2 / 3, 1.0)):
+        task.loss(views(task, seed=step)).total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        last = {n: p.clone() for n, p in task.target.named_parameters()}
+        task.after_step(progress)
+        m = 1 - 0.1 * (math.cos(math.pi * progress) + 1) / 2
+        assert target_momentum(0.9, progress) == pytest.approx(m)
+        for name, p in online.named_parameters():
+            average[name] = m * average[name] + (1 - m) * p.detach().double()
+            target = task.target.get_parameter(name)
+            torch.testing.assert_close(target.double(), average[name], atol=1e-6, rtol=1e-5)
+    for name, p in task.target.named_parameters():
+        assert torch.equal(p, last[name])
+
+
+def test_byols_target_normalises_by_its_own_batch() -> None:
+    task = build(BYOL)
+    x = views(task)[0]
+    last = task.target[1][1]
+    outputs: list[Tensor] = []
+    last.register_forward_hook(lambda m, x, y: outputs.append(y.clone()))
+    task.loss((x, x))
+    for out in outputs:
+        torch.testing.assert_close(out.mean(0), torch.zeros(64), atol=1e-4, rtol=0)
+    assert len(outputs) == 2
+
+
+def test_byols_views_differ_in_blur_and_solarisation_for_large_images() -> None:
+    task = build(BYOL, 65)
+    parts = [{type(t).__name__: t for t in v.transforms} for v in (task.view_1, task.view_2)]
+    assert [p["GaussianBlur"].p for p in parts] == [1.0, 0.1]
+    assert [p["RandomSolarise"].p for p in parts] == [0.0, 0.2]
+    small = build(BYOL)
+    parts = [{type(t).__name__: t for t in v.transforms} for v in (small.view_1, small.view_2)]
+    assert [p["GaussianBlur"].p for p in parts] == [0.0, 0.0]
+    assert [p["RandomSolarise"].p for p in parts] == [0.0, 0.2]
+
+
+def test_only_byols_second_view_is_ever_solarised() -> None:
+    plain = {"jitter_p": 0, "grayscale_p": 0, "crop_scale": (1.0, 1.0), "flip": 0, "solarise_p": 1}
+    task = build(BYOL, **plain)
+    white = torch.full((4, 3, 16, 16), 255, dtype=torch.uint8)
+    first, second = (task.spec.denormalise(v) for v in task.views(white, Rng(0)))
+    assert (first == 1).all()
+    assert (second == 0).all()
+
+
+@pytest.mark.parametrize(("size", "momentum"), [(16, 0.99), (65, 0.996)])
+def test_byols_momentum_starts_as_the_papers_or_for_small_images(size: int, momentum: float) -> None:
+    assert build(BYOL, size).momentum == momentum
+
+
+def test_byols_heads_are_the_papers() -> None:
+    task = build(BYOL, hidden=4096, out=256)
+    kinds = [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
+    assert [type(m) for m in task.projector] == [type(m) for m in task.predictor] == kinds
+    assert task.projector[0].weight.shape == (4096, 64)
+    assert task.predictor[0].weight.shape == (4096, 256)
+    assert task.predictor[-1].weight.shape == (256, 4096)
+
+
+# --- Rotation ---
+
+
+def test_rotations_views_are_the_exact_quarter_turns_of_the_first() -> None:
+    task = build(Rotation, 17)
+    drawn = views(task)
+    for quarters, x in enumerate(drawn):
+        assert torch.equal(x, torch.rot90(drawn[0], quarters, (2, 3)))
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(drawn, 2))
+
+
+class Corners(Encoder):
+    """Features that tell where the brightest corner is."""
+
+    width = 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x[:, 0, r, c] for r, c in ((0, 0), (-1, 0), (-1, -1), (0, -1))], 1)
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_rotations_accuracy_counts_the_turns_told_right() -> None:
+    task = Rotation(Corners(), Rotation.Options(), spec())
+    with torch.no_grad():
+        task.head.weight.copy_(torch.eye(4))
+        task.head.bias.zero_()
+    x = torch.zeros(6, 3, 16, 16)
+    x[:4, :, 0, 0] = 1  # of the last two nothing can be told, and class 0 is answered
+    turned = tuple(torch.rot90(x, quarters, (2, 3)) for quarters in range(4))
+    losses = task.loss(turned)
+    assert losses.logs["accuracy"].item() == pytest.approx((4 * 4 + 2) / 24)
+    told = math.log(1 + 3 * math.exp(-1))
+    assert losses.total.item() == pytest.approx((16 * told + 8 * math.log(4)) / 24)
+
+
+def test_rotation_that_knows_nothing_loses_log_4() -> None:
+    task = build(Rotation)
+    nn.init.zeros_(task.head.weight)
+    nn.init.zeros_(task.head.bias)
+    assert task.loss(views(task)).total.item() == pytest.approx(math.log(4))
+
+
+@pytest.mark.parametrize(("stage", "width"), [(0, 64), (2, 16), (-2, 32)])
+def test_rotations_features_are_those_of_the_chosen_stage(stage: int, width: int) -> None:
+    task = build(Rotation, stage=stage).eval()
+    x = task.spec.prepare(photos())
+    assert task.features(x).shape == (8, width)
+    assert torch.equal(task.features(x), task.encoder.stage(x, stage))
+
+
+def test_a_stage_that_does_not_exist_is_refused_before_training() -> None:
+    with pytest.raises(UserError, match=r"task\.stage: the backbone has no stage 7 "):
+        build(Rotation, stage=7)
+    with pytest.raises(UserError, match="stages"):
+        Rotation(Corners(), Rotation.Options(stage=1), spec())
+
+
+# --- Inpainting ---
+
+
+@pytest.mark.parametrize("backbone", [TINY_RESNET, TINY_VIT], ids=["resnet", "vit"])
+@pytest.mark.parametrize("region", ["centre", "random"])
+def test_hidden_pixels_never_reach_the_network(backbone: BackboneConfig, region: str) -> None:
+    task = build(Inpainting, backbone=backbone, region=region)
+    x, hidden = views(task)
+    painted = task.paint(x, hidden)
+    assert torch.equal(task.paint(torch.where(hidden, torch.randn_like(x), x), hidden), painted)
+    x = x.requires_grad_()
+    task.paint(x, hidden).square().sum().backward()
+    assert x.grad is not None
+    assert (x.grad.masked_select(hidden.expand_as(x)) == 0).all()
+    assert (x.grad.masked_select(~hidden.expand_as(x)) != 0).any()
+
+
+@pytest.mark.parametrize("size", [16, 17, 28])
+def test_the_centre_block_is_a_centred_square_of_half_the_side(size: int) -> None:
+    task = build(Inpainting, size, region="centre")
+    hidden = views(task)[1]
+    rows = hidden[0, 0].any(1).nonzero().squeeze(1)
+    assert len(rows) == size // 2
+    assert abs(int(rows[0]) - (size - 1 - int(rows[-1]))) <= 1
+    expected = torch.zeros(size, size, dtype=torch.bool)
+    expected[rows[0] : rows[-1] + 1, rows[0] : rows[-1] + 1] = True
+    assert (hidden == expected).all()
+
+
+def test_random_blocks_differ_by_image_and_hide_about_a_quarter() -> None:
+    task = build(Inpainting, 32)
+    hidden = views(task, 256)[1]
+    assert hidden.dtype == torch.bool
+    share = hidden.float().mean((1, 2, 3))
+    assert share.min() > 0
+    assert 0.2 < share.mean() < 0.3
+    assert not torch.equal(hidden[0], hidden[1])
+
+
+@pytest.mark.parametrize(
+    ("size", "backbone", "side"),
+    [
+        (16, TINY_RESNET, 2),
+        (28, TINY_RESNET, 4),
+        (17, TINY_RESNET, 3),
+        (32, BackboneConfig(name="test_convnext"), 1),
+        (28, TINY_VIT, 7),
+        (28, BackboneConfig(name="test_vit3", options={"patch_size": 7}), 4),
+        (24, BackboneConfig(name="test_vit_relpos", options={"patch_size": 8}), 3),
+        (32, BackboneConfig(name="test_vit"), 2),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_whole_images_are_painted_from_convolutions_and_transformers_alike(
+    size: int, backbone: BackboneConfig, side: int, channels: int
+) -> None:
+    task = build(Inpainting, size, channels, backbone)
+    assert task.decoder.channel_wise.shape[-1] == side * side
+    x, hidden = views(task, 3)
+    assert task.paint(x, hidden).shape == (3, channels, size, size)
+    task.loss((x, hidden)).total.backward()
+    assert task.decoder.channel_wise.grad.abs().sum() > 0
+
+
+def test_inpainting_is_the_weighted_loss_of_what_was_painted() -> None:
+    task = build(Inpainting, 32, overlap_weight=4.0).eval()
+    x, hidden = views(task)
+    assert task.overlap == 1
+    weight = weights(hidden, 1, 4.0)
+    expected = reconstruction_loss(x, task.paint(x, hidden), weight)
+    losses = task.loss((x, hidden))
+    torch.testing.assert_close(losses.total, expected)
+    assert set(weight.unique().tolist()) == {0.0, 1.0, 4.0}
+    unweighted = build(Inpainting, 32, overlap=0).eval()
+    assert unweighted.loss((x, hidden)).total != losses.total
+
+
+def test_each_of_painter_and_critic_gets_the_gradient_of_its_own_loss_alone() -> None:
+    share = 0.25
+    task = build(Inpainting, adversarial=share)
+    x, hidden = views(task)
+    reference = copy.deepcopy(task)
+
+    task.loss((x, hidden)).total.backward()
+
+    weight = weights(hidden, reference.overlap, 10.0)
+    region = weight > 0
+    painted = reference.paint(x, hidden)
+
+    def bce(images: Tensor, real: float) -> Tensor:
+        logit = reference.critic(images * region)
+        return F.binary_cross_entropy_with_logits(logit, torch.full_like(logit, real))
+
+    painters = {n: p for n, p in reference.named_parameters() if not n.startswith("critic.")}
+    critics = {n: p for n, p in reference.named_parameters() if n.startswith("critic.")}
+    telling = 0.5 * (bce(x, 1.0) + bce(painted.detach(), 0.0))
+    fooling = bce(painted, 1.0)
+    painting = (1 - share) * reconstruction_loss(x, painted, weight) + share * fooling
+    expected = dict(
+        zip(critics, torch.autograd.grad(telling, list(critics.values())), strict=True)
+    ) | dict(
+        zip(
+            painters,
+            torch.autograd.grad(painting, list(painters.values()), allow_unused=True),
+            strict=True,
+        )
+    )
+    assert critics
+    for name, p in task.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_fooling_the_critic_moves_the_painter() -> None:
+    gradients = []
+    for share in (1e-6, 0.5):
+        task = build(Inpainting, adversarial=share)
+        task.loss(views(task)).total.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in task.decoder.parameters()]))
+    assert F.cosine_similarity(*gradients, dim=0) < 0.99
+
+
+def test_the_painter_learns_ten_times_faster_than_the_critic() -> None:
+    task = build(Inpainting, adversarial=0.001)
+    scales = {name: task.lr_scale(name) for name, _ in task.named_parameters()}
+    assert {s for n, s in scales.items() if n.startswith("critic.")} == {0.1}
+    assert {s for n, s in scales.items() if not n.startswith("critic.")} == {1.0}
+    assert task.recipe["lr"] * 0.1 == pytest.approx(2e-4)
+
+
+def test_without_the_adversarial_term_there_is_no_critic() -> None:
+    task = build(Inpainting)
+    assert not [n for n, _ in task.named_parameters() if n.startswith("critic")]
+    assert task.loss(views(task)).logs.keys() == {"reconstruction"}
+
+
+def test_reconstructions_show_the_painting_in_the_hole_and_the_image_around_it() -> None:
+    task = build(Inpainting).eval()
+    x, hidden = views(task)
+    columns = task.gallery((x, hidden))
+    assert torch.equal(columns["image"], x)
+    assert (columns["input"].masked_select(hidden.expand_as(x)) == 0).all()
+    painted = task.reconstructions((x, hidden))["painted"]
+    visible = ~hidden.expand_as(x)
+    assert torch.equal(painted[visible], x[visible])
+    assert torch.equal(painted[~visible], task.paint(x, hidden)[~visible])
