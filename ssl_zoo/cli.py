@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from ssl_zoo.errors import SslZooError, UserError
 
+if TYPE_CHECKING:
+    from ssl_zoo.config import RunConfig
+
 app = typer.Typer(
     help="A zoo of self-supervised pretext tasks in which every task is a plugin.",
     epilog="--debug, anywhere, shows the traceback of an error.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -59,14 +62,27 @@ Sets = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"ssl-zoo {version('ssl-zoo')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _global(
     plugin: Annotated[
-        list[Path] | None, typer.Option(help="Python file with a plugin that is not installed.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Python file with a plugin that is not installed."),
     ] = None,
     no_plugin: Annotated[
-        list[str] | None, typer.Option(help="Plugin or distribution to leave out.")
+        list[str] | None, typer.Option(metavar="NAME", help="Plugin or distribution to leave out.")
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
 ) -> None:
     from ssl_zoo import plugins
 
@@ -101,30 +117,23 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a task without labels, then compare its features with raw pixels and no training."""
-    given = {
-        "task": task,
-        "data": data,
-        "image_size": image_size,
-        "backbone": backbone,
-        "pretrained": pretrained,
-        "epochs": epochs,
-        "images": images,
-        "minutes": minutes,
-        "batch_size": batch_size,
-        "lr": lr,
-        "precision": precision,
-        "device": device,
-        "seed": seed,
-        "knn_every": knn_every,
-    }
-    settings = {FLAGS[flag]: value for flag, value in given.items() if value is not None}
-    resolved = None
-    if resume is None:
-        resolved = _configuration(config, settings, sets)
-    elif settings or config or sets or out:
+    settings = _given(locals())
+    if resume is not None and (settings or config or sets or out):
         raise UserError("--resume goes on with the run's own settings; give no others")
+
+    from ssl_zoo.run import Run
+
+    resolved = None
+    if resume is not None:
+        Run.open(resume).config()
+    else:
+        resolved = _configuration(config, settings, sets)
+        if out is not None and os.environ.get("RANK", "0") == "0":
+            Run(out).check_free()  # known before data are fetched
     if devices > 1 and "WORLD_SIZE" not in os.environ:
-        _start_processes(devices)
+        from ssl_zoo.launch import launch
+
+        raise typer.Exit(launch(devices, sys.argv[1:]))
 
     from ssl_zoo import console
     from ssl_zoo.train import train
@@ -134,7 +143,7 @@ def train(
         run = train(resolved, out=out, resume=resume, reporter=None if json else reporter)
     finally:
         reporter.stop()
-    if json and int(os.environ.get("RANK", "0")) == 0:
+    if json and os.environ.get("RANK", "0") == "0":
         console.print_json({"run": str(run.path), **run.results()})
 
 
@@ -142,17 +151,18 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     protocol: Annotated[str, typer.Option(help="Comma-separated protocols.")] = "knn,linear",
+    device: DeviceName = None,
     json: Json = False,
 ) -> None:
     """Evaluate the frozen features of a run beside raw pixels and the untrained network."""
     from ssl_zoo import console
     from ssl_zoo.evaluate import evaluate
 
-    rows = evaluate(run, [p.strip() for p in protocol.split(",")])
+    rows = evaluate(run, [p.strip() for p in protocol.split(",")], device=device)
     if json:
         console.print_json({"run": str(run), "scores": rows})
     else:
-        console.out.print(console.scores_table(rows, f"frozen features of {run}"))
+        console.print_scores(rows, f"accuracy of the frozen features of {run}")
 
 
 @app.command()
@@ -161,49 +171,20 @@ def tasks(
     json: Json = False,
 ) -> None:
     """List the tasks, or show one task's options with their defaults."""
-    from rich.table import Table
-
     from ssl_zoo import console, plugins
 
     if name is not None:
-        _show_task(name, json)
-        return
-    entries = plugins.tasks()
-    if json:
-        listed = [
-            {"name": e.name, "summary": e.summary, "paper": e.paper,
-             "distribution": e.distribution, "version": e.version}
-            for e in entries.values()
-        ]  # fmt: skip
-        console.print_json(listed)
-        return
-    if not entries:
-        console.out.print("There are no tasks: no installed distribution brings any.")
-        return
-    table = Table("task", "what it does", "from")
-    for entry in entries.values():
-        table.add_row(entry.name, entry.summary, f"{entry.distribution} {entry.version}")
-    console.out.print(table)
+        console.print_task(name, plugins.load_task(name), json)
+    else:
+        console.print_tasks(plugins.tasks().values(), json)
 
 
 @app.command()
 def plugins(json: Json = False) -> None:
     """List every plugin with its distribution, what it contributes, and what is wrong with it."""
-    from rich.table import Table
-
     from ssl_zoo import console, plugins
 
-    entries = plugins.plugins()
-    if json:
-        from dataclasses import asdict
-
-        console.print_json([asdict(entry) for entry in entries])
-        return
-    table = Table("plugin", "distribution", "contributes", "fault")
-    for entry in entries:
-        origin = f"{entry.distribution} {entry.version}"
-        table.add_row(entry.name, origin, entry.contributes, entry.fault or "")
-    console.out.print(table)
+    console.print_plugins(plugins.plugins(), json)
 
 
 @app.command()
@@ -221,80 +202,58 @@ def views(
     rows: Annotated[int, typer.Option(min=1, max=64, help="Number of images.")] = 8,
 ) -> None:
     """Draw what a task feeds its network."""
-    from ssl_zoo import console
-    from ssl_zoo.gallery import picture
+    if run is not None and (task or data or image_size or config or sets):
+        raise UserError("--run draws with the run's own settings; give no others but --seed")
 
-    resolved = None
-    if run is None:
-        given = {"task": task, "data": data, "image_size": image_size, "seed": seed}
-        settings = {FLAGS[flag]: value for flag, value in given.items() if value is not None}
-        resolved = _configuration(config, settings, sets)
-    picture(resolved, run, rows).save(out)
-    console.err.print(f"wrote {out}")
+    from ssl_zoo import gallery
+
+    gallery.check_file(out)
+    resolved = _configuration(config, _given(locals()), sets) if run is None else None
+    gallery.save(gallery.picture(resolved, run, rows, seed), out)
+    print(f"wrote {out}", file=sys.stderr)
 
 
-def _configuration(file: Path | None, settings: dict[str, Any], sets: list[str] | None) -> Any:
+def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the configuration that a command's parameters set."""
+    return {FLAGS[p]: v for p, v in parameters.items() if p in FLAGS and v is not None}
+
+
+def _configuration(file: Path | None, settings: Mapping[str, Any], sets: list[str] | None) -> RunConfig:
     from ssl_zoo.settings import load_config
 
-    return load_config(file, settings, sets or ())
-
-
-def _show_task(name: str, json: bool) -> None:
-    from rich.table import Table
-
-    from ssl_zoo import console, plugins
-
-    cls = plugins.load_task(name)
-    fields = cls.Options.model_fields
-    if json:
-        schema = cls.Options.model_json_schema()
-        console.print_json(
-            {"name": name, "paper": cls.paper, "recipe": dict(cls.recipe), "options": schema}
-        )
-        return
-    console.out.print(f"[bold]{name}[/]: {(cls.__doc__ or '').strip().splitlines()[0]}")
-    console.out.print(cls.paper)
-    table = Table("option", "default", "what it is", title="--set task.OPTION=VALUE")
-    for option, field in fields.items():
-        limits = ", ".join(map(str, field.metadata))
-        what = f"{field.description or ''} {f'({limits})' if limits else ''}"
-        table.add_row(option, str(field.default), what)
-    console.out.print(table)
-    for key, value in cls.recipe.items():
-        console.out.print(f"  train.{key}={value}")
-
-
-def _start_processes(number: int) -> None:
-    """Start this command again in so many processes, and never return."""
-    arguments = sys.argv[1:]
-    for i, argument in enumerate(arguments):
-        if argument == "--devices":
-            del arguments[i : i + 2]
-            break
-        if argument.startswith("--devices="):
-            del arguments[i]
-            break
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={number}", "-m", "ssl_zoo", *arguments]
-    os.execv(sys.executable, command)
+    flags = {path: f"--{parameter.replace('_', '-')}" for parameter, path in FLAGS.items()}
+    return load_config(file, settings, sets or (), flags=flags)
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line, and exit code 2."""
-    debug = "--debug" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
     try:
-        app()
-    except SslZooError as error:
-        if debug:
-            raise
-        _fail(str(error), error.exit_code)
+        given = [a for a in arguments if a != "--debug"] or ["--help"]
+        code = app(given, prog_name="ssl-zoo", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
     except Exception as error:
         if debug:
             raise
-        _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+        _fail(*_explain(error))
+    sys.exit(code)
 
 
-def _fail(message: str, code: int) -> None:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+def _explain(error: Exception) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, SslZooError):
+        return str(error), error.exit_code
+    if hasattr(error, "format_message"):  # typer's own, from click or from its copy of click
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "ssl-zoo"
+        return f"{error.format_message()} (see {command} --help)", 2
+    return f"{type(error).__name__}: {error} (--debug shows where)", 1
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    rank = os.environ.get("RANK", "0")
+    if rank == "0" or code != 2:  # wrong input is wrong in every process
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")
     sys.exit(code)

@@ -47,14 +47,31 @@ class Device:
             name = f"cuda:{local_rank}" if torch.cuda.is_available() else "mps" if mps else "cpu"
         try:
             device = torch.device(name)
-            torch.empty(1, device=device)
+            torch.ones(1, device=device).tolist()
         except (RuntimeError, AssertionError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"train.device: {name!r} cannot be used here: {reason}") from error
-        precision: str = config.precision
-        if precision == "auto":
-            precision = _best_precision(device)
-        return cls(device, precision, config.channels_last)
+            raise UserError(
+                f"train.device: {name!r} cannot be used here: {reason}; choose --device cpu or auto"
+            ) from error
+        if config.precision == "auto":
+            return cls(device, _best_precision(device), config.channels_last)
+        chosen = cls(device, config.precision, config.channels_last)
+        try:
+            chosen._try()
+        except RuntimeError as error:
+            raise UserError(
+                f"train.precision: {device} does not compute in {config.precision}: "
+                f"{str(error).splitlines()[0]}; choose --precision fp32 or auto"
+            ) from error
+        return chosen
+
+    def _try(self) -> None:
+        """Compute what every network does, and its gradient, once."""
+        layer = nn.Conv2d(1, 1, 3, device=self.device)
+        with self.autocast():
+            y = layer(torch.ones(1, 1, 4, 4, device=self.device)).flatten(1)
+            loss = (y @ y.T).float().sum()
+        loss.backward()
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which networks are called."""

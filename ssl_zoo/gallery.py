@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from ssl_zoo.config import RunConfig
 from ssl_zoo.errors import UserError
-from ssl_zoo.run import Run, build_data, build_task
+from ssl_zoo.run import Run, build_data, build_task, replace_file
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.views import Rng, derive_seed
 
@@ -20,13 +22,16 @@ _MARGIN = 6
 _CAPTION = 18
 
 
-def picture(config: RunConfig | None, run: str | Path | None = None, rows: int = 8) -> Image.Image:
-    """Draw the views of a few random training images, and a trained run's reconstructions of them.
+def picture(
+    config: RunConfig | None, run: str | Path | None = None, rows: int = 8, seed: int | None = None
+) -> Image.Image:
+    """Draw a few random training images, their views, and a trained run's reconstructions of them.
 
     Args:
         config: what to draw, where there is no run.
         run: a trained run, whose configuration and weights are taken.
         rows: the number of images.
+        seed: which images, and which views of them; None for the configuration's seed.
 
     Raises:
         UserError: the data is not images, or the run is none.
@@ -40,14 +45,35 @@ def picture(config: RunConfig | None, run: str | Path | None = None, rows: int =
     if not isinstance(data.spec, ImageSpec):
         raise UserError(f"{config.data.source} is {data.spec.modality} data, which cannot be drawn")
     task = build_task(config, data.spec) if opened is None else opened.load_task(data)
-    rng = Rng(derive_seed(config.train.seed, "picture"))
+    rng = Rng(derive_seed(config.train.seed if seed is None else seed, "picture"))
     task.eval()
-    views = task.views(data.train.batch(rng.permutation(len(data.train))[:rows]), rng)
-    columns = task.gallery(views)
+    images = data.train.batch(rng.permutation(len(data.train))[:rows])
+    views = task.views(images, rng)
+    columns = {"source": data.spec.prepare(images), **task.gallery(views)}
     if opened is not None:
         with torch.no_grad():
             columns |= task.reconstructions(views)
     return draw(columns, data.spec)
+
+
+def check_file(file: Path) -> None:
+    """Make sure that a picture can be written to a file, before it is drawn.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if file.suffix.lower() != ".png":
+        raise UserError(f"-o {file}: pictures are written as PNG; name it {file.with_suffix('.png')}")
+    if file.is_dir() or not os.access(file.parent, os.W_OK):
+        what = "is a folder" if file.is_dir() else f"there is no folder {file.parent} to write into"
+        raise UserError(f"-o {file}: {what}; choose another file")
+
+
+def save(image: Image.Image, file: Path) -> None:
+    """Write a picture as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    replace_file(file, buffer.getvalue())
 
 
 def draw(columns: Mapping[str, Tensor], spec: ImageSpec, cell: int = 96) -> Image.Image:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from importlib import metadata
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
@@ -27,6 +29,9 @@ from ssl_zoo.plugins import collect, load_task, tasks
 from ssl_zoo.settings import dump_config, load_config
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder, Task
+
+RUNS = Path("runs")
+"""Where runs are that are given no place of their own."""
 
 
 def build_data(config: RunConfig, device: torch.device) -> DataSet:
@@ -125,24 +130,46 @@ class Run:
         if path is None:
             source = Path(config.data.source).name.replace(":", "-") or "data"
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-            path = first = Path("runs") / f"{config.task.name}-{source}-{stamp}"
+            path = first = RUNS / f"{config.task.name}-{source}-{stamp}"
             number = 1
             while path.exists():
                 number += 1
                 path = first.with_name(f"{first.name}-{number}")
         run = cls(path)
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise UserError(
-                f"--out {run.path}: exists and is not empty; "
-                f"choose another folder, or go on with it: --resume {run.path}"
-            )
+        run.check_free()
+        config = config.model_copy(update={"provenance": provenance(config)})
         try:
             run.path.mkdir(parents=True, exist_ok=True)
+            replace_file(run.config_file, dump_config(config).encode())
         except OSError as error:
             raise UserError(f"--out {run.path}: cannot be made: {error.strerror}") from error
-        config = config.model_copy(update={"provenance": provenance(config)})
-        replace_file(run.config_file, dump_config(config).encode())
+        except SslZooError as error:
+            run.discard()
+            raise UserError(f"--out {run.path}: {error}") from error
         return run
+
+    def check_free(self) -> None:
+        """Make sure that a new run can be made here.
+
+        Raises:
+            UserError: there is a run, or something else.
+        """
+        try:
+            taken = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        except OSError as error:
+            raise UserError(f"--out {self.path}: cannot be read: {error.strerror}") from error
+        if taken:
+            go_on = f", or go on with it: --resume {self.path}" if self.config_file.is_file() else ""
+            raise UserError(f"--out {self.path}: exists and is not empty; choose another folder{go_on}")
+
+    def discard(self) -> None:
+        """Remove a run that has made no step, and its folder if nothing else is in it."""
+        for file in (self.config_file, self.metrics_file, self.path / ".lock"):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something of the user's is in it
+            self.path.rmdir()
+            if self.path.parent == RUNS:
+                RUNS.rmdir()
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -157,8 +184,15 @@ class Run:
         return run
 
     def config(self) -> RunConfig:
-        """The configuration that the run was made with."""
-        return load_config(self.config_file)
+        """The configuration that the run was made with.
+
+        Raises:
+            UserError: it cannot be read, or its task is no longer installed.
+        """
+        try:
+            return load_config(self.config_file)
+        except UserError as error:
+            raise UserError(str(error).removeprefix("--config ")) from error
 
     def lock(self) -> IO[str]:
         """Keep other processes from writing here, until the returned file is closed.
@@ -180,17 +214,25 @@ class Run:
         replace_file(self.results_file, (json.dumps(merged, indent=2) + "\n").encode())
 
     def results(self) -> dict[str, Any]:
-        """The run's results so far, empty before it has ended."""
+        """The run's results so far, empty before it has ended.
+
+        Raises:
+            UserError: the file is broken.
+        """
         if not self.results_file.is_file():
             return {}
-        results: dict[str, Any] = json.loads(self.results_file.read_text())
+        try:
+            results: dict[str, Any] = json.loads(self.results_file.read_text())
+        except ValueError as error:
+            raise UserError(f"{self.results_file} cannot be read: {error}") from error
         return results
 
     def metrics(self) -> list[dict[str, Any]]:
-        """What was logged, in order."""
+        """What was logged, in order, without a last line that is still being written."""
         if not self.metrics_file.is_file():
             return []
-        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+        *lines, _ = self.metrics_file.read_text().split("\n")
+        return [json.loads(line) for line in lines]
 
     def write_backbone(self, encoder: Encoder, config: BackboneConfig, spec: Spec) -> None:
         """Save the backbone's weights, with all that `load_backbone` needs to build it again."""
@@ -205,20 +247,22 @@ class Run:
         """The run's task as its checkpoint has it, on the CPU, in evaluation mode.
 
         Raises:
-            UserError: the run has no checkpoint.
+            UserError: the run has no checkpoint that fits.
         """
-        task = build_task(self.config(), data.spec)
         state = load_checkpoint(self)
-        task.load_state_dict(state["task"])
-        if state["ema"] is not None:
-            task.encoder.load_state_dict(state["ema"])
+        config = self.config()
+        # All weights come from the checkpoint; timm's need not be fetched.
+        backbone = config.backbone.model_copy(update={"pretrained": False})
+        task = build_task(config.model_copy(update={"backbone": backbone}), data.spec)
+        with fitting(self.checkpoint_file):
+            task.load_state_dict(state["task"])
+            if state["ema"] is not None:
+                task.encoder.load_state_dict(state["ema"])
         return task.eval()
 
 
 def save_checkpoint(run: Run, state: dict[str, Any]) -> None:
     """Put a checkpoint in the place of the last one, whole or not at all."""
-    import io
-
     buffer = io.BytesIO()
     torch.save(state, buffer)
     replace_file(run.checkpoint_file, buffer.getvalue())
@@ -231,13 +275,29 @@ def load_checkpoint(run: Run) -> dict[str, Any]:
         UserError: there is none, or it cannot be read.
     """
     try:
-        state: dict[str, Any] = torch.load(run.checkpoint_file, map_location="cpu", weights_only=True)
+        state = torch.load(run.checkpoint_file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{run.path} has no checkpoint; train it first") from None
     except Exception as error:  # torch.load raises what the broken file makes it raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{run.checkpoint_file} cannot be read: {reason}") from error
+    if not isinstance(state, dict) or "task" not in state:
+        raise UserError(f"{run.checkpoint_file} cannot be read: it is no checkpoint of ssl-zoo's")
     return state
+
+
+@contextlib.contextmanager
+def fitting(file: Path) -> Iterator[None]:
+    """Within, states are loaded from a file; one that does not fit is the file's fault.
+
+    Raises:
+        UserError: a state does not fit.
+    """
+    try:
+        yield
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file} does not fit what is installed here: {reason}") from error
 
 
 def load_backbone(path: str | Path) -> nn.Module:
@@ -251,22 +311,26 @@ def load_backbone(path: str | Path) -> nn.Module:
         Images are to be normalised by `model.ssl_zoo_spec` (`ssl_zoo.spec.ImageSpec.prepare`).
 
     Raises:
-        UserError: there is no backbone at `path`, or it is not of images.
+        UserError: there is no backbone at `path`, it cannot be read, or it is not of images.
     """
     path = Path(path)
     file = path / "backbone.safetensors" if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"{path} has no backbone.safetensors: the run has not ended")
-    with safe_open(file, "pt") as tensors:
-        header = tensors.metadata() or {}
-        state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        raise UserError(f"{file} does not exist: give a run that has ended, or its backbone.safetensors")
+    try:
+        with safe_open(file, "pt") as tensors:
+            header = tensors.metadata() or {}
+            state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
     if "spec" not in header:
         raise UserError(f"{file} is no image backbone of ssl-zoo's; load its weights yourself")
     spec = ImageSpec(**{k: _tuple(v) for k, v in json.loads(header["spec"]).items()})
     config = BackboneConfig.model_validate_json(header["backbone"])
     encoder = create_backbone(config.model_copy(update={"pretrained": False}), spec)
     model: nn.Module = encoder.model
-    model.load_state_dict(state)
+    with fitting(file):
+        model.load_state_dict(state)
     model.ssl_zoo_spec = spec  # type: ignore[assignment]
     return model.eval()
 

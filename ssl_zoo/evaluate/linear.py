@@ -34,9 +34,9 @@ def fit_logistic(
         steps: the largest number of iterations.
 
     Returns:
-        [D + 1, classes], the bias in the last row.
+        [classes, D + 1], the bias in the last column.
     """
-    weight = x.new_zeros(x.shape[1] + 1, classes) if start is None else start.clone()
+    weight = x.new_zeros(classes, x.shape[1] + 1) if start is None else start.clone()
     weight.requires_grad_()
     optimizer = torch.optim.LBFGS(
         [weight],
@@ -48,8 +48,8 @@ def fit_logistic(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(x @ weight[:-1] + weight[-1], y)
-        loss = loss + penalty / 2 * weight[:-1].pow(2).sum()
+        loss = F.cross_entropy(_logits(weight, x), y)
+        loss = loss + penalty / 2 * weight[:, :-1].pow(2).sum()
         loss.backward()
         return loss
 
@@ -57,9 +57,12 @@ def fit_logistic(
     return weight.detach()
 
 
+def _logits(weight: Tensor, x: Tensor) -> Tensor:
+    return F.linear(x, weight[:, :-1], weight[:, -1])
+
+
 def _accuracy(weight: Tensor, x: Tensor, y: Tensor) -> float:
-    predicted = (x @ weight[:-1] + weight[-1]).argmax(1)
-    return 100 * float((predicted == y).float().mean())
+    return 100 * float((_logits(weight, x).argmax(1) == y).float().mean())
 
 
 def linear_accuracy(features: Features, holdout: float = 0.1, seed: int = 0) -> float:
@@ -77,14 +80,15 @@ def linear_accuracy(features: Features, holdout: float = 0.1, seed: int = 0) -> 
     bank, test = (features.bank - mean) / std, (features.test - mean) / std
     y = features.bank_labels
     order = torch.randperm(len(bank), generator=torch.Generator().manual_seed(seed)).to(bank.device)
-    held, kept = order.split([round(holdout * len(bank)), len(bank) - round(holdout * len(bank))])
+    held, kept = order.tensor_split([max(1, round(holdout * len(bank)))])
+    x_kept, y_kept, x_held, y_held = bank[kept], y[kept], bank[held], y[held]
 
     # Each fit goes on from the one of the next stronger penalty, which is near.
     fits: dict[float, Tensor] = {}
     weight = None
     for penalty in PENALTIES:
-        weight = fit_logistic(bank[kept], y[kept], features.classes, penalty, weight)
-        fits[penalty] = weight
-    best = max(fits, key=lambda penalty: _accuracy(fits[penalty], bank[held], y[held]))
-    weight = fit_logistic(bank, y, features.classes, best, fits[best])
-    return _accuracy(weight, test, features.test_labels)
+        weight = fits[penalty] = fit_logistic(x_kept, y_kept, features.classes, penalty, weight)
+    best = max(fits, key=lambda penalty: _accuracy(fits[penalty], x_held, y_held))
+    return _accuracy(
+        fit_logistic(bank, y, features.classes, best, fits[best]), test, features.test_labels
+    )

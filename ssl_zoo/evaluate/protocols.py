@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ssl_zoo.data import DataSet
@@ -51,20 +53,42 @@ def task_features(task: Task, spec: Spec, device: Device) -> Callable[[Tensor], 
     return function
 
 
+@contextmanager
+def evaluating(task: Task) -> Iterator[None]:
+    """Within, the task is in evaluation mode and keeps no gradients; after, as it was before."""
+    modes = [(module, module.training) for module in task.modules()]
+    task.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def rehearse(task: Task, data: DataSet, device: Device) -> None:
+    """Compute the features of a few samples, so that what cannot work is known before training."""
+    few = data.train.batch(torch.arange(min(2, len(data.train)))).to(device.device)
+    with evaluating(task):
+        task_features(task, data.spec, device)(few)
+
+
 def score(
     task: Task, data: DataSet, device: Device, names: Iterable[str] = ("knn",)
 ) -> dict[str, float] | None:
     """Evaluate a task's features as they are now, in percent; None where the data has no labels."""
     chosen = protocols(names)
-    training = task.training
-    task.eval()
-    features = extract_features(task_features(task, data.spec, device), data, device.device)
-    task.train(training)
+    with evaluating(task):
+        features = extract_features(task_features(task, data.spec, device), data, device.device)
     return None if features is None else {name: p(features) for name, p in chosen.items()}
 
 
 def baselines(
-    untrained: Task, data: DataSet, device: Device, names: Iterable[str] = ("knn",)
+    untrained: Task,
+    data: DataSet,
+    device: Device,
+    names: Iterable[str] = ("knn",),
+    pretrained: bool = False,
 ) -> dict[str, dict[str, float]]:
     """What learnt features must beat: the raw input, and the network before training.
 
@@ -73,6 +97,7 @@ def baselines(
         data: the data.
         device: where and how to compute.
         names: which protocols.
+        pretrained: whether its weights are not random, and the row is called so.
 
     Returns:
         For each baseline its scores; empty where the data has no labels.
@@ -84,11 +109,15 @@ def baselines(
         if raw is not None:
             rows[data.spec.raw_name] = {name: p(raw) for name, p in chosen.items()}
     initial = score(untrained, data, device, names)
-    return rows if initial is None else {**rows, "random-init": initial}
+    name = "pretrained" if pretrained else "random-init"
+    return rows if initial is None else {**rows, name: initial}
 
 
 def evaluate(
-    run: str | Path, protocol: Iterable[str] = ("knn", "linear"), with_baselines: bool = True
+    run: str | Path,
+    protocol: Iterable[str] = ("knn", "linear"),
+    with_baselines: bool = True,
+    device: str | None = None,
 ) -> dict[str, dict[str, float]]:
     """Evaluate a run's frozen features, and write the figures into its `results.json`.
 
@@ -96,6 +125,7 @@ def evaluate(
         run: a run directory.
         protocol: names of protocols.
         with_baselines: whether to evaluate the raw input and the untrained network too.
+        device: where to compute; None for the device that the run was trained on.
 
     Returns:
         For each row (the task's name, then baselines) its scores in percent, by protocol.
@@ -107,14 +137,19 @@ def evaluate(
     config = opened.config()
     names = list(protocol)
     protocols(names)
-    device = Device.choose(config.train)
-    data = build_data(config, device.device)
-    scores = score(device.place(opened.load_task(data)), data, device, names)
+    settings = config.train if device is None else config.train.model_copy(update={"device": device})
+    chosen = Device.choose(settings)
+    data = build_data(config, chosen.device)
+    scores = score(chosen.place(opened.load_task(data)), data, chosen, names)
     if scores is None:
-        raise UserError(f"{config.data.source} has no labels, which {', '.join(names)} need")
+        raise UserError(
+            f"{config.data.source} has no labels, which --protocol {','.join(names)} needs; "
+            "`ssl_zoo.load_backbone` gives the backbone for data of your own"
+        )
     rows = {config.task.name: scores}
     if with_baselines:
-        untrained = device.place(build_task(config, data.spec))
-        rows |= baselines(untrained, data, device, names)
-    opened.write_results({"scores": {**opened.results().get("scores", {}), **rows}})
+        untrained = chosen.place(build_task(config, data.spec))
+        rows |= baselines(untrained, data, chosen, names, config.backbone.pretrained)
+    kept = opened.results().get("scores", {})
+    opened.write_results({"scores": {**kept, **{r: {**kept.get(r, {}), **rows[r]} for r in rows}}})
     return rows

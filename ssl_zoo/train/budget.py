@@ -28,19 +28,28 @@ class Budget:
     seconds: float | None
 
     @classmethod
-    def of(cls, config: TrainConfig, samples: int) -> Budget:
+    def of(cls, config: TrainConfig, samples: int, processes: int = 1) -> Budget:
         """The budget of a configuration on a train split of so many samples.
 
         Raises:
-            UserError: a step takes more samples than there are.
+            UserError: a step takes more samples than there are, or a batch cannot be shared evenly.
         """
         step_images = config.batch_size * config.accumulate
         per_epoch = samples // step_images
         if not per_epoch:
             times = f" × {config.accumulate} accumulated" if config.accumulate > 1 else ""
+            fitting = max(2, processes, samples // (4 * config.accumulate)) // processes * processes
+            fits = fitting * config.accumulate <= samples
+            mend = f"choose --batch-size {fitting} or less" if fits else "it takes more samples"
             raise UserError(
                 f"train.batch_size: a batch of {config.batch_size}{times} is larger than the train "
-                f"split of {samples} samples; choose --batch-size {max(2, samples // 4)} or less"
+                f"split of {samples} samples; {mend}"
+            )
+        if config.batch_size % processes:
+            fitting = max(1, config.batch_size // processes) * processes
+            raise UserError(
+                f"train.batch_size: a batch of {config.batch_size} cannot be shared evenly by "
+                f"{processes} processes; choose --batch-size {fitting}"
             )
         if config.minutes is not None:
             return cls(step_images, per_epoch, None, 60 * config.minutes)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 
 from ssl_zoo.config import TrainConfig
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import UserError, did_you_mean
 from ssl_zoo.task import Task
 
 TICKS = 1_000_000
 """Schedules count progress in these, so that every kind of budget has the same one."""
+
+_SETTINGS = ("lr", "weight_decay", "momentum")
+"""Arguments of optimisers that are settings of their own."""
 
 
 def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
@@ -51,22 +55,44 @@ def create_optimizer(task: Task, config: TrainConfig, step_images: int) -> Optim
     Raises:
         UserError: timm has no such optimiser, or it refuses an option.
     """
-    groups = parameter_groups(task, config)
     try:
         optimizer: Optimizer = create_optimizer_v2(
-            groups,
+            parameter_groups(task, config),
             config.optimizer,
             lr=learning_rate(config, step_images),
             weight_decay=config.weight_decay,
             momentum=config.momentum,
-            **config.optimizer_options,
+            **_options(config),
         )
-    except (ValueError, TypeError, AssertionError) as error:
-        raise UserError(
-            f"train.optimizer: {config.optimizer!r}: {error}; "
-            "`timm.optim.list_optimizers()` lists the names"
-        ) from error
+    except (ValueError, TypeError, AssertionError, ImportError) as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(f"train.optimizer: {config.optimizer} cannot be used so: {reason}") from error
     return optimizer
+
+
+def _options(config: TrainConfig) -> dict[str, Any]:
+    """The optimiser's further arguments, once it is known to have them; with Adam's betas."""
+    name = config.optimizer.lower().removeprefix("lookahead_")
+    known = list_optimizers()
+    if name not in known:
+        raise UserError(
+            f"train.optimizer: timm has no optimiser {config.optimizer!r}.{did_you_mean(name, known)} "
+            "`timm.optim.list_optimizers()` lists all."
+        )
+    parameters = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
+    arguments = [argument for argument in parameters if argument not in ("self", "params", *_SETTINGS)]
+    for option in config.optimizer_options:
+        if option in _SETTINGS:
+            raise UserError(f"train.optimizer_options.{option}: give it as train.{option}")
+        if option not in arguments:
+            hint = did_you_mean(option, arguments) or f" There are: {', '.join(arguments)}"
+            raise UserError(f"train.optimizer_options.{option}: {name} has no such argument.{hint}")
+    info = get_optimizer_info(name)
+    betas = parameters["betas"].default if "betas" in parameters else None
+    if isinstance(betas, tuple) and len(betas) == 2 and not info.has_momentum:
+        # timm passes the momentum on to optimisers that call it so; Adam's is its first beta.
+        return {"betas": (config.momentum, betas[1]), **config.optimizer_options}
+    return config.optimizer_options
 
 
 def create_schedule(optimizer: Optimizer, config: TrainConfig) -> Scheduler:
@@ -86,7 +112,7 @@ def create_schedule(optimizer: Optimizer, config: TrainConfig) -> Scheduler:
     milestones = config.milestones if config.schedule == "step" else []
     return MultiStepLRScheduler(
         optimizer,
-        decay_t=[round(m * TICKS) for m in milestones],
+        decay_t=sorted(round(m * TICKS) for m in milestones),
         decay_rate=config.decay,
         warmup_t=warmup,
         warmup_prefix=False,

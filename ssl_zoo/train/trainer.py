@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 import signal
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from timm.utils import ModelEmaV3
@@ -20,9 +23,9 @@ from ssl_zoo.config import RunConfig
 from ssl_zoo.data import DataSet, batches
 from ssl_zoo.device import Device
 from ssl_zoo.errors import Interrupted, SslZooError
-from ssl_zoo.evaluate import baselines, score
+from ssl_zoo.evaluate import baselines, rehearse, score
 from ssl_zoo.plugins import notify
-from ssl_zoo.run import Run, build_data, build_task, load_checkpoint, save_checkpoint
+from ssl_zoo.run import Run, build_data, build_task, fitting, load_checkpoint, save_checkpoint
 from ssl_zoo.task import Losses
 from ssl_zoo.train.budget import Budget
 from ssl_zoo.train.optimizer import TICKS, create_optimizer, create_schedule
@@ -72,7 +75,7 @@ class Trainer:
         self.config = config
         self.data = data
         self.device = device
-        self.budget = Budget.of(config.train, len(data.train))
+        self.budget = Budget.of(config.train, len(data.train), distributed.world_size())
         self.task = device.place(build_task(config, data.spec))
         if distributed.world_size() > 1 and config.train.sync_batchnorm:
             distributed.sync_batchnorm(self.task)
@@ -91,6 +94,9 @@ class Trainer:
             model = torch.compile(model)
         if distributed.world_size() > 1:
             # A head may leave parts of a backbone unused (inpainting never pools).
+            # What replaces them is younger than torch 2.4; and channels-last gradients are copied once.
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"ssl_zoo\.")
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             model = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
         wrapped: nn.Module = model
         return wrapped
@@ -138,7 +144,9 @@ class Trainer:
             with self._no_gradient_exchange(until=last):
                 with self.device.autocast():
                     losses: Losses = self.model(views)
-                self._check_finite(losses)
+                # Reading the value would make another device wait; there it is read when it is logged.
+                if self.device.device.type == "cpu":
+                    self.check_finite(losses.total.item(), self.step + 1)
                 self.scaler.scale(losses.total / len(raw_batches)).backward()
         if config.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -166,13 +174,28 @@ class Trainer:
             return exchange
         return contextlib.nullcontext()
 
-    def _check_finite(self, losses: Losses) -> None:
-        # Reading the value would make another device wait; there it is read when it is logged.
-        if self.device.device.type == "cpu" and not torch.isfinite(losses.total):
-            raise SslZooError(
-                f"{self.config.task.name}: the loss is {losses.total.item()} at step {self.step + 1}; "
-                "lower the learning rate (--set train.lr=…), or try --precision fp32"
-            )
+    def check_finite(self, loss: float, step: int) -> None:
+        """Make sure that the loss of a step is a number.
+
+        Raises:
+            SslZooError: it is not.
+        """
+        if not math.isfinite(loss):
+            self._diverged(f"the loss is {loss} at step {step}")
+
+    def check_weights(self) -> None:
+        """Make sure that the weights are numbers, before they take the place of the last good ones.
+
+        Raises:
+            SslZooError: they are not.
+        """
+        if not all(bool(p.isfinite().all()) for p in self.task.parameters()):
+            self._diverged(f"weights are not finite after step {self.step}")
+
+    def _diverged(self, what: str) -> NoReturn:
+        raise SslZooError(
+            f"{self.config.task.name}: {what}; lower the learning rate (--lr), or try --precision fp32"
+        )
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -186,10 +209,15 @@ class Trainer:
             self.task.encoder = encoder
 
     def metrics(self, losses: Losses) -> dict[str, float]:
-        """What is logged of a step, means over processes; waits for the device."""
+        """What is logged of a step, means over processes; waits for the device.
+
+        Raises:
+            SslZooError: the loss is not finite.
+        """
         names = ["loss", *losses.logs]
         values = torch.stack([losses.total.detach(), *losses.logs.values()]).float()
         measured = dict(zip(names, distributed.mean(values).tolist(), strict=True))
+        self.check_finite(measured["loss"], self.step)
         return {
             "step": self.step,
             "epoch": round(self.epoch, 4),
@@ -236,7 +264,8 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
     def save() -> None:
         nonlocal saved
         if log is not None:
-            log.flush()
+            trainer.check_weights()
+            os.fsync(log.fileno())
             state = {**trainer.state_dict(), "metrics_bytes": log.tell()}
             save_checkpoint(run, state)
             notify("ssl_zoo_checkpoint_saved", run=run, step=trainer.step, path=run.checkpoint_file)
@@ -263,7 +292,9 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
                 if due or trainer.progress >= 1:
                     record(trainer.metrics(losses))
                 if knn_steps and trainer.step % knn_steps == 0 and trainer.progress < 1:
-                    record(_evaluate_midway(trainer))
+                    scores = _evaluate_midway(trainer)
+                    if scores:
+                        record({"step": trainer.step, "epoch": round(trainer.epoch, 4), **scores})
                     start = time.monotonic() - trainer.seconds
                 if stop.number:
                     save()
@@ -288,8 +319,7 @@ def _agree(seconds: float, signal_number: int) -> tuple[float, int]:
 
 def _evaluate_midway(trainer: Trainer) -> dict[str, float]:
     with trainer.averaged_weights():
-        scores = score(trainer.task, trainer.data, trainer.device) or {}
-    return {"step": trainer.step, "epoch": round(trainer.epoch, 4), **scores}
+        return score(trainer.task, trainer.data, trainer.device) or {}
 
 
 class _Stop:
@@ -322,7 +352,8 @@ def finish(trainer: Trainer, run: Run) -> dict[str, Any]:
         run.write_backbone(trainer.task.encoder, config.backbone, data.spec)
         learnt = score(trainer.task, data, device)
     rows = {} if learnt is None else {config.task.name: learnt}
-    rows |= baselines(device.place(build_task(config, data.spec)), data, device)
+    untrained = device.place(build_task(config, data.spec))
+    rows |= baselines(untrained, data, device, pretrained=config.backbone.pretrained)
     run.write_results(
         {
             "task": config.task.name,
@@ -358,35 +389,42 @@ def train(
         The run.
 
     Raises:
-        UserError: the input was wrong; nothing was written.
+        UserError: the input was wrong; nothing was written, or what was is removed.
         Interrupted: a signal asked to stop; `resume` goes on.
         SslZooError: something failed while working, such as a loss that is not finite.
     """
     reporter = reporter or Silent()
+    if (config is None) == (resume is None) or (resume is not None and out is not None):
+        raise TypeError("train needs a config, or else a run to resume, with its own config and place")
     run = Run.open(resume) if resume is not None else None
-    if run is not None:
-        config = run.config()
     if config is None:
-        raise TypeError("train needs a config, or a run to resume")
+        assert run is not None
+        config = run.config()
     with distributed.processes() as local_rank:
         device = Device.choose(config.train, local_rank)
         trainer = Trainer(config, build_data(config, device.device), device)
+        rehearse(trainer.task, trainer.data, device)
         first = distributed.rank() == 0
         if run is None:
             run = Run.create(out, config) if first else Run(out or "runs")
-        with run.lock() if first else contextlib.nullcontext():
-            if resume is not None:
-                _go_on(trainer, run)
-            if first:
-                reporter.started(run, trainer)
-                notify("ssl_zoo_run_started", run=run)
-            if trainer.progress < 1:
-                fit(trainer, run, reporter)
-            if first:
-                results = finish(trainer, run)
-                notify("ssl_zoo_run_ended", run=run, results=results)
-                reporter.ended(run, results)
-            distributed.barrier()
+        try:
+            with run.lock() if first else contextlib.nullcontext():
+                if resume is not None:
+                    _go_on(trainer, run)
+                if first:
+                    reporter.started(run, trainer)
+                    notify("ssl_zoo_run_started", run=run)
+                if trainer.progress < 1:
+                    fit(trainer, run, reporter)
+                if first:
+                    results = finish(trainer, run)
+                    notify("ssl_zoo_run_ended", run=run, results=results)
+                    reporter.ended(run, results)
+                distributed.barrier()
+        except Exception:
+            if first and resume is None and trainer.step == 0:
+                run.discard()
+            raise
     return run
 
 
@@ -395,8 +433,9 @@ def _go_on(trainer: Trainer, run: Run) -> None:
     logged = 0
     if run.checkpoint_file.exists():
         state = load_checkpoint(run)
-        logged = state["metrics_bytes"]
-        trainer.load_state_dict(state)
+        with fitting(run.checkpoint_file):
+            logged = state["metrics_bytes"]
+            trainer.load_state_dict(state)
     if run.metrics_file.exists() and distributed.rank() == 0:
         # What was logged after the checkpoint will be logged again.
         with run.metrics_file.open("r+b") as file:

@@ -1,0 +1,188 @@
+"""kNN is the literal formula's, and evaluating changes nothing of what is evaluated."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor, nn
+
+from ssl_zoo.data import ArraySplit, DataSet
+from ssl_zoo.device import Device
+from ssl_zoo.errors import UserError
+from ssl_zoo.evaluate import Features, baselines, evaluate, knn_accuracy, rehearse, score
+from ssl_zoo.evaluate.features import extract, extract_features
+from ssl_zoo.run import build_data, build_task
+from ssl_zoo.train import train
+from tests.conftest import small_config
+
+CPU = torch.device("cpu")
+DEVICE = Device(CPU, "fp32", False)
+
+
+def some(n: int = 120, m: int = 60, width: int = 5, classes: int = 4, seed: int = 0) -> Features:
+    """Classes that overlap, so that neighbours disagree."""
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (n + m,), generator=g)
+    centres = torch.randn(classes, width, generator=g)
+    x = centres[labels] + 1.2 * torch.randn(n + m, width, generator=g)
+    return Features(x[:n], labels[:n], x[n:], labels[n:], classes)
+
+
+def literal_knn(f: Features, k: int, temperature: float) -> float:
+    """Wu et al. 2018, section 3.4, sample by sample in float64."""
+    right = 0
+    for query, label in zip(f.test.double(), f.test_labels.tolist(), strict=True):
+        similarities = []
+        for vector, its in zip(f.bank.double(), f.bank_labels.tolist(), strict=True):
+            cosine = float(query @ vector) / (float(query.norm()) * float(vector.norm()))
+            similarities.append((cosine, its))
+        votes = [0.0] * f.classes
+        for cosine, its in sorted(similarities, reverse=True)[:k]:
+            votes[its] += math.exp(cosine / temperature)
+        right += votes.index(max(votes)) == label
+    return 100 * right / len(f.test)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (20, 0.07), (20, 1.0), (500, 0.07)])
+def test_knn_is_the_papers_vote(k: int, temperature: float, seed: int) -> None:
+    # 500 is more than the bank holds: then all of it votes.
+    features = some(seed=seed)
+    ours = knn_accuracy(features, k, temperature, chunk=7)
+    assert ours == pytest.approx(literal_knn(features, k, temperature))
+    assert 100 / features.classes < ours < 100
+
+
+def scikit_learn(f: Features) -> float:
+    """The same vote by scikit-learn, in percent."""
+    theirs = KNeighborsClassifier(20, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
+    theirs.fit(f.bank.double().numpy(), f.bank_labels.numpy())
+    return 100 * float(theirs.score(f.test.double().numpy(), f.test_labels.numpy()))
+
+
+def test_knn_agrees_with_scikit_learn() -> None:
+    features = some(n=400, m=300, seed=3)
+    assert knn_accuracy(features) == pytest.approx(scikit_learn(features))
+
+
+def test_knn_on_the_pixels_of_the_digits_agrees_with_scikit_learn() -> None:
+    data = build_data(small_config("simclr"), CPU)
+    features = extract_features(data.spec.raw, data, CPU)
+    assert features is not None
+    assert knn_accuracy(features) == pytest.approx(scikit_learn(features))
+    assert knn_accuracy(features) > 95
+
+
+def test_knn_does_not_depend_on_the_chunk_or_on_the_length_of_vectors() -> None:
+    features = some()
+    longer = Features(
+        features.bank * torch.rand(120, 1).add(0.1), features.bank_labels,
+        features.test * 1e3, features.test_labels, features.classes,
+    )  # fmt: skip
+    values = {knn_accuracy(f, chunk=c) for f in (features, longer) for c in (1, 13, 1024)}
+    assert len(values) == 1
+
+
+def test_a_small_temperature_does_not_overflow() -> None:
+    assert knn_accuracy(some(), temperature=1e-6) == pytest.approx(knn_accuracy(some(), k=1))
+
+
+def test_features_of_a_split_are_those_of_its_samples_in_order() -> None:
+    split = ArraySplit(torch.arange(10).view(10, 1), None)
+    assert extract(lambda b: b.half(), split, CPU, batch_size=4).equal(torch.arange(10.0).view(10, 1))
+
+
+@pytest.fixture(name="data", scope="module")
+def small_data() -> DataSet:
+    whole = build_data(small_config("simclr"), CPU)
+    train, test = (
+        ArraySplit(s.batch(torch.arange(100)), s.labels[:100] if s.labels is not None else None)
+        for s in (whole.train, whole.test or whole.train)
+    )
+    return DataSet("digits", whole.spec, train, test, train)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_evaluating_leaves_a_task_in_the_state_and_modes_it_was_in(
+    data: DataSet, task_name: str, raises: bool
+) -> None:
+    task = build_task(small_config(task_name), data.spec).train()
+    task.encoder.model.layer1.eval()  # as somebody who freezes a part has it
+    if raises:
+        task.features = lambda x: nn.Linear(3, 3)(x.flatten(1))  # type: ignore[method-assign]
+    modes = [module.training for module in task.modules()]
+    state = {name: value.clone() for name, value in task.state_dict().items()}
+    randomness = torch.get_rng_state()
+    if raises:
+        with pytest.raises(RuntimeError):
+            score(task, data, DEVICE)
+    else:
+        assert score(task, data, DEVICE) == score(task, data, DEVICE)
+        rehearse(task, data, DEVICE)
+        assert torch.get_rng_state().equal(randomness)
+    assert [module.training for module in task.modules()] == modes
+    assert all(value.equal(state[name]) for name, value in task.state_dict().items())
+    assert all(p.grad is None for p in task.parameters())
+
+
+def test_features_are_computed_in_evaluation_mode_without_gradients(data: DataSet) -> None:
+    task = build_task(small_config("simclr"), data.spec).train()
+    seen = set()
+    real = task.features
+
+    def watched(x: Tensor) -> Tensor:
+        seen.add((task.training, torch.is_grad_enabled()))
+        return real(x)
+
+    task.features = watched  # type: ignore[method-assign]
+    score(task, data, DEVICE)
+    rehearse(task, data, DEVICE)
+    assert seen == {(False, False)}
+
+
+@pytest.mark.parametrize("missing", ["test", "labels", "bank"])
+def test_where_there_are_no_labels_there_is_no_score(data: DataSet, missing: str) -> None:
+    blank = ArraySplit(data.train.batch(torch.arange(100)), None)
+    without = {
+        "test": DataSet("x", data.spec, data.train, None, data.bank),
+        "labels": DataSet("x", data.spec, data.train, blank, data.bank),
+        "bank": DataSet("x", data.spec, data.train, data.test, blank),
+    }[missing]
+    task = build_task(small_config("simclr"), data.spec)
+    assert score(task, without, DEVICE) is None
+    assert baselines(task, without, DEVICE) == {}
+
+
+def test_a_network_that_did_not_start_at_random_is_not_called_so(data: DataSet) -> None:
+    task = build_task(small_config("simclr"), data.spec)
+    assert list(baselines(task, data, DEVICE)) == ["pixels", "random-init"]
+    assert list(baselines(task, data, DEVICE, pretrained=True)) == ["pixels", "pretrained"]
+
+
+@pytest.fixture(name="run", scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return train(small_config("simclr", train__epochs=0.3), out=tmp_path_factory.mktemp("e") / "run")
+
+
+def test_evaluating_a_run_gives_its_own_scores_again_and_adds_to_its_results(run: Any) -> None:
+    before = run.results()["scores"]
+    rows = evaluate(run.path, ["knn"])
+    assert rows == before
+    linear = evaluate(str(run.path), ["linear"], with_baselines=False, device="cpu")
+    assert list(linear) == ["simclr"]
+    after = run.results()["scores"]
+    assert after["simclr"] == {**before["simclr"], **linear["simclr"]}
+    assert after["pixels"] == before["pixels"]
+
+
+def test_an_unknown_protocol_is_named_with_those_that_there_are(run: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        evaluate(run.path, ["knn", "linaer"])
+    assert str(caught.value) == (
+        "--protocol: no protocol 'linaer'. Did you mean 'linear'? There are: knn, linear"
+    )

@@ -1,0 +1,260 @@
+"""A run directory is whole at any moment, and what is wrong with one is said in a line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.run import (
+    Run,
+    build_data,
+    build_task,
+    load_backbone,
+    load_checkpoint,
+    replace_file,
+    save_checkpoint,
+)
+from ssl_zoo.train import train
+from tests.conftest import small_config
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(name="run", scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    config = small_config("simclr", train__epochs=0.2)
+    return train(config, out=tmp_path_factory.mktemp("r") / "run")
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Run:
+    """A run that has only begun."""
+    return Run.create(tmp_path / "run", small_config("simclr"))
+
+
+def complaint(function: Any, *arguments: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+# ---- writing
+
+
+def test_a_file_is_replaced_with_its_new_content_and_nothing_else_is_left(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    for content in (b"old", b"new and longer", b""):
+        replace_file(file, content)
+        assert file.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("broken", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file_whole_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    file = tmp_path / "file"
+    replace_file(file, b"old")
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(*(os, "fsync") if broken == "fsync" else (Path, "replace"), full)
+    with pytest.raises(SslZooError, match=f"cannot write {file}: No space left on device"):
+        replace_file(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_full_disk_costs_no_checkpoint(empty: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(empty, {"task": {"w": torch.ones(3)}})
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SslZooError, match="No space left"):
+        save_checkpoint(empty, {"task": {"w": torch.zeros(3)}})
+    assert load_checkpoint(empty)["task"]["w"].equal(torch.ones(3))
+
+
+def test_a_run_that_cannot_write_its_configuration_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "No space left" in complaint(Run.create, tmp_path / "run", small_config("simclr"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_without_a_place_of_their_own_get_different_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = [Run.create(None, small_config("simclr")).path for _ in range(3)]
+    assert len(set(paths)) == 3
+    assert all(str(path).startswith("runs/simclr-digits-") for path in paths)
+
+
+def test_a_run_is_not_made_over_anything(empty: Run, tmp_path: Path) -> None:
+    config = small_config("simclr")
+    said = complaint(Run.create, empty.path, config)
+    assert said.endswith(f"choose another folder, or go on with it: --resume {empty.path}")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "mine", tmp_path / "file"):
+        assert complaint(Run.create, path, config).endswith("not empty; choose another folder")
+    assert "cannot be made: Not a directory" in complaint(Run.create, tmp_path / "file" / "run", config)
+    (tmp_path / "void").mkdir()
+    assert Run.create(tmp_path / "void", config).config_file.is_file()
+
+
+def test_discarding_a_run_spares_what_is_not_its_own(empty: Run) -> None:
+    (empty.path / "notes.txt").write_text("x")
+    empty.metrics_file.write_text("")
+    empty.discard()
+    assert [p.name for p in empty.path.iterdir()] == ["notes.txt"]
+
+
+def test_what_a_run_was_made_with_is_written_down(run: Run) -> None:
+    made = run.config().provenance
+    assert {"ssl-zoo", "torch", "torchvision", "timm"} <= made["versions"].keys()
+    assert made["versions"]["torch"] == version("torch")
+    assert run.config().task == small_config("simclr").task
+
+
+# ---- what is wrong with a run
+
+
+def test_a_directory_that_is_no_run(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        assert complaint(Run.open, path) == f"{path} is not a run: it has no config.yaml"
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 and so on", None])
+def test_a_checkpoint_that_is_cut_off_or_garbage(empty: Run, run: Run, content: bytes | None) -> None:
+    whole = run.checkpoint_file.read_bytes()
+    empty.checkpoint_file.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    said = complaint(load_checkpoint, empty)
+    assert said.startswith(f"{empty.checkpoint_file} cannot be read: ")
+    assert complaint(lambda: train(resume=empty.path)) == said
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("evil",)
+
+
+def test_a_checkpoint_runs_no_code(empty: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"task": Evil()}, empty.checkpoint_file)
+    assert "cannot be read" in complaint(load_checkpoint, empty)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_a_checkpoint_of_something_else(empty: Run) -> None:
+    data = build_data(empty.config(), CPU)
+    assert complaint(load_checkpoint, empty) == f"{empty.path} has no checkpoint; train it first"
+    torch.save([1, 2], empty.checkpoint_file)
+    assert "is no checkpoint of ssl-zoo's" in complaint(load_checkpoint, empty)
+    torch.save({"task": {"w": torch.ones(3)}, "ema": None}, empty.checkpoint_file)
+    said = complaint(empty.load_task, data)
+    assert said.startswith(f"{empty.checkpoint_file} does not fit what is installed here: ")
+    assert "does not fit what is installed here" in complaint(lambda: train(resume=empty.path))
+
+
+def test_a_run_whose_task_is_no_longer_installed(empty: Run) -> None:
+    text = empty.config_file.read_text()
+    empty.config_file.write_text(text.replace("name: simclr", "name: jigsaw"))
+    for function in (Run.open(empty.path).config, lambda: train(resume=empty.path)):
+        said = complaint(function)
+        assert said.startswith(f"{empty.config_file}: ")
+        assert "there is no task 'jigsaw'" in said
+
+
+def test_results_that_are_broken_and_metrics_that_are_still_being_written(empty: Run) -> None:
+    assert (empty.results(), empty.metrics()) == ({}, [])
+    empty.metrics_file.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert empty.metrics() == [{"step": 1}, {"step": 2}]
+    empty.write_results({"a": 1, "b": 2})
+    empty.write_results({"b": 3})
+    assert json.loads(empty.results_file.read_text()) == {"a": 1, "b": 3}
+    empty.results_file.write_text("{")
+    assert complaint(empty.results).startswith(f"{empty.results_file} cannot be read: ")
+
+
+# ---- the backbone
+
+
+def test_the_backbone_gives_the_features_of_the_trained_task_to_the_bit(run: Run) -> None:
+    data = build_data(run.config(), CPU)
+    x = data.spec.prepare(data.train.batch(torch.arange(64)))
+    expected = run.load_task(data).features(x)
+    for path in (run.path, str(run.path), run.backbone_file):
+        model = load_backbone(path)
+        assert not model.training
+        assert model(x).equal(expected)
+        assert model.ssl_zoo_spec == data.spec
+    untrained = build_task(run.config(), data.spec).eval()
+    assert not untrained.features(x).equal(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("test_resnet", 16), ("test_vit", 32), ("test_efficientnet", 96)]
+)
+def test_timm_alone_loads_the_weights_of_a_backbone(tmp_path: Path, name: str, size: int) -> None:
+    settings = {"backbone__name": name, "data__image_size": size, "backbone__stem": "original"}
+    run = Run.create(tmp_path / "run", small_config("rotation", **settings))
+    config = run.config()
+    data = build_data(config, CPU)
+    task = build_task(config, data.spec).eval()
+    run.write_backbone(task.encoder, config.backbone, data.spec)
+
+    with safe_open(run.backbone_file, "pt") as file:
+        header = {key: json.loads(value) for key, value in file.metadata().items() if key != "modality"}
+    backbone, spec = header["backbone"], header["spec"]
+    options = {"num_classes": 0, "in_chans": spec["channels"], **backbone["options"]}
+    if name == "test_vit":
+        options["img_size"] = spec["size"]
+    model = timm.create_model(backbone["name"], **options)
+    model.load_state_dict(load_file(run.backbone_file))
+    x = data.spec.prepare(data.train.batch(torch.arange(8)))
+    assert model.eval()(x).equal(task.features(x))
+
+
+@pytest.fixture
+def broken_backbones(tmp_path: Path, run: Run) -> dict[str, Path]:
+    whole = run.backbone_file.read_bytes()
+    files = {name: tmp_path / f"{name}.safetensors" for name in ("cut", "garbage", "foreign", "other")}
+    files["cut"].write_bytes(whole[: len(whole) // 2])
+    files["garbage"].write_bytes(b"garbage")
+    save_file({"w": torch.ones(2)}, files["foreign"])
+    with safe_open(run.backbone_file, "pt") as file:
+        save_file({"w": torch.ones(2)}, files["other"], file.metadata())
+    return files
+
+
+def test_a_backbone_that_is_broken_or_not_ours(
+    broken_backbones: dict[str, Path], tmp_path: Path
+) -> None:
+    for name in ("cut", "garbage"):
+        assert "cannot be read: " in complaint(load_backbone, broken_backbones[name])
+    assert "is no image backbone of ssl-zoo's" in complaint(load_backbone, broken_backbones["foreign"])
+    assert "does not fit what is installed here" in complaint(load_backbone, broken_backbones["other"])
+    for path in (tmp_path, tmp_path / "none"):
+        assert "does not exist: give a run that has ended" in complaint(load_backbone, path)

@@ -1,0 +1,543 @@
+"""The loop does what the configuration says: groups, rates, budgets, averages, numbers, endings."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ssl_zoo import plugins
+from ssl_zoo.config import RunConfig, TrainConfig
+from ssl_zoo.data import ArraySplit, DataSet
+from ssl_zoo.device import Device
+from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.evaluate import score
+from ssl_zoo.run import Run, build_data, build_task, load_checkpoint
+from ssl_zoo.task import Field, Losses, Task, TaskOptions
+from ssl_zoo.train import Trainer, train
+from ssl_zoo.train.budget import Budget
+from ssl_zoo.train.optimizer import TICKS, create_optimizer, create_schedule, learning_rate
+from ssl_zoo.views import Rng
+from tests.conftest import small_config
+
+CPU = torch.device("cpu")
+
+
+class Colour(Task):
+    """A task without coupling between the samples of a batch: the mean intensity is to be told."""
+
+    name = "colour"
+
+    class Options(TaskOptions):
+        nan_at: int | None = Field(None, description="the step whose loss is no number")
+        fail_at: int | None = Field(None, description="the step that raises")
+
+    def __init__(self, encoder: Any, options: Any, spec: Any) -> None:
+        super().__init__(encoder, options, spec)
+        self.head = nn.Linear(encoder.width, 1)
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        return (self.spec.prepare(batch),)
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        (x,) = views
+        told = self.head(self.encoder(x)).float().squeeze(1)
+        total = (told - x.mean((1, 2, 3))).pow(2).mean()
+        if self.training:
+            self.steps += 1
+        if self.options.fail_at == self.steps:
+            raise RuntimeError("out of memory")
+        return Losses(total * (math.nan if self.options.nan_at == self.steps else 1.0))
+
+    def lr_scale(self, parameter: str) -> float:
+        return 0.1 if parameter.startswith("head.") else 1.0
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(plugins, "_local", {})
+    plugins.register_task(Colour)
+    yield
+    plugins._hook_plugins.cache_clear()
+
+
+def trainer(task: str = "colour", **settings: Any) -> Trainer:
+    config = small_config(task, **settings)
+    return Trainer(config, build_data(config, CPU), Device.choose(config.train))
+
+
+def without_batchnorm(**settings: Any) -> Trainer:
+    return trainer(backbone__name="test_vit", data__image_size=32, **settings)
+
+
+def short(task: str = "colour", **settings: Any) -> RunConfig:
+    """A run of five steps."""
+    return small_config(task, **{"train__batch_size": 256, **settings})
+
+
+def lines(run: Run) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in run.metrics()]
+
+
+# ---- parameter groups and optimisers
+
+
+def test_each_trainable_parameter_is_in_one_group_and_no_other_in_any(task_name: str) -> None:
+    t = trainer(task_name)
+    grouped = [id(p) for group in t.optimizer.param_groups for p in group["params"]]
+    trainable = {id(p) for p in t.task.parameters() if p.requires_grad}
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == trainable
+
+
+def test_biases_and_scales_are_not_decayed_weights_are_and_a_task_scales_its_rates() -> None:
+    t = trainer(train__weight_decay=0.3, train__lr=1.0, train__warmup=0.0, train__lr_scaling="none")
+    found = {id(p): group for group in t.optimizer.param_groups for p in group["params"]}
+    t.schedule.step_update(0)
+    for name, parameter in t.task.named_parameters():
+        if name.startswith("frozen."):
+            assert id(parameter) not in found
+            continue
+        group = found[id(parameter)]
+        assert group["weight_decay"] == (0.3 if parameter.ndim > 1 else 0.0), name
+        assert group["lr"] == pytest.approx(0.1 if name.startswith("head.") else 1.0), name
+    assert any(p.ndim == 1 for p in t.task.encoder.parameters())
+
+
+@pytest.mark.parametrize(
+    "name", ["sgd", "momentum", "lars", "adam", "adamw", "lamb", "muon", "lion", "lookahead_adamw"]
+)
+def test_timms_optimisers_lower_the_loss_by_name(name: str) -> None:
+    lr = {"lars": 1.0, "muon": 0.01, "lion": 1e-4}.get(name, 0.005)
+    settings = {"train__optimizer": name, "train__lr": lr, "train__lr_scaling": "none"}
+    t = trainer(train__warmup=0.0, train__epochs=4, **settings)
+    raw = [t.data.train.batch(torch.arange(32))]
+    before = {k: v.clone() for k, v in t.task.state_dict().items()}
+    losses = [t.train_step(raw).total.item() for _ in range(8)]
+    assert losses[-1] < losses[0]
+    moved = [n for n, p in t.task.named_parameters() if not p.equal(before[n])]
+    assert "head.weight" in moved
+    assert any(n.startswith("encoder.") for n in moved)
+    assert not any(n.startswith("frozen.") for n in moved)
+
+
+def test_momentum_is_adams_first_beta_unless_betas_are_given() -> None:
+    settings: dict[str, Any] = {"train__optimizer": "adamw", "train__momentum": 0.5}
+    assert trainer(**settings).optimizer.defaults["betas"] == (0.5, 0.999)
+    settings["train__optimizer_options"] = {"betas": (0.8, 0.95)}
+    assert tuple(trainer(**settings).optimizer.defaults["betas"]) == (0.8, 0.95)
+    assert trainer(train__momentum=0.7).optimizer.defaults["momentum"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("sgdd", {}, "train.optimizer: timm has no optimiser 'sgdd'. Did you mean 'sgd'"),
+        ("qqqqqq", {}, "timm has no optimiser 'qqqqqq'. `timm.optim.list_optimizers()` lists all."),
+        ("sgd", {"nestrov": True}, "options.nestrov: sgd has no such argument. Did you mean 'nesterov'"),
+        ("sgd", {"qqqqqq": 1}, "sgd has no such argument. There are: "),
+        ("sgd", {"lr": 1}, "train.optimizer_options.lr: give it as train.lr"),
+        ("adamw", {"betas": [2, 3]}, "train.optimizer: adamw cannot be used so: Invalid beta"),
+    ],
+)  # fmt: skip
+def test_a_wrong_optimiser_or_option_is_one_line_with_what_is_near(
+    name: str, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        trainer(train__optimizer=name, train__optimizer_options=options)
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+# ---- the learning rate
+
+
+@pytest.mark.parametrize(("scaling", "rate"), [("linear", 0.06 * 4), ("sqrt", 0.06 * 2), ("none", 0.06)])
+def test_the_rate_scales_with_the_images_of_a_step(scaling: str, rate: float) -> None:
+    config = TrainConfig(lr=0.06, lr_scaling=scaling)
+    assert learning_rate(config, 1024) == pytest.approx(rate)
+    assert learning_rate(config, 256) == pytest.approx(0.06)
+
+
+def scheduled(**settings: Any) -> Callable[[float], float]:
+    """The rate as a function of progress, for a peak of 1."""
+    config = TrainConfig(lr=1.0, lr_scaling="none", **settings)
+    task = build_task(small_config("rotation"), build_data(small_config("rotation"), CPU).spec)
+    optimizer = create_optimizer(task, config, 256)
+    schedule = create_schedule(optimizer, config)
+
+    def rate(progress: float) -> float:
+        schedule.step_update(int(progress * TICKS))
+        return float(optimizer.param_groups[0]["lr"])
+
+    return rate
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
+def test_warm_up_is_linear_and_the_cosine_ends_at_nothing(warmup: float) -> None:
+    rate = scheduled(schedule="cosine", warmup=warmup)
+    for progress in torch.linspace(0, 0.9999, 57).tolist():
+        if progress < warmup:
+            expected = progress / warmup
+        else:
+            expected = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+        assert rate(progress) == pytest.approx(expected, abs=1e-5)
+    assert rate(0.9999) < 1e-6 / (1 - warmup) ** 2
+    assert rate(1.0) == 0
+
+
+def test_steps_fall_at_the_milestones_in_whatever_order_they_are_given() -> None:
+    rate = scheduled(schedule="step", milestones=[0.8, 0.3, 0.6], decay=0.2, warmup=0.1)
+    assert rate(0.05) == pytest.approx(0.5)
+    for progress, drops in [(0.1, 0), (0.29, 0), (0.31, 1), (0.59, 1), (0.61, 2), (0.81, 3), (1, 3)]:
+        assert rate(progress) == pytest.approx(0.2**drops)
+
+
+def test_a_constant_rate_is_constant_after_its_warm_up() -> None:
+    rate = scheduled(schedule="constant", warmup=0.2)
+    assert rate(0.1) == pytest.approx(0.5)
+    assert [rate(p) for p in (0.2, 0.5, 0.99, 1.0)] == [1.0] * 4
+
+
+def test_the_logged_rates_are_those_of_the_formula(tmp_path: Path) -> None:
+    run = train(short(train__lr=0.01, train__warmup=0.0), out=tmp_path / "r")
+    assert [line["lr"] for line in lines(run)] == pytest.approx(
+        [0.005 * (1 + math.cos(math.pi * i / 5)) for i in range(5)], rel=1e-4
+    )
+
+
+# ---- budgets
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ({"epochs": 2}, 20),
+        ({"epochs": 0.5}, 5),
+        ({"epochs": 0.001}, 1),
+        ({"images": 1}, 1),
+        ({"images": 1000}, 10),
+        ({"images": 1001}, 11),
+        ({}, 1000),
+    ],
+)
+def test_a_budget_in_epochs_or_images_is_so_many_steps(given: dict[str, Any], steps: int) -> None:
+    budget = Budget.of(TrainConfig(batch_size=50, accumulate=2, **given), 1099)
+    assert (budget.steps_per_epoch, budget.steps, budget.seconds) == (10, steps, None)
+    assert budget.progress(steps - 1, 1e9) < 1 == budget.progress(steps, 0)
+
+
+def test_a_budget_in_minutes_counts_time_alone() -> None:
+    budget = Budget.of(TrainConfig(batch_size=50, minutes=2), 1000)
+    assert budget.progress(10**9, 60) == 0.5
+    assert budget.progress(1, 120) == budget.progress(1, 500) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "images"),
+    [
+        ({"train__epochs": 0.6}, 3 * 256),
+        ({"train__epochs": None, "train__images": 600}, 3 * 256),
+        ({"train__epochs": 1.4}, 7 * 256),
+    ],
+)
+def test_a_run_stops_where_its_budget_says(
+    tmp_path: Path, settings: dict[str, Any], images: int
+) -> None:
+    run = train(short(**settings), out=tmp_path / "r")
+    assert run.results()["images"] == run.metrics()[-1]["images"] == images
+    assert load_checkpoint(run)["step"] == images // 256
+
+
+def test_a_run_of_minutes_stops_after_them_and_not_before(tmp_path: Path) -> None:
+    config = small_config("colour", train__epochs=None, train__minutes=0.02, train__batch_size=8)
+    *before, last = [line["seconds"] for line in train(config, out=tmp_path / "r").metrics()]
+    assert last >= 60 * 0.02
+    assert all(seconds < 60 * 0.02 for seconds in before)
+
+
+@pytest.mark.parametrize(
+    ("batch", "samples", "processes", "said"),
+    [
+        ((64, 1), 40, 1, "of 64 is larger than the train split of 40 samples; choose --batch-size 10"),
+        ((64, 3), 150, 1, "64 × 3 accumulated is larger than the train split of 150 samples; choose"),
+        ((64, 1), 1, 1, "train split of 1 samples; it takes more samples"),
+        ((64, 1), 40, 4, "choose --batch-size 8"),
+        ((63, 1), 1000, 4, "cannot be shared evenly by 4 processes; choose --batch-size 60"),
+        ((3, 1), 1000, 4, "cannot be shared evenly by 4 processes; choose --batch-size 4"),
+    ],
+)  # fmt: skip
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(
+    batch: tuple[int, int], samples: int, processes: int, said: str
+) -> None:
+    size, accumulate = batch
+    with pytest.raises(UserError) as caught:
+        Budget.of(TrainConfig(batch_size=size, accumulate=accumulate), samples, processes)
+    assert said in str(caught.value)
+    if "choose" in said:
+        better = int(str(caught.value).rpartition("--batch-size ")[2].split()[0])
+        Budget.of(TrainConfig(batch_size=better, accumulate=accumulate), samples, processes)
+
+
+# ---- gradients
+
+
+def gradients(monkeypatch: pytest.MonkeyPatch, t: Trainer, raw: list[Tensor]) -> dict[str, Tensor]:
+    """What the optimiser is given in one step."""
+    seen: dict[str, Tensor] = {}
+
+    def step(closure: Any = None) -> None:
+        seen.update({n: p.grad.clone() for n, p in t.task.named_parameters() if p.grad is not None})
+
+    monkeypatch.setattr(t.optimizer, "step", step)
+    t.train_step(raw)
+    return seen
+
+
+@pytest.mark.parametrize("batches", [2, 4])
+def test_accumulated_batches_give_the_gradient_of_one_as_large(
+    monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
+    one, many = without_batchnorm(), without_batchnorm(train__accumulate=batches, train__batch_size=16)
+    raw = one.data.train.batch(torch.arange(16 * batches))
+    joint = gradients(monkeypatch, one, [raw])
+    accumulated = gradients(monkeypatch, many, list(raw.split(16)))
+    assert (
+        joint.keys()
+        == accumulated.keys()
+        == {n for n, p in one.task.named_parameters() if p.requires_grad}
+    )
+    for name, gradient in joint.items():
+        torch.testing.assert_close(accumulated[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_takes_as_many_batches_as_are_accumulated() -> None:
+    t = trainer(train__accumulate=3, train__batch_size=100)
+    steps = list(t.epoch_batches())
+    assert len(steps) == t.budget.steps_per_epoch == 4
+    assert [[len(b) for b in step] for step in steps] == [[100] * 3] * 4
+
+
+def test_each_epoch_has_its_own_order_and_holds_a_sample_once() -> None:
+    t = trainer(train__batch_size=100)
+    numbered = ArraySplit(torch.arange(1438), None)
+    t.data = DataSet("numbers", t.data.spec, numbered, None, numbered)
+
+    def order(step: int) -> list[int]:
+        t.step = step
+        return torch.cat([b for batches in t.epoch_batches() for b in batches]).tolist()
+
+    first, second = order(0), order(t.budget.steps_per_epoch)
+    assert len(set(first)) == len(set(second)) == len(first) == 1400
+    assert first != second
+    assert order(3) == first[300:]  # as a resumed run goes on
+
+
+def test_gradients_are_clipped_to_the_norm_and_not_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = [trainer().data.train.batch(torch.arange(64))]
+    free = gradients(monkeypatch, trainer(), raw)
+    norm = math.sqrt(sum(float(g.pow(2).sum()) for g in free.values()))
+    clipped = gradients(monkeypatch, trainer(train__clip_norm=norm / 7), raw)
+    wide = gradients(monkeypatch, trainer(train__clip_norm=norm * 7), raw)
+    for name, gradient in free.items():
+        torch.testing.assert_close(clipped[name], gradient / 7, rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(wide[name], gradient)
+
+
+# ---- averages and evaluation
+
+
+def test_the_average_of_the_weights_is_what_is_evaluated_and_saved(tmp_path: Path) -> None:
+    config = short(train__ema=0.5)
+    run = train(config, out=tmp_path / "r")
+    state = load_checkpoint(run)
+    weights = load_file(run.backbone_file)
+    raw = {k.removeprefix("encoder.model."): v for k, v in state["task"].items()}
+    average = {k.removeprefix("model."): v for k, v in state["ema"].items()}
+    assert weights.keys() == average.keys()
+    assert all(weights[k].equal(average[k]) for k in weights)
+    assert not weights["conv1.0.weight"].equal(raw["conv1.0.weight"])
+    data = build_data(config, CPU)
+    rebuilt = score(run.load_task(data), data, Device.choose(config.train))
+    assert rebuilt == run.results()["scores"]["colour"]
+
+
+def test_the_average_is_the_exponential_one_of_each_step() -> None:
+    t = trainer(train__ema=0.9, train__lr=0.05, train__warmup=0.0)
+    name, raw = "model.conv1.0.weight", [t.data.train.batch(torch.arange(64))]
+    expected = t.task.encoder.state_dict()[name].clone()
+    for _ in range(3):
+        t.train_step(raw)
+        expected = 0.9 * expected + 0.1 * t.task.encoder.state_dict()[name]
+    torch.testing.assert_close(t.ema.module.state_dict()[name], expected)
+
+
+def test_knn_is_logged_every_so_many_epochs_and_changes_no_loss(tmp_path: Path) -> None:
+    plain = train(short(), out=tmp_path / "plain")
+    often = train(short(train__knn_every=0.4), out=tmp_path / "often")
+    evaluated = [line for line in often.metrics() if "knn" in line]
+    assert [line["step"] for line in evaluated] == [2, 4]
+    assert all(0 < line["knn"] <= 100 for line in evaluated)
+    assert [line for line in lines(often) if "knn" not in line] == lines(plain)
+
+
+def test_the_results_stand_beside_pixels_and_the_very_weights_that_the_run_began_with(
+    tmp_path: Path,
+) -> None:
+    class Watch:
+        def started(self, run: Run, t: Trainer) -> None:
+            self.state = {k: v.clone() for k, v in t.task.state_dict().items()}
+            self.scores = score(t.task, t.data, t.device)
+
+        def step(self, progress: float, metrics: dict[str, float]) -> None: ...
+
+        def ended(self, run: Run, results: dict[str, Any]) -> None: ...
+
+    watch, config = Watch(), short("moco", train__seed=3, train__epochs=0.4)
+    run = train(config, out=tmp_path / "r", reporter=watch)
+    again = build_task(config, build_data(config, CPU).spec).state_dict()
+    assert again.keys() == watch.state.keys()
+    assert all(again[name].equal(value) for name, value in watch.state.items())
+    scores = run.results()["scores"]
+    assert list(scores) == ["moco", "pixels", "random-init"]
+    assert scores["random-init"] == watch.scores
+    assert scores["moco"] != watch.scores
+
+
+# ---- randomness and numbers
+
+
+def test_a_seed_gives_the_same_metrics_to_the_bit_and_another_seed_others(tmp_path: Path) -> None:
+    settings = {"train__epochs": 0.2, "train__batch_size": 64}
+    first, again, other = (
+        lines(train(short("byol", train__seed=seed, **settings), out=tmp_path / name))
+        for name, seed in (("a", 5), ("b", 5), ("c", 6))
+    )
+    assert first == again
+    assert all(a["loss"] != b["loss"] for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains_on_a_cpu_like_full_precision(precision: str) -> None:
+    full, half = trainer(), trainer(train__precision=precision)
+    assert half.device.precision == precision
+    assert half.scaler.is_enabled() == (precision == "fp16")
+    raw = [full.data.train.batch(torch.arange(16))]
+    losses = [[t.train_step(raw).total.item() for _ in range(3)] for t in (full, half)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] != losses[0]
+    assert all(p.dtype == torch.float32 for p in half.task.parameters())
+
+
+def test_a_step_that_overflows_in_fp16_is_left_out_and_moves_no_teacher() -> None:
+    t = trainer("moco", train__precision="fp16", train__ema=0.5, train__warmup=0.0)
+    t.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    before = {k: v.clone() for k, v in t.task.state_dict().items() if "running" not in k}
+    t.train_step([t.data.train.batch(torch.arange(16))])
+    kept = {k: v for k, v in t.task.state_dict().items() if k in before and "num_batches" not in k}
+    assert all(v.equal(before[k]) for k, v in kept.items())
+    assert t.scaler.get_scale() < 2.0**60
+
+
+def test_a_precision_that_the_device_lacks_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*arguments: Any, **keywords: Any) -> Any:
+        raise RuntimeError("\"addmm_impl_cpu_\" not implemented for 'Half'\nand more")
+
+    monkeypatch.setattr(torch, "autocast", lacking)
+    with pytest.raises(UserError, match=r"cpu does not compute in fp16: .*; choose --precision fp32"):
+        Device.choose(TrainConfig(device="cpu", precision="fp16"))
+
+
+def test_the_memory_format_changes_no_result() -> None:
+    first, last = (trainer(train__channels_last=flag) for flag in (False, True))
+    raw = [first.data.train.batch(torch.arange(64))]
+    losses = [[t.train_step(raw).total.item() for _ in range(3)] for t in (first, last)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    weight = last.task.encoder.model.layer1[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+# ---- endings
+
+
+def test_a_loss_that_is_no_number_stops_at_its_step_and_the_last_checkpoint_stays(
+    tmp_path: Path,
+) -> None:
+    config = small_config("colour", task__nan_at=5, train__checkpoint_seconds=0)
+    with pytest.raises(SslZooError) as caught:
+        train(config, out=tmp_path / "r")
+    assert str(caught.value).startswith("colour: the loss is nan at step 5; lower the learning rate")
+    assert caught.value.exit_code == 1
+    run = Run.open(tmp_path / "r")
+    state = load_checkpoint(run)
+    assert state["step"] == 4
+    assert all(v.isfinite().all() for v in state["task"].values())
+    assert [line["step"] for line in run.metrics()] == [1, 2, 3, 4]
+    assert not run.backbone_file.exists()
+
+
+def test_a_loss_that_is_only_read_when_it_is_logged_is_refused_there() -> None:
+    t = trainer()
+    with pytest.raises(SslZooError, match="the loss is inf at step 0"):
+        t.metrics(Losses(torch.tensor(math.inf)))
+
+
+def test_weights_that_are_no_numbers_do_not_replace_a_checkpoint(tmp_path: Path) -> None:
+    # The loss of the last step is a number, but the step that it leads to overflows.
+    extreme = {"train__lr": 1e38, "train__weight_decay": 1e10, "train__warmup": 0.0}
+    config = short(train__epochs=0.1, **extreme)
+    with pytest.raises(SslZooError, match="not finite after step 1; lower the learning rate"):
+        train(config, out=tmp_path / "r")
+    assert not (tmp_path / "r" / "checkpoint.pt").exists()
+
+
+def test_what_fails_before_a_step_is_made_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train(small_config("colour", task__fail_at=1))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train(small_config("colour", task__fail_at=2))
+    assert [p.name for p in tmp_path.glob("runs/*/*.yaml")] == ["config.yaml"]
+
+
+def test_features_that_cannot_be_had_are_told_before_the_training(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"task.stage: the backbone has no stage 9"):
+        train(small_config("rotation", task__stage=9), out=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_configuration_and_a_run_to_resume_exclude_each_other(tmp_path: Path) -> None:
+    config: RunConfig = small_config("colour")
+    for wrong in ({"config": config, "resume": tmp_path}, {}, {"resume": tmp_path, "out": tmp_path}):
+        with pytest.raises(TypeError, match="a config, or else a run to resume"):
+            train(**wrong)
+
+
+def test_every_line_is_written_when_it_is_reported(tmp_path: Path) -> None:
+    seen = []
+
+    class Watch:
+        def started(self, run: Run, t: Trainer) -> None:
+            self.run = run
+
+        def step(self, progress: float, metrics: dict[str, float]) -> None:
+            seen.append(json.loads(self.run.metrics_file.read_text().splitlines()[-1]) == metrics)
+
+        def ended(self, run: Run, results: dict[str, Any]) -> None:
+            seen.append(json.loads(run.results_file.read_text()) == results)
+
+    train(short(), out=tmp_path / "r", reporter=Watch())
+    assert len(seen) == 5 + 1
+    assert all(seen)
