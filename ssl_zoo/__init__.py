@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssl_zoo.errors import SslZooError, UserError
-    from ssl_zoo.evaluate import evaluate
+    from ssl_zoo.evaluation import evaluate
     from ssl_zoo.hooks import hookimpl
     from ssl_zoo.run import Run, load_backbone
     from ssl_zoo.settings import load_config
     from ssl_zoo.spec import ImageSpec, Spec
     from ssl_zoo.task import Encoder, Field, Losses, Task, TaskOptions
-    from ssl_zoo.train import train
+    from ssl_zoo.training import train
     from ssl_zoo.views import Rng
 
 _HOMES = {
@@ -32,11 +32,11 @@ _HOMES = {
     "Task": "task",
     "TaskOptions": "task",
     "UserError": "errors",
-    "evaluate": "evaluate",
+    "evaluate": "evaluation",
     "hookimpl": "hooks",
     "load_backbone": "run",
     "load_config": "settings",
-    "train": "train",
+    "train": "training",
 }
 
 __all__ = [

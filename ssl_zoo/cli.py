@@ -136,7 +136,7 @@ def train(
         raise typer.Exit(launch(devices, sys.argv[1:]))
 
     from ssl_zoo import console
-    from ssl_zoo.train import train
+    from ssl_zoo.training import train
 
     reporter = console.TrainingReporter()
     try:
@@ -156,7 +156,7 @@ def evaluate(
 ) -> None:
     """Evaluate the frozen features of a run beside raw pixels and the untrained network."""
     from ssl_zoo import console
-    from ssl_zoo.evaluate import evaluate
+    from ssl_zoo.evaluation import evaluate
 
     rows = evaluate(run, [p.strip() for p in protocol.split(",")], device=device)
     if json:

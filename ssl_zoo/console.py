@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ssl_zoo.plugins import PluginEntry, TaskEntry
     from ssl_zoo.run import Run
     from ssl_zoo.task import Task
-    from ssl_zoo.train import Trainer
+    from ssl_zoo.training import Trainer
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ssl_zoo.config import BackboneConfig, DataConfig
     from ssl_zoo.data import DataSet
-    from ssl_zoo.evaluate import Features
+    from ssl_zoo.evaluation import Features
     from ssl_zoo.run import Run
     from ssl_zoo.spec import Spec
     from ssl_zoo.task import Encoder, Task

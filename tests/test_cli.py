@@ -21,7 +21,7 @@ from ssl_zoo import cli
 from ssl_zoo.gallery import draw
 from ssl_zoo.run import Run
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.train import train
+from ssl_zoo.training import train
 from tests.conftest import TASKS, command, flags, small_config, ssl_zoo
 
 Call = Callable[..., tuple[int, str, str]]
@@ -150,7 +150,7 @@ def test_what_fails_while_working_is_one_line_and_code_1(
     def broken(*arguments: Any, **keywords: Any) -> None:
         raise ValueError("a\nb")
 
-    monkeypatch.setattr("ssl_zoo.evaluate.evaluate", broken)
+    monkeypatch.setattr("ssl_zoo.evaluation.evaluate", broken)
     assert call("eval", run.path) == (1, "", "error: ValueError: a b (--debug shows where)\n")
 
 

@@ -12,7 +12,7 @@ from ssl_zoo.data.catalogue import CATALOGUE
 from ssl_zoo.run import build_task
 from ssl_zoo.settings import load_config
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.train.optimizer import create_optimizer
+from ssl_zoo.training.optimizer import create_optimizer
 from ssl_zoo.views import Rng
 from tests.conftest import TASKS
 

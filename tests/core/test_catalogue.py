@@ -17,7 +17,7 @@ import torchvision
 
 from ssl_zoo.data import LazySplit
 from ssl_zoo.data.catalogue import CATALOGUE
-from ssl_zoo.evaluate.features import extract_features
+from ssl_zoo.evaluation.features import extract_features
 from tests.core.pictures import CPU, everything, go_offline, idx, named, photo, write
 
 

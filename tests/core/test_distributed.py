@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ssl_zoo.distributed import SyncBatchNorm, sync_batchnorm
-from ssl_zoo.train import train
+from ssl_zoo.training import train
 from tests.conftest import flags, small_config, ssl_zoo
 
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.device import Device
 from ssl_zoo.errors import UserError
-from ssl_zoo.evaluate import Features, baselines, evaluate, knn_accuracy, rehearse, score
-from ssl_zoo.evaluate.features import extract, extract_features
+from ssl_zoo.evaluation import Features, baselines, evaluate, knn_accuracy, rehearse, score
+from ssl_zoo.evaluation.features import extract, extract_features
 from ssl_zoo.run import build_data, build_task
-from ssl_zoo.train import train
+from ssl_zoo.training import train
 from tests.conftest import small_config
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from ssl_zoo.errors import UserError
 from ssl_zoo.run import Run, load_checkpoint
-from ssl_zoo.train import train
+from ssl_zoo.training import train
 from tests.conftest import command, flags, small_config, ssl_zoo
 
 

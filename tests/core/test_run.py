@@ -25,7 +25,7 @@ from ssl_zoo.run import (
     replace_file,
     save_checkpoint,
 )
-from ssl_zoo.train import train
+from ssl_zoo.training import train
 from tests.conftest import small_config
 
 CPU = torch.device("cpu")

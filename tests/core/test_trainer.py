@@ -18,12 +18,12 @@ from ssl_zoo.config import RunConfig, TrainConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.device import Device
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.evaluate import score
+from ssl_zoo.evaluation import score
 from ssl_zoo.run import Run, build_data, build_task, load_checkpoint
 from ssl_zoo.task import Field, Losses, Task, TaskOptions
-from ssl_zoo.train import Trainer, train
-from ssl_zoo.train.budget import Budget
-from ssl_zoo.train.optimizer import TICKS, create_optimizer, create_schedule, learning_rate
+from ssl_zoo.training import Trainer, train
+from ssl_zoo.training.budget import Budget
+from ssl_zoo.training.optimizer import TICKS, create_optimizer, create_schedule, learning_rate
 from ssl_zoo.views import Rng
 from tests.conftest import small_config
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.evaluate.features import Features
+from ssl_zoo.evaluation.features import Features
 
 PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)
 """The strengths of regularisation among which the held-out part chooses, strongest first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ssl_zoo.evaluate.features import Features
+from ssl_zoo.evaluation.features import Features
 
 
 @torch.no_grad()

@@ -12,9 +12,9 @@ from torch import Tensor
 from ssl_zoo.data import DataSet
 from ssl_zoo.device import Device
 from ssl_zoo.errors import UserError, did_you_mean
-from ssl_zoo.evaluate.features import Features, extract_features
-from ssl_zoo.evaluate.knn import knn_accuracy
-from ssl_zoo.evaluate.linear import linear_accuracy
+from ssl_zoo.evaluation.features import Features, extract_features
+from ssl_zoo.evaluation.knn import knn_accuracy
+from ssl_zoo.evaluation.linear import linear_accuracy
 from ssl_zoo.plugins import collect
 from ssl_zoo.run import Run, build_data, build_task
 from ssl_zoo.spec import Spec

@@ -23,12 +23,12 @@ from ssl_zoo.config import RunConfig
 from ssl_zoo.data import DataSet, batches
 from ssl_zoo.device import Device
 from ssl_zoo.errors import Interrupted, SslZooError
-from ssl_zoo.evaluate import baselines, rehearse, score
+from ssl_zoo.evaluation import baselines, rehearse, score
 from ssl_zoo.plugins import notify
 from ssl_zoo.run import Run, build_data, build_task, fitting, load_checkpoint, save_checkpoint
 from ssl_zoo.task import Losses
-from ssl_zoo.train.budget import Budget
-from ssl_zoo.train.optimizer import TICKS, create_optimizer, create_schedule
+from ssl_zoo.training.budget import Budget
+from ssl_zoo.training.optimizer import TICKS, create_optimizer, create_schedule
 from ssl_zoo.views import Rng, derive_seed
 
 
