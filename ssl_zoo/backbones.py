@@ -102,13 +102,13 @@ class TimmEncoder(Encoder):
             UserError: the model has no such stage, or no stages at all.
         """
         if not hasattr(self.model, "forward_intermediates"):
-            raise UserError("task.stage: the backbone has no stages to choose from; leave it out")
+            raise UserError("the backbone has no stages to choose from")
         try:
             maps: list[Tensor] = self.model.forward_intermediates(
                 x, indices=[index], intermediates_only=True
             )
         except (AssertionError, IndexError) as error:
-            raise UserError(f"task.stage: the backbone has no stage {index} ({error})") from error
+            raise UserError(f"the backbone has no stage {index} ({error})") from error
         return maps[0].mean((2, 3))
 
 

@@ -254,6 +254,6 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 def _fail(message: str, code: int) -> NoReturn:
     rank = os.environ.get("RANK", "0")
-    if rank == "0" or code != 2:  # wrong input is wrong in every process
+    if rank == "0" or code == 1:  # wrong input and signals come to every process
         sys.stderr.write(f"error: {' '.join(message.split())}\n")
     sys.exit(code)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -80,7 +80,7 @@ class TrainConfig(_Section):
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
     schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="of the rate")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the budget with a rising rate")
-    milestones: list[float] = Field(
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         default=[0.3, 0.6, 0.8], description="for schedule=step: shares of the budget"
     )
     decay: float = Field(0.1, gt=0, lt=1, description="for schedule=step: factor at a milestone")

@@ -9,12 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_nn
+from timm.layers import SyncBatchNormAct
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from ssl_zoo.errors import UserError
+
+PATIENCE = timedelta(hours=6)
+"""How long processes wait for one that works alone, such as on the evaluation at the end."""
 
 
 def rank() -> int:
@@ -28,15 +35,25 @@ def world_size() -> int:
 
 
 @contextmanager
-def processes() -> Iterator[int]:
-    """Join the other processes that torchrun has started, if it has, and yield the local rank."""
+def processes(device: str = "cpu") -> Iterator[int]:
+    """Join the other processes that torchrun has started, if it has, and yield the local rank.
+
+    Args:
+        device: where they are to compute, which decides how they talk; auto for CUDA where there is.
+
+    Raises:
+        UserError: there are fewer GPUs here than processes.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield int(os.environ.get("LOCAL_RANK", "0"))
         return
     local_rank = int(os.environ["LOCAL_RANK"])
-    if torch.cuda.is_available():
+    cuda = torch.cuda.is_available() and device.startswith(("auto", "cuda"))
+    if cuda:
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(f"--devices: there are no more than {torch.cuda.device_count()} GPUs here")
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
         yield local_rank
     finally:
@@ -95,8 +112,7 @@ class SyncBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, ...] to the same shape."""
         if not self.training or world_size() == 1:
-            alone: Tensor = super().forward(input)
-            return alone
+            return self._activated(super().forward(input))
         over = [d for d in range(input.ndim) if d != 1]
         x = input.float()
         count = x.numel() // x.shape[1] * world_size()
@@ -115,7 +131,14 @@ class SyncBatchNorm(_BatchNorm):
         out: Tensor = centred * (var + self.eps).rsqrt().view(shape)
         if self.weight is not None:
             out = out * self.weight.view(shape) + self.bias.view(shape)
-        return out.to(input.dtype)
+        return self._activated(out.to(input.dtype))
+
+    def _activated(self, x: Tensor) -> Tensor:
+        """Go on as timm's BatchNormAct2d does, where one was replaced."""
+        for part in ("drop", "act"):
+            if hasattr(self, part):
+                x = getattr(self, part)(x)
+        return x
 
 
 def sync_batchnorm(module: nn.Module) -> nn.Module:
@@ -134,14 +157,15 @@ def sync_batchnorm(module: nn.Module) -> nn.Module:
 
 
 def _synchronised(old: _BatchNorm) -> nn.Module:
-    """A synchronised batch normalisation that shares the old one's parameters and buffers."""
-    kind = nn.SyncBatchNorm if _on_cuda(old) else SyncBatchNorm
+    """A synchronised batch normalisation with the old one's parameters, buffers and their names."""
+    kind = SyncBatchNormAct if _on_cuda(old) else SyncBatchNorm
     new = kind(old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats)
     new._parameters, new._buffers = old._parameters, old._buffers
     new.training = old.training
-    # timm's BatchNormAct2d goes on with a drop and an activation of its own.
-    rest = [getattr(old, part) for part in ("drop", "act") if hasattr(old, part)]
-    return nn.Sequential(new, *rest) if rest else new
+    for part in ("drop", "act"):
+        if hasattr(old, part):
+            setattr(new, part, getattr(old, part))
+    return new
 
 
 def _on_cuda(module: nn.Module) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -79,7 +80,7 @@ def build_task(config: RunConfig, spec: Spec) -> Task:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that at any moment there is the old one or the new one, whole."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.part")
     try:
         with aside.open("wb") as file:
             file.write(content)
@@ -127,18 +128,13 @@ class Run:
         Raises:
             UserError: there is a run, or something else, at `path` already, or it cannot be made.
         """
-        if path is None:
-            source = Path(config.data.source).name.replace(":", "-") or "data"
-            stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-            path = first = RUNS / f"{config.task.name}-{source}-{stamp}"
-            number = 1
-            while path.exists():
-                number += 1
-                path = first.with_name(f"{first.name}-{number}")
-        run = cls(path)
-        run.check_free()
+        if path is not None:
+            cls(path).check_free()
         config = config.model_copy(update={"provenance": provenance(config)})
+        run = cls(RUNS if path is None else path)
         try:
+            if path is None:
+                run = cls(_new_folder(config))
             run.path.mkdir(parents=True, exist_ok=True)
             replace_file(run.config_file, dump_config(config).encode())
         except OSError as error:
@@ -213,6 +209,13 @@ class Run:
         merged = {**self.results(), **results}
         replace_file(self.results_file, (json.dumps(merged, indent=2) + "\n").encode())
 
+    def add_scores(self, rows: Mapping[str, Mapping[str, float]]) -> None:
+        """Add to the scores of each row (the task, the baselines) among the run's results."""
+        scores = self.results().get("scores", {})
+        for row, its in rows.items():
+            scores[row] = {**scores.get(row, {}), **its}
+        self.write_results({"scores": scores})
+
     def results(self) -> dict[str, Any]:
         """The run's results so far, empty before it has ended.
 
@@ -259,6 +262,18 @@ class Run:
             if state["ema"] is not None:
                 task.encoder.load_state_dict(state["ema"])
         return task.eval()
+
+
+def _new_folder(config: RunConfig) -> Path:
+    """Make a folder under ``runs/`` that no other run has, named by task, data and time."""
+    source = Path(config.data.source).name.replace(":", "-") or "data"
+    first = RUNS / f"{config.task.name}-{source}-{datetime.now():%Y%m%d-%H%M%S}"
+    for number in itertools.count(1):
+        folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("unreachable")
 
 
 def save_checkpoint(run: Run, state: dict[str, Any]) -> None:

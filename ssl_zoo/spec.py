@@ -9,6 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+RAW_SIZE = 32
+"""Up to this side, in pixels, the raw pixels of an image are its features as a baseline: beyond it
+they would need more memory than any network's, and are no better."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -70,6 +74,14 @@ class ImageSpec(Spec):
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
         return self.normalise(x)
+
+    def raw(self, batch: Tensor) -> Tensor:
+        """uint8 [B, C, h, w] to the pixels as features [B, D], larger images shrunk to `RAW_SIZE`."""
+        x = batch.float()
+        side = min(self.size, RAW_SIZE)
+        if max(x.shape[-2:]) > side:
+            x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
+        return x.flatten(1)
 
     def normalise(self, x: Tensor) -> Tensor:
         """Intensities in [0, 1] [B, C, h, w] to zero mean and unit deviation per channel."""

@@ -140,7 +140,8 @@ class Task(nn.Module, ABC):
         """Move teachers, queues and centres. Called after each real optimiser step.
 
         Args:
-            progress: the share of training that is done, in (0, 1].
+            progress: the share of training that is done, in [0, 1]; it ends at 1 with a budget in
+                steps, and near it with one in minutes.
         """
 
     def features(self, x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ SMALL = {
     "train.batch_size": 128,
     "train.log_every": 1,
     "train.precision": "fp32",
+    "train.device": "cpu",
 }
 """A run of seconds: a tiny network on the bundled digits."""
 

@@ -108,7 +108,7 @@ class Inpainting(Task):
             "random", description="a centred square of half the side, or random squares"
         )
         overlap: int | None = Field(
-            None, ge=0, description="width of the weighted band in pixels; none: side / 32"
+            None, ge=0, description="width of the weighted band in pixels; none: side / 32, at least 1"
         )
         overlap_weight: float = Field(10.0, ge=0, description="weight of an error in the band")
         adversarial: float = Field(
@@ -121,7 +121,7 @@ class Inpainting(Task):
         _, width, *grid = output_shape(encoder, encoder.feature_map, spec)
         self.decoder = Decoder(width, (grid[0], grid[1]), spec, options.hidden)
         self.critic = discriminator(spec.channels, spec.size) if options.adversarial else None
-        self.overlap = round(spec.size / 32) if options.overlap is None else options.overlap
+        self.overlap = max(1, round(spec.size / 32)) if options.overlap is None else options.overlap
         self.augment = Compose(options.crop(spec), Normalise(spec))
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:

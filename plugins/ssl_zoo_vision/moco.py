@@ -46,10 +46,13 @@ class MoCo(Task):
 
     name = "moco"
     paper = "He et al. 2019, 2020, Momentum Contrast (v1, v2), arXiv:1911.05722, arXiv:2003.04297"
-    recipe = {"optimizer": "sgd", "lr": 0.03, "weight_decay": 1e-4, "momentum": 0.9, "warmup": 0.0}
+    recipe = {"optimizer": "momentum", "lr": 0.03, "weight_decay": 1e-4, "momentum": 0.9, "warmup": 0.0}
 
     class Options(ViewOptions):
-        """MoCo's options; the defaults are v2's, and v1 is temperature=0.07, head=linear, blur_p=0."""
+        """MoCo's options; the defaults are v2's.
+
+        v1 is temperature=0.07, head=linear, blur_p=0, jitter=[0.4, 0.4, 0.4, 0.4], jitter_p=1.
+        """
 
         temperature: float = Field(0.2, gt=0, description="τ")
         momentum: float | None = Field(

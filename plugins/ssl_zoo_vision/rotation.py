@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_zoo.errors import UserError
 from ssl_zoo.nn import full_precision, output_shape
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
@@ -45,7 +46,10 @@ class Rotation(Task):
         super().__init__(encoder, options, spec)
         if (stage := options.stage) is not None:
             # One that does not exist is to be refused now, not when evaluation asks for it.
-            output_shape(encoder, lambda x: encoder.stage(x, stage), spec)
+            try:
+                output_shape(encoder, lambda x: encoder.stage(x, stage), spec)
+            except UserError as error:
+                raise UserError(f"task.stage: {error}") from error
         self.head = nn.Linear(encoder.width, 4)
         self.augment = Compose(options.crop(spec), Normalise(spec))
 

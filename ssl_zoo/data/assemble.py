@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from ssl_zoo import distributed
 from ssl_zoo.config import DataConfig
 from ssl_zoo.data.catalogue import as_arrays, labels_of
 from ssl_zoo.data.decode import open_image
@@ -111,7 +112,7 @@ def assemble(
         raise UserError(f"data.source: no image of {name} that could be trained on can be read")
     return DataSet(
         name=name,
-        spec=_measure(train_split, config.image_size or size, mirror),
+        spec=_measure(train, config.image_size or size, mirror),
         train=train_split,
         test=test_split if test_split is not None and len(test_split) else None,
         bank=splits[id(bank)] if bank is not None else train_split,
@@ -122,10 +123,12 @@ def assemble(
 def _resident(parts: list[Part], config: DataConfig, device: torch.device) -> list[Part]:
     """Decode lazy splits into the device's memory where they fit there together."""
     lazy = [part for part in parts if isinstance(part, LazySplit)]
-    fits = sum(part.nbytes for part in lazy) <= MEMORY_SHARE * free_memory(device) and all(
+    share = MEMORY_SHARE / distributed.world_size()
+    fits = sum(part.nbytes for part in lazy) <= share * free_memory(device) and all(
         len(part) <= MOST_RESIDENT for part in lazy
     )
-    if config.resident == "never" or (config.resident == "auto" and not fits):
+    (too_large,) = distributed.largest(not fits)  # one process decides for all
+    if config.resident == "never" or (config.resident == "auto" and too_large):
         return parts
     return [part.resident(device) if isinstance(part, LazySplit) else part for part in parts]
 
@@ -145,8 +148,11 @@ def free_memory(device: torch.device) -> int:
     return free if allowed == "max" else min(free, int(allowed))
 
 
-def _measure(train: Split, size: int, mirror: bool) -> ImageSpec:
-    """Measure the mean and the deviation of each channel on a fixed part of the train split."""
+def _measure(train: Part, size: int, mirror: bool) -> ImageSpec:
+    """Measure the mean and the deviation of each channel on a fixed part of the train split.
+
+    It is the same part whether or not the split is kept in memory.
+    """
     most = PROBED if isinstance(train, LazySplit) else 10_000
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     sample = train.batch(order[:most]).float().div_(255)

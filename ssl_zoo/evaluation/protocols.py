@@ -150,6 +150,5 @@ def evaluate(
     if with_baselines:
         untrained = chosen.place(build_task(config, data.spec))
         rows |= baselines(untrained, data, chosen, names, config.backbone.pretrained)
-    kept = opened.results().get("scores", {})
-    opened.write_results({"scores": {**kept, **{r: {**kept.get(r, {}), **rows[r]} for r in rows}}})
+    opened.add_scores(rows)
     return rows

@@ -24,13 +24,21 @@ _SETTINGS = ("lr", "weight_decay", "momentum")
 def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
     """Every trainable parameter in one group: by weight decay, and by the task's factor on the rate.
 
-    Vectors and scalars (biases, the scales of norms) are not decayed.
+    Vectors and scalars (biases, the scales of norms) are not decayed, nor what a timm model says that it
+    wants undecayed (a transformer's position embedding and class token).
     """
+    undecayed = {
+        f"{prefix}.{name}"
+        for prefix, module in task.named_modules()
+        if hasattr(module, "no_weight_decay")
+        for name in module.no_weight_decay()
+    }
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in task.named_parameters():
         if not parameter.requires_grad:
             continue
-        decay = config.weight_decay if parameter.ndim > 1 else 0.0
+        decayed = parameter.ndim > 1 and name not in undecayed
+        decay = config.weight_decay if decayed else 0.0
         scale = task.lr_scale(name)
         group = groups.setdefault(
             (decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale}

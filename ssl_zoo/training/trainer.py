@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_zoo import distributed
-from ssl_zoo.config import RunConfig
-from ssl_zoo.data import DataSet, batches
+from ssl_zoo.config import BUDGETS, RunConfig
+from ssl_zoo.data import DataSet, LazySplit, batches
 from ssl_zoo.device import Device
 from ssl_zoo.errors import Interrupted, SslZooError
 from ssl_zoo.evaluation import baselines, rehearse, score
 from ssl_zoo.plugins import notify
 from ssl_zoo.run import Run, build_data, build_task, fitting, load_checkpoint, save_checkpoint
 from ssl_zoo.task import Losses
-from ssl_zoo.training.budget import Budget
+from ssl_zoo.training.budget import DEFAULT_EPOCHS, Budget
 from ssl_zoo.training.optimizer import TICKS, create_optimizer, create_schedule
 from ssl_zoo.views import Rng, derive_seed
 
@@ -72,7 +72,7 @@ class Trainer:
     """
 
     def __init__(self, config: RunConfig, data: DataSet, device: Device) -> None:
-        self.config = config
+        self.config = config = _resolved(config, data, device)
         self.data = data
         self.device = device
         self.budget = Budget.of(config.train, len(data.train), distributed.world_size())
@@ -154,7 +154,7 @@ class Trainer:
         stepped = self._optimizer_step()
         self.step += 1
         if stepped:
-            # At least one step's worth, so that the last call sees 1.
+            # With this step counted, so that a budget in steps ends at 1.
             self.task.after_step(self.progress)
             if self.ema is not None:
                 self.ema.update(self.task.encoder)
@@ -256,10 +256,11 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
         SslZooError: the loss is not finite; the last checkpoint stays.
     """
     config = trainer.config.train
-    first = distributed.rank() == 0
+    first, alone = distributed.rank() == 0, distributed.world_size() == 1
     log = run.metrics_file.open("a") if first else None
     knn_steps = _in_steps(config.knn_every, trainer)
     saved = time.monotonic()
+    stopped_by = 0
 
     def save() -> None:
         nonlocal saved
@@ -286,9 +287,10 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
                 losses = trainer.train_step(raw_batches)
                 trainer.seconds = time.monotonic() - start
                 due = trainer.step % config.log_every == 0
-                if due or distributed.world_size() == 1:
-                    # Processes agree on when to stop, where they meet anyway.
-                    trainer.seconds, stop.number = _agree(trainer.seconds, stop.number)
+                if due or alone or trainer.budget.seconds is not None or trainer.progress >= 1:
+                    # Processes agree on when to stop where they meet anyway; but at each step where
+                    # the rate and the end follow from the time, which they would measure differently.
+                    trainer.seconds, stopped_by = _agree(trainer.seconds, stop.number)
                 if due or trainer.progress >= 1:
                     record(trainer.metrics(losses))
                 if knn_steps and trainer.step % knn_steps == 0 and trainer.progress < 1:
@@ -296,16 +298,31 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
                     if scores:
                         record({"step": trainer.step, "epoch": round(trainer.epoch, 4), **scores})
                     start = time.monotonic() - trainer.seconds
-                if stop.number:
+                if stopped_by:
                     save()
-                    raise Interrupted(stop.number, run.path)
+                    distributed.barrier()
+                    raise Interrupted(stopped_by, run.path)
                 if trainer.progress >= 1:
                     break
                 if time.monotonic() - saved >= config.checkpoint_seconds:
                     save()
-            if first:
+            if first and trainer.step % trainer.budget.steps_per_epoch == 0:
                 notify("ssl_zoo_epoch_ended", run=run, epoch=int(trainer.epoch))
         save()
+
+
+def _resolved(config: RunConfig, data: DataSet, device: Device) -> RunConfig:
+    """The configuration with what was chosen for it here, so that a resumed run does not choose anew."""
+    train: dict[str, Any] = {"precision": device.precision}
+    if all(getattr(config.train, budget) is None for budget in BUDGETS):
+        train["epochs"] = DEFAULT_EPOCHS
+    resident = "never" if isinstance(data.train, LazySplit) else "always"
+    return config.model_copy(
+        update={
+            "train": config.train.model_copy(update=train),
+            "data": config.data.model_copy(update={"resident": resident}),
+        }
+    )
 
 
 def _in_steps(epochs: float | None, trainer: Trainer) -> int:
@@ -354,6 +371,7 @@ def finish(trainer: Trainer, run: Run) -> dict[str, Any]:
     rows = {} if learnt is None else {config.task.name: learnt}
     untrained = device.place(build_task(config, data.spec))
     rows |= baselines(untrained, data, device, pretrained=config.backbone.pretrained)
+    run.add_scores(rows)
     run.write_results(
         {
             "task": config.task.name,
@@ -363,7 +381,6 @@ def finish(trainer: Trainer, run: Run) -> dict[str, Any]:
             "parameters": sum(p.numel() for p in trainer.task.encoder.parameters()),
             "precision": device.precision,
             "device": str(device.device),
-            "scores": rows,
             "skipped": dict(data.train.skipped),
         }
     )
@@ -400,15 +417,16 @@ def train(
     if config is None:
         assert run is not None
         config = run.config()
-    with distributed.processes() as local_rank:
+    with distributed.processes(config.train.device) as local_rank:
         device = Device.choose(config.train, local_rank)
         trainer = Trainer(config, build_data(config, device.device), device)
         rehearse(trainer.task, trainer.data, device)
         first = distributed.rank() == 0
+        config = trainer.config
         if run is None:
             run = Run.create(out, config) if first else Run(out or "runs")
-        try:
-            with run.lock() if first else contextlib.nullcontext():
+        with run.lock() if first else contextlib.nullcontext():
+            try:
                 if resume is not None:
                     _go_on(trainer, run)
                 if first:
@@ -421,10 +439,10 @@ def train(
                     notify("ssl_zoo_run_ended", run=run, results=results)
                     reporter.ended(run, results)
                 distributed.barrier()
-        except Exception:
-            if first and resume is None and trainer.step == 0:
-                run.discard()
-            raise
+            except Exception:
+                if first and resume is None and trainer.step == 0:
+                    run.discard()
+                raise
     return run
 
 

@@ -140,7 +140,7 @@ class ColorJitter:
             (F.hue, self.hue, draw(self.hue, 0.0)),
         )
         x = F.to_float(x)
-        for i in rng.permutation(len(operations)).tolist():
+        for i in rng.order(len(operations)):
             operation, strength, parameter = operations[i]
             if strength:
                 x = operation(x, parameter)

@@ -42,6 +42,9 @@ class Rng:
         self.rank = rank
         self.world_size = world_size
         self.generator = torch.Generator(self.device).manual_seed(seed)
+        # What decides the course of the program is drawn where reading it waits for no device.
+        on_cpu = self.device.type == "cpu"
+        self._host = self.generator if on_cpu else torch.Generator().manual_seed(seed)
 
     def uniform(self, n: int, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Float32 [n, *shape], uniform in [low, high)."""
@@ -56,7 +59,11 @@ class Rng:
         """A permutation of 0..n-1, int64 [n], the same in every process."""
         return torch.randperm(n, generator=self.generator, device=self.device)
 
+    def order(self, n: int) -> list[int]:
+        """A permutation of 0..n-1 as numbers, the same in every process."""
+        return torch.randperm(n, generator=self._host).tolist()
+
     def seed(self) -> int:
         """A seed for another generator, different in every process."""
-        joint = torch.randint(2**62, (self.world_size,), generator=self.generator, device=self.device)
+        joint = torch.randint(2**62, (self.world_size,), generator=self._host)
         return int(joint[self.rank])

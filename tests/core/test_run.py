@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,10 @@ def test_runs_without_a_place_of_their_own_get_different_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    paths = [Run.create(None, small_config("simclr")).path for _ in range(3)]
-    assert len(set(paths)) == 3
+    config = small_config("simclr")
+    with ThreadPoolExecutor(8) as pool:  # all within one second
+        paths = [run.path for run in pool.map(lambda _: Run.create(None, config), range(8))]
+    assert len(set(paths)) == 8
     assert all(str(path).startswith("runs/simclr-digits-") for path in paths)
 
 

@@ -22,7 +22,7 @@ from ssl_zoo.evaluation import score
 from ssl_zoo.run import Run, build_data, build_task, load_checkpoint
 from ssl_zoo.task import Field, Losses, Task, TaskOptions
 from ssl_zoo.training import Trainer, train
-from ssl_zoo.training.budget import Budget
+from ssl_zoo.training.budget import DEFAULT_EPOCHS, Budget
 from ssl_zoo.training.optimizer import TICKS, create_optimizer, create_schedule, learning_rate
 from ssl_zoo.views import Rng
 from tests.conftest import small_config
@@ -111,6 +111,26 @@ def test_biases_and_scales_are_not_decayed_weights_are_and_a_task_scales_its_rat
         assert group["weight_decay"] == (0.3 if parameter.ndim > 1 else 0.0), name
         assert group["lr"] == pytest.approx(0.1 if name.startswith("head.") else 1.0), name
     assert any(p.ndim == 1 for p in t.task.encoder.parameters())
+
+
+def test_what_a_backbone_wants_undecayed_is_not_decayed() -> None:
+    t = without_batchnorm(train__weight_decay=0.3)
+    decay = {id(p): g["weight_decay"] for g in t.optimizer.param_groups for p in g["params"]}
+    model = t.task.encoder.model
+    assert {"pos_embed", "cls_token"} <= set(model.no_weight_decay())
+    assert decay[id(model.pos_embed)] == decay[id(model.cls_token)] == 0.0
+    assert decay[id(model.blocks[0].attn.qkv.weight)] == 0.3
+
+
+def test_what_was_chosen_here_is_written_down_so_that_resuming_does_not_choose_anew(
+    tmp_path: Path,
+) -> None:
+    settings = {"train__precision": "auto", "train__images": 256, "train__epochs": None}
+    run = train(small_config("simclr", **settings), out=tmp_path / "run")
+    config = run.config()
+    assert config.train.precision == Device.choose(small_config("simclr", **settings).train).precision
+    assert (config.data.resident, config.train.images) == ("always", 256)
+    assert trainer("simclr", train__epochs=None).config.train.epochs == DEFAULT_EPOCHS
 
 
 @pytest.mark.parametrize(

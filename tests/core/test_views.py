@@ -295,3 +295,12 @@ def test_random_blocks_cover_about_a_quarter(size: int) -> None:
     covered = random_blocks(2000, size, Rng(0)).float().mean((1, 2, 3))
     assert covered.mean().item() == pytest.approx(0.25, abs=0.02)
     assert covered.min() > 0
+
+
+@pytest.mark.parametrize(("side", "width"), [(8, 3 * 8 * 8), (32, 3 * 32 * 32), (256, 3 * 32 * 32)])
+def test_raw_pixels_are_bounded_in_memory(side: int, width: int) -> None:
+    spec = ImageSpec(channels=3, size=224, mean=(0.5,) * 3, std=(0.5,) * 3)
+    x = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
+    assert spec.raw(x).shape == (2, width)
+    if side <= 32:
+        assert torch.equal(spec.raw(x), x.flatten(1).float())
