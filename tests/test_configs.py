@@ -71,3 +71,12 @@ def test_simclr_on_cifar10_is_the_textbook_set_up() -> None:
     assert (crop.flip, crop.scale) == (0.5, (0.08, 1.0))
     assert (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) == (0.8, 0.8, 0.8, 0.2)
     assert (jitter.p, gray.p, blur.p) == (0.8, 0.2, 0.0)
+
+
+def test_the_default_is_spelled_out_and_gives_way_whole_to_a_named_backbone() -> None:
+    default = load_config(None, {"task.name": "simclr"})
+    spelled = load_config(CONFIGS / "default.yaml")
+    assert spelled.backbone == default.backbone
+    assert default.backbone.options["layers"] == [1, 1, 1, 1]
+    named = load_config(None, {"task.name": "simclr", "backbone.name": "vit_tiny_patch16_224"})
+    assert (named.backbone.options, named.backbone.stem_stride) == ({}, 1)
