@@ -43,7 +43,8 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, task_name: str) ->
     assert len(alone) == 8
     assert shared == pytest.approx(alone, rel=1e-4)
     assert shared[0] == pytest.approx(alone[0], rel=1e-5)
-    assert abs(alone[-1] - alone[0]) > 100 * 1e-4 * alone[0]  # the steps did something
+    # The bound is far below what tells one batch from another.
+    assert max(alone) - min(alone) > 100 * 1e-4 * alone[0]
 
 
 def test_two_processes_of_torchrun_accumulate_as_one_does(tmp_path: Path) -> None:
