@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_zoo.config import TrainConfig
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import UserError, first_line
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -49,9 +49,9 @@ class Device:
             device = torch.device(name)
             torch.ones(1, device=device).tolist()
         except (RuntimeError, AssertionError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"train.device: {name!r} cannot be used here: {reason}; choose --device cpu or auto"
+                f"train.device: {name!r} cannot be used here: {first_line(error)}; "
+                "choose --device cpu or auto"
             ) from error
         if config.precision == "auto":
             return cls(device, _best_precision(device), config.channels_last)
@@ -61,7 +61,7 @@ class Device:
         except RuntimeError as error:
             raise UserError(
                 f"train.precision: {device} does not compute in {config.precision}: "
-                f"{str(error).splitlines()[0]}; choose --precision fp32 or auto"
+                f"{first_line(error)}; choose --precision fp32 or auto"
             ) from error
         return chosen
 

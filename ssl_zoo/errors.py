@@ -27,6 +27,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 class Interrupted(SslZooError):
     """A signal asked a run to stop; it has saved what it had. The exit code is 128 + the signal."""
 

@@ -25,7 +25,7 @@ from torch import nn
 from ssl_zoo.backbones import TimmEncoder, create_backbone
 from ssl_zoo.config import BackboneConfig, RunConfig
 from ssl_zoo.data import DataSet, load
-from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.errors import SslZooError, UserError, first_line
 from ssl_zoo.plugins import collect, load_task, tasks
 from ssl_zoo.settings import dump_config, load_config
 from ssl_zoo.spec import ImageSpec, Spec
@@ -294,8 +294,7 @@ def load_checkpoint(run: Run) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{run.path} has no checkpoint; train it first") from None
     except Exception as error:  # torch.load raises what the broken file makes it raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{run.checkpoint_file} cannot be read: {reason}") from error
+        raise UserError(f"{run.checkpoint_file} cannot be read: {first_line(error)}") from error
     if not isinstance(state, dict) or "task" not in state:
         raise UserError(f"{run.checkpoint_file} cannot be read: it is no checkpoint of ssl-zoo's")
     return state
