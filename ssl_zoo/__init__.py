@@ -10,9 +10,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssl_zoo.comparison import compare, tabulate
+    from ssl_zoo.embedding import embed
     from ssl_zoo.errors import SslZooError, UserError
     from ssl_zoo.evaluation import evaluate
+    from ssl_zoo.exporting import export
     from ssl_zoo.hooks import hookimpl
+    from ssl_zoo.reporting import report
     from ssl_zoo.run import Run, load_backbone
     from ssl_zoo.settings import load_config
     from ssl_zoo.spec import ImageSpec, Spec
@@ -32,10 +36,15 @@ _HOMES = {
     "Task": "task",
     "TaskOptions": "task",
     "UserError": "errors",
+    "compare": "comparison",
+    "embed": "embedding",
     "evaluate": "evaluation",
+    "export": "exporting",
     "hookimpl": "hooks",
     "load_backbone": "run",
     "load_config": "settings",
+    "report": "reporting",
+    "tabulate": "comparison",
     "train": "training",
 }
 
@@ -52,10 +61,15 @@ __all__ = [
     "TaskOptions",
     "UserError",
     "__version__",
+    "compare",
+    "embed",
     "evaluate",
+    "export",
     "hookimpl",
     "load_backbone",
     "load_config",
+    "report",
+    "tabulate",
     "train",
 ]
 

@@ -130,12 +130,10 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
         )
     for option in sorted(_DECIDED_ELSEWHERE.keys() & config.options.keys()):
         raise UserError(f"backbone.options.{option}: leave it out; {_DECIDED_ELSEWHERE[option]}")
-    options = {"num_classes": 0, "in_chans": spec.channels, **config.options}
     try:
-        fixed_size = _takes_image_size(config.name)
-        if fixed_size:
-            options.setdefault("img_size", spec.size)
-        model = timm.create_model(config.name, pretrained=config.pretrained, **options)
+        model = timm.create_model(
+            config.name, pretrained=config.pretrained, **timm_arguments(config, spec)
+        )
     except Exception as error:  # timm lets through whatever a model's code raises
         raise UserError(_not_made(config, spec, error)) from error
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
@@ -144,7 +142,7 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
             "which has no pooled features; leave out features_only and the like"
         )
     if config.stem == "small" or (config.stem == "auto" and spec.size <= SMALL_IMAGE):
-        adapted = not fixed_size and use_small_stem(
+        adapted = not _takes_image_size(config.name) and use_small_stem(
             model, config.stem_stride, keep_weights=config.pretrained
         )
         if config.stem == "small" and not adapted:
@@ -158,6 +156,16 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
         raise UserError(f"backbone.name: {config.name} {error}") from error
     except Exception as error:  # a model's code fails in its own ways where an image is too small
         raise UserError(_does_not_fit(config, spec, error)) from error
+
+
+def timm_arguments(config: BackboneConfig, spec: ImageSpec) -> dict[str, Any]:
+    """What `timm.create_model` is given to build a network, beside its name and `pretrained`.
+
+    Raises:
+        RuntimeError: the name has a tag that timm does not know.
+    """
+    size = {"img_size": spec.size} if _takes_image_size(config.name) else {}
+    return {"num_classes": 0, "in_chans": spec.channels, **size, **config.options}
 
 
 def use_small_stem(model: Any, stride: int = 1, keep_weights: bool = False) -> bool:

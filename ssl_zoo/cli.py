@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -48,6 +49,10 @@ Data = Annotated[
 ]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the network's input, in pixels.")]
 Backbone = Annotated[str | None, typer.Option(help="Any timm model.")]
+Pretrained = Annotated[bool | None, typer.Option("--pretrained", help="Use timm's pretrained weights.")]
+Epochs = Annotated[float | None, typer.Option(help="Budget in epochs (default 100).")]
+Images = Annotated[int | None, typer.Option(help="Budget in images drawn.")]
+Minutes = Annotated[float | None, typer.Option(help="Budget in minutes.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images in a batch, over all processes.")]
 Seed = Annotated[int | None, typer.Option(help="All randomness follows from it.")]
 DeviceName = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, mps, …")]
@@ -97,12 +102,10 @@ def train(
     data: Data = None,
     image_size: ImageSize = None,
     backbone: Backbone = None,
-    pretrained: Annotated[
-        bool | None, typer.Option("--pretrained", help="Start from timm's pretrained weights.")
-    ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Budget in epochs (default 100).")] = None,
-    images: Annotated[int | None, typer.Option(help="Budget in images drawn.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Budget in minutes.")] = None,
+    pretrained: Pretrained = None,
+    epochs: Epochs = None,
+    images: Images = None,
+    minutes: Minutes = None,
     batch_size: BatchSize = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate, see train.lr_scaling.")] = None,
     precision: Precision = None,
@@ -149,20 +152,168 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    subject: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or timm:NAME.")],
     protocol: Annotated[str, typer.Option(help="Comma-separated protocols.")] = "knn,linear",
+    data: Annotated[
+        str | None, typer.Option(help="Other data than the run's own, which it is transferred to.")
+    ] = None,
+    image_size: ImageSize = None,
+    pretrained: Pretrained = None,
+    device: DeviceName = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    sets: Sets = None,
+    json: Json = False,
+) -> None:
+    """Evaluate a run, or any timm model, beside raw pixels and the untrained network."""
+    names = _listed(protocol)
+    settings = {path: value for path, value in _given(locals()).items() if path != "data.source"}
+
+    from ssl_zoo import console
+    from ssl_zoo.evaluation import evaluate
+    from ssl_zoo.settings import parse_sets
+
+    rows = evaluate(subject, names, data=data, settings={**settings, **parse_sets(sets or ())})
+    if json:
+        console.print_json({"run": subject, "data": data, "scores": rows})
+    else:
+        on = f" on {data}" if data is not None else ""
+        console.print_scores(rows, f"{subject}, evaluated{on}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Finished runs, to tabulate them.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks, or all.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each task (default 3).")] = None,
+    baselines: Annotated[
+        str | None, typer.Option(help="Comma-separated: pixels, random-init, supervised; or all.")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Comma-separated protocols (default knn,linear,health).")
+    ] = None,
+    data: Data = None,
+    image_size: ImageSize = None,
+    backbone: Backbone = None,
+    pretrained: Pretrained = None,
+    epochs: Epochs = None,
+    images: Images = None,
+    minutes: Minutes = None,
+    batch_size: BatchSize = None,
+    device: DeviceName = None,
+    precision: Precision = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    columns: Annotated[str | None, typer.Option(help="Comma-separated columns of the table.")] = None,
+    sort: Annotated[str | None, typer.Option(help="Column to sort by (default the first).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder (default one under runs/ that follows from settings).")
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Runs at a time, one on each device.")] = 1,
+    launcher: Annotated[
+        str | None, typer.Option(help="slurm: submit the runs as jobs; local: the same here.")
+    ] = None,
+    launcher_sets: Annotated[
+        list[str] | None,
+        typer.Option("--launcher-set", metavar="KEY=VALUE", help="submitit's, e.g. timeout_min=60."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command of each run.")] = False,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Tabulate runs that are not comparable, marked.")
+    ] = False,
+    only: Annotated[str | None, typer.Option(metavar="CELL", help="Do one run of a comparison.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare tasks: the same backbone, data, budget and seeds, and one table.
+
+    Stopped or killed, the same command goes on. Given RUNs, tabulate these instead.
+    """
+    settings = _given(locals())
+    names = {"tasks": tasks, "baselines": baselines, "protocols": protocol, "columns": columns}
+    listed = {name: _listed(text) for name, text in names.items() if text is not None}
+
+    from ssl_zoo import comparison, console
+    from ssl_zoo.settings import parse_sets
+
+    if runs:
+        others = (settings, tasks, seeds, baselines, config, sets, only, dry_run, launcher)
+        if any(others):
+            raise UserError(
+                "RUN... tabulates finished runs; --tasks and all that says how to train go without"
+            )
+        shown = comparison.tabulate(
+            runs, listed.get("protocols", ()), listed.get("columns"), sort, mixed=mixed, out=out
+        )
+        console.print_table(shown, out, json)
+        return
+    given: dict[str, Any] = {**listed, "seeds": seeds, "sort": sort}
+    given["set"] = {**settings, **parse_sets(sets or ())} or None
+    for name in ("tasks", "baselines"):
+        if listed.get(name) == ["all"]:
+            given[name] = "all"
+    sweep = comparison.open_sweep(config, out, **{k: v for k, v in given.items() if v is not None})
+    if only is not None:
+        comparison.only(sweep, only)
+    elif dry_run:
+        print("\n".join(comparison.commands(sweep)))
+    else:
+        place = comparison.launcher(devices, launcher, parse_sets(launcher_sets or ()))
+        display = console.SweepDisplay()
+        try:
+            table = comparison.run(sweep, place, None if json else display)
+        finally:
+            display.stop()
+        console.print_table(table, sweep.out, json)
+        if table.failed:
+            raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A comparison's folder, or a run's.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The HTML file (default report.html in DIR).")
+    ] = None,
+    map: Annotated[str, typer.Option("--map", help="auto, pca, tsne or umap.")] = "auto",
+) -> None:
+    """Write one self-contained HTML page: the table, curves, maps, neighbours, pictures."""
+    from ssl_zoo.reporting import report
+
+    print(f"wrote {report(folder, out, map=map)}", file=sys.stderr)
+
+
+@app.command()
+def embed(
+    run: Annotated[Path, typer.Argument(help="Run directory, or its backbone.safetensors.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .npz or .parquet file to write.")],
+    data: Annotated[str | None, typer.Option(help="Whose features (default the run's data).")] = None,
     device: DeviceName = None,
     json: Json = False,
 ) -> None:
-    """Evaluate the frozen features of a run beside raw pixels and the untrained network."""
+    """Write the features of every sample, with names and labels, into a file."""
     from ssl_zoo import console
-    from ssl_zoo.evaluation import evaluate
+    from ssl_zoo.embedding import embed
 
-    rows = evaluate(run, [p.strip() for p in protocol.split(",")], device=device)
+    written = embed(run, data, out, device)
     if json:
-        console.print_json({"run": str(run), "scores": rows})
+        console.print_json(asdict(written))
     else:
-        console.print_scores(rows, f"accuracy of the frozen features of {run}")
+        console.print_embedded(written)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run directory, or its backbone.safetensors.")],
+    to: Annotated[
+        Path, typer.Option("--to", help="The .safetensors (for timm) or .onnx file to write.")
+    ],
+) -> None:
+    """Export the backbone for those who do not have ssl-zoo, and print the Python that loads it."""
+    from ssl_zoo.exporting import export
+
+    print(export(run, to))
 
 
 @app.command()
@@ -216,6 +367,11 @@ def views(
 def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the configuration that a command's parameters set."""
     return {FLAGS[p]: v for p, v in parameters.items() if p in FLAGS and v is not None}
+
+
+def _listed(text: str) -> list[str]:
+    """The names that a comma-separated option gives."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _configuration(file: Path | None, settings: Mapping[str, Any], sets: list[str] | None) -> RunConfig:

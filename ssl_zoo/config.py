@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 BUDGETS = ("epochs", "images", "minutes")
 """The fields of which one at most is given."""
+DEFAULT_EPOCHS = 100.0
+"""The budget where none is given."""
 
 
 class _Section(BaseModel):
@@ -70,15 +72,22 @@ class BackboneConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _narrow_unless_named(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "name" not in values:
-            return {**NARROW_RESNET, **values}
-        return values
+        if not isinstance(values, dict) or "name" in values:
+            return values
+        if values.get("pretrained"):
+            raise ValueError("the default network has no pretrained weights; name one with --backbone")
+        options = values.get("options")
+        if isinstance(options, dict):
+            values = {**values, "options": {**NARROW_RESNET["options"], **options}}
+        return {**NARROW_RESNET, **values}
 
 
 class TrainConfig(_Section):
     """The budget, the optimiser and the machine."""
 
-    epochs: float | None = Field(None, gt=0, description="budget in passes over the train split")
+    epochs: float | None = Field(
+        None, gt=0, description="budget in passes over the train split; 100 where none is given"
+    )
     images: int | None = Field(None, gt=0, description="budget in images drawn")
     minutes: float | None = Field(None, gt=0, description="budget in minutes of training")
     batch_size: int = Field(256, ge=2, description="images in a batch, over all processes")
@@ -109,6 +118,7 @@ class TrainConfig(_Section):
     seed: int = Field(0, ge=0, lt=2**31, description="all randomness follows from it")
 
     knn_every: float | None = Field(None, gt=0, description="epochs between kNN evaluations")
+    knn_points: int = Field(0, ge=0, description="kNN evaluations, evenly spread over the run")
     log_every: int = Field(10, ge=1, description="steps between logged lines")
     checkpoint_seconds: float = Field(60, ge=0, description="time between checkpoints; 0: each step")
 
@@ -117,16 +127,25 @@ class TrainConfig(_Section):
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give one budget, not {' and '.join(given)}")
+        if not given:
+            self.__dict__["epochs"] = DEFAULT_EPOCHS  # without counting as a field that was given
+        if self.knn_every is not None and self.knn_points:
+            raise ValueError("give knn_every or knn_points, not both")
         return self
 
 
-class RunConfig(_Section):
-    """Everything that decides a run."""
+class EncoderConfig(_Section):
+    """A network, the data that it sees, and the machine: what is needed to evaluate one as it is."""
 
-    task: TaskConfig
     data: DataConfig = Field(default_factory=DataConfig)
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+
+
+class RunConfig(EncoderConfig):
+    """Everything that decides a run."""
+
+    task: TaskConfig
     provenance: dict[str, Any] = Field(
         default_factory=dict, description="what a run was made with; written, never read"
     )

@@ -14,8 +14,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic.fields import FieldInfo
 
+    from ssl_zoo.comparison.cells import Cell
+    from ssl_zoo.comparison.sweep import Sweep
+    from ssl_zoo.comparison.table import Table as ComparisonTable
+    from ssl_zoo.embedding import Embedded
     from ssl_zoo.plugins import PluginEntry, TaskEntry
     from ssl_zoo.run import Run
     from ssl_zoo.task import Task
@@ -31,15 +37,22 @@ def print_json(value: object) -> None:
 
 
 def print_scores(scores: Mapping[str, Mapping[str, float]], title: str) -> None:
-    """A row for each of what was evaluated, a column for each protocol, in percent."""
-    protocols = list(dict.fromkeys(p for row in scores.values() for p in row))
-    table = Table("features")
-    for protocol in protocols:
-        table.add_column(escape(f"{protocol} %"), justify="right")
-    for name, row in scores.items():
-        table.add_row(escape(name), *(f"{row[p]:.1f}" if p in row else "" for p in protocols))
+    """A column for each of what was evaluated, a row for each metric, and what is alarming."""
+    from ssl_zoo.evaluation import known_metrics, warnings
+
+    given = {name for row in scores.values() for name in row}
+    metrics = {name: metric for name, metric in known_metrics().items() if name in given}
+    table = Table("")
+    for name in scores:
+        table.add_column(escape(name), justify="right")
+    for name, metric in metrics.items():
+        cells = (f"{row[name]:.{metric.digits}f}" if name in row else "" for row in scores.values())
+        table.add_row(escape(metric.title), *cells)
     say(title)
     out.print(table)
+    for name, row in scores.items():
+        for text in warnings(row):
+            say(f"warning: {name}: {text}")
 
 
 def say(text: str) -> None:
@@ -123,6 +136,118 @@ def _range(field: FieldInfo) -> str:
     return ", ".join(limits)
 
 
+def print_table(comparison: ComparisonTable, folder: Path | None, json: bool) -> None:
+    """Print the table of a comparison, what must be said of its rows, and where it lies."""
+    from ssl_zoo.comparison.render import as_dict, foot, name_of
+
+    if json:
+        print_json(as_dict(comparison))
+        return
+    fits = _fitting(comparison)
+    table = Table("")
+    for column in comparison.columns[:fits]:
+        table.add_column(escape(column.title), justify="right", no_wrap=True)
+    for above, row in zip([None, *comparison.rows], comparison.rows, strict=False):
+        if row.baseline and above is not None and not above.baseline:
+            table.add_section()
+        entries = [(row.entries[c.name], c) for c in comparison.columns[:fits]]
+        styled = ((escape(e.shown(c)), "bold" if e.best else "none") for e, c in entries)
+        table.add_row(escape(name_of(row)), *(f"[{style}]{text}[/]" for text, style in styled))
+    say(comparison.title)
+    out.print(table)
+    if left_out := comparison.columns[fits:]:
+        names = ", ".join(column.name for column in left_out)
+        say(f"The terminal has no room for {names}; --columns chooses, the files have all.")
+    for text in foot(comparison):
+        say(text)
+    if folder is not None:
+        say(f"table: {folder}/table.md, .csv, .tex, .json, .html")
+
+
+def _fitting(comparison: ComparisonTable) -> int:
+    """How many columns of a table the terminal has room for; at least one."""
+    from ssl_zoo.comparison.render import name_of
+
+    room = out.width - max((len(name_of(row)) for row in comparison.rows), default=0) - 4
+    for number, column in enumerate(comparison.columns):
+        cells = [len(row.entries[column.name].shown(column)) for row in comparison.rows]
+        room -= max([len(column.title), *cells]) + 3
+        if room < 0:
+            return max(1, number)
+    return len(comparison.columns)
+
+
+def print_embedded(written: Embedded) -> None:
+    """Say what features were written, and what was left out."""
+    parts = ", ".join(f"{count:,} {name}" for name, count in written.samples.items())
+    say(f"wrote {written.file}: {written.width} features of {parts} samples")
+    if written.skipped:
+        name, reason = next(iter(written.skipped.items()))
+        say(f"left out {len(written.skipped)} that cannot be read, such as {name}: {reason}")
+
+
+class SweepDisplay:
+    """Shows how far a comparison has got, cell by cell, and how long it will still take."""
+
+    def __init__(self) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            console=err,
+        )
+
+    def began(self, sweep: Sweep) -> None:
+        """Say what is to be done, and show the bar."""
+        total, todo = len(sweep.cells), len(sweep.todo())
+        kept = f", {total - todo} of them done" if todo < total else ""
+        _note(f"comparison: {sweep.out}, {total} cells{kept}")
+        self.bar.start()
+        self.task = self.bar.add_task("", total=total, state="")
+        self.moved(sweep)
+
+    def moved(self, sweep: Sweep) -> None:
+        """Move the bar."""
+        names = [escape(name) for name in sweep.progress]
+        done = len(sweep.cells) - len(sweep.todo())
+        left = sweep.seconds_left(max(1, len(names)))
+        self.bar.update(
+            self.task,
+            completed=done + sum(sweep.progress.values()),
+            description=f"{done + len(names)} of {len(sweep.cells)}: {', '.join(names)}",
+            state="" if left is None else f"about {_duration(left)} left",
+        )
+
+    def ended(self, sweep: Sweep, cell: Cell) -> None:
+        """Say what came out of a cell."""
+        if (reason := cell.failure()) is not None:
+            _note(f"{cell.name}: failed: {reason}")
+        else:
+            results = cell.results()
+            scores: dict[str, float] = next(iter(results.get("scores", {}).values()), {})
+            shown = [f"{name} {scores[name]:.1f}" for name in ("knn", "linear") if name in scores]
+            shown += [f"left out: {results['left_out']}"] if "left_out" in results else []
+            _note(f"{cell.name}: {' '.join(shown)} ({_duration(results['cell']['seconds'])})")
+        self.moved(sweep)
+
+    def stop(self) -> None:
+        """Leave the terminal as it was, whatever happened."""
+        if self.bar.live.is_started:
+            self.bar.stop()
+
+
+def _duration(seconds: float) -> str:
+    """A time as one says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _note(text: str) -> None:
+    err.print(text, markup=False, soft_wrap=True)
+
+
 class TrainingReporter:
     """Shows a progress bar while a run goes on, and at its end the scores and what to do next."""
 
@@ -146,13 +271,13 @@ class TrainingReporter:
             length = f"{budget.steps:,} steps of {budget.step_images:,} images"
         else:
             length = f"{config.train.minutes:g} minutes in steps of {budget.step_images:,} images"
-        self._say(
+        _note(
             f"{config.task.name} on {data.name}: {len(data.train):,} samples, {config.backbone.name} "
             f"({encoder:.1f} M parameters), {trainer.device.device} {trainer.device.precision}, {length}"
         )
-        self._say(f"run: {run.path}")
+        _note(f"run: {run.path}")
         if trainer.step:
-            self._say(f"going on from step {trainer.step:,}")
+            _note(f"going on from step {trainer.step:,}")
         self.bar.start()
         self.task = self.bar.add_task(escape(config.task.name), total=1.0, state="")
         self.bar.update(self.task, completed=trainer.progress)
@@ -160,12 +285,12 @@ class TrainingReporter:
     def step(self, progress: float, metrics: dict[str, float]) -> None:
         """Move the bar."""
         state = f"epoch {metrics['epoch']:.1f}"
-        if "loss" in metrics:
+        if "knn" not in metrics:
             speed = metrics["images"] / max(metrics["seconds"], 1e-9)
             state += f"  loss {metrics['loss']:.3f}  {speed:,.0f} images/s"
             self.bar.update(self.task, completed=progress, state=state)
         else:
-            self._say(f"{state}  kNN {metrics['knn']:.1f} %")
+            _note(f"{state}  kNN {metrics['knn']:.1f} %")
         if progress >= 1:
             self.stop()
 
@@ -178,18 +303,13 @@ class TrainingReporter:
         """Show the scores beside the baselines', and where the run lies."""
         self.stop()
         source = run.config().data.source
-        if results["scores"]:
-            print_scores(results["scores"], f"kNN accuracy on the test split of {source}")
-        else:
+        print_scores(results["scores"], f"evaluated on the test split of {source}")
+        if not any("knn" in row for row in results["scores"].values()):
             say(f"{source} has no labels, so there is no accuracy to show")
         if skipped := results["skipped"]:
             name, reason = next(iter(skipped.items()))
             say(f"skipped {len(skipped)} of its files that cannot be read, such as {name}: {reason}")
         say(f"run: {run.path}")
-        if results["scores"]:
+        if any("knn" in row for row in results["scores"].values()):
             say(f"  ssl-zoo eval {quote(str(run.path))}")
         say(f"  model = ssl_zoo.load_backbone({str(run.path)!r})")
-
-    @staticmethod
-    def _say(text: str) -> None:
-        err.print(text, markup=False, soft_wrap=True)

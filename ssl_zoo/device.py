@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -14,6 +16,7 @@ from ssl_zoo.errors import UserError, first_line
 
 M = TypeVar("M", bound=nn.Module)
 
+_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -73,11 +76,36 @@ class Device:
             loss = (y @ y.T).float().sum()
         loss.backward()
 
+    @property
+    def forked(self) -> list[torch.device]:
+        """The devices whose generators `torch.random.fork_rng` is to keep, beside the CPU's."""
+        return [self.device] if self.device.type == "cuda" else []
+
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which networks are called."""
         return torch.autocast(
             self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"
         )
+
+    def reset_peak_memory(self) -> None:
+        """Start to measure anew what `peak_memory` gives."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif _CLEAR_REFS.exists():
+            with contextlib.suppress(OSError):  # a container may not allow it
+                _CLEAR_REFS.write_text("5")
+
+    def peak_memory(self) -> int | None:
+        """The most bytes in use since `reset_peak_memory`; None where that cannot be told.
+
+        On CUDA those of tensors; on Linux's CPUs the process's resident set, libraries included.
+        """
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if self.device.type != "cpu" or not _STATUS.exists():
+            return None
+        lines = _STATUS.read_text().splitlines()
+        return next((int(n.split()[1]) * 1024 for n in lines if n.startswith("VmHWM:")), None)
 
     def to_format(self, x: Tensor) -> Tensor:
         """A batch of images in the memory format of the network; any other tensor as it is."""

@@ -35,6 +35,7 @@ def first_line(error: BaseException) -> str:
 class Interrupted(SslZooError):
     """A signal asked a run to stop; it has saved what it had. The exit code is 128 + the signal."""
 
-    def __init__(self, signal_number: int, run: object) -> None:
-        super().__init__(f"stopped, and saved; go on with: ssl-zoo train --resume {run}")
+    def __init__(self, signal_number: int, go_on: str) -> None:
+        super().__init__(f"stopped, and saved; go on with: {go_on}")
+        self.signal_number = signal_number
         self.exit_code = 128 + signal_number

@@ -13,9 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ssl_zoo.config import RunConfig
+from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.run import Run, build_data, build_task, replace_file
 from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Task
 from ssl_zoo.views import Rng, derive_seed
 
 _MARGIN = 6
@@ -44,16 +46,33 @@ def picture(
     data = build_data(config, torch.device("cpu"))
     if not isinstance(data.spec, ImageSpec):
         raise UserError(f"{config.data.source} is {data.spec.modality} data, which cannot be drawn")
-    task = build_task(config, data.spec) if opened is None else opened.load_task(data)
-    rng = Rng(derive_seed(config.train.seed if seed is None else seed, "picture"))
+    task = build_task(config, data.spec) if opened is None else opened.load_task(data.spec)
+    seed = config.train.seed if seed is None else seed
+    return draw(columns(task, data, rows, seed, trained=opened is not None), data.spec)
+
+
+def columns(task: Task, data: DataSet, rows: int, seed: int, *, trained: bool) -> dict[str, Tensor]:
+    """A few random training images, their views, and of a trained task its reconstructions of them.
+
+    Args:
+        task: the task, on the CPU.
+        data: images.
+        rows: the number of images.
+        seed: which images, and which views of them.
+        trained: whether what only a trained network can tell is among them.
+
+    Returns:
+        By caption normalised images [rows, C, h, w], as `draw` takes them.
+    """
+    rng = Rng(derive_seed(seed, "picture"))
     task.eval()
-    images = data.train.batch(rng.permutation(len(data.train))[:rows])
+    images = data.train.batch(rng.permutation(len(data.train))[:rows]).cpu()
     views = task.views(images, rng)
-    columns = {"source": data.spec.prepare(images), **task.gallery(views)}
-    if opened is not None:
+    shown = {"source": data.spec.prepare(images), **task.gallery(views)}
+    if trained:
         with torch.no_grad():
-            columns |= task.reconstructions(views)
-    return draw(columns, data.spec)
+            shown |= task.reconstructions(views)
+    return shown
 
 
 def check_file(file: Path) -> None:

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
     import torch
 
+    from ssl_zoo.comparison import Column
     from ssl_zoo.config import BackboneConfig, DataConfig
     from ssl_zoo.data import DataSet
-    from ssl_zoo.evaluation import Features
+    from ssl_zoo.evaluation import Protocol
     from ssl_zoo.run import Run
     from ssl_zoo.spec import Spec
     from ssl_zoo.task import Encoder, Task
@@ -74,20 +75,22 @@ def ssl_zoo_register_backbones() -> Mapping[str, Callable[[BackboneConfig, Spec]
 
 
 @hookspec
-def ssl_zoo_register_protocols() -> Mapping[str, Callable[[Features], float]]:
+def ssl_zoo_register_protocols() -> Mapping[str, Protocol]:
     """Give evaluation protocols.
 
     Returns:
-        By the name that ``--protocol`` selects, a function from frozen features to a percentage.
+        By the name that ``--protocol`` selects, a `ssl_zoo.evaluation.Protocol`: a function from
+        what is evaluated to scores, and what these are.
     """
 
 
 @hookspec
-def ssl_zoo_table_columns() -> Mapping[str, Callable[[Run], float | str | None]]:
+def ssl_zoo_table_columns() -> Mapping[str, Column]:
     """Give columns of the comparison table.
 
     Returns:
-        By the column's title, a function from a finished run to the cell, None to leave it empty.
+        By the name that ``--columns`` selects, a `ssl_zoo.comparison.Column`: a title, how the figure
+        is made, and a function from what is known of a run to the figure, None to leave it empty.
     """
 
 

@@ -73,6 +73,9 @@ class PluginEntry:
     fault: str | None
 
 
+_files: list[str] = []
+"""The files that were given to `load_file`, absolute."""
+
 _local: dict[Entry, Any] = {}
 """What was registered in this process, beside what is installed: task classes, hook modules."""
 
@@ -129,10 +132,17 @@ def load_file(path: str | Path) -> None:
         faults.append(fault)
     if faults:
         raise UserError(f"{flag}: {faults[0]}")
+    _files.append(str(Path(path).resolve()))
     for cls in classes:
         _register(_local_entry(cls, str(path)), cls)
     if hooked:
         _register(Entry(Path(path).name, module.__name__, str(path), ""), module)
+
+
+def arguments() -> list[str]:
+    """The options of ``ssl-zoo`` that give another process the plugins which this one has by options."""
+    files = [part for file in dict.fromkeys(_files) for part in ("--plugin", file)]
+    return files + [part for name in sorted(_disabled) for part in ("--no-plugin", name)]
 
 
 def tasks() -> dict[str, TaskEntry]:

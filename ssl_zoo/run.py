@@ -8,10 +8,11 @@ import io
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,38 +21,70 @@ from typing import IO, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
-from torch import nn
+from torch import Tensor, nn
 
 from ssl_zoo.backbones import TimmEncoder, create_backbone
-from ssl_zoo.config import BackboneConfig, RunConfig
+from ssl_zoo.config import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.errors import SslZooError, UserError, first_line
 from ssl_zoo.plugins import collect, load_task, tasks
-from ssl_zoo.settings import dump_config, load_config
+from ssl_zoo.settings import dump_config, load_config, read_yaml
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder, Task
+
+_LEFT_BEHIND = {".lock", ".cell.lock", ".config.yaml.part", "failed.json", "results.json"}
+"""Files that do not make a folder taken: what a run of a comparison that never began leaves."""
 
 RUNS = Path("runs")
 """Where runs are that are given no place of their own."""
 
 
-def build_data(config: RunConfig, device: torch.device) -> DataSet:
-    """Load the data that a configuration names, from a plugin's source or one of the core's.
+def build_data(config: RunConfig, device: torch.device, data: DataSet | None = None) -> DataSet:
+    """Load the data that a configuration names, for its task.
+
+    Args:
+        config: the configuration.
+        device: where samples are kept that fit.
+        data: what its `data` section describes, if it is loaded already.
 
     Raises:
         UserError: there is no such source, or it does not go with the task.
     """
-    data = load(config.data, device, collect("ssl_zoo_register_sources"))
-    modality = load_task(config.task.name).modality
-    if data.spec.modality != modality:
+    data = load_data(config.data, device) if data is None else data
+    cls, name = load_task(config.task.name), config.task.name
+    if data.spec.modality != cls.modality:
         raise UserError(
-            f"data.source: task {config.task.name!r} takes {modality} data, "
+            f"data.source: task {name!r} takes {cls.modality} data, "
             f"but {config.data.source!r} has {data.spec.modality} data"
         )
+    if cls.needs_labels:
+        if data.bank.labels is None:
+            raise UserError(f"data.source: task {name!r} learns from labels, {data.name} has none")
+        data = replace(data, train=data.bank)
     return data
 
 
-def build_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
+def load_data(config: DataConfig, device: torch.device) -> DataSet:
+    """Load the data that a configuration names, from a plugin's source or one of the core's.
+
+    Raises:
+        UserError: there is no such source.
+    """
+    return load(config, device, collect("ssl_zoo_register_sources"))
+
+
+def build_encoder(config: BackboneConfig, spec: Spec, seed: int) -> Encoder:
+    """Build the backbone that a configuration names, with weights that follow from the seed.
+
+    Raises:
+        UserError: there is no such backbone for such data.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build_encoder(config, spec)
+
+
+def _build_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
     """Build the backbone that a configuration names, from a plugin or from timm.
 
     Raises:
@@ -74,7 +107,7 @@ def build_task(config: RunConfig, spec: Spec) -> Task:
     cls = load_task(config.task.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        encoder = build_encoder(config.backbone, spec)
+        encoder = _build_encoder(config.backbone, spec)
         return cls(encoder, cls.Options(**config.task.options()), spec)
 
 
@@ -107,6 +140,8 @@ class Run:
         checkpoint_file: everything needed to go on.
         backbone_file: the weights, as timm names them, and in the header how to build the model.
         results_file: the evaluation of the finished run.
+        failure_file: why it failed, as a run of a comparison.
+        cell_lock_file: held by who works on it, as a run of a comparison.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -116,6 +151,8 @@ class Run:
         self.checkpoint_file = self.path / "checkpoint.pt"
         self.backbone_file = self.path / "backbone.safetensors"
         self.results_file = self.path / "results.json"
+        self.failure_file = self.path / "failed.json"
+        self.cell_lock_file = self.path / ".cell.lock"
 
     @classmethod
     def create(cls, path: str | Path | None, config: RunConfig) -> Run:
@@ -151,7 +188,9 @@ class Run:
             UserError: there is a run, or something else.
         """
         try:
-            taken = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+            taken = self.path.exists()
+            if self.path.is_dir():
+                taken = any(file.name not in _LEFT_BEHIND for file in self.path.iterdir())
         except OSError as error:
             raise UserError(f"--out {self.path}: cannot be read: {error.strerror}") from error
         if taken:
@@ -183,12 +222,26 @@ class Run:
         """The configuration that the run was made with.
 
         Raises:
-            UserError: it cannot be read, or its task is no longer installed.
+            UserError: it cannot be read, a newer version made it, or its task is not installed.
         """
+        self._check_version()
         try:
             return load_config(self.config_file)
         except UserError as error:
             raise UserError(str(error).removeprefix("--config ")) from error
+
+    def _check_version(self) -> None:
+        here = there = metadata.version("ssl-zoo")
+        with contextlib.suppress(
+            UserError, KeyError, TypeError
+        ):  # a broken file is reported where it is read
+            versions = read_yaml(self.config_file)["provenance"]["versions"]
+            there = str(versions["ssl-zoo"])
+        if _release(there) > _release(here):
+            raise UserError(
+                f"{self.path} was made by ssl-zoo {there}, which is newer than {here} here; "
+                "upgrade: pip install -U ssl-zoo"
+            )
 
     def lock(self) -> IO[str]:
         """Keep other processes from writing here, until the returned file is closed.
@@ -209,12 +262,19 @@ class Run:
         merged = {**self.results(), **results}
         replace_file(self.results_file, (json.dumps(merged, indent=2) + "\n").encode())
 
-    def add_scores(self, rows: Mapping[str, Mapping[str, float]]) -> None:
-        """Add to the scores of each row (the task, the baselines) among the run's results."""
-        scores = self.results().get("scores", {})
+    def add_scores(self, rows: Mapping[str, Mapping[str, float]], on: str | None = None) -> None:
+        """Add to the scores of each row (the task, the baselines) among the run's results.
+
+        Args:
+            rows: the scores by metric, by row.
+            on: the other data that they are of; None for the run's own.
+        """
+        results = self.results()
+        transfer = results.get("transfer", {})
+        scores = results.get("scores", {}) if on is None else transfer.setdefault(on, {})
         for row, its in rows.items():
             scores[row] = {**scores.get(row, {}), **its}
-        self.write_results({"scores": scores})
+        self.write_results({"scores": scores} if on is None else {"transfer": transfer})
 
     def results(self) -> dict[str, Any]:
         """The run's results so far, empty before it has ended.
@@ -246,7 +306,15 @@ class Run:
             header["spec"] = json.dumps(asdict(spec))
         replace_file(self.backbone_file, safetensors_bytes(state, header))
 
-    def load_task(self, data: DataSet) -> Task:
+    def spec(self) -> ImageSpec:
+        """What the images look like that the run was trained on.
+
+        Raises:
+            UserError: the run has not ended, or it is not of images.
+        """
+        return read_backbone(self.path)[1]
+
+    def load_task(self, spec: Spec) -> Task:
         """The run's task as its checkpoint has it, on the CPU, in evaluation mode.
 
         Raises:
@@ -256,12 +324,17 @@ class Run:
         config = self.config()
         # All weights come from the checkpoint; timm's need not be fetched.
         backbone = config.backbone.model_copy(update={"pretrained": False})
-        task = build_task(config.model_copy(update={"backbone": backbone}), data.spec)
+        task = build_task(config.model_copy(update={"backbone": backbone}), spec)
         with fitting(self.checkpoint_file):
             task.load_state_dict(state["task"])
             if state["ema"] is not None:
                 task.encoder.load_state_dict(state["ema"])
         return task.eval()
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers that a version begins with."""
+    return tuple(map(int, re.findall(r"\d+", version.partition("+")[0])[:3]))
 
 
 def _new_folder(config: RunConfig) -> Path:
@@ -327,6 +400,21 @@ def load_backbone(path: str | Path) -> nn.Module:
     Raises:
         UserError: there is no backbone at `path`, it cannot be read, or it is not of images.
     """
+    config, spec, state = read_backbone(path)
+    encoder = create_backbone(config.model_copy(update={"pretrained": False}), spec)
+    model: nn.Module = encoder.model
+    with fitting(Path(path)):
+        model.load_state_dict(state)
+    model.ssl_zoo_spec = spec  # type: ignore[assignment]
+    return model.eval()
+
+
+def read_backbone(path: str | Path) -> tuple[BackboneConfig, ImageSpec, dict[str, Tensor]]:
+    """What `backbone.safetensors` holds: how the network is built, its images, its weights.
+
+    Raises:
+        UserError: there is no backbone at `path`, it cannot be read, or it is not of images.
+    """
     path = Path(path)
     file = path / "backbone.safetensors" if path.is_dir() else path
     if not file.is_file():
@@ -337,16 +425,16 @@ def load_backbone(path: str | Path) -> nn.Module:
             state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"{file} cannot be read: {error}") from error
-    if "spec" not in header:
+    if "spec" not in header or "backbone" not in header:
         raise UserError(f"{file} is no image backbone of ssl-zoo's; load its weights yourself")
-    spec = ImageSpec(**{k: _tuple(v) for k, v in json.loads(header["spec"]).items()})
-    config = BackboneConfig.model_validate_json(header["backbone"])
-    encoder = create_backbone(config.model_copy(update={"pretrained": False}), spec)
-    model: nn.Module = encoder.model
-    with fitting(file):
-        model.load_state_dict(state)
-    model.ssl_zoo_spec = spec  # type: ignore[assignment]
-    return model.eval()
+    try:
+        spec = ImageSpec(**{k: _tuple(v) for k, v in json.loads(header["spec"]).items()})
+        config = BackboneConfig.model_validate_json(header["backbone"])
+    except (TypeError, ValueError) as error:  # pydantic's is a ValueError
+        raise UserError(
+            f"{file} cannot be understood; a newer version may have written it: pip install -U ssl-zoo"
+        ) from error
+    return config, spec, state
 
 
 def _tuple(value: Any) -> Any:

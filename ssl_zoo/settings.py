@@ -13,16 +13,17 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ssl_zoo.config import BUDGETS, RunConfig, TaskConfig
+from ssl_zoo.config import BUDGETS, EncoderConfig, RunConfig, TaskConfig
 from ssl_zoo.errors import UserError, did_you_mean
 from ssl_zoo.faults import short, where
 from ssl_zoo.plugins import load_task, tasks
 
-_SECTIONS = tuple(RunConfig.model_fields)
+_SECTIONS = ("task", "data", "backbone", "train", "provenance")
 _MODELS: dict[str, type[BaseModel]] = {
     section: info.annotation
-    for section, info in RunConfig.model_fields.items()
-    if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+    for section in _SECTIONS
+    if isinstance((info := RunConfig.model_fields[section]).annotation, type)
+    and issubclass(info.annotation, BaseModel)
 }
 _PATHS = {name: f"{section}.{name}" for section, model in _MODELS.items() for name in model.model_fields}
 _DEEPEST = 20
@@ -97,14 +98,28 @@ for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
+@dataclass(frozen=True)
+class Given:
+    """Settings that come neither from a run's own file nor from flags.
+
+    Attributes:
+        sections: by section the settings, as a file holds them.
+        origin: what errors call them.
+    """
+
+    sections: Mapping[str, Any]
+    origin: str
+
+
 def load_config(
     file: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     sets: Sequence[str] = (),
     *,
     flags: Mapping[str, str] | None = None,
+    base: Sequence[Given] = (),
 ) -> RunConfig:
-    """Fill the configuration: defaults, then the task's recipe, the file, the overrides, the sets.
+    """Fill the configuration: defaults, then the task's recipe, base, file, overrides, sets.
 
     A budget replaces one of another kind in a layer before it.
 
@@ -113,12 +128,12 @@ def load_config(
         overrides: values by dotted path, such as ``{"train.epochs": 10}``; None leaves a field alone.
         sets: texts of the form ``path=value``, the value in YAML.
         flags: what errors call an override, such as ``{"train.epochs": "--epochs"}``.
+        base: settings that the file overrides, the later ones the earlier.
 
     Raises:
         UserError: anything about them is wrong; it names the place, the path and the reason.
     """
-    layers = [_read(Path(file))] if file is not None else []
-    layers += [_overrides(overrides or {}, flags or {}), _sets(sets)]
+    layers = _layers(file, overrides, sets, flags, base)
     name, origin = _task_name(layers)
     try:
         cls = load_task(name)
@@ -130,20 +145,77 @@ def load_config(
         recipe.put("train", str(key), _plain(value, f"{where_from}: train.{key}"), where_from)
     merged = _merge([recipe, *layers])
     options = {key: value for key, value in merged.values.get("task", {}).items() if key != "name"}
-    sections: dict[str, Any] = {
-        section: _validate(model, merged.values.get(section, {}), section, merged.origins)
-        for section, model in _MODELS.items()
-        if section != "task"
-    }
+    sections = _sections(merged)
     sections["task"] = TaskConfig(name=name, **_options(name, cls.Options, options, merged.origins))
     sections["provenance"] = merged.values.get("provenance", {})
     return RunConfig(**sections)
 
 
+def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
+    """Texts of the form ``path=value`` as values by path.
+
+    Raises:
+        UserError: one has not this form, or its value is no YAML.
+    """
+    found = {}
+    for text in sets:
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise SettingError(f"{text}: must have the form name=value")
+        found[path.strip()] = _parse(value, text)
+    return found
+
+
+def load_encoder_config(
+    overrides: Mapping[str, Any] | None = None,
+    sets: Sequence[str] = (),
+    *,
+    flags: Mapping[str, str] | None = None,
+    base: Sequence[Given] = (),
+) -> EncoderConfig:
+    """The same without a task, for a network that is evaluated as it is.
+
+    Raises:
+        UserError: anything about them is wrong, or they have settings of a task.
+    """
+    merged = _merge(_layers(None, overrides, sets, flags, base))
+    for section in ("task", "provenance"):
+        for name in merged.values.get(section, {}):
+            prefix = _prefix(merged.origins[section, name])
+            raise SettingError(f"{prefix}{section}.{name}: there is no task here; leave it out")
+    return EncoderConfig(**_sections(merged))
+
+
+def _layers(
+    file: str | Path | None,
+    overrides: Mapping[str, Any] | None,
+    sets: Sequence[str],
+    flags: Mapping[str, str] | None,
+    base: Sequence[Given],
+) -> list[_Layer]:
+    layers = [_layer(given.sections, given.origin) for given in base]
+    if file is not None:
+        layers.append(_layer(read_yaml(file), f"--config {file}"))
+    return [*layers, _overrides(overrides or {}, flags or {}), _sets(sets)]
+
+
+def _sections(merged: _Layer) -> dict[str, Any]:
+    return {
+        section: _validate(model, merged.values.get(section, {}), section, merged.origins)
+        for section, model in _MODELS.items()
+        if section != "task"
+    }
+
+
 def dump_config(config: RunConfig) -> str:
     """The configuration as YAML that `load_config` reads."""
+    values = config.model_dump(mode="json")
     dumped: str = yaml.dump(
-        config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
+        {section: values[section] for section in _SECTIONS},
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
     )
     return dumped
 
@@ -164,10 +236,15 @@ def _parse(text: str, origin: str) -> Any:
         raise SettingError(f"{origin}: is not valid YAML: {error}") from error
 
 
-def _read(file: Path) -> _Layer:
+def read_yaml(file: str | Path) -> dict[str, Any]:
+    """What a YAML file holds, plain values alone.
+
+    Raises:
+        UserError: it cannot be read, or holds no settings by name.
+    """
     origin = f"--config {file}"
     try:
-        text = file.read_text(encoding="utf-8")
+        text = Path(file).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise SettingError(f"{origin}: is no text in UTF-8") from error
     except (OSError, ValueError) as error:
@@ -178,11 +255,15 @@ def _read(file: Path) -> _Layer:
         raise SettingError(
             f"{origin}: must hold the sections {', '.join(_SECTIONS)}, not {short(given)}"
         )
+    return {str(key): value for key, value in (given or {}).items()}
+
+
+def _layer(sections: Mapping[str, Any], origin: str) -> _Layer:
     layer = _Layer()
-    for section, values in (given or {}).items():
-        _check_section(str(section), origin)
-        if values is not None and not isinstance(values, dict):
-            hint = f", such as {section}.name" if "name" in _fields(str(section)) else ""
+    for section, values in sections.items():
+        _check_section(section, origin)
+        if values is not None and not isinstance(values, Mapping):
+            hint = f", such as {section}.name" if "name" in _fields(section) else ""
             raise SettingError(f"{origin}: {section}: must hold settings{hint}, not {short(values)}")
         for name, value in (values or {}).items():
             layer.put(section, str(name), _plain(value, f"{origin}: {section}.{name}"), origin)

@@ -97,6 +97,8 @@ class Task(nn.Module, ABC):
         name: the task's name, the same as its entry point's.
         paper: where the method comes from, e.g. ``"Chen et al. 2020, arXiv:2002.05709"``.
         modality: the modality of the data that the task takes.
+        needs_labels: whether it is a baseline that learns from labels; the trainer then gives `loss`
+            those of the batch, int64 [B], as the last of the views, and tables say so.
         recipe: defaults for the ``train`` section of a config (optimizer, lr, weight_decay, ...),
             which a user's file and flags override.
         encoder: the backbone, shared with evaluation.
@@ -108,6 +110,7 @@ class Task(nn.Module, ABC):
     paper: ClassVar[str] = ""
     modality: ClassVar[str] = "image"
     recipe: ClassVar[Mapping[str, Any]] = {}
+    needs_labels: ClassVar[bool] = False
 
     class Options(TaskOptions):
         """No options; a task that has some defines its own class of this name."""

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ssl_zoo import cli
 from ssl_zoo.config import RunConfig
 from ssl_zoo.settings import load_config
 
 TASKS = ("simclr", "moco", "byol", "rotation", "inpainting")
+
+Call = Callable[..., tuple[int, str, str]]
+"""The command line in this process: its exit code, standard output and standard error."""
 
 SMALL = {
     "backbone.name": "test_resnet",
@@ -66,3 +71,21 @@ def task_name(request: pytest.FixtureRequest) -> str:
     """Each of the five tasks."""
     name: str = request.param
     return name
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """Call the command line in an empty folder: the exit code, standard output and standard error."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ssl-zoo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capfd.readouterr()  # of processes that it starts too
+        code = ended.value.code
+        return (code if isinstance(code, int) else 0), out, err
+
+    return call

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_zoo import cli
 from ssl_zoo.gallery import draw
 from ssl_zoo.run import Run
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.training import train
-from tests.conftest import TASKS, command, flags, small_config, ssl_zoo
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """Call the command line in an empty folder: the exit code, standard output and standard error."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ssl-zoo", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capfd.readouterr()  # of processes that it starts too
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), out, err
-
-    return call
+from tests.conftest import TASKS, Call, command, flags, small_config, ssl_zoo
 
 
 @pytest.fixture(name="run", scope="module")
@@ -166,12 +144,14 @@ def test_an_unreadable_file_among_good_ones_is_skipped_and_said(call: Call, tmp_
     assert "has no labels, so there is no accuracy to show" in " ".join(out.split())
     (folder,) = Path("runs").iterdir()
     results = Run.open(folder).results()
-    assert results["scores"] == {}
+    assert {metric for row in results["scores"].values() for metric in row} == {
+        "rankme", "spread", "alignment", "uniformity",
+    }  # fmt: skip
     assert [Path(name).name for name in results["skipped"]] == ["bad.png"]
     assert (folder / "backbone.safetensors").is_file()
     code, out, err = call("eval", folder)
     assert (code, out) == (2, "")
-    assert "has no labels, which --protocol knn,linear needs" in err
+    assert "photos has no labels, which this protocol needs; --protocol health needs none" in err
 
 
 # ---- what is printed
@@ -183,7 +163,7 @@ def test_training_shows_a_bar_and_ends_with_the_table_and_the_place(tmp_path: Pa
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     place = f"runs/{run.name}"
-    started, where, *_, bar = done.stderr.splitlines()
+    started, where, *_, bar, last = done.stderr.splitlines()
     assert started == (
         "simclr on digits: 1,438 samples, test_resnet (0.4 M parameters), cpu fp32, "
         "11 steps of 128 images"
@@ -193,12 +173,15 @@ def test_training_shows_a_bar_and_ends_with_the_table_and_the_place(tmp_path: Pa
     assert "100 %" in bar
     assert "images/s" in bar
     scores = Run.open(run).results()["scores"]
-    rows = [line.split("│")[1:3] for line in done.stdout.splitlines() if line.startswith("│")]
-    assert [(name.strip(), value.strip()) for name, value in rows] == [
-        (name, f"{row['knn']:.1f}") for name, row in scores.items()
-    ]
+    assert last.startswith("epoch 1.0  kNN ")
     assert list(scores) == ["simclr", "pixels", "random-init"]
-    assert done.stdout.startswith("kNN accuracy on the test split of digits\n")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("│")]
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    table = {name: values for name, *values in cells}
+    assert table["kNN %"] == [f"{row['knn']:.1f}" for row in scores.values()]
+    assert table["RankMe"] == [f"{row['rankme']:.1f}" for row in scores.values()]
+    assert table["alignment"][1] == ""  # pixels are no network
+    assert done.stdout.startswith("evaluated on the test split of digits\n")
     assert done.stdout.endswith(
         f"run: {place}\n  ssl-zoo eval {place}\n  model = ssl_zoo.load_backbone('{place}')\n"
     )
@@ -218,18 +201,20 @@ def test_json_is_all_of_standard_output(call: Call, run: Run) -> None:
     assert {tuple(row) for row in evaluated["scores"].values()} == {("knn", "linear")}
 
     listed = json.loads(call("tasks", "--json")[1])
-    assert [entry["name"] for entry in listed] == sorted(TASKS)
+    assert [entry["name"] for entry in listed] == sorted([*TASKS, "supervised"])
     shown = json.loads(call("tasks", "moco", "--json")[1])
     assert shown["options"]["properties"]["temperature"]["default"] == 0.2
     assert {entry["name"] for entry in json.loads(call("plugins", "--json")[1])} >= set(TASKS)
 
 
-def test_evaluating_prints_a_row_for_each_and_a_column_for_each_protocol(call: Call, run: Run) -> None:
+def test_evaluating_prints_a_column_for_each_and_a_row_for_each_metric(call: Call, run: Run) -> None:
     code, out, _ = call("eval", run.path, "--protocol", "knn")
     assert code == 0
     lines = [line for line in out.splitlines() if line.startswith(("│", "┃"))]
-    assert [line.split()[1] for line in lines] == ["features", "inpainting", "pixels", "random-init"]
-    assert "knn %" in lines[0]
+    assert [cell.strip() for cell in lines[0].strip("┃").split("┃")] == [
+        "", "inpainting", "pixels", "random-init",
+    ]  # fmt: skip
+    assert lines[1].split()[1:3] == ["kNN", "%"]
 
 
 def test_a_tasks_options_are_shown_as_they_are_written(call: Call, task_name: str) -> None:

@@ -108,7 +108,8 @@ def test_two_budgets_in_one_layer_are_refused(tmp_path: Path) -> None:
 
 
 def test_dictionaries_are_merged_at_every_depth(tmp_path: Path) -> None:
-    file = write(tmp_path, "task: {name: simclr}\nbackbone: {options: {a: {b: 1, c: 2}, d: 3}}")
+    backbone = "backbone: {name: resnet18, options: {a: {b: 1, c: 2}, d: 3}}"
+    file = write(tmp_path, f"task: {{name: simclr}}\n{backbone}")
     config = load_config(file, None, ["backbone.options.a.c=4", "backbone.options.e=5"])
     assert config.backbone.options == {"a": {"b": 1, "c": 4}, "d": 3, "e": 5}
 
@@ -386,7 +387,8 @@ PLAIN = st.recursive(
 @given(values=st.dictionaries(st.text(max_size=4), PLAIN, max_size=3), source=st.text(max_size=8))
 @example(values={"git": "123456e78901", "when": "2024-01-01", "is": "yes"}, source="1e3")
 def test_plain_values_survive_being_written(tmp_path: Path, values: Any, source: str) -> None:
-    given = {**SIMCLR, "backbone.options": values, "provenance.made": values, "data.source": source}
+    given = {**SIMCLR, "backbone.name": "resnet18", "backbone.options": values}
+    given |= {"provenance.made": values, "data.source": source}
     config = load_config(None, given)
     assert config.backbone.options == config.provenance["made"] == values
     assert load_config(write(tmp_path, dump_config(config))) == config

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from ssl_zoo.config import RunConfig
+from ssl_zoo.comparison.config import load_comparison
+from ssl_zoo.config import NARROW_RESNET, RunConfig
 from ssl_zoo.data.catalogue import CATALOGUE
+from ssl_zoo.errors import UserError
 from ssl_zoo.run import build_task
 from ssl_zoo.settings import load_config
 from ssl_zoo.spec import ImageSpec
@@ -17,7 +20,8 @@ from ssl_zoo.views import Rng
 from tests.conftest import TASKS
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+COMPARISONS = sorted((CONFIGS / "compare").glob("*.yaml"))
+FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(COMPARISONS))
 
 
 def spec_of(config: RunConfig) -> ImageSpec:
@@ -44,6 +48,19 @@ def test_a_shipped_configuration_takes_a_step(file: Path) -> None:
     assert torch.isfinite(losses.total)
     assert all(torch.isfinite(p).all() for p in after)
     assert not all(map(torch.equal, before, after))
+
+
+@pytest.mark.parametrize("file", COMPARISONS, ids=lambda f: f.stem)
+def test_a_shipped_comparison_is_valid_for_every_task(file: Path) -> None:
+    comparison = load_comparison(file, {})
+    assert set(TASKS) <= set(comparison.names())
+    assert comparison.supervised() == ["supervised"]
+    assert set(comparison.overrides) <= {*TASKS, "supervised"}
+    for task in (*TASKS, "supervised"):
+        config = comparison.run_config(task, 1)
+        assert config.task.name == task
+        assert config.train.seed == 1
+        build_task(config, replace(spec_of(config), classes=10))
 
 
 @pytest.mark.parametrize("data", ["cifar10", "fashion-mnist"])
@@ -80,3 +97,14 @@ def test_the_default_is_spelled_out_and_gives_way_whole_to_a_named_backbone() ->
     assert default.backbone.options["layers"] == [1, 1, 1, 1]
     named = load_config(None, {"task.name": "simclr", "backbone.name": "vit_tiny_patch16_224"})
     assert (named.backbone.options, named.backbone.stem_stride) == ({}, 1)
+
+
+def test_the_default_backbone_takes_further_options_beside_its_own() -> None:
+    config = load_config(None, {"task.name": "simclr", "backbone.options.drop_rate": 0.1})
+    assert config.backbone.options == {**NARROW_RESNET["options"], "drop_rate": 0.1}
+    assert config.backbone.stem_stride == 2
+
+
+def test_the_default_backbone_has_no_pretrained_weights_and_says_so() -> None:
+    with pytest.raises(UserError, match="backbone: the default network has no pretrained weights; name"):
+        load_config(None, {"task.name": "simclr", "backbone.pretrained": True})

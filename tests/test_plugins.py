@@ -22,7 +22,7 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.faults import HOOKS
 from ssl_zoo.task import Losses, Task
 
-SHIPPED = ["byol", "inpainting", "moco", "rotation", "simclr"]
+SHIPPED = ["byol", "inpainting", "moco", "rotation", "simclr", "supervised"]
 
 TASK = '''
 from ssl_zoo import Task
@@ -154,7 +154,7 @@ def test_listing_imports_neither_torch_nor_a_task(install: Install) -> None:
     import json, sys
     from ssl_zoo import plugins
     tasks, listed = plugins.tasks(), plugins.plugins()
-    unwanted = ("torch", "pydantic", "dist_one", "dist_one.sub", "ssl_zoo_vision")
+    unwanted = ("torch", "pydantic", "dist_one", "dist_one.sub", "ssl_zoo_vision.simclr")
     modules = [m for m in unwanted if m in sys.modules]
     mine = tasks["mine"]
     read = [mine.summary, mine.paper, mine.distribution, mine.version]
@@ -306,8 +306,8 @@ def test_without_any_task_the_message_says_how_to_get_one(install: Install) -> N
 def test_the_environment_switches_plugins_off(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("dist-one", {"mine": "dist_one:Mine"}, dist_one=TASK)
     monkeypatch.setenv("SSL_ZOO_DISABLE_PLUGINS", " moco, dist.one,,no-such-plugin")
-    assert set(plugins.tasks()) == {"byol", "inpainting", "rotation", "simclr"}
-    assert {p.name for p in plugins.plugins()} == set(plugins.tasks())
+    assert set(plugins.tasks()) == {"byol", "inpainting", "rotation", "simclr", "supervised"}
+    assert {p.name for p in plugins.plugins() if p.contributes == "task"} == set(plugins.tasks())
 
 
 def test_switching_off_what_is_not_there_is_an_error() -> None:

@@ -36,6 +36,7 @@ def canvas(config: DataConfig, size: int) -> int:
 
 def part_of(
     dataset: Any,
+    split: str,
     config: DataConfig,
     device: torch.device,
     size: int,
@@ -46,6 +47,7 @@ def part_of(
 
     Args:
         dataset: torchvision's or timm's; what it keeps in memory is taken from there.
+        split: what the split is called, for the names of its samples.
         config: the ``data`` section.
         device: where samples are kept.
         size: the side that its images are given to networks at, where it reads them one by one.
@@ -60,7 +62,7 @@ def part_of(
         dataset.loader = lambda file: open_image(Path(file), side)
     pictures = Pictures(
         lambda i: dataset[i][0],
-        lambda i: f"{config.source}[{i}]",
+        lambda i: f"{config.source} {split}[{i}]",
         len(dataset),
         side,
         channels,
@@ -112,7 +114,7 @@ def assemble(
         raise UserError(f"data.source: no image of {name} that could be trained on can be read")
     return DataSet(
         name=name,
-        spec=_measure(train, config.image_size or size, mirror),
+        spec=_measure(train, config.image_size or size, mirror, _classes(parts)),
         train=train_split,
         test=test_split if test_split is not None and len(test_split) else None,
         bank=splits[id(bank)] if bank is not None else train_split,
@@ -148,7 +150,13 @@ def free_memory(device: torch.device) -> int:
     return free if allowed == "max" else min(free, int(allowed))
 
 
-def _measure(train: Part, size: int, mirror: bool) -> ImageSpec:
+def _classes(parts: list[Part]) -> int | None:
+    """The number of classes; None where no part has labels."""
+    labels = [part.labels for part in parts if part.labels is not None and len(part.labels)]
+    return int(torch.cat(labels).max()) + 1 if labels else None
+
+
+def _measure(train: Part, size: int, mirror: bool, classes: int | None) -> ImageSpec:
     """Measure the mean and the deviation of each channel on a fixed part of the train split.
 
     It is the same part whether or not the split is kept in memory.
@@ -163,4 +171,5 @@ def _measure(train: Part, size: int, mirror: bool) -> ImageSpec:
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
         mirror=mirror,
+        classes=classes,
     )

@@ -119,6 +119,11 @@ class LazySplit(Split):
         return len(self.numbers)
 
     @property
+    def names(self) -> list[str]:
+        """The name of each of the N images, as `Pictures` has it, readable or not."""
+        return [self.pictures.name(number) for number in self.numbers.tolist()]
+
+    @property
     def nbytes(self) -> int:
         """The size of all decoded images together."""
         return len(self) * self.pictures.channels * self.pictures.side**2
@@ -181,7 +186,8 @@ class LazySplit(Split):
         if not kept.all():
             squares = squares[kept]
         labels = self.labels[kept] if self.labels is not None else None
-        return ArraySplit(squares.to(device), labels, self.skipped)
+        names = [name for name, was_read in zip(self.names, read, strict=True) if was_read]
+        return ArraySplit(squares.to(device), labels, self.skipped, names)
 
 
 def batches(

@@ -73,15 +73,15 @@ def _torchvision(name: str, config: DataConfig, device: torch.device) -> DataSet
     root = Path(config.root).expanduser() if config.root else default_root()
     unreadable = Unreadable()
 
-    def part(arguments: Mapping[str, Any]) -> tuple[Part, Any]:
+    def part(split: str, arguments: Mapping[str, Any]) -> tuple[Part, Any]:
         dataset = open_torchvision(name, arguments, root)
-        return part_of(dataset, config, device, entry.size, entry.channels, unreadable), dataset
+        return part_of(dataset, split, config, device, entry.size, entry.channels, unreadable), dataset
 
-    train, opened = part(entry.train)
-    bank = part(entry.bank)[0] if entry.bank is not None else None
+    train, opened = part("train", entry.train)
+    bank = part("bank", entry.bank)[0] if entry.bank is not None else None
     test: Part | None
     if entry.test is not None:
-        test, _ = part(entry.test)
+        test, _ = part("test", entry.test)
     else:
         train, test = hold_out(train, config)
     classes = catalogue.classes_of(opened)
@@ -91,10 +91,10 @@ def _torchvision(name: str, config: DataConfig, device: torch.device) -> DataSet
 def _timm(config: DataConfig, device: torch.device) -> DataSet:
     opened, opened_test = open_timm(config)
     unreadable = Unreadable()
-    train = part_of(opened, config, device, DEFAULT_SIZE, 3, unreadable)
+    train = part_of(opened, "train", config, device, DEFAULT_SIZE, 3, unreadable)
     test: Part | None
     if opened_test is not None:
-        test = part_of(opened_test, config, device, DEFAULT_SIZE, 3, unreadable)
+        test = part_of(opened_test, "test", config, device, DEFAULT_SIZE, 3, unreadable)
     else:
         train, test = hold_out(train, config)
     size = train.samples.shape[-1] if isinstance(train, ArraySplit) else DEFAULT_SIZE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,11 @@ class Split(ABC):
     labels: Tensor | None
     skipped: Mapping[str, str]
 
+    @property
+    def names(self) -> Sequence[str] | None:
+        """What each of the N samples is called, such as its file; None where they have numbers alone."""
+        return None
+
     @abstractmethod
     def __len__(self) -> int:
         """The number N of samples."""
@@ -39,14 +44,25 @@ class ArraySplit(Split):
         samples: [N, ...]; for images uint8 [N, C, h, w].
         labels: int64 [N] or None.
         skipped: files that are missing from the samples, with the reason.
+        names: what each of the N samples is called, or None.
     """
 
     def __init__(
-        self, samples: Tensor, labels: Tensor | None, skipped: Mapping[str, str] | None = None
+        self,
+        samples: Tensor,
+        labels: Tensor | None,
+        skipped: Mapping[str, str] | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         self.samples = samples
         self.labels = labels
         self.skipped = {} if skipped is None else skipped
+        self._names = names
+
+    @property
+    def names(self) -> Sequence[str] | None:
+        """What each of the N samples is called, or None."""
+        return self._names
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -58,7 +74,8 @@ class ArraySplit(Split):
     def subset(self, indices: Tensor) -> ArraySplit:
         """The samples of these numbers [M] as a split of their own."""
         labels = self.labels[indices] if self.labels is not None else None
-        return ArraySplit(self.batch(indices), labels, self.skipped)
+        names = [self._names[i] for i in indices.tolist()] if self._names is not None else None
+        return ArraySplit(self.batch(indices), labels, self.skipped, names)
 
 
 @dataclass(frozen=True)
@@ -80,6 +97,13 @@ class DataSet:
     test: Split | None
     bank: Split
     classes: tuple[str, ...] | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels of two classes at least to learn from, and others to test on."""
+        if self.test is None or self.test.labels is None or self.bank.labels is None:
+            return False
+        return len(self.bank.labels.unique()) > 1
 
 
 def holdout(n: int, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:

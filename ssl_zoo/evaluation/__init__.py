@@ -1,18 +1,34 @@
-"""Evaluation of frozen features."""
+"""Evaluation of representations: what is evaluated, and the protocols that judge it."""
 
 from ssl_zoo.evaluation.features import Features, extract
-from ssl_zoo.evaluation.knn import knn_accuracy
-from ssl_zoo.evaluation.linear import linear_accuracy
-from ssl_zoo.evaluation.protocols import PROTOCOLS, baselines, evaluate, rehearse, score
+from ssl_zoo.evaluation.protocol import (
+    Metric,
+    Protocol,
+    Scores,
+    known_metrics,
+    known_protocols,
+    protocols,
+    warnings,
+)
+from ssl_zoo.evaluation.scoring import MIDWAY, baselines, evaluate, possible, score
+from ssl_zoo.evaluation.subject import Subject, evaluating, rehearse
 
 __all__ = [
-    "PROTOCOLS",
+    "MIDWAY",
     "Features",
+    "Metric",
+    "Protocol",
+    "Scores",
+    "Subject",
     "baselines",
     "evaluate",
+    "evaluating",
     "extract",
-    "knn_accuracy",
-    "linear_accuracy",
+    "known_metrics",
+    "known_protocols",
+    "possible",
+    "protocols",
     "rehearse",
     "score",
+    "warnings",
 ]

@@ -1,4 +1,4 @@
-"""From images to frozen features."""
+"""From samples to frozen features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_zoo.data import DataSet, Split, batches
+from ssl_zoo.data import Split, batches
+from ssl_zoo.errors import SslZooError
 
 
 @dataclass(frozen=True)
@@ -32,34 +33,42 @@ class Features:
 
 @torch.no_grad()
 def extract(
-    function: Callable[[Tensor], Tensor], split: Split, device: torch.device, batch_size: int = 512
+    function: Callable[[Tensor], Tensor],
+    split: Split,
+    device: torch.device,
+    numbers: Tensor | None = None,
+    batch_size: int = 512,
 ) -> Tensor:
-    """Apply a function of raw batches to a whole split.
+    """Apply a function of raw batches to a split.
 
     Args:
         function: a raw batch [B, ...] on the device to features [B, D].
         split: the samples.
         device: where `function` computes.
+        numbers: which samples [N]; None for all.
         batch_size: the number of samples at a time.
 
     Returns:
         [N, D] float32, on the device.
+
+    Raises:
+        SslZooError: a feature is not a finite number.
     """
-    parts = batches(split, torch.arange(len(split)), batch_size, drop_last=False)
-    return torch.cat([function(batch.to(device)).float() for batch in parts])
+    numbers = torch.arange(len(split)) if numbers is None else numbers
+    parts = batches(split, numbers, batch_size, drop_last=False)
+    features = torch.cat([function(batch.to(device)).float() for batch in parts])
+    sound = features.isfinite().flatten(1).all(1)
+    if not sound.all():
+        raise SslZooError(
+            f"the features of {int((~sound).sum())} of {len(sound)} samples are not finite; "
+            "the network has diverged: train it with a lower --lr, or evaluate with --precision fp32"
+        )
+    return features
 
 
-def extract_features(
-    function: Callable[[Tensor], Tensor], data: DataSet, device: torch.device
-) -> Features | None:
-    """The features of a data set's bank and test split; None where it has no labels to go by."""
-    if data.test is None or data.bank.labels is None or data.test.labels is None:
-        return None
-    bank, test = (extract(function, split, device) for split in (data.bank, data.test))
-    return Features(
-        bank=bank,
-        bank_labels=data.bank.labels.to(device),
-        test=test,
-        test_labels=data.test.labels.to(device),
-        classes=int(max(data.bank.labels.max(), data.test.labels.max())) + 1,
-    )
+def sample(total: int, most: int) -> Tensor:
+    """The numbers [N] of at most so many samples, always the same ones, in order."""
+    if total <= most:
+        return torch.arange(total)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
+    return order[:most].sort().values

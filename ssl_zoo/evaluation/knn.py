@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ssl_zoo.evaluation.features import Features
+from ssl_zoo.evaluation.protocol import Metric, Protocol
 
 
 @torch.no_grad()
@@ -36,3 +37,14 @@ def knn_accuracy(features: Features, k: int = 20, temperature: float = 0.07, chu
         votes.scatter_add_(1, features.bank_labels[index], weight)
         right += int((votes.argmax(1) == labels).sum())
     return 100 * right / len(features.test)
+
+
+KNN = Protocol(
+    lambda subject: {"knn": knn_accuracy(subject.features)},
+    {
+        "knn": Metric(
+            "kNN %", "cosine similarity, 20 neighbours in the train split, votes weighted with "
+            "temperature 0.07; accuracy on the test split",
+        )
+    },
+)  # fmt: skip

@@ -1,5 +1,5 @@
 """Training: one plain loop, and what surrounds it."""
 
-from ssl_zoo.training.trainer import Trainer, train
+from ssl_zoo.training.trainer import Reporter, Silent, Trainer, train
 
-__all__ = ["Trainer", "train"]
+__all__ = ["Reporter", "Silent", "Trainer", "train"]

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from ssl_zoo.config import TrainConfig
 from ssl_zoo.errors import UserError
 
-DEFAULT_EPOCHS = 100
-
 
 @dataclass(frozen=True)
 class Budget:
@@ -55,8 +53,8 @@ class Budget:
             return cls(step_images, per_epoch, None, 60 * config.minutes)
         if config.images is not None:
             return cls(step_images, per_epoch, math.ceil(config.images / step_images), None)
-        epochs = DEFAULT_EPOCHS if config.epochs is None else config.epochs
-        return cls(step_images, per_epoch, max(1, round(epochs * per_epoch)), None)
+        assert config.epochs is not None  # TrainConfig's default
+        return cls(step_images, per_epoch, max(1, round(config.epochs * per_epoch)), None)
 
     def progress(self, steps: int, seconds: float) -> float:
         """The share in [0, 1] that is done after so many steps and seconds of training."""

@@ -9,7 +9,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -19,17 +19,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_zoo import distributed
-from ssl_zoo.config import BUDGETS, RunConfig
+from ssl_zoo.config import RunConfig
 from ssl_zoo.data import DataSet, LazySplit, batches
 from ssl_zoo.device import Device
 from ssl_zoo.errors import Interrupted, SslZooError
-from ssl_zoo.evaluation import baselines, rehearse, score
+from ssl_zoo.evaluation import MIDWAY, Scores, Subject, baselines, possible, protocols, rehearse, score
 from ssl_zoo.plugins import notify
 from ssl_zoo.run import Run, build_data, build_task, fitting, load_checkpoint, save_checkpoint
 from ssl_zoo.task import Losses
-from ssl_zoo.training.budget import DEFAULT_EPOCHS, Budget
+from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.optimizer import TICKS, create_optimizer, create_schedule
+from ssl_zoo.training.passes import counting
 from ssl_zoo.views import Rng, derive_seed
+
+Batch = tuple[Tensor, tuple[Tensor, ...]]
+"""Raw samples [B, ...], and their labels [B] where the task needs them."""
 
 
 class Reporter(Protocol):
@@ -69,6 +73,8 @@ class Trainer:
         budget: how long the run is.
         step: optimiser steps done.
         seconds: time spent in training so far, without evaluation.
+        passes: how often an encoder sees an image for each image drawn; known after a step, and
+            not with `torch.compile`.
     """
 
     def __init__(self, config: RunConfig, data: DataSet, device: Device) -> None:
@@ -87,6 +93,8 @@ class Trainer:
         self.model = self._wrapped()
         self.step = 0
         self.seconds = 0.0
+        self.passes: float | None = None
+        self._peak_before = 0
 
     def _wrapped(self) -> nn.Module:
         model: Any = self.task
@@ -107,12 +115,23 @@ class Trainer:
         return self.budget.progress(self.step, self.seconds)
 
     @property
+    def peak_memory(self) -> int | None:
+        """The most bytes in use during training so far, as `Device.peak_memory` counts them."""
+        now = self.device.peak_memory()
+        return None if now is None else max(now, self._peak_before)
+
+    @property
+    def images(self) -> int:
+        """Images drawn so far, over all processes."""
+        return self.step * self.budget.step_images
+
+    @property
     def epoch(self) -> float:
         """Passes over the train split so far."""
         return self.step / self.budget.steps_per_epoch
 
-    def epoch_batches(self) -> Iterator[list[Tensor]]:
-        """For each step left in the current epoch, this process's raw batches, to be accumulated.
+    def epoch_batches(self) -> Iterator[list[Batch]]:
+        """For each step left in the current epoch, this process's batches, to be accumulated.
 
         The order follows from the seed and the epoch; each step's samples are laid out as one joint
         batch after the other, of which every process takes its share.
@@ -124,30 +143,46 @@ class Trainer:
         order = order[: self.budget.steps_per_epoch * self.budget.step_images]
         order = order.view(-1, config.accumulate, world, config.batch_size // world)
         mine = order[done:, :, distributed.rank()].flatten()
-        stream = batches(self.data.train, mine, config.batch_size // world, drop_last=True)
-        with contextlib.closing(stream):
+        raw = batches(self.data.train, mine, config.batch_size // world, drop_last=True)
+        stream = zip(raw, self._labels(mine), strict=False)
+        with contextlib.closing(raw):
             while step := [b for _, b in zip(range(config.accumulate), stream, strict=False)]:
                 yield step
 
-    def train_step(self, raw_batches: list[Tensor]) -> Losses:
+    def _labels(self, numbers: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """For each batch of these samples its labels, for a task that needs them; else nothing."""
+        labels = self.data.train.labels if self.task.needs_labels else None
+        for batch in numbers.split(self.config.train.batch_size // distributed.world_size()):
+            yield () if labels is None else (labels[batch],)
+
+    def train_step(self, batches: list[Batch]) -> Losses:
         """One optimiser step on this process's share; returns the last batch's losses."""
+        if self.passes is not None or self.config.train.compile:
+            return self._train_step(batches)
+        with counting(self.task) as passes:
+            losses = self._train_step(batches)
+        self.passes = passes.images / sum(len(raw) for raw, _ in batches)
+        return losses
+
+    def _train_step(self, batches: list[Batch]) -> Losses:
         config = self.config.train
         self.schedule.step_update(int(self.progress * TICKS))
         rank, world = distributed.rank(), distributed.world_size()
         torch.manual_seed(derive_seed(config.seed, "network", self.step, rank))  # dropout
-        for i, raw in enumerate(raw_batches):
+        for i, (raw, labels) in enumerate(batches):
             seed = derive_seed(config.seed, "views", self.step, i)
             raw = raw.to(self.device.device, non_blocking=True)
             views = self.task.views(raw, Rng(seed, raw.device, rank, world))
             views = tuple(self.device.to_format(v) for v in views)
-            last = i == len(raw_batches) - 1
+            views += tuple(part.to(raw.device, non_blocking=True) for part in labels)
+            last = i == len(batches) - 1
             with self._no_gradient_exchange(until=last):
                 with self.device.autocast():
                     losses: Losses = self.model(views)
                 # Reading the value would make another device wait; there it is read when it is logged.
                 if self.device.device.type == "cpu":
                     self.check_finite(losses.total.item(), self.step + 1)
-                self.scaler.scale(losses.total / len(raw_batches)).backward()
+                self.scaler.scale(losses.total / len(batches)).backward()
         if config.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.task.parameters(), config.clip_norm)
@@ -219,12 +254,19 @@ class Trainer:
         measured = dict(zip(names, distributed.mean(values).tolist(), strict=True))
         self.check_finite(measured["loss"], self.step)
         return {
-            "step": self.step,
-            "epoch": round(self.epoch, 4),
-            "images": self.step * self.budget.step_images,
-            "seconds": round(self.seconds, 3),
+            **self.position(),
             "lr": self.optimizer.param_groups[0]["lr"],
             **measured,
+        }
+
+    def position(self) -> dict[str, float]:
+        """How far the run has got, as each logged line begins."""
+        return {
+            "step": self.step,
+            "epoch": round(self.epoch, 4),
+            "images": self.images,
+            "seconds": round(self.seconds, 3),
+            "progress": round(self.progress, 5),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -236,6 +278,8 @@ class Trainer:
             "ema": self.ema.module.state_dict() if self.ema is not None else None,
             "step": self.step,
             "seconds": self.seconds,
+            "passes": self.passes,
+            "peak_memory": self.peak_memory,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -246,6 +290,7 @@ class Trainer:
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
         self.step, self.seconds = state["step"], state["seconds"]
+        self.passes, self._peak_before = state["passes"], state["peak_memory"] or 0
 
 
 def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
@@ -258,7 +303,7 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
     config = trainer.config.train
     first, alone = distributed.rank() == 0, distributed.world_size() == 1
     log = run.metrics_file.open("a") if first else None
-    knn_steps = _in_steps(config.knn_every, trainer)
+    evaluated = _evaluations(trainer)
     saved = time.monotonic()
     stopped_by = 0
 
@@ -283,8 +328,8 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
     with _stop_signals() as stop, log or contextlib.nullcontext():
         start = time.monotonic() - trainer.seconds
         while trainer.progress < 1:
-            for raw_batches in trainer.epoch_batches():
-                losses = trainer.train_step(raw_batches)
+            for step_batches in trainer.epoch_batches():
+                losses = trainer.train_step(step_batches)
                 trainer.seconds = time.monotonic() - start
                 due = trainer.step % config.log_every == 0
                 if due or alone or trainer.budget.seconds is not None or trainer.progress >= 1:
@@ -293,15 +338,14 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
                     trainer.seconds, stopped_by = _agree(trainer.seconds, stop.number)
                 if due or trainer.progress >= 1:
                     record(trainer.metrics(losses))
-                if knn_steps and trainer.step % knn_steps == 0 and trainer.progress < 1:
-                    scores = _evaluate_midway(trainer)
-                    if scores:
-                        record({"step": trainer.step, "epoch": round(trainer.epoch, 4), **scores})
+                if (due_evaluations := _evaluations(trainer)) > evaluated:
+                    evaluated = due_evaluations
+                    record({**trainer.position(), **_evaluate_midway(trainer)})
                     start = time.monotonic() - trainer.seconds
                 if stopped_by:
                     save()
                     distributed.barrier()
-                    raise Interrupted(stopped_by, run.path)
+                    raise Interrupted(stopped_by, f"ssl-zoo train --resume {run.path}")
                 if trainer.progress >= 1:
                     break
                 if time.monotonic() - saved >= config.checkpoint_seconds:
@@ -313,20 +357,24 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
 
 def _resolved(config: RunConfig, data: DataSet, device: Device) -> RunConfig:
     """The configuration with what was chosen for it here, so that a resumed run does not choose anew."""
-    train: dict[str, Any] = {"precision": device.precision}
-    if all(getattr(config.train, budget) is None for budget in BUDGETS):
-        train["epochs"] = DEFAULT_EPOCHS
     resident = "never" if isinstance(data.train, LazySplit) else "always"
     return config.model_copy(
         update={
-            "train": config.train.model_copy(update=train),
+            "train": config.train.model_copy(update={"precision": device.precision}),
             "data": config.data.model_copy(update={"resident": resident}),
         }
     )
 
 
-def _in_steps(epochs: float | None, trainer: Trainer) -> int:
-    return max(1, round(epochs * trainer.budget.steps_per_epoch)) if epochs is not None else 0
+def _evaluations(trainer: Trainer) -> int:
+    """How many evaluations there should have been by now; the last is at the end."""
+    config = trainer.config.train
+    if not trainer.data.labelled:
+        return 0
+    if config.knn_every is None:
+        return int(trainer.progress * config.knn_points)
+    every = max(1, round(config.knn_every * trainer.budget.steps_per_epoch))
+    return trainer.step // every + (trainer.progress >= 1 and trainer.step % every > 0)
 
 
 def _agree(seconds: float, signal_number: int) -> tuple[float, int]:
@@ -336,7 +384,8 @@ def _agree(seconds: float, signal_number: int) -> tuple[float, int]:
 
 def _evaluate_midway(trainer: Trainer) -> dict[str, float]:
     with trainer.averaged_weights():
-        return score(trainer.task, trainer.data, trainer.device) or {}
+        subject = Subject.of_task(trainer.task, trainer.data, trainer.device, most=MIDWAY)
+        return score(subject, ["knn"])
 
 
 class _Stop:
@@ -362,23 +411,30 @@ def _stop_signals() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def finish(trainer: Trainer, run: Run) -> dict[str, Any]:
-    """Evaluate what was learnt beside its baselines, save the backbone, and write the results."""
+def finish(trainer: Trainer, run: Run, protocol: Iterable[str], with_baselines: bool) -> dict[str, Any]:
+    """Save the backbone, evaluate what was learnt beside its baselines, and write the results."""
     config, data, device = trainer.config, trainer.data, trainer.device
+    peak_memory = trainer.peak_memory
+    names = possible(protocol, data)
     with trainer.averaged_weights():
         run.write_backbone(trainer.task.encoder, config.backbone, data.spec)
-        learnt = score(trainer.task, data, device)
-    rows = {} if learnt is None else {config.task.name: learnt}
-    untrained = device.place(build_task(config, data.spec))
-    rows |= baselines(untrained, data, device, pretrained=config.backbone.pretrained)
+        subject = Subject.of_task(trainer.task, data, device, seed=config.train.seed)
+        rows: dict[str, Scores] = {config.task.name: score(subject, names)}
+    if with_baselines:
+        untrained = device.place(build_task(config, data.spec))
+        rows |= baselines(untrained, data, device, names, config.backbone.pretrained)
     run.add_scores(rows)
     run.write_results(
         {
             "task": config.task.name,
             "steps": trainer.step,
-            "images": trainer.step * trainer.budget.step_images,
+            "images": trainer.images,
             "seconds": round(trainer.seconds, 1),
+            "images_per_second": round(trainer.images / max(trainer.seconds, 1e-9), 1),
+            "needs_labels": trainer.task.needs_labels,
             "parameters": sum(p.numel() for p in trainer.task.encoder.parameters()),
+            "passes_per_image": trainer.passes,
+            "peak_memory_bytes": peak_memory,
             "precision": device.precision,
             "device": str(device.device),
             "skipped": dict(data.train.skipped),
@@ -393,6 +449,9 @@ def train(
     out: str | Path | None = None,
     resume: str | Path | None = None,
     reporter: Reporter | None = None,
+    protocol: Iterable[str] = ("knn", "health"),
+    with_baselines: bool = True,
+    data: DataSet | None = None,
 ) -> Run:
     """Train a task on unlabelled data, and evaluate what it has learnt.
 
@@ -401,6 +460,9 @@ def train(
         out: the run directory; None makes a new one under ``runs/``.
         resume: a run directory to go on with, instead.
         reporter: who is told how it goes.
+        protocol: how what was learnt is evaluated, as far as the data has labels for it.
+        with_baselines: whether to evaluate the raw input and the untrained network too.
+        data: what the configuration's `data` section describes, if it is loaded already.
 
     Returns:
         The run.
@@ -417,10 +479,12 @@ def train(
     if config is None:
         assert run is not None
         config = run.config()
+    protocol = list(protocols(protocol))
     with distributed.processes(config.train.device) as local_rank:
         device = Device.choose(config.train, local_rank)
-        trainer = Trainer(config, build_data(config, device.device), device)
+        trainer = Trainer(config, build_data(config, device.device, data), device)
         rehearse(trainer.task, trainer.data, device)
+        device.reset_peak_memory()
         first = distributed.rank() == 0
         config = trainer.config
         if run is None:
@@ -435,7 +499,7 @@ def train(
                 if trainer.progress < 1:
                     fit(trainer, run, reporter)
                 if first:
-                    results = finish(trainer, run)
+                    results = finish(trainer, run, protocol, with_baselines)
                     notify("ssl_zoo_run_ended", run=run, results=results)
                     reporter.ended(run, results)
                 distributed.barrier()

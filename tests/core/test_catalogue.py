@@ -17,7 +17,8 @@ import torchvision
 
 from ssl_zoo.data import LazySplit
 from ssl_zoo.data.catalogue import CATALOGUE
-from ssl_zoo.evaluation.features import extract_features
+from ssl_zoo.device import Device
+from ssl_zoo.evaluation import Subject
 from tests.core.pictures import CPU, everything, go_offline, idx, named, photo, write
 
 
@@ -94,8 +95,9 @@ def test_stl10_trains_on_its_unlabelled_images_and_evaluates_without_them(
     assert np.array_equal(everything(data), np.concatenate([images["train"], images["unlabeled"]]))
     assert data.train.labels is None
     assert np.array_equal(data.bank.batch(torch.arange(4)), images["train"])
-    features = extract_features(data.spec.raw, data, CPU)
-    assert features is not None
+    raw = Subject.raw(data, Device(CPU, "fp32", False))
+    assert raw is not None
+    features = raw.features
     assert features.bank_labels.tolist() == [0, 9, 0, 9]
     assert features.test_labels.tolist() == [9, 0]
 

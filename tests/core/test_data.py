@@ -252,7 +252,7 @@ def test_timm_s_folder_skips_counts_and_names_what_cannot_be_read(tmp_path: Path
     broken(tmp_path / "3.png")
     data = named("timm:folder", tmp_path, image_size=14, resident="never", holdout=0.2)
     everything(data)
-    assert data.train.skipped == {"timm:folder[3]": "not an image"}
+    assert data.train.skipped == {"timm:folder train[3]": "not an image"}
 
 
 def test_an_archive_read_by_several_threads_gives_each_its_image(tmp_path: Path) -> None:

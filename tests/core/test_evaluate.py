@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.device import Device
-from ssl_zoo.errors import UserError
-from ssl_zoo.evaluation import Features, baselines, evaluate, knn_accuracy, rehearse, score
-from ssl_zoo.evaluation.features import extract, extract_features
+from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.evaluation import Features, Subject, baselines, evaluate, possible, rehearse, score
+from ssl_zoo.evaluation.features import extract, sample
+from ssl_zoo.evaluation.knn import knn_accuracy
 from ssl_zoo.run import build_data, build_task
 from ssl_zoo.training import train
 from tests.conftest import small_config
+from tests.core.pictures import photo, write
 
 CPU = torch.device("cpu")
 DEVICE = Device(CPU, "fp32", False)
@@ -72,8 +75,9 @@ def test_knn_agrees_with_scikit_learn() -> None:
 
 def test_knn_on_the_pixels_of_the_digits_agrees_with_scikit_learn() -> None:
     data = build_data(small_config("simclr"), CPU)
-    features = extract_features(data.spec.raw, data, CPU)
-    assert features is not None
+    raw = Subject.raw(data, DEVICE)
+    assert raw is not None
+    features = raw.features
     assert knn_accuracy(features) == pytest.approx(scikit_learn(features))
     assert knn_accuracy(features) > 95
 
@@ -120,9 +124,10 @@ def test_evaluating_leaves_a_task_in_the_state_and_modes_it_was_in(
     randomness = torch.get_rng_state()
     if raises:
         with pytest.raises(RuntimeError):
-            score(task, data, DEVICE)
+            score(Subject.of_task(task, data, DEVICE), ["knn", "health"])
     else:
-        assert score(task, data, DEVICE) == score(task, data, DEVICE)
+        first, second = (score(Subject.of_task(task, data, DEVICE), ["knn", "health"]) for _ in "ab")
+        assert first == second
         rehearse(task, data, DEVICE)
         assert torch.get_rng_state().equal(randomness)
     assert [module.training for module in task.modules()] == modes
@@ -140,13 +145,16 @@ def test_features_are_computed_in_evaluation_mode_without_gradients(data: DataSe
         return real(x)
 
     task.features = watched  # type: ignore[method-assign]
-    score(task, data, DEVICE)
+    score(Subject.of_task(task, data, DEVICE), ["knn", "linear", "lowshot", "health"])
     rehearse(task, data, DEVICE)
     assert seen == {(False, False)}
 
 
 @pytest.mark.parametrize("missing", ["test", "labels", "bank"])
-def test_where_there_are_no_labels_there_is_no_score(data: DataSet, missing: str) -> None:
+@pytest.mark.parametrize("protocol", ["knn", "linear", "lowshot", "finetune"])
+def test_where_there_are_no_labels_a_protocol_that_needs_them_says_so(
+    data: DataSet, missing: str, protocol: str
+) -> None:
     blank = ArraySplit(data.train.batch(torch.arange(100)), None)
     without = {
         "test": DataSet("x", data.spec, data.train, None, data.bank),
@@ -154,8 +162,54 @@ def test_where_there_are_no_labels_there_is_no_score(data: DataSet, missing: str
         "bank": DataSet("x", data.spec, data.train, data.test, blank),
     }[missing]
     task = build_task(small_config("simclr"), data.spec)
-    assert score(task, without, DEVICE) is None
-    assert baselines(task, without, DEVICE) == {}
+    assert possible([protocol, "health"], without) == ["health"]
+    assert possible([protocol, "health"], data) == [protocol, "health"]
+    with pytest.raises(UserError, match="x has no labels, which this protocol needs; --protocol health"):
+        score(Subject.of_task(task, without, DEVICE), [protocol])
+    assert score(Subject.of_task(task, without, DEVICE), ["health"])["rankme"] >= 1
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear", "lowshot", "finetune"])
+def test_with_one_class_alone_no_accuracy_is_given(data: DataSet, protocol: str) -> None:
+    same = ArraySplit(data.train.batch(torch.arange(100)), torch.zeros(100, dtype=torch.long))
+    task = build_task(small_config("simclr"), data.spec)
+    with pytest.raises(UserError, match="x has one class alone, so no accuracy says anything"):
+        score(Subject.of_task(task, DataSet("x", data.spec, same, same, same), DEVICE), [protocol])
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear", "lowshot", "health"])
+def test_features_that_are_not_finite_are_counted_and_refused(data: DataSet, protocol: str) -> None:
+    task = build_task(small_config("simclr"), data.spec)
+
+    def broken(x: Tensor) -> Tensor:
+        features = torch.ones(len(x), 4)
+        features[:2] = torch.nan
+        return features
+
+    task.features = broken  # type: ignore[method-assign]
+    with pytest.raises(
+        SslZooError, match="features of 2 of 100 samples are not finite; the network has"
+    ):
+        score(Subject.of_task(task, data, DEVICE), [protocol])
+
+
+def test_a_sample_is_always_the_same_and_all_where_there_are_few() -> None:
+    assert sample(10, 10).equal(torch.arange(10))
+    few = sample(1000, 100)
+    assert few.equal(sample(1000, 100))
+    assert few.equal(few.unique())
+    assert len(few) == 100
+
+
+def test_a_part_of_the_samples_is_evaluated_as_a_data_set_of_these_would_be(data: DataSet) -> None:
+    task = build_task(small_config("simclr"), data.spec)
+    part = Subject.of_task(task, data, DEVICE, most=(60, 30)).features
+    whole = Subject.of_task(task, data, DEVICE).features
+    bank, test = sample(100, 60), sample(100, 30)
+    torch.testing.assert_close(part.bank, whole.bank[bank])
+    torch.testing.assert_close(part.test, whole.test[test])
+    assert part.bank_labels.equal(whole.bank_labels[bank])
+    assert part.test_labels.equal(whole.test_labels[test])
 
 
 def test_a_network_that_did_not_start_at_random_is_not_called_so(data: DataSet) -> None:
@@ -171,9 +225,10 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_evaluating_a_run_gives_its_own_scores_again_and_adds_to_its_results(run: Any) -> None:
     before = run.results()["scores"]
-    rows = evaluate(run.path, ["knn"])
+    rows = evaluate(run.path, ["knn", "health"])
     assert rows == before
-    linear = evaluate(str(run.path), ["linear"], with_baselines=False, device="cpu")
+    cpu = {"train.device": "cpu"}
+    linear = evaluate(str(run.path), ["linear"], with_baselines=False, settings=cpu)
     assert list(linear) == ["simclr"]
     after = run.results()["scores"]
     assert after["simclr"] == {**before["simclr"], **linear["simclr"]}
@@ -184,5 +239,45 @@ def test_an_unknown_protocol_is_named_with_those_that_there_are(run: Any) -> Non
     with pytest.raises(UserError) as caught:
         evaluate(run.path, ["knn", "linaer"])
     assert str(caught.value) == (
-        "--protocol: no protocol 'linaer'. Did you mean 'linear'? There are: knn, linear"
+        "--protocol: no protocol 'linaer'. Did you mean 'linear'? "
+        "There are: dense, finetune, health, knn, linear, lowshot"
     )
+
+
+def test_a_run_is_transferred_to_other_data_and_its_own_scores_stay(run: Any, tmp_path: Path) -> None:
+    before = run.results()["scores"]
+    folder = tmp_path / "other"
+    for kind in "abc":
+        for i in range(12):
+            write(folder / kind / f"{i}.png", photo(seed=ord(kind)))
+    rows = evaluate(run.path, ["knn"], data=str(folder), settings={"train.device": "cpu"})
+    assert list(rows) == ["simclr", "pixels", "random-init"]
+    after = run.results()
+    assert after["scores"] == before
+    assert after["transfer"] == {str(folder): rows}
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"backbone.name": "resnet18"}, "backbone.name"), ({"train.lr": 1.0}, "train.lr"),
+     ({"data.image_size": 32}, "data.image_size")],
+)  # fmt: skip
+def test_a_run_keeps_the_settings_that_made_it(run: Any, settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=f"{named}: .* has its own; for a run only --data and"):
+        evaluate(run.path, ["knn"], settings=settings)
+
+
+def test_any_timm_model_is_evaluated_beside_the_raw_input(run: Any) -> None:
+    settings = {"data.image_size": 16, "train.precision": "fp32", "train.device": "cpu"}
+    rows = evaluate("timm:test_resnet", ["knn", "health"], data="digits", settings=settings)
+    assert list(rows) == ["timm:test_resnet", "pixels"]
+    # The network before training is the same one that a run begins with.
+    assert rows["timm:test_resnet"] == pytest.approx(run.results()["scores"]["random-init"])
+    assert rows["pixels"] == run.results()["scores"]["pixels"]
+    other = evaluate("timm:test_resnet", ["knn"], data="digits", settings={**settings, "train.seed": 1})
+    assert other["timm:test_resnet"]["knn"] != rows["timm:test_resnet"]["knn"]
+
+
+def test_a_model_that_timm_has_not_is_named_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="timm has no model 'resnet81'"):
+        evaluate("timm:resnet81", ["knn"])

@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from ssl_zoo.evaluation import Features, linear_accuracy
-from ssl_zoo.evaluation.linear import PENALTIES, fit_logistic
+from ssl_zoo.evaluation import Features
+from ssl_zoo.evaluation.linear import PENALTIES, Axes, fit_logistic, linear_accuracy
 
 
 def samples(n: int, seed: int, width: int = 12, classes: int = 4) -> tuple[Tensor, Tensor]:
@@ -72,3 +72,32 @@ def test_standardising_ignores_scale_and_place_of_the_features() -> None:
     assert linear_accuracy(moved) == pytest.approx(
         linear_accuracy(Features(bank, y, test, test_y, 4)), abs=0.4
     )
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_measuring_weights_along_principal_axes_changes_no_fit(penalty: float) -> None:
+    x, y = samples(600, seed=0)
+    noise = torch.randn(600, 6, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([x, x[:, :6] + 0.1 * noise], 1)  # nearly collinear
+    axes = Axes.of(x)
+    rotated = fit_logistic(axes(x), y, 4, penalty, variance=axes.variance)
+    standard = (x - axes.mean) / axes.std
+    theirs = LogisticRegression(C=1 / (penalty * len(x)), max_iter=20000, tol=1e-9)
+    expected = theirs.fit(standard.numpy(), y.numpy()).predict_proba(standard.numpy())
+    ours = (axes(x) @ rotated[:, :-1].T + rotated[:, -1]).softmax(1)
+    torch.testing.assert_close(ours, torch.from_numpy(expected).float(), atol=0.01, rtol=0)
+
+
+def test_the_axes_are_those_of_the_standardised_features() -> None:
+    x, _ = samples(500, seed=3)
+    axes = Axes.of(x)
+    torch.testing.assert_close(axes(x).T @ axes(x) / 500, axes.variance.diag(), atol=1e-4, rtol=0)
+    assert axes(x).mean(0).abs().max() < 1e-5
+    assert float(axes.variance.sum()) == pytest.approx(12, abs=1e-3)
+
+
+def test_a_feature_that_never_changes_is_no_obstacle() -> None:
+    (bank, y), (test, test_y) = samples(500, seed=1), samples(500, seed=2)
+    still = [torch.cat([x, torch.full((500, 1), 3.0)], 1) for x in (bank, test)]
+    with_it = linear_accuracy(Features(still[0], y, still[1], test_y, 4))
+    assert with_it == pytest.approx(linear_accuracy(Features(bank, y, test, test_y, 4)), abs=0.5)

@@ -176,7 +176,7 @@ def test_a_checkpoint_of_something_else(empty: Run) -> None:
     torch.save([1, 2], empty.checkpoint_file)
     assert "is no checkpoint of ssl-zoo's" in complaint(load_checkpoint, empty)
     torch.save({"task": {"w": torch.ones(3)}, "ema": None}, empty.checkpoint_file)
-    said = complaint(empty.load_task, data)
+    said = complaint(empty.load_task, data.spec)
     assert said.startswith(f"{empty.checkpoint_file} does not fit what is installed here: ")
     assert "does not fit what is installed here" in complaint(lambda: train(resume=empty.path))
 
@@ -188,6 +188,22 @@ def test_a_run_whose_task_is_no_longer_installed(empty: Run) -> None:
         said = complaint(function)
         assert said.startswith(f"{empty.config_file}: ")
         assert "there is no task 'jigsaw'" in said
+
+
+@pytest.mark.parametrize("newer", ["99.0.0", "0.99.1", "1000.1"])
+def test_a_run_that_a_newer_version_made(empty: Run, newer: str) -> None:
+    here = version("ssl-zoo")
+    text = empty.config_file.read_text()
+    # Settings that a newer version has added are not what is complained of.
+    made = text.replace(f"ssl-zoo: {here}", f"ssl-zoo: {newer}").replace("train:", "train:\n  new: 1")
+    empty.config_file.write_text(made)
+    for function in (Run.open(empty.path).config, lambda: train(resume=empty.path)):
+        assert complaint(function) == (
+            f"{empty.path} was made by ssl-zoo {newer}, which is newer than {here} here; "
+            "upgrade: pip install -U ssl-zoo"
+        )
+    empty.config_file.write_text(text.replace(f"ssl-zoo: {here}", "ssl-zoo: 0.0.1"))
+    assert Run.open(empty.path).config().task.name == "simclr"
 
 
 def test_results_that_are_broken_and_metrics_that_are_still_being_written(empty: Run) -> None:
@@ -207,7 +223,7 @@ def test_results_that_are_broken_and_metrics_that_are_still_being_written(empty:
 def test_the_backbone_gives_the_features_of_the_trained_task_to_the_bit(run: Run) -> None:
     data = build_data(run.config(), CPU)
     x = data.spec.prepare(data.train.batch(torch.arange(64)))
-    expected = run.load_task(data).features(x)
+    expected = run.load_task(data.spec).features(x)
     for path in (run.path, str(run.path), run.backbone_file):
         model = load_backbone(path)
         assert not model.training

@@ -14,16 +14,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ssl_zoo import plugins
-from ssl_zoo.config import RunConfig, TrainConfig
+from ssl_zoo.config import DEFAULT_EPOCHS, RunConfig, TrainConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.device import Device
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.evaluation import score
+from ssl_zoo.evaluation import Subject, score
 from ssl_zoo.run import Run, build_data, build_task, load_checkpoint
 from ssl_zoo.task import Field, Losses, Task, TaskOptions
 from ssl_zoo.training import Trainer, train
-from ssl_zoo.training.budget import DEFAULT_EPOCHS, Budget
+from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.optimizer import TICKS, create_optimizer, create_schedule, learning_rate
+from ssl_zoo.training.trainer import Batch
 from ssl_zoo.views import Rng
 from tests.conftest import small_config
 
@@ -84,6 +85,11 @@ def short(task: str = "colour", **settings: Any) -> RunConfig:
     return small_config(task, **{"train__batch_size": 256, **settings})
 
 
+def scores_of(task: Task, data: DataSet, device: Device) -> dict[str, float]:
+    """What a run's task is given at its end."""
+    return score(Subject.of_task(task, data, device), ["knn", "health"])
+
+
 def lines(run: Run) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "seconds"} for line in run.metrics()]
 
@@ -140,7 +146,7 @@ def test_timms_optimisers_lower_the_loss_by_name(name: str) -> None:
     lr = {"lars": 1.0, "muon": 0.01, "lion": 1e-4}.get(name, 0.005)
     settings = {"train__optimizer": name, "train__lr": lr, "train__lr_scaling": "none"}
     t = trainer(train__warmup=0.0, train__epochs=4, **settings)
-    raw = [t.data.train.batch(torch.arange(32))]
+    raw = [(t.data.train.batch(torch.arange(32)), ())]
     before = {k: v.clone() for k, v in t.task.state_dict().items()}
     losses = [t.train_step(raw).total.item() for _ in range(8)]
     assert losses[-1] < losses[0]
@@ -312,7 +318,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(
 # ---- gradients
 
 
-def gradients(monkeypatch: pytest.MonkeyPatch, t: Trainer, raw: list[Tensor]) -> dict[str, Tensor]:
+def gradients(monkeypatch: pytest.MonkeyPatch, t: Trainer, raw: list[Batch]) -> dict[str, Tensor]:
     """What the optimiser is given in one step."""
     seen: dict[str, Tensor] = {}
 
@@ -330,8 +336,8 @@ def test_accumulated_batches_give_the_gradient_of_one_as_large(
 ) -> None:
     one, many = without_batchnorm(), without_batchnorm(train__accumulate=batches, train__batch_size=16)
     raw = one.data.train.batch(torch.arange(16 * batches))
-    joint = gradients(monkeypatch, one, [raw])
-    accumulated = gradients(monkeypatch, many, list(raw.split(16)))
+    joint = gradients(monkeypatch, one, [(raw, ())])
+    accumulated = gradients(monkeypatch, many, [(part, ()) for part in raw.split(16)])
     assert (
         joint.keys()
         == accumulated.keys()
@@ -345,7 +351,7 @@ def test_a_step_takes_as_many_batches_as_are_accumulated() -> None:
     t = trainer(train__accumulate=3, train__batch_size=100)
     steps = list(t.epoch_batches())
     assert len(steps) == t.budget.steps_per_epoch == 4
-    assert [[len(b) for b in step] for step in steps] == [[100] * 3] * 4
+    assert [[len(raw) for raw, _ in step] for step in steps] == [[100] * 3] * 4
 
 
 def test_each_epoch_has_its_own_order_and_holds_a_sample_once() -> None:
@@ -355,7 +361,7 @@ def test_each_epoch_has_its_own_order_and_holds_a_sample_once() -> None:
 
     def order(step: int) -> list[int]:
         t.step = step
-        return torch.cat([b for batches in t.epoch_batches() for b in batches]).tolist()
+        return torch.cat([raw for step in t.epoch_batches() for raw, _ in step]).tolist()
 
     first, second = order(0), order(t.budget.steps_per_epoch)
     assert len(set(first)) == len(set(second)) == len(first) == 1400
@@ -388,13 +394,13 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_saved(tmp_path: Pat
     assert all(weights[k].equal(average[k]) for k in weights)
     assert not weights["conv1.0.weight"].equal(raw["conv1.0.weight"])
     data = build_data(config, CPU)
-    rebuilt = score(run.load_task(data), data, Device.choose(config.train))
+    rebuilt = scores_of(run.load_task(data.spec), data, Device.choose(config.train))
     assert rebuilt == run.results()["scores"]["colour"]
 
 
 def test_the_average_is_the_exponential_one_of_each_step() -> None:
     t = trainer(train__ema=0.9, train__lr=0.05, train__warmup=0.0)
-    name, raw = "model.conv1.0.weight", [t.data.train.batch(torch.arange(64))]
+    name, raw = "model.conv1.0.weight", [(t.data.train.batch(torch.arange(64)), ())]
     expected = t.task.encoder.state_dict()[name].clone()
     for _ in range(3):
         t.train_step(raw)
@@ -406,9 +412,46 @@ def test_knn_is_logged_every_so_many_epochs_and_changes_no_loss(tmp_path: Path) 
     plain = train(short(), out=tmp_path / "plain")
     often = train(short(train__knn_every=0.4), out=tmp_path / "often")
     evaluated = [line for line in often.metrics() if "knn" in line]
-    assert [line["step"] for line in evaluated] == [2, 4]
+    assert [line["step"] for line in evaluated] == [2, 4, 5]
     assert all(0 < line["knn"] <= 100 for line in evaluated)
     assert [line for line in lines(often) if "knn" not in line] == lines(plain)
+    # All the digits are evaluated on the way too, so the last evaluation is the final one.
+    assert evaluated[-1]["knn"] == often.results()["scores"]["colour"]["knn"]
+
+
+@pytest.mark.parametrize("budget", [{"train__epochs": 2}, {"train__images": 2500}])
+def test_knn_is_logged_so_many_times_evenly_over_the_run(tmp_path: Path, budget: dict[str, Any]) -> None:
+    run = train(short(train__knn_points=4, **budget), out=tmp_path / "r")
+    steps = [line["step"] for line in run.metrics() if "knn" in line]
+    total = run.results()["steps"]
+    assert steps == [math.ceil(total * part / 4) for part in (1, 2, 3, 4)]
+
+
+def test_a_run_says_what_it_cost(tmp_path: Path) -> None:
+    for task, passes in (("colour", 1), ("simclr", 2), ("byol", 4), ("rotation", 4)):
+        results = train(short(task, train__epochs=0.3), out=tmp_path / task).results()
+        assert results["passes_per_image"] == passes
+        assert results["images_per_second"] == pytest.approx(
+            results["images"] / results["seconds"], rel=0.2
+        )
+        assert results["peak_memory_bytes"] > 5e7
+        assert results["needs_labels"] is False
+
+
+def test_labels_reach_a_task_that_says_it_needs_them_and_no_other(tmp_path: Path) -> None:
+    t, plain = trainer("supervised", train__batch_size=100), trainer(train__batch_size=100)
+    samples = t.data.train
+    assert samples.labels is not None
+    everything = samples.batch(torch.arange(len(samples)))
+    for step in t.epoch_batches():
+        for raw, (labels,) in step:
+            rows = [int((everything == x).flatten(1).all(1).nonzero()[0]) for x in raw[:5]]
+            assert labels[:5].equal(samples.labels[rows])
+    assert all(labels == () for step in plain.epoch_batches() for _, labels in step)
+    run = train(small_config("supervised", train__epochs=6, train__lr=0.1), out=tmp_path / "r")
+    assert run.results()["needs_labels"] is True
+    assert run.metrics()[-1]["accuracy"] > 0.7
+    assert run.results()["scores"]["supervised"]["knn"] > 80
 
 
 def test_the_results_stand_beside_pixels_and_the_very_weights_that_the_run_began_with(
@@ -417,7 +460,7 @@ def test_the_results_stand_beside_pixels_and_the_very_weights_that_the_run_began
     class Watch:
         def started(self, run: Run, t: Trainer) -> None:
             self.state = {k: v.clone() for k, v in t.task.state_dict().items()}
-            self.scores = score(t.task, t.data, t.device)
+            self.scores = scores_of(t.task, t.data, t.device)
 
         def step(self, progress: float, metrics: dict[str, float]) -> None: ...
 
@@ -452,7 +495,7 @@ def test_half_precision_trains_on_a_cpu_like_full_precision(precision: str) -> N
     full, half = trainer(), trainer(train__precision=precision)
     assert half.device.precision == precision
     assert half.scaler.is_enabled() == (precision == "fp16")
-    raw = [full.data.train.batch(torch.arange(16))]
+    raw = [(full.data.train.batch(torch.arange(16)), ())]
     losses = [[t.train_step(raw).total.item() for _ in range(3)] for t in (full, half)]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1] != losses[0]
@@ -463,7 +506,7 @@ def test_a_step_that_overflows_in_fp16_is_left_out_and_moves_no_teacher() -> Non
     t = trainer("moco", train__precision="fp16", train__ema=0.5, train__warmup=0.0)
     t.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = {k: v.clone() for k, v in t.task.state_dict().items() if "running" not in k}
-    t.train_step([t.data.train.batch(torch.arange(16))])
+    t.train_step([(t.data.train.batch(torch.arange(16)), ())])
     kept = {k: v for k, v in t.task.state_dict().items() if k in before and "num_batches" not in k}
     assert all(v.equal(before[k]) for k, v in kept.items())
     assert t.scaler.get_scale() < 2.0**60

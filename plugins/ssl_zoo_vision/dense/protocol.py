@@ -1,0 +1,144 @@
+"""Segmentation and detection on the unpooled feature map of a frozen encoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ssl_zoo.backbones import TimmEncoder
+from ssl_zoo.data import ArraySplit
+from ssl_zoo.data.download import default_root
+from ssl_zoo.evaluation.features import extract
+from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
+from ssl_zoo.evaluation.subject import Subject, evaluating
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Encoder
+from ssl_zoo_vision.dense.canvases import MOST_OBJECTS, TEST, TRAIN, Canvases, canvas_side, pasted
+from ssl_zoo_vision.dense.detection import EPOCHS, Found, find, fit_detector, mean_average_precision
+from ssl_zoo_vision.dense.segmentation import PIXELS, confusion, fit_segmenter, mean_iou
+from ssl_zoo_vision.dense.voc import VOC_CLASSES, voc_at, voc_canvases
+
+CHUNK = 32
+"""Canvases at a time."""
+VOC_SIZE = 64
+"""From this input side on, in pixels, a network of colour images is tried on VOC."""
+
+
+def takes_any_size(encoder: Encoder) -> bool:
+    """Whether a network takes larger images than the data's: timm knows it of its models.
+
+    Nobody knows of any other encoder, which promises to take prepared batches and no more.
+    """
+    known = getattr(encoder.model, "pretrained_cfg", {}) if isinstance(encoder, TimmEncoder) else {}
+    return not known.get("fixed_input_size", True)
+
+
+def tile(x: Tensor, across: int) -> Tensor:
+    """Images [B, C, n·s, n·s] as their tiles [B·n·n, C, s, s], row by row."""
+    b, c, side, _ = x.shape
+    x = x.view(b, c, across, side // across, across, side // across)
+    return x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+
+
+def untile(maps: Tensor, across: int) -> Tensor:
+    """The maps [B·n·n, d, h, w] of tiles as those of the images [B, d, n·h, n·w]."""
+    _, d, h, w = maps.shape
+    maps = maps.view(-1, across, across, d, h, w)
+    return maps.permute(0, 3, 1, 4, 2, 5).reshape(-1, d, across * h, across * w)
+
+
+def feature_maps(subject: Subject, images: Tensor) -> Tensor:
+    """The frozen feature maps of canvases, on the device.
+
+    A network that takes images of any size sees a canvas whole, any other in tiles of its own size,
+    whose maps are laid together.
+
+    Args:
+        subject: has an encoder.
+        images: uint8 [N, C, S, S].
+
+    Returns:
+        float32 [N, d, h, w].
+
+    Raises:
+        SslZooError: a feature is not a finite number.
+    """
+    encoder, device, spec = subject.encoder, subject.device, subject.data.spec
+    assert encoder is not None
+    assert isinstance(spec, ImageSpec)
+    side = images.shape[-1]
+    across = 1 if takes_any_size(encoder) else side // spec.size
+    canvas = replace(spec, size=side)
+
+    def represent(batch: Tensor) -> Tensor:
+        tiles = tile(canvas.prepare(batch), across)
+        with device.autocast():
+            return untile(encoder.feature_map(device.to_format(tiles)), across)
+
+    with evaluating(subject.module):
+        return extract(represent, ArraySplit(images, None), device.device, batch_size=CHUNK)
+
+
+def dense_scores(subject: Subject, train: Canvases, test: Canvases, classes: int) -> Scores:
+    """Fit both heads to the frozen maps of the ones, and measure them on the others.
+
+    Returns:
+        `segmentation`, the mean IoU, and `detection`, the AP at IoU 0.5, in percent.
+    """
+    side, seed = train.images.shape[-1], subject.seed
+    maps = feature_maps(subject, train.images)
+    segment = fit_segmenter(maps, train.masks, classes, seed)
+    detector = fit_detector(maps, train.boxes, train.labels, classes, side, seed)
+    del maps
+    pixels = torch.zeros(classes + 1, classes + 1, dtype=torch.long)
+    found: list[Found] = []
+    for number, part in enumerate(test.split(CHUNK)):
+        maps = feature_maps(subject, part.images)
+        pixels += confusion(part.masks, segment(maps, side).cpu(), classes + 1)
+        found.append(find(detector, maps, number * CHUNK))
+    precision = mean_average_precision(Found.joined(found), test.boxes, test.labels, test.hard)
+    return {"segmentation": mean_iou(pixels), "detection": precision}
+
+
+def measure(subject: Subject) -> Scores:
+    """The scores on canvases of the data set's pictures, and on VOC where it lies at hand."""
+    spec = subject.data.spec
+    if subject.encoder is None or not isinstance(spec, ImageSpec):
+        return {}
+    subject.labels()
+    scores = dict(dense_scores(subject, *pasted(subject.data)))
+    root = default_root()
+    if spec.channels == 3 and spec.size >= VOC_SIZE and voc_at(root):
+        train, test = (voc_canvases(root, part, canvas_side(spec)) for part in ("train", "val"))
+        voc = dense_scores(subject, train, test, len(VOC_CLASSES))
+        scores |= {f"voc_{name}": value for name, value in voc.items()}
+    return scores
+
+
+_METRICS = {
+    "segmentation": Metric(
+        "mIoU %",
+        f"{TRAIN} canvases with up to {MOST_OBJECTS} pictures of the train split each: multinomial "
+        f"logistic regression (L-BFGS) on the frozen feature map at {PIXELS:,} of their pixels, the L2 "
+        f"penalty chosen on a tenth of them; mean IoU of ground and classes on {TEST} such canvases of "
+        "the test split",
+    ),
+    "detection": Metric(
+        "AP50 %",
+        "a linear 3×3 convolution on the frozen feature map of the same canvases says class and box at "
+        f"each place (focal and GIoU loss, AdamW, {EPOCHS} epochs, NMS at IoU 0.5); AP at IoU 0.5, the "
+        "area under the precision-recall curve, the mean over classes",
+    ),
+}
+_VOC = "the same on VOC 2012's images that have masks, made square: learnt on train, measured on val"
+
+DENSE = Protocol(
+    measure,
+    {
+        **_METRICS,
+        "voc_segmentation": Metric("VOC mIoU %", _VOC),
+        "voc_detection": Metric("VOC AP50 %", _VOC),
+    },
+)

@@ -1,0 +1,19 @@
+"""The plugin that brings the protocols for images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ssl_zoo import hookimpl
+
+if TYPE_CHECKING:
+    from ssl_zoo.evaluation import Protocol
+
+
+@hookimpl
+def ssl_zoo_register_protocols() -> Mapping[str, Protocol]:
+    """Give what goes into the feature map."""
+    from ssl_zoo_vision.dense import DENSE
+
+    return {"dense": DENSE}

@@ -1,0 +1,204 @@
+"""Cells in processes of their own: on several devices of this machine, or on a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from queue import Queue
+from threading import Event
+from typing import Any
+
+import torch
+
+from ssl_zoo.comparison.cells import Cell
+from ssl_zoo.comparison.sweep import Launcher, Sweep, Watcher, cores, work
+from ssl_zoo.errors import UserError
+
+POLL = 1.0
+"""Seconds between looks at how far the cells of other processes have got."""
+
+
+def launcher(devices: int, cluster: str | None, parameters: Mapping[str, Any]) -> Launcher:
+    """Where the cells are worked on.
+
+    Args:
+        devices: how many at a time on this machine; 1 for this process.
+        cluster: "slurm" or "local", to submit them as jobs instead.
+        parameters: submitit's.
+
+    Raises:
+        UserError: these do not go together, or there is no such cluster.
+    """
+    if cluster is None:
+        if parameters:
+            raise UserError("--launcher-set goes with --launcher slurm")
+        return work if devices == 1 else partial(on_devices, number=devices)
+    if cluster not in ("slurm", "local"):
+        raise UserError(f"--launcher: there is no {cluster!r}; there are: slurm, local")
+    if devices != 1:
+        raise UserError("--devices and --launcher exclude each other: a job is one run on one device")
+    return partial(submit, cluster=cluster, parameters=parameters)
+
+
+def commands(sweep: Sweep) -> list[str]:
+    """For each cell that is not done the command that does it, on any machine that has the folder."""
+    sweep.write()
+    return [shlex.join(["ssl-zoo", *sweep.command(cell)]) for cell in sweep.todo()]
+
+
+def _observe(sweep: Sweep, cell: Cell) -> None:
+    """Read from a cell's folder how far it has got."""
+    with suppress(OSError, ValueError, IndexError):
+        lines = (cell.path / "metrics.jsonl").read_text().splitlines()
+        sweep.progress[cell.name] = float(json.loads(lines[-1])["progress"])
+
+
+def on_devices(sweep: Sweep, watcher: Watcher, number: int) -> None:
+    """Work through the cells with so many processes, each on a device of its own.
+
+    On CUDA every process sees one device; on the CPU they share the processors evenly.
+
+    Raises:
+        UserError: there are not so many devices.
+    """
+    config = sweep.comparison.encoder_config(0).train
+    cuda = torch.cuda.is_available() and config.device in ("auto", "cuda")
+    if config.device not in ("auto", "cuda", "cpu"):
+        raise UserError(f"--devices {number}: does not go with --device {config.device}, which is one")
+    if cuda and number > torch.cuda.device_count():
+        raise UserError(f"--devices {number}: there are {torch.cuda.device_count()} CUDA devices here")
+    # Those that are visible, as whoever made them so calls them.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    free: Queue[str] = Queue()
+    for index in range(number):
+        free.put(visible[index] if any(visible) else str(index))
+    stop = Event()
+
+    def run(cell: Cell) -> None:
+        index = free.get()
+        try:
+            if stop.is_set():
+                return
+            environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores() // number))}
+            if cuda:
+                environment["CUDA_VISIBLE_DEVICES"] = index
+            command = [sys.executable, "-m", "ssl_zoo", *sweep.command(cell)]
+            with _log(cell).open("ab") as log:
+                process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+                while process.poll() is None:
+                    if stop.is_set():
+                        process.terminate()
+                    time.sleep(0.1)
+            if process.returncode and cell.status != "done" and not stop.is_set():
+                _note_death(cell, f"its process ended with code {process.returncode}")
+        finally:
+            free.put(index)
+
+    with ThreadPoolExecutor(number) as pool:
+        waiting = {cell.name: (cell, pool.submit(run, cell)) for cell in sweep.todo()}
+        try:
+            _watch(sweep, watcher, {n: (c, f.done, f.running) for n, (c, f) in waiting.items()})
+        except BaseException:
+            stop.set()
+            raise
+    for _, future in waiting.values():
+        future.result()
+
+
+def _watch(
+    sweep: Sweep,
+    watcher: Watcher,
+    waiting: Mapping[str, tuple[Cell, Callable[[], bool], Callable[[], bool]]],
+) -> None:
+    """Tell the watcher of cells that other processes work on, until all are done."""
+    open_cells = dict(waiting)
+    while open_cells:
+        for name, (cell, done, running) in list(open_cells.items()):
+            if done():
+                del open_cells[name]
+                sweep.end(cell)
+                watcher.ended(sweep, cell)
+            elif running():
+                if name not in sweep.progress:
+                    sweep.begin(cell)
+                _observe(sweep, cell)
+        watcher.moved(sweep)
+        time.sleep(POLL if open_cells else 0)
+
+
+def _log(cell: Cell) -> Path:
+    cell.path.parent.mkdir(parents=True, exist_ok=True)
+    folder = cell.path.parent / "logs"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{cell.name}.log"
+
+
+def _note_death(cell: Cell, what: str) -> None:
+    """Where a process ended without saying why, let the row say what is known."""
+    if cell.failure() is None:
+        lines = _log(cell).read_text(errors="replace").strip().splitlines() or [""]
+        cell.fail(f"{what}: {lines[-1]}" if lines[-1] else what)
+
+
+def submit(sweep: Sweep, watcher: Watcher, cluster: str, parameters: Mapping[str, Any]) -> None:
+    """Submit every cell as a job through submitit, and wait for them all.
+
+    Args:
+        sweep: the comparison.
+        watcher: who is told how it goes.
+        cluster: "slurm", or "local" for processes on this machine.
+        parameters: submitit's, such as ``{"slurm_partition": "gpu", "timeout_min": 240}``.
+
+    Raises:
+        UserError: submitit is not installed, the cluster is not there, or a parameter is unknown.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise UserError(f"--launcher {cluster} needs submitit: pip install 'ssl-zoo[slurm]'") from error
+    try:
+        executor = submitit.AutoExecutor(folder=sweep.out / "logs", cluster=cluster)
+        executor.update_parameters(**{"timeout_min": 24 * 60, "name": "ssl-zoo", **parameters})
+    except (RuntimeError, TypeError, NameError, ValueError, AssertionError) as error:
+        raise UserError(f"--launcher {cluster}: {' '.join(str(error).split())}") from error
+    todo = sweep.todo()
+    # The local executor starts whatever it is given at once.
+    for some in [[cell] for cell in todo] if cluster == "local" else [todo]:
+        _submit(executor, sweep, some, watcher)
+
+
+def _submit(executor: Any, sweep: Sweep, cells: Sequence[Cell], watcher: Watcher) -> None:
+    from submitit.helpers import CommandFunction
+
+    with executor.batch():
+        command = [sys.executable, "-m", "ssl_zoo"]
+        jobs = [executor.submit(CommandFunction([*command, *sweep.command(cell)])) for cell in cells]
+
+    def has_ended(cell: Cell, job: Any) -> bool:
+        if not job.done():
+            return False
+        if cell.status not in ("done", "failed"):
+            cell.fail(f"job {job.job_id} ended as {job.state}; see {job.paths.stderr}")
+        return True
+
+    _watch(
+        sweep,
+        watcher,
+        {
+            cell.name: (cell, partial(has_ended, cell, job), partial(_runs, job))
+            for cell, job in zip(cells, jobs, strict=True)
+        },
+    )
+
+
+def _runs(job: Any) -> bool:
+    return bool(job.state == "RUNNING")

@@ -1,0 +1,112 @@
+"""How healthy a representation is, which no label is needed to tell."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_zoo.evaluation.features import sample
+from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
+from ssl_zoo.evaluation.subject import Subject, evaluating
+
+MOST = 2048
+"""So many samples tell alignment and uniformity, whose cost grows with pairs."""
+COLLAPSED_SPREAD = 0.01
+"""Below this spread all samples have nearly one feature vector."""
+COLLAPSED_RANK = 1.2
+"""Below this RankMe all feature vectors lie on nearly one line."""
+
+
+def rankme(features: Tensor) -> float:
+    """The effective rank of features [N, D] (Garrido et al. 2023, arXiv:2210.02885, equation 1).
+
+    exp of the entropy of the singular values' shares; between 1 and min(N, D).
+    """
+    x = features.cpu().double()
+    # The eigenvalues of the smaller Gram matrix are the squares of the singular values.
+    gram = x.T @ x if len(x) > x.shape[1] else x @ x.T
+    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    share = singular / singular.sum().clamp(min=1e-300) + 1e-7
+    return float((-share * share.log()).sum().exp())
+
+
+def alignment(x: Tensor, y: Tensor) -> float:
+    """The mean squared distance of two views' unit features [N, D] (Wang & Isola 2020, section 4.2)."""
+    return float((F.normalize(x, dim=1) - F.normalize(y, dim=1)).pow(2).sum(1).mean())
+
+
+def uniformity(x: Tensor) -> float:
+    """The log of the mean of exp(-2 d²) over all pairs of unit features [N, D] (arXiv:2005.10242).
+
+    Between about -4, spread evenly over the sphere, and 0, all in one point.
+    """
+    d2 = torch.pdist(F.normalize(x, dim=1).cpu()).pow(2)  # for which not every device has a kernel
+    return float(d2.mul(-2).exp().mean().log())
+
+
+def spread(features: Tensor) -> float:
+    """The deviation of unit features [N, D], relative to that of directions at random.
+
+    √D times the mean over dimensions of the standard deviation (Chen & He 2021, arXiv:2011.10566,
+    section 4.1): 1 for directions at random, 0 for a collapsed representation.
+    """
+    return float(F.normalize(features, dim=1).std(0).mean() * features.shape[1] ** 0.5)
+
+
+def measure(subject: Subject) -> Scores:
+    """All of the above, of the test split."""
+    features = subject.test
+    few = features[sample(len(features), MOST).to(features.device)]
+    scores = {"rankme": rankme(features), "uniformity": uniformity(few), "spread": spread(features)}
+    if subject.encoder is not None:
+        scores["alignment"] = alignment(*_two_views(subject))
+    return scores
+
+
+def _two_views(subject: Subject) -> tuple[Tensor, Tensor]:
+    split = subject.data.train if subject.data.test is None else subject.data.test
+    device, spec = subject.device.device, subject.data.spec
+    generator = torch.Generator().manual_seed(subject.seed)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    with evaluating(subject.module):
+        for numbers in sample(len(split), MOST).split(512):
+            batch = split.batch(numbers).to(device)
+            x, y = (subject.embed(spec.vary(batch, generator)).float() for _ in range(2))
+            pairs.append((x, y))
+    x, y = (torch.cat(part) for part in zip(*pairs, strict=True))
+    return x, y
+
+
+def warning(scores: Scores) -> str | None:
+    """Whether the representation has collapsed."""
+    flat, thin = scores.get("spread", 1.0), scores.get("rankme", 2.0)
+    if flat >= COLLAPSED_SPREAD and thin >= COLLAPSED_RANK:
+        return None
+    return (
+        f"the representation has collapsed: all samples have nearly the same features "
+        f"(spread {flat:.3f} of 1, RankMe {thin:.1f})"
+    )
+
+
+HEALTH = Protocol(
+    measure,
+    {
+        "rankme": Metric(
+            "RankMe", "effective rank of the test split's features, exp of the entropy of the shares "
+            "of their singular values; at most their width", None,
+        ),
+        "spread": Metric(
+            "spread", "deviation of unit features relative to random directions; 0: collapsed", None, 2
+        ),
+        "alignment": Metric(
+            "alignment", "mean squared distance of the unit features of two slightly different views "
+            "of an image; with uniformity, both low is good", None, 2,
+        ),
+        "uniformity": Metric(
+            "uniformity", "log of the mean of exp(-2 d²) over pairs of unit features", None, 2
+        ),
+    },
+    labels=False,
+    warning=warning,
+)  # fmt: skip

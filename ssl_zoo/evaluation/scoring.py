@@ -1,0 +1,151 @@
+"""What is evaluated: a finished run, a network as timm has it, the raw input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ssl_zoo.config import EncoderConfig
+from ssl_zoo.data import DataSet
+from ssl_zoo.device import Device
+from ssl_zoo.errors import UserError
+from ssl_zoo.evaluation.protocol import Scores, protocols
+from ssl_zoo.evaluation.subject import Subject
+from ssl_zoo.run import Run, build_data, build_encoder, build_task, load_data
+from ssl_zoo.settings import load_encoder_config
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Task
+
+TIMM = "timm:"
+"""What the name of a timm model begins with where a run could stand."""
+MIDWAY = (10_000, 2_000)
+"""So many samples of the bank and of the test split are evaluated while a run goes on."""
+_MACHINE = ("train.device", "train.precision", "train.channels_last")
+
+
+def score(subject: Subject, names: Iterable[str]) -> dict[str, float]:
+    """Evaluate a representation by protocols.
+
+    Raises:
+        UserError: there is no such protocol, or one needs labels that the data has not.
+        SslZooError: a feature is not a finite number.
+    """
+    scores: dict[str, float] = {}
+    for protocol in protocols(names).values():
+        scores |= protocol(subject)
+    return scores
+
+
+def possible(names: Iterable[str], data: DataSet) -> list[str]:
+    """Those of the protocols that such data allows: without labels few."""
+    return [name for name, p in protocols(names).items() if data.labelled or not p.labels]
+
+
+def baselines(
+    untrained: Task,
+    data: DataSet,
+    device: Device,
+    names: Iterable[str] = ("knn",),
+    pretrained: bool = False,
+) -> dict[str, Scores]:
+    """What learnt features must beat: the raw input, and the network before training.
+
+    Args:
+        untrained: the task with its initial weights, on the device.
+        data: the data.
+        device: where and how to compute.
+        names: which protocols.
+        pretrained: whether its weights are not random, and the row is called so.
+
+    Returns:
+        For each baseline its scores.
+    """
+    names = list(names)
+    name = "pretrained" if pretrained else "random-init"
+    subjects = [Subject.raw(data, device), Subject.of_task(untrained, data, device, name)]
+    return {s.name: score(s, names) for s in subjects if s is not None}
+
+
+def evaluate(
+    subject: str | Path,
+    protocol: Iterable[str] = ("knn", "linear"),
+    with_baselines: bool = True,
+    data: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Scores]:
+    """Evaluate a finished run, or any timm model, and keep a run's figures in its `results.json`.
+
+    Args:
+        subject: a run directory, or ``timm:NAME``.
+        protocol: names of protocols.
+        with_baselines: whether to evaluate the raw input and the untrained network too.
+        data: other data than the run was trained on, which it is transferred to; for a timm model
+            the data (default: the digits).
+        settings: for a run those of the machine, ``train.device`` and ``train.precision``; for a
+            timm model any of the sections data, backbone and train, by dotted path.
+
+    Returns:
+        For each row (the run's task or the model's name, then baselines) its scores, by metric.
+
+    Raises:
+        UserError: `subject` is no run, it has no checkpoint, a protocol needs labels that the data
+            has not, or settings are wrong.
+    """
+    names, settings = list(protocols(protocol)), dict(settings or {})
+    if str(subject).startswith(TIMM):
+        given = {"backbone.name": str(subject)[len(TIMM) :], "data.source": data, **settings}
+        return _evaluate_timm(load_encoder_config(given), names, with_baselines)
+    return _evaluate_run(Run.open(subject), names, with_baselines, data, settings)
+
+
+def _evaluate_timm(config: EncoderConfig, names: list[str], with_raw: bool) -> dict[str, Scores]:
+    device = Device.choose(config.train)
+    samples = load_data(config.data, device.device)
+    subjects = [of_encoder(config, samples, device, f"{TIMM}{config.backbone.name}")]
+    if with_raw and (raw := Subject.raw(samples, device)) is not None:
+        subjects.append(raw)
+    return {s.name: score(s, names) for s in subjects}
+
+
+def of_encoder(config: EncoderConfig, data: DataSet, device: Device, name: str) -> Subject:
+    """The pooled features of a network as it is before any training here."""
+    encoder = device.place(build_encoder(config.backbone, data.spec, config.train.seed))
+    return Subject.of_encoder(encoder, data, device, name, seed=config.train.seed)
+
+
+def _evaluate_run(
+    run: Run, names: list[str], with_baselines: bool, data: str | None, settings: Mapping[str, Any]
+) -> dict[str, Scores]:
+    config = run.config()
+    other = data if data != config.data.source else None
+    for path in settings:
+        of_other = other is not None and path.startswith("data.") and path != "data.image_size"
+        if path not in _MACHINE and not of_other:
+            raise UserError(
+                f"{path}: {run.path} has its own; for a run only --data and {', '.join(_MACHINE)} "
+                "can be given"
+            )
+    given = load_encoder_config({"data.source": data, **settings})
+    names_set = [path.partition(".")[2] for path in settings if path in _MACHINE]
+    machine = {name: getattr(given.train, name) for name in names_set}
+    device = Device.choose(config.train.model_copy(update=machine))
+    if other is None:
+        samples = build_data(config, device.device)
+    else:
+        spec = run.spec()
+        section = given.data.model_copy(update={"image_size": spec.size})
+        samples = load_data(section, device.device)
+        if not isinstance(samples.spec, ImageSpec):
+            raise UserError(f"--data {data}: is {samples.spec.modality} data, {run.path} takes images")
+        # As the network knows images, but for what a mirror image means.
+        samples = replace(samples, spec=replace(spec, mirror=samples.spec.mirror))
+    task = device.place(run.load_task(samples.spec))
+    subject = Subject.of_task(task, samples, device, seed=config.train.seed)
+    rows: dict[str, Scores] = {config.task.name: score(subject, names)}
+    if with_baselines:
+        untrained = device.place(build_task(config, samples.spec))
+        rows |= baselines(untrained, samples, device, names, config.backbone.pretrained)
+    run.add_scores(rows, on=other)
+    return rows

@@ -1,0 +1,167 @@
+"""What is evaluated: a representation of the samples of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from ssl_zoo.data import DataSet, Split
+from ssl_zoo.device import Device
+from ssl_zoo.errors import UserError
+from ssl_zoo.evaluation.features import Features, extract, sample
+from ssl_zoo.task import Encoder, Task
+
+Embed = Callable[[Tensor], Tensor]
+"""A batch as a network takes it to features [B, D]."""
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within, a module is in evaluation mode and keeps no gradients; after, as it was before."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+class Subject:
+    """A representation of a data set's samples, which is computed once for all protocols.
+
+    Attributes:
+        name: what tables call it.
+        data: the samples.
+        device: where and how to compute.
+        encoder: the network, for protocols that go inside it; None for the raw input.
+        module: what must be in evaluation mode while it is represented.
+        seed: what a protocol draws its randomness from.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data: DataSet,
+        device: Device,
+        embed: Embed | None,
+        *,
+        module: nn.Module | None = None,
+        encoder: Encoder | None = None,
+        seed: int = 0,
+        most: tuple[int, int] | None = None,
+    ) -> None:
+        """Describe it; nothing is computed yet.
+
+        Args:
+            name: what tables call it.
+            data: the samples.
+            device: where and how to compute.
+            embed: the representation; None for the raw input.
+            module: what must be in evaluation mode for it.
+            encoder: the network.
+            seed: what a protocol draws its randomness from.
+            most: at most so many samples of the bank and of the test split; None for all.
+        """
+        self.name, self.data, self.device = name, data, device
+        self.encoder, self.seed = encoder, seed
+        self.module = module if module is not None else nn.Identity()
+        self._embed, self._most = embed, most
+
+    @classmethod
+    def of_task(
+        cls, task: Task, data: DataSet, device: Device, name: str = "", *, seed: int = 0,
+        most: tuple[int, int] | None = None,
+    ) -> Subject:  # fmt: skip
+        """The features of a task as it is now, on the device."""
+        name = name or type(task).name
+        return cls(
+            name, data, device, task.features, module=task, encoder=task.encoder, seed=seed, most=most
+        )
+
+    @classmethod
+    def of_encoder(
+        cls, encoder: Encoder, data: DataSet, device: Device, name: str, *, seed: int = 0
+    ) -> Subject:
+        """The pooled features of a network, on the device."""
+        return cls(name, data, device, encoder, module=encoder, encoder=encoder, seed=seed)
+
+    @classmethod
+    def raw(cls, data: DataSet, device: Device) -> Subject | None:
+        """The raw input itself; None where it makes no sense as features."""
+        name = data.spec.raw_name
+        return None if name is None else cls(name, data, device, None)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """A batch as a network takes it to features [B, D]."""
+        assert self._embed is not None
+        with self.device.autocast():
+            return self._embed(self.device.to_format(x))
+
+    def represent(self, batch: Tensor) -> Tensor:
+        """A raw batch [B, ...] on the device to features [B, D]."""
+        spec = self.data.spec
+        return spec.raw(batch) if self._embed is None else self.embed(spec.prepare(batch))
+
+    @cached_property
+    def test(self) -> Tensor:
+        """The features [M, D] of the test split; of the train split where there is none."""
+        split = self.data.train if self.data.test is None else self.data.test
+        return self._extract(split, 1)
+
+    @cached_property
+    def features(self) -> Features:
+        """The features of the bank and of the test split, with their labels.
+
+        Raises:
+            UserError: there are no labels to learn from, or all are the same.
+            SslZooError: a feature is not a finite number.
+        """
+        data, device = self.data, self.device.device
+        bank_labels, test_labels = self.labels()
+        return Features(
+            bank=self._extract(data.bank, 0),
+            bank_labels=bank_labels[self._numbers(len(bank_labels), 0)].to(device),
+            test=self.test,
+            test_labels=test_labels[self._numbers(len(test_labels), 1)].to(device),
+            classes=int(max(bank_labels.max(), test_labels.max())) + 1,
+        )
+
+    def labels(self) -> tuple[Tensor, Tensor]:
+        """The labels [N] of the bank and [M] of the test split, on the CPU.
+
+        Raises:
+            UserError: there are none, or all are the same.
+        """
+        data = self.data
+        if data.test is None or data.bank.labels is None or data.test.labels is None:
+            raise UserError(
+                f"{data.name} has no labels, which this protocol needs; --protocol health needs none, "
+                "and class sub-folders give a folder's images labels"
+            )
+        if len(data.bank.labels.unique()) < 2:
+            raise UserError(
+                f"{data.name} has one class alone, so no accuracy says anything; "
+                "give data of at least two classes, or --protocol health"
+            )
+        return data.bank.labels, data.test.labels
+
+    def _numbers(self, total: int, part: int) -> Tensor:
+        return sample(total, total if self._most is None else self._most[part])
+
+    def _extract(self, split: Split, part: int) -> Tensor:
+        numbers = self._numbers(len(split), part)
+        with evaluating(self.module):
+            return extract(self.represent, split, self.device.device, numbers)
+
+
+def rehearse(task: Task, data: DataSet, device: Device) -> None:
+    """Compute the features of a few samples, so that what cannot work is known before training."""
+    few = data.train.batch(torch.arange(min(2, len(data.train)))).to(device.device)
+    with evaluating(task):
+        Subject.of_task(task, data, device).represent(few)

@@ -1,0 +1,217 @@
+"""A trained backbone for those who do not have ssl-zoo: weights that timm loads, or ONNX."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict
+from importlib import metadata
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import nn
+
+from ssl_zoo.backbones import timm_arguments
+from ssl_zoo.config import BackboneConfig
+from ssl_zoo.errors import SslZooError, UserError, first_line
+from ssl_zoo.outputs import check_output
+from ssl_zoo.run import load_backbone, read_backbone, replace_file
+from ssl_zoo.spec import ImageSpec
+
+FORMATS = {".safetensors": (), ".onnx": ("onnx", "onnxscript")}
+"""The formats by suffix, and the modules that each needs."""
+
+MOST_ONNX_BYTES = 2**31 - 2**24
+"""What the weights in one ONNX file may take: the format ends at 2 GiB, and the graph needs some."""
+
+
+def export(run: str | Path, to: str | Path) -> str:
+    """Export the trained backbone of a run, in the format that the file's suffix names.
+
+    - ``.safetensors``: the weights, for timm. The header holds under ``load`` the Python that builds
+      the model, to be run beside the file: one call of `timm.create_model` where the stem is the
+      original one; a small stem is beyond timm's arguments and takes a line for each change.
+    - ``.onnx``: the network, from ``images``, float32 [batch, channels, size, size], to ``features``,
+      float32 [batch, D], for batches of any length.
+
+    Both take what the timm model takes: intensities in [0, 1], normalised. With which mean and
+    deviation is said as JSON under ``normalise``, in the header and in ONNX's metadata.
+
+    Args:
+        run: a run directory, or its `backbone.safetensors`.
+        to: the file to write; one that is there is replaced.
+
+    Returns:
+        The Python that loads the file.
+
+    Raises:
+        UserError: there is no backbone at `run`, it is not timm's, or `to` cannot be written, or not
+            in this format.
+        SslZooError: ONNX has no words for the network, or writing fails.
+    """
+    to = Path(to)
+    suffix = check_output("--to", to, FORMATS)
+    config, spec, state = read_backbone(run)
+    if not timm.is_model(config.name):
+        raise UserError(f"{run}: its backbone {config.name!r} is a plugin's, which timm cannot load")
+    model = load_backbone(run)
+    images = {"mean": spec.mean, "std": spec.std, "size": spec.size, "channels": spec.channels}
+    notes = {"normalise": json.dumps(images)}
+    if suffix == ".onnx":
+        replace_file(to, _onnx(model, spec, notes))
+        return onnx_code(spec, str(to))
+    config = _without_sources(config)
+    plain = timm.create_model(config.name, **timm_arguments(config, spec))
+    changes = stem_changes(model, plain)
+    notes |= {
+        "load": timm_code(config, spec, changes, to.name),
+        "timm": metadata.version("timm"),
+        # With these ssl-zoo itself loads the file, as it does a run's.
+        "backbone": config.model_dump_json(),
+        "spec": json.dumps(asdict(spec)),
+        "modality": spec.modality,
+    }
+    replace_file(to, safetensors_bytes(state, notes))
+    return timm_code(config, spec, changes, str(to))
+
+
+def timm_code(config: BackboneConfig, spec: ImageSpec, changes: list[str], file: str) -> str:
+    """The Python that builds a backbone with timm and loads its weights from a file.
+
+    Args:
+        config: which timm model.
+        spec: its images.
+        changes: what `stem_changes` found.
+        file: the file, as the code will name it.
+    """
+    arguments = [repr(config.name)]
+    arguments += [f"{name}={value!r}" for name, value in timm_arguments(config, spec).items()]
+    imports, load = ["import timm"], []
+    if changes:
+        imports.append("import torch")
+        load = [*changes, f"timm.models.load_checkpoint(model, {file!r})"]
+    else:
+        arguments.insert(1, f"checkpoint_path={file!r}")
+    create = f"model = timm.create_model({', '.join(arguments)})"
+    return "\n".join([*imports, "", create, *load, "model.eval()", *_usage("model(images)", spec)])
+
+
+def stem_changes(model: nn.Module, plain: nn.Module) -> list[str]:
+    """The lines of Python that give timm's network, named ``model`` in them, the stem of ours.
+
+    Args:
+        model: ours, after `use_small_stem` or not.
+        plain: as timm makes it of the same arguments.
+    """
+    lines = []
+    for name, ours in model.named_modules():
+        theirs = plain.get_submodule(name)
+        if not isinstance(ours, nn.Conv2d | nn.Identity) or repr(ours) == repr(theirs):
+            continue
+        if _but_for_stride(ours) == _but_for_stride(theirs):
+            lines.append(f"{_place(name)}.stride = {ours.stride}")
+        else:
+            lines.append(f"{_place(name)} = torch.nn.{ours}")
+    return lines
+
+
+def _place(name: str) -> str:
+    """A module of the model as Python names it; a container's parts have numbers."""
+    numbered = any(part.isdigit() for part in name.split("."))
+    return f"model.get_submodule({name!r})" if numbered else f"model.{name}"
+
+
+def _but_for_stride(module: nn.Module) -> str:
+    return re.sub(r"\bstride=\(\d+, \d+\)", "", repr(module))
+
+
+def onnx_code(spec: ImageSpec, file: str) -> str:
+    """The Python that computes features with an ONNX file."""
+    load = ["import onnxruntime", "", f"session = onnxruntime.InferenceSession({file!r})"]
+    return "\n".join([*load, *_usage("session.run(None, {'images': images})[0]", spec)])
+
+
+def _usage(call: str, spec: ImageSpec) -> list[str]:
+    """How the network is called, as comments."""
+    shape = f"[B, {spec.channels}, {spec.size}, {spec.size}]"
+    return [
+        f"# {call} gives features [B, D]; images: float32 {shape}, intensities in",
+        f"# [0, 1] normalised as (x - mean) / std, mean = {list(spec.mean)}, std = {list(spec.std)}",
+    ]
+
+
+def _without_sources(config: BackboneConfig) -> BackboneConfig:
+    """The same network without where its first weights came from, which may be files of the user's."""
+    sources = ("file", "hf_hub_filename", "hf_hub_id", "source", "url")
+    options = {name: value for name, value in config.options.items() if name != "cache_dir"}
+    overlay = options.pop("pretrained_cfg_overlay", None) or {}
+    if overlay := {name: value for name, value in overlay.items() if name not in sources}:
+        options["pretrained_cfg_overlay"] = overlay
+    return config.model_copy(update={"options": options, "pretrained": False})
+
+
+def _onnx(model: nn.Module, spec: ImageSpec, notes: dict[str, str]) -> bytes:
+    """A network as an ONNX file with notes in its metadata.
+
+    Raises:
+        UserError: it is too large for one file.
+        SslZooError: it cannot be expressed in ONNX.
+    """
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if size > MOST_ONNX_BYTES:
+        raise UserError(
+            f"--to: the weights take {size / 2**30:.1f} GiB and an ONNX file holds 2; "
+            "export .safetensors"
+        )
+    example = torch.zeros(2, spec.channels, spec.size, spec.size)
+    try:
+        with _silence():
+            program: Any = torch.onnx.export(
+                model,
+                (example,),
+                input_names=["images"],
+                output_names=["features"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # whatever the exporter's stages raise
+        raise SslZooError(
+            f"--to: torch {torch.__version__} cannot express this backbone in ONNX: "
+            f"{first_line(_root(error))}; export .safetensors"
+        ) from error
+    proto = program.model_proto
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        part.ClearField("metadata_props")  # the exporter's own traces, with paths of this machine
+    proto.doc_string = onnx_code(spec, "FILE")
+    for key, value in notes.items():
+        proto.metadata_props.add(key=key, value=value)
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Within, the exporter keeps its progress, its warnings and its graphs to itself."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error was first caused by."""
+    return error if error.__cause__ is None else _root(error.__cause__)

@@ -1,0 +1,39 @@
+"""The file that a command is asked to write: whether it can be, known before the work begins."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ssl_zoo.errors import UserError
+
+
+def check_output(option: str, file: Path, formats: Mapping[str, Sequence[str]]) -> str:
+    """Make sure that a file can be written, before there is anything to write.
+
+    Args:
+        option: the option that names the file, for messages.
+        file: the file.
+        formats: for each suffix that the file may have the modules that writing it needs; the extra
+            of ssl-zoo that brings them is called as the suffix is.
+
+    Returns:
+        The suffix, in lower case.
+
+    Raises:
+        UserError: it cannot be written, or not in this format.
+    """
+    suffix = file.suffix.lower()
+    if suffix not in formats:
+        raise UserError(f"{option} {file}: unknown format; its name must end in {' or '.join(formats)}")
+    if any(importlib.util.find_spec(module) is None for module in formats[suffix]):
+        raise UserError(f"{option} {file} needs the extra: pip install 'ssl-zoo[{suffix[1:]}]'")
+    if file.is_dir():
+        raise UserError(f"{option} {file}: is a folder; choose another file")
+    if not file.parent.is_dir():
+        raise UserError(f"{option} {file}: there is no folder {file.parent}; make it first")
+    if not os.access(file.parent, os.W_OK):
+        raise UserError(f"{option} {file}: {file.parent} cannot be written into; choose another folder")
+    return suffix

@@ -1,0 +1,32 @@
+"""The plugin that brings the core's protocols, registered as anybody else's would be.
+
+What is heavy is imported inside, so that plugins are listed without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ssl_zoo.hooks import hookimpl
+
+if TYPE_CHECKING:
+    from ssl_zoo.evaluation import Protocol
+
+
+@hookimpl
+def ssl_zoo_register_protocols() -> Mapping[str, Protocol]:
+    """Give the protocols for every modality, in the order of tables."""
+    from ssl_zoo.evaluation.finetune import FINETUNE
+    from ssl_zoo.evaluation.health import HEALTH
+    from ssl_zoo.evaluation.knn import KNN
+    from ssl_zoo.evaluation.linear import LINEAR
+    from ssl_zoo.evaluation.lowshot import LOWSHOT
+
+    return {
+        "knn": KNN,
+        "linear": LINEAR,
+        "lowshot": LOWSHOT,
+        "finetune": FINETUNE,
+        "health": HEALTH,
+    }

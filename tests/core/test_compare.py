@@ -1,0 +1,499 @@
+"""A comparison: equal conditions by construction, and what is done stays done, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import ssl_zoo
+from ssl_zoo import plugins
+from ssl_zoo.comparison import FILE, compare, open_sweep, run, tabulate
+from ssl_zoo.comparison.config import conditions
+from ssl_zoo.errors import UserError
+from ssl_zoo.run import Run
+from ssl_zoo.training import train
+from tests.conftest import SMALL, Call, command, small_config
+from tests.conftest import ssl_zoo as cli
+
+GIVEN: dict[str, Any] = {
+    "tasks": ["simclr", "rotation"],
+    "seeds": 2,
+    "protocols": ["knn", "health"],
+    "set": {**SMALL, "train.epochs": 0.5},
+}
+"""A comparison of seconds."""
+
+
+@pytest.fixture(name="done", scope="module")
+def small_comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compare") / "c"
+    compare(out=out, **GIVEN)
+    return out
+
+
+@pytest.fixture
+def own_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(plugins, "_local", {})
+    yield
+    plugins._hook_plugins.cache_clear()
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """All that was measured of features, by row, but not how long it took."""
+    read = json.loads((folder / "table.json").read_text())
+    measured = ("knn", "rankme", "spread", "alignment", "uniformity", "linear")
+    return {row["name"]: {name: row["figures"].get(name) for name in measured} for row in read["rows"]}
+
+
+def as_file(path: Path, **given: Any) -> Path:
+    path.write_text(yaml.safe_dump({**GIVEN, **given}))
+    return path
+
+
+# ---- the whole of it
+
+
+def test_every_row_has_the_same_conditions_and_its_seeds(done: Path) -> None:
+    runs = [
+        Run(done / f"{task}-{seed}") for task in ("simclr", "rotation", "supervised") for seed in (0, 1)
+    ]
+    configs = [r.config() for r in runs]
+    assert len({json.dumps(conditions(c)) for c in configs}) == 1
+    assert [c.train.seed for c in configs] == [0, 1] * 3
+    assert {r.results()["images"] for r in runs} == {6 * 128}
+    assert sorted(p.name for p in done.iterdir() if p.is_dir()) == sorted(
+        [
+            "pixels",
+            *(
+                f"{row}-{s}"
+                for row in ("random-init", "simclr", "rotation", "supervised")
+                for s in (0, 1)
+            ),
+        ]
+    )
+
+
+def test_the_table_lies_in_every_format_and_has_every_row(done: Path) -> None:
+    assert {p.name for p in done.glob("table.*")} == {
+        f"table.{e}" for e in ("md", "csv", "tex", "json", "html")
+    }
+    read = json.loads((done / "table.json").read_text())
+    rows = {row["name"]: row for row in read["rows"]}
+    assert rows.keys() == {"simclr", "rotation", "pixels", "random-init", "supervised"}
+    assert [rows[name]["baseline"] for name in ("simclr", "supervised", "pixels")] == [False, True, True]
+    assert rows["supervised"]["notes"] == ["uses labels"]
+    assert rows["simclr"]["figures"]["knn"]["n"] == 2
+    assert rows["pixels"]["figures"]["knn"] == {"mean": rows["pixels"]["figures"]["knn"]["mean"],
+                                                "interval": None, "n": 1, "best": False}  # fmt: skip
+    own = [Run(done / f"simclr-{seed}").results()["scores"]["simclr"]["knn"] for seed in (0, 1)]
+    assert rows["simclr"]["figures"]["knn"]["mean"] == pytest.approx(sum(own) / 2)
+
+
+def test_a_run_of_a_comparison_is_the_run_that_train_makes(done: Path, tmp_path: Path) -> None:
+    alone = train(small_config("rotation", train__epochs=0.5, train__seed=1), out=tmp_path / "alone")
+    inside = Run(done / "rotation-1")
+    losses = [[line["loss"] for line in r.metrics() if "loss" in line] for r in (alone, inside)]
+    assert losses[0] == losses[1]
+    assert alone.results()["scores"]["rotation"]["knn"] == inside.results()["scores"]["rotation"]["knn"]
+    untrained = json.loads((done / "random-init-1" / "results.json").read_text())["scores"]
+    assert untrained["random-init"]["knn"] == alone.results()["scores"]["random-init"]["knn"]
+
+
+def test_asked_again_it_keeps_what_is_done(done: Path) -> None:
+    files = [p for p in done.rglob("*") if p.is_file() and p.parent != done]
+    before = {p: p.stat().st_mtime_ns for p in files}
+    table = compare(out=done, **GIVEN)
+    assert {p: p.stat().st_mtime_ns for p in files} == before
+    assert len(table.outcomes) == 9
+    assert ssl_zoo.compare is compare
+
+
+def test_more_seeds_and_protocols_take_up_what_is_there(done: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "c"
+    subprocess.run(["cp", "-r", str(done), str(copy)], check=True)
+    checkpoints = {p: p.stat().st_mtime_ns for p in copy.rglob("checkpoint.pt")}
+    more = {**GIVEN, "tasks": ["rotation"], "seeds": 3, "protocols": ["knn", "linear"]}
+    table = compare(out=copy, **more)
+    assert {p: p.stat().st_mtime_ns for p in checkpoints} == checkpoints
+    (row,) = (row for row in table.rows if row.name == "rotation")
+    assert row.runs == 3
+    assert row.entries["linear"].estimate is not None
+    assert row.entries["linear"].estimate.n == 3
+
+
+def test_the_folder_follows_from_the_settings_that_decide() -> None:
+    def folder(**given: Any) -> Path:
+        return open_sweep(**{**GIVEN, **given}).out
+
+    assert folder() == folder(seeds=5) == folder(tasks=["byol"]) == folder(protocols=["linear"])
+    assert folder().name.startswith("compare-digits-")
+    assert folder() != folder(set={**SMALL, "train.epochs": 0.6})
+    assert folder() != folder(overrides={"simclr": {"task": {"temperature": 0.3}}})
+
+
+# ---- stopped, killed, taken up
+
+
+def test_killed_at_three_random_moments_it_ends_with_the_same_table(tmp_path: Path) -> None:
+    rng, out = random.Random(0), tmp_path / "killed"
+    arguments = command("compare", "--config", as_file(tmp_path / "c.yaml"), "--out", out)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    kills = 0
+    while kills < 3:
+        process = subprocess.Popen(
+            arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        # Counted from the moment that there is anything to lose.
+        deadline = time.monotonic() + 120
+        while not out.is_dir() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0.5, 6.0))
+        if process.poll() is not None:
+            break  # it was done before
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills >= 2
+    last = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr
+    one_thread = tmp_path / "undisturbed"
+    again = [a if a != str(out) else str(one_thread) for a in arguments]
+    subprocess.run(again, env=environment, capture_output=True, check=True)
+    assert figures(out) == figures(one_thread)
+
+
+def test_a_signal_stops_it_with_what_to_do_next(tmp_path: Path) -> None:
+    out = tmp_path / "c"
+    long = as_file(tmp_path / "c.yaml", set={**SMALL, "train.epochs": 200}, baselines=[])
+    process = subprocess.Popen(
+        command("compare", "--config", long, "--out", out), stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "simclr-0" / "metrics.jsonl").is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    last = said.strip().splitlines()[-1]
+    assert (
+        last
+        == f"error: stopped, and saved; go on with: ssl-zoo compare --config {out / FILE} --out {out}"
+    )
+    assert (out / "simclr-0" / "checkpoint.pt").is_file()
+
+
+def test_two_processes_do_not_work_on_one_comparison(done: Path) -> None:
+    sweep = open_sweep(out=done, **GIVEN)
+    with sweep.lock(), pytest.raises(UserError, match="another process works on this comparison"):
+        run(open_sweep(out=done, **GIVEN))
+
+
+# ---- what fails
+
+
+def failing(at: str) -> type[ssl_zoo.Task]:
+    """Rotation, but for an error in one of its parts."""
+    from ssl_zoo_vision.rotation import Rotation
+
+    def fail(*_: Any) -> Any:
+        raise ValueError("nothing\nworks")
+
+    return type("Failing", (Rotation,), {"name": "failing", "__module__": __name__, at: fail})
+
+
+@pytest.mark.parametrize("at", ["loss", "__init__", "views"])
+def test_a_task_that_fails_has_a_row_that_says_why_and_the_others_go_on(
+    tmp_path: Path, own_tasks: None, at: str
+) -> None:
+    plugins.register_task(failing(at))
+    given = {**GIVEN, "tasks": ["failing", "rotation"], "baselines": ["pixels"], "seeds": 1}
+    table = compare(out=tmp_path / "c", **given)
+    rows = {row.name: row for row in table.rows}
+    assert [row.name for row in table.rows] == ["rotation", "failing", "pixels"]
+    (note,) = rows["failing"].notes
+    assert note.startswith("failed: ValueError: nothing works at ") or note.startswith(
+        "failed: ValueError: nothing"
+    )
+    assert "\n" not in note
+    assert rows["rotation"].runs == 1
+    assert "failing: failed" in (tmp_path / "c" / "table.md").read_text()
+
+    # Mended, it is taken up.
+    from ssl_zoo_vision.rotation import Rotation
+
+    plugins.register_task(type("Failing", (Rotation,), {"name": "failing", "__module__": __name__}))
+    mended = {row.name: row for row in compare(out=tmp_path / "c", **given).rows}
+    assert mended["failing"].notes == []
+    assert mended["failing"].entries["knn"].estimate == mended["rotation"].entries["knn"].estimate
+
+
+def test_the_command_line_says_that_a_task_failed_and_exits_with_1(call: Call, tmp_path: Path) -> None:
+    settings = {**SMALL, "train.epochs": 0.5}
+    diverging = {"simclr": {"train": {"lr": 1e30, "optimizer": "sgd"}}}
+    given = {"seeds": 1, "baselines": [], "set": settings, "overrides": diverging}
+    file = as_file(tmp_path / "c.yaml", **given)
+    code, out, err = call("compare", "--config", file, "--out", tmp_path / "c")
+    assert code == 1
+    assert "simclr: failed: the features of " in out
+    assert "rotation-0: knn " in err
+
+
+# ---- wrong requests
+
+WRONG: dict[str, tuple[list[str], str]] = {
+    "task": (["--tasks", "simlcr"], "there is no task 'simlcr'. Did you mean 'simclr'?"),
+    "baseline as task": (["--tasks", "supervised"], "--tasks: 'supervised' is a baseline, which"),
+    "baseline": (["--baselines", "pixel"], "--baselines: there is no 'pixel'. Did you mean 'pixels'?"),
+    "protocol": (["--protocol", "knm"], "--protocol: no protocol 'knm'. Did you mean 'knn'?"),
+    "column": (["--columns", "knm"], "--columns: there is no column 'knm'. Did you mean 'knn'?"),
+    "sort": (["--sort", "knm"], "--sort: there is no column 'knm'. Did you mean 'knn'?"),
+    "seeds": (["--seeds", "0"], "seeds: must be greater than or equal to 1"),
+    "setting": (["--set", "train.lrr=1"], "train.lrr: there is no such setting. Did you mean 'lr'"),
+    "data": (["--data", "digitss"], "data.source: 'digitss' is no folder and no known data set."),
+    "backbone": (["--backbone", "resnet81"], "backbone.name: timm has no model 'resnet81'."),
+    "device": (["--device", "cuda:77"], "train.device: 'cuda:77' cannot be used here"),
+    "cell": (["--only", "simclr-9"], "--only simclr-9: there is no such cell; there are: pixels"),
+    "launcher": (["--launcher", "pbs"], "--launcher: there is no 'pbs'; there are: slurm, local"),
+    "both launchers": (["--launcher", "local", "--devices", "2"], "--devices and --launcher exclude"),
+    "launcher settings": (["--launcher-set", "a=1"], "--launcher-set goes with --launcher slurm"),
+    "runs and tasks": (["runs/x", "--tasks", "all"], "RUN... tabulates finished runs"),
+    "no run": (["no-such-run"], "no-such-run is not a run: it has no config.yaml"),
+    "file": (["--config", "no.yaml"], "--config no.yaml: cannot be read: No such file or directory"),
+    "two budgets": (["--epochs", "1", "--minutes", "1"], "give one budget, not epochs and minutes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_request_is_one_line_and_writes_nothing(call: Call, wrong: str) -> None:
+    arguments, expected = WRONG[wrong]
+    code, out, err = call("compare", *arguments)
+    assert (code, out) == (2, ""), err
+    assert len(err.strip().splitlines()) == 1
+    assert expected in err
+    assert list(Path().iterdir()) == []
+
+
+def test_no_task_may_have_conditions_of_its_own() -> None:
+    own: list[tuple[str, str, Any]] = [
+        ("train", "epochs", 3), ("train", "minutes", 1), ("backbone", "name", "resnet18"),
+        ("data", "image_size", 24),
+    ]  # fmt: skip
+    for section, name, value in own:
+        given = {"overrides": {"simclr": {section: {name: value}}}, "set": {"data.holdout": 0.2}}
+        with pytest.raises(
+            UserError, match=rf"overrides\.simclr: {section}\.\w+=.* would make its runs"
+        ):
+            open_sweep(**{**GIVEN, **given})
+
+
+def test_a_file_of_unknown_settings_names_the_nearest(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("task: simclr\n")
+    with pytest.raises(UserError, match=r"task: there is no such setting of a comparison\. Did you"):
+        open_sweep(file)
+
+
+def test_what_was_made_with_other_settings_is_refused(done: Path) -> None:
+    other = {**GIVEN, "set": {**SMALL, "train.epochs": 1}}
+    with pytest.raises(UserError, match=r"was made with train\.epochs=0\.5, not 1\.0; choose"):
+        compare(out=done, **other)
+    assert compare(out=done, **GIVEN).failed == []
+
+
+# ---- elsewhere: other processes, a cluster
+
+
+def test_each_cell_is_a_command_of_its_own(call: Call, tmp_path: Path) -> None:
+    file, out = as_file(tmp_path / "c.yaml", seeds=1, tasks=["rotation"]), tmp_path / "c"
+    printed = call("compare", "--config", file, "--out", out, "--dry-run")[1].splitlines()
+    assert [line.split()[-1] for line in printed] == [
+        "pixels",
+        "random-init-0",
+        "rotation-0",
+        "supervised-0",
+    ]
+    assert sorted(p.name for p in out.iterdir()) == [FILE]
+    for line in reversed(printed):
+        program, *arguments = line.split()
+        assert program == "ssl-zoo"
+        assert call(*arguments) == (0, "", "")
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("checkpoint.pt")}
+    assert call("compare", "--config", file, "--out", out)[0] == 0
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert figures(out)["rotation"]["knn"]["n"] == 1
+
+
+@pytest.mark.parametrize(
+    "how", [["--devices", "2"], ["--launcher", "local", "--launcher-set", "timeout_min=10"]]
+)
+def test_cells_in_processes_of_their_own_give_the_same_table(tmp_path: Path, how: list[str]) -> None:
+    if "--launcher" in how:
+        pytest.importorskip("submitit", reason="needs the extra slurm")
+    file = as_file(tmp_path / "c.yaml", seeds=1, tasks=["rotation"], baselines=["pixels"])
+    one = {"OMP_NUM_THREADS": "1"}
+    there = cli("compare", "--config", file, "--out", tmp_path / "there", *how, **one)
+    assert there.returncode == 0, there.stderr
+    assert cli("compare", "--config", file, "--out", tmp_path / "here", **one).returncode == 0
+    assert figures(tmp_path / "there") == figures(tmp_path / "here")
+
+
+def test_a_process_that_dies_leaves_a_row_that_says_so(tmp_path: Path) -> None:
+    plugin = tmp_path / "dies.py"
+    plugin.write_text(
+        "import os\nfrom ssl_zoo_vision.rotation import Rotation\n"
+        "class Dies(Rotation):\n    name = 'dies'\n    def loss(self, views): os._exit(7)\n"
+    )
+    file = as_file(tmp_path / "c.yaml", seeds=1, tasks=["dies"], baselines=["pixels"])
+    said = cli(
+        "--plugin", plugin, "compare", "--config", file, "--out", tmp_path / "c", "--devices", "2"
+    )
+    assert said.returncode == 1
+    assert "dies: failed: its process ended with code 7" in said.stdout
+
+
+# ---- the time that is left
+
+
+def test_the_estimate_of_the_time_left_is_the_mean_of_what_cells_took(tmp_path: Path) -> None:
+    sweep = open_sweep(out=tmp_path / "c", **{**GIVEN, "baselines": ["pixels"]})
+    assert sweep.seconds_left() is None
+
+    def finish(name: str, seconds: float) -> None:
+        (tmp_path / "c" / name).mkdir(parents=True)
+        cell = {"cell": {"protocols": ["knn", "health"], "seconds": seconds}}
+        (tmp_path / "c" / name / "results.json").write_text(json.dumps(cell))
+
+    finish("pixels", 5.0)
+    assert sweep.seconds_left() is None  # nothing is known of what trains
+    finish("simclr-0", 100.0)
+    assert sweep.seconds_left() == pytest.approx(100 + 100 + 100)  # its second seed, and two like it
+    finish("rotation-0", 40.0)
+    assert sweep.seconds_left() == pytest.approx(100 + 40)
+    assert sweep.seconds_left(at_once=2) == pytest.approx(70)
+    sweep.begin(sweep.todo()[0])
+    sweep.progress[sweep.todo()[0].name] = 0.5
+    assert sweep.seconds_left() == pytest.approx(50 + 40)
+    assert [cell.status for cell in sweep.cells] == ["done", "done", "done", "waiting", "waiting"]
+
+
+# ---- runs that were made one by one
+
+
+@pytest.fixture(name="runs", scope="module")
+def single_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("single")
+    given: dict[str, tuple[str, dict[str, Any]]] = {
+        "a0": ("rotation", {}), "a1": ("rotation", {"train__seed": 1}),
+        "warm": ("simclr", {"task__temperature": 0.9}), "cold": ("simclr", {"task__temperature": 0.1}),
+        "long": ("rotation", {"train__epochs": 1}), "twin": ("rotation", {}),
+    }  # fmt: skip
+    for name, (task, settings) in given.items():
+        train(small_config(task, **{"train__epochs": 0.5, **settings}), out=folder / name)
+    return {name: folder / name for name in given}
+
+
+def test_runs_of_one_task_are_one_row_and_other_settings_another(runs: dict[str, Path]) -> None:
+    table = tabulate([runs[name] for name in ("a0", "a1", "warm", "cold")])
+    rows = {row.name: row.runs for row in table.rows}
+    assert rows == {
+        "rotation": 2, "simclr (temperature=0.9)": 1, "simclr (temperature=0.1)": 1,
+        "pixels": 1, "random-init": 2,
+    }  # fmt: skip
+
+
+def test_runs_that_are_not_comparable_are_refused_or_marked(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    unlike = [runs["a0"], runs["long"]]
+    with pytest.raises(UserError) as caught:
+        tabulate(unlike)
+    assert str(caught.value) == (
+        f"runs are not comparable: train.epochs is 0.5 in {runs['a0']}, but 1.0 in {runs['long']}; "
+        "--mixed tabulates them all the same, and marks them"
+    )
+    table = tabulate(unlike, mixed=True, out=tmp_path / "t")
+    assert table.foot[0] == "NOT COMPARABLE: the runs differ in train.epochs."
+    assert {"rotation (epochs=0.5)", "rotation (epochs=1.0)"} <= {row.name for row in table.rows}
+    assert "NOT COMPARABLE" in (tmp_path / "t" / "table.md").read_text()
+
+
+def test_one_run_does_not_count_twice(runs: dict[str, Path]) -> None:
+    assert len(tabulate([runs["a0"], runs["a0"]]).outcomes) == len(tabulate([runs["a0"]]).outcomes)
+    with pytest.raises(UserError, match="two of the runs are the same: rotation with the seed 0"):
+        tabulate([runs["a0"], runs["twin"]])
+
+
+def test_protocols_that_are_missing_are_evaluated(runs: dict[str, Path]) -> None:
+    table = tabulate([runs["cold"]], protocol=["linear"], columns=["linear"])
+    assert {row.name: row.entries["linear"].estimate is not None for row in table.rows} == {
+        "simclr": True, "pixels": True, "random-init": True,
+    }  # fmt: skip
+
+
+def test_a_comparison_is_tabulated_by_its_folder(call: Call, done: Path) -> None:
+    code, out, err = call("compare", done, "--columns", "knn", "--json")
+    assert (code, err) == (0, "")
+    read = json.loads(out)
+    assert [column["name"] for column in read["columns"]] == ["knn"]
+    assert {row["name"] for row in read["rows"]} == set(figures(done))
+
+
+def test_an_unfinished_run_is_not_tabulated(tmp_path: Path) -> None:
+    made = Run.create(tmp_path / "r", small_config("rotation"))
+    with pytest.raises(UserError, match="has not ended: go on with ssl-zoo train --resume"):
+        tabulate([made.path])
+
+
+def test_plugins_add_columns_and_one_that_fails_costs_no_other(done: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "columns.py"
+    plugin.write_text(
+        "from ssl_zoo import hookimpl\n"
+        "from ssl_zoo.comparison import Column\n"
+        "def first(o): return o.run.metrics()[0]['loss'] if o.run.metrics() else None\n"
+        "def optimiser(o): return o.run.config().train.optimizer if 'steps' in o.facts else None\n"
+        "@hookimpl\n"
+        "def ssl_zoo_table_columns():\n"
+        "    return {'first': Column('first', 'first loss', 'the first logged loss', first),\n"
+        "            'optimiser': Column('optimiser', 'optimiser', 'by name', optimiser),\n"
+        "            'broken': Column('broken', 'broken', 'by nothing', lambda o: 1 / 0)}\n"
+    )
+    columns = "knn,first,optimiser,broken"
+    said = cli("--plugin", plugin, "compare", done, "--columns", columns, "--json")
+    assert said.returncode == 0, said.stderr
+    rows = {row["name"]: row["figures"] for row in json.loads(said.stdout)["rows"]}
+    losses = [Run(done / f"simclr-{seed}").metrics()[0]["loss"] for seed in (0, 1)]
+    assert rows["simclr"]["first"]["mean"] == pytest.approx(sum(losses) / 2)
+    assert rows["simclr"]["optimiser"] == "lars"
+    assert rows["simclr"]["broken"] is None
+    assert rows["pixels"]["first"] is None
+    assert "ZeroDivisionError" in said.stderr
+
+
+# ---- data without labels
+
+
+def test_without_labels_there_is_health_and_no_supervised_row(tmp_path: Path) -> None:
+    from tests.core.pictures import photo, write
+
+    for i in range(160):
+        write(tmp_path / "photos" / f"{i}.png", photo(seed=i))
+    settings = {**SMALL, "data.source": str(tmp_path / "photos"), "train.batch_size": 64}
+    given = {"seeds": 1, "tasks": ["rotation"], "protocols": ["knn", "linear", "health"]}
+    table = compare(out=tmp_path / "c", set=settings, **given)
+    assert table.failed == []
+    assert any("no labels of two classes, so there is no knn, no linear" in text for text in table.foot)
+    rows = {row.name: row for row in table.rows}
+    assert "knn" not in {column.name for column in table.columns}
+    assert rows["rotation"].entries["rankme"].estimate is not None
+    assert rows["supervised"].notes == ["left out: it learns from labels, and photos has none"]

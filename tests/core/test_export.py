@@ -1,0 +1,344 @@
+"""An exported backbone gives its features without ssl-zoo: under timm to the bit, and in ONNX."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ssl_zoo import exporting as module
+from ssl_zoo.backbones import create_backbone
+from ssl_zoo.config import NARROW_RESNET, BackboneConfig
+from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.exporting import export, stem_changes
+from ssl_zoo.run import Run, load_backbone
+from ssl_zoo.spec import ImageSpec
+
+NARROW = NARROW_RESNET["options"]
+SWIN = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
+
+# What is trained, at which size, and the lines that its stem takes beside timm's own arguments.
+CONV1 = (
+    "model.conv1 = torch.nn.Conv2d(2, 64, kernel_size=(3, 3), stride=({0}, {0}), padding=(1, 1), "
+    "bias=False)"
+)
+NO_POOL = "model.maxpool = torch.nn.Identity()"
+CASES: dict[str, tuple[dict[str, Any], int, list[str]]] = {
+    "default": ({}, 16, [CONV1.format(2), NO_POOL]),
+    "plain": ({"name": "resnet18", "options": NARROW}, 32, [CONV1.format(1), NO_POOL]),
+    "original": ({"name": "resnet18", "options": NARROW}, 96, []),
+    "deep": (
+        {"name": "resnet10t"},
+        32,
+        ["model.get_submodule('conv1.0').stride = (1, 1)", NO_POOL],
+    ),
+    "deep stride 2": ({"name": "resnet10t", "stem_stride": 2}, 32, [NO_POOL]),
+    "conv_stem": ({"name": "test_efficientnet"}, 32, ["model.conv_stem.stride = (1, 1)"]),
+    "conv_stem stride 2": ({"name": "test_efficientnet", "stem_stride": 2}, 32, []),
+    "same padding": (
+        {"name": "tf_mobilenetv3_small_minimal_100"},
+        28,
+        ["model.conv_stem.stride = (1, 1)"],
+    ),
+    "stem": ({"name": "test_byobnet"}, 32, ["model.stem.conv.stride = (1, 1)"]),
+    "stem and pool": (
+        {"name": "resnetv2_18", "options": {"channels": [8, 16, 32, 64]}},
+        32,
+        ["model.stem.conv.stride = (1, 1)", "model.stem.pool = torch.nn.Identity()"],
+    ),
+    "no small stem": ({"name": "test_convnext"}, 64, []),
+    "vit": ({"name": "test_vit", "options": {"patch_size": 4}}, 32, []),
+    "vit with a class token": ({"name": "test_vit3", "options": {"patch_size": 7}}, 28, []),
+    "swin": ({"name": "swin_tiny_patch4_window7_224", "options": SWIN}, 64, []),
+}
+
+ALONE = """
+import sys
+sys.modules["ssl_zoo"] = None
+import torch
+from safetensors import safe_open
+for file in sys.argv[1:]:
+    with safe_open(file, "pt") as tensors:
+        load = tensors.metadata()["load"]
+    scope = {}
+    exec(load, scope)
+    with torch.no_grad():
+        torch.save(scope["model"](torch.load(file + ".images")), file + ".features")
+"""
+
+
+def trained(path: Path, backbone: BackboneConfig, size: int, channels: int = 2) -> Path:
+    """A run with a backbone of which no weight and no statistic is as it was made."""
+    mean, std = (0.3, 0.6, 0.5)[:channels], (0.2, 0.3, 0.25)[:channels]
+    spec = ImageSpec(channels=channels, size=size, mean=mean, std=std)
+    torch.manual_seed(0)
+    encoder = create_backbone(backbone, spec)
+    for name, value in encoder.model.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+        elif value.is_floating_point():
+            value.add_(0.05 * torch.randn_like(value))
+    path.mkdir(parents=True)
+    Run(path).write_backbone(encoder, backbone, spec)
+    return path
+
+
+def images(size: int, n: int = 2, channels: int = 2) -> Tensor:
+    return torch.randn(n, channels, size, size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All cases, exported, and their features as a process without ssl-zoo computes them."""
+    place = tmp_path_factory.mktemp("exported")
+    for case, (backbone, size, _) in CASES.items():
+        run = trained(place / "runs" / case, BackboneConfig(**backbone), size)
+        export(run, place / f"{case}.safetensors")
+        torch.save(images(size), place / f"{case}.safetensors.images")
+    subprocess.run(
+        [sys.executable, "-I", "-c", ALONE, *(f"{case}.safetensors" for case in CASES)],
+        cwd=place, check=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    return place
+
+
+def header(file: Path) -> dict[str, str]:
+    with safe_open(file, "pt") as tensors:
+        metadata: dict[str, str] = tensors.metadata()
+    return metadata
+
+
+def complaint(*arguments: Any, error: type[SslZooError] = UserError) -> str:
+    with pytest.raises(error) as caught:
+        export(*arguments)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+# ---- for timm
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_timm_without_ssl_zoo_gives_the_features_of_the_run(exported: Path, case: str) -> None:
+    model = load_backbone(exported / "runs" / case)
+    with torch.no_grad():
+        expected = model(images(CASES[case][1]))
+    features = torch.load(exported / f"{case}.safetensors.features")
+    torch.testing.assert_close(features, expected, atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(expected[0], expected[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_code_has_a_line_for_each_change_of_the_stem_and_else_one_call(
+    exported: Path, case: str
+) -> None:
+    code = header(exported / f"{case}.safetensors")["load"].splitlines()
+    name = CASES[case][0].get("name", "resnet18")
+    changes = CASES[case][2]
+    create = code.index("") + 1
+    assert code[create].startswith(f"model = timm.create_model({name!r}, ")
+    assert [line for line in code[create + 1 :] if not line.startswith("#")] == [
+        *changes,
+        *([f"timm.models.load_checkpoint(model, '{case}.safetensors')"] if changes else []),
+        "model.eval()",
+    ]
+    assert (f"checkpoint_path='{case}.safetensors'" in code[create]) == (not changes)
+
+
+def test_the_code_of_the_default_backbone(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", BackboneConfig(), 16, channels=1)
+    file = tmp_path / "my backbone.safetensors"
+    code = f"""\
+import timm
+import torch
+
+model = timm.create_model('resnet18', num_classes=0, in_chans=1, channels=[32, 64, 128, 256], \
+layers=[1, 1, 1, 1])
+model.conv1 = torch.nn.Conv2d(1, 64, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), bias=False)
+model.maxpool = torch.nn.Identity()
+timm.models.load_checkpoint(model, '{file}')
+model.eval()
+# model(images) gives features [B, D]; images: float32 [B, 1, 16, 16], intensities in
+# [0, 1] normalised as (x - mean) / std, mean = [0.3], std = [0.2]"""
+    assert export(run, str(file)) == code
+    assert header(file)["load"] == code.replace(str(file), file.name)  # a file may be moved
+
+
+def test_the_code_of_a_transformer_tells_timm_the_size_of_the_images(exported: Path) -> None:
+    code = header(exported / "vit.safetensors")["load"].splitlines()
+    assert code[:4] == [
+        "import timm",
+        "",
+        "model = timm.create_model('test_vit', checkpoint_path='vit.safetensors', num_classes=0, "
+        "in_chans=2, img_size=32, patch_size=4)",
+        "model.eval()",
+    ]
+
+
+def test_the_header_says_how_images_are_normalised(exported: Path) -> None:
+    assert json.loads(header(exported / "plain.safetensors")["normalise"]) == {
+        "mean": [0.3, 0.6],
+        "std": [0.2, 0.3],
+        "size": 32,
+        "channels": 2,
+    }
+
+
+def test_ssl_zoo_itself_loads_an_exported_file_as_it_does_a_run(exported: Path) -> None:
+    ours, again = (
+        load_backbone(path) for path in (exported / "runs" / "deep", exported / "deep.safetensors")
+    )
+    assert again.ssl_zoo_spec == ours.ssl_zoo_spec
+    assert again(images(32)).equal(ours(images(32)))
+
+
+def test_where_the_first_weights_came_from_is_no_part_of_an_export(tmp_path: Path) -> None:
+    run = trained(tmp_path / "first", BackboneConfig(name="test_resnet", stem="original"), 32, 3)
+    weights = load_file(run / "backbone.safetensors")
+    weights |= {"fc.weight": torch.zeros(1000, 96), "fc.bias": torch.zeros(1000)}
+    save_file(weights, tmp_path / "private.safetensors")
+    options = {
+        "drop_rate": 0.1,
+        "cache_dir": str(tmp_path),
+        "pretrained_cfg_overlay": {"file": str(tmp_path / "private.safetensors")},
+    }
+    backbone = BackboneConfig(name="test_resnet", stem="original", pretrained=True, options=options)
+    run = trained(tmp_path / "run", backbone, 32, 3)
+    (tmp_path / "private.safetensors").unlink()
+    export(run, tmp_path / "b.safetensors")
+    notes = header(tmp_path / "b.safetensors")
+    assert str(tmp_path) not in "".join(notes.values())
+    assert "num_classes=0, in_chans=3, drop_rate=0.1)" in notes["load"]
+    assert load_backbone(tmp_path / "b.safetensors")(images(32, 2, 3)).equal(
+        load_backbone(run)(images(32, 2, 3))
+    )
+
+
+def test_a_stem_as_timm_makes_it_needs_no_change() -> None:
+    one, other, finer = (nn.Sequential(nn.Conv2d(1, 2, 3, s), nn.Identity()) for s in (2, 2, 1))
+    assert stem_changes(one, other) == []
+    assert stem_changes(finer, other) == ["model.get_submodule('0').stride = (1, 1)"]
+
+
+# ---- ONNX
+
+
+@pytest.fixture
+def onnxruntime() -> Any:
+    pytest.importorskip("onnxscript", reason="the extra ssl-zoo[onnx] is not installed")
+    return pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+
+@pytest.mark.parametrize("case", ["default", "original", "conv_stem", "vit"])
+def test_onnx_gives_the_features_of_the_run_for_any_batch_and_nothing_is_said_or_left(
+    exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], onnxruntime: Any, case: str
+) -> None:
+    size = CASES[case][1]
+    file = tmp_path / "backbone.onnx"
+    code = export(exported / "runs" / case, file)
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == [file]
+    model = load_backbone(exported / "runs" / case)
+    for n in (1, 5):
+        scope: dict[str, Any] = {}
+        exec(code, scope)
+        (features,) = scope["session"].run(None, {"images": images(size, n).numpy()})
+        with torch.no_grad():
+            expected = model(images(size, n)).numpy()
+        assert (features.shape, features.dtype) == (expected.shape, np.float32)
+        np.testing.assert_allclose(features, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_onnx_says_how_images_are_normalised_and_nothing_of_this_machine(
+    exported: Path, tmp_path: Path, onnxruntime: Any
+) -> None:
+    file = tmp_path / "backbone.onnx"
+    export(exported / "runs" / "default", file)
+    session = onnxruntime.InferenceSession(file)
+    (given,), (gives,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.shape) == ("images", ["batch", 2, 16, 16])
+    assert (gives.name, gives.shape) == ("features", ["batch", 256])
+    notes = session.get_modelmeta().custom_metadata_map
+    assert json.loads(notes["normalise"]) == {
+        "mean": [0.3, 0.6],
+        "std": [0.2, 0.3],
+        "size": 16,
+        "channels": 2,
+    }
+    content = file.read_bytes()
+    assert b"site-packages" not in content
+    assert str(tmp_path).encode() not in content
+
+
+class Branching(nn.Module):
+    """What it computes hangs on the images, which no graph can say."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
+
+
+def test_what_onnx_cannot_express_or_hold_is_said_in_a_line(
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("onnxscript", reason="the extra ssl-zoo[onnx] is not installed")
+    run, file = exported / "runs" / "default", tmp_path / "b.onnx"
+    monkeypatch.setattr(module, "load_backbone", lambda _: Branching())
+    said = complaint(run, file, error=SslZooError)
+    assert "cannot express this backbone in ONNX: " in said
+    assert "data-dependent" in said
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "MOST_ONNX_BYTES", 1000)
+    assert "an ONNX file holds 2; export .safetensors" in complaint(run, file)
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_needs_its_extra(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    file = tmp_path / "b.onnx"
+    said = complaint(exported / "runs" / "default", file)
+    assert said == f"--to {file} needs the extra: pip install 'ssl-zoo[onnx]'"
+
+
+# ---- what is refused
+
+
+def test_a_file_that_cannot_be_written(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = exported / "runs" / "default"
+    for name in ("b.pt", "b", "."):
+        said = complaint(run, tmp_path / name)
+        assert said.endswith("unknown format; its name must end in .safetensors or .onnx")
+    missing = tmp_path / "none" / "b.safetensors"
+    assert (
+        complaint(run, missing) == f"--to {missing}: there is no folder {missing.parent}; make it first"
+    )
+    (tmp_path / "d.safetensors").mkdir()
+    assert "is a folder; choose another file" in complaint(run, tmp_path / "d.safetensors")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "cannot be written into" in complaint(run, tmp_path / "b.safetensors")
+
+
+def test_a_backbone_that_is_not_there_or_not_timms(tmp_path: Path) -> None:
+    file = tmp_path / "b.safetensors"
+    assert "does not exist: give a run that has ended" in complaint(tmp_path / "none", file)
+    run = tmp_path / "run"
+    run.mkdir()
+    spec = ImageSpec(channels=1, size=8, mean=(0.5,), std=(0.5,))
+    Run(run).write_backbone(nn.Linear(2, 2), BackboneConfig(name="my_own"), spec)  # type: ignore[arg-type]
+    assert complaint(run, file) == f"{run}: its backbone 'my_own' is a plugin's, which timm cannot load"
+    assert not file.exists()
