@@ -497,6 +497,8 @@ def train(
                     reporter.started(run, trainer)
                     notify("ssl_zoo_run_started", run=run)
                 if trainer.progress < 1:
+                    if first and run.results_file.is_file():
+                        run.write_results({"scores": {}, "transfer": {}})  # of weights that move on
                     fit(trainer, run, reporter)
                 if first:
                     results = finish(trainer, run, protocol, with_baselines)

@@ -95,6 +95,12 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path: Path) -
     assert losses(early.path) == losses(whole.path)
 
 
+def test_scores_of_weights_that_move_on_do_not_stay(tmp_path: Path) -> None:
+    early = Run.create(tmp_path / "early", small_config("simclr"))
+    early.add_scores({"simclr": {"linear": 1.0}})  # as `eval` does for a run that has not ended
+    assert "linear" not in train(resume=early.path).results()["scores"]["simclr"]
+
+
 def test_a_second_process_on_one_run_is_refused(tmp_path: Path) -> None:
     run = train(small_config("simclr"), out=tmp_path / "run")
     with run.lock(), pytest.raises(UserError, match="another process"):
