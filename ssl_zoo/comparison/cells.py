@@ -16,13 +16,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import ValidationError
 
-from ssl_zoo.comparison.config import RAW, UNTRAINED, Comparison
+from ssl_zoo.comparison.config import RAW, Comparison
 from ssl_zoo.config import DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.device import Device
 from ssl_zoo.errors import Interrupted, SslZooError, UserError, first_line
 from ssl_zoo.evaluation import Subject, possible, score
-from ssl_zoo.evaluation.scoring import of_encoder
+from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
 from ssl_zoo.faults import FAILURES, where
 from ssl_zoo.run import Run, load_data, replace_file
 from ssl_zoo.training import Reporter, train
@@ -299,7 +299,7 @@ def _cells(comparison: Comparison, out: Path) -> Iterator[Cell]:
         yield RawCell(comparison, RAW, None, out / RAW)
     for seed in range(comparison.seeds):
         if comparison.has_baseline(UNTRAINED):
-            row = "pretrained" if comparison.encoder_config(0).backbone.pretrained else UNTRAINED
+            row = PRETRAINED if comparison.encoder_config(0).backbone.pretrained else UNTRAINED
             yield UntrainedCell(comparison, row, seed, out / f"{row}-{seed}")
         for name in (*names, *comparison.supervised()):
             yield TrainedCell(comparison, name, seed, out / f"{name}-{seed}")

@@ -16,11 +16,12 @@ from ssl_zoo.config import BUDGETS, EncoderConfig, RunConfig
 from ssl_zoo.data.decode import printable
 from ssl_zoo.errors import UserError, did_you_mean
 from ssl_zoo.evaluation import protocols
+from ssl_zoo.evaluation.scoring import UNTRAINED
 from ssl_zoo.plugins import load_task, tasks
 from ssl_zoo.settings import Given, load_config, load_encoder_config, read_yaml
 
-RAW, UNTRAINED = "pixels", "random-init"
-"""The baselines that are not trained: the raw input, and the network before training."""
+RAW = "pixels"
+"""What the raw input is called among the baselines."""
 KNN_POINTS = 5
 """How often a run is evaluated on the way, for its curve, unless it is told otherwise."""
 

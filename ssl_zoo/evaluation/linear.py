@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -111,6 +112,34 @@ def accuracy(weight: Tensor, x: Tensor, y: Tensor) -> float:
     return 100 * float((logits(weight, x).argmax(1) == y).float().mean())
 
 
+def fit_chosen(
+    whole: tuple[Tensor, Tensor],
+    kept: tuple[Tensor, Tensor],
+    classes: int,
+    variance: Tensor,
+    judge: Callable[[Tensor], float],
+) -> Tensor:
+    """`fit_logistic` to all samples, with the one of `PENALTIES` that does best on held-out ones.
+
+    Args:
+        whole: x [N, D] and y [N].
+        kept: those of them that are not held out.
+        classes: the number of classes.
+        variance: [D], of x.
+        judge: how well a fit does on what is held out; more is better.
+
+    Returns:
+        [classes, D + 1], the bias in the last column.
+    """
+    # Each fit goes on from the one of the next stronger penalty, which is near.
+    fits: dict[float, Tensor] = {}
+    weight = None
+    for penalty in PENALTIES:
+        weight = fits[penalty] = fit_logistic(*kept, classes, penalty, weight, variance)
+    best = max(fits, key=lambda penalty: judge(fits[penalty]))
+    return fit_logistic(*whole, classes, best, fits[best], variance)
+
+
 def linear_accuracy(features: Features, holdout: float = 0.1, seed: int = 0) -> float:
     """Logistic regression on standardised features, in percent on the test split.
 
@@ -126,16 +155,10 @@ def linear_accuracy(features: Features, holdout: float = 0.1, seed: int = 0) -> 
     x, y, classes = axes(features.bank), features.bank_labels, features.classes
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
     held, kept = order.tensor_split([max(1, round(holdout * len(x)))])
-    x_kept, y_kept, x_held, y_held = x[kept], y[kept], x[held], y[held]
-
-    # Each fit goes on from the one of the next stronger penalty, which is near.
-    fits: dict[float, Tensor] = {}
-    weight = None
-    for penalty in PENALTIES:
-        weight = fit_logistic(x_kept, y_kept, classes, penalty, weight, axes.variance)
-        fits[penalty] = weight
-    best = max(fits, key=lambda penalty: accuracy(fits[penalty], x_held, y_held))
-    final = fit_logistic(x, y, classes, best, fits[best], axes.variance)
+    x_held, y_held = x[held], y[held]
+    final = fit_chosen(
+        (x, y), (x[kept], y[kept]), classes, axes.variance, lambda w: accuracy(w, x_held, y_held)
+    )
     return accuracy(final, axes(features.test), features.test_labels)
 
 

@@ -20,6 +20,8 @@ from ssl_zoo.task import Task
 
 TIMM = "timm:"
 """What the name of a timm model begins with where a run could stand."""
+UNTRAINED, PRETRAINED = "random-init", "pretrained"
+"""What the network before training is called, by the weights that it begins with."""
 MIDWAY = (10_000, 2_000)
 """So many samples of the bank and of the test split are evaluated while a run goes on."""
 _MACHINE = ("train.device", "train.precision", "train.channels_last")
@@ -63,7 +65,7 @@ def baselines(
         For each baseline its scores.
     """
     names = list(names)
-    name = "pretrained" if pretrained else "random-init"
+    name = PRETRAINED if pretrained else UNTRAINED
     subjects = [Subject.raw(data, device), Subject.of_task(untrained, data, device, name)]
     return {s.name: score(s, names) for s in subjects if s is not None}
 

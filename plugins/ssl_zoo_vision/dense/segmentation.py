@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.evaluation.linear import PENALTIES, Axes, fit_logistic, logits
+from ssl_zoo.evaluation.linear import Axes, fit_chosen, logits
 from ssl_zoo_vision.dense.canvases import IGNORED
 
 PIXELS = 25_600
@@ -81,18 +81,13 @@ def fit_segmenter(maps: Tensor, masks: Tensor, classes: int, seed: int) -> Segme
     x, y, held = x[counts], y[counts], held[counts]
     axes = Axes.of(x)
     x = axes(x)
-    x_kept, y_kept, x_held, y_held = x[~held], y[~held], x[held], y[held]
+    x_held, y_held = x[held], y[held]
 
     def held_iou(weight: Tensor) -> float:
         return mean_iou(confusion(y_held, logits(weight, x_held).argmax(1), classes + 1))
 
-    fits: dict[float, Tensor] = {}
-    weight = None
-    for penalty in PENALTIES:
-        weight = fit_logistic(x_kept, y_kept, classes + 1, penalty, weight, axes.variance)
-        fits[penalty] = weight
-    best = max(fits, key=lambda penalty: held_iou(fits[penalty]))
-    return Segmenter(axes, fit_logistic(x, y, classes + 1, best, fits[best], axes.variance))
+    kept = x[~held], y[~held]
+    return Segmenter(axes, fit_chosen((x, y), kept, classes + 1, axes.variance, held_iou))
 
 
 def confusion(truth: Tensor, said: Tensor, kinds: int) -> Tensor:
