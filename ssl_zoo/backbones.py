@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -95,21 +96,46 @@ class TimmEncoder(Encoder):
         side = round(tokens**0.5)
         return side, tokens // side
 
-    def stage(self, x: Tensor, index: int) -> Tensor:
-        """Images [B, C, H, W] to the mean over the map of a stage as timm counts them, [B, d].
+    def stages(self, x: Tensor, indices: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Images [B, C, H, W] to pooled features [B, D] and the maps [B, d, h, w] of some stages.
 
         Raises:
-            UserError: the model has no such stage, or no stages at all.
+            UserError: the model has no such stage, or none at all.
         """
         if not hasattr(self.model, "forward_intermediates"):
             raise UserError("the backbone has no stages to choose from")
         try:
-            maps: list[Tensor] = self.model.forward_intermediates(
-                x, indices=[index], intermediates_only=True
-            )
+            unpooled, maps = self.model.forward_intermediates(x, indices=list(indices))
         except (AssertionError, IndexError) as error:
-            raise UserError(f"the backbone has no stage {index} ({error})") from error
-        return maps[0].mean((2, 3))
+            said = f"stage {indices[0]}" if len(indices) == 1 else f"stages {list(indices)}"
+            raise UserError(f"the backbone has no {said} ({error})") from error
+        return self.pool(unpooled), list(maps)
+
+    def tokens(self, x: Tensor, visible: Tensor) -> Tensor:
+        """Images [B, C, H, W] to the normalised tokens [B, K, d] of some patches alone.
+
+        Positions are added before patches are left out; class and register tokens take part, and are
+        not returned.
+
+        Raises:
+            UserError: the model is no vision transformer that can drop patches.
+        """
+        dropping = getattr(self.model, "patch_drop", None)
+        if not isinstance(dropping, nn.Module):
+            raise UserError(
+                "the backbone has no patches that can be left out; choose a vision transformer, such as "
+                "--backbone vit_small_patch16_224"
+            )
+        prefix = getattr(self.model, "num_prefix_tokens", 0)
+
+        def keep(module: nn.Module, inputs: tuple[Tensor], dropped: Tensor) -> Tensor:
+            (tokens,) = inputs  # all of them, also where timm's own training drops some
+            places = (visible + prefix).unsqueeze(2).expand(-1, -1, tokens.shape[2])
+            return torch.cat([tokens[:, :prefix], tokens.gather(1, places)], 1)
+
+        with dropping.register_forward_hook(keep):
+            tokens: Tensor = self.model.forward_features(x)
+        return tokens[:, prefix:]
 
 
 def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:

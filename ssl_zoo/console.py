@@ -78,7 +78,7 @@ def print_tasks(entries: Iterable[TaskEntry], json: bool) -> None:
 
 def print_task(name: str, cls: type[Task], json: bool) -> None:
     """Show a task's options with their defaults and ranges, its paper and its recipe."""
-    recipe = dict(cls.recipe)
+    recipe = {section: dict(values) for section, values in cls.recipe.items()}
     if json:
         options = cls.Options.model_json_schema()
         print_json({"name": name, "paper": cls.paper, "recipe": recipe, "options": options})
@@ -94,9 +94,10 @@ def print_task(name: str, cls: type[Task], json: bool) -> None:
         say("its options, --set task.OPTION=VALUE")
         out.print(table)
     if recipe:
-        say("its recipe, which --set train.KEY=VALUE overrides")
-        for key, value in recipe.items():
-            say(f"  {key} {_shown(value)}")
+        say("its recipe, which --set SECTION.KEY=VALUE overrides")
+        for section, values in recipe.items():
+            for key, value in values.items():
+                say(f"  {section}.{key} {_shown(value)}")
 
 
 def print_plugins(entries: Iterable[PluginEntry], json: bool) -> None:
@@ -119,6 +120,8 @@ def _shown(value: object) -> str:
     """A value as it is written in YAML, which ``--set`` reads."""
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_shown(item)}' for key, item in value.items())}}}"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -25,6 +25,8 @@ _MODELS: dict[str, type[BaseModel]] = {
     if isinstance((info := RunConfig.model_fields[section]).annotation, type)
     and issubclass(info.annotation, BaseModel)
 }
+_RECIPES = {"data": "source", "backbone": "name", "train": None}
+"""The sections of a recipe, and the field that, given by a user, makes the section meaningless."""
 _PATHS = {name: f"{section}.{name}" for section, model in _MODELS.items() for name in model.model_fields}
 _DEEPEST = 20
 _LARGEST = 2**63 - 1
@@ -139,11 +141,7 @@ def load_config(
         cls = load_task(name)
     except UserError as error:
         raise SettingError(f"{_prefix(origin)}{error}") from error
-    recipe = _Layer()
-    for key, value in cls.recipe.items():
-        where_from = f"the recipe of task {name!r}"
-        recipe.put("train", str(key), _plain(value, f"{where_from}: train.{key}"), where_from)
-    merged = _merge([recipe, *layers])
+    merged = _merge([_recipe(name, cls.recipe, layers), *layers])
     options = {key: value for key, value in merged.values.get("task", {}).items() if key != "name"}
     sections = _sections(merged)
     sections["task"] = TaskConfig(name=name, **_options(name, cls.Options, options, merged.origins))
@@ -336,6 +334,19 @@ def _plain(value: Any, what: str, depth: int = 0) -> Any:
 
 
 # ---- putting layers together
+
+
+def _recipe(name: str, recipe: Mapping[str, Any], layers: Sequence[_Layer]) -> _Layer:
+    """A task's recipe, without its source or backbone where a layer names another one."""
+    origin = f"the recipe of task {name!r}"
+    for section in recipe:
+        if section not in _RECIPES:
+            hint = did_you_mean(str(section), _RECIPES) or f" There are: {', '.join(_RECIPES)}"
+            raise SettingError(f"{origin}: there is no section {section!r} in a recipe.{hint}")
+    named = {s for s, field in _RECIPES.items() for layer in layers if field in layer.values.get(s, {})}
+    return _layer(
+        {section: values for section, values in recipe.items() if section not in named}, origin
+    )
 
 
 def _task_name(layers: Sequence[_Layer]) -> tuple[str, str]:

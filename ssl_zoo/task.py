@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -52,17 +52,30 @@ class Encoder(nn.Module, ABC):
     def feature_map(self, x: Tensor) -> Tensor:
         """A prepared batch [B, ...] to unpooled features [B, d, ...], the places last."""
 
-    def stage(self, x: Tensor, index: int) -> Tensor:
-        """A prepared batch [B, ...] to the pooled output [B, d] of an intermediate stage.
+    def stages(self, x: Tensor, indices: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """The pooled features [B, D] and the outputs [B, d, ...] of some stages, from one pass.
 
         Args:
-            x: a prepared batch.
-            index: which stage, as the backbone counts them; negative from the end.
+            x: a prepared batch [B, ...].
+            indices: which stages, as the backbone counts them; negative from the end.
 
         Raises:
             UserError: the backbone has no such stage.
         """
         raise UserError(f"{type(self).__name__} has no stages to choose from")
+
+    def tokens(self, x: Tensor, visible: Tensor) -> Tensor:
+        """The tokens [B, K, d] of some places alone; what lies elsewhere never enters the blocks.
+
+        Args:
+            x: a prepared batch [B, ...].
+            visible: the numbers of the places that are seen, int64 [B, K], of those that
+                `feature_map` has, counted row by row.
+
+        Raises:
+            UserError: the backbone is no transformer that can leave places out.
+        """
+        raise UserError(f"{type(self).__name__} has no tokens that can be left out")
 
 
 class Task(nn.Module, ABC):
@@ -99,8 +112,9 @@ class Task(nn.Module, ABC):
         modality: the modality of the data that the task takes.
         needs_labels: whether it is a baseline that learns from labels; the trainer then gives `loss`
             those of the batch, int64 [B], as the last of the views, and tables say so.
-        recipe: defaults for the ``train`` section of a config (optimizer, lr, weight_decay, ...),
-            which a user's file and flags override.
+        recipe: defaults for a config, by section, such as ``{"train": {"optimizer": "lars"}}``, which
+            a user's file and flags override. Those of ``data`` and ``backbone`` are for a task that the
+            zoo's own do not suit, and hold only where the user names no other source or backbone.
         encoder: the backbone, shared with evaluation.
         options: this task's validated `Options`.
         spec: what the data looks like.
@@ -109,7 +123,7 @@ class Task(nn.Module, ABC):
     name: ClassVar[str]
     paper: ClassVar[str] = ""
     modality: ClassVar[str] = "image"
-    recipe: ClassVar[Mapping[str, Any]] = {}
+    recipe: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     needs_labels: ClassVar[bool] = False
 
     class Options(TaskOptions):

@@ -93,7 +93,7 @@ def test_a_budget_replaces_one_of_another_kind_in_an_earlier_layer(tmp_path: Pat
 
 
 def test_a_recipes_budget_gives_way() -> None:
-    register("budgeted", task_recipe={"epochs": 800})
+    register("budgeted", task_recipe={"train": {"epochs": 800}})
     assert load_config(None, {"task.name": "budgeted"}).train.epochs == 800
     train = load_config(None, {"task.name": "budgeted", "train.images": 10}).train
     assert (train.epochs, train.images) == (None, 10)
@@ -308,12 +308,34 @@ def test_an_option_without_a_default_must_be_given() -> None:
     )
 
 
+def test_a_recipes_backbone_and_source_give_way_whole_to_those_that_a_user_names() -> None:
+    recipe = {
+        "backbone": {"name": "test_vit", "options": {"patch_size": 4}},
+        "data": {"source": "fashion-mnist", "image_size": 28},
+    }
+    register("own", task_recipe=recipe)
+    config = load_config(None, {"task.name": "own"}, ["backbone.options.depth=3"])
+    assert config.backbone.name == "test_vit"
+    assert config.backbone.options == {"patch_size": 4, "depth": 3}
+    assert (config.data.source, config.data.image_size) == ("fashion-mnist", 28)
+    named = {"backbone.name": "resnet18", "data.source": "digits"}
+    config = load_config(None, {"task.name": "own", **named})
+    assert (config.backbone.name, config.backbone.options) == ("resnet18", {})
+    assert (config.data.source, config.data.image_size) == ("digits", None)
+
+
 def test_a_wrong_recipe_is_the_tasks_fault() -> None:
-    register("odd", task_recipe={"lrr": 1})
+    register("odd", task_recipe={"trian": {"lr": 1}})
+    assert complaint(None, {"task.name": "odd"}) == (
+        "the recipe of task 'odd': there is no section 'trian' in a recipe. Did you mean 'train'?"
+    )
+    register("odd", task_recipe={"train": 3})
+    assert complaint(None, {"task.name": "odd"}).startswith("the recipe of task 'odd': train: must hold")
+    register("odd", task_recipe={"train": {"lrr": 1}})
     assert complaint(None, {"task.name": "odd"}).startswith(
         "the recipe of task 'odd': train.lrr: there is"
     )
-    register("odd", task_recipe={"lr": math.nan})
+    register("odd", task_recipe={"train": {"lr": math.nan}})
     assert complaint(None, {"task.name": "odd"}).startswith(
         "the recipe of task 'odd': train.lr: must be"
     )

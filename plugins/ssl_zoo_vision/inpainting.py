@@ -92,12 +92,14 @@ class Inpainting(Task):
     name = "inpainting"
     paper = "Pathak et al. 2016, Context Encoders: Feature Learning by Inpainting, arXiv:1604.07379"
     recipe = {
-        "optimizer": "adam",
-        "lr": 2e-3,
-        "lr_scaling": "none",
-        "momentum": 0.5,
-        "weight_decay": 0.0,
-        "warmup": 0.0,
+        "train": {
+            "optimizer": "adam",
+            "lr": 2e-3,
+            "lr_scaling": "none",
+            "momentum": 0.5,
+            "weight_decay": 0.0,
+            "warmup": 0.0,
+        }
     }
 
     class Options(CropOptions):

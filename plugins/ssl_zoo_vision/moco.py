@@ -46,7 +46,15 @@ class MoCo(Task):
 
     name = "moco"
     paper = "He et al. 2019, 2020, Momentum Contrast (v1, v2), arXiv:1911.05722, arXiv:2003.04297"
-    recipe = {"optimizer": "momentum", "lr": 0.03, "weight_decay": 1e-4, "momentum": 0.9, "warmup": 0.0}
+    recipe = {
+        "train": {
+            "optimizer": "momentum",
+            "lr": 0.03,
+            "weight_decay": 1e-4,
+            "momentum": 0.9,
+            "warmup": 0.0,
+        }
+    }
 
     class Options(ViewOptions):
         """MoCo's options; the defaults are v2's.

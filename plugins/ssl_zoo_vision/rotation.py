@@ -21,15 +21,17 @@ class Rotation(Task):
     name = "rotation"
     paper = "Gidaris et al. 2018, Predicting Image Rotations, arXiv:1803.07728"
     recipe = {
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "lr_scaling": "none",
-        "weight_decay": 5e-4,
-        "batch_size": 128,
-        "schedule": "step",
-        "milestones": [0.3, 0.6, 0.8],
-        "decay": 0.2,
-        "warmup": 0.0,
+        "train": {
+            "optimizer": "sgd",
+            "lr": 0.1,
+            "lr_scaling": "none",
+            "weight_decay": 5e-4,
+            "batch_size": 128,
+            "schedule": "step",
+            "milestones": [0.3, 0.6, 0.8],
+            "decay": 0.2,
+            "warmup": 0.0,
+        }
     }
 
     class Options(CropOptions):
@@ -47,7 +49,7 @@ class Rotation(Task):
         if (stage := options.stage) is not None:
             # One that does not exist is to be refused now, not when evaluation asks for it.
             try:
-                output_shape(encoder, lambda x: encoder.stage(x, stage), spec)
+                output_shape(encoder, lambda x: encoder.stages(x, [stage])[0], spec)
             except UserError as error:
                 raise UserError(f"task.stage: {error}") from error
         self.head = nn.Linear(encoder.width, 4)
@@ -69,8 +71,8 @@ class Rotation(Task):
         """The pooled features [B, D] of the chosen stage."""
         if self.options.stage is None:
             return super().features(x)
-        features: Tensor = self.encoder.stage(x, self.options.stage)
-        return features
+        _, (feature_map,) = self.encoder.stages(x, [self.options.stage])
+        return feature_map.flatten(2).mean(2)
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """A column for each rotation."""

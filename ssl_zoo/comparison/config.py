@@ -108,8 +108,11 @@ class Comparison(BaseModel):
         """
         own = Given(self.overrides.get(task, {}), f"overrides.{task}")
         settings = {**self.set, "task.name": task, "train.seed": seed}
-        config = load_config(overrides=settings, base=[self._common(), own])
         common = self.encoder_config(seed)
+        # Given whole, so that no task's recipe brings a source or a backbone of its own.
+        same = {name: getattr(common, name).model_dump() for name in ("data", "backbone")}
+        base = Given({**same, "train": self.train}, "the comparison")
+        config = load_config(overrides=settings, base=[base, own])
         for path, value in conditions(config).items():
             if value != conditions(common)[path]:
                 raise UserError(

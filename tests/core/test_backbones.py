@@ -85,6 +85,11 @@ def images(size: int = 32, channels: int = 3, n: int = 2) -> Tensor:
     return torch.randn(n, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
+def pooled_stage(encoder: TimmEncoder, x: Tensor, index: int) -> Tensor:
+    _, (feature_map,) = encoder.stages(x, [index])
+    return feature_map.mean((2, 3))
+
+
 def refusal(*args: Any, **kwargs: Any) -> str:
     """The message of the error that building raises, which is one line of bearable length."""
     with pytest.raises(UserError) as error:
@@ -109,7 +114,7 @@ def test_a_model_of_any_family_gives_pooled_features_and_a_map_or_says_why_not(
     encoder = build(name, size, channels, options=FAMILIES[name]).eval()
     x = images(size, channels)
     with torch.no_grad():
-        pooled, feature_map, last = encoder(x), encoder.feature_map(x), encoder.stage(x, -1)
+        pooled, feature_map, last = encoder(x), encoder.feature_map(x), pooled_stage(encoder, x, -1)
     assert pooled.shape == (2, encoder.width)
     batch, width, rows, columns = feature_map.shape
     assert (batch, width) == (2, encoder.map_width)
@@ -362,10 +367,10 @@ def test_weights_that_timm_does_not_have_are_refused() -> None:
 
 def test_stages_are_counted_as_timm_counts_them_from_both_ends() -> None:
     encoder = build().eval()
-    widths = [encoder.stage(images(), index).shape[1] for index in range(5)]
+    widths = [pooled_stage(encoder, images(), index).shape[1] for index in range(5)]
     assert widths == [64, 8, 16, 32, 64]
-    torch.testing.assert_close(encoder.stage(images(), -2), encoder.stage(images(), 3))
-    torch.testing.assert_close(encoder.stage(images(), -1), encoder(images()))
+    torch.testing.assert_close(pooled_stage(encoder, images(), -2), pooled_stage(encoder, images(), 3))
+    torch.testing.assert_close(pooled_stage(encoder, images(), -1), encoder(images()))
 
 
 def test_a_stage_is_the_mean_over_its_map() -> None:
@@ -373,13 +378,24 @@ def test_a_stage_is_the_mean_over_its_map() -> None:
     model = encoder.model
     x = model.act1(model.bn1(model.conv1(images())))
     expected = model.layer2(model.layer1(x)).mean((2, 3))
-    torch.testing.assert_close(encoder.stage(images(), 2), expected)
+    torch.testing.assert_close(pooled_stage(encoder, images(), 2), expected)
+
+
+def test_stages_come_with_the_pooled_features_of_the_same_pass() -> None:
+    encoder = build().train()  # in which each pass moves the statistics of the normalisations
+    twin = build().train()
+    twin.load_state_dict(encoder.state_dict())
+    pooled, (third, last) = encoder.stages(images(), [-2, -1])
+    assert third.shape[1] == 32
+    assert torch.equal(pooled, twin(images()))
+    torch.testing.assert_close(last.mean((2, 3)), pooled)
+    torch.testing.assert_close(encoder.state_dict(), twin.state_dict(), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("index", [5, -6, 99])
 def test_a_stage_that_does_not_exist_is_refused(index: int) -> None:
     with pytest.raises(UserError, match=rf"^the backbone has no stage {index} "):
-        build().stage(images(), index)
+        build().stages(images(), [index])
 
 
 def test_building_leaves_no_trace_in_the_statistics_and_the_model_in_training() -> None:
@@ -400,3 +416,33 @@ def test_in_evaluation_dropout_and_batch_statistics_play_no_part() -> None:
     torch.testing.assert_close(encoder(x), encoder(x), atol=0, rtol=0)
     torch.testing.assert_close(encoder(x[:1]), encoder(x)[:1])
     torch.testing.assert_close(encoder.state_dict(), before, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2", "vit_tiny_patch16_224"])
+def test_tokens_of_all_places_are_the_feature_map(name: str) -> None:
+    encoder = build(name, options={"depth": 2, "patch_size": 4, "fc_norm": False}).eval()
+    everywhere = torch.arange(64).repeat(2, 1)
+    tokens = encoder.tokens(images(), everywhere)
+    torch.testing.assert_close(tokens.transpose(1, 2).view(2, -1, 8, 8), encoder.feature_map(images()))
+    assert torch.equal(encoder(images()), encoder(images()))  # as ever, once tokens were left out
+
+
+def test_tokens_know_their_place_and_nothing_of_what_is_left_out() -> None:
+    encoder = build("test_vit", options={"patch_size": 4}).eval()
+    visible = torch.tensor([[9, 0, 62], [5, 6, 7]])  # in any order, different in each image
+    x = images()
+    seen = encoder.tokens(x, visible)
+    assert seen.shape == (2, 3, encoder.map_width)
+    torch.testing.assert_close(encoder.tokens(x, visible.flip(1)), seen.flip(1))
+    hidden = torch.ones(2, 64, dtype=torch.bool).scatter(1, visible, False).view(2, 1, 8, 8)
+    other = torch.where(F.interpolate(hidden.float(), scale_factor=4) > 0, torch.randn_like(x), x)
+    torch.testing.assert_close(encoder.tokens(other, visible), seen)
+    same = torch.zeros_like(x)  # of the same content everywhere
+    a, b = encoder.tokens(same, torch.tensor([[0, 1], [2, 3]])).chunk(2)
+    assert not torch.allclose(a, b)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_convnext"])
+def test_what_cannot_leave_places_out_says_so(name: str) -> None:
+    with pytest.raises(UserError, match="choose a vision transformer, such as --backbone vit_small"):
+        build(name).tokens(images(), torch.zeros(2, 1, dtype=torch.long))

@@ -595,7 +595,7 @@ def test_rotations_features_are_those_of_the_chosen_stage(stage: int, width: int
     task = build(Rotation, stage=stage).eval()
     x = task.spec.prepare(photos())
     assert task.features(x).shape == (8, width)
-    assert torch.equal(task.features(x), task.encoder.stage(x, stage))
+    assert torch.equal(task.features(x), task.encoder.stages(x, [stage])[1][0].mean((2, 3)))
 
 
 def test_a_stage_that_does_not_exist_is_refused_before_training() -> None:
@@ -731,7 +731,7 @@ def test_the_painter_learns_ten_times_faster_than_the_critic() -> None:
     scales = {name: task.lr_scale(name) for name, _ in task.named_parameters()}
     assert {s for n, s in scales.items() if n.startswith("critic.")} == {0.1}
     assert {s for n, s in scales.items() if not n.startswith("critic.")} == {1.0}
-    assert task.recipe["lr"] * 0.1 == pytest.approx(2e-4)
+    assert task.recipe["train"]["lr"] * 0.1 == pytest.approx(2e-4)
 
 
 def test_without_the_adversarial_term_there_is_no_critic() -> None:
