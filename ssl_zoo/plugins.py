@@ -139,10 +139,15 @@ def load_file(path: str | Path) -> None:
         _register(Entry(Path(path).name, module.__name__, str(path), ""), module)
 
 
+def files() -> list[str]:
+    """The files that were given to `load_file`."""
+    return list(dict.fromkeys(_files))
+
+
 def arguments() -> list[str]:
     """The options of ``ssl-zoo`` that give another process the plugins which this one has by options."""
-    files = [part for file in dict.fromkeys(_files) for part in ("--plugin", file)]
-    return files + [part for name in sorted(_disabled) for part in ("--no-plugin", name)]
+    given = [*(("--plugin", f) for f in files()), *(("--no-plugin", n) for n in sorted(_disabled))]
+    return [part for pair in given for part in pair]
 
 
 def tasks() -> dict[str, TaskEntry]:

@@ -26,7 +26,7 @@ from ssl_zoo.errors import Interrupted, SslZooError
 from ssl_zoo.evaluation import MIDWAY, Scores, Subject, baselines, possible, protocols, rehearse, score
 from ssl_zoo.plugins import notify
 from ssl_zoo.run import Run, build_data, build_task, fitting, load_checkpoint, save_checkpoint
-from ssl_zoo.task import Losses
+from ssl_zoo.task import Losses, Task
 from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.optimizer import TICKS, create_optimizer, create_schedule
 from ssl_zoo.training.passes import counting
@@ -77,12 +77,22 @@ class Trainer:
             not with `torch.compile`.
     """
 
-    def __init__(self, config: RunConfig, data: DataSet, device: Device) -> None:
+    def __init__(
+        self, config: RunConfig, data: DataSet, device: Device, task: Task | None = None
+    ) -> None:
+        """Put everything in its place; nothing is computed yet.
+
+        Args:
+            config: the configuration.
+            data: the data.
+            device: where and how to compute.
+            task: what is to be trained; None builds what the configuration names.
+        """
         self.config = config = _resolved(config, data, device)
         self.data = data
         self.device = device
         self.budget = Budget.of(config.train, len(data.train), distributed.world_size())
-        self.task = device.place(build_task(config, data.spec))
+        self.task = device.place(build_task(config, data.spec) if task is None else task)
         if distributed.world_size() > 1 and config.train.sync_batchnorm:
             distributed.sync_batchnorm(self.task)
         self.optimizer = create_optimizer(self.task, config.train, self.budget.step_images)

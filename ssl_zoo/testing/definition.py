@@ -1,0 +1,83 @@
+"""What a task says of itself: name, options, recipe."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ssl_zoo.config import BackboneConfig, DataConfig, TrainConfig
+from ssl_zoo.faults import short, task_fault
+from ssl_zoo.testing.case import Case, require
+from ssl_zoo.testing.suite import promise
+from ssl_zoo.training.optimizer import create_optimizer
+
+_NONSENSE: tuple[Any, ...] = ({"no": ["such", "value"]}, math.nan, -math.inf)
+_ANYTHING = (Any, object, dict, list)
+
+
+@promise
+def describes_itself(case: Case) -> None:
+    """It has a name, a docstring and sound options."""
+    fault = task_fault(case.cls)
+    require(fault is None, f"{case.cls.__qualname__} {fault}")
+    require(bool((case.cls.__doc__ or "").strip()), "it has no docstring, which `ssl-zoo tasks` shows")
+
+
+@promise
+def options_round_trip(case: Case) -> None:
+    """Options written to a file and read again are the same."""
+    options = case.cls.Options(**case.options)
+    written = yaml.safe_dump(options.model_dump(mode="json"))
+    again = case.cls.Options(**yaml.safe_load(written))
+    for name in case.cls.Options.model_fields:
+        old, new = getattr(options, name), getattr(again, name)
+        require(old == new, f"option {name}: {short(old)} is {short(new)} once written and read")
+
+
+@promise
+def options_refuse_nonsense(case: Case) -> None:
+    """Options refuse names that they do not have, and values that make no sense."""
+    model = case.cls.Options
+    require(not _takes(case, "no_such_option", 1), "an option that it does not have is accepted")
+    for name, info in model.model_fields.items():
+        if _holds_anything(info.annotation):
+            continue
+        for value in _NONSENSE:
+            require(not _takes(case, name, value), f"option {name} accepts {short(value)}")
+
+
+def _holds_anything(annotation: Any) -> bool:
+    """Whether a type is so wide that no value is nonsense."""
+    return annotation in _ANYTHING or any(map(_holds_anything, (annotation.__origin__,)
+        if hasattr(annotation, "__origin__") and annotation.__origin__ in _ANYTHING
+        else get_args(annotation)))  # fmt: skip
+
+
+def _takes(case: Case, name: str, value: Any) -> bool:
+    try:
+        case.cls.Options(**{**case.options, name: value})
+    except ValidationError:
+        return False
+    return True
+
+
+@promise
+def recipe_is_valid(case: Case) -> None:
+    """The recipe has settings that there are, and an optimiser that timm has."""
+    models: dict[str, type[BaseModel]] = {
+        "data": DataConfig,
+        "backbone": BackboneConfig,
+        "train": TrainConfig,
+    }
+    for section, values in case.cls.recipe.items():
+        require(section in models, f"the recipe has no section {section!r}: {', '.join(models)}")
+        try:
+            models[section].model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            path = ".".join(map(str, (section, *first["loc"])))
+            require(False, f"the recipe's {path}: {first['msg']}")
+    create_optimizer(case.build(), TrainConfig(**case.cls.recipe.get("train", {})), 256)

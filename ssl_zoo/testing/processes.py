@@ -1,0 +1,133 @@
+"""Two processes that share a batch, as one process with the whole batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssl_zoo import distributed, plugins
+from ssl_zoo.testing.case import Case, CheckSkipped, backward, require, snapshot
+from ssl_zoo.testing.suite import promise
+from ssl_zoo.views import Rng
+
+_PATIENCE = 240
+"""Seconds that the processes are given."""
+_TOTAL = 16
+"""Samples in the joint batch."""
+
+
+@promise
+def two_processes_are_one(case: Case) -> str:
+    """Two processes with half of the batch each have the loss and the gradient of one with all."""
+    joint = _share(case, 0, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        shares = _run(case, Path(folder))
+    loss = float(torch.stack([share["loss"] for share in shares]).mean())
+    alone = float(joint["loss"])
+    require(
+        abs(loss - alone) <= 1e-4 * max(1.0, abs(alone)),
+        f"the loss is {alone:.6f} in one process, {loss:.6f} in two: gather what couples samples "
+        "(distributed.all_gather), draw with `rng`, and take means over a process's own samples",
+    )
+    for name, gradient in joint["gradients"].items():
+        shared = torch.stack([share["gradients"][name] for share in shares]).mean(0)
+        error = float((shared - gradient).norm() / gradient.norm().clamp(min=1e-4))
+        require(
+            error < 0.02,
+            f"the gradient of {name} is not that of one process (off by {100 * error:.0f} %): gather "
+            "with gradient (distributed.all_gather)",
+        )
+    first, second = (share["kept"] for share in shares)
+    for name, value in first.items():
+        agree = torch.allclose(value, second[name], rtol=1e-4, atol=1e-5)
+        require(agree, f"{name} differs between processes after a step: gather what moves it")
+    return f"loss {alone:.4f}, {loss:.4f}"
+
+
+def _share(case: Case, rank: int, world: int) -> dict[str, Any]:
+    """One process's loss, gradients, and what it keeps after a step."""
+    task = case.build()
+    if world > 1:
+        distributed.sync_batchnorm(task)
+    mine = slice(rank * _TOTAL // world, (rank + 1) * _TOTAL // world)
+    views = tuple(task.views(case.setting.batch(_TOTAL)[mine], Rng(3, "cpu", rank, world)))
+    losses = backward(task, views + tuple(labels[mine] for labels in case.labels(_TOTAL)))
+    gradients = {n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None}
+    task.after_step(0.5)
+    local = (".running_mean", ".running_var", ".num_batches_tracked")
+    kept = {n: v for n, v in snapshot(task).items() if not n.endswith(local)}
+    return {"loss": losses.total.detach(), "gradients": gradients, "kept": kept}
+
+
+def _run(case: Case, folder: Path) -> list[dict[str, Any]]:
+    """What two processes make of the case.
+
+    Raises:
+        CheckSkipped: they could not build it.
+    """
+    try:
+        content = pickle.dumps(case)
+    except Exception as error:
+        raise CheckSkipped(
+            f"another process cannot build it: {' '.join(str(error).split())}; let the class and "
+            "the setting be importable by name"
+        ) from error
+    (folder / "case.pickle").write_bytes(content)
+    (folder / "plugins.json").write_text(json.dumps(plugins.files()))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", f"from {__name__} import work; work()", str(folder)]
+    started = [
+        subprocess.Popen(
+            [*command, str(rank)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in started:
+        with _ending(started):
+            _, said = process.communicate(timeout=_PATIENCE)
+        if process.returncode:
+            last = said.strip().splitlines()[-1:] or ["it ended without a word"]
+            with _ending(started):
+                require(False, f"one of two processes failed: {last[0]}")
+    return [torch.load(folder / f"share-{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@contextmanager
+def _ending(processes: list[subprocess.Popen[str]]) -> Iterator[None]:
+    """Within, if anything goes wrong, end the processes."""
+    try:
+        yield
+    except BaseException:
+        for process in processes:
+            process.kill()
+        raise
+
+
+def work() -> None:
+    """What one of the processes does, whose arguments are the folder and its rank."""
+    folder, rank = Path(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(1)
+    for file in json.loads((folder / "plugins.json").read_text()):
+        plugins.load_file(file)
+    # Written by the parent process into a folder of its own.
+    case: Case = pickle.loads((folder / "case.pickle").read_bytes())
+    rendezvous = f"file://{folder / 'rendezvous'}"
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
+    try:
+        share: dict[str, Tensor | dict[str, Tensor]] = _share(case, rank, 2)
+        torch.save(share, folder / f"share-{rank}.pt")
+        distributed.barrier()
+    finally:
+        torch.distributed.destroy_process_group()

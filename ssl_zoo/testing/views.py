@@ -1,0 +1,124 @@
+"""What a task makes of raw data."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+from torch import Tensor
+
+from ssl_zoo.errors import UserError
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.testing.case import Case, CheckSkipped, compute, require, same
+from ssl_zoo.testing.suite import promise
+from ssl_zoo.views import Rng
+
+
+@promise
+def views_are_tensors_of_steady_shape(case: Case) -> None:
+    """Views are tensors, whose shapes follow from the number of samples alone."""
+    task = case.build()
+    batch = case.setting.batch(6)
+    untouched = batch.clone()
+    views = task.views(batch, Rng(0))
+    require(same(batch, untouched), "views changes the batch that it is given")
+    require(isinstance(views, tuple) and bool(views), "views must return a tuple of tensors")
+    for i, view in enumerate(views, 1):
+        require(isinstance(view, Tensor), f"view {i} is no tensor, but {type(view).__name__}")
+        require(not view.requires_grad, f"view {i} requires a gradient")
+        finite = not view.is_floating_point() or bool(view.isfinite().all())
+        require(finite, f"view {i} has values that are not finite")
+    for n, seed in ((6, 1), (6, 2), (4, 0), (2, 0)):
+        others = task.views(case.setting.batch(n, seed), Rng(seed))
+        require(len(others) == len(views), f"{len(views)} views at one time, {len(others)} at another")
+        for i, (view, other) in enumerate(zip(views, others, strict=True), 1):
+            # A first dimension counts samples, or several of each, or is the same for all batches.
+            of_n = [len(view) * n // 6, len(view)] if view.ndim else []
+            fits = view.dtype == other.dtype and view.shape[1:] == other.shape[1:]
+            fits = fits and (not view.ndim or len(other) in of_n)
+            shown = f"{_shown(view)} of 6 samples, {_shown(other)} of {n}"
+            require(fits, f"view {i} has no steady shape: {shown}")
+
+
+def _shown(view: Tensor) -> str:
+    return f"{str(view.dtype).removeprefix('torch.')} {list(view.shape)}"
+
+
+@promise
+def views_obey_the_seed(case: Case) -> None:
+    """The same seed gives the same views, whatever torch's global generator is at; it is not moved."""
+    task = case.build()
+    batch = case.setting.batch(6)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        before = torch.get_rng_state()
+        first = task.views(batch, Rng(5))
+        moved = not torch.equal(torch.get_rng_state(), before)
+        torch.manual_seed(2)
+        second = task.views(batch, Rng(5))
+    for i, (a, b) in enumerate(zip(first, second, strict=True), 1):
+        require(same(a, b), f"view {i} is another one each time: draw all that is random from `rng`")
+    require(not moved, "views draws from torch's global generator: draw all that is random from `rng`")
+
+
+@promise
+def views_vary(case: Case) -> None:
+    """Another seed gives other views, and a sample that is there twice is changed in two ways."""
+    task = case.build()
+    one = case.setting.batch(1)
+    batch = one.expand(8, *one.shape[1:]).contiguous()
+    views = task.views(batch, Rng(0))
+    again = task.views(batch, Rng(1))
+    other_seed = any(not same(a, b) for a, b in zip(views, again, strict=True))
+    require(other_seed, "another seed gives the same views")
+    rows = [v for v in views if v.ndim and len(v) % 8 == 0]
+    differ = any(not torch.equal(v[0], v[i]) for v in rows for i in range(1, min(8, len(v))))
+    require(differ, "all samples of a batch are changed in the same way: draw parameters for each")
+
+
+@promise
+def views_take_any_image(case: Case) -> str:
+    """Images of one and three channels, of odd and unequal sides, larger and smaller than the input."""
+    if not isinstance(case.setting.spec, ImageSpec):
+        raise CheckSkipped(f"it takes {case.setting.spec.modality} data, no images")
+    for setting in case.settings:
+        try:
+            task = case.build(setting)
+            views = case.views(task, 5, setting=setting)
+            total = compute(task, views).total
+        except UserError as error:
+            raise AssertionError(f"{setting}: refused: {error}") from error
+        require(bool(total.isfinite()), f"{setting}: the loss is {total.item()}")
+    return f"{len(case.settings)} kinds"
+
+
+@promise
+def pictures_are_images(case: Case) -> None:
+    """What `ssl-zoo views` and the report draw are columns of images, one of each sample."""
+    if not isinstance(case.setting.spec, ImageSpec):
+        raise CheckSkipped(f"it takes {case.setting.spec.modality} data, no images")
+    task = case.build().eval()
+    views = case.views(task, 3)
+    with torch.no_grad():
+        columns = {**task.gallery(views), **task.reconstructions(views)}
+    require(bool(columns), "gallery gives no column, so there is nothing to look at")
+    for caption, column in columns.items():
+        good = column.ndim == 4 and len(column) == 3 and column.shape[1] == task.spec.channels
+        require(good, f"column {caption!r} must be [B, C, h, w], not {_shown(column)}")
+        require(column.is_floating_point(), f"column {caption!r} must be normalised, not {column.dtype}")
+
+
+@promise
+def throughput(case: Case) -> str:
+    """How fast views are made, which is told and not judged."""
+    task, setting = case.build(), case.setting
+    n = 256
+    batch = setting.batch(n)
+    task.views(batch, Rng(0))
+    times = []
+    for seed in range(5):
+        start = time.perf_counter()
+        task.views(batch, Rng(seed))
+        times.append(time.perf_counter() - start)
+    return f"views of {n / statistics.median(times):,.0f} samples/s ({setting})"
