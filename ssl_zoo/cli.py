@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="A zoo of self-supervised pretext tasks in which every task is a plugin.",
-    epilog="--debug, anywhere, shows the traceback of an error.",
+    epilog="--debug, --plugin and --no-plugin may stand anywhere; --debug shows an error's traceback.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -39,6 +40,7 @@ FLAGS = {
     "device": "train.device",
     "seed": "train.seed",
     "knn_every": "train.knn_every",
+    "observe": "train.observers",
 }
 """Which field of the configuration a flag sets."""
 
@@ -54,6 +56,9 @@ Epochs = Annotated[float | None, typer.Option(help="Budget in epochs (default 10
 Images = Annotated[int | None, typer.Option(help="Budget in images drawn.")]
 Minutes = Annotated[float | None, typer.Option(help="Budget in minutes.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images in a batch, over all processes.")]
+Observe = Annotated[
+    str | None, typer.Option(help="Comma-separated observers on request: tensorboard, wandb, …")
+]
 Seed = Annotated[int | None, typer.Option(help="All randomness follows from it.")]
 DeviceName = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, mps, …")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")]
@@ -113,6 +118,7 @@ def train(
     devices: Annotated[int, typer.Option(min=1, help="Processes, one on each device.")] = 1,
     seed: Seed = None,
     knn_every: Annotated[float | None, typer.Option(help="Epochs between evaluations.")] = None,
+    observe: Observe = None,
     config: ConfigFile = None,
     sets: Sets = None,
     out: Annotated[Path | None, typer.Option(help="Run directory (default under runs/).")] = None,
@@ -204,6 +210,7 @@ def compare(
     batch_size: BatchSize = None,
     device: DeviceName = None,
     precision: Precision = None,
+    observe: Observe = None,
     config: ConfigFile = None,
     sets: Sets = None,
     columns: Annotated[str | None, typer.Option(help="Comma-separated columns of the table.")] = None,
@@ -331,11 +338,54 @@ def tasks(
 
 
 @app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="A task.")],
+    data: Annotated[
+        str | None, typer.Option(help="Check on samples of this data, rather than on made ones.")
+    ] = None,
+    image_size: ImageSize = None,
+    backbone: Backbone = None,
+    sets: Sets = None,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHECK=REASON", help="A check that the task is right not to pass, and why."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check that a task keeps what every task promises; exit code 1 where it does not."""
+    from ssl_zoo import console, testing
+
+    expected = {check.strip(): reason for check, _, reason in (e.partition("=") for e in expect or ())}
+    checks = testing.checks_of(name, _given(locals()), sets or (), expected, flags=_flags())
+    if not console.print_checks(testing.outcomes(checks), json):
+        raise typer.Exit(1)
+
+
+@app.command("new-task")
+def new_task(
+    name: Annotated[str, typer.Argument(help="The task's name, such as colour-guess.")],
+    kind: Annotated[
+        str, typer.Option(help="What it starts from: joint-embedding, predictive or masked.")
+    ] = "joint-embedding",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder to write (default ssl-zoo-NAME).")
+    ] = None,
+) -> None:
+    """Write a package with a new task, which trains as it stands and tests itself."""
+    from ssl_zoo import console
+    from ssl_zoo.scaffold import new_task
+
+    console.print_new_task(name, new_task(name, kind, out))
+
+
+@app.command()
 def plugins(json: Json = False) -> None:
     """List every plugin with its distribution, what it contributes, and what is wrong with it."""
     from ssl_zoo import console, plugins
 
-    console.print_plugins(plugins.plugins(), json)
+    console.print_plugins(plugins.plugins(check=True), json)
 
 
 @app.command()
@@ -366,7 +416,10 @@ def views(
 
 def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the configuration that a command's parameters set."""
-    return {FLAGS[p]: v for p, v in parameters.items() if p in FLAGS and v is not None}
+    given = {FLAGS[p]: v for p, v in parameters.items() if p in FLAGS and v is not None}
+    if "train.observers" in given:
+        given["train.observers"] = _listed(given["train.observers"])
+    return given
 
 
 def _listed(text: str) -> list[str]:
@@ -377,8 +430,12 @@ def _listed(text: str) -> list[str]:
 def _configuration(file: Path | None, settings: Mapping[str, Any], sets: list[str] | None) -> RunConfig:
     from ssl_zoo.settings import load_config
 
-    flags = {path: f"--{parameter.replace('_', '-')}" for parameter, path in FLAGS.items()}
-    return load_config(file, settings, sets or (), flags=flags)
+    return load_config(file, settings, sets or (), flags=_flags())
+
+
+def _flags() -> dict[str, str]:
+    """What errors call a field that a flag has set."""
+    return {path: f"--{parameter.replace('_', '-')}" for parameter, path in FLAGS.items()}
 
 
 def main() -> None:
@@ -386,8 +443,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
-        given = [a for a in arguments if a != "--debug"] or ["--help"]
-        code = app(given, prog_name="ssl-zoo", standalone_mode=False)
+        code = app(_plugins_first(arguments) or ["--help"], prog_name="ssl-zoo", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     except Exception as error:
@@ -395,6 +451,21 @@ def main() -> None:
             raise
         _fail(*_explain(error))
     sys.exit(code)
+
+
+def _plugins_first(arguments: list[str]) -> list[str]:
+    """The arguments without ``--debug``; what says which plugins there are stands before the command."""
+    first: list[str] = []
+    rest: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument in ("--plugin", "--no-plugin"):
+            first += [argument, *itertools.islice(left, 1)]
+        elif argument.startswith(("--plugin=", "--no-plugin=")):
+            first.append(argument)
+        elif argument != "--debug":
+            rest.append(argument)
+    return first + rest
 
 
 def _explain(error: Exception) -> tuple[str, int]:
@@ -405,7 +476,9 @@ def _explain(error: Exception) -> tuple[str, int]:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "ssl-zoo"
         return f"{error.format_message()} (see {command} --help)", 2
-    return f"{type(error).__name__}: {error} (--debug shows where)", 1
+    from ssl_zoo.plugins import blame
+
+    return f"{blame(error) or f'{type(error).__name__}: {error}'} (--debug shows the traceback)", 1
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -120,6 +120,9 @@ class TrainConfig(_Section):
     knn_every: float | None = Field(None, gt=0, description="epochs between kNN evaluations")
     knn_points: int = Field(0, ge=0, description="kNN evaluations, evenly spread over the run")
     log_every: int = Field(10, ge=1, description="steps between logged lines")
+    observers: list[str] = Field(
+        default=[], description="observers on request that are told of the run, e.g. tensorboard, wandb"
+    )
     checkpoint_seconds: float = Field(60, ge=0, description="time between checkpoints; 0: each step")
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from shlex import quote
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ssl_zoo.plugins import PluginEntry, TaskEntry
     from ssl_zoo.run import Run
     from ssl_zoo.task import Task
+    from ssl_zoo.testing import Outcome
     from ssl_zoo.training import Trainer
 
 out = Console(highlight=False)
@@ -100,6 +102,14 @@ def print_task(name: str, cls: type[Task], json: bool) -> None:
                 say(f"  {section}.{key} {_shown(value)}")
 
 
+def print_new_task(name: str, folder: Path) -> None:
+    """Say what was written, and what to do next."""
+    say(f"wrote {folder}")
+    say(f"  pip install -e {quote(str(folder))}")
+    say(f"  ssl-zoo check {name}")
+    say(f"  ssl-zoo train --task {name}")
+
+
 def print_plugins(entries: Iterable[PluginEntry], json: bool) -> None:
     """List plugins, and what is wrong with them."""
     if json:
@@ -110,6 +120,27 @@ def print_plugins(entries: Iterable[PluginEntry], json: bool) -> None:
         origin = f"{entry.distribution} {entry.version}"
         _add_row(table, entry.name, origin, entry.contributes, entry.fault or "")
     out.print(table)
+
+
+def print_checks(outcomes: Iterable[Outcome], json: bool) -> bool:
+    """Show what comes of each check as it comes; whether all is well."""
+    made: list[Outcome] = []
+    for outcome in outcomes:
+        made.append(outcome)
+        if not json:
+            colour = {"passed": "green", "skipped": "dim", "expected": "yellow"}.get(
+                outcome.state, "red"
+            )
+            note = outcome.note or outcome.check.title
+            text = f"[{colour}]{outcome.state:10}[/] {outcome.check.name}: {escape(note)}"
+            out.print(text, soft_wrap=True)
+    counts = Counter(outcome.state for outcome in made)
+    if json:
+        keys = [{"check": o.check.name, "state": o.state, "note": o.note} for o in made]
+        print_json(keys)
+    else:
+        say(", ".join(f"{number} {state}" for state, number in counts.items()))
+    return not any(outcome.bad for outcome in made)
 
 
 def _add_row(table: Table, *cells: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +18,9 @@ FAILURES = (Exception, SystemExit)
 
 HOOKS = tuple(name for name in vars(hooks) if name.startswith("ssl_zoo_"))
 """The names of all hooks."""
+
+OBSERVING = frozenset(name for name in HOOKS if inspect.signature(getattr(hooks, name)).parameters)
+"""Those that observe a run; the others give something by name, and are told nothing."""
 
 _MACHINERY = {
     importlib.__file__,
@@ -102,8 +105,13 @@ def _fits(given: inspect.Signature, allowed: list[str]) -> bool:
     return set(names) <= set(allowed)
 
 
-def where(error: BaseException) -> str:
-    """An exception in one line, with the place that it was raised at."""
+def where(error: BaseException, within: Collection[Path] = ()) -> str:
+    """An exception in one line, with the place that it was raised at.
+
+    Args:
+        error: the exception.
+        within: files and folders whose own line is told, rather than that of a library they called.
+    """
     kind = type(error).__name__
     if isinstance(error, SyntaxError):
         return f"{kind}: {error.msg} at {error.filename}:{error.lineno}"
@@ -112,6 +120,8 @@ def where(error: BaseException) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename not in _MACHINERY and not frame.filename.startswith("<frozen importlib")
     ]
+    own = [frame for frame in frames if any(map(Path(frame.filename).is_relative_to, within))]
+    frames = own or frames
     place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     text = " ".join(str(error).split()[:60])
     return f"{kind}{': ' if text else ''}{text}{place}"

@@ -11,7 +11,9 @@ marks its implementations with `hookimpl`, and may leave out parameters that it 
 
 Those named ``ssl_zoo_register_…``, and `ssl_zoo_table_columns`, give something by name; two plugins
 that give one name are an error. The others observe a run, in its first process alone; one that
-raises is reported once and stops nothing.
+raises is reported once and stops nothing, but for a `UserError` from `ssl_zoo_run_started`, which
+refuses the run. A module observes every run, or with ``on_request = True`` only those that ask for it
+by its entry point's name: ``ssl-zoo train --observe NAME``.
 """
 
 # mypy: disable-error-code="empty-body"
@@ -95,11 +97,16 @@ def ssl_zoo_table_columns() -> Mapping[str, Column]:
 
 
 @hookspec
-def ssl_zoo_run_started(run: Run) -> None:
+def ssl_zoo_run_started(run: Run, step: int) -> None:
     """A run begins or goes on.
 
     Args:
         run: its directory; ``run.config()`` is what it was started with.
+        step: the optimiser steps that are done, more than 0 where it goes on. What was logged after
+            them is forgotten, and will be logged again.
+
+    Raises:
+        UserError: it must not begin, because what the observer needs is missing.
     """
 
 

@@ -13,7 +13,8 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import traceback
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,16 @@ import pluggy
 from ssl_zoo import hooks as specs
 from ssl_zoo.entries import Entry, canonical, describe, first_line, installed
 from ssl_zoo.errors import UserError, did_you_mean
-from ssl_zoo.faults import FAILURES, HOOKS, hook_fault, implementations, short, task_fault, where
+from ssl_zoo.faults import (
+    FAILURES,
+    HOOKS,
+    OBSERVING,
+    hook_fault,
+    implementations,
+    short,
+    task_fault,
+    where,
+)
 
 if TYPE_CHECKING:
     from ssl_zoo.task import Task
@@ -213,16 +223,71 @@ def collect(hook: str) -> dict[str, Any]:
     return {name: value for name, by_plugin in given.items() for value in by_plugin.values()}
 
 
-def notify(hook: str, **arguments: Any) -> None:
-    """Tell every observer; one that raises is reported once, and stops nothing."""
+def check_observers(names: Iterable[str]) -> None:
+    """Make sure that there are observers of these names.
+
+    Raises:
+        UserError: there is none of one of them.
+    """
+    loaded = _hook_plugins()
+    observing = {e.name for e, found in loaded.names.items() if OBSERVING.intersection(found)}
+    for name in names:
+        if name not in observing:
+            broken = {e.name: fault for e, fault in loaded.faults.items()}.get(name)
+            known = f" There are: {', '.join(sorted(observing))}" if observing else ""
+            said = f": {broken}" if broken else f".{did_you_mean(name, observing) or known}"
+            raise UserError(f"train.observers: there is no observer {name!r}{said}")
+
+
+def notify(hook: str, asked: Collection[str] = (), **arguments: Any) -> None:
+    """Tell the observers; one that raises is reported once, and stops nothing.
+
+    Args:
+        hook: the name of the hook.
+        asked: the observers on request that are to be told, by their entry points' names.
+        arguments: what the hook is called with.
+
+    Raises:
+        UserError: an observer refuses the run as it starts.
+    """
     hooks()
+    names = {_label(entry): entry.name for entry in _hook_plugins().names}
     for implementation in _calls(hook):
+        on_request = getattr(implementation.plugin, "on_request", False)
+        if on_request and names[implementation.plugin_name] not in asked:
+            continue
         wanted = [arguments[name] for name in implementation.argnames]
         try:
             implementation.function(*wanted)
         except FAILURES as error:
+            if isinstance(error, UserError) and hook == "ssl_zoo_run_started":
+                raise
             plugin = implementation.plugin_name
             _warn_once(f"plugin {plugin}: {hook} raised {where(error)}", key=f"notify {plugin}")
+
+
+def blame(error: BaseException) -> str | None:
+    """An exception in one line, with the plugin in whose code it arose and the line there.
+
+    Returns:
+        None if no plugin's code had a part in it.
+    """
+    files = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
+    for entry in _entries():
+        place = _place(entry)
+        if place is not None and any(file.is_relative_to(place) for file in files):
+            origin = f"{entry.distribution} {entry.version}".strip()
+            return f"{where(error, [place])}, in {origin}"
+    return None
+
+
+def _place(entry: Entry) -> Path | None:
+    """The folder of the package that an entry's module is in, or its file; None if not imported."""
+    module = sys.modules.get(entry.module.partition(".")[0])
+    file = getattr(module, "__file__", None)
+    if file is None or module is sys.modules[__package__]:
+        return None
+    return Path(file).parent if hasattr(module, "__path__") else Path(file)
 
 
 def plugins(check: bool = False) -> list[PluginEntry]:
@@ -414,7 +479,7 @@ def _registration_faults() -> dict[str, str]:
     """What only calling the registering hooks can tell, by plugin."""
     faults: dict[str, str] = {}
     for hook in HOOKS:
-        if inspect.signature(getattr(specs, hook)).parameters:
+        if hook in OBSERVING:
             continue
         given, failed = _gather(hook)
         faults |= failed

@@ -129,7 +129,7 @@ def test_what_fails_while_working_is_one_line_and_code_1(
         raise ValueError("a\nb")
 
     monkeypatch.setattr("ssl_zoo.evaluation.evaluate", broken)
-    assert call("eval", run.path) == (1, "", "error: ValueError: a b (--debug shows where)\n")
+    assert call("eval", run.path) == (1, "", "error: ValueError: a b (--debug shows the traceback)\n")
 
 
 def test_an_unreadable_file_among_good_ones_is_skipped_and_said(call: Call, tmp_path: Path) -> None:

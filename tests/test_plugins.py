@@ -18,9 +18,11 @@ import pytest
 
 from ssl_zoo import hooks as specs
 from ssl_zoo import plugins
+from ssl_zoo.entries import installed
 from ssl_zoo.errors import UserError
-from ssl_zoo.faults import HOOKS
+from ssl_zoo.faults import HOOKS, OBSERVING
 from ssl_zoo.task import Losses, Task
+from tests.conftest import OTHERS
 
 SHIPPED = ["byol", "inpainting", "moco", "rotation", "simclr", "supervised"]
 
@@ -51,6 +53,7 @@ def ssl_zoo_step_logged(step, metrics):
 """
 
 Install = Callable[..., Path]
+NO_OTHERS = {"SSL_ZOO_DISABLE_PLUGINS": ",".join(OTHERS)}
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +63,9 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(plugins, "_disabled", set())
     monkeypatch.setattr(plugins, "_warned", set())
     monkeypatch.delenv("SSL_ZOO_DISABLE_PLUGINS", raising=False)
+    monkeypatch.setattr(
+        plugins, "installed", lambda: [e for e in installed() if e.distribution not in OTHERS]
+    )
     before = set(sys.modules)
     plugins._hook_plugins.cache_clear()
     yield
@@ -114,7 +120,7 @@ def python(script: str, *folders: Path, **environment: str) -> Any:
     path = os.pathsep.join(map(str, folders))
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": path, **environment}, timeout=120,
+        env={**os.environ, "PYTHONPATH": path, **NO_OTHERS, **environment}, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -168,7 +174,7 @@ def test_listing_imports_neither_torch_nor_a_task(install: Install) -> None:
     assert listed == [["mine", "task", None], ["watch", "ssl_zoo_step_logged", None]]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["tasks"], ["plugins"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["tasks"], ["train", "--help"]])
 def test_the_command_line_lists_without_torch(arguments: list[str]) -> None:
     script = f"""
     import contextlib, io, json, sys
@@ -549,11 +555,65 @@ def test_an_observer_that_raises_stops_neither_the_run_nor_other_observers(
     assert len(warning.splitlines()) == 1
 
 
+def test_an_observer_on_request_is_told_only_of_runs_that_ask_for_it(install: Install) -> None:
+    install("dist-one", {"quiet": "dist_one"}, dist_one=OBSERVER + "\non_request = True\n")
+    plugins.notify("ssl_zoo_step_logged", run=None, step=1, metrics={})
+    plugins.notify("ssl_zoo_step_logged", ["other"], run=None, step=2, metrics={})
+    plugins.notify("ssl_zoo_step_logged", ["other", "quiet"], run=None, step=3, metrics={})
+    assert sys.modules["dist_one"].seen == [(3, {})]
+
+
+def test_asking_for_an_observer_that_there_is_not_is_an_error(install: Install) -> None:
+    install("dist-one", {"watch": "dist_one"}, dist_one=OBSERVER)
+    install("dist-bad", {"broken": "dist_bad"}, dist_bad=BROKEN)
+    plugins.check_observers(["watch"])
+    for name, said in (
+        ("wach", "there is no observer 'wach'. Did you mean 'watch'?"),
+        ("simclr", "there is no observer 'simclr'. There are: "),
+        ("protocols", "there is no observer 'protocols'. There are: "),
+        ("broken", "there is no observer 'broken': cannot be loaded: ModuleNotFoundError: "),
+    ):
+        with pytest.raises(UserError) as caught:
+            plugins.check_observers([name])
+        assert str(caught.value).startswith(f"train.observers: {said}")
+
+
+def test_an_observer_may_refuse_a_run_but_not_stop_one(install: Install) -> None:
+    refuse = "from ssl_zoo import UserError; raise UserError('log in first')"
+    source = observing("ssl_zoo_run_started", refuse) + observing("ssl_zoo_step_logged", refuse)
+    install("dist-one", {"watch": "dist_one"}, dist_one=source)
+    with pytest.raises(UserError, match="log in first"):
+        plugins.notify("ssl_zoo_run_started", run=None, step=0)
+    plugins.notify("ssl_zoo_step_logged", run=None, step=1, metrics={})
+
+
+def test_an_error_is_laid_to_the_plugin_in_whose_code_it_arose(install: Install) -> None:
+    source = TASK.replace(
+        "    def loss(self, views): ...",
+        "    def loss(self, views):\n        return views[0].view(-1, 7)  # seven",
+    )
+    folder = install("dist-one", {"mine": "dist_one.task:Mine"}, dist_one__task=source)
+    (folder / "dist_one" / "__init__.py").touch()
+    import torch
+
+    cls = plugins.load_task("mine")
+    with pytest.raises(RuntimeError) as caught:
+        cls.loss(None, (torch.ones(3),))  # type: ignore[arg-type]
+    said = plugins.blame(caught.value)
+    line = 1 + source[: source.index("# seven")].count("\n")
+    assert said is not None
+    assert said.startswith("RuntimeError: ")
+    assert said.endswith(f" at {folder / 'dist_one' / 'task.py'}:{line}, in dist-one 1.5")
+    with pytest.raises(ZeroDivisionError) as caught:
+        divmod(1, 0)
+    assert plugins.blame(caught.value) is None
+
+
 def test_an_observer_cannot_swallow_ctrl_c(install: Install) -> None:
     source = observing("ssl_zoo_run_started", "raise KeyboardInterrupt")
     install("dist-one", {"watch": "dist_one"}, dist_one=source)
     with pytest.raises(KeyboardInterrupt):
-        plugins.notify("ssl_zoo_run_started", run=None)
+        plugins.notify("ssl_zoo_run_started", run=None, step=0)
 
 
 def test_observers_are_called_in_pluggys_order(install: Install) -> None:
@@ -565,9 +625,9 @@ def test_observers_are_called_in_pluggys_order(install: Install) -> None:
         source = observing("ssl_zoo_run_started", f"run.append({name!r})", "run", mark)
         install(f"dist-{name}", {name: f"dist_{name}"}, **{f"dist_{name}": source})
     ours: list[str] = []
-    plugins.notify("ssl_zoo_run_started", run=ours)
+    plugins.notify("ssl_zoo_run_started", run=ours, step=0)
     theirs: list[str] = []
-    plugins.hooks().hook.ssl_zoo_run_started(run=theirs)
+    plugins.hooks().hook.ssl_zoo_run_started(run=theirs, step=0)
     assert ours == theirs == ["six", "two", "one"]
 
 
@@ -635,12 +695,15 @@ def test_a_hook_can_give_tasks(install: Install) -> None:
 
 
 def test_every_hook_is_called_with_the_arguments_that_it_promises() -> None:
-    """Each `notify` in the core gives what the hook's signature says, no more and no less."""
+    """Each `Trainer.tell` in the core gives what the hook's signature says, no more and no less."""
     calls = [
         node
         for file in Path(specs.__file__).parent.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "notify"
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "tell"
+        and node.args
     ]
     notified = set()
     for call in calls:
@@ -648,8 +711,7 @@ def test_every_hook_is_called_with_the_arguments_that_it_promises() -> None:
         notified.add(hook)
         promised = set(inspect.signature(getattr(specs, hook)).parameters)
         assert {keyword.arg for keyword in call.keywords} == promised, hook
-    observers = {h for h in HOOKS if inspect.signature(getattr(specs, h)).parameters}
-    assert notified == observers
+    assert notified == OBSERVING
 
 
 @pytest.mark.parametrize("hook", HOOKS)

@@ -24,6 +24,7 @@ from ssl_zoo.errors import Interrupted, SslZooError, UserError, first_line
 from ssl_zoo.evaluation import Subject, possible, score
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
 from ssl_zoo.faults import FAILURES, where
+from ssl_zoo.plugins import blame
 from ssl_zoo.run import Run, load_data, replace_file
 from ssl_zoo.training import Reporter, train
 
@@ -276,14 +277,14 @@ class RawCell(EvaluatedCell):
 
 def _reason(error: BaseException) -> str:
     """Why something failed, in one line."""
-    return first_line(error) if isinstance(error, SslZooError) else where(error)
+    return first_line(error) if isinstance(error, SslZooError) else blame(error) or where(error)
 
 
 def decisive(config: EncoderConfig) -> dict[str, Any]:
     """All settings that decide a run's figures, by dotted path."""
     sections = config.model_dump(exclude={"provenance"})
     chosen_here = {"train.precision", "train.device", "data.resident", "data.workers", "data.root"}
-    chosen_here |= {"train.checkpoint_seconds", "train.log_every"}
+    chosen_here |= {"train.checkpoint_seconds", "train.log_every", "train.observers"}
     flat = {f"{s}.{name}": value for s, values in sections.items() for name, value in values.items()}
     return {path: value for path, value in flat.items() if path not in chosen_here}
 

@@ -17,7 +17,7 @@ from ssl_zoo.data.decode import printable
 from ssl_zoo.errors import UserError, did_you_mean
 from ssl_zoo.evaluation import protocols
 from ssl_zoo.evaluation.scoring import UNTRAINED
-from ssl_zoo.plugins import load_task, tasks
+from ssl_zoo.plugins import check_observers, load_task, tasks
 from ssl_zoo.settings import Given, load_config, load_encoder_config, read_yaml
 
 RAW = "pixels"
@@ -180,7 +180,7 @@ def _check(comparison: Comparison) -> None:
     for name in comparison.overrides:
         if name not in (*names, *tasks()):  # a file may say more than is compared this time
             raise UserError(f"overrides.{name}: there is no such task.{did_you_mean(name, names)}")
-    comparison.encoder_config(0)
+    check_observers(comparison.encoder_config(0).train.observers)
     for name in names if comparison.tasks != "all" else ():
         comparison.run_config(name, 0)
 

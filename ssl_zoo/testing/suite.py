@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
-from ssl_zoo.errors import SslZooError, did_you_mean, first_line
+from ssl_zoo.config import BackboneConfig
+from ssl_zoo.errors import SslZooError, UserError, did_you_mean, first_line
 from ssl_zoo.faults import FAILURES, where
+from ssl_zoo.plugins import load_task
+from ssl_zoo.settings import load_config, parse_sets
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped
+from ssl_zoo.testing.setting import Setting, Source
 
 State = Literal["passed", "failed", "expected", "unexpected", "skipped"]
 Promise = Callable[[Case], str | None]
@@ -110,8 +114,8 @@ def task_checks(
     task: type[Task],
     *,
     options: Mapping[str, Any] | None = None,
-    backbone: Any = None,
-    settings: Any = None,
+    backbone: Mapping[str, Any] | BackboneConfig | None = None,
+    settings: Sequence[Setting] | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> list[Check]:
     """All checks of a task, none of them made yet.
@@ -137,6 +141,46 @@ def task_checks(
             raise ValueError(f"expected_failures: {name} needs a reason")
     case = Case.of(task, options, backbone, settings)
     return [Check(name, case, expected.get(name)) for name in PROMISES]
+
+
+def checks_of(
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    sets: Sequence[str] = (),
+    expected_failures: Mapping[str, str] | None = None,
+    **given: Any,
+) -> list[Check]:
+    """All checks of an installed task, with settings as a run has them.
+
+    Where they name a data source, the task is checked on its samples rather than on made ones.
+
+    Args:
+        name: the task's name.
+        settings: values by dotted path, as in `ssl_zoo.load_config`.
+        sets: texts of the form ``path=value``, likewise.
+        expected_failures: by the name of a check, why the task is right not to pass it.
+        given: further arguments of `ssl_zoo.load_config`.
+
+    Raises:
+        UserError: there is no such task, or anything about the settings is wrong.
+    """
+    task = load_task(name)
+    paths = {*(settings or {}), *parse_sets(sets)}
+    config = load_config(None, {**(settings or {}), "task.name": name}, sets, **given)
+    backbone = config.backbone if any(path.startswith("backbone.") for path in paths) else None
+    source = None
+    if "data.source" in paths:
+        source = [Source(config.data, config.backbone)]
+    try:
+        return task_checks(
+            task,
+            options=config.task.options(),
+            backbone=backbone,
+            settings=source,
+            expected_failures=expected_failures,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def outcomes(checks: Iterable[Check]) -> Iterator[Outcome]:

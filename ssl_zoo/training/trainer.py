@@ -24,7 +24,7 @@ from ssl_zoo.data import DataSet, LazySplit, batches
 from ssl_zoo.device import Device
 from ssl_zoo.errors import Interrupted, SslZooError
 from ssl_zoo.evaluation import MIDWAY, Scores, Subject, baselines, possible, protocols, rehearse, score
-from ssl_zoo.plugins import notify
+from ssl_zoo.plugins import check_observers, notify
 from ssl_zoo.run import Run, build_data, build_task, fitting, load_checkpoint, save_checkpoint
 from ssl_zoo.task import Losses, Task
 from ssl_zoo.training.budget import Budget
@@ -219,6 +219,10 @@ class Trainer:
             return exchange
         return contextlib.nullcontext()
 
+    def tell(self, hook: str, **arguments: Any) -> None:
+        """Tell the observers."""
+        notify(hook, self.config.train.observers, **arguments)
+
     def check_finite(self, loss: float, step: int) -> None:
         """Make sure that the loss of a step is a number.
 
@@ -324,7 +328,9 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
             os.fsync(log.fileno())
             state = {**trainer.state_dict(), "metrics_bytes": log.tell()}
             save_checkpoint(run, state)
-            notify("ssl_zoo_checkpoint_saved", run=run, step=trainer.step, path=run.checkpoint_file)
+            trainer.tell(
+                "ssl_zoo_checkpoint_saved", run=run, step=trainer.step, path=run.checkpoint_file
+            )
         saved = time.monotonic()
 
     def record(metrics: dict[str, float]) -> None:
@@ -332,7 +338,7 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
             log.write(json.dumps(metrics) + "\n")
             log.flush()
             reporter.step(trainer.progress, metrics)
-            notify("ssl_zoo_step_logged", run=run, step=trainer.step, metrics=metrics)
+            trainer.tell("ssl_zoo_step_logged", run=run, step=trainer.step, metrics=metrics)
 
     trainer.task.train()
     with _stop_signals() as stop, log or contextlib.nullcontext():
@@ -361,7 +367,7 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
                 if time.monotonic() - saved >= config.checkpoint_seconds:
                     save()
             if first and trainer.step % trainer.budget.steps_per_epoch == 0:
-                notify("ssl_zoo_epoch_ended", run=run, epoch=int(trainer.epoch))
+                trainer.tell("ssl_zoo_epoch_ended", run=run, epoch=int(trainer.epoch))
         save()
 
 
@@ -490,6 +496,7 @@ def train(
         assert run is not None
         config = run.config()
     protocol = list(protocols(protocol))
+    check_observers(config.train.observers)
     with distributed.processes(config.train.device) as local_rank:
         device = Device.choose(config.train, local_rank)
         trainer = Trainer(config, build_data(config, device.device, data), device)
@@ -505,14 +512,14 @@ def train(
                     _go_on(trainer, run)
                 if first:
                     reporter.started(run, trainer)
-                    notify("ssl_zoo_run_started", run=run)
+                    trainer.tell("ssl_zoo_run_started", run=run, step=trainer.step)
                 if trainer.progress < 1:
                     if first and run.results_file.is_file():
                         run.write_results({"scores": {}, "transfer": {}})  # of weights that move on
                     fit(trainer, run, reporter)
                 if first:
                     results = finish(trainer, run, protocol, with_baselines)
-                    notify("ssl_zoo_run_ended", run=run, results=results)
+                    trainer.tell("ssl_zoo_run_ended", run=run, results=results)
                     reporter.ended(run, results)
                 distributed.barrier()
             except Exception:
