@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssl_zoo.comparison import compare, tabulate
     from ssl_zoo.embedding import embed
-    from ssl_zoo.errors import SslZooError, UserError
+    from ssl_zoo.errors import SslZooError, Unsuitable, UserError
     from ssl_zoo.evaluation import evaluate
     from ssl_zoo.exporting import export
     from ssl_zoo.hooks import hookimpl
@@ -35,6 +35,7 @@ _HOMES = {
     "SslZooError": "errors",
     "Task": "task",
     "TaskOptions": "task",
+    "Unsuitable": "errors",
     "UserError": "errors",
     "compare": "comparison",
     "embed": "embedding",
@@ -59,6 +60,7 @@ __all__ = [
     "SslZooError",
     "Task",
     "TaskOptions",
+    "Unsuitable",
     "UserError",
     "__version__",
     "compare",

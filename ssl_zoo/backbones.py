@@ -14,7 +14,7 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from ssl_zoo.config import BackboneConfig
-from ssl_zoo.errors import UserError, did_you_mean
+from ssl_zoo.errors import Unsuitable, UserError, did_you_mean
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder
 
@@ -103,7 +103,7 @@ class TimmEncoder(Encoder):
             UserError: the model has no such stage, or none at all.
         """
         if not hasattr(self.model, "forward_intermediates"):
-            raise UserError("the backbone has no stages to choose from")
+            raise Unsuitable("the backbone has no stages to choose from")
         try:
             unpooled, maps = self.model.forward_intermediates(x, indices=list(indices))
         except (AssertionError, IndexError) as error:
@@ -118,11 +118,11 @@ class TimmEncoder(Encoder):
         not returned.
 
         Raises:
-            UserError: the model is no vision transformer that can drop patches.
+            Unsuitable: the model is no vision transformer that can drop patches.
         """
         dropping = getattr(self.model, "patch_drop", None)
         if not isinstance(dropping, nn.Module):
-            raise UserError(
+            raise Unsuitable(
                 "the backbone has no patches that can be left out; choose a vision transformer, such as "
                 "--backbone vit_small_patch16_224"
             )

@@ -18,6 +18,13 @@ class UserError(SslZooError):
     exit_code = 2
 
 
+class Unsuitable(UserError):
+    """A task cannot do with this data or this backbone, as a transformer's task cannot with a ResNet.
+
+    Raised where a task is built. A comparison of all tasks leaves it out, and says so.
+    """
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'a' or 'b'?`` for the known names nearest to `name`, or nothing.
 

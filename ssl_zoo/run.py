@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ssl_zoo.backbones import TimmEncoder, create_backbone
 from ssl_zoo.config import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
-from ssl_zoo.errors import SslZooError, UserError, first_line
+from ssl_zoo.errors import SslZooError, Unsuitable, UserError, first_line
 from ssl_zoo.plugins import collect, load_task, tasks
 from ssl_zoo.settings import dump_config, load_config, read_yaml
 from ssl_zoo.spec import ImageSpec, Spec
@@ -48,12 +48,12 @@ def build_data(config: RunConfig, device: torch.device, data: DataSet | None = N
         data: what its `data` section describes, if it is loaded already.
 
     Raises:
-        UserError: there is no such source, or it does not go with the task.
+        UserError: there is no such source; `Unsuitable` if it does not go with the task.
     """
     data = load_data(config.data, device) if data is None else data
     cls, name = load_task(config.task.name), config.task.name
     if data.spec.modality != cls.modality:
-        raise UserError(
+        raise Unsuitable(
             f"data.source: task {name!r} takes {cls.modality} data, "
             f"but {config.data.source!r} has {data.spec.modality} data"
         )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import Unsuitable
 from ssl_zoo.views import Rng
 
 __all__ = ["Encoder", "Field", "Losses", "Task", "TaskOptions"]
@@ -60,9 +60,9 @@ class Encoder(nn.Module, ABC):
             indices: which stages, as the backbone counts them; negative from the end.
 
         Raises:
-            UserError: the backbone has no such stage.
+            UserError: the backbone has no such stage; `Unsuitable` where it has none at all.
         """
-        raise UserError(f"{type(self).__name__} has no stages to choose from")
+        raise Unsuitable(f"{type(self).__name__} has no stages to choose from")
 
     def tokens(self, x: Tensor, visible: Tensor) -> Tensor:
         """The tokens [B, K, d] of some places alone; what lies elsewhere never enters the blocks.
@@ -73,9 +73,9 @@ class Encoder(nn.Module, ABC):
                 `feature_map` has, counted row by row.
 
         Raises:
-            UserError: the backbone is no transformer that can leave places out.
+            Unsuitable: the backbone is no transformer that can leave places out.
         """
-        raise UserError(f"{type(self).__name__} has no tokens that can be left out")
+        raise Unsuitable(f"{type(self).__name__} has no tokens that can be left out")
 
 
 class Task(nn.Module, ABC):

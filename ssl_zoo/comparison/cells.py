@@ -20,7 +20,7 @@ from ssl_zoo.comparison.config import RAW, Comparison
 from ssl_zoo.config import DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.device import Device
-from ssl_zoo.errors import Interrupted, SslZooError, UserError, first_line
+from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, UserError, first_line
 from ssl_zoo.evaluation import Subject, possible, score
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
 from ssl_zoo.faults import FAILURES, where
@@ -220,15 +220,20 @@ class TrainedCell(Cell):
         config, run = self.config, Run(self.path)
         if not run.results().get("steps"):
             started = run.config_file.is_file()
-            train(
-                None if started else config,
-                out=None if started else self.path,
-                resume=self.path if started else None,
-                reporter=reporter,
-                protocol=(),
-                with_baselines=False,
-                data=data,
-            )
+            try:
+                train(
+                    None if started else config,
+                    out=None if started else self.path,
+                    resume=self.path if started else None,
+                    reporter=reporter,
+                    protocol=(),
+                    with_baselines=False,
+                    data=data,
+                )
+            except Unsuitable as reason:
+                if self.comparison.tasks != "all":
+                    raise
+                return str(reason)
         task = device.place(run.load_task(data.spec))
         return Subject.of_task(task, data, device, seed=config.train.seed)
 

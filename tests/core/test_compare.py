@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import ssl_zoo
@@ -22,7 +23,8 @@ from ssl_zoo.comparison.config import conditions
 from ssl_zoo.errors import UserError
 from ssl_zoo.run import Run
 from ssl_zoo.training import train
-from tests.conftest import SMALL, Call, command, small_config
+from ssl_zoo_vision.rotation import Rotation
+from tests.conftest import OTHERS, SMALL, Call, command, small_config
 from tests.conftest import ssl_zoo as cli
 
 GIVEN: dict[str, Any] = {
@@ -478,6 +480,56 @@ def test_plugins_add_columns_and_one_that_fails_costs_no_other(done: Path, tmp_p
     assert rows["simclr"]["broken"] is None
     assert rows["pixels"]["first"] is None
     assert "ZeroDivisionError" in said.stderr
+
+
+# ---- tasks that do not suit the data or the backbone
+
+
+class Needy(Rotation):
+    """A task for transformers alone."""
+
+    name = "needy"
+
+    def __init__(self, encoder: Any, options: Any, spec: Any) -> None:
+        super().__init__(encoder, options, spec)
+        encoder.tokens(torch.zeros(1, spec.channels, spec.size, spec.size), torch.zeros(1, 1).long())
+
+
+class Textual(Rotation):
+    """A task for other data."""
+
+    name = "textual"
+    modality = "text"
+
+
+@pytest.fixture
+def needy_and_textual(own_tasks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    off = ["simclr", "moco", "byol", "inpainting", "supervised", *OTHERS]
+    monkeypatch.setenv("SSL_ZOO_DISABLE_PLUGINS", ",".join(off))
+    for task in (Needy, Textual):
+        plugins.register_task(task)
+
+
+def test_of_all_tasks_those_that_do_not_suit_are_left_out_and_said(
+    needy_and_textual: None, tmp_path: Path
+) -> None:
+    given = {**GIVEN, "tasks": "all", "seeds": 1, "baselines": []}
+    table = compare(out=tmp_path / "c", **given)
+    assert table.failed == []
+    notes = {row.name: row.notes for row in table.rows}
+    assert notes["rotation"] == []
+    assert "left out: the backbone has no patches that can be left out" in notes["needy"][0]
+    assert notes["textual"] == [
+        "left out: data.source: task 'textual' takes text data, but 'digits' has image data"
+    ]
+
+
+def test_a_task_that_is_asked_for_by_name_and_does_not_suit_has_failed(
+    needy_and_textual: None, tmp_path: Path
+) -> None:
+    table = compare(out=tmp_path / "c", **{**GIVEN, "tasks": ["needy"], "seeds": 1, "baselines": []})
+    assert [row.name for row in table.rows] == ["needy"]
+    assert len(table.failed) == 1
 
 
 # ---- data without labels
