@@ -1,7 +1,7 @@
 """The hooks that a plugin module can implement, all of them.
 
 A plugin module is named by an entry point ``name = "package.module"`` in the group ``ssl_zoo``. It
-marks its implementations with `hookimpl`, and may leave out parameters that it does not use::
+marks its implementations with `hookimpl`, and may leave out parameters that it does not use:
 
     from ssl_zoo import hookimpl
 

@@ -110,7 +110,7 @@ class ImageSpec(Spec):
         return x.mean(1, keepdim=True).expand(-1, self.channels, -1, -1)
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Intensities in [0, 1] [B, C, h, w] to zero mean and unit deviation per channel."""
+        """Intensities [B, C, h, w] in [0, 1] to zero mean and unit deviation per channel."""
         return (x - self._channel(self.mean, x)) / self._channel(self.std, x)
 
     def denormalise(self, x: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class Task(nn.Module, ABC):
     and keep queues and centres in buffers, and they are saved, but not trained. The options come
     validated. Calling the task is calling `loss`, which is what distributed training wraps.
 
-    A whole task::
+    A whole task:
 
         class Rotation(Task):
             name = "rotation"

@@ -217,7 +217,7 @@ def parametrize_with_checks(task: type[Task], **settings: Any) -> Any:
         settings: as for `task_checks`. Those that are expected to fail are strict: one that passes
             is a failure, so that the list does not grow old.
 
-    Example::
+    For example:
 
         @parametrize_with_checks(Colour, options={"width": 32})
         def test_conformance(check: Check) -> None:

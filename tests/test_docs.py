@@ -1,0 +1,196 @@
+"""What README and the documentation show is run as it stands, only smaller."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ssl_zoo import hooks, plugins
+from ssl_zoo.comparison import compare
+from ssl_zoo.faults import HOOKS
+from ssl_zoo.training import train
+from tests.conftest import OTHERS, SMALL, Call, small_config
+from tests.core.pictures import photo, write
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+NOT_HERE = {
+    "pip install . &&": "a fresh environment, which `.ci/run` makes",
+    "pip install '.[test]'": "likewise",
+    "pip install ./plugins": "likewise",
+    "--config configs/compare": "minutes, and 80 of them; `.ci/run` does the short one",
+    "--pretrained": "weights are downloaded",
+    "--data cifar10": "data are downloaded",
+    "python benchmarks": "it measures time",
+    "--observe": "the extras' own tests do (test_observers)",
+}
+"""What is not run here: a part of the line, and why."""
+
+SMALLER = {
+    "train": ["--images", "512", "--batch-size", "64", "--set", "train.log_every=2"],
+    "compare": ["--images", "256", "--batch-size", "64", "--seeds", "1"],
+}
+"""What is added to a command that would take minutes."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of code on a page.
+
+    Attributes:
+        language: of a fenced block; shell for an indented line.
+        code: what stands in it.
+        title: the file that it is.
+        line: where on the page it is.
+    """
+
+    language: str
+    code: str
+    title: str | None
+    line: int
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """The fenced blocks of a page, and the lines of its indented ones."""
+    fence: tuple[str, str | None, int] | None = None
+    inside: list[str] = []
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        opened = re.fullmatch(r"```(\w*)(?: title=\"([^\"]+)\")?", line)
+        if fence is not None:
+            if line == "```":
+                yield Block(fence[0], "\n".join(inside) + "\n", fence[1], fence[2])
+                fence, inside = None, []
+            else:
+                inside.append(line)
+        elif opened:
+            fence = (opened[1], opened[2], number)
+        elif re.match(r"    \S", line):
+            yield Block("shell", line.strip(), None, number)
+
+
+def commands(page: Path) -> list[Block]:
+    return [block for block in blocks(page) if block.language == "shell"]
+
+
+def test_pages_have_the_code_that_is_looked_for() -> None:
+    found = {page.name: {block.language for block in blocks(page)} for page in PAGES}
+    assert found["README.md"] == {"shell", "python"}
+    assert found["plugins.md"] >= {"shell", "python", "toml", "text"}
+    assert sum(len(commands(page)) for page in PAGES) > 40
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_is_one_that_there_is(page: Path) -> None:
+    for block in commands(page):
+        for command in block.code.split("&&"):
+            words = shlex.split(command, comments=True)
+            assert words[0] in ("ssl-zoo", "pip", "pytest", "python", "mkdocs"), block
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the pages suppose it: images, two runs, a comparison, configurations."""
+    home = tmp_path_factory.mktemp("home")
+    for i in range(120):
+        write(home / "photos" / ("cats" if i % 2 else "dogs") / f"{i}.png", photo(seed=i))
+    for name, seed in (("RUN", 0), ("B", 1)):
+        train(small_config("simclr", train__epochs=0.3, train__seed=seed), out=home / "runs" / name)
+    shutil.copytree(home / "runs" / "RUN", home / "runs" / "A")
+    settings = {**SMALL, "train.epochs": 0.2}
+    compare(tasks=["rotation"], seeds=1, set=settings, out=home / "runs" / "compare-…")
+    shutil.copytree(ROOT / "configs", home / "configs")
+    return home
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing registered by or for others, before and after."""
+    for name, empty in (("_local", {}), ("_files", []), ("_disabled", set())):
+        monkeypatch.setattr(plugins, name, empty)
+    plugins._hook_plugins.cache_clear()
+    yield
+    plugins._hook_plugins.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_shows_works(
+    page: Path, home: Path, call: Call, alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    names: dict[str, object] = {}
+    for block in blocks(page):
+        if block.language == "python" and block.title:
+            Path(block.title).write_text(block.code)
+        elif block.language == "python":
+            exec(compile("\n" * block.line + block.code, str(page), "exec"), names)
+        elif block.language == "shell" and not any(part in block.code for part in NOT_HERE):
+            run(block.code, call, home, monkeypatch)
+
+
+def run(line: str, call: Call, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, *arguments = shlex.split(line, comments=True)
+    if program == "pip":
+        installed = home / "site"
+        target = ["--no-deps", "--no-build-isolation", "--quiet", "--target", str(installed)]
+        command = [sys.executable, "-m", "pip", "install", *target, arguments[-1]]
+        subprocess.run(command, check=True, capture_output=True)
+        monkeypatch.syspath_prepend(str(installed))
+        return
+    assert program == "ssl-zoo", line
+    for name, smaller in SMALLER.items():
+        tabulates = any(a.startswith("runs/") for a in arguments)
+        if name in arguments and "--resume" not in arguments and not tabulates:
+            arguments += smaller
+            arguments += ["--image-size", "32"] if "photos/" in arguments else []
+    # What was given to an earlier command is not this one's.
+    monkeypatch.setattr(plugins, "_local", {})
+    monkeypatch.setattr(plugins, "_files", [])
+    monkeypatch.setattr(plugins, "_disabled", set())
+    plugins._hook_plugins.cache_clear()
+    code, out, err = call(*arguments)
+    finds_fault = (
+        arguments[:2] == ["check", "near"] and "all_gather(x)" not in Path("near.py").read_text()
+    )
+    assert code == (1 if finds_fault else 0), (line, out, err)
+
+
+def test_the_page_on_plugins_has_every_hook_with_its_exact_signature() -> None:
+    shown = next(
+        b.code for b in blocks(ROOT / "docs" / "plugins.md") if "ssl_zoo_run_started(" in b.code
+    )
+    wanted = [f"{name}{inspect.signature(getattr(hooks, name))}".replace("'", "") for name in HOOKS]
+    assert shown.splitlines() == wanted
+
+
+def test_adding_a_task_touches_one_file_and_one_line(call: Call, tmp_path: Path) -> None:
+    """The page's own task, in a distribution of one module and one entry point."""
+    site = tmp_path / "site"
+    info = site / "ssl_zoo_near-1.0.dist-info"
+    info.mkdir(parents=True)
+    task = [b for b in blocks(ROOT / "docs" / "plugins.md") if b.title == "near.py"][-1]
+    (site / "near.py").write_text(task.code)  # the file
+    (info / "entry_points.txt").write_text("[ssl_zoo]\nnear = near:Near\n")  # the line
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ssl-zoo-near\nVersion: 1.0\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        code, out, _ = call("tasks")
+        assert "near" in out
+        assert "ssl-zoo-near 1.0" in out
+        assert call("train", "--task", "near", *SMALLER["train"], "--out", "run")[0] == 0
+        assert call("views", "--task", "near", "-o", "near.png")[0] == 0
+        off = ["byol", "moco", "inpainting", "supervised", "rotation", "simclr", *OTHERS]
+        patch.setenv("SSL_ZOO_DISABLE_PLUGINS", ",".join(off))
+        code, out, _ = call("compare", "--tasks", "all", *SMALLER["compare"], "--baselines", "pixels")
+        assert code == 0
+        assert "near" in out
