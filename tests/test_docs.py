@@ -98,7 +98,7 @@ def test_every_command_is_one_that_there_is(page: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def supposed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the pages suppose it: images, two runs, a comparison, configurations."""
     home = tmp_path_factory.mktemp("home")
     for i in range(120):
@@ -110,6 +110,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compare(tasks=["rotation"], seeds=1, set=settings, out=home / "runs" / "compare-…")
     shutil.copytree(ROOT / "configs", home / "configs")
     return home
+
+
+@pytest.fixture
+def home(supposed: Path, tmp_path: Path) -> Path:
+    """Such a folder for one page alone."""
+    return shutil.copytree(supposed, tmp_path / "home")
 
 
 @pytest.fixture
@@ -151,6 +157,8 @@ def run(line: str, call: Call, home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for name, smaller in SMALLER.items():
         tabulates = any(a.startswith("runs/") for a in arguments)
         if name in arguments and "--resume" not in arguments and not tabulates:
+            if "--epochs" in arguments:
+                del arguments[(at := arguments.index("--epochs")) : at + 2]
             arguments += smaller
             arguments += ["--image-size", "32"] if "photos/" in arguments else []
     # What was given to an earlier command is not this one's.

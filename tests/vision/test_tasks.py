@@ -1,4 +1,4 @@
-"""The five tasks: what all of them promise, then what each paper asks for."""
+"""The five tasks: what each paper asks for; what all of them promise is in test_conformance."""
 
 from __future__ import annotations
 
@@ -47,7 +47,6 @@ VARIANTS = [
     (Inpainting, {"adversarial": 0.1}),
     (Inpainting, {"region": "centre"}),
 ]
-every_task = pytest.mark.parametrize("cls", TASKS)
 every_variant = pytest.mark.parametrize(
     ("cls", "options"), VARIANTS, ids=[f"{c.name}-{'-'.join(o)}" for c, o in VARIANTS]
 )
@@ -82,25 +81,7 @@ def views(task: Any, n: int = 8, seed: int = 0, **kwargs: Any) -> tuple[Tensor, 
     return drawn
 
 
-def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    return {k: v.clone() for k, v in module.state_dict().items()}
-
-
-def train(task: Any, steps: int, lr: float = 3e-3, same: bool = True, n: int = 8) -> list[float]:
-    """Losses of steps on one batch of images, in the same or in ever new views."""
-    optimizer = torch.optim.Adam([p for p in task.parameters() if p.requires_grad], lr=lr)
-    losses = []
-    for step in range(steps):
-        loss = task.loss(views(task, n, seed=0 if same else step)).total
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        task.after_step((step + 1) / steps)
-        losses.append(loss.item())
-    return losses
-
-
-# --- what every task promises ---
+# --- what all have in common, beside what test_conformance checks ---
 
 
 @every_variant
@@ -120,124 +101,6 @@ def test_views_are_normalised_images_of_the_networks_size_whatever_the_datas(
         assert view.dtype == torch.float32
         assert view.min() >= -2 - 1e-4  # (0 - mean) / std
         assert view.max() <= 2 + 1e-4
-
-
-@every_task
-def test_the_same_seed_gives_the_same_views_and_another_one_others(cls: type[Task]) -> None:
-    task = build(cls)
-    for a, b in zip(views(task, seed=5), views(task, seed=5), strict=True):
-        assert torch.equal(a, b)
-    assert not torch.equal(views(task, seed=5)[0], views(task, seed=6)[0])
-
-
-@every_variant
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_loss_is_a_finite_float32_scalar_in_either_precision(
-    cls: type[Task], options: dict[str, Any], dtype: torch.dtype
-) -> None:
-    task = build(cls, **options)
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        losses = task(views(task))
-    assert losses.total.shape == ()
-    for value in (losses.total, *losses.logs.values()):
-        assert value.dtype == torch.float32
-        assert value.isfinite()
-    assert not any(value.requires_grad for value in losses.logs.values())
-    losses.total.backward()
-    assert all(p.grad.isfinite().all() for p in task.parameters() if p.grad is not None)
-
-
-@every_variant
-@pytest.mark.parametrize("backbone", [TINY_RESNET, TINY_VIT], ids=["resnet", "vit"])
-def test_every_parameter_is_either_trained_or_frozen(
-    cls: type[Task], options: dict[str, Any], backbone: BackboneConfig
-) -> None:
-    task = build(cls, backbone=backbone, **options)
-    train(task, 2)  # residual branches start with a factor of 0, behind which no gradient gets
-    task.zero_grad()
-    task(views(task)).total.backward()
-    for name, p in task.named_parameters():
-        if name.startswith(("key_encoder.", "target.")):
-            assert not p.requires_grad
-            assert p.grad is None
-        else:
-            assert p.requires_grad, name
-            assert p.grad is not None, name
-            # What stands before a normalisation may be reached by a gradient of nothing.
-            assert p.grad.abs().sum() > 0 or name.endswith("bias"), name
-
-
-@every_variant
-def test_features_are_deterministic_and_change_nothing(cls: type[Task], options: dict[str, Any]) -> None:
-    task = build(cls, **options).eval()
-    before = snapshot(task)
-    x = task.spec.prepare(photos(6))
-    features = task.features(x)
-    assert features.shape == (6, task.encoder.width)
-    assert torch.equal(task.features(x), features)
-    torch.testing.assert_close(task.features(x[:1]), features[:1], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(snapshot(task), before, atol=0, rtol=0)
-
-
-@every_variant
-def test_teachers_and_queues_move_after_a_step_and_at_no_other_time(
-    cls: type[Task], options: dict[str, Any]
-) -> None:
-    def kept(task: Any) -> dict[str, Tensor]:
-        """Parameters of teachers, and queues."""
-        names = {n for n, _ in task.named_parameters()} | {"queue.features", "queue.place"}
-        return {
-            n: v
-            for n, v in snapshot(task).items()
-            if n in names and n.startswith(("key_encoder.", "target.", "queue."))
-        }
-
-    task = build(cls, **options)
-    train(task, 2)
-    optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=0.1)
-    before = kept(task)
-    assert bool(before) == (cls in (MoCo, BYOL))
-    task.loss(views(task)).total.backward()
-    optimizer.step()
-    torch.testing.assert_close(kept(task), before, atol=0, rtol=0)
-    task.after_step(0.5)
-    assert all(not torch.equal(v, before[n]) for n, v in kept(task).items() if n.endswith("weight"))
-    if "queue.features" in before:
-        assert not torch.equal(task.queue.features, before["queue.features"])
-
-
-@every_variant
-def test_a_task_goes_on_from_its_state_dict(cls: type[Task], options: dict[str, Any]) -> None:
-    task = build(cls, **options)
-    train(task, 2)
-    other = build(cls, **options)
-    other.load_state_dict(task.state_dict())
-    assert other.loss(views(other)).total.item() == task.loss(views(task)).total.item()
-
-
-@every_variant
-def test_the_loss_falls_clearly_on_a_batch_seen_again_and_again(
-    cls: type[Task], options: dict[str, Any]
-) -> None:
-    task = build(cls, **options)
-    losses = train(task, 30)
-    # MoCo's is low at first, until real keys have driven the random ones out of the queue.
-    assert losses[-1] < 0.72 * max(losses[:5])
-
-
-@pytest.mark.parametrize("cls", [SimCLR, MoCo, BYOL])
-def test_representations_of_different_images_stay_apart(cls: type[Task]) -> None:
-    task = build(cls)
-    train(task, 25, same=False, n=16)
-    z = F.normalize(task.eval().features(task.spec.prepare(photos(16))), dim=1)
-    z = F.normalize(z - z.mean(0), dim=1)
-    # Collapsed features differ by noise in one direction at most.
-    spectrum = torch.linalg.svdvals(z)
-    p = spectrum / spectrum.sum()
-    rank = torch.exp(-(p * p.clamp(min=1e-12).log()).sum())
-    assert rank > 4
-    raw = task.features(task.spec.prepare(photos(16)))
-    assert (raw.std(0) / raw.mean(0).abs().clamp(min=1e-6)).mean() > 0.05
 
 
 @every_variant

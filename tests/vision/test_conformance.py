@@ -1,0 +1,63 @@
+"""The shipped tasks keep what every task promises, in their variants and on another backbone."""
+
+from __future__ import annotations
+
+from ssl_zoo.testing import Check, parametrize_with_checks
+from ssl_zoo_vision.byol import BYOL
+from ssl_zoo_vision.inpainting import Inpainting
+from ssl_zoo_vision.moco import MoCo
+from ssl_zoo_vision.rotation import Rotation
+from ssl_zoo_vision.simclr import SimCLR
+from ssl_zoo_vision.supervised import Supervised
+
+VIT = {"name": "test_vit", "options": {"patch_size": 4}}
+
+
+@parametrize_with_checks(SimCLR)
+def test_simclr(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(SimCLR, backbone=VIT)
+def test_simclr_of_a_transformer(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(MoCo, options={"queue": 24})
+def test_moco(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(MoCo, options={"symmetric": True, "head": "linear", "key_groups": 4})
+def test_symmetric_moco_with_a_linear_head(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(BYOL, options={"hidden": 64, "out": 32})
+def test_byol(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(Rotation)
+def test_rotation(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(Rotation, options={"stage": -2})
+def test_rotation_with_features_of_a_middle_stage(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(Inpainting, options={"hidden": 32})
+def test_inpainting(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(Inpainting, options={"hidden": 32, "adversarial": 0.1, "region": "centre"})
+def test_inpainting_against_a_critic(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(Supervised)
+def test_supervised(check: Check) -> None:
+    check()
