@@ -72,7 +72,7 @@ class PluginEntry:
         name: the entry point's name.
         distribution: the name of the distribution that brings it.
         version: that distribution's version.
-        contributes: "task", or the names of its hooks.
+        contributes: "task", or what its hooks give.
         fault: what is wrong with it, None if nothing was found.
     """
 
@@ -300,7 +300,7 @@ def plugins(check: bool = False) -> list[PluginEntry]:
     faults = _registration_faults() if check else {}
     listed = []
     for entry in _entries():
-        contributes = "task" if entry.attr else ", ".join(loaded.names.get(entry, ()))
+        contributes = "task" if entry.attr else _contributed(loaded, entry, check)
         fault = entry.fault or loaded.faults.get(entry) or faults.get(_label(entry))
         claims = _claims(entry.name) if entry.attr else []
         if len(claims) > 1:
@@ -493,6 +493,21 @@ def _registration_faults() -> dict[str, str]:
                 if others:
                     faults[plugin] = f"{hook}: {name!r} is also given by {' and by '.join(others)}"
     return faults
+
+
+def _contributed(loaded: _HookPlugins, entry: Entry, call: bool) -> str:
+    """What a module of hooks gives: the names that the hooks register, if these are to be called."""
+    found = loaded.names.get(entry, [])
+    said = []
+    for hook in (hook for hook in found if hook not in OBSERVING):
+        kind = hook.removeprefix("ssl_zoo_").removeprefix("register_").replace("_", " ")
+        given = _gather(hook)[0] if call else {}
+        names = [name for name, by_plugin in given.items() if _label(entry) in by_plugin]
+        said.append(f"{kind}: {', '.join(names)}" if names else kind)
+    if OBSERVING.intersection(found):
+        asked = getattr(loaded.manager.get_plugin(_label(entry)), "on_request", False)
+        said.append("observer, on request" if asked else "observer")
+    return "; ".join(said)
 
 
 def _warn_once(message: str, key: str | None = None) -> None:

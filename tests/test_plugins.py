@@ -171,7 +171,7 @@ def test_listing_imports_neither_torch_nor_a_task(install: Install) -> None:
     assert names == sorted(["mine", *SHIPPED])
     assert modules == []
     assert mine == ["Guess the colour.", "Me 2030", "dist-one", "1.5"]
-    assert listed == [["mine", "task", None], ["watch", "ssl_zoo_step_logged", None]]
+    assert listed == [["mine", "task", None], ["watch", "observer", None]]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["tasks"], ["train", "--help"]])
@@ -392,7 +392,7 @@ def test_a_file_gives_tasks_and_hooks(tmp_path: Path) -> None:
     contributed = {
         p.name: p.contributes for p in plugins.plugins(check=True) if p.distribution == str(file)
     }
-    assert contributed == {"mine": "task", "my plugin.py": "ssl_zoo_step_logged"}
+    assert contributed == {"mine": "task", "my plugin.py": "observer"}
 
 
 def test_two_files_of_one_name_are_two_plugins(tmp_path: Path) -> None:
