@@ -149,7 +149,7 @@ def run(line: str, call: Call, home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     if program == "pip":
         installed = home / "site"
         target = ["--no-deps", "--no-build-isolation", "--quiet", "--target", str(installed)]
-        command = [sys.executable, "-m", "pip", "install", *target, arguments[-1]]
+        command = [sys.executable, "-m", "pip", "install", *target, str(Path(arguments[-1]).resolve())]
         subprocess.run(command, check=True, capture_output=True)
         monkeypatch.syspath_prepend(str(installed))
         return
@@ -157,8 +157,9 @@ def run(line: str, call: Call, home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for name, smaller in SMALLER.items():
         tabulates = any(a.startswith("runs/") for a in arguments)
         if name in arguments and "--resume" not in arguments and not tabulates:
-            if "--epochs" in arguments:
-                del arguments[(at := arguments.index("--epochs")) : at + 2]
+            for budget in ("--epochs", "--minutes"):
+                if budget in arguments:
+                    del arguments[(at := arguments.index(budget)) : at + 2]
             arguments += smaller
             arguments += ["--image-size", "32"] if "photos/" in arguments else []
     # What was given to an earlier command is not this one's.
