@@ -144,9 +144,19 @@ def ssl_zoo_checkpoint_saved(run: Run, step: int, path: Path) -> None:
 
 @hookspec
 def ssl_zoo_run_ended(run: Run, results: Mapping[str, Any]) -> None:
-    """A run has ended and was evaluated; not called for one that was interrupted.
+    """A run has ended and was evaluated.
 
     Args:
         run: the run's directory.
         results: what its ``results.json`` holds.
+    """
+
+
+@hookspec
+def ssl_zoo_run_stopped(run: Run, error: Exception) -> None:
+    """A run has stopped before its end: it was interrupted, or something failed.
+
+    Args:
+        run: the run's directory; one that has made no step is removed after this.
+        error: why; `ssl_zoo.errors.Interrupted` if a signal asked for it.
     """

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -198,10 +199,14 @@ class Run:
             raise UserError(f"--out {self.path}: exists and is not empty; choose another folder{go_on}")
 
     def discard(self) -> None:
-        """Remove a run that has made no step, and its folder if nothing else is in it."""
-        for file in (self.config_file, self.metrics_file, self.path / ".lock"):
-            file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # something of the user's is in it
+        """Remove a new run that has made no step, with what observers wrote, as `create` found it."""
+        kept = _LEFT_BEHIND - {".lock"}
+        for entry in list(self.path.iterdir()):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name not in kept:
+                entry.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a comparison's notes are in it
             self.path.rmdir()
             if self.path.parent == RUNS:
                 RUNS.rmdir()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -73,9 +74,12 @@ class Case:
             settings: what it is checked on; None for images of several kinds, or for the source
                 that the recipe of a task of another modality names.
         """
-        given = task.recipe.get("backbone") if backbone is None else backbone
-        if not isinstance(given, BackboneConfig):
-            given = TINY if given is None else BackboneConfig.model_validate(given)
+        if backbone is None:
+            given = _recipe_backbone(task)
+        elif isinstance(backbone, BackboneConfig):
+            given = backbone
+        else:
+            given = BackboneConfig.model_validate(backbone)
         if settings is None and task.modality != "image":
             settings = [Source(DataConfig.model_validate(task.recipe.get("data", {})), given)]
         if settings is None:
@@ -117,6 +121,14 @@ class Case:
             train=TrainConfig.model_validate({**train, **given, "device": "cpu", "precision": "fp32"}),
         )
         return Trainer(config, data, Device.choose(config.train), self.build(seed=seed))
+
+
+def _recipe_backbone(task: type[Task]) -> BackboneConfig:
+    """The backbone that a task's recipe names; a tiny ResNet if there is none, or it is wrong."""
+    try:
+        return BackboneConfig.model_validate(task.recipe["backbone"])
+    except (KeyError, ValidationError):  # of which a check of its own tells
+        return TINY
 
 
 def adam(task: Task, lr: float = 3e-3) -> Optimizer:

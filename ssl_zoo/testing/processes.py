@@ -8,8 +8,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ssl_zoo import distributed, plugins
-from ssl_zoo.testing.case import Case, CheckSkipped, backward, require, snapshot
+from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped, backward, require, snapshot
 from ssl_zoo.testing.suite import promise
 from ssl_zoo.views import Rng
 
@@ -89,32 +88,44 @@ def _run(case: Case, folder: Path) -> list[dict[str, Any]]:
     (folder / "plugins.json").write_text(json.dumps(plugins.files()))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", f"from {__name__} import work; work()", str(folder)]
-    started = [
-        subprocess.Popen(
-            [*command, str(rank)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            text=True,
+    started = []
+    for rank in range(2):
+        said = (folder / f"said-{rank}").open("w")
+        started.append(
+            subprocess.Popen(
+                [*command, str(rank)], env=environment, stdout=said, stderr=subprocess.STDOUT
+            )
         )
-        for rank in range(2)
-    ]  # fmt: skip
-    for process in started:
-        with _ending(started):
-            _, said = process.communicate(timeout=_PATIENCE)
-        if process.returncode:
-            last = said.strip().splitlines()[-1:] or ["it ended without a word"]
-            with _ending(started):
-                require(False, f"one of two processes failed: {last[0]}")
+    try:
+        failed = _first_to_fail(started)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    if failed is not None:
+        lines = (folder / f"said-{failed}").read_text().strip().splitlines()
+        require(False, f"one of two processes failed: {lines[-1] if lines else 'without a word'}")
     return [torch.load(folder / f"share-{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@contextmanager
-def _ending(processes: list[subprocess.Popen[str]]) -> Iterator[None]:
-    """Within, if anything goes wrong, end the processes."""
-    try:
-        yield
-    except BaseException:
-        for process in processes:
-            process.kill()
-        raise
+def _first_to_fail(processes: list[subprocess.Popen[bytes]]) -> int | None:
+    """The number of the process that fails first, of which the other's failure is but an echo.
+
+    Raises:
+        CheckFailed: they do not end.
+    """
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        codes = [process.poll() for process in processes]
+        for number, code in enumerate(codes):
+            if code:
+                return number
+        if None not in codes:
+            return None
+        time.sleep(0.05)
+    raise CheckFailed(
+        f"two processes do not end within {_PATIENCE} seconds: does one wait for the other?"
+    )
 
 
 def work() -> None:

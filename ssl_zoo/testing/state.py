@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import (
     Case,
+    CheckFailed,
     State,
     changed,
     compute,
@@ -137,19 +138,27 @@ def _kept(task: Task) -> State:
 
 
 class _Trap:
-    """Labels that may not be looked at."""
+    """Labels that may not be looked at; what was done to them is noted in `touched`."""
+
+    def __init__(self, touched: list[str]) -> None:
+        object.__setattr__(self, "_touched", touched)
 
     def __getattribute__(self, name: str) -> Any:
-        raise AssertionError(f"the labels were touched (labels.{name})")
+        _spring(self, f"labels.{name}")
 
     def __getitem__(self, index: Any) -> Any:
-        raise AssertionError("the labels were touched (labels[...])")
+        _spring(self, "labels[...]")
 
     def __len__(self) -> int:
-        raise AssertionError("the labels were touched (len(labels))")
+        _spring(self, "len(labels)")
 
     def __iter__(self) -> Any:
-        raise AssertionError("the labels were touched (iter(labels))")
+        _spring(self, "iter(labels)")
+
+
+def _spring(trap: _Trap, how: str) -> NoReturn:
+    object.__getattribute__(trap, "_touched").append(how)
+    raise CheckFailed(f"the labels were touched ({how})")
 
 
 @promise
@@ -157,8 +166,10 @@ def labels_are_never_touched(case: Case) -> str | None:
     """The zoo's trainer makes its steps without anybody looking at labels."""
     if case.cls.needs_labels:
         return "a baseline, which says that it needs labels"
-    trainer = case.trainer(labels=_Trap())
+    touched: list[str] = []
+    trainer = case.trainer(labels=_Trap(touched))
     batches = _steps(trainer)
     for _ in range(2):
         trainer.train_step(next(batches))
+    require(not touched, f"the labels were touched ({listed(touched, 1)})")  # and the error swallowed
     return None

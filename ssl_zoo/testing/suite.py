@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped
 from ssl_zoo.testing.setting import Setting, Source
 
 State = Literal["passed", "failed", "expected", "unexpected", "skipped"]
+Test = TypeVar("Test", bound=Callable[..., Any])
 Promise = Callable[[Case], str | None]
 """Raises if a task does not keep it; returns what is worth reporting."""
 
@@ -209,7 +210,7 @@ def check_task(task: type[Task], **settings: Any) -> list[Outcome]:
     return found
 
 
-def parametrize_with_checks(task: type[Task], **settings: Any) -> Any:
+def parametrize_with_checks(task: type[Task], **settings: Any) -> Callable[[Test], Test]:
     """Make a pytest function with a parameter ``check`` into one test for each check of a task.
 
     Args:
@@ -229,7 +230,10 @@ def parametrize_with_checks(task: type[Task], **settings: Any) -> Any:
         strict = [pytest.mark.xfail(reason=check.expected, strict=True)] if check.expected else []
         return pytest.param(_Tested(check.name, check.case, check.expected), id=check.name, marks=strict)
 
-    return pytest.mark.parametrize("check", map(tested, task_checks(task, **settings)))
+    decorator: Callable[[Test], Test] = pytest.mark.parametrize(
+        "check", [tested(check) for check in task_checks(task, **settings)]
+    )
+    return decorator
 
 
 class _Tested(Check):

@@ -522,7 +522,9 @@ def train(
                     trainer.tell("ssl_zoo_run_ended", run=run, results=results)
                     reporter.ended(run, results)
                 distributed.barrier()
-            except Exception:
+            except Exception as error:
+                if first:
+                    trainer.tell("ssl_zoo_run_stopped", run=run, error=error)
                 if first and resume is None and trainer.step == 0:
                     run.discard()
                 raise

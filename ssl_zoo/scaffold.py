@@ -1,0 +1,194 @@
+"""A package of one's own with one task in it, which installs, trains and passes as it stands."""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import os
+import re
+import shutil
+import unicodedata
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ssl_zoo import plugins
+from ssl_zoo.entries import Entry, canonical, installed
+from ssl_zoo.errors import UserError, did_you_mean
+
+KINDS = ("joint-embedding", "predictive", "masked")
+"""What a task starts from: views that attract, a change to be told, or pixels to be filled in."""
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_PREFIX = "ssl-zoo-"
+
+_FILES = {
+    "pyproject.toml": "pyproject.toml.jinja",
+    "README.md": "README.md.jinja",
+    ".gitignore": "gitignore.jinja",
+    ".github/workflows/test.yml": "workflow.yml.jinja",
+    "{module}.py": "{kind}/task.py.jinja",
+    "tests/{test}.py": "{kind}/test.py.jinja",
+}
+"""What is written, and the template that it is written from."""
+
+_SPOKEN_FOR = {
+    *dir(builtins),  # True and None among them
+    *("ANSWERS", "Case", "Check", "ClassVar", "ColorJitter", "Compose", "Encoder", "F", "Field"),
+    *("ImageSpec", "Losses", "Normalise", "Options", "RandomResizedCrop", "Rng", "Task"),
+    *("TaskOptions", "Tensor"),
+}
+"""Names that the files have another use for than the task's class."""
+
+
+def new_task(name: str, kind: str = "joint-embedding", folder: str | Path | None = None) -> Path:
+    """Write a package that brings one task, ready to be installed, trained and changed.
+
+    Args:
+        name: the task's name; the distribution is called ``ssl-zoo-NAME``.
+        kind: what the task starts from.
+        folder: where to, a folder that is empty or not there yet; None for ``ssl-zoo-NAME`` here.
+
+    Returns:
+        The folder. All of the package is in it, or an error leaves nothing behind.
+
+    Raises:
+        UserError: the name cannot be one or is taken, there is no such kind, or the folder cannot
+            be written.
+    """
+    _check_kind(kind)
+    _check_name(name)
+    folder = Path(f"{_PREFIX}{name}" if folder is None else folder)
+    content = _render(name, kind)
+    try:
+        _check_folder(folder)
+        _write(folder, content)
+    except OSError as error:
+        raise UserError(
+            f"folder {folder}: cannot be written: {error.strerror or error}; choose another one"
+        ) from error
+    return folder
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        meant = did_you_mean(kind, KINDS)
+        raise UserError(f"--kind {kind}: there is no such kind.{meant} There are: {', '.join(KINDS)}")
+
+
+def _check_name(name: str) -> None:
+    mended = _mend(name)
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"task name {name!r} {_fault(name)}: take lower-case letters and digits, with single "
+            f"dashes between them, such as {mended or 'colour-guess'!r}"
+        )
+    if name != mended:
+        raise UserError(f"task name {name!r}: the package gets the prefix by itself; take {mended!r}")
+    known: list[plugins.TaskEntry | Entry] = [*plugins.tasks().values(), *installed()]
+    for entry in known:
+        if canonical(entry.name) == name:
+            owner = f"{entry.distribution} {entry.version}".strip()
+            raise UserError(
+                f"task name {name!r} is taken, by {owner} ({entry.value}); choose another one"
+            )
+    module = _module(name)
+    if importlib.util.find_spec(module) is not None:
+        raise UserError(
+            f"task name {name!r}: its module would be {module}, and there is one already; "
+            "choose another one"
+        )
+
+
+def _fault(name: str) -> str:
+    """What is wrong with a name, as the end of a sentence about it."""
+    if not name:
+        return "is empty"
+    if strange := sorted(set(re.sub(r"[a-z0-9-]", "", name))):
+        return f"has {' and '.join(map(repr, strange))} in it"
+    if not name[0].isalpha():
+        return "does not start with a letter"
+    return "ends in a dash" if name.endswith("-") else "has two dashes in a row"
+
+
+def _mend(name: str) -> str:
+    """The nearest name that can be one, empty if there is none."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", plain).lower()  # ColourGuess
+    dashed = re.sub(r"[^a-z0-9]+", "-", apart).strip("-").removeprefix(_PREFIX)
+    return f"task-{dashed}" if dashed[:1].isdigit() else dashed
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_dir():
+        if any(folder.iterdir()):
+            raise UserError(f"folder {folder}: is not empty; choose another one")
+    elif folder.exists():
+        raise UserError(f"folder {folder}: is a file; choose another one")
+    elif not folder.parent.is_dir():
+        raise UserError(f"folder {folder}: there is no folder {folder.parent}; make it first")
+    home = _home(folder)
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise UserError(f"folder {folder}: {home} cannot be written into; choose another one")
+
+
+def _home(folder: Path) -> Path:
+    """The folder that is there and gets a new entry."""
+    return folder if folder.is_dir() else folder.parent
+
+
+def _module(name: str) -> str:
+    return f"{_PREFIX}{name}".replace("-", "_")
+
+
+def _class(name: str) -> str:
+    camel = "".join(part.capitalize() for part in name.split("-"))
+    return f"{camel}Task" if camel in _SPOKEN_FOR else camel
+
+
+def _render(name: str, kind: str) -> dict[str, str]:
+    """The text of each file, by its place in the package."""
+    environment = Environment(  # of programs: nothing is to be escaped
+        loader=PackageLoader("ssl_zoo", "templates/new_task"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    words = {
+        "name": name,
+        "kind": kind,
+        "distribution": f"{_PREFIX}{name}",
+        "module": _module(name),
+        "test": f"test_{name.replace('-', '_')}",
+        "cls": _class(name),
+    }
+    return {
+        place.format_map(words): environment.get_template(template.format_map(words)).render(words)
+        for place, template in _FILES.items()
+    }
+
+
+def _write(folder: Path, content: dict[str, str]) -> None:
+    """Put files together aside, and then into their folder."""
+    with TemporaryDirectory(prefix=".new-task-", dir=_home(folder)) as aside:
+        whole = Path(aside, "whole")
+        for place, text in content.items():
+            file = whole / place
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        if not folder.is_dir():
+            whole.rename(folder)
+            return
+        # Not replaced: somebody may stand in it.
+        with ExitStack() as undo:
+            for part in list(whole.iterdir()):
+                undo.callback(_remove, part.rename(folder / part.name))
+            undo.pop_all()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
