@@ -199,14 +199,13 @@ class Run:
             raise UserError(f"--out {self.path}: exists and is not empty; choose another folder{go_on}")
 
     def discard(self) -> None:
-        """Remove a new run that has made no step, with what observers wrote, as `create` found it."""
-        kept = _LEFT_BEHIND - {".lock"}
-        for entry in list(self.path.iterdir()):
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry, ignore_errors=True)
-            elif entry.name not in kept:
-                entry.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # a comparison's notes are in it
+        """Remove a new run that has made no step, observers' folders too, and its own if it is empty."""
+        for file in (self.config_file, self.metrics_file, self.path / ".lock"):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something of the user's is in it
+            for entry in list(self.path.iterdir()):  # there was none when the run was made
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
             self.path.rmdir()
             if self.path.parent == RUNS:
                 RUNS.rmdir()

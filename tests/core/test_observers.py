@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -242,6 +243,9 @@ def records(folder: Path) -> list[Any]:
     from wandb.proto.wandb_internal_pb2 import Record
 
     (file,) = folder.glob("*.wandb")
+    size = -1
+    while size < (size := file.stat().st_size):  # the client's own process writes a little later
+        time.sleep(1)
     data, place, part, found = file.read_bytes(), len(":W&B") + 3, b"", []
     while place + 7 <= len(data):
         if (left := 2**15 - place % 2**15) < 7:  # no header is cut by the end of a block

@@ -129,6 +129,7 @@ def test_a_run_is_not_made_over_anything(empty: Run, tmp_path: Path) -> None:
 
 def test_discarding_a_run_spares_what_is_not_its_own(empty: Run) -> None:
     (empty.path / "notes.txt").write_text("x")
+    (empty.path / "an-observers").mkdir()
     empty.metrics_file.write_text("")
     empty.discard()
     assert [p.name for p in empty.path.iterdir()] == ["notes.txt"]
@@ -183,11 +184,11 @@ def test_a_checkpoint_of_something_else(empty: Run) -> None:
 
 def test_a_run_whose_task_is_no_longer_installed(empty: Run) -> None:
     text = empty.config_file.read_text()
-    empty.config_file.write_text(text.replace("name: simclr", "name: jigsaw"))
+    empty.config_file.write_text(text.replace("name: simclr", "name: origami"))
     for function in (Run.open(empty.path).config, lambda: train(resume=empty.path)):
         said = complaint(function)
         assert said.startswith(f"{empty.config_file}: ")
-        assert "there is no task 'jigsaw'" in said
+        assert "there is no task 'origami'" in said
 
 
 @pytest.mark.parametrize("newer", ["99.0.0", "0.99.1", "1000.1"])
