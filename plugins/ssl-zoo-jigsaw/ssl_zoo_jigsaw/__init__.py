@@ -1,0 +1,1 @@
+"""Jigsaw puzzles, a pretext task for ssl-zoo."""

@@ -1,0 +1,211 @@
+"""Jigsaw puzzles: in which order do these nine tiles of an image lie?"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+from functools import cache
+from textwrap import shorten
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_zoo import Encoder, Field, ImageSpec, Losses, Rng, Task, TaskOptions, UserError
+from ssl_zoo.nn import full_precision, mlp, output_shape
+from ssl_zoo.views import Compose, RandomGrayscale, RandomResizedCrop
+
+GRID = 3
+"""Cells along a side of the puzzle."""
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+@cache
+def permutations(number: int, tiles: int = GRID**2, seed: int = 0) -> Tensor:
+    """A set of orders that are easy to tell apart, chosen greedily (Noroozi & Favaro 2016, algorithm 1).
+
+    The first is drawn. Each further one is as far as can be from the nearest chosen so far, in Hamming
+    distance; among equals the one with the largest mean distance, then the first in lexicographic
+    order. The paper goes by the mean alone: of 100 that is no larger than here, 8.08, but most differ
+    from another one in two tiles only (here: in at least six).
+
+    Returns:
+        int64 [number, tiles], row by row which cell's tile lies in each place. It is kept for the
+        next caller: do not write into it.
+
+    Raises:
+        ValueError: so few tiles do not have so many orders.
+    """
+    if number > math.factorial(tiles):
+        raise ValueError(f"{tiles} tiles have {math.factorial(tiles)} orders, fewer than {number}")
+    flat = itertools.chain.from_iterable(itertools.permutations(range(tiles)))
+    every = np.fromiter(flat, np.uint8).reshape(-1, tiles).T.copy()  # [tiles, n!]
+    nearest = np.full(every.shape[1], tiles, np.int32)
+    total = np.zeros_like(nearest)
+    chosen = [int(np.random.default_rng(seed).integers(every.shape[1]))]
+    while len(chosen) < number:
+        distance = (every != every[:, chosen[-1:]]).sum(0, dtype=np.uint8)
+        np.minimum(nearest, distance, out=nearest)  # 0 for the chosen, at least 2 for all others
+        total += distance
+        chosen.append(int((nearest * (tiles * number) + total).argmax()))
+    return torch.from_numpy(every[:, chosen].T.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class ChannelShift:
+    """Each colour is shifted by up to `pixels`, lest chromatic aberration tell where a tile lies."""
+
+    pixels: int
+
+    def __call__(self, x: Tensor, rng: Rng) -> Tensor:
+        """[B, C, H, W] to the same shape; the border is repeated."""
+        if x.shape[1] == 1 or not self.pixels:
+            return x
+        shift = (rng.uniform(*x.shape[:2], 2) * (2 * self.pixels + 1)).long() - self.pixels
+        for dim, by in zip((2, 3), shift.unbind(2), strict=True):
+            at = torch.arange(x.shape[dim], device=x.device) + by.unsqueeze(2)  # [B, C, side]
+            x = x.gather(dim, at.clamp(0, x.shape[dim] - 1).unsqueeze(5 - dim).expand_as(x))
+        return x
+
+
+def cut(x: Tensor, cells: Tensor, shift: Tensor, cell: int, tile: int) -> Tensor:
+    """Cut tiles out of the cells of a grid over each image.
+
+    Args:
+        x: images [B, C, 3·cell, 3·cell].
+        cells: whose tile lies in each place of the puzzle, counted row by row, int64 [B, 9].
+        shift: how far down and to the right in its cell each tile begins, in pixels, int64 [B, 9, 2].
+        cell: the side of a cell, in pixels.
+        tile: the side of a tile, in pixels.
+
+    Returns:
+        [B, 9, C, tile, tile].
+    """
+    corner = torch.stack([cells // GRID, cells % GRID], -1) * cell + shift  # [B, 9, 2]
+    rows, columns = (corner.unsqueeze(-1) + torch.arange(tile, device=x.device)).unbind(2)
+    image = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1)
+    # With the channels last, as the network wants them, a place is one read.
+    tiles = x.permute(0, 2, 3, 1)[image, rows.unsqueeze(3), columns.unsqueeze(2)]
+    return tiles.permute(0, 1, 4, 2, 3)
+
+
+def normalise(tiles: Tensor) -> Tensor:
+    """Each channel of each tile to mean 0 and deviation 1, as these would betray neighbours.
+
+    A deviation below one level of 256 is rounding, and is not blown up: a flat tile becomes 0.
+    """
+    mean, std = tiles.mean((-2, -1), keepdim=True), tiles.std((-2, -1), correction=0, keepdim=True)
+    return (tiles - mean) / std.clamp(min=1 / 255)
+
+
+def solve(tiles: Tensor, order: Tensor) -> Tensor:
+    """Put shuffled tiles [B, 9, ...] back into their cells, which `order` [B, 9] has place by place."""
+    return tiles[torch.arange(len(tiles), device=tiles.device).unsqueeze(1), order.argsort(1)]
+
+
+def arrange(tiles: Tensor, gap: int = 1) -> Tensor:
+    """Lay nine tiles [B, 9, C, t, t] out as a picture [B, C, s, s] with white lines between them."""
+    framed = F.pad(tiles, (0, gap, 0, gap), value=1e4)  # white once clamped
+    b, _, c, t, _ = framed.shape
+    picture = framed.view(b, GRID, GRID, c, t, t).permute(0, 3, 1, 4, 2, 5)
+    return picture.reshape(b, c, GRID * t, GRID * t)[..., :-gap, :-gap]
+
+
+class Jigsaw(Task):
+    """Nine tiles of an image are shuffled, and the permutation, one of a fixed set, is to be told."""
+
+    name = "jigsaw"
+    paper = "Noroozi & Favaro 2016, Learning by Solving Jigsaw Puzzles, arXiv:1603.09246"
+    recipe = {
+        "train": {
+            "optimizer": "sgd",
+            "lr": 0.1,
+            "lr_scaling": "none",
+            "weight_decay": 5e-4,
+            "batch_size": 128,
+        }
+    }
+
+    class Options(TaskOptions):
+        """The puzzle's options."""
+
+        permutations: int = Field(100, ge=2, le=1000, description="how many, of 9! = 362,880")
+        tile: int | None = Field(
+            None, ge=2, description="side of a tile in pixels; none: 64/225 of the input's, at least 16"
+        )
+        gap: float = Field(
+            11 / 64, ge=0, le=1, description="room in a cell, as a share of a tile's side"
+        )
+        crop_scale: tuple[Share, Share] = Field((0.6, 1.0), description="share of the image's area")
+        flip: float | None = Field(
+            None, ge=0, le=1, description="probability; none: 0.5, or 0 if the data has a reading side"
+        )
+        grayscale_p: float = Field(0.3, ge=0, le=1, description="probability of losing colour")
+        channel_shift: int | None = Field(
+            None, ge=0, description="of colours, in pixels; none: the paper's 2 in 225"
+        )
+        width: int = Field(256, ge=1, description="of fc6, for each tile; the paper's is 1024")
+        hidden: int = Field(1024, ge=1, description="width of fc7, for the puzzle; the paper's is 4096")
+
+    permutations: Tensor
+
+    def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
+        super().__init__(encoder, options, spec)
+        self.tile = options.tile or max(16, round(spec.size * 64 / 225))
+        self.cell = self.tile + math.ceil(options.gap * self.tile)
+        try:
+            output_shape(encoder, encoder, replace(spec, size=self.tile))
+        except Exception as error:  # each backbone's code fails in its own way
+            reason = shorten(str(error), 120, placeholder=" …")
+            raise UserError(
+                f"task.tile: the backbone cannot take {self.tile}×{self.tile} tiles ({reason}): set a "
+                f"larger one ({spec.size} will do), choose another --backbone, or let a ViT take any "
+                "size with backbone.options.dynamic_img_size=true"
+            ) from error
+        # Saved, so that a run goes on with the permutations that it began with.
+        self.register_buffer("permutations", permutations(options.permutations).clone())
+        self.fc6 = nn.Sequential(nn.Linear(encoder.width, options.width), nn.ReLU())
+        self.fc78 = mlp([GRID**2 * options.width, options.hidden, options.permutations])
+
+        side = GRID * self.cell
+        flip = (0.5 if spec.mirror else 0.0) if options.flip is None else options.flip
+        pixels = round(side * 2 / 225) if options.channel_shift is None else options.channel_shift
+        self.augment = Compose(
+            RandomResizedCrop(side, options.crop_scale, ratio=(1, 1), flip=flip),
+            ChannelShift(pixels),
+            RandomGrayscale(options.grayscale_p),
+        )
+
+    def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """Images [B, C, h, w] to shuffled tiles [B, 9, C, t, t] and their permutations' numbers [B]."""
+        x = self.augment(batch, rng)  # [B, C, 3·cell, 3·cell]
+        target = (rng.uniform(len(x)) * len(self.permutations)).long()
+        shift = (rng.uniform(len(x), GRID**2, 2) * (self.cell - self.tile + 1)).long()
+        return normalise(cut(x, self.permutations[target], shift, self.cell, self.tile)), target
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        """The cross entropy of the permutation, chance being the logarithm of their number."""
+        tiles, target = views
+        logits = full_precision(self.logits(tiles))  # [B, permutations]
+        accuracy = (logits.detach().argmax(1) == target).float().mean()
+        return Losses(F.cross_entropy(logits, target), {"accuracy": accuracy})
+
+    def logits(self, tiles: Tensor) -> Tensor:
+        """Tiles [B, 9, C, t, t], each seen alone, to logits [B, permutations] from all nine."""
+        z = self.fc6(self.encoder(tiles.flatten(0, 1)))  # [9B, width]
+        logits: Tensor = self.fc78(z.view(len(tiles), -1))
+        return logits
+
+    def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """The puzzle as the network sees it, and the same tiles in their cells."""
+        tiles, target = views
+        return {"puzzle": arrange(tiles), "solved": arrange(solve(tiles, self.permutations[target]))}
+
+    def reconstructions(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """The tiles where the network would put them."""
+        tiles, _ = views
+        order = self.permutations[self.logits(tiles).argmax(1)]
+        return {"as it solves it": arrange(solve(tiles, order))}

@@ -1,0 +1,1 @@
+"""Masked autoencoders as a task for ssl-zoo."""

@@ -1,0 +1,227 @@
+"""MAE: most patches of an image are hidden, and painted from the few that the network sees."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import field_validator
+from timm.layers import build_sincos2d_pos_embed
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from ssl_zoo import Encoder, Field, ImageSpec, Losses, Rng, Task, TaskOptions, Unsuitable, UserError
+from ssl_zoo.nn import full_precision, output_shape
+from ssl_zoo.views import Compose, Normalise, RandomResizedCrop
+
+Pair = tuple[int, int]
+
+
+def patchify(x: Tensor, patch: Pair) -> Tensor:
+    """Images [B, C, H, W] to patches [B, N, P] of p × q pixels, row by row; P = C·p·q."""
+    return F.unfold(x, patch, stride=patch).transpose(1, 2)
+
+
+def unpatchify(patches: Tensor, patch: Pair, size: int) -> Tensor:
+    """Undo `patchify` for square images: [B, N, P] to [B, C, size, size]."""
+    return F.fold(patches.transpose(1, 2), (size, size), patch, stride=patch)
+
+
+def take(patches: Tensor, places: Tensor) -> Tensor:
+    """The patches [B, N, P] that are at `places` [B, K], each image's own: [B, K, P]."""
+    return torch.take_along_dim(patches, places.unsqueeze(2), 1)
+
+
+def put(patches: Tensor, places: Tensor, new: Tensor) -> Tensor:
+    """Patches [B, N, P] with those at `places` [B, K] replaced by `new` [B, K, P]."""
+    return patches.scatter(1, places.unsqueeze(2).expand_as(new), new)
+
+
+def moments(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the deviation [B, N, 1] of the values of each patch [B, N, P].
+
+    The deviation is at least 1e-3, so that an even patch is normalised to 0, not to noise.
+    """
+    variance, mean = torch.var_mean(patches, 2, keepdim=True)
+    return mean, (variance + 1e-6).sqrt()
+
+
+def fit_to_tokens(encoder: Encoder, spec: ImageSpec, patch: Pair) -> None:
+    """Freeze the parameters that no token depends on: a pooling head, a norm after the pooling.
+
+    Raises:
+        Unsuitable: the backbone cannot leave patches out, or a token knows of more than its patch.
+    """
+    x = torch.linspace(-1, 1, spec.channels * spec.size**2).view(1, -1, spec.size, spec.size)
+    x.requires_grad_()
+    parameters = [p for p in encoder.parameters() if p.requires_grad]
+    training = encoder.training
+    encoder.eval()
+    try:
+        tokens = encoder.tokens(x, torch.zeros(1, 1, dtype=torch.long))  # the first patch's, [1, 1, d]
+    except Unsuitable as error:
+        raise Unsuitable(f"backbone.name: {error}") from error
+    finally:
+        encoder.train(training)
+    seen, *used = torch.autograd.grad(tokens[0, 0, 0], [x, *parameters], allow_unused=True)
+    if patchify(seen, patch)[0, 1:].any():
+        raise Unsuitable(
+            "backbone.name: what its patches show of one another gives the hidden ones away (they "
+            "overlap, or come from convolutions); choose plain ones, such as those of "
+            "--backbone vit_small_patch16_224"
+        )
+    for parameter, gradient in zip(parameters, used, strict=True):
+        parameter.requires_grad_(gradient is not None)
+
+
+class Decoder(nn.Module):
+    """A light transformer, from the tokens of some patches to the pixels of all (section 3).
+
+    Args:
+        tokens: d, the width of the encoder's tokens.
+        pixels: P, the number of values in a patch.
+        grid: rows and columns of patches.
+        width: D, the width of the blocks; 32 for each head of attention, as in the paper.
+        depth: the number of blocks.
+    """
+
+    positions: Tensor
+
+    def __init__(self, tokens: int, pixels: int, grid: Pair, width: int, depth: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(tokens, width)
+        self.mask_token = nn.Parameter(0.02 * torch.randn(width))
+        self.register_buffer("positions", build_sincos2d_pos_embed(list(grid), width))  # [N, D]
+        self.blocks = nn.Sequential(*(Block(width, width // 32, qkv_bias=True) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.pixels = nn.Linear(width, pixels)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """Tokens [B, K, d] of the places `visible` [B, K] to the pixels of all places [B, N, P]."""
+        seen = self.embed(tokens)  # [B, K, D]
+        masked = self.mask_token.to(seen.dtype).expand(len(seen), *self.positions.shape)
+        x = put(masked, visible, seen) + self.positions  # [B, N, D]
+        pixels: Tensor = self.pixels(self.norm(self.blocks(x)))
+        return pixels
+
+
+class MAE(Task):
+    """Three patches in four are hidden, and a decoder paints them from the tokens of the others."""
+
+    name = "mae"
+    paper = "He et al. 2021, Masked Autoencoders Are Scalable Vision Learners, arXiv:2111.06377"
+    recipe = {
+        "train": {
+            "optimizer": "adamw",
+            "optimizer_options": {"betas": [0.9, 0.95]},
+            "lr": 3e-3,
+            "weight_decay": 0.05,
+            "warmup": 0.1,
+        },
+        # For small images. The last norm comes before the pooling, where the decoder sees it, and
+        # there is no class token, whose output no loss would read.
+        "backbone": {
+            "name": "vit_tiny_patch16_224",
+            "options": {
+                **{"patch_size": 4, "embed_dim": 128, "depth": 4, "num_heads": 4},
+                **{"class_token": False, "global_pool": "avg", "fc_norm": False},
+            },
+        },
+    }
+
+    class Options(TaskOptions):
+        """MAE's options."""
+
+        mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of the patches that is hidden")
+        normalise_targets: bool = Field(
+            True, description="paint each patch relative to its own mean and deviation"
+        )
+        decoder_width: int = Field(
+            128, ge=32, multiple_of=32, description="width of the decoder; the paper's is 512"
+        )
+        decoder_depth: int = Field(2, ge=1, description="blocks of the decoder; the paper's has 8")
+        crop_scale: tuple[float, float] = Field((0.2, 1.0), description="share of the image's area")
+        flip: float | None = Field(
+            None,
+            ge=0,
+            le=1,
+            description="probability; none: 0.5, or 0 where the data has a reading side",
+        )
+
+        @field_validator("crop_scale")
+        @classmethod
+        def _range_of_shares(cls, scale: tuple[float, float]) -> tuple[float, float]:
+            if not 0 < scale[0] <= scale[1] <= 1:
+                raise ValueError("must be two shares in (0, 1], the smaller one first")
+            return scale
+
+    def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
+        super().__init__(encoder, options, spec)
+        _, width, *grid = output_shape(encoder, encoder.feature_map, spec)
+        rows, columns = grid
+        if spec.size % rows or spec.size % columns:
+            raise UserError(
+                f"backbone.options.patch_size: {rows} × {columns} patches do not divide images of "
+                f"{spec.size} × {spec.size}; choose among the divisors of {spec.size}"
+            )
+        self.patch = spec.size // rows, spec.size // columns
+        self.places, pixels = rows * columns, spec.channels * self.patch[0] * self.patch[1]  # N, P
+        fit_to_tokens(encoder, spec, self.patch)
+        if min(self.places, pixels) < 2:
+            raise UserError(
+                f"backbone.options.patch_size: patches of {self.patch[0]} × {self.patch[1]} leave "
+                f"nothing to paint in images of {spec.size} × {spec.size}; choose others"
+            )
+        hidden = round(options.mask_ratio * self.places)
+        self.visible = self.places - min(max(hidden, 1), self.places - 1)  # K
+        size = options.decoder_width, options.decoder_depth
+        self.decoder = Decoder(width, pixels, (rows, columns), *size)
+        flip = (0.5 if spec.mirror else 0.0) if options.flip is None else options.flip
+        crop = RandomResizedCrop(spec.size, scale=options.crop_scale, flip=flip)
+        self.augment = Compose(crop, Normalise(spec))
+
+    def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """Images [B, C, h, w] to crops [B, C, H, W], and the places [B, K] seen, [B, N - K] hidden."""
+        x = self.augment(batch, rng)
+        order = rng.uniform(len(x), self.places).argsort(1)  # [B, N]
+        return x, order[:, : self.visible], order[:, self.visible :]
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        """The mean squared error over the hidden patches, about 1 if their means alone are known."""
+        x, visible, hidden = views
+        target = take(patchify(x, self.patch), hidden)  # [B, N - K, P]
+        if self.options.normalise_targets:
+            mean, deviation = moments(target)
+            target = (target - mean) / deviation
+        return Losses(F.mse_loss(self.predict(x, visible, hidden), target))
+
+    def predict(self, x: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
+        """The hidden patches [B, N - K, P] as the network paints them, having seen the visible ones."""
+        pixels = self.decoder(self.encoder.tokens(x, visible), visible)
+        return full_precision(take(pixels, hidden))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The mean of the patch tokens [B, d], whatever the backbone pools by, which nothing trains."""
+        return self.encoder.feature_map(x).flatten(2).mean(2)
+
+    def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """The image and what the network sees of it."""
+        x, _, hidden = views
+        patches = patchify(x, self.patch)
+        return {"image": x, "input": self.picture(patches, hidden, 0 * take(patches, hidden))}
+
+    def reconstructions(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """What the network paints; relative to mean and deviation, it is shown with the true ones."""
+        x, visible, hidden = views
+        patches, painted = patchify(x, self.patch), self.predict(x, visible, hidden)
+        if self.options.normalise_targets:
+            mean, deviation = moments(take(patches, hidden))
+            painted = painted * deviation + mean
+        return {"painted": self.picture(patches, hidden, painted)}
+
+    def picture(self, patches: Tensor, places: Tensor, new: Tensor) -> Tensor:
+        """The images [B, C, H, W] of `patches` with some of them replaced."""
+        return unpatchify(put(patches, places, new), self.patch, self.spec.size)
