@@ -127,7 +127,7 @@ def _recipe_backbone(task: type[Task]) -> BackboneConfig:
     """The backbone that a task's recipe names; a tiny ResNet if there is none, or it is wrong."""
     try:
         return BackboneConfig.model_validate(task.recipe["backbone"])
-    except (KeyError, ValidationError):  # of which a check of its own tells
+    except (KeyError, TypeError, ValidationError):  # of which checks of their own tell
         return TINY
 
 
@@ -167,8 +167,9 @@ def snapshot(module: nn.Module) -> State:
 
 
 def changed(before: State, after: State) -> list[str]:
-    """The names of what is not the same to the bit."""
-    return [name for name, value in after.items() if not same(value, before[name])]
+    """The names of what is not the same to the bit, or not there before or after."""
+    both = before.keys() & after.keys()
+    return [n for n in {**before, **after} if n not in both or not same(before[n], after[n])]
 
 
 def same(a: Tensor, b: Tensor) -> bool:

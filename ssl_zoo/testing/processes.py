@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -13,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from ssl_zoo import distributed, plugins
+from ssl_zoo.faults import FAILURES, where
+from ssl_zoo.task import Task
 from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped, backward, require, snapshot
 from ssl_zoo.testing.suite import promise
 from ssl_zoo.views import Rng
@@ -59,6 +64,7 @@ def two_processes_are_one(case: Case) -> str:
 def _share(case: Case, rank: int, world: int) -> dict[str, Any]:
     """One process's loss, gradients, and what it keeps after a step."""
     task = case.build()
+    _stop_dropout(task)
     if world > 1:
         distributed.sync_batchnorm(task)
     mine = slice(rank * _TOTAL // world, (rank + 1) * _TOTAL // world)
@@ -71,6 +77,17 @@ def _share(case: Case, rank: int, world: int) -> dict[str, Any]:
     return {"loss": losses.total.detach(), "gradients": gradients, "kept": kept}
 
 
+def _stop_dropout(task: Task) -> None:
+    """Let nothing drop out, which each process draws for itself."""
+    for module in task.modules():
+        if isinstance(module, _DropoutNd):
+            module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+        elif isinstance(module, DropPath):
+            module.drop_prob = 0.0
+
+
 def _run(case: Case, folder: Path) -> list[dict[str, Any]]:
     """What two processes make of the case.
 
@@ -79,6 +96,8 @@ def _run(case: Case, folder: Path) -> list[dict[str, Any]]:
     """
     try:
         content = pickle.dumps(case)
+        if case.cls.__module__ == "__main__":
+            raise TypeError(f"{case.cls.__qualname__} is defined in __main__")
     except Exception as error:
         raise CheckSkipped(
             f"another process cannot build it: {' '.join(str(error).split())}; let the class and "
@@ -103,8 +122,9 @@ def _run(case: Case, folder: Path) -> list[dict[str, Any]]:
             process.kill()
             process.wait()
     if failed is not None:
-        lines = (folder / f"said-{failed}").read_text().strip().splitlines()
-        require(False, f"one of two processes failed: {lines[-1] if lines else 'without a word'}")
+        known = folder / "failed"
+        text = (known if known.exists() else folder / f"said-{failed}").read_text().strip()
+        require(False, f"one of two processes failed: {(text or 'without a word').splitlines()[-1]}")
     return [torch.load(folder / f"share-{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -142,5 +162,10 @@ def work() -> None:
         share: dict[str, Tensor | dict[str, Tensor]] = _share(case, rank, 2)
         torch.save(share, folder / f"share-{rank}.pt")
         distributed.barrier()
+    except FAILURES as error:
+        # Before the group ends, at which the other process fails too: what is first is the cause.
+        with contextlib.suppress(FileExistsError), (folder / "failed").open("x") as file:
+            file.write(where(error))
+        raise
     finally:
         torch.distributed.destroy_process_group()

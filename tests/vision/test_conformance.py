@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ssl_zoo.testing import Check, parametrize_with_checks
 from ssl_zoo_vision.byol import BYOL
 from ssl_zoo_vision.inpainting import Inpainting
@@ -18,6 +20,7 @@ def test_simclr(check: Check) -> None:
     check()
 
 
+@pytest.mark.slow
 @parametrize_with_checks(SimCLR, backbone=VIT)
 def test_simclr_of_a_transformer(check: Check) -> None:
     check()
@@ -28,6 +31,7 @@ def test_moco(check: Check) -> None:
     check()
 
 
+@pytest.mark.slow
 @parametrize_with_checks(MoCo, options={"symmetric": True, "head": "linear", "key_groups": 4})
 def test_symmetric_moco_with_a_linear_head(check: Check) -> None:
     check()
@@ -43,6 +47,7 @@ def test_rotation(check: Check) -> None:
     check()
 
 
+@pytest.mark.slow
 @parametrize_with_checks(Rotation, options={"stage": -2})
 def test_rotation_with_features_of_a_middle_stage(check: Check) -> None:
     check()
@@ -53,6 +58,7 @@ def test_inpainting(check: Check) -> None:
     check()
 
 
+@pytest.mark.slow
 @parametrize_with_checks(Inpainting, options={"hidden": 32, "adversarial": 0.1, "region": "centre"})
 def test_inpainting_against_a_critic(check: Check) -> None:
     check()

@@ -11,7 +11,18 @@ from pydantic import field_validator, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ssl_zoo import Encoder, Field, ImageSpec, Losses, Rng, Task, TaskOptions, UserError, distributed
+from ssl_zoo import (
+    Encoder,
+    Field,
+    ImageSpec,
+    Losses,
+    Rng,
+    Task,
+    TaskOptions,
+    Unsuitable,
+    UserError,
+    distributed,
+)
 from ssl_zoo.nn import full_precision, mlp, output_shape
 from ssl_zoo.views import Compose, Normalise, RandomResizedCrop
 from ssl_zoo_infomax.estimators import donsker_varadhan, info_nce, jsd, log_mean_exp
@@ -181,7 +192,7 @@ class DeepInfoMax(Task):
         try:
             shape = output_shape(encoder, lambda x: encoder.stages(x, [options.stage])[1][0], spec)
         except UserError as error:
-            raise UserError(f"task.stage: {error}") from error
+            raise Unsuitable(f"task.stage: {error}") from error
         (_, d, *grid), width, units = shape, encoder.width, options.units
         whole = d * math.prod(grid)
         # What has no weight is not there.

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_zoo import Encoder, Field, ImageSpec, Losses, Rng, Task, TaskOptions, UserError
+from ssl_zoo import Encoder, Field, ImageSpec, Losses, Rng, Task, TaskOptions, Unsuitable
 from ssl_zoo.nn import full_precision, mlp, output_shape
 from ssl_zoo.views import Compose, RandomGrayscale, RandomResizedCrop
 
@@ -160,7 +160,7 @@ class Jigsaw(Task):
             output_shape(encoder, encoder, replace(spec, size=self.tile))
         except Exception as error:  # each backbone's code fails in its own way
             reason = shorten(str(error), 120, placeholder=" …")
-            raise UserError(
+            raise Unsuitable(
                 f"task.tile: the backbone cannot take {self.tile}×{self.tile} tiles ({reason}): set a "
                 f"larger one ({spec.size} will do), choose another --backbone, or let a ViT take any "
                 "size with backbone.options.dynamic_img_size=true"
