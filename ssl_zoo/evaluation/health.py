@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ssl_zoo.evaluation.features import sample
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
-from ssl_zoo.evaluation.subject import Subject, evaluating
+from ssl_zoo.evaluation.subject import Subject
 
 MOST = 2048
 """So many samples tell alignment and uniformity, whose cost grows with pairs."""
@@ -60,22 +60,8 @@ def measure(subject: Subject) -> Scores:
     few = features[sample(len(features), MOST).to(features.device)]
     scores = {"rankme": rankme(features), "uniformity": uniformity(few), "spread": spread(features)}
     if subject.encoder is not None:
-        scores["alignment"] = alignment(*_two_views(subject))
+        scores["alignment"] = alignment(*subject.two_views(MOST))
     return scores
-
-
-def _two_views(subject: Subject) -> tuple[Tensor, Tensor]:
-    split = subject.data.train if subject.data.test is None else subject.data.test
-    device, spec = subject.device.device, subject.data.spec
-    generator = torch.Generator().manual_seed(subject.seed)
-    pairs: list[tuple[Tensor, Tensor]] = []
-    with evaluating(subject.module):
-        for numbers in sample(len(split), MOST).split(512):
-            batch = split.batch(numbers).to(device)
-            x, y = (subject.embed(spec.vary(batch, generator)).float() for _ in range(2))
-            pairs.append((x, y))
-    x, y = (torch.cat(part) for part in zip(*pairs, strict=True))
-    return x, y
 
 
 def warning(scores: Scores) -> str | None:

@@ -132,6 +132,26 @@ class Subject:
             classes=int(max(bank_labels.max(), test_labels.max())) + 1,
         )
 
+    def two_views(self, most: int) -> tuple[Tensor, Tensor]:
+        """The features [M, D] of samples of the test split in two slightly different views each.
+
+        What changes follows from the seed. Of the raw input they are the raw input of the views.
+
+        Args:
+            most: at most so many samples, spread over the split.
+        """
+        split = self.data.train if self.data.test is None else self.data.test
+        spec, generator = self.data.spec, torch.Generator().manual_seed(self.seed)
+        represent = spec.raw if self._embed is None else self.embed
+        pairs: list[tuple[Tensor, Tensor]] = []
+        with evaluating(self.module):
+            for numbers in sample(len(split), most).split(512):
+                batch = split.batch(numbers).to(self.device.device)
+                x, y = (represent(spec.vary(batch, generator)).float() for _ in range(2))
+                pairs.append((x, y))
+        x, y = (torch.cat(part) for part in zip(*pairs, strict=True))
+        return x, y
+
     def labels(self) -> tuple[Tensor, Tensor]:
         """The labels [N] of the bank and [M] of the test split, on the CPU.
 

@@ -169,9 +169,9 @@ def checks_of(
     paths = {*(settings or {}), *parse_sets(sets)}
     config = load_config(None, {**(settings or {}), "task.name": name}, sets, **given)
     backbone = config.backbone if any(path.startswith("backbone.") for path in paths) else None
-    source = None
-    if "data.source" in paths:
-        source = [Source(config.data, config.backbone)]
+    source = [Source(config.data, config.backbone)] if "data.source" in paths else None
+    if source:
+        _ = source[0].spec  # what cannot be loaded is no fault of the task
     try:
         return task_checks(
             task,

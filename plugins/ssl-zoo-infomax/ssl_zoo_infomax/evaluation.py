@@ -5,10 +5,8 @@ from __future__ import annotations
 import statistics
 
 import torch
-from torch import Tensor
 
-from ssl_zoo.evaluation import Metric, Protocol, Scores, Subject, evaluating, extract
-from ssl_zoo.evaluation.features import sample
+from ssl_zoo.evaluation import Metric, Protocol, Scores, Subject
 from ssl_zoo.evaluation.linear import Axes
 from ssl_zoo_infomax.mine import estimate
 
@@ -22,27 +20,9 @@ SPLITS = 3
 """So many random splits into what trains a critic and what measures are averaged."""
 
 
-def two_views(subject: Subject) -> tuple[Tensor, Tensor]:
-    """The features [M, D] of two slightly different views of samples of the test split.
-
-    Of the raw input they are the raw input of the views.
-    """
-    data, device = subject.data, subject.device.device
-    split = data.train if data.test is None else data.test
-    generator = torch.Generator().manual_seed(subject.seed)
-    represent = data.spec.raw if subject.encoder is None else subject.embed
-
-    def pair(batch: Tensor) -> Tensor:
-        return torch.stack([represent(data.spec.vary(batch, generator)) for _ in range(2)], 1)
-
-    with evaluating(subject.module):
-        x, y = extract(pair, split, device, sample(len(split), MOST)).unbind(1)
-    return x, y
-
-
 def measure(subject: Subject) -> Scores:
     """MINE's estimate; nothing of few samples."""
-    x, y = two_views(subject)
+    x, y = subject.two_views(MOST)
     # Without any noise between them two views share infinitely much, unless they are constant.
     if len(x) < FEWEST or (torch.equal(x, y) and not torch.equal(x, x[:1].expand_as(x))):
         return {}
