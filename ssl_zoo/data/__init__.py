@@ -1,8 +1,7 @@
 """Data: from a name or a folder to raw batches on the device."""
 
-from ssl_zoo.data.assemble import assemble
 from ssl_zoo.data.lazy import LazySplit, batches
 from ssl_zoo.data.sources import load
 from ssl_zoo.data.splits import ArraySplit, DataSet, Split
 
-__all__ = ["ArraySplit", "DataSet", "LazySplit", "Split", "assemble", "batches", "load"]
+__all__ = ["ArraySplit", "DataSet", "LazySplit", "Split", "batches", "load"]

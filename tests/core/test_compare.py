@@ -288,7 +288,7 @@ def test_a_wrong_request_is_one_line_and_writes_nothing(call: Call, wrong: str) 
 
 def test_no_task_may_have_conditions_of_its_own() -> None:
     own: list[tuple[str, str, Any]] = [
-        ("train", "epochs", 3), ("train", "minutes", 1), ("backbone", "name", "resnet18"),
+        ("train", "epochs", 3), ("train", "minutes", 1), ("backbone", "name", "resnet34"),
         ("data", "image_size", 24),
     ]  # fmt: skip
     for section, name, value in own:
