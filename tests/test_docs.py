@@ -193,7 +193,7 @@ def test_adding_a_task_touches_one_file_and_one_line(call: Call, tmp_path: Path)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ssl-zoo-near\nVersion: 1.0\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(site))
-        code, out, _ = call("tasks")
+        _code, out, _ = call("tasks")
         assert "near" in out
         assert "ssl-zoo-near 1.0" in out
         assert call("train", "--task", "near", *SMALLER["train"], "--out", "run")[0] == 0
