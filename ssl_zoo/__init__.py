@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ssl_zoo.evaluation import evaluate
     from ssl_zoo.exporting import export
     from ssl_zoo.hooks import hookimpl
+    from ssl_zoo.options import CropOptions
     from ssl_zoo.reporting import report
     from ssl_zoo.run import Run, load_backbone
     from ssl_zoo.settings import load_config
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ssl_zoo.views import Rng
 
 _HOMES = {
+    "CropOptions": "options",
     "Encoder": "task",
     "Field": "task",
     "ImageSpec": "spec",
@@ -50,6 +52,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CropOptions",
     "Encoder",
     "Field",
     "ImageSpec",

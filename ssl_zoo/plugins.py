@@ -297,10 +297,11 @@ def plugins(check: bool = False) -> list[PluginEntry]:
         check: import the tasks too, and call the registering hooks, to find theirs.
     """
     loaded = _hook_plugins()
-    faults = _registration_faults() if check else {}
+    gathered = {hook: _gather(hook) for hook in HOOKS if check and hook not in OBSERVING}
+    faults = _registration_faults(gathered)
     listed = []
     for entry in _entries():
-        contributes = "task" if entry.attr else _contributed(loaded, entry, check)
+        contributes = "task" if entry.attr else _contributed(loaded, entry, gathered)
         fault = entry.fault or loaded.faults.get(entry) or faults.get(_label(entry))
         claims = _claims(entry.name) if entry.attr else []
         if len(claims) > 1:
@@ -456,8 +457,12 @@ def _calls(hook: str) -> Iterator[pluggy.HookImpl]:
     return reversed(caller.get_hookimpls())
 
 
-def _gather(hook: str) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """What plugins give under each name, by plugin; and the faults of those that fail, likewise."""
+_Gathered = tuple[dict[str, dict[str, Any]], dict[str, str]]
+"""What plugins give under each name, by plugin; and the faults of those that fail, likewise."""
+
+
+def _gather(hook: str) -> _Gathered:
+    """Call a registering hook of every plugin."""
     given: dict[str, dict[str, Any]] = {}
     faults: dict[str, str] = {}
     for implementation in _calls(hook):
@@ -475,13 +480,10 @@ def _gather(hook: str) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     return given, faults
 
 
-def _registration_faults() -> dict[str, str]:
+def _registration_faults(gathered: Mapping[str, _Gathered]) -> dict[str, str]:
     """What only calling the registering hooks can tell, by plugin."""
     faults: dict[str, str] = {}
-    for hook in HOOKS:
-        if hook in OBSERVING:
-            continue
-        given, failed = _gather(hook)
+    for hook, (given, failed) in gathered.items():
         faults |= failed
         for name, by_plugin in given.items():
             for plugin, value in by_plugin.items():
@@ -495,13 +497,13 @@ def _registration_faults() -> dict[str, str]:
     return faults
 
 
-def _contributed(loaded: _HookPlugins, entry: Entry, call: bool) -> str:
-    """What a module of hooks gives: the names that the hooks register, if these are to be called."""
+def _contributed(loaded: _HookPlugins, entry: Entry, gathered: Mapping[str, _Gathered]) -> str:
+    """What a module of hooks gives: the names that its hooks register, as far as they were called."""
     found = loaded.names.get(entry, [])
     said = []
     for hook in (hook for hook in found if hook not in OBSERVING):
         kind = hook.removeprefix("ssl_zoo_").removeprefix("register_").replace("_", " ")
-        given = _gather(hook)[0] if call else {}
+        given = gathered[hook][0] if hook in gathered else {}
         names = [name for name, by_plugin in given.items() if _label(entry) in by_plugin]
         said.append(f"{kind}: {', '.join(names)}" if names else kind)
     if OBSERVING.intersection(found):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ssl_zoo import cli
+from ssl_zoo import cli, plugins
 from ssl_zoo.config import RunConfig
 from ssl_zoo.entries import installed
 from ssl_zoo.settings import load_config
@@ -94,3 +94,13 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
         return (code if isinstance(code, int) else 0), out, err
 
     return call
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing registered by or for others, before and after."""
+    for name, empty in (("_local", {}), ("_files", []), ("_disabled", set())):
+        monkeypatch.setattr(plugins, name, empty)
+    plugins._hook_plugins.cache_clear()
+    yield
+    plugins._hook_plugins.cache_clear()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ssl_zoo import plugins
 from ssl_zoo.testing.suite import PROMISES
 from tests.conftest import Call
+
+pytestmark = pytest.mark.usefixtures("alone")
 
 NEAR = '''
 import torch.nn.functional as F
@@ -29,15 +29,6 @@ class Near(Task):
 '''
 SOUND = "return Losses((x - y).square().sum(1).mean() + 1)"
 FAILING = 'raise RuntimeError("out of crops")'
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, empty in (("_local", {}), ("_files", []), ("_disabled", set())):
-        monkeypatch.setattr(plugins, name, empty)
-    plugins._hook_plugins.cache_clear()
-    yield
-    plugins._hook_plugins.cache_clear()
 
 
 def near(loss: str = SOUND) -> Path:

@@ -118,16 +118,6 @@ def home(supposed: Path, tmp_path: Path) -> Path:
     return shutil.copytree(supposed, tmp_path / "home")
 
 
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing registered by or for others, before and after."""
-    for name, empty in (("_local", {}), ("_files", []), ("_disabled", set())):
-        monkeypatch.setattr(plugins, name, empty)
-    plugins._hook_plugins.cache_clear()
-    yield
-    plugins._hook_plugins.cache_clear()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_a_page_shows_works(

@@ -12,11 +12,11 @@ from torch.func import functional_call
 
 from ssl_zoo import distributed
 from ssl_zoo.nn import full_precision, output_shape
+from ssl_zoo.options import CropOptions
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Compose, Normalise, Rng, random_blocks
 from ssl_zoo.views.functional import centre_block
-from ssl_zoo_vision.augmentation import CropOptions
 
 
 def weights(hidden: Tensor, overlap: int, overlap_weight: float) -> Tensor:

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from ssl_zoo.errors import UserError
 from ssl_zoo.nn import full_precision, output_shape
+from ssl_zoo.options import CropOptions
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Compose, Normalise, Rng
 from ssl_zoo.views.functional import rotate90
-from ssl_zoo_vision.augmentation import CropOptions
 
 
 class Rotation(Task):

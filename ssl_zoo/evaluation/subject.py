@@ -139,17 +139,20 @@ class Subject:
 
         Args:
             most: at most so many samples, spread over the split.
+
+        Raises:
+            SslZooError: a feature is not a finite number.
         """
         split = self.data.train if self.data.test is None else self.data.test
         spec, generator = self.data.spec, torch.Generator().manual_seed(self.seed)
         represent = spec.raw if self._embed is None else self.embed
-        pairs: list[tuple[Tensor, Tensor]] = []
+
+        def pair(batch: Tensor) -> Tensor:
+            return torch.stack([represent(spec.vary(batch, generator)) for _ in range(2)], 1)
+
         with evaluating(self.module):
-            for numbers in sample(len(split), most).split(512):
-                batch = split.batch(numbers).to(self.device.device)
-                x, y = (represent(spec.vary(batch, generator)).float() for _ in range(2))
-                pairs.append((x, y))
-        x, y = (torch.cat(part) for part in zip(*pairs, strict=True))
+            pairs = extract(pair, split, self.device.device, sample(len(split), most))  # [M, 2, D]
+        x, y = pairs.unbind(1)
         return x, y
 
     def labels(self) -> tuple[Tensor, Tensor]:

@@ -7,24 +7,24 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ssl_zoo import (
+    CropOptions,
     Encoder,
     Field,
     ImageSpec,
     Losses,
     Rng,
     Task,
-    TaskOptions,
     Unsuitable,
     UserError,
     distributed,
 )
 from ssl_zoo.nn import full_precision, mlp, output_shape
-from ssl_zoo.views import Compose, Normalise, RandomResizedCrop
+from ssl_zoo.views import Compose, Normalise
 from ssl_zoo_infomax.estimators import donsker_varadhan, info_nce, jsd, log_mean_exp
 
 
@@ -154,7 +154,7 @@ class DeepInfoMax(Task):
         }
     }
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Deep InfoMax's options; the defaults are the paper's DIM(L), alpha=1 and beta=0 its DIM(G)."""
 
         alpha: float = Field(0.0, ge=0, description="weight of the global objective, the whole map's")
@@ -167,19 +167,6 @@ class DeepInfoMax(Task):
             "concat", description="layers on vector and map, as in the paper, or a product of embeddings"
         )
         crop_scale: tuple[float, float] = Field((0.5, 1.0), description="share of the image's area")
-        flip: float | None = Field(
-            None,
-            ge=0,
-            le=1,
-            description="probability; none: 0.5, or 0 where the data has a reading side",
-        )
-
-        @field_validator("crop_scale")
-        @classmethod
-        def _shares(cls, scale: tuple[float, float]) -> tuple[float, float]:
-            if not 0 < scale[0] <= scale[1] <= 1:
-                raise ValueError("must be two shares in (0, 1], the smaller one first")
-            return scale
 
         @model_validator(mode="after")
         def _something_to_learn(self) -> DeepInfoMax.Options:
@@ -201,9 +188,7 @@ class DeepInfoMax(Task):
             CRITICS[options.global_critic](width, whole, units) if options.alpha else None
         )
         self.discriminator = mlp([width, 1000, 200, 1], norm=False) if options.gamma else None
-        flip = (0.5 if spec.mirror else 0.0) if options.flip is None else options.flip
-        crop = RandomResizedCrop(spec.size, scale=options.crop_scale, flip=flip)
-        self.augment = Compose(crop, Normalise(spec))
+        self.augment = Compose(options.crop(spec), Normalise(spec))
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Images [B, C, h, w] to crops [B, C, H, W], and as many draws [B, D] from the prior."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from pydantic import field_validator
 from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ssl_zoo import Encoder, Field, ImageSpec, Losses, Rng, Task, TaskOptions, Unsuitable, UserError
+from ssl_zoo import CropOptions, Encoder, Field, ImageSpec, Losses, Rng, Task, Unsuitable, UserError
 from ssl_zoo.nn import full_precision, output_shape
-from ssl_zoo.views import Compose, Normalise, RandomResizedCrop
+from ssl_zoo.views import Compose, Normalise
 
 Pair = tuple[int, int]
 
@@ -132,7 +131,7 @@ class MAE(Task):
         },
     }
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """MAE's options."""
 
         mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of the patches that is hidden")
@@ -144,19 +143,6 @@ class MAE(Task):
         )
         decoder_depth: int = Field(2, ge=1, description="blocks of the decoder; the paper's has 8")
         crop_scale: tuple[float, float] = Field((0.2, 1.0), description="share of the image's area")
-        flip: float | None = Field(
-            None,
-            ge=0,
-            le=1,
-            description="probability; none: 0.5, or 0 where the data has a reading side",
-        )
-
-        @field_validator("crop_scale")
-        @classmethod
-        def _range_of_shares(cls, scale: tuple[float, float]) -> tuple[float, float]:
-            if not 0 < scale[0] <= scale[1] <= 1:
-                raise ValueError("must be two shares in (0, 1], the smaller one first")
-            return scale
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
@@ -179,9 +165,7 @@ class MAE(Task):
         self.visible = self.places - min(max(hidden, 1), self.places - 1)  # K
         size = options.decoder_width, options.decoder_depth
         self.decoder = Decoder(width, pixels, (rows, columns), *size)
-        flip = (0.5 if spec.mirror else 0.0) if options.flip is None else options.flip
-        crop = RandomResizedCrop(spec.size, scale=options.crop_scale, flip=flip)
-        self.augment = Compose(crop, Normalise(spec))
+        self.augment = Compose(options.crop(spec), Normalise(spec))
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Images [B, C, h, w] to crops [B, C, H, W], and the places [B, K] seen, [B, N - K] hidden."""
