@@ -81,7 +81,11 @@ def all_gather(x: Tensor) -> Tensor:
     if world_size() == 1:
         return x
     gathered: tuple[Tensor, ...] = dist_nn.all_gather(x.contiguous())
-    return torch.cat(gathered)
+    joint = torch.cat(gathered)
+    if joint.requires_grad:
+        # Its backward sends the memory of a gradient as it lies, whatever the strides.
+        joint.register_hook(lambda gradient: gradient.contiguous())
+    return joint
 
 
 def local_rows(x: Tensor) -> Tensor:

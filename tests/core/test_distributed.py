@@ -98,13 +98,20 @@ with distributed.processes():
     loss = nt_xent(p, q, 0.2)
     loss.backward()
     with_all = distributed.mean(loss)
-    world, distributed.world_size = distributed.world_size(), lambda: 1
-    distributed_rank, distributed.rank = distributed.rank, lambda: 0
+    several, world = (distributed.world_size, distributed.rank), distributed.world_size()
+    distributed.world_size, distributed.rank = lambda: 1, lambda: 0
     reference = nt_xent(a, b, 0.2)
     reference.backward()
+    distributed.world_size, distributed.rank = several
     torch.testing.assert_close(with_all, reference.detach())
     torch.testing.assert_close(p.grad / world, a.grad.chunk(world)[rank])
     torch.testing.assert_close(q.grad / world, b.grad.chunk(world)[rank])
+
+    # Gathering: the gradient of the joint batch, also where what comes back is strided.
+    rows, weight = torch.randn(8, 5), torch.randn(5, 8)
+    own = distributed.local_rows(rows).clone().requires_grad_()
+    (distributed.all_gather(own).T * weight).sum().backward()  # on each process, and summed over them
+    torch.testing.assert_close(own.grad / world, weight.T.chunk(world)[rank])
 
     # A queue: the same on all, and that of one process with the joint batch.
     torch.manual_seed(0)
