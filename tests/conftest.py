@@ -98,9 +98,13 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing registered by or for others, before and after."""
-    for name, empty in (("_local", {}), ("_files", []), ("_disabled", set())):
+    """Nothing registered, switched off or warned of by or for others, and no module left of a plugin."""
+    for name, empty in (("_local", {}), ("_files", []), ("_disabled", set()), ("_warned", set())):
         monkeypatch.setattr(plugins, name, empty)
+    before = set(sys.modules)
     plugins._hook_plugins.cache_clear()
     yield
     plugins._hook_plugins.cache_clear()
+    for name in set(sys.modules) - before:
+        if name.startswith(("dist_", "ssl_zoo_plugin_")):
+            del sys.modules[name]

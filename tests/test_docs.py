@@ -18,7 +18,7 @@ from ssl_zoo import hooks, plugins
 from ssl_zoo.comparison import compare
 from ssl_zoo.faults import HOOKS
 from ssl_zoo.training import train
-from tests.conftest import SMALL, Call, small_config
+from tests.conftest import OTHERS, SMALL, Call, small_config
 from tests.core.pictures import photo, write
 
 ROOT = Path(__file__).parent.parent
@@ -172,7 +172,7 @@ def test_the_page_on_plugins_has_every_hook_with_its_exact_signature() -> None:
     assert shown.splitlines() == wanted
 
 
-def test_adding_a_task_touches_one_file_and_one_line(call: Call, tmp_path: Path) -> None:
+def test_adding_a_task_touches_one_file_and_one_line(call: Call, tmp_path: Path, alone: None) -> None:
     """The page's own task, in a distribution of one module and one entry point."""
     site = tmp_path / "site"
     info = site / "ssl_zoo_near-1.0.dist-info"
@@ -188,3 +188,8 @@ def test_adding_a_task_touches_one_file_and_one_line(call: Call, tmp_path: Path)
         assert "ssl-zoo-near 1.0" in out
         assert call("train", "--task", "near", *SMALLER["train"], "--out", "run")[0] == 0
         assert call("views", "--task", "near", "-o", "near.png")[0] == 0
+        off = ["byol", "moco", "inpainting", "supervised", "rotation", "simclr", *OTHERS]
+        patch.setenv("SSL_ZOO_DISABLE_PLUGINS", ",".join(off))
+        code, out, err = call("compare", "--tasks", "all", *SMALLER["compare"], "--baselines", "pixels")
+        assert code == 0, out + err
+        assert "near" in out

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,22 +57,12 @@ NO_OTHERS = {"SSL_ZOO_DISABLE_PLUGINS": ",".join(OTHERS)}
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing registered, switched off or warned of by another test; no module of its plugins."""
-    monkeypatch.setattr(plugins, "_local", {})
-    monkeypatch.setattr(plugins, "_disabled", set())
-    monkeypatch.setattr(plugins, "_warned", set())
+def fresh(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is installed here, what ships alone."""
     monkeypatch.delenv("SSL_ZOO_DISABLE_PLUGINS", raising=False)
     monkeypatch.setattr(
         plugins, "installed", lambda: [e for e in installed() if e.distribution not in OTHERS]
     )
-    before = set(sys.modules)
-    plugins._hook_plugins.cache_clear()
-    yield
-    plugins._hook_plugins.cache_clear()
-    for name in set(sys.modules) - before:
-        if name.startswith(("dist_", "ssl_zoo_plugin_")):
-            del sys.modules[name]
 
 
 @pytest.fixture

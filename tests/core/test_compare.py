@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +40,6 @@ def small_comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("compare") / "c"
     compare(out=out, **GIVEN)
     return out
-
-
-@pytest.fixture
-def own_tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(plugins, "_local", {})
-    yield
-    plugins._hook_plugins.cache_clear()
 
 
 def figures(folder: Path) -> dict[str, Any]:
@@ -216,7 +208,7 @@ def failing(at: str) -> type[ssl_zoo.Task]:
 
 @pytest.mark.parametrize("at", ["loss", "__init__", "views"])
 def test_a_task_that_fails_has_a_row_that_says_why_and_the_others_go_on(
-    tmp_path: Path, own_tasks: None, at: str
+    tmp_path: Path, alone: None, at: str
 ) -> None:
     plugins.register_task(failing(at))
     given = {**GIVEN, "tasks": ["failing", "rotation"], "baselines": ["pixels"], "seeds": 1}
@@ -503,7 +495,7 @@ class Textual(Rotation):
 
 
 @pytest.fixture
-def needy_and_textual(own_tasks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def needy_and_textual(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
     off = ["simclr", "moco", "byol", "inpainting", "supervised", *OTHERS]
     monkeypatch.setenv("SSL_ZOO_DISABLE_PLUGINS", ",".join(off))
     for task in (Needy, Textual):
