@@ -1,0 +1,33 @@
+"""Options that many tasks have, for their `Options` to derive from."""
+
+from __future__ import annotations
+
+from pydantic import field_validator
+
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Field, TaskOptions
+from ssl_zoo.views import RandomResizedCrop
+
+
+class CropOptions(TaskOptions):
+    """The options of a random resized crop."""
+
+    crop_scale: tuple[float, float] = Field((0.08, 1.0), description="share of the image's area")
+    flip: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="probability; none: 0.5, or 0 where the data has a reading side",
+    )
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _range_of_shares(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError("must be two shares in (0, 1], the smaller one first")
+        return scale
+
+    def crop(self, spec: ImageSpec) -> RandomResizedCrop:
+        """The crop for such images."""
+        flip = (0.5 if spec.mirror else 0.0) if self.flip is None else self.flip
+        return RandomResizedCrop(spec.size, scale=self.crop_scale, flip=flip)
