@@ -1,31 +1,27 @@
-"""The training loop."""
+"""A task, its optimiser, and one step of training."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 import math
-import os
-import signal
-import time
 import warnings
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn
 
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
 
 from ssl_zoo import distributed
 from ssl_zoo.config import RunConfig
 from ssl_zoo.data import DataSet, LazySplit, batches
 from ssl_zoo.device import Device
-from ssl_zoo.errors import Interrupted, SslZooError
-from ssl_zoo.evaluation import MIDWAY, Scores, Subject, baselines, possible, protocols, rehearse, score
-from ssl_zoo.plugins import check_observers, notify
-from ssl_zoo.run import Run, build_data, build_task, fitting, load_checkpoint, save_checkpoint
+from ssl_zoo.errors import SslZooError
+from ssl_zoo.plugins import notify
+from ssl_zoo.run import build_task
 from ssl_zoo.task import Losses, Task
 from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.optimizer import TICKS, create_optimizer, create_schedule
@@ -35,31 +31,8 @@ from ssl_zoo.views import Rng, derive_seed
 Batch = tuple[Tensor, tuple[Tensor, ...]]
 """Raw samples [B, ...], and their labels [B] where the task needs them."""
 
-
-class Reporter(Protocol):
-    """Who is told how a run goes: a progress bar, or nobody."""
-
-    def started(self, run: Run, trainer: Trainer) -> None:
-        """The run begins, or goes on."""
-
-    def step(self, progress: float, metrics: dict[str, float]) -> None:
-        """A step was logged; `progress` is in [0, 1]."""
-
-    def ended(self, run: Run, results: dict[str, Any]) -> None:
-        """The run has ended, and was evaluated."""
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def started(self, run: Run, trainer: Trainer) -> None:
-        """Say nothing."""
-
-    def step(self, progress: float, metrics: dict[str, float]) -> None:
-        """Say nothing."""
-
-    def ended(self, run: Run, results: dict[str, Any]) -> None:
-        """Say nothing."""
+PHASES = ("data", "views", "forward", "backward", "optimizer", "after_step")
+"""The parts of a step, in their order."""
 
 
 class Trainer:
@@ -75,6 +48,8 @@ class Trainer:
         seconds: time spent in training so far, without evaluation.
         passes: how often an encoder sees an image for each image drawn; known after a step, and
             not with `torch.compile`.
+        phase: what a step does, in order, as `PHASES` has it, happens within ``phase(name)``: a mark
+            for torch's profiler, unless somebody puts a stopwatch in its place.
     """
 
     def __init__(
@@ -104,6 +79,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.passes: float | None = None
+        self.phase: Callable[[str], contextlib.AbstractContextManager[object]] = record_function
         self._peak_before = 0
 
     def _wrapped(self) -> nn.Module:
@@ -156,7 +132,11 @@ class Trainer:
         raw = batches(self.data.train, mine, config.batch_size // world, drop_last=True)
         stream = zip(raw, self._labels(mine), strict=False)
         with contextlib.closing(raw):
-            while step := [b for _, b in zip(range(config.accumulate), stream, strict=False)]:
+            while True:
+                with self.phase("data"):
+                    step = list(itertools.islice(stream, config.accumulate))
+                if not step:
+                    return
                 yield step
 
     def _labels(self, numbers: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -167,42 +147,50 @@ class Trainer:
 
     def train_step(self, batches: list[Batch]) -> Losses:
         """One optimiser step on this process's share; returns the last batch's losses."""
+        views = map(self.views, itertools.count(), batches)
         if self.passes is not None or self.config.train.compile:
-            return self._train_step(batches)
+            return self.step_on(views, len(batches))
         with counting(self.task) as passes:
-            losses = self._train_step(batches)
+            losses = self.step_on(views, len(batches))
         self.passes = passes.images / sum(len(raw) for raw, _ in batches)
         return losses
 
-    def _train_step(self, batches: list[Batch]) -> Losses:
+    def views(self, i: int, batch: Batch) -> tuple[Tensor, ...]:
+        """What the task's `loss` takes, of the i-th batch of the coming step, on the device."""
+        raw, labels = batch
+        with self.phase("views"):
+            seed = derive_seed(self.config.train.seed, "views", self.step, i)
+            raw = raw.to(self.device.device, non_blocking=True)
+            rng = Rng(seed, raw.device, distributed.rank(), distributed.world_size())
+            views = tuple(self.device.to_format(v) for v in self.task.views(raw, rng))
+            return views + tuple(part.to(raw.device, non_blocking=True) for part in labels)
+
+    def step_on(self, views: Iterable[tuple[Tensor, ...]], number: int) -> Losses:
+        """One optimiser step on the views of so many batches; returns the last one's losses."""
         config = self.config.train
         self.schedule.step_update(int(self.progress * TICKS))
-        rank, world = distributed.rank(), distributed.world_size()
-        torch.manual_seed(derive_seed(config.seed, "network", self.step, rank))  # dropout
-        for i, (raw, labels) in enumerate(batches):
-            seed = derive_seed(config.seed, "views", self.step, i)
-            raw = raw.to(self.device.device, non_blocking=True)
-            views = self.task.views(raw, Rng(seed, raw.device, rank, world))
-            views = tuple(self.device.to_format(v) for v in views)
-            views += tuple(part.to(raw.device, non_blocking=True) for part in labels)
-            last = i == len(batches) - 1
-            with self._no_gradient_exchange(until=last):
-                with self.device.autocast():
-                    losses: Losses = self.model(views)
+        torch.manual_seed(derive_seed(config.seed, "network", self.step, distributed.rank()))  # dropout
+        for i, given in enumerate(views, 1):
+            with self._no_gradient_exchange(until=i == number):
+                with self.phase("forward"), self.device.autocast():
+                    losses: Losses = self.model(given)
                 # Reading the value would make another device wait; there it is read when it is logged.
                 if self.device.device.type == "cpu":
                     self.check_finite(losses.total.item(), self.step + 1)
-                self.scaler.scale(losses.total / len(batches)).backward()
-        if config.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.task.parameters(), config.clip_norm)
-        stepped = self._optimizer_step()
+                with self.phase("backward"):
+                    self.scaler.scale(losses.total / number).backward()
+        with self.phase("optimizer"):
+            if config.clip_norm is not None:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.task.parameters(), config.clip_norm)
+            stepped = self._optimizer_step()
         self.step += 1
         if stepped:
-            # With this step counted, so that a budget in steps ends at 1.
-            self.task.after_step(self.progress)
-            if self.ema is not None:
-                self.ema.update(self.task.encoder)
+            with self.phase("after_step"):
+                # With this step counted, so that a budget in steps ends at 1.
+                self.task.after_step(self.progress)
+                if self.ema is not None:
+                    self.ema.update(self.task.encoder)
         return losses
 
     def _optimizer_step(self) -> bool:
@@ -307,70 +295,6 @@ class Trainer:
         self.passes, self._peak_before = state["passes"], state["peak_memory"] or 0
 
 
-def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
-    """Train to the end of the budget, logging and saving into `run`.
-
-    Raises:
-        Interrupted: a signal asked to stop; all that was done is saved.
-        SslZooError: the loss is not finite; the last checkpoint stays.
-    """
-    config = trainer.config.train
-    first, alone = distributed.rank() == 0, distributed.world_size() == 1
-    log = run.metrics_file.open("a") if first else None
-    evaluated = _evaluations(trainer)
-    saved = time.monotonic()
-    stopped_by = 0
-
-    def save() -> None:
-        nonlocal saved
-        if log is not None:
-            trainer.check_weights()
-            os.fsync(log.fileno())
-            state = {**trainer.state_dict(), "metrics_bytes": log.tell()}
-            save_checkpoint(run, state)
-            trainer.tell(
-                "ssl_zoo_checkpoint_saved", run=run, step=trainer.step, path=run.checkpoint_file
-            )
-        saved = time.monotonic()
-
-    def record(metrics: dict[str, float]) -> None:
-        if log is not None:
-            log.write(json.dumps(metrics) + "\n")
-            log.flush()
-            reporter.step(trainer.progress, metrics)
-            trainer.tell("ssl_zoo_step_logged", run=run, step=trainer.step, metrics=metrics)
-
-    trainer.task.train()
-    with _stop_signals() as stop, log or contextlib.nullcontext():
-        start = time.monotonic() - trainer.seconds
-        while trainer.progress < 1:
-            for step_batches in trainer.epoch_batches():
-                losses = trainer.train_step(step_batches)
-                trainer.seconds = time.monotonic() - start
-                due = trainer.step % config.log_every == 0
-                if due or alone or trainer.budget.seconds is not None or trainer.progress >= 1:
-                    # Processes agree on when to stop where they meet anyway; but at each step where
-                    # the rate and the end follow from the time, which they would measure differently.
-                    trainer.seconds, stopped_by = _agree(trainer.seconds, stop.number)
-                if due or trainer.progress >= 1:
-                    record(trainer.metrics(losses))
-                if (due_evaluations := _evaluations(trainer)) > evaluated:
-                    evaluated = due_evaluations
-                    record({**trainer.position(), **_evaluate_midway(trainer)})
-                    start = time.monotonic() - trainer.seconds
-                if stopped_by:
-                    save()
-                    distributed.barrier()
-                    raise Interrupted(stopped_by, f"ssl-zoo train --resume {run.path}")
-                if trainer.progress >= 1:
-                    break
-                if time.monotonic() - saved >= config.checkpoint_seconds:
-                    save()
-            if first and trainer.step % trainer.budget.steps_per_epoch == 0:
-                trainer.tell("ssl_zoo_epoch_ended", run=run, epoch=int(trainer.epoch))
-        save()
-
-
 def _resolved(config: RunConfig, data: DataSet, device: Device) -> RunConfig:
     """The configuration with what was chosen for it here, so that a resumed run does not choose anew."""
     resident = "never" if isinstance(data.train, LazySplit) else "always"
@@ -380,166 +304,3 @@ def _resolved(config: RunConfig, data: DataSet, device: Device) -> RunConfig:
             "data": config.data.model_copy(update={"resident": resident}),
         }
     )
-
-
-def _evaluations(trainer: Trainer) -> int:
-    """How many evaluations there should have been by now; the last is at the end."""
-    config = trainer.config.train
-    if not trainer.data.labelled:
-        return 0
-    if config.knn_every is None:
-        return int(trainer.progress * config.knn_points)
-    every = max(1, round(config.knn_every * trainer.budget.steps_per_epoch))
-    return trainer.step // every + (trainer.progress >= 1 and trainer.step % every > 0)
-
-
-def _agree(seconds: float, signal_number: int) -> tuple[float, int]:
-    seconds, number = distributed.largest(seconds, signal_number)
-    return seconds, int(number)
-
-
-def _evaluate_midway(trainer: Trainer) -> dict[str, float]:
-    with trainer.averaged_weights():
-        subject = Subject.of_task(trainer.task, trainer.data, trainer.device, most=MIDWAY)
-        return score(subject, ["knn"])
-
-
-class _Stop:
-    number = 0
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Within, SIGINT and SIGTERM are noted instead of ending the process at once."""
-    stop = _Stop()
-
-    def note(number: int, frame: object) -> None:
-        stop.number = number
-
-    try:
-        old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, where signals do not arrive
-        old = {}
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-def finish(trainer: Trainer, run: Run, protocol: Iterable[str], with_baselines: bool) -> dict[str, Any]:
-    """Save the backbone, evaluate what was learnt beside its baselines, and write the results."""
-    config, data, device = trainer.config, trainer.data, trainer.device
-    peak_memory = trainer.peak_memory
-    names = possible(protocol, data)
-    with trainer.averaged_weights():
-        run.write_backbone(trainer.task.encoder, config.backbone, data.spec)
-        subject = Subject.of_task(trainer.task, data, device, seed=config.train.seed)
-        rows: dict[str, Scores] = {config.task.name: score(subject, names)}
-    if with_baselines:
-        untrained = device.place(build_task(config, data.spec))
-        rows |= baselines(untrained, data, device, names, config.backbone.pretrained)
-    run.add_scores(rows)
-    run.write_results(
-        {
-            "task": config.task.name,
-            "steps": trainer.step,
-            "images": trainer.images,
-            "seconds": round(trainer.seconds, 1),
-            "images_per_second": round(trainer.images / max(trainer.seconds, 1e-9), 1),
-            "needs_labels": trainer.task.needs_labels,
-            "parameters": sum(p.numel() for p in trainer.task.encoder.parameters()),
-            "passes_per_image": trainer.passes,
-            "peak_memory_bytes": peak_memory,
-            "precision": device.precision,
-            "device": str(device.device),
-            "skipped": dict(data.train.skipped),
-        }
-    )
-    return run.results()
-
-
-def train(
-    config: RunConfig | None = None,
-    *,
-    out: str | Path | None = None,
-    resume: str | Path | None = None,
-    reporter: Reporter | None = None,
-    protocol: Iterable[str] = ("knn", "health"),
-    with_baselines: bool = True,
-    data: DataSet | None = None,
-) -> Run:
-    """Train a task on unlabelled data, and evaluate what it has learnt.
-
-    Args:
-        config: the resolved configuration; None to take a resumed run's own.
-        out: the run directory; None makes a new one under ``runs/``.
-        resume: a run directory to go on with, instead.
-        reporter: who is told how it goes.
-        protocol: how what was learnt is evaluated, as far as the data has labels for it.
-        with_baselines: whether to evaluate the raw input and the untrained network too.
-        data: what the configuration's `data` section describes, if it is loaded already.
-
-    Returns:
-        The run.
-
-    Raises:
-        UserError: the input was wrong; nothing was written, or what was is removed.
-        Interrupted: a signal asked to stop; `resume` goes on.
-        SslZooError: something failed while working, such as a loss that is not finite.
-    """
-    reporter = reporter or Silent()
-    if (config is None) == (resume is None) or (resume is not None and out is not None):
-        raise TypeError("train needs a config, or else a run to resume, with its own config and place")
-    run = Run.open(resume) if resume is not None else None
-    if config is None:
-        assert run is not None
-        config = run.config()
-    protocol = list(protocols(protocol))
-    check_observers(config.train.observers)
-    with distributed.processes(config.train.device) as local_rank:
-        device = Device.choose(config.train, local_rank)
-        trainer = Trainer(config, build_data(config, device.device, data), device)
-        rehearse(trainer.task, trainer.data, device)
-        device.reset_peak_memory()
-        first = distributed.rank() == 0
-        config = trainer.config
-        if run is None:
-            run = Run.create(out, config) if first else Run(out or "runs")
-        with run.lock() if first else contextlib.nullcontext():
-            try:
-                if resume is not None:
-                    _go_on(trainer, run)
-                if first:
-                    reporter.started(run, trainer)
-                    trainer.tell("ssl_zoo_run_started", run=run, step=trainer.step)
-                if trainer.progress < 1:
-                    if first and run.results_file.is_file():
-                        run.write_results({"scores": {}, "transfer": {}})  # of weights that move on
-                    fit(trainer, run, reporter)
-                if first:
-                    results = finish(trainer, run, protocol, with_baselines)
-                    trainer.tell("ssl_zoo_run_ended", run=run, results=results)
-                    reporter.ended(run, results)
-                distributed.barrier()
-            except Exception as error:
-                if first:
-                    trainer.tell("ssl_zoo_run_stopped", run=run, error=error)
-                if first and resume is None and trainer.step == 0:
-                    run.discard()
-                raise
-    return run
-
-
-def _go_on(trainer: Trainer, run: Run) -> None:
-    """Take up a run where its checkpoint stands; from the start where it has none yet."""
-    logged = 0
-    if run.checkpoint_file.exists():
-        state = load_checkpoint(run)
-        with fitting(run.checkpoint_file):
-            logged = state["metrics_bytes"]
-            trainer.load_state_dict(state)
-    if run.metrics_file.exists() and distributed.rank() == 0:
-        # What was logged after the checkpoint will be logged again.
-        with run.metrics_file.open("r+b") as file:
-            file.truncate(logged)

@@ -20,8 +20,7 @@ import yaml
 
 from ssl_zoo.errors import UserError
 from ssl_zoo.run import Run
-from ssl_zoo.training import train
-from ssl_zoo.training.trainer import Silent
+from ssl_zoo.training import Silent, train
 from ssl_zoo_observers import tensorboard, weights_biases
 from ssl_zoo_observers.scores import named_scores
 from tests.conftest import flags, small_config, ssl_zoo

@@ -1,0 +1,136 @@
+"""A whole run: a directory, training, and what was learnt."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ssl_zoo import distributed
+from ssl_zoo.config import RunConfig
+from ssl_zoo.data import DataSet
+from ssl_zoo.device import Device
+from ssl_zoo.evaluation import Scores, Subject, baselines, possible, protocols, rehearse, score
+from ssl_zoo.plugins import check_observers
+from ssl_zoo.run import Run, build_data, build_task, fitting, load_checkpoint
+from ssl_zoo.training.loop import Reporter, Silent, fit
+from ssl_zoo.training.trainer import Trainer
+
+
+def train(
+    config: RunConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    reporter: Reporter | None = None,
+    protocol: Iterable[str] = ("knn", "health"),
+    with_baselines: bool = True,
+    data: DataSet | None = None,
+) -> Run:
+    """Train a task on unlabelled data, and evaluate what it has learnt.
+
+    Args:
+        config: the resolved configuration; None to take a resumed run's own.
+        out: the run directory; None makes a new one under ``runs/``.
+        resume: a run directory to go on with, instead.
+        reporter: who is told how it goes.
+        protocol: how what was learnt is evaluated, as far as the data has labels for it.
+        with_baselines: whether to evaluate the raw input and the untrained network too.
+        data: what the configuration's `data` section describes, if it is loaded already.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: the input was wrong; nothing was written, or what was is removed.
+        Interrupted: a signal asked to stop; `resume` goes on.
+        SslZooError: something failed while working, such as a loss that is not finite.
+    """
+    reporter = reporter or Silent()
+    if (config is None) == (resume is None) or (resume is not None and out is not None):
+        raise TypeError("train needs a config, or else a run to resume, with its own config and place")
+    run = Run.open(resume) if resume is not None else None
+    if config is None:
+        assert run is not None
+        config = run.config()
+    protocol = list(protocols(protocol))
+    check_observers(config.train.observers)
+    with distributed.processes(config.train.device) as local_rank:
+        device = Device.choose(config.train, local_rank)
+        trainer = Trainer(config, build_data(config, device.device, data), device)
+        rehearse(trainer.task, trainer.data, device)
+        device.reset_peak_memory()
+        first = distributed.rank() == 0
+        config = trainer.config
+        if run is None:
+            run = Run.create(out, config) if first else Run(out or "runs")
+        with run.lock() if first else contextlib.nullcontext():
+            try:
+                if resume is not None:
+                    _go_on(trainer, run)
+                if first:
+                    reporter.started(run, trainer)
+                    trainer.tell("ssl_zoo_run_started", run=run, step=trainer.step)
+                if trainer.progress < 1:
+                    if first and run.results_file.is_file():
+                        run.write_results({"scores": {}, "transfer": {}})  # of weights that move on
+                    fit(trainer, run, reporter)
+                if first:
+                    results = finish(trainer, run, protocol, with_baselines)
+                    trainer.tell("ssl_zoo_run_ended", run=run, results=results)
+                    reporter.ended(run, results)
+                distributed.barrier()
+            except Exception as error:
+                if first:
+                    trainer.tell("ssl_zoo_run_stopped", run=run, error=error)
+                if first and resume is None and trainer.step == 0:
+                    run.discard()
+                raise
+    return run
+
+
+def _go_on(trainer: Trainer, run: Run) -> None:
+    """Take up a run where its checkpoint stands; from the start where it has none yet."""
+    logged = 0
+    if run.checkpoint_file.exists():
+        state = load_checkpoint(run)
+        with fitting(run.checkpoint_file):
+            logged = state["metrics_bytes"]
+            trainer.load_state_dict(state)
+    if run.metrics_file.exists() and distributed.rank() == 0:
+        # What was logged after the checkpoint will be logged again.
+        with run.metrics_file.open("r+b") as file:
+            file.truncate(logged)
+
+
+def finish(trainer: Trainer, run: Run, protocol: Iterable[str], with_baselines: bool) -> dict[str, Any]:
+    """Save the backbone, evaluate what was learnt beside its baselines, and write the results."""
+    config, data, device = trainer.config, trainer.data, trainer.device
+    peak_memory = trainer.peak_memory
+    names = possible(protocol, data)
+    with trainer.averaged_weights():
+        run.write_backbone(trainer.task.encoder, config.backbone, data.spec)
+        subject = Subject.of_task(trainer.task, data, device, seed=config.train.seed)
+        rows: dict[str, Scores] = {config.task.name: score(subject, names)}
+    if with_baselines:
+        untrained = device.place(build_task(config, data.spec))
+        rows |= baselines(untrained, data, device, names, config.backbone.pretrained)
+    run.add_scores(rows)
+    run.write_results(
+        {
+            "task": config.task.name,
+            "steps": trainer.step,
+            "images": trainer.images,
+            "seconds": round(trainer.seconds, 1),
+            "images_per_second": round(trainer.images / max(trainer.seconds, 1e-9), 1),
+            "needs_labels": trainer.task.needs_labels,
+            "parameters": sum(p.numel() for p in trainer.task.encoder.parameters()),
+            "passes_per_image": trainer.passes,
+            "peak_memory_bytes": peak_memory,
+            "precision": device.precision,
+            "device": str(device.device),
+            "skipped": dict(data.train.skipped),
+        }
+    )
+    return run.results()
