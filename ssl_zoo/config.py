@@ -46,6 +46,9 @@ class DataConfig(_Section):
     resident: Literal["auto", "always", "never"] = Field(
         "auto", description="keep decoded samples in memory on the device (auto: where they fit)"
     )
+    cache: str | None = Field(
+        None, description="folder in which decoded images are kept on disk, for this and later runs"
+    )
 
 
 NARROW_RESNET: dict[str, Any] = {
@@ -111,8 +114,21 @@ class TrainConfig(_Section):
     ema: float | None = Field(None, gt=0, lt=1, description="average the backbone's weights too")
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="of the network")
-    channels_last: bool = Field(True, description="memory format of convolutions")
+    channels_last: bool | Literal["auto"] = Field("auto", description="memory format of convolutions")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="of the CPU for computing; none: torch's choice"
+    )
+    tune: bool = Field(
+        True, description="try which precision, format and threads are quickest, where that pays"
+    )
+    deterministic: bool = Field(
+        False, description="refuse what computes differently each time, and choose nothing by the clock"
+    )
     compile: bool = Field(False, description="torch.compile the task")
+    cached_gradients: bool = Field(
+        False, description="pass a large batch through the network in parts, each twice, to save memory"
+    )
+    part_size: int = Field(64, ge=1, description="samples in such a part")
     sync_batchnorm: bool = Field(True, description="batch statistics over all processes")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
     seed: int = Field(0, ge=0, lt=2**31, description="all randomness follows from it")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,18 +30,22 @@ class Device:
         device: the device.
         precision: fp32, bf16 or fp16.
         channels_last: whether convolutions see channels last.
+        threads: of the CPU, for computing.
+        deterministic: whether what computes differently each time is refused.
     """
 
     device: torch.device
     precision: str
     channels_last: bool
+    threads: int = field(default_factory=torch.get_num_threads)
+    deterministic: bool = False
 
     @classmethod
     def choose(cls, config: TrainConfig, local_rank: int = 0) -> Device:
-        """Resolve ``device: auto`` and ``precision: auto``.
+        """Resolve what a configuration leaves open, by what is known of the hardware.
 
         The best accelerator there is, else the CPU; bf16 where the hardware computes in it, else
-        fp16 on CUDA, else fp32.
+        fp16 on CUDA, else fp32; channels last; as many threads as torch takes.
 
         Raises:
             UserError: there is no such device here, or it cannot compute in that precision.
@@ -56,9 +62,16 @@ class Device:
                 f"train.device: {name!r} cannot be used here: {first_line(error)}; "
                 "choose --device cpu or auto"
             ) from error
-        if config.precision == "auto":
-            return cls(device, _best_precision(device), config.channels_last)
-        chosen = cls(device, config.precision, config.channels_last)
+        given = config.precision != "auto"
+        chosen = cls(
+            device,
+            config.precision if given else _best_precision(device),
+            config.channels_last is not False,
+            config.threads or torch.get_num_threads(),
+            config.deterministic,
+        )
+        if not given:
+            return chosen
         try:
             chosen._try()
         except RuntimeError as error:
@@ -67,6 +80,27 @@ class Device:
                 f"{first_line(error)}; choose --precision fp32 or auto"
             ) from error
         return chosen
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Within, the process computes with these threads, and deterministically if asked to."""
+        threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        torch.set_num_threads(self.threads)
+        torch.use_deterministic_algorithms(self.deterministic or strict)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(strict)
+            torch.set_num_threads(threads)
+
+    def synchronise(self) -> None:
+        """Wait until the device has done what it was told, before a clock is read."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
 
     def _try(self) -> None:
         """Compute what every network does, and its gradient, once."""

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ssl_zoo.spec import ImageSpec
 
@@ -19,6 +20,30 @@ M = TypeVar("M", bound=nn.Module)
 def full_precision(x: Tensor) -> Tensor:
     """Half-precision values as float32, in which losses are to be computed; others as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+MOST_SCORES = 2**24
+"""Losses over larger matrices of scores than this (64 MiB in float32) are computed in parts."""
+
+
+def sum_over_rows(loss: Callable[..., Tensor], *rows: Tensor, columns: int) -> Tensor:
+    """The sum of a loss over the rows of a matrix of scores of which only a part is ever in memory.
+
+    Each part is computed again for the gradient, which is exact. A matrix of up to `MOST_SCORES`
+    scores is a single part, and computed once.
+
+    Args:
+        loss: from the same rows of each of `rows` to the sum of their losses, differentiable.
+        rows: tensors [B, ...].
+        columns: how many scores `loss` makes of a row.
+
+    Returns:
+        A scalar.
+    """
+    parts = list(zip(*(x.split(max(1, MOST_SCORES // columns)) for x in rows), strict=True))
+    if len(parts) == 1:
+        return loss(*rows)
+    return torch.stack([checkpoint(loss, *part, use_reentrant=False) for part in parts]).sum()
 
 
 def mlp(widths: Iterable[int], norm: bool = True, last_norm: bool = False) -> nn.Sequential:

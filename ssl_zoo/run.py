@@ -25,6 +25,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from ssl_zoo.backbones import TimmEncoder, create_backbone
+from ssl_zoo.caching import cached
 from ssl_zoo.config import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.errors import SslZooError, Unsuitable, UserError, first_line
@@ -109,6 +110,8 @@ def build_task(config: RunConfig, spec: Spec) -> Task:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         encoder = _build_encoder(config.backbone, spec)
+        if config.train.cached_gradients:
+            cached(encoder, config.train.part_size)
         return cls(encoder, cls.Options(**config.task.options()), spec)
 
 

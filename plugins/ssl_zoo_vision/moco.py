@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_zoo import distributed
-from ssl_zoo.nn import FeatureQueue, ema_update, frozen_copy, full_precision, mlp
+from ssl_zoo.nn import FeatureQueue, ema_update, frozen_copy, full_precision, mlp, sum_over_rows
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
@@ -29,12 +29,17 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
     Returns:
         The mean over the B queries of the cross entropy of the key among 1 + K candidates.
     """
-    q, k = full_precision(q), full_precision(k)
-    with torch.autocast(q.device.type, enabled=False):
-        positive = (q * k).sum(1, keepdim=True)  # [B, 1]
-        negative = q @ queue.T.to(q.dtype)  # [B, K]
-    logits = torch.cat([positive, negative], 1) / temperature
-    return F.cross_entropy(logits, logits.new_zeros(len(q), dtype=torch.long))
+    queue = queue.to(full_precision(q).dtype)
+
+    def cross_entropy(q: Tensor, k: Tensor) -> Tensor:
+        with torch.autocast(q.device.type, enabled=False):
+            positive = (q * k).sum(1, keepdim=True)  # [rows, 1]
+            negative = q @ queue.T  # [rows, K]
+        logits = torch.cat([positive, negative], 1) / temperature
+        return F.cross_entropy(logits, logits.new_zeros(len(q), dtype=torch.long), reduction="sum")
+
+    rows = full_precision(q), full_precision(k)
+    return sum_over_rows(cross_entropy, *rows, columns=1 + len(queue)) / len(q)
 
 
 class MoCo(Task):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo import distributed
-from ssl_zoo.nn import full_precision, mlp
+from ssl_zoo.nn import full_precision, mlp, sum_over_rows
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
@@ -38,10 +38,15 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     first = distributed.rank() * b + torch.arange(b, device=z1.device)
     self_column = torch.cat([first, first + n])
     positive_column = torch.cat([first + n, first])
-    with torch.autocast(z1.device.type, enabled=False):
-        logits = anchors @ candidates.T / temperature  # [2B, 2N]
-    logits = logits.scatter(1, self_column.unsqueeze(1), -torch.inf)
-    return F.cross_entropy(logits, positive_column)
+
+    def cross_entropy(anchors: Tensor, itself: Tensor, positive: Tensor) -> Tensor:
+        with torch.autocast(anchors.device.type, enabled=False):
+            logits = anchors @ candidates.T / temperature  # [rows, 2N]
+        logits = logits.scatter(1, itself.unsqueeze(1), -torch.inf)
+        return F.cross_entropy(logits, positive, reduction="sum")
+
+    rows = (anchors, self_column, positive_column)
+    return sum_over_rows(cross_entropy, *rows, columns=2 * n) / (2 * b)
 
 
 class SimCLR(Task):

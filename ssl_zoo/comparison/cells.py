@@ -288,7 +288,8 @@ def _reason(error: BaseException) -> str:
 def decisive(config: EncoderConfig) -> dict[str, Any]:
     """All settings that decide a run's figures, by dotted path."""
     sections = config.model_dump(exclude={"provenance"})
-    chosen_here = {"train.precision", "train.device", "data.resident", "data.workers", "data.root"}
+    chosen_here = {"train.precision", "train.channels_last", "train.threads", "train.tune"}
+    chosen_here |= {"train.device", "data.resident", "data.workers", "data.root", "data.cache"}
     chosen_here |= {"train.checkpoint_seconds", "train.log_every", "train.observers"}
     flat = {f"{s}.{name}": value for s, values in sections.items() for name, value in values.items()}
     return {path: value for path, value in flat.items() if path not in chosen_here}

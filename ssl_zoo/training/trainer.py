@@ -298,9 +298,10 @@ class Trainer:
 def _resolved(config: RunConfig, data: DataSet, device: Device) -> RunConfig:
     """The configuration with what was chosen for it here, so that a resumed run does not choose anew."""
     resident = "never" if isinstance(data.train, LazySplit) else "always"
+    chosen = {name: getattr(device, name) for name in ("precision", "channels_last", "threads")}
     return config.model_copy(
         update={
-            "train": config.train.model_copy(update={"precision": device.precision}),
+            "train": config.train.model_copy(update=chosen),
             "data": config.data.model_copy(update={"resident": resident}),
         }
     )

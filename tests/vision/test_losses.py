@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from ssl_zoo import nn
 from ssl_zoo_vision.byol import byol_loss, target_momentum
 from ssl_zoo_vision.inpainting import reconstruction_loss, weights
 from ssl_zoo_vision.moco import info_nce
@@ -71,6 +75,51 @@ def test_nt_xent_ignores_the_order_of_pairs_and_of_views(order: list[int], seed:
     loss = nt_xent(z1, z2, 0.5)
     torch.testing.assert_close(nt_xent(z1[order], z2[order], 0.5), loss)
     torch.testing.assert_close(nt_xent(z2, z1, 0.5), loss)
+
+
+def plain_nt_xent(z1: Tensor, z2: Tensor) -> Tensor:
+    return nt_xent(z1, z2, 0.3)
+
+
+def plain_info_nce(q: Tensor, k: Tensor) -> Tensor:
+    return info_nce(q, k, unit(500, q.shape[1], 9, q.dtype), 0.3)
+
+
+@pytest.mark.parametrize("loss", [plain_nt_xent, plain_info_nce])
+def test_in_parts_a_loss_has_the_value_and_gradient_of_the_whole(
+    loss: Callable[[Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = unit(37, 6, 5).requires_grad_(), unit(37, 6, 6).requires_grad_()
+    whole = loss(a, b)
+    gradients = torch.autograd.grad(whole, [a, b], allow_unused=True)
+    monkeypatch.setattr(nn, "MOST_SCORES", 1000)
+    parts = loss(a, b)
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=0)
+    in_parts = torch.autograd.grad(parts, [a, b], allow_unused=True)
+    torch.testing.assert_close(in_parts, gradients, rtol=1e-10, atol=1e-15)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        made = [t for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, Tensor)]
+        self.elements = max([self.elements, *(t.numel() for t in made)])
+        return out
+
+
+@pytest.mark.parametrize("loss", ["nt_xent", "info_nce"])
+def test_a_batch_of_4096_never_holds_its_whole_matrix(loss: str) -> None:
+    a, b = (unit(4096, 4, seed, torch.float32).requires_grad_() for seed in (1, 2))
+    with Largest() as largest:
+        if loss == "nt_xent":
+            nt_xent(a, b, 0.1).backward()
+        else:
+            info_nce(a, b.detach(), unit(65536, 4, 3, torch.float32), 0.1).backward()
+    assert largest.elements <= nn.MOST_SCORES
 
 
 def test_nt_xent_ignores_a_rotation_of_all_embeddings() -> None:

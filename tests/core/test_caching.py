@@ -1,0 +1,149 @@
+"""Cached gradients: in parts through the network, and yet the plain large batch's loss and gradient."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssl_zoo.backbones import create_backbone
+from ssl_zoo.caching import cached
+from ssl_zoo.config import BackboneConfig
+from ssl_zoo.data import load
+from ssl_zoo.run import build_task
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Encoder, Task
+from ssl_zoo.views import Rng
+from tests.conftest import small_config
+
+SPEC = ImageSpec(channels=1, size=16, mean=(0.5,), std=(0.5,))
+BACKBONES: dict[str, dict[str, Any]] = {
+    "convolutions": {
+        "name": "resnet18",
+        "options": {"channels": [32, 32, 32, 32], "layers": [1, 1, 1, 1], "norm_layer": "groupnorm"},
+    },
+    "transformer": {"name": "test_vit", "options": {"patch_size": 4}},
+}
+"""Encoders that treat each sample by itself."""
+
+
+def encoder(kind: str = "convolutions", **options: Any) -> Encoder:
+    given = copy.deepcopy(BACKBONES[kind])
+    given["options"] |= options
+    torch.manual_seed(0)
+    return create_backbone(BackboneConfig(**given), SPEC).train()
+
+
+def batch(n: int = 23) -> Tensor:
+    return torch.randn(n, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def loss_and_gradients(task: Task) -> tuple[Tensor, dict[str, Tensor]]:
+    """Of one batch of 40 digits, whose size no part divides."""
+    digits = load(small_config("simclr").data, torch.device("cpu")).train.batch(torch.arange(40))
+    task.train()
+    loss = task(task.views(digits, Rng(0))).total
+    loss.backward()
+    return loss.detach(), {n: p.grad for n, p in task.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_loss_and_gradient_are_those_of_the_plain_batch(kind: str, task_name: str) -> None:
+    def found(**settings: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        config = small_config(task_name, train__batch_size=40, **settings)
+        config.backbone = BackboneConfig(**BACKBONES[kind])
+        return loss_and_gradients(build_task(config, SPEC))
+
+    loss, gradients = found()
+    cached_loss, cached_gradients = found(train__cached_gradients=True, train__part_size=7)
+    torch.testing.assert_close(cached_loss, loss, rtol=1e-5, atol=1e-6)
+    assert gradients.keys() == cached_gradients.keys()
+    scale = max(float(g.abs().max()) for g in gradients.values())
+    for name, gradient in gradients.items():
+        error = float((cached_gradients[name] - gradient).abs().max())
+        assert error <= 2e-5 * scale, name
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_every_way_to_call_an_encoder_gives_the_same(kind: str) -> None:
+    plain = encoder(kind)
+    parted = cached(copy.deepcopy(plain), 5)
+    x = batch()
+    torch.testing.assert_close(parted(x), plain(x))
+    torch.testing.assert_close(parted.feature_map(x), plain.feature_map(x))
+    torch.testing.assert_close(parted.stages(x, [0, -1]), plain.stages(x, [0, -1]))
+    if kind == "transformer":
+        visible = torch.rand(len(x), 16).argsort(1)[:, :6]
+        torch.testing.assert_close(parted.tokens(x, visible), plain.tokens(x, visible))
+
+
+def kept_for_backward(network: Encoder, x: Tensor) -> int:
+    """Bytes of what a forward pass leaves for the backward pass, parameters aside."""
+    own = {p.data_ptr() for p in network.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(t: Tensor) -> Tensor:
+        if t.data_ptr() not in own:
+            kept[t.data_ptr()] = t.numel() * t.element_size()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        features = network(x)
+    assert features.requires_grad
+    return sum(kept.values())
+
+
+def test_what_is_kept_for_the_backward_pass_is_the_input_and_not_each_layer() -> None:
+    x = batch(64)
+    plain = encoder()
+    assert kept_for_backward(cached(copy.deepcopy(plain), 8), x) <= x.nbytes
+    assert kept_for_backward(plain, x) > 10 * x.nbytes
+
+
+def test_names_of_weights_and_evaluation_stay_as_they_are() -> None:
+    plain = encoder()
+    parted = cached(copy.deepcopy(plain), 5)
+    assert parted.state_dict().keys() == plain.state_dict().keys()
+    torch.testing.assert_close(parted.eval()(batch()), plain.eval()(batch()), rtol=0, atol=0)
+
+
+def test_a_copy_is_a_network_of_its_own_that_goes_by_parts_too() -> None:
+    parted = cached(encoder(), 5)
+    teacher = copy.deepcopy(parted).requires_grad_(False)
+    with torch.no_grad():
+        before = teacher(batch())
+        next(parted.parameters()).add_(1.0)
+        torch.testing.assert_close(teacher(batch()), before, rtol=0, atol=0)
+    sizes: list[int] = []
+    teacher.model.conv1.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    with torch.no_grad():
+        teacher(batch())
+    assert sizes == [5, 5, 5, 4, 4]
+
+
+def test_batch_statistics_are_of_a_part_and_move_once_for_each() -> None:
+    by_hand = encoder(norm_layer="batchnorm2d")
+    parted = cached(copy.deepcopy(by_hand), 8)
+    features = parted(batch())
+    features.square().sum().backward()
+    expected = torch.cat([by_hand(part) for part in batch().tensor_split(3)])
+    expected.square().sum().backward()
+    torch.testing.assert_close(features, expected)
+    for (name, a), b in zip(parted.state_dict().items(), by_hand.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+    for (name, p), q in zip(parted.named_parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=name)
+
+
+def test_dropout_drops_the_same_both_times() -> None:
+    by_hand = encoder("transformer", proj_drop_rate=0.5)
+    parted = cached(copy.deepcopy(by_hand), 8)
+    torch.manual_seed(3)
+    parted(batch()).square().sum().backward()
+    torch.manual_seed(3)
+    torch.cat([by_hand(part) for part in batch().tensor_split(3)]).square().sum().backward()
+    for (name, p), q in zip(parted.named_parameters(), by_hand.named_parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q[1].grad, msg=name)
