@@ -10,6 +10,7 @@ import torch
 
 from ssl_zoo import distributed
 from ssl_zoo.config import DataConfig
+from ssl_zoo.data import cache
 from ssl_zoo.data.catalogue import as_arrays, labels_of
 from ssl_zoo.data.decode import open_image
 from ssl_zoo.data.lazy import LazySplit, Pictures, Unreadable
@@ -68,6 +69,7 @@ def part_of(
         channels,
         config.workers,
         unreadable,
+        cache.origin_of(dataset),
     )
     return LazySplit(pictures, labels_of(dataset))
 
@@ -103,9 +105,14 @@ def assemble(
         mirror: whether a mirror image means the same.
 
     Raises:
-        UserError: no image of what is trained on can be read.
+        UserError: no image of what is trained on can be read, or there can be no cache.
     """
-    parts = [part for part in (train, test, bank) if part is not None]
+    named = {"train": train, "test": test, "bank": bank}
+    parts = [part for part in named.values() if part is not None]
+    if config.cache is not None:
+        for split, part in named.items():
+            if isinstance(part, LazySplit):
+                cache.provide(part.pictures, f"{name} {split}", Path(config.cache).expanduser())
     kept = _resident(parts, config, device)
     splits: dict[int, Split] = {id(old): new for old, new in zip(parts, kept, strict=True)}
     train_split = splits[id(train)]
@@ -123,13 +130,20 @@ def assemble(
 
 
 def _resident(parts: list[Part], config: DataConfig, device: torch.device) -> list[Part]:
-    """Decode lazy splits into the device's memory where they fit there together."""
+    """Decode lazy splits into the device's memory where they fit there together.
+
+    With a cache nothing is decoded: it is copied into a GPU's memory where it fits there, and mapped
+    into the CPU's otherwise.
+    """
     lazy = [part for part in parts if isinstance(part, LazySplit)]
     share = MEMORY_SHARE / distributed.world_size()
-    fits = sum(part.nbytes for part in lazy) <= share * free_memory(device) and all(
-        len(part) <= MOST_RESIDENT for part in lazy
+    fits = sum(part.nbytes for part in lazy) <= share * free_memory(device) and (
+        config.cache is not None or all(len(part) <= MOST_RESIDENT for part in lazy)
     )
     (too_large,) = distributed.largest(not fits)  # one process decides for all
+    if config.cache is not None:
+        place = torch.device("cpu") if config.resident == "never" or too_large else device
+        return [part.mapped().to(place) if isinstance(part, LazySplit) else part for part in parts]
     if config.resident == "never" or (config.resident == "auto" and too_large):
         return parts
     return [part.resident(device) if isinstance(part, LazySplit) else part for part in parts]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ssl_zoo.data.decode import printable, reason, to_square
-from ssl_zoo.data.splits import ArraySplit, Split
+from ssl_zoo.data.splits import ArraySplit, MappedSplit, Split
 from ssl_zoo.errors import UserError
 
 log = logging.getLogger("ssl_zoo.data")
@@ -59,6 +60,19 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where the bytes of images lie.
+
+    Attributes:
+        root: the folder below which they lie, or the archive.
+        files: the file of each image; of an archive that itself.
+    """
+
+    root: Path
+    files: Sequence[str | Path]
+
+
+@dataclass(eq=False)
 class Pictures:
     """Images by number, and what they become.
 
@@ -70,6 +84,9 @@ class Pictures:
         channels: 1 or 3.
         workers: the number of threads.
         unreadable: where those are noted that cannot be read; shared by a data set's splits.
+        origin: where their bytes lie; None where that cannot be told.
+        squares: all of them decoded, uint8 [count, C, side, side], where a cache has them. Those that
+            cannot be read are noted already, and their rows mean nothing.
     """
 
     open: Callable[[int], Image.Image]
@@ -79,6 +96,8 @@ class Pictures:
     channels: int
     workers: int
     unreadable: Unreadable = field(default_factory=Unreadable)
+    origin: Origin | None = None
+    squares: Tensor | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.unreadable.total += self.count
@@ -89,12 +108,41 @@ class Pictures:
         Raises:
             UserError: too many could not be read.
         """
+        if self.squares is not None:
+            known = printable(self.name(number)) in self.unreadable.names
+            return None if known else self.squares[number]
         try:
             with self.open(number) as image:
                 return to_square(image, self.side, self.channels)
         except Exception as error:  # whatever a decoder makes of a broken file
             self.unreadable.note(printable(self.name(number)), error)
             return None
+
+    def decode_into(self, squares: Tensor, numbers: Tensor) -> Tensor:
+        """Decode images by threads into memory that is there.
+
+        Args:
+            squares: where to, uint8 [N, C, side, side]; unchanged where an image cannot be read.
+            numbers: which images, int64 [N].
+
+        Returns:
+            Whether each could be read, bool [N].
+
+        Raises:
+            UserError: too many could not be read.
+        """
+
+        def fill(row: int) -> bool:
+            decoded = self.decode(int(numbers[row]))
+            if decoded is not None:
+                squares[row] = decoded
+            return decoded is not None
+
+        read: list[bool] = []
+        with ThreadPoolExecutor(self.workers) as pool:
+            for chunk in torch.arange(len(numbers)).split(1024):
+                read += pool.map(fill, chunk.tolist())
+        return torch.tensor(read, dtype=torch.bool)
 
 
 class LazySplit(Split):
@@ -171,23 +219,35 @@ class LazySplit(Split):
     def resident(self, device: torch.device) -> ArraySplit:
         """Decode everything once and keep it on the device; what cannot be read is left out."""
         squares = self.empty(len(self))
-
-        def fill(index: int) -> bool:
-            decoded = self.pictures.decode(int(self.numbers[index]))
-            if decoded is not None:
-                squares[index] = decoded
-            return decoded is not None
-
-        read: list[bool] = []
-        with ThreadPoolExecutor(self.pictures.workers) as pool:
-            for chunk in torch.arange(len(self)).split(1024):
-                read += pool.map(fill, chunk.tolist())
-        kept = torch.tensor(read, dtype=torch.bool)
+        kept = self.pictures.decode_into(squares, self.numbers)
         if not kept.all():
             squares = squares[kept]
         labels = self.labels[kept] if self.labels is not None else None
-        names = [name for name, was_read in zip(self.names, read, strict=True) if was_read]
+        names = [name for name, was_read in zip(self.names, kept.tolist(), strict=True) if was_read]
         return ArraySplit(squares.to(device), labels, self.skipped, names)
+
+    def mapped(self) -> MappedSplit:
+        """The same images as a cache has them; what cannot be read is left out."""
+        assert self.pictures.squares is not None
+        names = self.names
+        whole = MappedSplit(self.pictures.squares, self.labels, self.skipped, names, self.numbers)
+        kept = [i for i, name in enumerate(names) if printable(name) not in self.skipped]
+        return whole.subset(torch.tensor(kept, dtype=torch.long))
+
+    def begin(self, pool: ThreadPoolExecutor, indices: Tensor) -> Callable[[], Tensor]:
+        """Have a pool's threads decode the batch of these numbers [B]; the result waits for it."""
+        batch = self.empty(len(indices))
+        filled = [
+            pool.submit(self.readable, i, square)
+            for i, square in zip(indices.tolist(), batch, strict=True)
+        ]
+
+        def whole() -> Tensor:
+            for future in filled:
+                future.result()
+            return batch
+
+        return whole
 
 
 def batches(
@@ -195,42 +255,35 @@ def batches(
 ) -> Generator[Tensor]:
     """Raw batches in the order of `indices`.
 
-    A lazy split is decoded ahead of who takes the batches, by its worker threads. The result does not
-    depend on their number. In memory lie at most prefetch + 1 batches of squares (N·C·side² bytes)
-    beside the one handed out, and for each worker one image in the size at which it is decoded (at
-    most `MOST_PIXELS`, and a converted copy of it). Closing the iterator ends the threads.
+    A lazy split is decoded ahead of who takes the batches, by its worker threads, and a mapped one is
+    read ahead. The result does not depend on their number. In memory lie at most prefetch + 1 batches
+    of squares (N·C·side² bytes) beside the one handed out, and for each worker that decodes one image
+    in the size at which it does (at most `MOST_PIXELS`, and a converted copy of it). Closing the
+    iterator ends the threads.
 
     Args:
         split: the samples.
         indices: which samples, int64 [N].
         batch_size: the number of samples in a batch.
         drop_last: whether to leave out a last batch that is not full.
-        prefetch: batches to decode ahead.
+        prefetch: batches to decode, or read, ahead.
     """
     chunks = [c for c in indices.split(batch_size) if len(c) == batch_size or not drop_last]
-    if not isinstance(split, LazySplit):
+    if not isinstance(split, LazySplit | MappedSplit):
         yield from map(split.batch, chunks)
         return
-    pool = ThreadPoolExecutor(split.pictures.workers, thread_name_prefix="ssl-zoo-decode")
-    ahead: list[tuple[Tensor, list[Future[None]]]] = []
-
-    def first() -> Tensor:
-        batch, filled = ahead.pop(0)
-        for future in filled:
-            future.result()
-        return batch
-
+    workers = split.pictures.workers if isinstance(split, LazySplit) else prefetch + 1
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="ssl-zoo-decode")
+    ahead: list[Callable[[], Tensor]] = []
     try:
         for chunk in chunks:
-            batch = split.empty(len(chunk))
-            filled = [
-                pool.submit(split.readable, i, square)
-                for i, square in zip(chunk.tolist(), batch, strict=True)
-            ]
-            ahead.append((batch, filled))
+            if isinstance(split, LazySplit):
+                ahead.append(split.begin(pool, chunk))
+            else:
+                ahead.append(pool.submit(split.batch, chunk).result)
             if len(ahead) > prefetch:
-                yield first()
+                yield ahead.pop(0)()
         while ahead:
-            yield first()
+            yield ahead.pop(0)()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

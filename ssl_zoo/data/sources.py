@@ -15,7 +15,7 @@ from ssl_zoo.data.assemble import DEFAULT_SIZE, Part, assemble, canvas, hold_out
 from ssl_zoo.data.decode import open_image, printable
 from ssl_zoo.data.download import default_root, open_torchvision
 from ssl_zoo.data.folder import Files, channels_of, split_folder
-from ssl_zoo.data.lazy import LazySplit, Pictures, Unreadable
+from ssl_zoo.data.lazy import LazySplit, Origin, Pictures, Unreadable
 from ssl_zoo.data.splits import ArraySplit, DataSet, holdout
 from ssl_zoo.data.timm_sets import open_timm
 from ssl_zoo.errors import UserError, did_you_mean
@@ -118,6 +118,7 @@ def _folder(root: Path, config: DataConfig, device: torch.device) -> DataSet:
             channels,
             config.workers,
             unreadable,
+            Origin(root, paths),
         )
         return LazySplit(pictures, files.labels)
 
