@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ssl_zoo.settings import load_config
     from ssl_zoo.spec import ImageSpec, Spec
     from ssl_zoo.task import Encoder, Field, Losses, Task, TaskOptions
+    from ssl_zoo.throughput import bench
     from ssl_zoo.training import train
     from ssl_zoo.views import Rng
 
@@ -39,6 +40,7 @@ _HOMES = {
     "TaskOptions": "task",
     "Unsuitable": "errors",
     "UserError": "errors",
+    "bench": "throughput",
     "compare": "comparison",
     "embed": "embedding",
     "evaluate": "evaluation",
@@ -66,6 +68,7 @@ __all__ = [
     "Unsuitable",
     "UserError",
     "__version__",
+    "bench",
     "compare",
     "embed",
     "evaluate",

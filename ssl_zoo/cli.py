@@ -38,6 +38,8 @@ FLAGS = {
     "lr": "train.lr",
     "precision": "train.precision",
     "device": "train.device",
+    "tune": "train.tune",
+    "deterministic": "train.deterministic",
     "seed": "train.seed",
     "knn_every": "train.knn_every",
     "observe": "train.observers",
@@ -62,6 +64,14 @@ Observe = Annotated[
 Seed = Annotated[int | None, typer.Option(help="All randomness follows from it.")]
 DeviceName = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, mps, …")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Tune = Annotated[
+    bool | None,
+    typer.Option("--tune/--no-tune", help="Try what is quickest before a long run (default: yes)."),
+]
+Deterministic = Annotated[
+    bool | None,
+    typer.Option("--deterministic", help="Refuse what differs each time; implies --no-tune."),
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file of settings; flags override it.")
 ]
@@ -116,6 +126,8 @@ def train(
     precision: Precision = None,
     device: DeviceName = None,
     devices: Annotated[int, typer.Option(min=1, help="Processes, one on each device.")] = 1,
+    tune: Tune = None,
+    deterministic: Deterministic = None,
     seed: Seed = None,
     knn_every: Annotated[float | None, typer.Option(help="Epochs between evaluations.")] = None,
     observe: Observe = None,
@@ -154,6 +166,39 @@ def train(
         reporter.stop()
     if json and os.environ.get("RANK", "0") == "0":
         console.print_json({"run": str(run.path), **run.results()})
+
+
+@app.command()
+def bench(
+    task: TaskName = None,
+    data: Data = None,
+    image_size: ImageSize = None,
+    backbone: Backbone = None,
+    batch_size: BatchSize = None,
+    precision: Precision = None,
+    device: DeviceName = None,
+    tune: Tune = None,
+    seed: Seed = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    seconds: Annotated[float, typer.Option(min=0, help="How long to measure, about.")] = 20.0,
+    profile: Annotated[bool, typer.Option("--profile", help="Write a trace of some steps too.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for it (default under runs/).")] = None,
+    json: Json = False,
+) -> None:
+    """Measure training against its ceiling: the same step on views that lie on the device."""
+    if out is not None and not profile:
+        raise UserError("--out is where --profile writes; give both")
+    resolved = _configuration(config, _given(locals()), sets)
+
+    from ssl_zoo import console
+    from ssl_zoo.run import new_folder
+    from ssl_zoo.throughput import bench
+
+    trace = None
+    if profile:
+        trace = (new_folder(resolved) if out is None else out) / "trace.json"
+    console.print_throughput(bench(resolved, seconds=seconds, trace=trace), trace, json)
 
 
 @app.command("eval")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ssl_zoo.run import Run
     from ssl_zoo.task import Task
     from ssl_zoo.testing import Outcome
+    from ssl_zoo.throughput import Throughput
     from ssl_zoo.training import Trainer
 
 out = Console(highlight=False)
@@ -100,6 +101,30 @@ def print_task(name: str, cls: type[Task], json: bool) -> None:
         for section, values in recipe.items():
             for key, value in values.items():
                 say(f"  {section}.{key} {_shown(value)}")
+
+
+def print_throughput(measured: Throughput, trace: Path | None, json: bool) -> None:
+    """Show how near training comes to its ceiling, where its time goes, and its memory."""
+    if json:
+        print_json({**asdict(measured), "trace": str(trace) if trace is not None else None})
+        return
+    say(
+        f"{measured.task} on {measured.data}: {measured.backbone}, batches of {measured.batch_size:,}, "
+        f"{measured.views_per_image:g} views an image; {measured.device}"
+    )
+    table = Table("", "views/s", "images/s")
+    for name, views in (("training", measured.views_per_s), ("ceiling", measured.ceiling_views_per_s)):
+        images = views / measured.views_per_image if measured.views_per_image else 0.0
+        _add_row(table, name, f"{views:,.0f}", f"{images:,.0f}")
+    out.print(table)
+    low, high = min(measured.ratios), max(measured.ratios)
+    say(f"ratio {measured.ratio:.3f} ({low:.3f} to {high:.3f} in {len(measured.ratios)} pairs)")
+    shares = {**measured.shares, "rest": 1 - sum(measured.shares.values())}
+    say("time: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()))
+    if measured.peak_memory_bytes is not None:
+        say(f"peak memory: {measured.peak_memory_bytes / 2**20:,.0f} MiB")
+    if trace is not None:
+        say(f"wrote {trace}")
 
 
 def print_new_task(name: str, folder: Path) -> None:
@@ -307,7 +332,7 @@ class TrainingReporter:
             length = f"{config.train.minutes:g} minutes in steps of {budget.step_images:,} images"
         _note(
             f"{config.task.name} on {data.name}: {len(data.train):,} samples, {config.backbone.name} "
-            f"({encoder:.1f} M parameters), {trainer.device.device} {trainer.device.precision}, {length}"
+            f"({encoder:.1f} M parameters), on {trainer.device}, {length}"
         )
         _note(f"run: {run.path}")
         if trainer.step:

@@ -81,6 +81,11 @@ class Device:
             ) from error
         return chosen
 
+    def __str__(self) -> str:
+        order = "last" if self.channels_last else "first"
+        threads = f", {self.threads} threads" if self.device.type == "cpu" else ""
+        return f"{self.device}, {self.precision}, channels {order}{threads}"
+
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Within, the process computes with these threads, and deterministically if asked to."""

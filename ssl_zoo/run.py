@@ -175,7 +175,7 @@ class Run:
         run = cls(RUNS if path is None else path)
         try:
             if path is None:
-                run = cls(_new_folder(config))
+                run = cls(new_folder(config))
             run.path.mkdir(parents=True, exist_ok=True)
             replace_file(run.config_file, dump_config(config).encode())
         except OSError as error:
@@ -344,7 +344,7 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version.partition("+")[0])[:3]))
 
 
-def _new_folder(config: RunConfig) -> Path:
+def new_folder(config: RunConfig) -> Path:
     """Make a folder under ``runs/`` that no other run has, named by task, data and time."""
     source = Path(config.data.source).name.replace(":", "-") or "data"
     first = RUNS / f"{config.task.name}-{source}-{datetime.now():%Y%m%d-%H%M%S}"

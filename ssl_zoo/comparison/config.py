@@ -119,10 +119,12 @@ class Comparison(BaseModel):
                     f"overrides.{task}: {path}={value} would make its runs incomparable with the "
                     f"others' ({conditions(common)[path]}); set it for all"
                 )
-        if config.train.knn_every is None and "knn_points" not in config.train.model_fields_set:
-            train = config.train.model_copy(update={"knn_points": KNN_POINTS})
-            config = config.model_copy(update={"train": train})
-        return config
+        # Of equal runs none is to compute in another number format because the machine was busy.
+        defaults: dict[str, Any] = {"tune": False}
+        if config.train.knn_every is None:
+            defaults["knn_points"] = KNN_POINTS
+        new = {k: v for k, v in defaults.items() if k not in config.train.model_fields_set}
+        return config.model_copy(update={"train": config.train.model_copy(update=new)})
 
     def _common(self) -> Given:
         sections = {"data": self.data, "backbone": self.backbone, "train": self.train}

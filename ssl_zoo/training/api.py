@@ -16,6 +16,7 @@ from ssl_zoo.plugins import check_observers
 from ssl_zoo.run import Run, build_data, build_task, fitting, load_checkpoint
 from ssl_zoo.training.loop import Reporter, Silent, fit
 from ssl_zoo.training.trainer import Trainer
+from ssl_zoo.training.tuning import tuned
 
 
 def train(
@@ -58,36 +59,51 @@ def train(
     check_observers(config.train.observers)
     with distributed.processes(config.train.device) as local_rank:
         device = Device.choose(config.train, local_rank)
-        trainer = Trainer(config, build_data(config, device.device, data), device)
-        rehearse(trainer.task, trainer.data, device)
-        device.reset_peak_memory()
-        first = distributed.rank() == 0
-        config = trainer.config
-        if run is None:
-            run = Run.create(out, config) if first else Run(out or "runs")
-        with run.lock() if first else contextlib.nullcontext():
-            try:
-                if resume is not None:
-                    _go_on(trainer, run)
-                if first:
-                    reporter.started(run, trainer)
-                    trainer.tell("ssl_zoo_run_started", run=run, step=trainer.step)
-                if trainer.progress < 1:
-                    if first and run.results_file.is_file():
-                        run.write_results({"scores": {}, "transfer": {}})  # of weights that move on
-                    fit(trainer, run, reporter)
-                if first:
-                    results = finish(trainer, run, protocol, with_baselines)
-                    trainer.tell("ssl_zoo_run_ended", run=run, results=results)
-                    reporter.ended(run, results)
-                distributed.barrier()
-            except Exception as error:
-                if first:
-                    trainer.tell("ssl_zoo_run_stopped", run=run, error=error)
-                if first and resume is None and trainer.step == 0:
-                    run.discard()
-                raise
+        data = build_data(config, device.device, data)
+        device = tuned(config, data, device)
+        with device.computing():
+            trainer = Trainer(config, data, device)
+            rehearse(trainer.task, trainer.data, device)
+            device.reset_peak_memory()
+            first = distributed.rank() == 0
+            if run is None:
+                run = Run.create(out, trainer.config) if first else Run(out or "runs")
+            with run.lock() if first else contextlib.nullcontext():
+                _carry_out(trainer, run, reporter, protocol, with_baselines, resume is not None)
     return run
+
+
+def _carry_out(
+    trainer: Trainer,
+    run: Run,
+    reporter: Reporter,
+    protocol: list[str],
+    with_baselines: bool,
+    resumed: bool,
+) -> None:
+    """Train and evaluate in a run's directory, which this process has to itself."""
+    first = distributed.rank() == 0
+    try:
+        if resumed:
+            _go_on(trainer, run)
+        if first:
+            reporter.started(run, trainer)
+            trainer.tell("ssl_zoo_run_started", run=run, step=trainer.step)
+        if trainer.progress < 1:
+            if first and run.results_file.is_file():
+                run.write_results({"scores": {}, "transfer": {}})  # of weights that move on
+            fit(trainer, run, reporter)
+        if first:
+            results = finish(trainer, run, protocol, with_baselines)
+            trainer.tell("ssl_zoo_run_ended", run=run, results=results)
+            reporter.ended(run, results)
+        distributed.barrier()
+    except Exception as error:
+        if first:
+            trainer.tell("ssl_zoo_run_stopped", run=run, error=error)
+        if first and not resumed and trainer.step == 0:
+            run.discard()
+        raise
 
 
 def _go_on(trainer: Trainer, run: Run) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NoReturn
 
 import torch
@@ -116,7 +116,7 @@ class Trainer:
         """Passes over the train split so far."""
         return self.step / self.budget.steps_per_epoch
 
-    def epoch_batches(self) -> Iterator[list[Batch]]:
+    def epoch_batches(self) -> Generator[list[Batch]]:
         """For each step left in the current epoch, this process's batches, to be accumulated.
 
         The order follows from the seed and the epoch; each step's samples are laid out as one joint
@@ -297,11 +297,13 @@ class Trainer:
 
 def _resolved(config: RunConfig, data: DataSet, device: Device) -> RunConfig:
     """The configuration with what was chosen for it here, so that a resumed run does not choose anew."""
-    resident = "never" if isinstance(data.train, LazySplit) else "always"
-    chosen = {name: getattr(device, name) for name in ("precision", "channels_last", "threads")}
+    computing = {name: getattr(device, name) for name in ("precision", "channels_last", "threads")}
+    keeping: dict[str, Any] = {}
+    if config.data.cache is None:
+        keeping["resident"] = "never" if isinstance(data.train, LazySplit) else "always"
     return config.model_copy(
         update={
-            "train": config.train.model_copy(update=chosen),
-            "data": config.data.model_copy(update={"resident": resident}),
+            "train": config.train.model_copy(update=computing),
+            "data": config.data.model_copy(update=keeping),
         }
     )

@@ -1,0 +1,98 @@
+"""`bench` measures training as it is, against the same step on views that lie ready."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssl_zoo import plugins
+from ssl_zoo.config import RunConfig
+from ssl_zoo.throughput import FEWEST_PAIRS, PREPARED, bench
+from ssl_zoo.training.trainer import PHASES
+from ssl_zoo.views import Rng
+from ssl_zoo_vision.simclr import SimCLR
+from tests.conftest import Call, flags, small_config
+
+
+class Counted(SimCLR):
+    """SimCLR that counts how often it is asked for what."""
+
+    name = "counted"
+    made = 0
+    stepped = 0
+
+    def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        type(self).made += 1
+        mask = torch.zeros(len(batch), 1, 16, 16, dtype=torch.bool)
+        return *super().views(batch, rng), mask, rng.permutation(len(batch))
+
+    def loss(self, views: tuple[Tensor, ...]):  # type: ignore[no-untyped-def]
+        return super().loss(views[:2])
+
+    def after_step(self, progress: float) -> None:
+        type(self).stepped += 1
+
+
+@pytest.fixture
+def counted(alone: None) -> type[Counted]:
+    plugins.register_task(Counted)
+    Counted.made = Counted.stepped = 0
+    return Counted
+
+
+def config(task: str, **settings: object) -> RunConfig:
+    return small_config(task, train__batch_size=32, train__tune=False, **settings)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_ceiling_makes_steps_and_no_views(counted: type[Counted], accumulate: int) -> None:
+    measured = bench(config("counted", train__accumulate=accumulate), seconds=0)
+    assert len(measured.ratios) == FEWEST_PAIRS
+    full = counted.made // accumulate - PREPARED
+    ceiling = counted.stepped - full
+    # Beside the pairs there are warm-ups, and steps whose phases are timed.
+    block = (full - 2) // (FEWEST_PAIRS + 1)
+    assert full == 2 + block * (FEWEST_PAIRS + 1)
+    assert ceiling == 2 + block * FEWEST_PAIRS
+
+
+def test_figures_fit_together(counted: type[Counted]) -> None:
+    measured = bench(config("counted"), seconds=0)
+    assert measured.views_per_image == 2  # neither the mask nor the permutation is a view
+    assert measured.views_per_s == pytest.approx(2 * measured.images_per_s)
+    assert min(measured.ratios) <= measured.ratio <= max(measured.ratios)
+    assert list(measured.shares) == list(PHASES)
+    assert all(share > 0 for share in measured.shares.values())
+    assert sum(measured.shares.values()) <= 1
+
+
+def test_json_has_what_scripts_read(call: Call, task_name: str) -> None:
+    arguments = flags(task_name, train__batch_size=32, train__tune=False)
+    code, out, err = call("bench", *arguments, "--seconds", "0", "--json")
+    assert code == 0, err
+    printed = json.loads(out)
+    assert printed["task"] == task_name
+    assert printed["backbone"] == "test_resnet"
+    assert printed["views_per_s"] > 0
+    assert printed["ceiling_views_per_s"] > 0
+    assert printed["ratio"] > 0
+    assert printed["peak_memory_bytes"] is None or printed["peak_memory_bytes"] > 2**20
+    assert set(printed["shares"]) == set(PHASES)
+    assert not list(Path.cwd().iterdir())  # it leaves nothing behind
+
+
+def test_a_trace_names_each_phase(call: Call) -> None:
+    arguments = flags("moco", train__batch_size=32, train__tune=False)
+    code, out, err = call("bench", *arguments, "--seconds", "0", "--profile", "--out", "here")
+    assert code == 2
+    assert "there is no folder here" in err
+    code, out, err = call("bench", *arguments, "--seconds", "0", "--profile")
+    assert code == 0, err
+    (trace,) = Path("runs").glob("*/trace.json")
+    assert out.splitlines()[-1] == f"wrote {trace}"
+    names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert names >= set(PHASES)

@@ -1,0 +1,131 @@
+"""What is quickest is found by a short trial, where that pays, and leaves nothing else behind."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ssl_zoo.config import RunConfig
+from ssl_zoo.data import load
+from ssl_zoo.device import Device
+from ssl_zoo.run import Run
+from ssl_zoo.training import Trainer, train, tuning
+from tests.conftest import small_config
+
+BASE = Device(torch.device("cpu"), "bf16", True, 2)
+
+
+def config(**settings: Any) -> RunConfig:
+    given = {"train__precision": "auto", "train__epochs": 1000, **settings}
+    return small_config("simclr", **given)
+
+
+def chosen(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[tuple[str, bool, int], float], **settings: Any
+) -> tuple[Device, int]:
+    """What is chosen where a step takes so long, and the number of trials; others take 1 s."""
+    trials: list[Device] = []
+
+    def measure(trainer: Trainer) -> float:
+        device = trainer.device
+        trials.append(device)
+        return seconds.get((device.precision, device.channels_last, device.threads), 1.0)
+
+    monkeypatch.setattr(tuning, "_seconds", measure)
+    run = config(**settings)
+    return tuning.tuned(run, load(run.data, BASE.device), BASE), len(trials)
+
+
+def test_the_quickest_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, trials = chosen(monkeypatch, {("fp32", False, 2): 0.5, ("fp32", False, 1): 0.4})
+    assert device == Device(BASE.device, "fp32", False, 1)
+    assert trials == 5
+
+
+def test_what_the_hardware_suggests_stays_unless_another_is_clearly_quicker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert chosen(monkeypatch, {("fp32", True, 2): 0.92})[0] == BASE
+    failing = {("fp32", last, 2): math.inf for last in (True, False)}
+    assert chosen(monkeypatch, failing)[0] == BASE
+
+
+def test_what_is_given_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = {("fp32", last, threads): 0.1 for last in (True, False) for threads in (1, 2)}
+    assert chosen(monkeypatch, quick, train__precision="bf16")[0] == BASE
+    device, _ = chosen(monkeypatch, quick, train__channels_last=True, train__threads=2)
+    assert device == replace(BASE, precision="fp32")
+    given = {"train__precision": "bf16", "train__channels_last": True, "train__threads": 2}
+    assert chosen(monkeypatch, quick, **given) == (BASE, 0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"tune": False}, {"deterministic": True}, {"epochs": 2}, {"compile": True}]
+)
+def test_no_trial_where_it_is_not_wanted_or_does_not_pay(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    given = {f"train__{name}": value for name, value in settings.items()}
+    assert chosen(monkeypatch, {}, **given) == (BASE, 0)
+
+
+def test_a_run_of_seconds_is_left_after_the_first_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chosen(monkeypatch, {("bf16", True, 2): 1e-3}) == (BASE, 1)
+    assert chosen(monkeypatch, {("bf16", True, 2): 0.1}, train__minutes=1, train__epochs=None) == (
+        BASE,
+        1,
+    )
+
+
+def test_a_trial_changes_no_loss_and_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tuning, "FEWEST_STEPS", 1)
+    monkeypatch.setattr(tuning, "SHORTEST", 0.0)
+    tried: list[Device] = []
+    measure = tuning._seconds
+    monkeypatch.setattr(tuning, "_seconds", lambda t: (tried.append(t.device), measure(t))[1])
+    short = {"train__epochs": 0.3, "train__precision": "auto"}
+    run = train(small_config("moco", **short), out=tmp_path / "a", with_baselines=False)
+    assert len(tried) > 1
+    recorded = run.config().train
+    assert isinstance(recorded.channels_last, bool)
+    assert recorded.threads is not None
+    assert recorded.precision != "auto"
+    same = {
+        f"train__{name}": getattr(recorded, name) for name in ("precision", "channels_last", "threads")
+    }
+    tried.clear()
+    again = train(small_config("moco", **{**short, **same}), out=tmp_path / "b", with_baselines=False)
+    assert not tried
+    losses = [
+        [line["loss"] for line in Run.open(r.path).metrics() if "loss" in line] for r in (run, again)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_threads_and_determinism_hold_while_a_run_computes_and_no_longer() -> None:
+    threads = torch.get_num_threads()
+    device = Device(torch.device("cpu"), "fp32", True, threads + 1, deterministic=True)
+    with device.computing():
+        assert torch.get_num_threads() == threads + 1
+        assert torch.are_deterministic_algorithms_enabled()
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_every_task_trains_deterministically(tmp_path: Path, task_name: str) -> None:
+    runs = [
+        train(
+            small_config(task_name, train__epochs=0.2, train__deterministic=True),
+            out=tmp_path / name, protocol=["knn"], with_baselines=False,
+        )
+        for name in "ab"
+    ]  # fmt: skip
+    first, second = ([line["loss"] for line in run.metrics() if "loss" in line] for run in runs)
+    assert first == second
