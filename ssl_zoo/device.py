@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from ssl_zoo.errors import UserError, first_line
 
 M = TypeVar("M", bound=nn.Module)
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -95,7 +98,8 @@ class Device:
         torch.set_num_threads(self.threads)
         torch.use_deterministic_algorithms(self.deterministic or strict)
         try:
-            yield
+            with _freed_memory_kept():
+                yield
         finally:
             torch.use_deterministic_algorithms(strict)
             torch.set_num_threads(threads)
@@ -160,6 +164,27 @@ class Device:
                 if parameter.ndim == 4:
                     parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         return module
+
+
+@contextlib.contextmanager
+def _freed_memory_kept() -> Iterator[None]:
+    """Within, what one step frees is there for the next.
+
+    By itself the C library returns a large block at once, and the system hands it out again page by
+    page, filled with zeros: in a step on a CPU that can take longer than what is computed there.
+    """
+    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(libc, "mallopt"):  # not glibc
+        yield
+        return
+    libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**17)  # its own defaults
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**17)
+        libc.malloc_trim(0)
 
 
 def _best_precision(device: torch.device) -> str:

@@ -11,10 +11,9 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, TypeAlias
+from typing import TextIO
 
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from ssl_zoo.config import RunConfig
@@ -34,9 +33,6 @@ PREPARED = 4
 """Batches of views that lie ready for the ceiling."""
 PROFILED = 5
 """Steps in a profile."""
-
-Stream: TypeAlias = Generator[list[Batch]]
-"""For each step its batches."""
 
 
 @dataclass(frozen=True)
@@ -107,119 +103,138 @@ def bench(
     with device.computing(), tempfile.TemporaryFile("w") as log:
         trainer = Trainer(config, data, device)
         trainer.task.train()
-        with closing(_batches(trainer)) as stream:
-            measured = _measure(trainer, stream, log, seconds)
-            if trace is not None:
-                _profile(trainer, stream, log, Path(trace))
-    return measured
+        measured = _Bench(trainer, log)
+        found = measured.measure(seconds)
+        if trace is not None:
+            measured.profile(Path(trace))
+    return found
 
 
-def _measure(trainer: Trainer, stream: Stream, log: TextIO, seconds: float) -> Throughput:
-    device, train = trainer.device, trainer.config.train
+class _Bench:
+    """Blocks of full training, and of steps on views that lie ready."""
 
-    def full() -> None:
-        _full_step(trainer, next(stream), log)
+    def __init__(self, trainer: Trainer, log: TextIO) -> None:
+        self.trainer = trainer
+        self.log = log
 
-    def ceiling() -> None:
-        trainer.step_on(next(ready), train.accumulate)
+    def measure(self, seconds: float) -> Throughput:
+        trainer = self.trainer
+        self.full(1)
+        trainer.device.reset_peak_memory()
+        self.full(1)
+        peak = trainer.device.peak_memory()
+        per_image = self.prepare()
+        self.ceiling(1)
+        steps = max(1, round(BLOCK / self.ceiling(1)))
+        full: list[float] = []
+        ceiling: list[float] = []
+        start = time.perf_counter()
+        while time.perf_counter() - start < seconds or len(full) < FEWEST_PAIRS:
+            # Each is first in turn, so that a machine that grows slower or quicker favours neither.
+            order = [(full, self.full), (ceiling, self.ceiling)]
+            for times, block in order if len(full) % 2 else reversed(order):
+                times.append(block(steps))
+        ratios = tuple(c / f for f, c in zip(full, ceiling, strict=True))
+        images = trainer.budget.step_images
+        return Throughput(
+            task=trainer.config.task.name,
+            backbone=trainer.config.backbone.name,
+            data=trainer.data.name,
+            batch_size=trainer.config.train.batch_size,
+            device=str(trainer.device),
+            views_per_image=per_image,
+            images_per_s=images / statistics.median(full),
+            views_per_s=per_image * images / statistics.median(full),
+            ceiling_views_per_s=per_image * images / statistics.median(ceiling),
+            ratio=statistics.median(ratios),
+            ratios=ratios,
+            peak_memory_bytes=peak,
+            shares=self.shares(steps),
+        )
 
-    full()
-    device.reset_peak_memory()
-    full()
-    peak = device.peak_memory()
-    raw, views = _prepared(trainer, stream)
-    ready = itertools.cycle(views)
-    ceiling()
-    steps = max(1, round(BLOCK / _seconds(device, ceiling, 1)))
-    times: dict[Callable[[], None], list[float]] = {full: [], ceiling: []}
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(times[full]) < FEWEST_PAIRS:
-        # Each is first in turn, so that a machine that grows slower or quicker favours neither.
-        for step in (full, ceiling) if len(times[full]) % 2 else (ceiling, full):
-            times[step].append(_seconds(device, step, steps))
-    ratios = tuple(c / f for f, c in zip(times[full], times[ceiling], strict=True))
-    images = trainer.budget.step_images
-    samples = (v for v in views[0][0] if v.ndim == raw.ndim and v.dtype != torch.bool)
-    per_image = sum(map(len, samples)) / len(raw)
-    return Throughput(
-        task=trainer.config.task.name,
-        backbone=trainer.config.backbone.name,
-        data=trainer.data.name,
-        batch_size=train.batch_size,
-        device=str(device),
-        views_per_image=per_image,
-        images_per_s=images / statistics.median(times[full]),
-        views_per_s=per_image * images / statistics.median(times[full]),
-        ceiling_views_per_s=per_image * images / statistics.median(times[ceiling]),
-        ratio=statistics.median(ratios),
-        ratios=ratios,
-        peak_memory_bytes=peak,
-        shares=_shares(trainer, full, steps),
-    )
+    def full(self, steps: int) -> float:
+        """Seconds for a step of training, in a block of so many."""
+        with self.training() as step:
+            return self._seconds(step, steps)
+
+    def ceiling(self, steps: int) -> float:
+        """Seconds for a step on views that lie ready, in a block of so many."""
+        number = self.trainer.config.train.accumulate
+        return self._seconds(lambda: self.trainer.step_on(next(self.ready), number), steps)
+
+    def prepare(self) -> float:
+        """Have views of some steps lie ready; how many samples they are for one raw one."""
+        with closing(_batches(self.trainer)) as stream:
+            drawn = list(itertools.islice(stream, PREPARED))
+        views = [[self.trainer.views(i, b) for i, b in enumerate(batches)] for batches in drawn]
+        self.ready = itertools.cycle(views)
+        raw = drawn[0][0][0]
+        samples = (v for v in views[0][0] if v.ndim == raw.ndim and v.dtype != torch.bool)
+        return sum(map(len, samples)) / len(raw)
+
+    def shares(self, steps: int) -> dict[str, float]:
+        """The part that each phase has in the time of some steps of training."""
+        device, spent = self.trainer.device, dict.fromkeys(PHASES, 0.0)
+
+        @contextmanager
+        def stopwatch(phase: str) -> Iterator[None]:
+            device.synchronise()
+            start = time.perf_counter()
+            yield
+            device.synchronise()
+            spent[phase] += time.perf_counter() - start
+
+        usual = self.trainer.phase
+        with self.training() as step:
+            self.trainer.phase = stopwatch
+            try:
+                whole = steps * self._seconds(step, steps)
+            finally:
+                self.trainer.phase = usual
+        return {phase: seconds / whole for phase, seconds in spent.items()}
+
+    def profile(self, file: Path) -> None:
+        """Write what torch's profiler sees of some steps of training, for Perfetto or Chrome."""
+        activities = [ProfilerActivity.CPU]
+        if self.trainer.device.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        with (
+            self.training() as step,
+            profile(activities=activities, record_shapes=True, profile_memory=True) as profiler,
+        ):
+            for _ in range(PROFILED):
+                step()
+        profiler.export_chrome_trace(str(file))
+
+    @contextmanager
+    def training(self) -> Iterator[Callable[[], None]]:
+        """A step as `train` makes it, to be called within, after a first one.
+
+        Without, no batch is decoded ahead. So none is while the ceiling has its turn, and a block ends
+        with as many decoded as it began with.
+        """
+        with closing(_batches(self.trainer)) as stream:
+
+            def step() -> None:
+                losses = self.trainer.train_step(next(stream))
+                if self.trainer.step % self.trainer.config.train.log_every == 0:
+                    self.log.write(json.dumps(self.trainer.metrics(losses)) + "\n")
+                    self.log.flush()
+
+            step()
+            yield step
+
+    def _seconds(self, step: Callable[[], object], number: int) -> float:
+        self.trainer.device.synchronise()
+        start = time.perf_counter()
+        for _ in range(number):
+            step()
+        self.trainer.device.synchronise()
+        return (time.perf_counter() - start) / number
 
 
-def _batches(trainer: Trainer) -> Stream:
-    """The batches of one epoch after the other."""
+def _batches(trainer: Trainer) -> Generator[list[Batch]]:
+    """For each step its batches, of one epoch after the other."""
     while True:
         with closing(trainer.epoch_batches()) as epoch:
             yield from epoch
-
-
-def _full_step(trainer: Trainer, batches: list[Batch], log: TextIO) -> None:
-    """A step as `train` makes it."""
-    losses = trainer.train_step(batches)
-    if trainer.step % trainer.config.train.log_every == 0:
-        log.write(json.dumps(trainer.metrics(losses)) + "\n")
-        log.flush()
-
-
-def _prepared(trainer: Trainer, stream: Stream) -> tuple[Tensor, list[list[tuple[Tensor, ...]]]]:
-    """A raw batch, and for each of some steps the views of its batches."""
-    raw = torch.empty(0)
-    ready = []
-    for _ in range(PREPARED):
-        batches = next(stream)
-        raw = batches[0][0]
-        ready.append([trainer.views(i, batch) for i, batch in enumerate(batches)])
-    return raw, ready
-
-
-def _seconds(device: Device, step: Callable[[], None], number: int) -> float:
-    """The time of a step, in a block of so many."""
-    device.synchronise()
-    start = time.perf_counter()
-    for _ in range(number):
-        step()
-    device.synchronise()
-    return (time.perf_counter() - start) / number
-
-
-def _shares(trainer: Trainer, step: Callable[[], None], number: int) -> dict[str, float]:
-    """The part that each phase has in the time of some steps."""
-    spent = dict.fromkeys(PHASES, 0.0)
-
-    @contextmanager
-    def stopwatch(phase: str) -> Iterator[None]:
-        trainer.device.synchronise()
-        start = time.perf_counter()
-        yield
-        trainer.device.synchronise()
-        spent[phase] += time.perf_counter() - start
-
-    usual, trainer.phase = trainer.phase, stopwatch
-    try:
-        whole = number * _seconds(trainer.device, step, number)
-    finally:
-        trainer.phase = usual
-    return {phase: seconds / whole for phase, seconds in spent.items()}
-
-
-def _profile(trainer: Trainer, stream: Stream, log: TextIO, file: Path) -> None:
-    """Write what torch's profiler sees of some steps, for Perfetto or Chrome."""
-    activities = [ProfilerActivity.CPU]
-    if trainer.device.device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities, record_shapes=True, profile_memory=True) as profiler:
-        for _ in range(PROFILED):
-            _full_step(trainer, next(stream), log)
-    profiler.export_chrome_trace(str(file))

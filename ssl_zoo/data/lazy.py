@@ -176,10 +176,10 @@ class LazySplit(Split):
         """The size of all decoded images together."""
         return len(self) * self.pictures.channels * self.pictures.side**2
 
-    def empty(self, count: int) -> Tensor:
+    def empty(self, count: int, pin: bool = False) -> Tensor:
         """Room for so many decoded images, uint8 [count, C, side, side]."""
         shape = (count, self.pictures.channels, self.pictures.side, self.pictures.side)
-        return torch.empty(shape, dtype=torch.uint8)
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
 
     def _stand_ins(self, index: int) -> Iterator[int]:
         """The number itself, then those near it that are of its class, and at last any other."""
@@ -234,9 +234,9 @@ class LazySplit(Split):
         kept = [i for i, name in enumerate(names) if printable(name) not in self.skipped]
         return whole.subset(torch.tensor(kept, dtype=torch.long))
 
-    def begin(self, pool: ThreadPoolExecutor, indices: Tensor) -> Callable[[], Tensor]:
+    def begin(self, pool: ThreadPoolExecutor, indices: Tensor, pin: bool) -> Callable[[], Tensor]:
         """Have a pool's threads decode the batch of these numbers [B]; the result waits for it."""
-        batch = self.empty(len(indices))
+        batch = self.empty(len(indices), pin)
         filled = [
             pool.submit(self.readable, i, square)
             for i, square in zip(indices.tolist(), batch, strict=True)
@@ -251,7 +251,12 @@ class LazySplit(Split):
 
 
 def batches(
-    split: Split, indices: Tensor, batch_size: int, drop_last: bool, prefetch: int = 2
+    split: Split,
+    indices: Tensor,
+    batch_size: int,
+    drop_last: bool,
+    prefetch: int = 2,
+    pin: bool = False,
 ) -> Generator[Tensor]:
     """Raw batches in the order of `indices`.
 
@@ -267,6 +272,7 @@ def batches(
         batch_size: the number of samples in a batch.
         drop_last: whether to leave out a last batch that is not full.
         prefetch: batches to decode, or read, ahead.
+        pin: whether these lie in pinned memory, from which a GPU copies without making anybody wait.
     """
     chunks = [c for c in indices.split(batch_size) if len(c) == batch_size or not drop_last]
     if not isinstance(split, LazySplit | MappedSplit):
@@ -275,12 +281,16 @@ def batches(
     workers = split.pictures.workers if isinstance(split, LazySplit) else prefetch + 1
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ssl-zoo-decode")
     ahead: list[Callable[[], Tensor]] = []
+
+    def read(chunk: Tensor) -> Tensor:
+        return split.batch(chunk).pin_memory() if pin else split.batch(chunk)
+
     try:
         for chunk in chunks:
             if isinstance(split, LazySplit):
-                ahead.append(split.begin(pool, chunk))
+                ahead.append(split.begin(pool, chunk, pin))
             else:
-                ahead.append(pool.submit(split.batch, chunk).result)
+                ahead.append(pool.submit(read, chunk).result)
             if len(ahead) > prefetch:
                 yield ahead.pop(0)()
         while ahead:

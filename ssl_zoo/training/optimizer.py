@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 from timm.scheduler.scheduler import Scheduler
@@ -70,7 +71,7 @@ def create_optimizer(task: Task, config: TrainConfig, step_images: int) -> Optim
             lr=learning_rate(config, step_images),
             weight_decay=config.weight_decay,
             momentum=config.momentum,
-            **_options(config),
+            **_options(config, next(task.parameters()).device),
         )
     except (ValueError, TypeError, AssertionError, ImportError) as error:
         reason = str(error) or type(error).__name__
@@ -78,8 +79,11 @@ def create_optimizer(task: Task, config: TrainConfig, step_images: int) -> Optim
     return optimizer
 
 
-def _options(config: TrainConfig) -> dict[str, Any]:
-    """The optimiser's further arguments, once it is known to have them; with Adam's betas."""
+def _options(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """The optimiser's further arguments, once it is known to have them; with Adam's betas.
+
+    Where there is one kernel for the whole step, it is taken.
+    """
     name = config.optimizer.lower().removeprefix("lookahead_")
     known = list_optimizers()
     if name not in known:
@@ -95,12 +99,15 @@ def _options(config: TrainConfig) -> dict[str, Any]:
         if option not in arguments:
             hint = did_you_mean(option, arguments) or f" There are: {', '.join(arguments)}"
             raise UserError(f"train.optimizer_options.{option}: {name} has no such argument.{hint}")
+    given = dict(config.optimizer_options)
+    if "fused" in arguments and device.type in ("cpu", "cuda") and "foreach" not in given:
+        given.setdefault("fused", True)
     info = get_optimizer_info(name)
     betas = parameters["betas"].default if "betas" in parameters else None
     if isinstance(betas, tuple) and len(betas) == 2 and not info.has_momentum:
         # timm passes the momentum on to optimisers that call it so; Adam's is its first beta.
-        return {"betas": (config.momentum, betas[1]), **config.optimizer_options}
-    return config.optimizer_options
+        return {"betas": (config.momentum, betas[1]), **given}
+    return given
 
 
 def create_schedule(optimizer: Optimizer, config: TrainConfig) -> Scheduler:

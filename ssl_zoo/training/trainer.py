@@ -129,7 +129,8 @@ class Trainer:
         order = order[: self.budget.steps_per_epoch * self.budget.step_images]
         order = order.view(-1, config.accumulate, world, config.batch_size // world)
         mine = order[done:, :, distributed.rank()].flatten()
-        raw = batches(self.data.train, mine, config.batch_size // world, drop_last=True)
+        pin = self.device.device.type == "cuda"
+        raw = batches(self.data.train, mine, config.batch_size // world, drop_last=True, pin=pin)
         stream = zip(raw, self._labels(mine), strict=False)
         with contextlib.closing(raw):
             while True:

@@ -123,19 +123,19 @@ def hue(x: Tensor, shift: Tensor) -> Tensor:
     value, least = x.amax(1), x.amin(1)
     chroma = value - least
     red, green, blue = x.unbind(1)
-    # The hue in sixths of a turn, by the sector of the largest channel (0 where all are equal).
-    divisor = torch.where(chroma == 0, 1, chroma)
-    sector = torch.where(
-        value == red,
-        (green - blue) / divisor,
-        torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
-    )
-    sector = sector + 6 * shift.view(-1, 1, 1)
+    # The hue in sixths of a turn, by the sector of the largest channel (0 where all are equal). On a
+    # CPU, choosing by a mask and taking remainders cost ten times what arithmetic does.
+    not_red, not_green = (value - red).sign_(), (value - green).sign_()
+    by_green = (blue - red).add_(chroma, alpha=2)
+    by_blue = (red - green).add_(chroma, alpha=4)
+    sector = (green - blue).lerp_(by_green.lerp_(by_blue, not_green), not_red)
+    sector.div_(chroma.clamp(min=torch.finfo(x.dtype).tiny)).add_(6 * shift.view(-1, 1, 1))
     # Back to RGB: each channel falls from the value to the least as its distance in hue grows.
     offsets = torch.tensor([5.0, 3.0, 1.0], device=x.device, dtype=x.dtype).view(3, 1, 1)
-    k = torch.remainder(sector.unsqueeze(1) + offsets, 6)
-    fall = torch.minimum(k, 4 - k).clamp_(0, 1)
-    return value.unsqueeze(1) - chroma.unsqueeze(1) * fall
+    k = sector.unsqueeze(1) + offsets
+    k.sub_((k / 6).floor_(), alpha=6)  # in [0, 6), and min(k, 4 - k) = 2 - |k - 2|
+    fall = k.sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
+    return torch.addcmul(value.unsqueeze(1), chroma.unsqueeze(1), fall, value=-1)
 
 
 def grayscale(x: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ def gaussian_blur(x: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
 
 def solarise(x: Tensor, threshold: float = 0.5) -> Tensor:
     """Invert the pixels at or above `threshold`."""
-    return torch.where(x >= threshold, 1 - x, x)
+    return torch.lerp(x, 1 - x, (x >= threshold).to(x.dtype))
 
 
 def rotate90(x: Tensor, quarters: int) -> Tensor:

@@ -54,10 +54,11 @@ def test_the_ceiling_makes_steps_and_no_views(counted: type[Counted], accumulate
     assert len(measured.ratios) == FEWEST_PAIRS
     full = counted.made // accumulate - PREPARED
     ceiling = counted.stepped - full
-    # Beside the pairs there are warm-ups, and steps whose phases are timed.
-    block = (full - 2) // (FEWEST_PAIRS + 1)
-    assert full == 2 + block * (FEWEST_PAIRS + 1)
+    # Beside the pairs there are two blocks of warm-up, and of training one whose phases are timed;
+    # each block of training has a first step that does not count.
+    block = (ceiling - 2) // FEWEST_PAIRS
     assert ceiling == 2 + block * FEWEST_PAIRS
+    assert full == 2 * (1 + 1) + (1 + block) * (FEWEST_PAIRS + 1)
 
 
 def test_figures_fit_together(counted: type[Counted]) -> None:
