@@ -36,7 +36,9 @@ def main() -> None:
             scale = draw.uniform(1, max(1.0, min(image.width / width, image.height / height)))
             w, h = min(image.width, round(width * scale)), min(image.height, round(height * scale))
             left, top = draw.randint(0, image.width - w), draw.randint(0, image.height - h)
-            crop = image.resize((width, height), Image.Resampling.BICUBIC, (left, top, left + w, top + h))
+            crop = image.resize(
+                (width, height), Image.Resampling.BICUBIC, (left, top, left + w, top + h)
+            )
             crop.save(arguments.target / f"{made:06}.jpg", quality=arguments.quality)
             made += 1
             if made == arguments.number:

@@ -39,6 +39,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -412,6 +413,11 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def surroundings(contestant: Contestant, setting: Setting) -> AbstractContextManager[None]:
+    """What `ssl_zoo.train` sets in the process while it trains, which peers do not have."""
+    return setting.device.computing() if isinstance(contestant, SslZoo) else nullcontext()
+
+
 def seconds_of(contestant: Contestant, steps: int, device: torch.device) -> float:
     """The time of so many steps."""
     wait_for(device)
@@ -433,8 +439,9 @@ def throughput(
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             contestant = contestants[name]
-            seconds_of(contestant, warmup, device)
-            seconds = seconds_of(contestant, steps, device)
+            with surroundings(contestant, setting):
+                seconds_of(contestant, warmup, device)
+                seconds = seconds_of(contestant, steps, device)
             speeds[name].append(batch * steps / seconds)
             if isinstance(contestant, Peer):
                 # Its workers make some batches more, for which the next contestant is not to pay; and
@@ -473,8 +480,8 @@ def train(name: str, setting: Setting, epochs: float) -> Mark:
         contestant = SslZoo(setting, setting.lasting(epochs=epochs))
     else:
         contestant = build_peer(name, setting, epochs)
-    steps = contestant.steps
-    seconds = seconds_of(contestant, steps, setting.device.device)
+    with surroundings(contestant, setting):
+        seconds = seconds_of(contestant, contestant.steps, setting.device.device)
     if isinstance(contestant, Peer):
         contestant.close()
     mark = Mark(seconds, knn(contestant.encoder, setting))
@@ -657,7 +664,8 @@ def main() -> None:
         print("the data has no labels, so there is no accuracy")
     elif args.epochs and peers:
         marks = {name: train(name, setting, args.epochs) for name in (OURS, *peers)}
-        curve = race(setting, {name: marks[name] for name in peers}, args.every)
+        with setting.device.computing():
+            curve = race(setting, {name: marks[name] for name in peers}, args.every)
 
     if speeds:
         print(f"\n{table(speeds, marks, args.epochs)}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, lru_cache, reduce
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import Distribution, distributions
+from pathlib import Path
 from typing import Any
 
 GROUP = "ssl_zoo"
@@ -57,13 +59,31 @@ class Entry:
         return reduce(getattr, names, import_module(self.module))
 
 
+@cache
 def canonical(name: str) -> str:
     """A name as distributions are compared by (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def installed() -> list[Entry]:
-    """The entries of every installed distribution, by name; a broken one costs no other."""
+    """The entries of every installed distribution, by name; a broken one costs no other.
+
+    They are read again only after a distribution has come or gone, as the folders of `sys.path` tell.
+    """
+    return list(_read_all(tuple(map(_state, sys.path))))
+
+
+def _state(place: str) -> tuple[str, int, int]:
+    """What is not the same once a distribution has been put into a folder or taken out of it."""
+    try:
+        stat = Path(place).stat()  # of "", the current folder
+    except OSError:
+        return place, 0, 0
+    return place, stat.st_ino, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=1)
+def _read_all(state: tuple[tuple[str, int, int], ...]) -> tuple[Entry, ...]:
     found: dict[str, list[Entry]] = {}
     for distribution in distributions():
         # Most have none; the rest of their metadata is then not read.
@@ -72,7 +92,7 @@ def installed() -> list[Entry]:
             entries = list(_read(distribution))
             found.setdefault(canonical(_metadata(distribution, "Name")), entries)
     everything = (entry for entries in found.values() for entry in entries)
-    return sorted(everything, key=lambda entry: (entry.name, entry.distribution))
+    return tuple(sorted(everything, key=lambda entry: (entry.name, entry.distribution)))
 
 
 def _announces(distribution: Distribution) -> bool:

@@ -319,14 +319,14 @@ def _entries() -> list[Entry]:
     """What is registered here and what is installed, but for what is switched off."""
     variable = os.environ.get("SSL_ZOO_DISABLE_PLUGINS", "").split(",")
     off = {canonical(name.strip()) for name in (*_disabled, *variable)}
-    kept = [e for e in installed() if not off & {canonical(e.name), canonical(e.distribution)}]
+    kept = [e for e in installed() if off.isdisjoint((canonical(e.name), canonical(e.distribution)))]
     # Whoever registers a class that is installed anyway means the same task.
     values = {entry.value for entry in kept}
     return [*(entry for entry in _local if entry.value not in values), *kept]
 
 
 def _claims(name: str) -> list[Entry]:
-    return [entry for entry in _entries() if entry.attr and entry.name == name]
+    return [entry for entry in _entries() if entry.name == name and entry.attr]
 
 
 def _contest(claims: Iterable[Entry]) -> str:

@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -16,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from ssl_zoo import entries, plugins
 from ssl_zoo import hooks as specs
-from ssl_zoo import plugins
 from ssl_zoo.entries import installed
 from ssl_zoo.errors import UserError
 from ssl_zoo.faults import HOOKS, OBSERVING
@@ -294,6 +295,41 @@ def test_without_any_task_the_message_says_how_to_get_one(install: Install) -> N
     message = load_error("mine")
     assert "there is no task 'mine', nor any other" in message
     assert "pip install" in message
+
+
+def test_what_is_installed_is_read_again_where_it_has_changed(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    found = entries.distributions
+    monkeypatch.setattr(entries, "distributions", lambda: reads.append(1) or found())
+    folder = install("dist-one", {"mine": "dist_one:Mine"}, dist_one=TASK)
+    os.utime(folder, (0, 0))  # its next change may come in the same tick of the clock
+    for _ in range(5):
+        assert set(plugins.tasks()) == {"mine", *SHIPPED}
+    assert len(reads) == 1
+
+    other = folder / "dist_two-1.dist-info"
+    shutil.copytree(folder / "dist_one-1.5.dist-info", other)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: dist-two\nVersion: 1\n")
+    (other / "entry_points.txt").write_text("[ssl_zoo]\nother = dist_one:Mine\n")
+    assert set(plugins.tasks()) == {"mine", "other", *SHIPPED}
+    os.utime(folder, (0, 0))
+    plugins.tasks()
+    shutil.rmtree(other)
+    assert set(plugins.tasks()) == {"mine", *SHIPPED}
+    monkeypatch.setenv("SSL_ZOO_DISABLE_PLUGINS", "mine")
+    assert set(plugins.tasks()) == set(SHIPPED)
+
+
+def test_the_current_folder_is_another_one_elsewhere(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = install("dist-one", {"mine": "dist_one:Mine"}, dist_one=TASK)
+    monkeypatch.setattr(sys, "path", ["", *(place for place in sys.path if place != str(folder))])
+    for here, there_is in ((folder, True), (tmp_path, False), (folder, True)):
+        monkeypatch.chdir(here)
+        assert ("mine" in plugins.tasks()) is there_is
 
 
 # ---- switching off

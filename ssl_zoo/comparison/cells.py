@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -51,14 +51,14 @@ class Cell(ABC):
         row: the name of its row.
         seed: its seed; None for what does not depend on any.
         path: its folder, in which a run lies, or `results.json` alone.
+        baseline: whether it is one: not trained, or a task that learns from labels.
     """
 
     comparison: Comparison
     row: str
     seed: int | None
     path: Path
-
-    baseline: ClassVar[bool] = True
+    baseline: bool = True
 
     @property
     def name(self) -> str:
@@ -198,11 +198,6 @@ class TrainedCell(Cell):
     """A task that is trained, then evaluated."""
 
     @property
-    def baseline(self) -> bool:  # type: ignore[override]
-        """Whether it learns from labels."""
-        return self.row in self.comparison.supervised()
-
-    @property
     def config(self) -> RunConfig:
         """The configuration of its run."""
         assert self.seed is not None
@@ -301,12 +296,12 @@ def cells(comparison: Comparison, out: Path) -> list[Cell]:
 
 
 def _cells(comparison: Comparison, out: Path) -> Iterator[Cell]:
-    names = comparison.names()
+    names, supervised = comparison.names(), comparison.supervised()
     if comparison.has_baseline(RAW):
         yield RawCell(comparison, RAW, None, out / RAW)
     for seed in range(comparison.seeds):
         if comparison.has_baseline(UNTRAINED):
             row = PRETRAINED if comparison.encoder_config(0).backbone.pretrained else UNTRAINED
             yield UntrainedCell(comparison, row, seed, out / f"{row}-{seed}")
-        for name in (*names, *comparison.supervised()):
-            yield TrainedCell(comparison, name, seed, out / f"{name}-{seed}")
+        for name in (*names, *supervised):
+            yield TrainedCell(comparison, name, seed, out / f"{name}-{seed}", name in supervised)

@@ -74,11 +74,10 @@ class Comparison(BaseModel):
 
     def supervised(self) -> list[str]:
         """The tasks among the baselines, which learn from labels."""
-        found = [name for name in tasks() if _learns_from_labels(name)]
-        return found if self.baselines == "all" else [name for name in found if name in self.baselines]
+        return [name for name in tasks() if self.has_baseline(name) and _learns_from_labels(name)]
 
     def has_baseline(self, name: str) -> bool:
-        """Whether a baseline that is not trained is wanted."""
+        """Whether a baseline of this name is wanted."""
         return self.baselines == "all" or name in self.baselines
 
     def identity(self) -> str:
@@ -172,15 +171,16 @@ def _check(comparison: Comparison) -> None:
     ):
         if name not in columns:
             raise UserError(unknown_column(option, name, columns))
-    known = [RAW, UNTRAINED, *(name for name in tasks() if _learns_from_labels(name))]
-    for name in comparison.baselines if comparison.baselines != "all" else ():
-        if name not in known:
+    if comparison.baselines and comparison.baselines != "all":
+        known = [RAW, UNTRAINED, *(name for name in tasks() if _learns_from_labels(name))]
+        for name in (name for name in comparison.baselines if name not in known):
             raise UserError(
                 f"--baselines: there is no {name!r}.{did_you_mean(name, known)} "
                 f"There are: {', '.join(known)}"
             )
+    installed = tasks() if comparison.overrides else ()
     for name in comparison.overrides:
-        if name not in (*names, *tasks()):  # a file may say more than is compared this time
+        if name not in (*names, *installed):  # a file may say more than is compared this time
             raise UserError(f"overrides.{name}: there is no such task.{did_you_mean(name, names)}")
     check_observers(comparison.encoder_config(0).train.observers)
     for name in names if comparison.tasks != "all" else ():

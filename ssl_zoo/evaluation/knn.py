@@ -8,9 +8,12 @@ import torch.nn.functional as F
 from ssl_zoo.evaluation.features import Features
 from ssl_zoo.evaluation.protocol import Metric, Protocol
 
+MOST_SIMILARITIES = 2**26
+"""So many queries are classified at a time that their similarities take no more (256 MiB in float32)."""
+
 
 @torch.no_grad()
-def knn_accuracy(features: Features, k: int = 20, temperature: float = 0.07, chunk: int = 1024) -> float:
+def knn_accuracy(features: Features, k: int = 20, temperature: float = 0.07) -> float:
     """Weighted kNN on cosine similarity (Wu et al. 2018, arXiv:1805.01978, section 3.4).
 
     Each of the k nearest of the bank votes for its class with exp(similarity / temperature).
@@ -19,12 +22,13 @@ def knn_accuracy(features: Features, k: int = 20, temperature: float = 0.07, chu
         features: the bank and the test split.
         k: the number of neighbours; at most the bank's size is used.
         temperature: τ > 0.
-        chunk: the number of queries at a time, which bounds the memory.
 
     Returns:
         The share of test samples whose class is right, in percent.
     """
     bank = F.normalize(features.bank, dim=1)
+    # Of a query there are a similarity to each of the bank, and a vote for each class.
+    chunk = max(1, MOST_SIMILARITIES // max(len(bank), features.classes))
     right = 0
     for queries, labels in zip(
         features.test.split(chunk), features.test_labels.split(chunk), strict=True

@@ -8,7 +8,9 @@ import random
 import signal
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,11 +18,13 @@ import torch
 import yaml
 
 import ssl_zoo
-from ssl_zoo import plugins
+from ssl_zoo import entries, plugins
 from ssl_zoo.comparison import FILE, compare, open_sweep, run, tabulate
 from ssl_zoo.comparison.config import conditions
+from ssl_zoo.comparison.gather import sweep_table
 from ssl_zoo.errors import UserError
 from ssl_zoo.run import Run
+from ssl_zoo.settings import dump_config
 from ssl_zoo.training import train
 from ssl_zoo_vision.rotation import Rotation
 from tests.conftest import OTHERS, SMALL, Call, command, small_config
@@ -379,6 +383,48 @@ def test_the_estimate_of_the_time_left_is_the_mean_of_what_cells_took(tmp_path: 
     sweep.progress[sweep.todo()[0].name] = 0.5
     assert sweep.seconds_left() == pytest.approx(50 + 40)
     assert [cell.status for cell in sweep.cells] == ["done", "done", "done", "waiting", "waiting"]
+
+
+# ---- its books
+
+
+def keep_books(folder: Path, seeds: int) -> int:
+    """Open a comparison all of whose cells are done, check them, and tabulate it; how many there are."""
+    given = {**GIVEN, "seeds": seeds, "protocols": ["knn"]}
+    for cell in open_sweep(out=folder, **given).cells:
+        cell.path.mkdir(parents=True)
+        run = Run(cell.path)
+        if cell.row in ("simclr", "rotation", "supervised"):
+            run.config_file.write_text(dump_config(cell.config))
+        run.write_results({"cell": {"protocols": ["knn"]}, "scores": {cell.row: {"knn": 80.0}}})
+    sweep = open_sweep(out=folder, **given)
+    sweep.write()
+    assert not sweep.todo()
+    assert len(sweep_table(sweep).outcomes) == len(sweep.cells)
+    return len(sweep.cells)
+
+
+def test_what_is_installed_is_not_read_for_each_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[str] = Counter()
+
+    def count(module: ModuleType, name: str) -> None:
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given: calls.update([name]) or function(*given))
+
+    count(entries, "distributions")  # reads the metadata of all that is installed
+    count(plugins, "describe")  # reads the source of a task
+    found = []
+    for seeds in (1, 10):
+        entries._read_all.cache_clear()
+        calls.clear()
+        found.append((keep_books(tmp_path / str(seeds), seeds), dict(calls)))
+    (few, before), (many, after) = found
+    assert many > 8 * few
+    assert after["describe"] == before["describe"] > 0
+    # Once, and again if somebody happens to install something in these seconds.
+    assert 1 <= after["distributions"] <= 2
 
 
 # ---- runs that were made one by one

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.device import Device
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.evaluation import Features, Subject, baselines, evaluate, possible, rehearse, score
+from ssl_zoo.evaluation import Features, Subject, baselines, evaluate, knn, possible, rehearse, score
 from ssl_zoo.evaluation.features import extract, sample
 from ssl_zoo.evaluation.knn import knn_accuracy
 from ssl_zoo.run import build_data, build_task
 from ssl_zoo.training import train
 from tests.conftest import small_config
 from tests.core.pictures import photo, write
+from tests.memory import Largest
 
 CPU = torch.device("cpu")
 DEVICE = Device(CPU, "fp32", False)
@@ -56,7 +57,7 @@ def literal_knn(f: Features, k: int, temperature: float) -> float:
 def test_knn_is_the_papers_vote(k: int, temperature: float, seed: int) -> None:
     # 500 is more than the bank holds: then all of it votes.
     features = some(seed=seed)
-    ours = knn_accuracy(features, k, temperature, chunk=7)
+    ours = knn_accuracy(features, k, temperature)
     assert ours == pytest.approx(literal_knn(features, k, temperature))
     assert 100 / features.classes < ours < 100
 
@@ -82,14 +83,33 @@ def test_knn_on_the_pixels_of_the_digits_agrees_with_scikit_learn() -> None:
     assert knn_accuracy(features) > 95
 
 
-def test_knn_does_not_depend_on_the_chunk_or_on_the_length_of_vectors() -> None:
+@pytest.mark.parametrize("most", [1, 7 * 120, 60 * 120 - 1])
+def test_in_parts_knn_is_that_of_the_whole(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = some()
+    whole = [knn_accuracy(features, k) for k in (1, 5, 20, 500)]
+    monkeypatch.setattr(knn, "MOST_SIMILARITIES", most)
+    assert [knn_accuracy(features, k) for k in (1, 5, 20, 500)] == whole
+
+
+@pytest.mark.parametrize("bank", [50, 500, 5000, 50_000])
+def test_knn_takes_no_more_memory_with_a_larger_bank(bank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 60_000
+    monkeypatch.setattr(knn, "MOST_SIMILARITIES", most)
+    # Neither the features themselves are larger than that, nor one row of similarities, or of votes.
+    for classes in (4, 600):
+        features = some(bank, m=2000, width=1, classes=classes)
+        with Largest() as largest:
+            knn_accuracy(features)
+        assert most / 2 < largest.elements <= most
+
+
+def test_knn_does_not_depend_on_the_length_of_vectors() -> None:
     features = some()
     longer = Features(
         features.bank * torch.rand(120, 1).add(0.1), features.bank_labels,
         features.test * 1e3, features.test_labels, features.classes,
     )  # fmt: skip
-    values = {knn_accuracy(f, chunk=c) for f in (features, longer) for c in (1, 13, 1024)}
-    assert len(values) == 1
+    assert knn_accuracy(longer) == knn_accuracy(features)
 
 
 def test_a_small_temperature_does_not_overflow() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -12,13 +11,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssl_zoo import nn
 from ssl_zoo_vision.byol import byol_loss, target_momentum
 from ssl_zoo_vision.inpainting import reconstruction_loss, weights
 from ssl_zoo_vision.moco import info_nce
 from ssl_zoo_vision.simclr import nt_xent
+from tests.memory import Largest
 
 
 def unit(n: int, d: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -97,18 +96,6 @@ def test_in_parts_a_loss_has_the_value_and_gradient_of_the_whole(
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=0)
     in_parts = torch.autograd.grad(parts, [a, b], allow_unused=True)
     torch.testing.assert_close(in_parts, gradients, rtol=1e-10, atol=1e-15)
-
-
-class Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation makes."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        made = [t for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, Tensor)]
-        self.elements = max([self.elements, *(t.numel() for t in made)])
-        return out
 
 
 @pytest.mark.parametrize("loss", ["nt_xent", "info_nce"])
