@@ -111,7 +111,8 @@ class ImageSpec(Spec):
 
     def normalise(self, x: Tensor) -> Tensor:
         """Intensities [B, C, h, w] in [0, 1] to zero mean and unit deviation per channel."""
-        return (x - self._channel(self.mean, x)) / self._channel(self.std, x)
+        scale = 1 / self._channel(self.std, x)
+        return (x * scale).sub_(self._channel(self.mean, x) * scale)
 
     def denormalise(self, x: Tensor) -> Tensor:
         """Undo `normalise` and clamp to [0, 1], for pictures."""

@@ -43,7 +43,9 @@ def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return torch.matmul(rows.unsqueeze(1), x)
 
 
-def resize_matrix(start: Tensor, length: Tensor, old: int, new: int) -> Tensor:
+def resize_matrix(
+    start: Tensor, length: Tensor, old: int, new: int, mirrored: Tensor | None = None
+) -> Tensor:
     """The matrix that crops [start, start + length) out of `old` pixels and resizes it to `new`.
 
     Antialiased bilinear, as torchvision's `resize(crop(x), antialias=True)`: a triangle as wide as
@@ -54,17 +56,22 @@ def resize_matrix(start: Tensor, length: Tensor, old: int, new: int) -> Tensor:
         length: [B], in pixels.
         old: the side before.
         new: the side after.
+        mirrored: [B], true where the pixels after are in the opposite order.
 
     Returns:
         [B, new, old], each row adding up to 1.
     """
-    scale = (length / new).view(-1, 1, 1)
-    first = start.view(-1, 1, 1)
+    first, last = start.view(-1, 1, 1), (start + length).view(-1, 1, 1)
+    step = (length / new).view(-1, 1, 1)
+    half_width = step.clamp(min=1)
+    if mirrored is not None:
+        turned = mirrored.view(-1, 1, 1)
+        start, step = torch.where(turned, last, first), torch.where(turned, -step, step)
     source = torch.arange(old, device=start.device) + 0.5
-    centre = first + (torch.arange(new, device=start.device).view(-1, 1) + 0.5) * scale
-    weight = (1 - (source - centre).abs() / scale.clamp(min=1)).clamp_(min=0)
-    weight = weight * ((source > first) & (source < first + length.view(-1, 1, 1)))
-    return weight / weight.sum(-1, keepdim=True)
+    centre = start.view(-1, 1, 1) + (torch.arange(new, device=start.device).view(-1, 1) + 0.5) * step
+    weight = (source - centre).abs_().mul_(-1 / half_width).add_(1).clamp_(min=0)
+    weight.mul_((source > first) & (source < last))
+    return weight.div_(weight.sum(-1, keepdim=True))
 
 
 def resized_crop(
@@ -76,11 +83,14 @@ def resized_crop(
     size: int,
     flip: Tensor | None = None,
 ) -> Tensor:
-    """Crop a box out of each image, resize it to `size` × `size`, and mirror it where `flip` is true."""
+    """Crop a box out of each image, resize it to `size` × `size`, and mirror it where `flip` is true.
+
+    Bytes in 0..255 become intensities in [0, 1] on the way.
+    """
     rows = resize_matrix(top, height, x.shape[-2], size)
-    columns = resize_matrix(left, width, x.shape[-1], size)
-    if flip is not None:
-        columns = torch.where(flip.view(-1, 1, 1), columns.flip(1), columns)
+    columns = resize_matrix(left, width, x.shape[-1], size, mirrored=flip)
+    if not x.is_floating_point():
+        x, rows = x.float(), rows.div_(255)
     return separable(x, rows, columns)
 
 
@@ -112,8 +122,7 @@ def saturation(x: Tensor, factor: Tensor) -> Tensor:
     """Move away from (factor > 1) or towards each pixel's brightness, and clamp. Gray stays gray."""
     if x.shape[1] == 1:
         return x
-    factor = _per_image(factor)
-    return (x * factor).add_(luma(x) * (1 - factor)).clamp_(0, 1)
+    return torch.lerp(luma(x), x, _per_image(factor)).clamp_(0, 1)
 
 
 def hue(x: Tensor, shift: Tensor) -> Tensor:
@@ -130,12 +139,14 @@ def hue(x: Tensor, shift: Tensor) -> Tensor:
     by_blue = (red - green).add_(chroma, alpha=4)
     sector = (green - blue).lerp_(by_green.lerp_(by_blue, not_green), not_red)
     sector.div_(chroma.clamp(min=torch.finfo(x.dtype).tiny)).add_(6 * shift.view(-1, 1, 1))
-    # Back to RGB: each channel falls from the value to the least as its distance in hue grows.
-    offsets = torch.tensor([5.0, 3.0, 1.0], device=x.device, dtype=x.dtype).view(3, 1, 1)
-    k = sector.unsqueeze(1) + offsets
-    k.sub_((k / 6).floor_(), alpha=6)  # in [0, 6), and min(k, 4 - k) = 2 - |k - 2|
-    fall = k.sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
-    return torch.addcmul(value.unsqueeze(1), chroma.unsqueeze(1), fall, value=-1)
+    sector.sub_((sector / 6).floor_(), alpha=6)
+    # Back to RGB: up to one sixth from its own hue a channel has the value, from two on the least. Red,
+    # whose own hue is at both ends, is told by the distance from the opposite one.
+    out = torch.empty_like(x)
+    for channel, hue, start, slope in ((0, 3, least, 1), (1, 2, value, -1), (2, 4, value, -1)):
+        distance = (sector - hue).abs_().clamp_(1, 2).sub_(1)
+        torch.addcmul(start, chroma, distance, value=slope, out=out[:, channel])
+    return out
 
 
 def grayscale(x: Tensor) -> Tensor:

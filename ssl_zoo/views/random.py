@@ -71,7 +71,7 @@ class RandomResizedCrop:
         """uint8 or float [B, C, H, W] to float [B, C, size, size]."""
         flip = rng.bernoulli(len(x), self.flip)
         top, left, height, width = self.boxes(len(x), x.shape[-2], x.shape[-1], rng)
-        return F.resized_crop(F.to_float(x), top, left, height, width, self.size, flip)
+        return F.resized_crop(x, top, left, height, width, self.size, flip)
 
     def boxes(self, n: int, height: int, width: int, rng: Rng) -> tuple[Tensor, ...]:
         """Draw `n` boxes in an image of height × width: top, left, height, width, each [n] in pixels.
