@@ -2,9 +2,9 @@
 
 Images are float [B, C, H, W] in [0, 1] with C of 1 or 3; a parameter is a tensor [B]. Each operation
 gives what `torchvision.transforms.v2.functional` gives for each image alone with the same parameter,
-within 5e-6 (float32 sums in another order). Each clamps to [0, 1] as torchvision does. Clamping once
-at the end of several would make a real difference: a pixel of 0.8 that is brightened 1.8 times and
-then halved becomes 0.5, and not 0.72.
+within 5e-6 (float32 sums in another order); some write it into `out`, which may be the images
+themselves. Each clamps to [0, 1] as torchvision does. Clamping once at the end of several would make a
+real difference: a pixel of 0.8 that is brightened 1.8 times and then halved becomes 0.5, and not 0.72.
 
 Cropping, resizing and blurring are separable linear maps, so each is written as a pair of matrices
 per image, one over rows and one over columns: two batched matrix products, exact antialiasing
@@ -106,26 +106,26 @@ def luma(x: Tensor) -> Tensor:
     return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2]).unsqueeze_(1)
 
 
-def brightness(x: Tensor, factor: Tensor) -> Tensor:
+def brightness(x: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
     """Multiply by `factor` ≥ 0 and clamp."""
-    return (x * _per_image(factor)).clamp_(0, 1)
+    return torch.mul(x, _per_image(factor), out=out).clamp_(0, 1)
 
 
-def contrast(x: Tensor, factor: Tensor) -> Tensor:
+def contrast(x: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
     """Move away from (factor > 1) or towards the image's mean brightness, and clamp."""
     mean = luma(x).mean((1, 2, 3), keepdim=True)
     factor = _per_image(factor)
-    return (x * factor).add_(mean * (1 - factor)).clamp_(0, 1)
+    return torch.mul(x, factor, out=out).add_(mean * (1 - factor)).clamp_(0, 1)
 
 
-def saturation(x: Tensor, factor: Tensor) -> Tensor:
+def saturation(x: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
     """Move away from (factor > 1) or towards each pixel's brightness, and clamp. Gray stays gray."""
     if x.shape[1] == 1:
         return x
-    return torch.lerp(luma(x), x, _per_image(factor)).clamp_(0, 1)
+    return torch.lerp(luma(x), x, _per_image(factor), out=out).clamp_(0, 1)
 
 
-def hue(x: Tensor, shift: Tensor) -> Tensor:
+def hue(x: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
     """Turn the hue by `shift` in [-0.5, 0.5] of a full turn, at constant HSV value and saturation."""
     if x.shape[1] == 1:
         return x
@@ -142,7 +142,7 @@ def hue(x: Tensor, shift: Tensor) -> Tensor:
     sector.sub_((sector / 6).floor_(), alpha=6)
     # Back to RGB: up to one sixth from its own hue a channel has the value, from two on the least. Red,
     # whose own hue is at both ends, is told by the distance from the opposite one.
-    out = torch.empty_like(x)
+    out = torch.empty_like(x) if out is None else out
     for channel, hue, start, slope in ((0, 3, least, 1), (1, 2, value, -1), (2, 4, value, -1)):
         distance = (sector - hue).abs_().clamp_(1, 2).sub_(1)
         torch.addcmul(start, chroma, distance, value=slope, out=out[:, channel])

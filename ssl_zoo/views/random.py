@@ -139,11 +139,11 @@ class ColorJitter:
             (F.saturation, self.saturation, draw(self.saturation, 1.0)),
             (F.hue, self.hue, draw(self.hue, 0.0)),
         )
-        x = F.to_float(x)
+        x, own = F.to_float(x), None
         for i in rng.order(len(operations)):
             operation, strength, parameter = operations[i]
-            if strength:
-                x = operation(x, parameter)
+            if strength and (i < 2 or x.shape[1] > 1):
+                x = own = operation(x, parameter, own)  # memory that is warm already
         return x
 
 

@@ -69,6 +69,7 @@ def test_every_row_has_the_same_conditions_and_its_seeds(done: Path) -> None:
     assert len({json.dumps(conditions(c)) for c in configs}) == 1
     assert [c.train.seed for c in configs] == [0, 1] * 3
     assert {r.results()["images"] for r in runs} == {6 * 128}
+    assert not any(c.train.tune for c in configs)  # all compute in one number format
     assert sorted(p.name for p in done.iterdir() if p.is_dir()) == sorted(
         [
             "pixels",
@@ -332,9 +333,10 @@ def test_each_cell_is_a_command_of_its_own(call: Call, tmp_path: Path) -> None:
     assert figures(out)["rotation"]["knn"]["n"] == 1
 
 
-@pytest.mark.parametrize(
-    "how", [["--devices", "2"], ["--launcher", "local", "--launcher-set", "timeout_min=10"]]
-)
+CLUSTER = ["--launcher", "local", "--launcher-set", "timeout_min=10"]
+
+
+@pytest.mark.parametrize("how", [["--devices", "2"], pytest.param(CLUSTER, marks=pytest.mark.slow)])
 def test_cells_in_processes_of_their_own_give_the_same_table(tmp_path: Path, how: list[str]) -> None:
     if "--launcher" in how:
         pytest.importorskip("submitit", reason="needs the extra slurm")
