@@ -39,7 +39,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -49,7 +48,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_class
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -64,7 +63,7 @@ from ssl_zoo.run import build_data, build_encoder
 from ssl_zoo.settings import Given, load_config, read_yaml
 from ssl_zoo.task import Encoder
 from ssl_zoo.training import Trainer
-from ssl_zoo.training.optimizer import TICKS, create_schedule, learning_rate
+from ssl_zoo.training.optimizer import FUSED, TICKS, create_schedule, learning_rate
 from ssl_zoo.views import ColorJitter, GaussianBlur, RandomGrayscale, RandomResizedCrop
 from ssl_zoo.views.functional import default_kernel_size
 
@@ -262,6 +261,11 @@ class Peer:
             lr=learning_rate(train, train.batch_size),
             weight_decay=train.weight_decay,
             momentum=train.momentum,
+            **(
+                {"fused": True}
+                if get_optimizer_class(train.optimizer, bind_defaults=False) in FUSED
+                else {}
+            ),
             **train.optimizer_options,
         )
         self.schedule = create_schedule(self.optimizer, train)
@@ -413,11 +417,6 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def surroundings(contestant: Contestant, setting: Setting) -> AbstractContextManager[None]:
-    """What `ssl_zoo.train` sets in the process while it trains, which peers do not have."""
-    return setting.device.computing() if isinstance(contestant, SslZoo) else nullcontext()
-
-
 def seconds_of(contestant: Contestant, steps: int, device: torch.device) -> float:
     """The time of so many steps."""
     wait_for(device)
@@ -439,9 +438,8 @@ def throughput(
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             contestant = contestants[name]
-            with surroundings(contestant, setting):
-                seconds_of(contestant, warmup, device)
-                seconds = seconds_of(contestant, steps, device)
+            seconds_of(contestant, warmup, device)
+            seconds = seconds_of(contestant, steps, device)
             speeds[name].append(batch * steps / seconds)
             if isinstance(contestant, Peer):
                 # Its workers make some batches more, for which the next contestant is not to pay; and
@@ -480,8 +478,7 @@ def train(name: str, setting: Setting, epochs: float) -> Mark:
         contestant = SslZoo(setting, setting.lasting(epochs=epochs))
     else:
         contestant = build_peer(name, setting, epochs)
-    with surroundings(contestant, setting):
-        seconds = seconds_of(contestant, contestant.steps, setting.device.device)
+    seconds = seconds_of(contestant, contestant.steps, setting.device.device)
     if isinstance(contestant, Peer):
         contestant.close()
     mark = Mark(seconds, knn(contestant.encoder, setting))
@@ -649,22 +646,24 @@ def main() -> None:
         f"{made_with['threads']} threads, {made_with['cores']} cores"
     )
 
-    contestants: dict[str, Contestant] = {OURS: SslZoo(setting, setting.config)}
     speeds: dict[str, list[float]] = {}
-    if args.rounds:
-        contestants |= {name: build_peer(name, setting, setting.config.train.epochs) for name in peers}
-        speeds = throughput(contestants, setting, args.rounds, args.steps, args.warmup)
-        for contestant in contestants.values():
-            if isinstance(contestant, Peer):
-                contestant.close()
-
     marks: dict[str, Mark] = {}
     curve: list[tuple[float, float]] = []
-    if args.epochs and peers and not setting.data.labelled:
-        print("the data has no labels, so there is no accuracy")
-    elif args.epochs and peers:
-        marks = {name: train(name, setting, args.epochs) for name in (OURS, *peers)}
-        with setting.device.computing():
+    # What `ssl_zoo.train` sets in the process while it trains helps the peers as well.
+    with setting.device.computing():
+        if args.rounds:
+            contestants: dict[str, Contestant] = {OURS: SslZoo(setting, setting.config)}
+            contestants |= {
+                name: build_peer(name, setting, setting.config.train.epochs) for name in peers
+            }
+            speeds = throughput(contestants, setting, args.rounds, args.steps, args.warmup)
+            for contestant in contestants.values():
+                if isinstance(contestant, Peer):
+                    contestant.close()
+        if args.epochs and peers and not setting.data.labelled:
+            print("the data has no labels, so there is no accuracy")
+        elif args.epochs and peers:
+            marks = {name: train(name, setting, args.epochs) for name in (OURS, *peers)}
             curve = race(setting, {name: marks[name] for name in peers}, args.every)
 
     if speeds:

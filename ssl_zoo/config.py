@@ -148,6 +148,8 @@ class TrainConfig(_Section):
             raise ValueError(f"give one budget, not {' and '.join(given)}")
         if not given:
             self.__dict__["epochs"] = DEFAULT_EPOCHS  # without counting as a field that was given
+        if self.compile and self.cached_gradients:
+            raise ValueError("give compile or cached_gradients: a part's second pass is not compiled")
         if self.knn_every is not None and self.knn_points:
             raise ValueError("give knn_every or knn_points, not both")
         return self

@@ -92,16 +92,13 @@ class Device:
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Within, the process computes with these threads, and deterministically if asked to."""
-        threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-        if self.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
-        torch.use_deterministic_algorithms(self.deterministic or strict)
         try:
-            with _freed_memory_kept():
-                yield
+            with _deterministic() if self.deterministic else contextlib.nullcontext():
+                with _freed_memory_kept():
+                    yield
         finally:
-            torch.use_deterministic_algorithms(strict)
             torch.set_num_threads(threads)
 
     def synchronise(self) -> None:
@@ -167,6 +164,19 @@ class Device:
 
 
 @contextlib.contextmanager
+def _deterministic() -> Iterator[None]:
+    """Within, torch refuses what computes differently each time."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS is refused
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+@contextlib.contextmanager
 def _freed_memory_kept() -> Iterator[None]:
     """Within, what one step frees is there for the next.
 
@@ -174,16 +184,19 @@ def _freed_memory_kept() -> Iterator[None]:
     page, filled with zeros: in a step on a CPU that can take longer than what is computed there.
     """
     libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(libc, "mallopt"):  # not glibc
+    # Only glibc has it, and old ones take no more than 32 MiB.
+    if not hasattr(libc, "mallopt") or not any(
+        libc.mallopt(_M_MMAP_THRESHOLD, n) for n in (2**30, 2**25)
+    ):
         yield
         return
-    libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
     finally:
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**17)  # its own defaults
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**17)
+        # Where its own rule, which ends with the first setting, lets them grow to.
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**26)
         libc.malloc_trim(0)
 
 

@@ -18,6 +18,9 @@ from ssl_zoo.task import Task
 TICKS = 1_000_000
 """Schedules count progress in these, so that every kind of budget has the same one."""
 
+FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+"""Optimisers of which torch has a single kernel, on CPUs and on CUDA."""
+
 _SETTINGS = ("lr", "weight_decay", "momentum")
 """Arguments of optimisers that are settings of their own."""
 
@@ -100,7 +103,8 @@ def _options(config: TrainConfig, device: torch.device) -> dict[str, Any]:
             hint = did_you_mean(option, arguments) or f" There are: {', '.join(arguments)}"
             raise UserError(f"train.optimizer_options.{option}: {name} has no such argument.{hint}")
     given = dict(config.optimizer_options)
-    if "fused" in arguments and device.type in ("cpu", "cuda") and "foreach" not in given:
+    fusing = get_optimizer_class(name, bind_defaults=False) in FUSED and device.type in ("cpu", "cuda")
+    if fusing and not {"foreach", "differentiable"} & given.keys():
         given.setdefault("fused", True)
     info = get_optimizer_info(name)
     betas = parameters["betas"].default if "betas" in parameters else None

@@ -196,7 +196,7 @@ class Trainer:
 
     def _optimizer_step(self) -> bool:
         """Step and clear; whether a step was made, which fp16 overflow prevents."""
-        scale = self.scaler.get_scale()
+        scale = self.scaler.get_scale()  # 1 unless in fp16, where reading it waits for the device
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
