@@ -192,13 +192,10 @@ def bench(
     resolved = _configuration(config, _given(locals()), sets)
 
     from ssl_zoo import console
-    from ssl_zoo.run import new_folder
     from ssl_zoo.throughput import bench
 
-    trace = None
-    if profile:
-        trace = (new_folder(resolved) if out is None else out) / "trace.json"
-    console.print_throughput(bench(resolved, seconds=seconds, trace=trace), trace, json)
+    measured = bench(resolved, seconds=seconds, profile=profile, out=out)
+    console.print_throughput(measured, json)
 
 
 @app.command("eval")

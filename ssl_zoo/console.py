@@ -103,10 +103,10 @@ def print_task(name: str, cls: type[Task], json: bool) -> None:
                 say(f"  {section}.{key} {_shown(value)}")
 
 
-def print_throughput(measured: Throughput, trace: Path | None, json: bool) -> None:
+def print_throughput(measured: Throughput, json: bool) -> None:
     """Show how near training comes to its ceiling, where its time goes, and its memory."""
     if json:
-        print_json({**asdict(measured), "trace": str(trace) if trace is not None else None})
+        print_json(asdict(measured))
         return
     say(
         f"{measured.task} on {measured.data}: {measured.backbone}, batches of {measured.batch_size:,}, "
@@ -123,8 +123,8 @@ def print_throughput(measured: Throughput, trace: Path | None, json: bool) -> No
     say("time: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()))
     if measured.peak_memory_bytes is not None:
         say(f"peak memory: {measured.peak_memory_bytes / 2**20:,.0f} MiB")
-    if trace is not None:
-        say(f"wrote {trace}")
+    if measured.trace is not None:
+        say(f"wrote {measured.trace}")
 
 
 def print_new_task(name: str, folder: Path) -> None:

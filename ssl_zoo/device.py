@@ -95,9 +95,9 @@ class Device:
         threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
-            with _deterministic() if self.deterministic else contextlib.nullcontext():
-                with _freed_memory_kept():
-                    yield
+            strictly = _deterministic() if self.deterministic else contextlib.nullcontext()
+            with strictly, _freed_memory_kept():
+                yield
         finally:
             torch.set_num_threads(threads)
 

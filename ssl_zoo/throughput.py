@@ -9,18 +9,20 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch import Tensor
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as profiling
 
 from ssl_zoo.config import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.device import Device
-from ssl_zoo.outputs import check_output
-from ssl_zoo.run import build_data
+from ssl_zoo.errors import UserError
+from ssl_zoo.run import build_data, new_folder
 from ssl_zoo.training import Trainer
 from ssl_zoo.training.trainer import PHASES, Batch
 from ssl_zoo.training.tuning import tuned
@@ -54,6 +56,7 @@ class Throughput:
         peak_memory_bytes: the most in use during full training, as `Device.peak_memory` has it.
         shares: the part of a step's time in data, views, forward, backward, optimizer and after_step;
             what is left to 1 lies between them.
+        trace: the file with the profile, if one was asked for.
     """
 
     task: str
@@ -69,13 +72,15 @@ class Throughput:
     ratios: tuple[float, ...]
     peak_memory_bytes: int | None
     shares: dict[str, float]
+    trace: str | None = None
 
 
 def bench(
     config: RunConfig,
     *,
     seconds: float = 20.0,
-    trace: str | Path | None = None,
+    profile: bool = False,
+    out: str | Path | None = None,
     data: DataSet | None = None,
 ) -> Throughput:
     """Measure full training against its ceiling, in turns, in this process.
@@ -86,15 +91,14 @@ def bench(
     Args:
         config: the configuration, as for `train`; its budget does not matter.
         seconds: how long to measure, about; `FEWEST_PAIRS` of blocks are measured anyway.
-        trace: the file into which torch's profile of some steps of full training is written.
+        profile: whether to write torch's profile of some steps of full training.
+        out: the folder for it, which is made if need be; None makes a new one under ``runs/``.
         data: what the configuration's `data` section describes, if it is loaded already.
 
     Raises:
-        UserError: the input was wrong, or `trace` cannot be written.
+        UserError: the input was wrong, or the profile cannot be written.
         SslZooError: a loss is not finite.
     """
-    if trace is not None:
-        check_output("--out", Path(trace), {".json": ()})
     endless = {"epochs": None, "minutes": None, "images": 2**50}
     config = config.model_copy(update={"train": config.train.model_copy(update=endless)})
     device = Device.choose(config.train)
@@ -105,8 +109,9 @@ def bench(
         trainer.task.train()
         measured = _Bench(trainer, log)
         found = measured.measure(seconds)
-        if trace is not None:
-            measured.profile(Path(trace))
+        if profile:
+            folder = new_folder(config) if out is None else Path(out)
+            found = replace(found, trace=str(measured.profile(folder)))
     return found
 
 
@@ -116,6 +121,7 @@ class _Bench:
     def __init__(self, trainer: Trainer, log: TextIO) -> None:
         self.trainer = trainer
         self.log = log
+        self.ready: Iterator[list[tuple[Tensor, ...]]] = iter(())
 
     def measure(self, seconds: float) -> Throughput:
         trainer = self.trainer
@@ -193,18 +199,25 @@ class _Bench:
                 self.trainer.phase = usual
         return {phase: seconds / whole for phase, seconds in spent.items()}
 
-    def profile(self, file: Path) -> None:
+    def profile(self, folder: Path) -> Path:
         """Write what torch's profiler sees of some steps of training, for Perfetto or Chrome."""
+        file = folder / "trace.json"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        except OSError as error:
+            raise UserError(f"--out {folder}: cannot be written into: {error.strerror}") from error
         activities = [ProfilerActivity.CPU]
         if self.trainer.device.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
         with (
             self.training() as step,
-            profile(activities=activities, record_shapes=True, profile_memory=True) as profiler,
+            profiling(activities=activities, record_shapes=True, profile_memory=True) as profiler,
         ):
             for _ in range(PROFILED):
                 step()
         profiler.export_chrome_trace(str(file))
+        return file
 
     @contextmanager
     def training(self) -> Iterator[Callable[[], None]]:

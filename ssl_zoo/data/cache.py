@@ -109,7 +109,8 @@ class _Kept:
 
     def __init__(self, pictures: Pictures, origin: Origin, name: str, folder: Path) -> None:
         self.pictures, self.name, self.folder = pictures, printable(name), folder
-        place = hashlib.sha256(os.fsencode(f"{origin.root.resolve()}\0{name}"))
+        square = f"{pictures.channels}x{pictures.side}x{pictures.side}"
+        place = hashlib.sha256(os.fsencode(f"{origin.root.resolve()}\0{name}\0{square}"))
         short = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[:60]
         self._source = f"{short}-{place.hexdigest()[:8]}"
         self._stem = f"{self._source}-{_fingerprint(pictures, origin)}"

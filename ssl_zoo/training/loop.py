@@ -80,28 +80,30 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
     with _stop_signals() as stop, log or contextlib.nullcontext():
         start = time.monotonic() - trainer.seconds
         while trainer.progress < 1:
-            for step_batches in trainer.epoch_batches():
-                losses = trainer.train_step(step_batches)
-                trainer.seconds = time.monotonic() - start
-                due = trainer.step % config.log_every == 0
-                if due or alone or trainer.budget.seconds is not None or trainer.progress >= 1:
-                    # Processes agree on when to stop where they meet anyway; but at each step where
-                    # the rate and the end follow from the time, which they would measure differently.
-                    trainer.seconds, stopped_by = _agree(trainer.seconds, stop.number)
-                if due or trainer.progress >= 1:
-                    record(trainer.metrics(losses))
-                if (due_evaluations := _evaluations(trainer)) > evaluated:
-                    evaluated = due_evaluations
-                    record({**trainer.position(), **_evaluate_midway(trainer)})
-                    start = time.monotonic() - trainer.seconds
-                if stopped_by:
-                    save()
-                    distributed.barrier()
-                    raise Interrupted(stopped_by, f"ssl-zoo train --resume {run.path}")
-                if trainer.progress >= 1:
-                    break
-                if time.monotonic() - saved >= config.checkpoint_seconds:
-                    save()
+            with contextlib.closing(trainer.epoch_batches()) as epoch:
+                for step_batches in epoch:
+                    losses = trainer.train_step(step_batches)
+                    trainer.seconds = time.monotonic() - start
+                    due = trainer.step % config.log_every == 0
+                    if due or alone or trainer.budget.seconds is not None or trainer.progress >= 1:
+                        # Processes agree on when to stop where they meet anyway; but at each step
+                        # where the rate and the end follow from the time, which each would measure
+                        # differently.
+                        trainer.seconds, stopped_by = _agree(trainer.seconds, stop.number)
+                    if due or trainer.progress >= 1:
+                        record(trainer.metrics(losses))
+                    if (due_evaluations := _evaluations(trainer)) > evaluated:
+                        evaluated = due_evaluations
+                        record({**trainer.position(), **_evaluate_midway(trainer)})
+                        start = time.monotonic() - trainer.seconds
+                    if stopped_by:
+                        save()
+                        distributed.barrier()
+                        raise Interrupted(stopped_by, f"ssl-zoo train --resume {run.path}")
+                    if trainer.progress >= 1:
+                        break
+                    if time.monotonic() - saved >= config.checkpoint_seconds:
+                        save()
             if first and trainer.step % trainer.budget.steps_per_epoch == 0:
                 trainer.tell("ssl_zoo_epoch_ended", run=run, epoch=int(trainer.epoch))
         save()

@@ -52,7 +52,7 @@ def tuned(config: RunConfig, data: DataSet, device: Device) -> Device:
 
     Each candidate trains a network of its own for a few steps, which leaves nothing behind. Whatever
     the configuration gives is kept; `train.tune` and `train.deterministic` decide whether there is a
-    trial at all. In several processes all choose the same.
+    trial at all. Several processes make none: one of them could fail where the others wait for it.
 
     Args:
         config: the configuration.
@@ -62,7 +62,9 @@ def tuned(config: RunConfig, data: DataSet, device: Device) -> Device:
     train = config.train
     if not train.tune or train.deterministic or train.compile or not _open(train):
         return device
-    budget = Budget.of(train, len(data.train), distributed.world_size())
+    if distributed.world_size() > 1:
+        return device
+    budget = Budget.of(train, len(data.train))
     if budget.steps is not None and budget.steps < FEWEST_STEPS:
         return device
     best = Trial(device, _seconds(Trainer(config, data, device)))
@@ -101,7 +103,7 @@ def _threads(train: TrainConfig, device: Device) -> Iterator[Device]:
 
 
 def _seconds(trainer: Trainer) -> float:
-    """The time of a step, the slowest process's; infinite if it cannot be made on such a device."""
+    """The time of a step; infinite if it cannot be made on such a device."""
     device = trainer.device
     taken = []
     trainer.task.train()
@@ -117,6 +119,4 @@ def _seconds(trainer: Trainer) -> float:
                 taken.append(time.perf_counter() - start)
         except (SslZooError, RuntimeError):
             taken.append(math.inf)
-    # The first step, in which memory is laid out, does not count.
-    (slowest,) = distributed.largest(min(taken[1:], default=math.inf))
-    return slowest
+    return min(taken[1:], default=math.inf)  # in the first one memory is laid out

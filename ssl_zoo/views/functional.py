@@ -143,8 +143,8 @@ def hue(x: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
     # Back to RGB: up to one sixth from its own hue a channel has the value, from two on the least. Red,
     # whose own hue is at both ends, is told by the distance from the opposite one.
     out = torch.empty_like(x) if out is None else out
-    for channel, hue, start, slope in ((0, 3, least, 1), (1, 2, value, -1), (2, 4, value, -1)):
-        distance = (sector - hue).abs_().clamp_(1, 2).sub_(1)
+    for channel, own, start, slope in ((0, 3, least, 1), (1, 2, value, -1), (2, 4, value, -1)):
+        distance = (sector - own).abs_().clamp_(1, 2).sub_(1)
         torch.addcmul(start, chroma, distance, value=slope, out=out[:, channel])
     return out
 

@@ -228,19 +228,21 @@ def test_it_is_made_anew_when_the_files_are_others(
     assert everything(old).equal(kept)  # who has the old one mapped keeps it
 
 
-def test_it_is_made_anew_for_another_size_and_another_pillow(
+def test_it_is_made_anew_for_another_pillow(
     photos: Path, cache: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder(photos, cache=str(cache))
-    for settings in ({"image_size": 28}, {}):
-        decoded.clear()
-        assert folder(photos, cache=str(cache), **settings).train.batch(torch.tensor([0])).shape[-1] == (
-            32 if settings else 16
-        )
-        assert (len(decoded), len(files(cache))) == (20, 2)
     monkeypatch.setattr(PIL, "__version__", "0.1")
     folder(photos, cache=str(cache))
     assert (len(decoded), len(files(cache))) == (40, 2)
+
+
+def test_sizes_do_not_drive_each_other_out(photos: Path, cache: Path, decoded: list[int]) -> None:
+    for _ in range(2):
+        for size, side in ((28, 32), (14, 16)):
+            data = folder(photos, cache=str(cache), image_size=size)
+            assert data.train.batch(torch.tensor([0])).shape[-1] == side
+    assert (len(decoded), len(files(cache))) == (40, 4)
 
 
 def test_folders_of_the_same_name_do_not_drive_each_other_out(

@@ -13,6 +13,7 @@ from ssl_zoo.backbones import create_backbone
 from ssl_zoo.caching import cached
 from ssl_zoo.config import BackboneConfig
 from ssl_zoo.data import load
+from ssl_zoo.errors import UserError
 from ssl_zoo.run import build_task
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Task
@@ -124,18 +125,25 @@ def test_a_copy_is_a_network_of_its_own_that_goes_by_parts_too() -> None:
     assert sizes == [5, 5, 5, 4, 4]
 
 
-def test_batch_statistics_are_of_a_part_and_move_once_for_each() -> None:
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
+def test_batch_statistics_are_of_a_part_and_move_once_for_each(half: bool) -> None:
     by_hand = encoder(norm_layer="batchnorm2d")
     parted = cached(copy.deepcopy(by_hand), 8)
-    features = parted(batch())
-    features.square().sum().backward()
-    expected = torch.cat([by_hand(part) for part in batch().tensor_split(3)])
-    expected.square().sum().backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        features = parted(batch())
+        expected = torch.cat([by_hand(part) for part in batch().tensor_split(3)])
+    features.float().square().sum().backward()
+    expected.float().square().sum().backward()
     torch.testing.assert_close(features, expected)
     for (name, a), b in zip(parted.state_dict().items(), by_hand.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
     for (name, p), q in zip(parted.named_parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, msg=name)
+
+
+def test_it_is_not_compiled() -> None:
+    with pytest.raises(UserError, match="train: give compile or cached_gradients"):
+        small_config("simclr", train__compile=True, train__cached_gradients=True)
 
 
 def test_dropout_drops_the_same_both_times() -> None:

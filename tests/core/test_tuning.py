@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from ssl_zoo import plugins
 from ssl_zoo.config import RunConfig
 from ssl_zoo.data import load
 from ssl_zoo.device import Device
 from ssl_zoo.run import Run
+from ssl_zoo.task import Losses
 from ssl_zoo.training import Trainer, train, tuning
+from ssl_zoo_vision.simclr import SimCLR
 from tests.conftest import small_config
 
 BASE = Device(torch.device("cpu"), "bf16", True, 2)
@@ -117,6 +121,26 @@ def test_threads_and_determinism_hold_while_a_run_computes_and_no_longer() -> No
         assert torch.are_deterministic_algorithms_enabled()
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+class Fragile(SimCLR):
+    """It cannot be computed, and sees whether torch is strict."""
+
+    name = "fragile"
+    strict: list[bool] = []
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        self.strict.append(torch.are_deterministic_algorithms_enabled())
+        raise RuntimeError("not implemented for this precision")
+
+
+def test_what_cannot_be_computed_takes_for_ever(alone: None) -> None:
+    plugins.register_task(Fragile)
+    run = small_config("fragile", train__deterministic=True)
+    device = Device.choose(run.train)
+    Fragile.strict.clear()
+    assert tuning._seconds(Trainer(run, load(run.data, device.device), device)) == math.inf
+    assert Fragile.strict == [True]
 
 
 def test_every_task_trains_deterministically(tmp_path: Path, task_name: str) -> None:
