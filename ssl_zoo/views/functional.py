@@ -122,7 +122,7 @@ def saturation(x: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
     """Move away from (factor > 1) or towards each pixel's brightness, and clamp. Gray stays gray."""
     if x.shape[1] == 1:
         return x
-    return torch.lerp(luma(x), x, _per_image(factor), out=out).clamp_(0, 1)
+    return torch.lerp(luma(x), x, _per_image(factor).to(x.dtype), out=out).clamp_(0, 1)
 
 
 def hue(x: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
