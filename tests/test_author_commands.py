@@ -51,6 +51,7 @@ def test_check_tells_of_every_promise_and_fails_where_one_is_not_kept(call: Call
     assert out.splitlines()[-1] == f"{len(PROMISES) - 1} passed, 1 expected"
 
 
+@pytest.mark.slow
 def test_a_task_can_be_checked_with_settings_and_on_data(call: Call) -> None:
     given = ["--data", "digits", "--set", "task.stage=1", "--backbone", "test_resnet"]
     code, out, _ = call("check", "rotation", *given)

@@ -39,7 +39,7 @@ def picture(file: Path, size: int = 32, seed: int = 0) -> None:
 
 WRONG = [
     # Typer's own complaints.
-    ("", "train --bogus", "No such option: --bogus (see ssl-zoo train --help)"),
+    ("", "train --zzzzz", "No such option: --zzzzz (see ssl-zoo train --help)"),
     ("", "train --devices 0", "'--devices': Input should be greater than or equal to 1"),
     ("", "train --epochs x", "Invalid value for '--epochs': Input should be a valid number"),
     ("", "train --batch-size 1.5", "Invalid value for '--batch-size'"),

@@ -551,6 +551,7 @@ def test_a_folder_that_cannot_be_written_into_is_one_line_unless_the_cache_is_th
 # Runs
 
 
+@pytest.mark.slow
 def test_runs_with_it_are_those_without_to_the_bit_also_resumed(
     photos: Path, cache: Path, tmp_path: Path
 ) -> None:

@@ -336,7 +336,8 @@ def test_each_cell_is_a_command_of_its_own(call: Call, tmp_path: Path) -> None:
 CLUSTER = ["--launcher", "local", "--launcher-set", "timeout_min=10"]
 
 
-@pytest.mark.parametrize("how", [["--devices", "2"], pytest.param(CLUSTER, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", [["--devices", "2"], CLUSTER])
+@pytest.mark.slow
 def test_cells_in_processes_of_their_own_give_the_same_table(tmp_path: Path, how: list[str]) -> None:
     if "--launcher" in how:
         pytest.importorskip("submitit", reason="needs the extra slurm")

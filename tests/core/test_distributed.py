@@ -32,13 +32,13 @@ def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-# Of those whose samples do not meet in the loss, the conformance suite asks the same of one step.
+# Of all tasks the conformance suite asks the same of one step.
 @pytest.mark.parametrize(
     "task_name",
     [
         "simclr",
         "moco",
-        "byol",
+        pytest.param("byol", marks=pytest.mark.slow),
         pytest.param("rotation", marks=pytest.mark.slow),
         pytest.param("inpainting", marks=pytest.mark.slow),
     ],
@@ -81,6 +81,7 @@ def test_two_processes_of_torchrun_go_by_parts_as_one_does(kind: dict[str, Any],
     assert losses(tmp_path / "two") == pytest.approx(losses(one.path), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_end_a_budget_of_minutes_at_the_same_step(tmp_path: Path) -> None:
     # They measure time differently, and would wait for each other if each went by its own.
     arguments = flags("simclr", train__epochs="null", train__minutes=0.05, train__log_every=7)

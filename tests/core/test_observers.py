@@ -161,7 +161,8 @@ def test_what_is_drawn_is_what_was_logged(tmp_path: Path) -> None:
     assert first.startswith(f"| simclr | {run.results()['scores']['simclr']['knn']:.4g} | ")
 
 
-@pytest.mark.parametrize("checkpoint_seconds", [0.3, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("checkpoint_seconds", [0.3, 60])
+@pytest.mark.slow
 def test_a_run_that_was_killed_and_goes_on_has_each_step_once(
     tmp_path: Path, checkpoint_seconds: float
 ) -> None:

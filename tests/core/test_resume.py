@@ -114,6 +114,7 @@ def test_the_written_configuration_gives_the_same_run_again(tmp_path: Path) -> N
     assert losses(tmp_path / "second") == losses(first.path)
 
 
+@pytest.mark.slow
 def test_accumulating_a_budget_in_images_and_an_average_resume_too(tmp_path: Path) -> None:
     settings = {"train__epochs": None, "train__images": 3000, "train__accumulate": 2}
     settings |= {"train__batch_size": 64, "train__ema": 0.9, "train__checkpoint_seconds": 0}
