@@ -28,6 +28,7 @@ NOT_HERE = {
     "pip install . &&": "a fresh environment, which `.ci/run` makes",
     "pip install '.[test]'": "likewise",
     "pip install ./plugins": "likewise",
+    "pytest plugins": "likewise",
     "--config configs/compare": "minutes, and 80 of them; `.ci/run` does the short one",
     "--pretrained": "weights are downloaded",
     "--data cifar10": "data are downloaded",
@@ -39,6 +40,7 @@ NOT_HERE = {
 SMALLER = {
     "train": ["--images", "512", "--batch-size", "64", "--set", "train.log_every=2"],
     "compare": ["--images", "256", "--batch-size", "64", "--seeds", "1"],
+    "bench": ["--batch-size", "64", "--seconds", "0", "--no-tune"],
 }
 """What is added to a command that would take minutes."""
 
