@@ -178,13 +178,18 @@ def random_features(bank: int) -> Features:
     return Features(bank_features, labels[0], queries, labels[1], CLASSES)
 
 
+def note_step(panel: Panel, at: int, batch_size: int, side: int) -> None:
+    """Note the seconds per image of a step, and of its views."""
+    trainer = trainer_of(data_set(part(2 * batch_size, side), side), batch_size, side)
+    note(panel, "training", at, step_seconds(trainer) / batch_size)
+    note(panel, "views", at, views_seconds(trainer) / batch_size)
+
+
 def against_batch(sizes: Iterable[int], side: int = 16) -> Panel:
     """Seconds per image by the size of the batch."""
     panel: Panel = {}
     for size in sizes:
-        trainer = trainer_of(data_set(part(2 * size, side), side), size, side)
-        note(panel, "training", size, step_seconds(trainer) / size)
-        note(panel, "views", size, views_seconds(trainer) / size)
+        note_step(panel, size, size, side)
     return panel
 
 
@@ -192,9 +197,7 @@ def against_side(sides: Iterable[int], batch_size: int = 32) -> Panel:
     """Seconds per image by the side of the image."""
     panel: Panel = {}
     for side in sides:
-        trainer = trainer_of(data_set(part(2 * batch_size, side), side), batch_size, side)
-        note(panel, "training", side, step_seconds(trainer) / batch_size)
-        note(panel, "views", side, views_seconds(trainer) / batch_size)
+        note_step(panel, side, batch_size, side)
     return panel
 
 

@@ -1,4 +1,4 @@
-"""The file that a command is asked to write: whether it can be, known before the work begins."""
+"""Files that are written: whether they can be, known before the work begins, and whole or not at all."""
 
 from __future__ import annotations
 
@@ -37,3 +37,19 @@ def check_output(option: str, file: Path, formats: Mapping[str, Sequence[str]]) 
     if not os.access(file.parent, os.W_OK):
         raise UserError(f"{option} {file}: {file.parent} cannot be written into; choose another folder")
     return suffix
+
+
+def put_in_place(aside: Path, file: Path) -> None:
+    """Give a written file its name; at any moment there is the old one or the new one, whole.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    with aside.open("rb") as opened:
+        os.fsync(opened.fileno())
+    aside.replace(file)
+    directory = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

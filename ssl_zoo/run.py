@@ -7,7 +7,6 @@ import fcntl
 import io
 import itertools
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -29,6 +28,7 @@ from ssl_zoo.caching import cached
 from ssl_zoo.config import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.errors import SslZooError, Unsuitable, UserError, first_line
+from ssl_zoo.outputs import put_in_place
 from ssl_zoo.plugins import collect, load_task, tasks
 from ssl_zoo.settings import dump_config, load_config, read_yaml
 from ssl_zoo.spec import ImageSpec, Spec
@@ -119,19 +119,11 @@ def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that at any moment there is the old one or the new one, whole."""
     aside = path.with_name(f".{path.name}.part")
     try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        aside.write_bytes(content)
+        put_in_place(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise SslZooError(f"cannot write {path}: {error.strerror or error}") from error
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 class Run:

@@ -40,6 +40,7 @@ from ssl_zoo import distributed
 from ssl_zoo.data.decode import printable
 from ssl_zoo.data.lazy import Origin, Pictures
 from ssl_zoo.errors import UserError
+from ssl_zoo.outputs import put_in_place
 
 log = logging.getLogger("ssl_zoo.data")
 
@@ -179,9 +180,9 @@ class _Kept:
             _allocate(aside[0])
             read = self.pictures.decode_into(torch.from_numpy(squares), torch.arange(len(squares)))
             squares.flush()
-            _publish(aside[0], self.file)
+            put_in_place(aside[0], self.file)
             aside[1].write_text(json.dumps({"unreadable": self._unreadable(read)}, indent=2) + "\n")
-            _publish(aside[1], self.notes)
+            put_in_place(aside[1], self.notes)
         except BaseException:
             for file in (*aside, self.file):
                 file.unlink(missing_ok=True)
@@ -249,15 +250,3 @@ def _allocate(file: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
-
-
-def _publish(aside: Path, file: Path) -> None:
-    """Put a written file in its place, on the disk before this returns."""
-    with aside.open("rb") as opened:
-        os.fsync(opened.fileno())
-    aside.replace(file)
-    directory = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

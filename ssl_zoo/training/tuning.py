@@ -72,7 +72,7 @@ def tuned(config: RunConfig, data: DataSet, device: Device) -> Device:
     if steps < FEWEST_STEPS or steps * best.seconds < SHORTEST:
         return device
     for candidates in (_formats, _threads):
-        for candidate in list(candidates(train, best.device)):
+        for candidate in candidates(train, best.device):
             tried = Trial(candidate, _seconds(Trainer(config, data, candidate)))
             if tried.seconds < GAIN * best.seconds:
                 log.info("a step takes %s, not %s", tried, best)
