@@ -50,7 +50,7 @@ from ssl_zoo.data.assemble import assemble
 from ssl_zoo.device import Device
 from ssl_zoo.evaluation import Features
 from ssl_zoo.evaluation.knn import knn_accuracy
-from ssl_zoo.run import Run, save_checkpoint
+from ssl_zoo.run import Run
 from ssl_zoo.settings import dump_config, load_config
 from ssl_zoo.training import Trainer
 from ssl_zoo.views import Rng
@@ -155,10 +155,10 @@ def against_data(sizes: Iterable[int], side: int = 16, batch_size: int = 256) ->
             run = Run(folder)
 
             def save(run: Run = run, trainer: Trainer = trainer) -> None:
-                save_checkpoint(run, {**trainer.state_dict(), "metrics_bytes": 0})
+                run.checkpoints.save({**trainer.state_dict(), "metrics_bytes": 0})
 
             note(panel, "checkpoint", size, seconds(save) / size)
-            written[size] = run.checkpoint_file.stat().st_size
+            written[size] = run.checkpoints.file.stat().st_size
         del trainer, train
         features = random_features(size)
         taken = seconds(lambda f=features: knn_accuracy(f), most=3)

@@ -44,7 +44,7 @@ from ssl_zoo.config import RunConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.device import Device
 from ssl_zoo.errors import UserError
-from ssl_zoo.run import Run, build_task, save_checkpoint
+from ssl_zoo.run import Run, build_task
 from ssl_zoo.settings import load_config
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.training import Trainer
@@ -179,12 +179,12 @@ def checkpoint(trainer: Trainer, repeats: int) -> Row:
 
         def save() -> None:
             if distributed.rank() == 0:
-                save_checkpoint(run, trainer.state_dict())
+                run.checkpoints.save(trainer.state_dict())
             distributed.barrier()
 
         taken = slowest(save, min(repeats, 5))
         # Each process has made a folder, and the first one's alone is written to.
-        written = run.checkpoint_file.stat().st_size if distributed.rank() == 0 else 0
+        written = run.checkpoints.file.stat().st_size if distributed.rank() == 0 else 0
     return Row("checkpoint", f"{written / 1e6:.1f} MB, synced to the disk", taken, "checkpoint")
 
 

@@ -20,8 +20,8 @@ from ssl_zoo.data.decode import printable
 from ssl_zoo.device import Device
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import extract
-from ssl_zoo.outputs import check_output
-from ssl_zoo.run import Run, load_backbone, load_data, replace_file
+from ssl_zoo.outputs import check_output, replace_file
+from ssl_zoo.run import Run, load_backbone, load_data
 from ssl_zoo.spec import ImageSpec
 
 FORMATS = {".npz": (), ".parquet": ("pyarrow",)}

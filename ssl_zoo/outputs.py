@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import SslZooError, UserError
 
 
 def check_output(option: str, file: Path, formats: Mapping[str, Sequence[str]]) -> str:
@@ -39,7 +40,28 @@ def check_output(option: str, file: Path, formats: Mapping[str, Sequence[str]]) 
     return suffix
 
 
-def put_in_place(aside: Path, file: Path) -> None:
+def replace_file(path: Path, content: bytes, make_room: Callable[[], None] = lambda: None) -> None:
+    """Write a file so that at any moment there is the old one or the new one, whole.
+
+    Args:
+        path: the file.
+        content: what is to be in it.
+        make_room: called when the new one lies on the disk and only lacks its name.
+
+    Raises:
+        SslZooError: it cannot be written; the old one is as it was.
+    """
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        aside.write_bytes(content)
+        put_in_place(aside, path, make_room)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise SslZooError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def put_in_place(aside: Path, file: Path, make_room: Callable[[], None] = lambda: None) -> None:
     """Give a written file its name; at any moment there is the old one or the new one, whole.
 
     Raises:
@@ -47,6 +69,7 @@ def put_in_place(aside: Path, file: Path) -> None:
     """
     with aside.open("rb") as opened:
         os.fsync(opened.fileno())
+    make_room()
     aside.replace(file)
     directory = os.open(file.parent, os.O_RDONLY)
     try:

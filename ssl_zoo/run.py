@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import itertools
 import json
 import re
@@ -25,10 +24,11 @@ from torch import Tensor, nn
 
 from ssl_zoo.backbones import TimmEncoder, create_backbone
 from ssl_zoo.caching import cached
+from ssl_zoo.checkpoints import Checkpoints
 from ssl_zoo.config import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
-from ssl_zoo.errors import SslZooError, Unsuitable, UserError, first_line
-from ssl_zoo.outputs import put_in_place
+from ssl_zoo.errors import SslZooError, Unsuitable, UserError
+from ssl_zoo.outputs import replace_file
 from ssl_zoo.plugins import collect, load_task, tasks
 from ssl_zoo.settings import dump_config, load_config, read_yaml
 from ssl_zoo.spec import ImageSpec, Spec
@@ -115,17 +115,6 @@ def build_task(config: RunConfig, spec: Spec) -> Task:
         return cls(encoder, cls.Options(**config.task.options()), spec)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment there is the old one or the new one, whole."""
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        aside.write_bytes(content)
-        put_in_place(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise SslZooError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 class Run:
     """A directory with everything about one run.
 
@@ -133,7 +122,7 @@ class Run:
         path: the directory.
         config_file: the resolved configuration, and under `provenance` what it was made with.
         metrics_file: one JSON object a line: step, epoch, images, seconds, loss, what the task logs.
-        checkpoint_file: everything needed to go on.
+        checkpoints: everything needed to go on.
         backbone_file: the weights, as timm names them, and in the header how to build the model.
         results_file: the evaluation of the finished run.
         failure_file: why it failed, as a run of a comparison.
@@ -144,7 +133,7 @@ class Run:
         self.path = Path(path)
         self.config_file = self.path / "config.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
-        self.checkpoint_file = self.path / "checkpoint.pt"
+        self.checkpoints = Checkpoints(self.path)
         self.backbone_file = self.path / "backbone.safetensors"
         self.results_file = self.path / "results.json"
         self.failure_file = self.path / "failed.json"
@@ -319,12 +308,12 @@ class Run:
         Raises:
             UserError: the run has no checkpoint that fits.
         """
-        state = load_checkpoint(self)
+        state = self.checkpoints.load()
         config = self.config()
         # All weights come from the checkpoint; timm's need not be fetched.
         backbone = config.backbone.model_copy(update={"pretrained": False})
         task = build_task(config.model_copy(update={"backbone": backbone}), spec)
-        with fitting(self.checkpoint_file):
+        with fitting(self.checkpoints.file):
             task.load_state_dict(state["task"])
             if state["ema"] is not None:
                 task.encoder.load_state_dict(state["ema"])
@@ -346,30 +335,6 @@ def new_folder(config: RunConfig) -> Path:
             folder.mkdir(parents=True)
             return folder
     raise AssertionError("unreachable")
-
-
-def save_checkpoint(run: Run, state: dict[str, Any]) -> None:
-    """Put a checkpoint in the place of the last one, whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    replace_file(run.checkpoint_file, buffer.getvalue())
-
-
-def load_checkpoint(run: Run) -> dict[str, Any]:
-    """Read a run's checkpoint; only tensors and plain values are read, no code.
-
-    Raises:
-        UserError: there is none, or it cannot be read.
-    """
-    try:
-        state = torch.load(run.checkpoint_file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{run.path} has no checkpoint; train it first") from None
-    except Exception as error:  # torch.load raises what the broken file makes it raise
-        raise UserError(f"{run.checkpoint_file} cannot be read: {first_line(error)}") from error
-    if not isinstance(state, dict) or "task" not in state:
-        raise UserError(f"{run.checkpoint_file} cannot be read: it is no checkpoint of ssl-zoo's")
-    return state
 
 
 @contextlib.contextmanager

@@ -300,7 +300,7 @@ def test_a_signal_to_the_launcher_reaches_its_processes_which_save(tmp_path: Pat
     assert f"go on with: ssl-zoo train --resume {run.path}" in err
     assert "Traceback" not in err
     assert "Warning" not in err
-    assert run.checkpoint_file.is_file()
+    assert run.checkpoints.file.is_file()
 
 
 # ---- pictures

@@ -24,8 +24,9 @@ from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, UserError, firs
 from ssl_zoo.evaluation import Subject, possible, score
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
 from ssl_zoo.faults import FAILURES, where
+from ssl_zoo.outputs import replace_file
 from ssl_zoo.plugins import blame
-from ssl_zoo.run import Run, load_data, replace_file
+from ssl_zoo.run import Run, load_data
 from ssl_zoo.training import Reporter, train
 
 Status = Literal["waiting", "unfinished", "failed", "done"]

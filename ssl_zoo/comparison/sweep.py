@@ -17,8 +17,9 @@ from ssl_zoo.comparison.cells import Cell, cells, shared_data
 from ssl_zoo.comparison.config import Comparison
 from ssl_zoo.device import Device
 from ssl_zoo.errors import Interrupted, SslZooError, UserError
+from ssl_zoo.outputs import replace_file
 from ssl_zoo.plugins import arguments
-from ssl_zoo.run import Run, build_encoder, replace_file
+from ssl_zoo.run import Run, build_encoder
 from ssl_zoo.training import Silent, Trainer
 
 FILE = "compare.yaml"

@@ -192,7 +192,7 @@ def representative(members: Sequence[Member]) -> Member:
         members,
         key=lambda m: (
             m.lacking is not None,
-            m.kind == "trained" and not m.run.checkpoint_file.is_file(),
+            m.kind == "trained" and not m.run.checkpoints,
         ),
     )
 

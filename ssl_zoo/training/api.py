@@ -13,7 +13,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.device import Device
 from ssl_zoo.evaluation import Scores, Subject, baselines, possible, protocols, rehearse, score
 from ssl_zoo.plugins import check_observers
-from ssl_zoo.run import Run, build_data, build_task, fitting, load_checkpoint
+from ssl_zoo.run import Run, build_data, build_task, fitting
 from ssl_zoo.training.loop import Reporter, Silent, fit
 from ssl_zoo.training.trainer import Trainer
 from ssl_zoo.training.tuning import tuned
@@ -109,9 +109,9 @@ def _carry_out(
 def _go_on(trainer: Trainer, run: Run) -> None:
     """Take up a run where its checkpoint stands; from the start where it has none yet."""
     logged = 0
-    if run.checkpoint_file.exists():
-        state = load_checkpoint(run)
-        with fitting(run.checkpoint_file):
+    if run.checkpoints:
+        state = run.checkpoints.load()
+        with fitting(run.checkpoints.file):
             logged = state["metrics_bytes"]
             trainer.load_state_dict(state)
     if run.metrics_file.exists() and distributed.rank() == 0:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ssl_zoo import distributed
 from ssl_zoo.errors import Interrupted
 from ssl_zoo.evaluation import MIDWAY, Subject, score
-from ssl_zoo.run import Run, save_checkpoint
+from ssl_zoo.run import Run
 from ssl_zoo.training.trainer import Trainer
 
 
@@ -63,9 +63,9 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
             trainer.check_weights()
             os.fsync(log.fileno())
             state = {**trainer.state_dict(), "metrics_bytes": log.tell()}
-            save_checkpoint(run, state)
+            run.checkpoints.save(state)
             trainer.tell(
-                "ssl_zoo_checkpoint_saved", run=run, step=trainer.step, path=run.checkpoint_file
+                "ssl_zoo_checkpoint_saved", run=run, step=trainer.step, path=run.checkpoints.file
             )
         saved = time.monotonic()
 

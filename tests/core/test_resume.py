@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ssl_zoo.errors import UserError
-from ssl_zoo.run import Run, load_checkpoint
+from ssl_zoo.run import Run
 from ssl_zoo.training import train
 from tests.conftest import command, flags, small_config, ssl_zoo
 
@@ -74,7 +74,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Sig
     run = tmp_path / "run"
     code = start_and_signal(["train", *flags("simclr", train__epochs=200)], run, number, after=3)
     assert code == 128 + number
-    saved = load_checkpoint(Run.open(run))
+    saved = Run.open(run).checkpoints.load()
     assert saved["step"] >= 3
     # What was logged and what was saved agree, so nothing is lost or repeated.
     assert len(losses(run)) == saved["step"]

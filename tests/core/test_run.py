@@ -17,14 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.outputs import replace_file
 from ssl_zoo.run import (
     Run,
     build_data,
     build_task,
     load_backbone,
-    load_checkpoint,
-    replace_file,
-    save_checkpoint,
 )
 from ssl_zoo.training import train
 from tests.conftest import small_config
@@ -80,15 +78,15 @@ def test_a_write_that_fails_leaves_the_old_file_whole_and_no_other(
 
 
 def test_a_full_disk_costs_no_checkpoint(empty: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_checkpoint(empty, {"task": {"w": torch.ones(3)}})
+    empty.checkpoints.save({"task": {"w": torch.ones(3)}})
 
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(SslZooError, match="No space left"):
-        save_checkpoint(empty, {"task": {"w": torch.zeros(3)}})
-    assert load_checkpoint(empty)["task"]["w"].equal(torch.ones(3))
+        empty.checkpoints.save({"task": {"w": torch.zeros(3)}})
+    assert empty.checkpoints.load()["task"]["w"].equal(torch.ones(3))
 
 
 def test_a_run_that_cannot_write_its_configuration_is_not_begun(
@@ -152,10 +150,10 @@ def test_a_directory_that_is_no_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 and so on", None])
 def test_a_checkpoint_that_is_cut_off_or_garbage(empty: Run, run: Run, content: bytes | None) -> None:
-    whole = run.checkpoint_file.read_bytes()
-    empty.checkpoint_file.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    said = complaint(load_checkpoint, empty)
-    assert said.startswith(f"{empty.checkpoint_file} cannot be read: ")
+    whole = run.checkpoints.file.read_bytes()
+    empty.checkpoints.file.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    said = complaint(empty.checkpoints.load)
+    assert said.startswith(f"{empty.checkpoints.file} cannot be read: ")
     assert complaint(lambda: train(resume=empty.path)) == said
 
 
@@ -166,19 +164,19 @@ class Evil:
 
 def test_a_checkpoint_runs_no_code(empty: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"task": Evil()}, empty.checkpoint_file)
-    assert "cannot be read" in complaint(load_checkpoint, empty)
+    torch.save({"task": Evil()}, empty.checkpoints.file)
+    assert "cannot be read" in complaint(empty.checkpoints.load)
     assert not (tmp_path / "evil").exists()
 
 
 def test_a_checkpoint_of_something_else(empty: Run) -> None:
     data = build_data(empty.config(), CPU)
-    assert complaint(load_checkpoint, empty) == f"{empty.path} has no checkpoint; train it first"
-    torch.save([1, 2], empty.checkpoint_file)
-    assert "is no checkpoint of ssl-zoo's" in complaint(load_checkpoint, empty)
-    torch.save({"task": {"w": torch.ones(3)}, "ema": None}, empty.checkpoint_file)
+    assert complaint(empty.checkpoints.load) == f"{empty.path} has no checkpoint; train it first"
+    torch.save([1, 2], empty.checkpoints.file)
+    assert "is no checkpoint of ssl-zoo's" in complaint(empty.checkpoints.load)
+    torch.save({"task": {"w": torch.ones(3)}, "ema": None}, empty.checkpoints.file)
     said = complaint(empty.load_task, data.spec)
-    assert said.startswith(f"{empty.checkpoint_file} does not fit what is installed here: ")
+    assert said.startswith(f"{empty.checkpoints.file} does not fit what is installed here: ")
     assert "does not fit what is installed here" in complaint(lambda: train(resume=empty.path))
 
 

@@ -19,7 +19,7 @@ from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.device import Device
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.evaluation import Subject, score
-from ssl_zoo.run import Run, build_data, build_task, load_checkpoint
+from ssl_zoo.run import Run, build_data, build_task
 from ssl_zoo.task import Field, Losses, Task, TaskOptions
 from ssl_zoo.training import Trainer, train
 from ssl_zoo.training.budget import Budget
@@ -281,7 +281,7 @@ def test_a_run_stops_where_its_budget_says(
 ) -> None:
     run = train(short(**settings), out=tmp_path / "r")
     assert run.results()["images"] == run.metrics()[-1]["images"] == images
-    assert load_checkpoint(run)["step"] == images // 256
+    assert run.checkpoints.load()["step"] == images // 256
 
 
 def test_a_run_of_minutes_stops_after_them_and_not_before(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_gradients_are_clipped_to_the_norm_and_not_below_it(monkeypatch: pytest.
 def test_the_average_of_the_weights_is_what_is_evaluated_and_saved(tmp_path: Path) -> None:
     config = short(train__ema=0.5)
     run = train(config, out=tmp_path / "r")
-    state = load_checkpoint(run)
+    state = run.checkpoints.load()
     weights = load_file(run.backbone_file)
     raw = {k.removeprefix("encoder.model."): v for k, v in state["task"].items()}
     average = {k.removeprefix("model."): v for k, v in state["ema"].items()}
@@ -544,7 +544,7 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_the_last_checkpoint_stay
     assert str(caught.value).startswith("colour: the loss is nan at step 5; lower the learning rate")
     assert caught.value.exit_code == 1
     run = Run.open(tmp_path / "r")
-    state = load_checkpoint(run)
+    state = run.checkpoints.load()
     assert state["step"] == 4
     assert all(v.isfinite().all() for v in state["task"].values())
     assert [line["step"] for line in run.metrics()] == [1, 2, 3, 4]

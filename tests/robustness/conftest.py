@@ -1,0 +1,28 @@
+"""What the attempts to break the program share; how many were made is said at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+_COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("quick", max_examples=60, **_COMMON)
+settings.register_profile("thorough", max_examples=5000, **_COMMON)
+settings.load_profile("quick")
+
+TRIED: Counter[str] = Counter()
+
+
+@pytest.fixture(scope="session")
+def tried() -> Counter[str]:
+    """How many attempts of each kind were made; every test adds its own."""
+    return TRIED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many attempts were made, of which kind."""
+    if TRIED:
+        made = ", ".join(f"{number:,} {kind}" for kind, number in sorted(TRIED.items()))
+        terminalreporter.write_line(f"tried: {made}")
