@@ -53,6 +53,7 @@ from ssl_zoo.evaluation.knn import knn_accuracy
 from ssl_zoo.run import Run
 from ssl_zoo.settings import dump_config, load_config
 from ssl_zoo.training import Trainer
+from ssl_zoo.training.trainer import Batch
 from ssl_zoo.views import Rng
 
 CPU = torch.device("cpu")
@@ -125,7 +126,7 @@ def step_seconds(trainer: Trainer) -> float:
 
     def step() -> None:
         numbers = torch.randint(len(train), (trainer.config.train.batch_size,), generator=generator)
-        trainer.train_step([(train.batch(numbers), ())])
+        trainer.train_step([Batch(train.batch(numbers), numbers)])
 
     step()
     return seconds(step)

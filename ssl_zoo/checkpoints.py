@@ -49,15 +49,13 @@ class Checkpoints:
         Raises:
             SslZooError: it cannot be written; the others stay as they are.
         """
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
 
         def make_room() -> None:
             if self._keep_last:
                 with contextlib.suppress(FileNotFoundError):
                     self.file.replace(self.before)
 
-        replace_file(self.file, buffer.getvalue(), make_room)
+        replace_file(self.file, packed(state), make_room)
         self._keep_last = True
 
     def load(self) -> State:
@@ -69,7 +67,7 @@ class Checkpoints:
         faults: list[str] = []
         for file in (self.file, self.before):
             try:
-                state = _read(file)
+                state = read(file)
             except FileNotFoundError:
                 continue
             except UserError as error:
@@ -82,7 +80,14 @@ class Checkpoints:
         raise UserError(faults[0] if faults else f"{self.file.parent} has no checkpoint; train it first")
 
 
-def _read(file: Path) -> State:
+def packed(state: State) -> bytes:
+    """A state as it is written, with checksums."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def read(file: Path) -> State:
     """Read one checkpoint, whose checksums must be right.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -346,7 +347,7 @@ class TrainingReporter:
         state = f"epoch {metrics['epoch']:.1f}"
         if "knn" not in metrics:
             speed = metrics["images"] / max(metrics["seconds"], 1e-9)
-            state += f"  loss {metrics['loss']:.3f}  {speed:,.0f} images/s"
+            state += f"  loss {metrics.get('loss', math.nan):.3f}  {speed:,.0f} images/s"
             self.bar.update(self.task, completed=progress, state=state)
         else:
             _note(f"{state}  kNN {metrics['knn']:.1f} %")

@@ -25,6 +25,10 @@ class Unsuitable(UserError):
     """
 
 
+class Unwritable(SslZooError):
+    """A file cannot be written: the disk is full, read-only, or gone."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'a' or 'b'?`` for the known names nearest to `name`, or nothing.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from types import FrameType
+
+from ssl_zoo import signals
 
 GRACE = 10
 """Seconds that the others are given once a process has failed."""
@@ -30,6 +30,7 @@ def launch(number: int, arguments: Sequence[str]) -> int:
         port = probe.getsockname()[1]
     threads = str(max(1, (os.cpu_count() or 1) // number))
     defaults = {"OMP_NUM_THREADS": threads, "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    defaults["PYTHONSAFEPATH"] = "1"  # modules that lie in the current folder are none of ours
     shared = {**defaults, **os.environ, "WORLD_SIZE": str(number)}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
@@ -40,16 +41,12 @@ def launch(number: int, arguments: Sequence[str]) -> int:
         for i in range(number)
     ]
 
-    def forward(signal_number: int, frame: FrameType | None) -> None:
+    def forward(number: int) -> None:
         for process in processes:
-            process.send_signal(signal_number)
+            process.send_signal(number)
 
-    old = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals.handled(forward):
         return _wait(processes)
-    finally:
-        for signal_number, handler in old.items():
-            signal.signal(signal_number, handler)
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.errors import Unwritable, UserError
 
 
 def check_output(option: str, file: Path, formats: Mapping[str, Sequence[str]]) -> str:
@@ -40,6 +40,19 @@ def check_output(option: str, file: Path, formats: Mapping[str, Sequence[str]]) 
     return suffix
 
 
+@contextlib.contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Within, a file is written.
+
+    Raises:
+        Unwritable: the system does not let it be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Unwritable(f"cannot write {file}: {error.strerror or error}") from error
+
+
 def replace_file(path: Path, content: bytes, make_room: Callable[[], None] = lambda: None) -> None:
     """Write a file so that at any moment there is the old one or the new one, whole.
 
@@ -49,16 +62,17 @@ def replace_file(path: Path, content: bytes, make_room: Callable[[], None] = lam
         make_room: called when the new one lies on the disk and only lacks its name.
 
     Raises:
-        SslZooError: it cannot be written; the old one is as it was.
+        Unwritable: it cannot be written; the old one is as it was.
     """
     aside = path.with_name(f".{path.name}.part")
-    try:
-        aside.write_bytes(content)
-        put_in_place(aside, path, make_room)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise SslZooError(f"cannot write {path}: {error.strerror or error}") from error
+    with writing(path):
+        try:
+            aside.write_bytes(content)
+            put_in_place(aside, path, make_room)
+        except OSError:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+            raise
 
 
 def put_in_place(aside: Path, file: Path, make_room: Callable[[], None] = lambda: None) -> None:

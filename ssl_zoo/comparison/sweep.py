@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
-import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from ssl_zoo import signals
 from ssl_zoo.comparison.cells import Cell, cells, shared_data
 from ssl_zoo.comparison.config import Comparison
 from ssl_zoo.device import Device
@@ -172,31 +172,17 @@ def rehearse(sweep: Sweep) -> None:
 
 @contextmanager
 def stoppable(sweep: Sweep) -> Iterator[None]:
-    """Within, SIGINT and SIGTERM end the work in order, wherever they find it.
+    """Within, a signal that asks to stop ends the work, wherever it finds it.
 
     Raises:
         Interrupted: one came; it says how to go on.
     """
-    number: int = signal.SIGINT
-
-    def stop(signal_number: int, frame: object) -> None:
-        nonlocal number
-        number = signal_number
-        raise KeyboardInterrupt
-
+    again = shlex.join(["ssl-zoo", *sweep.command()])
     try:
-        old = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, where signals do not arrive
-        old = {}
-    try:
-        yield
-    except (KeyboardInterrupt, Interrupted) as error:
-        number = error.signal_number if isinstance(error, Interrupted) else number
-        again = shlex.join(["ssl-zoo", *sweep.command()])
-        raise Interrupted(number, again) from error
-    finally:
-        for signal_number, handler in old.items():
-            signal.signal(signal_number, handler)
+        with signals.obeyed(again):
+            yield
+    except Interrupted as error:  # of a cell, it would say how the cell alone goes on
+        raise Interrupted(error.signal_number, again) from error
 
 
 def work(sweep: Sweep, watcher: Watcher) -> None:

@@ -2,6 +2,7 @@
 
 from ssl_zoo.training.api import train
 from ssl_zoo.training.loop import Reporter, Silent
-from ssl_zoo.training.trainer import Trainer
+from ssl_zoo.training.replay import replay
+from ssl_zoo.training.trainer import NotFinite, Trainer
 
-__all__ = ["Reporter", "Silent", "Trainer", "train"]
+__all__ = ["NotFinite", "Reporter", "Silent", "Trainer", "replay", "train"]

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ssl_zoo import distributed
+from ssl_zoo import distributed, signals
 from ssl_zoo.config import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.device import Device
+from ssl_zoo.errors import Unwritable
 from ssl_zoo.evaluation import Scores, Subject, baselines, possible, protocols, rehearse, score
+from ssl_zoo.outputs import writing
 from ssl_zoo.plugins import check_observers
 from ssl_zoo.run import Run, build_data, build_task, fitting
-from ssl_zoo.training.loop import Reporter, Silent, fit
-from ssl_zoo.training.trainer import Trainer
+from ssl_zoo.training.loop import Reporter, Silent, fit, go_on
+from ssl_zoo.training.trainer import NotFinite, Trainer
 from ssl_zoo.training.tuning import tuned
+
+log = logging.getLogger("ssl_zoo.training")
 
 
 def train(
@@ -93,16 +98,21 @@ def _carry_out(
             if first and run.results_file.is_file():
                 run.write_results({"scores": {}, "transfer": {}})  # of weights that move on
             fit(trainer, run, reporter)
-        if first:
-            results = finish(trainer, run, protocol, with_baselines)
-            trainer.tell("ssl_zoo_run_ended", run=run, results=results)
-            reporter.ended(run, results)
-        distributed.barrier()
+        with signals.obeyed(go_on(run)):
+            if first:
+                results = finish(trainer, run, protocol, with_baselines)
+                trainer.tell("ssl_zoo_run_ended", run=run, results=results)
+                reporter.ended(run, results)
+            distributed.barrier()
     except Exception as error:
         if first:
             trainer.tell("ssl_zoo_run_stopped", run=run, error=error)
+        if isinstance(error, NotFinite):
+            raise
         if first and not resumed and trainer.step == 0:
             run.discard()
+        elif isinstance(error, Unwritable):
+            raise Unwritable(f"{error}; mend that, and go on with: {go_on(run)}") from error
         raise
 
 
@@ -116,8 +126,11 @@ def _go_on(trainer: Trainer, run: Run) -> None:
             trainer.load_state_dict(state)
     if run.metrics_file.exists() and distributed.rank() == 0:
         # What was logged after the checkpoint will be logged again.
-        with run.metrics_file.open("r+b") as file:
-            file.truncate(logged)
+        with writing(run.metrics_file), run.metrics_file.open("r+b") as file:
+            whole = file.read(logged)
+            file.truncate(whole.rfind(b"\n") + 1)
+        if len(whole) < logged:
+            log.warning("%s lacks the last lines before the checkpoint", run.metrics_file)
 
 
 def finish(trainer: Trainer, run: Run, protocol: Iterable[str], with_baselines: bool) -> dict[str, Any]:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
+import shlex
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TextIO
 
-from ssl_zoo import distributed
+import torch
+
+from ssl_zoo import distributed, signals
 from ssl_zoo.errors import Interrupted
 from ssl_zoo.evaluation import MIDWAY, Subject, score
+from ssl_zoo.outputs import writing
 from ssl_zoo.run import Run
-from ssl_zoo.training.trainer import Trainer
+from ssl_zoo.training.replay import keep_step
+from ssl_zoo.training.trainer import Batch, NotFinite, Trainer
+
+SHOWN = 8
+"""So many of a batch's samples are told in an error; its file has all."""
 
 
 class Reporter(Protocol):
@@ -48,11 +56,11 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
 
     Raises:
         Interrupted: a signal asked to stop; all that was done is saved.
-        SslZooError: the loss is not finite; the last checkpoint stays.
+        NotFinite: the loss or the gradient is no number; the step is kept, and the last checkpoint.
+        Unwritable: the disk does not take what is written; the last checkpoint stays.
     """
     config = trainer.config.train
     first, alone = distributed.rank() == 0, distributed.world_size() == 1
-    log = run.metrics_file.open("a") if first else None
     evaluated = _evaluations(trainer)
     saved = time.monotonic()
     stopped_by = 0
@@ -61,7 +69,8 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
         nonlocal saved
         if log is not None:
             trainer.check_weights()
-            os.fsync(log.fileno())
+            with writing(run.metrics_file):
+                os.fsync(log.fileno())
             state = {**trainer.state_dict(), "metrics_bytes": log.tell()}
             run.checkpoints.save(state)
             trainer.tell(
@@ -71,18 +80,20 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
 
     def record(metrics: dict[str, float]) -> None:
         if log is not None:
-            log.write(json.dumps(metrics) + "\n")
-            log.flush()
+            with writing(run.metrics_file):
+                log.write(json.dumps(metrics) + "\n")
+                log.flush()
             reporter.step(trainer.progress, metrics)
             trainer.tell("ssl_zoo_step_logged", run=run, step=trainer.step, metrics=metrics)
 
     trainer.task.train()
-    with _stop_signals() as stop, log or contextlib.nullcontext():
+    with signals.noted() as stop, _appended(run.metrics_file if first else None) as log:
         start = time.monotonic() - trainer.seconds
         while trainer.progress < 1:
             with contextlib.closing(trainer.epoch_batches()) as epoch:
                 for step_batches in epoch:
-                    losses = trainer.train_step(step_batches)
+                    with _kept(trainer, run, step_batches):
+                        losses = trainer.train_step(step_batches)
                     trainer.seconds = time.monotonic() - start
                     due = trainer.step % config.log_every == 0
                     if due or alone or trainer.budget.seconds is not None or trainer.progress >= 1:
@@ -91,7 +102,9 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
                         # differently.
                         trainer.seconds, stopped_by = _agree(trainer.seconds, stop.number)
                     if due or trainer.progress >= 1:
-                        record(trainer.metrics(losses))
+                        with _kept(trainer, run, step_batches):
+                            metrics = trainer.metrics(losses)
+                        record(metrics)
                     if (due_evaluations := _evaluations(trainer)) > evaluated:
                         evaluated = due_evaluations
                         record({**trainer.position(), **_evaluate_midway(trainer)})
@@ -99,7 +112,7 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
                     if stopped_by:
                         save()
                         distributed.barrier()
-                        raise Interrupted(stopped_by, f"ssl-zoo train --resume {run.path}")
+                        raise Interrupted(stopped_by, go_on(run))
                     if trainer.progress >= 1:
                         break
                     if time.monotonic() - saved >= config.checkpoint_seconds:
@@ -107,6 +120,42 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
             if first and trainer.step % trainer.budget.steps_per_epoch == 0:
                 trainer.tell("ssl_zoo_epoch_ended", run=run, epoch=int(trainer.epoch))
         save()
+
+
+@contextlib.contextmanager
+def _appended(file: Path | None) -> Iterator[TextIO | None]:
+    """A file that is written to at its end; None for no file.
+
+    Raises:
+        Unwritable: it cannot be.
+    """
+    if file is None:
+        yield None
+        return
+    with writing(file):
+        opened = file.open("a")
+    try:
+        yield opened
+    finally:
+        with contextlib.suppress(OSError):  # of what could not be written, which was told
+            opened.close()
+
+
+@contextlib.contextmanager
+def _kept(trainer: Trainer, run: Run, batches: list[Batch]) -> Iterator[None]:
+    """Within, a step is made; one that comes to no number is kept for `replay`."""
+    try:
+        yield
+    except NotFinite as error:
+        numbers = torch.cat([batch.numbers for batch in batches]).tolist()
+        some = ", ".join(map(str, numbers[:SHOWN])) + (", …" if len(numbers) > SHOWN else "")
+        file = keep_step(trainer, run, batches)
+        raise NotFinite(f"{error}; kept for a replay, in {file}: samples {some}") from error
+
+
+def go_on(run: Run) -> str:
+    """The command that goes on with a run."""
+    return shlex.join(["ssl-zoo", "train", "--resume", str(run.path)])
 
 
 def _evaluations(trainer: Trainer) -> int:
@@ -129,26 +178,3 @@ def _evaluate_midway(trainer: Trainer) -> dict[str, float]:
     with trainer.averaged_weights():
         subject = Subject.of_task(trainer.task, trainer.data, trainer.device, most=MIDWAY)
         return score(subject, ["knn"])
-
-
-class _Stop:
-    number = 0
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Within, SIGINT and SIGTERM are noted instead of ending the process at once."""
-    stop = _Stop()
-
-    def note(number: int, frame: object) -> None:
-        stop.number = number
-
-    try:
-        old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, where signals do not arrive
-        old = {}
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

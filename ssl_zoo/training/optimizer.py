@@ -103,7 +103,10 @@ def _options(config: TrainConfig, device: torch.device) -> dict[str, Any]:
             hint = did_you_mean(option, arguments) or f" There are: {', '.join(arguments)}"
             raise UserError(f"train.optimizer_options.{option}: {name} has no such argument.{hint}")
     given = dict(config.optimizer_options)
-    fusing = get_optimizer_class(name, bind_defaults=False) in FUSED and device.type in ("cpu", "cuda")
+    cls = get_optimizer_class(name, bind_defaults=False)
+    fusing = cls in FUSED and device.type in ("cpu", "cuda")
+    if cls is torch.optim.SGD and config.precision == "fp16":
+        fusing = False  # a first step that the scaler leaves out leaves its momentum uninitialised
     if fusing and not {"foreach", "differentiable"} & given.keys():
         given.setdefault("fused", True)
     info = get_optimizer_info(name)

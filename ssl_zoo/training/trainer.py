@@ -7,7 +7,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from timm.utils import ModelEmaV3
@@ -28,8 +28,27 @@ from ssl_zoo.training.optimizer import TICKS, create_optimizer, create_schedule
 from ssl_zoo.training.passes import counting
 from ssl_zoo.views import Rng, derive_seed
 
-Batch = tuple[Tensor, tuple[Tensor, ...]]
-"""Raw samples [B, ...], and their labels [B] where the task needs them."""
+LEAST_SCALE = 2.0**-8
+"""In fp16 the loss is scaled, for gradients to fit; if they do not by this one, no other will help."""
+
+
+class Batch(NamedTuple):
+    """What a step draws.
+
+    Attributes:
+        raw: the samples [B, ...].
+        numbers: which of the train split's samples they are, int64 [B].
+        labels: their labels [B], where the task needs them.
+    """
+
+    raw: Tensor
+    numbers: Tensor
+    labels: tuple[Tensor, ...] = ()
+
+
+class NotFinite(SslZooError):
+    """A loss, a gradient or a weight is no number."""
+
 
 PHASES = ("data", "views", "forward", "backward", "optimizer", "after_step")
 """The parts of a step, in their order."""
@@ -48,6 +67,7 @@ class Trainer:
         seconds: time spent in training so far, without evaluation.
         passes: how often an encoder sees an image for each image drawn; known after a step, and
             not with `torch.compile`.
+        grad_norm: the norm of the last step's gradient, before it was clipped.
         phase: what a step does, in order, as `PHASES` has it, happens within ``phase(name)``: a mark
             for torch's profiler, unless somebody puts a stopwatch in its place.
     """
@@ -79,6 +99,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.passes: float | None = None
+        self.grad_norm = torch.zeros(())
         self.phase: Callable[[str], contextlib.AbstractContextManager[object]] = record_function
         self._peak_before = 0
 
@@ -130,8 +151,9 @@ class Trainer:
         order = order.view(-1, config.accumulate, world, config.batch_size // world)
         mine = order[done:, :, distributed.rank()].flatten()
         pin = self.device.device.type == "cuda"
-        raw = batches(self.data.train, mine, config.batch_size // world, drop_last=True, pin=pin)
-        stream = zip(raw, self._labels(mine), strict=False)
+        size = config.batch_size // world
+        raw = batches(self.data.train, mine, size, drop_last=True, pin=pin)
+        stream = map(Batch, raw, mine.split(size), self._labels(mine))
         with contextlib.closing(raw):
             while True:
                 with self.phase("data"):
@@ -147,27 +169,36 @@ class Trainer:
             yield () if labels is None else (labels[batch],)
 
     def train_step(self, batches: list[Batch]) -> Losses:
-        """One optimiser step on this process's share; returns the last batch's losses."""
+        """One optimiser step on this process's share; returns the last batch's losses.
+
+        Raises:
+            NotFinite: a loss or the gradient is no number; the weights are as they were before the step.
+                Where reading a value would make the device wait, only `metrics` tells, and in fp16 the
+                scaler leaves out such steps, until there is nothing left to scale.
+        """
         views = map(self.views, itertools.count(), batches)
         if self.passes is not None or self.config.train.compile:
             return self.step_on(views, len(batches))
         with counting(self.task) as passes:
             losses = self.step_on(views, len(batches))
-        self.passes = passes.images / sum(len(raw) for raw, _ in batches)
+        self.passes = passes.images / sum(len(batch.raw) for batch in batches)
         return losses
 
     def views(self, i: int, batch: Batch) -> tuple[Tensor, ...]:
         """What the task's `loss` takes, of the i-th batch of the coming step, on the device."""
-        raw, labels = batch
         with self.phase("views"):
             seed = derive_seed(self.config.train.seed, "views", self.step, i)
-            raw = raw.to(self.device.device, non_blocking=True)
+            raw = batch.raw.to(self.device.device, non_blocking=True)
             rng = Rng(seed, raw.device, distributed.rank(), distributed.world_size())
             views = tuple(self.device.to_format(v) for v in self.task.views(raw, rng))
-            return views + tuple(part.to(raw.device, non_blocking=True) for part in labels)
+            return views + tuple(part.to(raw.device, non_blocking=True) for part in batch.labels)
 
     def step_on(self, views: Iterable[tuple[Tensor, ...]], number: int) -> Losses:
-        """One optimiser step on the views of so many batches; returns the last one's losses."""
+        """One optimiser step on the views of so many batches; returns the last one's losses.
+
+        Raises:
+            NotFinite: as in `train_step`.
+        """
         config = self.config.train
         self.schedule.step_update(int(self.progress * TICKS))
         torch.manual_seed(derive_seed(config.seed, "network", self.step, distributed.rank()))  # dropout
@@ -175,15 +206,14 @@ class Trainer:
             with self._no_gradient_exchange(until=i == number):
                 with self.phase("forward"), self.device.autocast():
                     losses: Losses = self.model(given)
-                # Reading the value would make another device wait; there it is read when it is logged.
-                if self.device.device.type == "cpu":
-                    self.check_finite(losses.total.item(), self.step + 1)
+                self._check("loss", losses.total)
                 with self.phase("backward"):
                     self.scaler.scale(losses.total / number).backward()
         with self.phase("optimizer"):
-            if config.clip_norm is not None:
-                self.scaler.unscale_(self.optimizer)
-                nn.utils.clip_grad_norm_(self.task.parameters(), config.clip_norm)
+            self.scaler.unscale_(self.optimizer)
+            most = math.inf if config.clip_norm is None else config.clip_norm
+            self.grad_norm = nn.utils.clip_grad_norm_(self.task.parameters(), most)
+            self._check("gradient", self.grad_norm)
             stepped = self._optimizer_step()
         self.step += 1
         if stepped:
@@ -200,6 +230,8 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.scaler.get_scale() < LEAST_SCALE:
+            raise self._not_finite("gradient", math.nan, self.step + 1)
         return self.scaler.get_scale() >= scale
 
     def _no_gradient_exchange(self, until: bool) -> contextlib.AbstractContextManager[None]:
@@ -212,27 +244,29 @@ class Trainer:
         """Tell the observers."""
         notify(hook, self.config.train.observers, **arguments)
 
-    def check_finite(self, loss: float, step: int) -> None:
-        """Make sure that the loss of a step is a number.
+    def _check(self, what: str, value: Tensor) -> None:
+        """Make sure that what a step is made from is a number, where it can be read at once.
 
         Raises:
-            SslZooError: it is not.
+            NotFinite: it is not.
         """
-        if not math.isfinite(loss):
-            self._diverged(f"the loss is {loss} at step {step}")
+        if self.device.device.type == "cpu" and not self.scaler.is_enabled() and not value.isfinite():
+            raise self._not_finite(what, value.item(), self.step + 1)
 
     def check_weights(self) -> None:
         """Make sure that the weights are numbers, before they take the place of the last good ones.
 
         Raises:
-            SslZooError: they are not.
+            NotFinite: they are not.
         """
-        if not all(bool(p.isfinite().all()) for p in self.task.parameters()):
-            self._diverged(f"weights are not finite after step {self.step}")
+        for name, parameter in self.task.named_parameters():
+            if not parameter.isfinite().all():
+                raise self._not_finite(f"weight {name}", math.nan, self.step)
 
-    def _diverged(self, what: str) -> NoReturn:
-        raise SslZooError(
-            f"{self.config.task.name}: {what}; lower the learning rate (--lr), or try --precision fp32"
+    def _not_finite(self, what: str, value: float, step: int) -> NotFinite:
+        return NotFinite(
+            f"{self.config.task.name}: the {what} is {value} at step {step}; "
+            "lower the learning rate (--lr), or try --precision fp32"
         )
 
     @contextlib.contextmanager
@@ -249,13 +283,19 @@ class Trainer:
     def metrics(self, losses: Losses) -> dict[str, float]:
         """What is logged of a step, means over processes; waits for the device.
 
+        Of a step that fp16's scaler left out, what is no number is missing.
+
         Raises:
-            SslZooError: the loss is not finite.
+            NotFinite: the loss or the gradient is no number.
         """
-        names = ["loss", *losses.logs]
-        values = torch.stack([losses.total.detach(), *losses.logs.values()]).float()
-        measured = dict(zip(names, distributed.mean(values).tolist(), strict=True))
-        self.check_finite(measured["loss"], self.step)
+        given = {"loss": losses.total.detach(), "grad_norm": self.grad_norm, **losses.logs}
+        values = torch.stack([value.float() for value in given.values()])
+        measured = dict(zip(given, distributed.mean(values).tolist(), strict=True))
+        if self.scaler.is_enabled():
+            measured = {name: value for name, value in measured.items() if math.isfinite(value)}
+        for name, what in {"loss": "loss", "grad_norm": "gradient"}.items():
+            if not math.isfinite(measured.get(name, 0.0)):
+                raise self._not_finite(what, measured[name], self.step)
         return {
             **self.position(),
             "lr": self.optimizer.param_groups[0]["lr"],

@@ -1,0 +1,218 @@
+"""A loss or a gradient that is no number stops the run at its step, which can be made again."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ssl_zoo import Field, Losses, Task, TaskOptions, plugins
+from ssl_zoo.checkpoints import read
+from ssl_zoo.errors import UserError
+from ssl_zoo.run import Run, build_data
+from ssl_zoo.training import NotFinite, replay, train
+from tests.conftest import small_config
+from tests.core.pictures import folder, photo, write
+
+CPU = torch.device("cpu")
+WHERE = ("loss", "gradient")
+
+
+class Delicate(Task):
+    """The mean intensity is to be told; for images of one intensity, that does not come to a number."""
+
+    name = "delicate"
+
+    class Options(TaskOptions):
+        worst: float = Field(math.pi, description="the mean of an image, as prepared")
+        where: str = Field("loss", description="what is no number: the loss, or the gradient alone")
+        factor: float = Field(1.0, description="what the loss is multiplied by")
+
+    def __init__(self, encoder: Any, options: Any, spec: Any) -> None:
+        super().__init__(encoder, options, spec)
+        self.head = nn.Linear(encoder.width, 1)
+
+    def views(self, batch: Tensor, rng: Any) -> tuple[Tensor, ...]:
+        return (self.spec.prepare(batch),)
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        (x,) = views
+        mean = x.mean((1, 2, 3))
+        told = self.head(self.encoder(x)).squeeze(1)
+        nothing = told * 0
+        fine = ((mean - self.options.worst).abs() > 1e-5).to(told.dtype)
+        # The logarithm of 0 is infinite; so is the derivative of its root, but not the root.
+        odd = nothing * fine.log() if self.options.where == "loss" else (nothing + fine).sqrt() - fine
+        return Losses(self.options.factor * ((told - mean).pow(2) + odd).mean())
+
+
+class Shallow(Delicate):
+    """The same without the encoder, whose convolutions take long in half precision on a CPU."""
+
+    name = "shallow"
+
+    def __init__(self, encoder: Any, options: Any, spec: Any) -> None:
+        super().__init__(encoder, options, spec)
+        self.head = nn.Linear(spec.size**2, 1)
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        (x,) = views
+        return Losses(self.options.factor * (self.head(x.flatten(1)).squeeze(1) - 1).pow(2).mean())
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(plugins, "_local", {})
+    plugins.register_task(Delicate)
+    plugins.register_task(Shallow)
+    yield
+    plugins._hook_plugins.cache_clear()
+
+
+def drawn_at(step: int, config: Any) -> Tensor:
+    """The numbers of the samples that a step of the first epoch draws, from the run's seed alone."""
+    from ssl_zoo.device import Device
+    from ssl_zoo.training import Trainer
+
+    trainer = Trainer(config, build_data(config, CPU), Device.choose(config.train))
+    steps = list(trainer.epoch_batches())
+    return torch.cat([batch.numbers for batch in steps[step - 1]])
+
+
+def fatal_at(step: int, **settings: Any) -> Any:
+    """A configuration whose given step draws the image that does not come to a number."""
+    config = small_config("delicate", **settings)
+    data = build_data(config, CPU)
+    everything = torch.arange(len(data.train))
+    means = data.spec.prepare(data.train.batch(everything)).mean((1, 2, 3))
+    own = (means[:, None] - means).abs().lt(1e-4).sum(1) == 1
+    worst = next(means[i].item() for i in drawn_at(step, config) if own[i])
+    return small_config("delicate", task__worst=worst, **settings)
+
+
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_run_stops_at_the_step_and_says_which_samples_it_drew(
+    tmp_path: Path, where: str, accumulate: int, tried: Counter[str]
+) -> None:
+    settings = {"train__batch_size": 32, "train__accumulate": accumulate, "train__seed": 4}
+    config = fatal_at(6, task__where=where, train__checkpoint_seconds=0, **settings)
+    with pytest.raises(NotFinite) as caught:
+        train(config, out=tmp_path / "r")
+    run, (line,) = Run.open(tmp_path / "r"), str(caught.value).splitlines()
+    file = run.path / "not_finite.0.pt"
+    numbers = drawn_at(6, config).tolist()
+    assert caught.value.exit_code == 1
+    assert line.startswith(f"delicate: the {where} is nan at step 6; lower the learning rate (--lr)")
+    assert line.endswith(f"in {file}: samples {', '.join(map(str, numbers[:8]))}, …")
+
+    # Nothing of that step is in the weights, which are those of the last checkpoint.
+    kept, last = read(file), run.checkpoints.load()
+    assert kept["step"] == last["step"] == 5
+    assert [entry["step"] for entry in run.metrics()] == [1, 2, 3, 4, 5]
+    parameters = [name for name in last["task"] if not name.endswith(("_mean", "_var", "_tracked"))]
+    assert all(kept["task"][name].equal(last["task"][name]) for name in parameters)
+    assert all(value.isfinite().all() for value in last["task"].values())
+    assert not run.backbone_file.exists()
+
+    # The samples are there as they were drawn, so that the data need not be.
+    assert torch.cat([batch["numbers"] for batch in kept["batches"]]).tolist() == numbers
+    raw = torch.cat([batch["raw"] for batch in kept["batches"]])
+    assert raw.equal(build_data(config, CPU).train.batch(torch.tensor(numbers)))
+    tried["steps that came to no number"] += 1
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_the_step_can_be_made_again(tmp_path: Path, where: str) -> None:
+    with pytest.raises(NotFinite):
+        train(fatal_at(2, task__where=where), out=tmp_path / "r")
+    with pytest.raises(NotFinite, match=f"the {where} is nan at step 2"):
+        replay(tmp_path / "r" / "not_finite.0.pt")
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection", "ignore:Error detected in")
+def test_pytorch_then_names_the_operation(tmp_path: Path) -> None:
+    with pytest.raises(NotFinite):
+        train(fatal_at(2, task__where="gradient"), out=tmp_path / "r")
+    with torch.autograd.detect_anomaly(), pytest.raises(RuntimeError, match="'MulBackward0' returned nan"):
+        replay(tmp_path / "r" / "not_finite.0.pt")
+
+
+def test_what_is_kept_of_the_first_step_stays_too(tmp_path: Path) -> None:
+    with pytest.raises(NotFinite):
+        train(fatal_at(1), out=tmp_path / "r")
+    assert sorted(file.name for file in (tmp_path / "r").iterdir() if file.suffix) == [
+        "config.yaml", "metrics.jsonl", "not_finite.0.pt",
+    ]  # fmt: skip
+    with pytest.raises(NotFinite):
+        replay(tmp_path / "r" / "not_finite.0.pt")
+
+
+def test_of_images_in_files_the_names_are_kept(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for i in range(12):
+        write(photos / f"{i}.png", photo(seed=i))
+    settings = {"data__source": str(photos), "train__batch_size": 4, "data__resident": "never"}
+    config = fatal_at(2, **settings)
+    with pytest.raises(NotFinite):
+        train(config, out=tmp_path / "r")
+    (batch,) = read(tmp_path / "r" / "not_finite.0.pt")["batches"]
+    names = folder(photos).train.names
+    assert names is not None
+    assert batch["names"] == [names[i] for i in drawn_at(2, config)]
+    assert len(batch["names"]) == 4
+
+
+@pytest.mark.parametrize("damage", ["cut off", "other", "elsewhere"])
+def test_what_cannot_be_made_again_is_said_in_a_line(tmp_path: Path, damage: str) -> None:
+    with pytest.raises(NotFinite):
+        train(fatal_at(1), out=tmp_path / "r")
+    file = tmp_path / "r" / "not_finite.0.pt"
+    if damage == "cut off":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif damage == "other":
+        torch.save({"task": {}}, file)
+    else:
+        file = file.rename(tmp_path / file.name)
+    with pytest.raises(UserError) as caught:
+        replay(file)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_weights_that_are_no_numbers_do_not_replace_a_checkpoint(tmp_path: Path) -> None:
+    # The loss and the gradient of the last step are numbers, but the step that they lead to overflows.
+    extreme = {"train__lr": 1e38, "train__weight_decay": 1e10, "train__warmup": 0.0}
+    with pytest.raises(NotFinite, match=r"the weight .* is nan at step 1; lower the learning rate"):
+        train(small_config("delicate", train__epochs=0.1, **extreme), out=tmp_path / "r")
+    assert not (tmp_path / "r" / "checkpoint.pt").exists()
+
+
+HALF = {
+    "train__precision": "fp16", "train__batch_size": 4, "train__epochs": None, "train__images": 112,
+    "train__knn_points": 0,
+}  # fmt: skip
+
+
+def test_in_half_precision_the_scaler_leaves_out_what_overflows(tmp_path: Path) -> None:
+    # Scaled by the scaler's first 65,536, gradients of such a loss are more than fp16 can hold.
+    config = small_config("shallow", task__factor=300.0, train__lr=1e-3, **HALF)
+    run = train(config, out=tmp_path / "r", protocol=(), with_baselines=False)
+    overflown = [line["step"] for line in run.metrics() if "grad_norm" not in line]
+    assert overflown[:4] == [1, 2, 3, 4]
+    assert len(overflown) < 15
+    state = run.checkpoints.load()
+    assert state["scaler"]["scale"] < 65536
+    assert state["step"] == 28
+    assert all(value.isfinite().all() for value in state["task"].values())
+
+
+def test_in_half_precision_what_no_scale_makes_a_number_stops_too(tmp_path: Path) -> None:
+    config = small_config("shallow", task__factor=1e30, **HALF)
+    with pytest.raises(NotFinite, match="the gradient is nan at step 25"):
+        train(config, out=tmp_path / "r")
