@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ssl_zoo import distributed
 from ssl_zoo.config import DataConfig
@@ -14,6 +15,7 @@ from ssl_zoo.data import cache
 from ssl_zoo.data.catalogue import as_arrays, labels_of
 from ssl_zoo.data.decode import open_image
 from ssl_zoo.data.lazy import LazySplit, Pictures, Unreadable
+from ssl_zoo.data.places import path_of
 from ssl_zoo.data.splits import ArraySplit, DataSet, Split, holdout
 from ssl_zoo.errors import UserError
 from ssl_zoo.spec import ImageSpec
@@ -26,6 +28,7 @@ MEMORY_SHARE = 0.25
 """Decoded images stay in memory up to this share of what is free."""
 MOST_RESIDENT = 200_000
 """Sources of more images than this are not decoded in advance, as that would take minutes."""
+DAMAGED = "its files are damaged: remove them, to get them anew"
 PROBED = 256
 """How many images of a lazy source tell its mean and deviation."""
 
@@ -54,10 +57,15 @@ def part_of(
         size: the side that its images are given to networks at, where it reads them one by one.
         channels: of such images.
         unreadable: where those are noted that cannot be read.
+
+    Raises:
+        UserError: what it keeps in memory are no images, or others than its labels are of.
     """
     arrays = as_arrays(dataset)
     if arrays is not None:
-        return ArraySplit(arrays[0].to(device), arrays[1])
+        images, labels = arrays
+        _check_arrays(images, labels, f"{config.source} {split}")
+        return ArraySplit(images.to(device), labels)
     side = canvas(config, size)
     if hasattr(dataset, "loader"):  # torchvision's for image files: ours decodes JPEG at a scale
         dataset.loader = lambda file: open_image(Path(file), side)
@@ -72,6 +80,40 @@ def part_of(
         cache.origin_of(dataset),
     )
     return LazySplit(pictures, labels_of(dataset))
+
+
+def _check_arrays(images: Tensor, labels: Tensor | None, name: str) -> None:
+    """Make sure that arrays are images and their labels, of which torchvision looks at neither.
+
+    Raises:
+        UserError: they are not.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        fault = f"holds no images, but {images.dtype} of the shape {tuple(images.shape)}"
+    elif images.numel() == 0:
+        fault = f"holds {len(images)} images of {images.shape[-1]}×{images.shape[-2]} pixels"
+    elif labels is not None and len(labels) != len(images):
+        fault = f"has {len(images)} images, but {len(labels)} labels"
+    else:
+        return
+    raise UserError(f"data.source: {name} {fault}; {DAMAGED}")
+
+
+def _check_parts(parts: list[Part], classes: tuple[str, ...] | None, name: str) -> None:
+    """Make sure that samples in memory are of one shape, and that there is a class for each label.
+
+    Raises:
+        UserError: they are not.
+    """
+    shapes = {tuple(part.samples.shape[1:]) for part in parts if isinstance(part, ArraySplit)}
+    labels = _classes(parts)
+    if len(shapes) > 1:
+        fault = f"has images of the shapes {' and '.join(map(str, sorted(shapes)))}"
+    elif classes is not None and labels is not None and labels > len(classes):
+        fault = f"has a label {labels - 1}, but {len(classes)} classes"
+    else:
+        return
+    raise UserError(f"data.source: {name} {fault}; {DAMAGED}")
 
 
 def hold_out(part: Part, config: DataConfig) -> tuple[Part, Part | None]:
@@ -105,14 +147,17 @@ def assemble(
         mirror: whether a mirror image means the same.
 
     Raises:
-        UserError: no image of what is trained on can be read, or there can be no cache.
+        UserError: no image of what is trained on can be read, there can be no cache, or the parts
+            do not go together.
     """
     named = {"train": train, "test": test, "bank": bank}
     parts = [part for part in named.values() if part is not None]
+    _check_parts(parts, classes, name)
     if config.cache is not None:
+        kept_in = path_of("data.cache", config.cache)
         for split, part in named.items():
             if isinstance(part, LazySplit):
-                cache.provide(part.pictures, f"{name} {split}", Path(config.cache).expanduser())
+                cache.provide(part.pictures, f"{name} {split}", kept_in)
     kept = _resident(parts, config, device)
     splits: dict[int, Split] = {id(old): new for old, new in zip(parts, kept, strict=True)}
     train_split = splits[id(train)]
@@ -123,21 +168,29 @@ def assemble(
         name=name,
         spec=_measure(train, config.image_size or size, mirror, _classes(parts)),
         train=train_split,
-        test=test_split if test_split is not None and len(test_split) else None,
+        test=test_split if test_split is not None and _any_readable(test_split) else None,
         bank=splits[id(bank)] if bank is not None else train_split,
         classes=classes,
     )
 
 
+def _any_readable(split: Split) -> bool:
+    return split.any_readable() if isinstance(split, LazySplit) else len(split) > 0
+
+
 def _resident(parts: list[Part], config: DataConfig, device: torch.device) -> list[Part]:
     """Decode lazy splits into the device's memory where they fit there together.
 
-    With a cache nothing is decoded: it is copied into a GPU's memory where it fits there, and mapped
-    into the CPU's otherwise.
+    With a cache nothing is decoded: it is copied into a GPU's memory where it fits there, and read
+    from the disk otherwise.
+
+    Raises:
+        UserError: they are to be in memory, and do not fit at all.
     """
     lazy = [part for part in parts if isinstance(part, LazySplit)]
-    share = MEMORY_SHARE / distributed.world_size()
-    fits = sum(part.nbytes for part in lazy) <= share * free_memory(device) and (
+    free = free_memory(device) / distributed.world_size()
+    needed = sum(part.nbytes for part in lazy)
+    fits = needed <= MEMORY_SHARE * free and (
         config.cache is not None or all(len(part) <= MOST_RESIDENT for part in lazy)
     )
     (too_large,) = distributed.largest(not fits)  # one process decides for all
@@ -146,6 +199,11 @@ def _resident(parts: list[Part], config: DataConfig, device: torch.device) -> li
         return [part.mapped().to(place) if isinstance(part, LazySplit) else part for part in parts]
     if config.resident == "never" or (config.resident == "auto" and too_large):
         return parts
+    if needed > free:
+        raise UserError(
+            f"data.resident: the decoded images need {needed / 1e6:,.0f} MB, and there are "
+            f"{free / 1e6:,.0f} MB of free memory; take auto, or data.cache"
+        )
     return [part.resident(device) if isinstance(part, LazySplit) else part for part in parts]
 
 

@@ -1,4 +1,4 @@
-"""Decoded images on the disk: decoded once, and mapped into memory by this and later runs.
+"""Decoded images on the disk: decoded once, and read by this and later runs.
 
 Of each split of a source, ``data.cache`` holds two files whose names end in a fingerprint:
 
@@ -8,9 +8,9 @@ Of each split of a source, ``data.cache`` holds two files whose names end in a f
 
 The fingerprint is of the side and the channels, of Pillow's version, and of each image's path, size
 and time of change. Where it differs, the images are decoded anew and the old files are removed; who
-has them mapped keeps them.
+has them open keeps them.
 
-On a CPU the mapped pages are all that is needed: the system keeps in memory what there is room for.
+For a CPU each batch is read from the file: the system keeps in memory what there is room for.
 To another device the squares are copied where they fit, unless ``data.resident`` is never; where they
 do not fit, each batch is read from the file, also with always.
 """
@@ -25,7 +25,6 @@ import logging
 import os
 import re
 import shutil
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from torch import Tensor
 from ssl_zoo import distributed
 from ssl_zoo.data.decode import printable
 from ssl_zoo.data.lazy import Origin, Pictures
+from ssl_zoo.data.splits import Rows
 from ssl_zoo.errors import UserError
 from ssl_zoo.outputs import put_in_place
 
@@ -120,22 +120,23 @@ class _Kept:
         self._shape = (pictures.count, pictures.channels, pictures.side, pictures.side)
 
     def read(self) -> bool:
-        """Map the squares and note what cannot be read; whether they are there, whole.
+        """Open the squares and note what cannot be read; whether they are there, whole.
 
         Raises:
             UserError: too many cannot be read.
         """
         try:
-            unreadable = [
-                (int(image["number"]), str(image["reason"]))
+            unreadable = {
+                int(image["number"]): str(image["reason"])
                 for image in json.loads(self.notes.read_text())["unreadable"]
-            ]
-            squares = _mapped(self.file)
-        except (OSError, EOFError, KeyError, TypeError, ValueError):
+            }
+            squares = Rows(self.file)
+        except Exception:  # whatever broken files make their readers raise
             return False
-        if squares.shape != self._shape or squares.dtype != torch.uint8:
+        numbers = range(self.pictures.count)
+        if squares.whole.shape != self._shape or any(number not in numbers for number in unreadable):
             return False
-        for number, why in unreadable:
+        for number, why in unreadable.items():
             self.pictures.unreadable.note(printable(self.pictures.name(number)), OSError(why))
         if unreadable:
             log.warning(
@@ -187,7 +188,7 @@ class _Kept:
             for file in (*aside, self.file):
                 file.unlink(missing_ok=True)
             raise
-        self.pictures.squares = _mapped(self.file)
+        self.pictures.squares = Rows(self.file)
         for suffix in (".json", ".npy"):
             for old in self.folder.glob(f"{self._source}-*{suffix}"):
                 if old.stem != self._stem:
@@ -227,17 +228,6 @@ def _stamp(file: str | Path, above: str) -> bytes:
     except OSError as error:  # it will be noted when it is decoded
         stamp = str(error.errno)
     return os.fsencode(str(file).removeprefix(above)) + f"\0{stamp}\n".encode()
-
-
-def _mapped(file: Path) -> Tensor:
-    """What is in a .npy file; it can only be read.
-
-    A map that copies what is written would be safer, but the system would have to set aside memory
-    for the whole of it.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(np.load(file, mmap_mode="r"))
 
 
 def _allocate(file: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import stat
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,23 +15,42 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
+"""Formats that Pillow has a name for but does not decode by itself: for EPS it runs Ghostscript."""
 GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 MOST_PIXELS = 90_000_000
-"""An image of which more pixels must be decoded counts as unreadable: 270 MB in RGB."""
+"""An image of which more pixels must be decoded counts as unreadable: 4 bytes each in RGB, and up to
+14, or 1.3 GB together, where a channel has more than 8 bits."""
 
 # What Pillow warns of (odd EXIF, many pixels) is settled here: an image can be read, or it is noted.
 # The filter is set once because filters belong to the process, and threads must not change them.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
+@cache
+def formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read, whatever a file is called.
+
+    HEIC is among them only where pillow-heif is installed.
+    """
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    return tuple(name for name in Image.ID if name not in NO_PICTURES)
+
+
 def open_image(file: Path | IO[bytes], side: int) -> Image.Image:
     """Open an image, a JPEG at the smallest of its scales that still has `side` pixels each way.
 
     Raises:
-        ValueError: too many pixels would have to be decoded.
+        ValueError: this is no file, or too many pixels would have to be decoded.
         OSError: this is no image, or it cannot be read.
     """
-    image = Image.open(file)
+    if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("a pipe or device, not a file")  # which may be waited for without end
+    image = Image.open(file, formats=formats())
+    # By its name Pillow would map a file of plain pixels: cut off meanwhile, it would end the process.
+    image.filename = ""
     image.draft(None, (side, side))
     if image.width * image.height > MOST_PIXELS:
         image.close()
@@ -51,7 +74,8 @@ def to_square(image: Image.Image, side: int, channels: int) -> Tensor:
     """
     mode = "L" if channels == 1 else "RGB"
     image.load()
-    ImageOps.exif_transpose(image, in_place=True)
+    with contextlib.suppress(Exception):  # its pixels are good, however broken the rest
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith(("I", "F")):
         image = _in_8_bits(image)
     if image.has_transparency_data:
@@ -75,11 +99,14 @@ def _fit(image: Image.Image, side: int) -> Image.Image:
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
     """Integers of more than 8 bits, or floats, as 8 bits; the largest value tells their range."""
-    pixels = np.nan_to_num(np.asarray(image, dtype=np.float32)).clip(min=0)
+    # In place, as there may be `MOST_PIXELS` of them.
+    pixels = np.nan_to_num(np.array(image, dtype=np.float32), copy=False)
+    np.clip(pixels, 0, None, out=pixels)
     most = float(pixels.max())
     ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
     white = next((top for top in ranges if most <= top), most)
-    return Image.fromarray(np.rint(pixels * (255 / white)).astype(np.uint8))
+    pixels *= 255 / white
+    return Image.fromarray(np.rint(pixels, out=pixels).astype(np.uint8))
 
 
 def is_gray(image: Any) -> bool:
@@ -92,7 +119,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())
+    return printable(" ".join(str(text).split()))
 
 
 def printable(name: object) -> str:

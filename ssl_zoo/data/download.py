@@ -7,6 +7,7 @@ import fcntl
 import gzip
 import os
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -59,7 +60,8 @@ def open_torchvision(name: str, arguments: Mapping[str, Any], root: Path) -> Any
                 _unpack_debian(aside)
             else:
                 _link_archives(root, aside)
-                kind(str(aside), download=True, **arguments)
+                with _unpacked_within():
+                    kind(str(aside), download=True, **arguments)
             _merge(aside, root)
             return opened()
     except Exception as error:  # what a download, an archive or a missing library can raise
@@ -90,6 +92,20 @@ def _aside(root: Path) -> Iterator[Path]:
         if made:
             with contextlib.suppress(OSError):  # it is not empty
                 root.rmdir()
+
+
+@contextlib.contextmanager
+def _unpacked_within() -> Iterator[None]:
+    """Within, no file of a tar archive comes to lie outside of the folder that it is unpacked into.
+
+    From Python 3.14 on that is always so. torchvision knows the checksums of most archives, not of all.
+    """
+    before = getattr(tarfile.TarFile, "extraction_filter", None)
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before
 
 
 def _unpack_debian(aside: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import logging
 import os
 from collections import Counter
@@ -14,14 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssl_zoo.data.decode import is_gray, open_image, printable
+from ssl_zoo.data.decode import formats, is_gray, open_image, printable
 from ssl_zoo.errors import UserError
 
 log = logging.getLogger("ssl_zoo.data")
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
-NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
-"""Formats that Pillow has a name for but does not decode by itself."""
 HEIC = (".heic", ".heif")
 
 
@@ -41,10 +37,9 @@ class Files:
 
 
 def image_suffixes() -> set[str]:
-    """The suffixes of image files, in lower case; HEIC's only where pillow-heif is installed."""
-    with contextlib.suppress(ImportError):
-        importlib.import_module("pillow_heif").register_heif_opener()
-    return {s for s, kind in Image.registered_extensions().items() if kind not in NO_PICTURES}
+    """The suffixes of image files, in lower case."""
+    known = formats()
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in known}
 
 
 def find_images(root: Path) -> list[Path]:

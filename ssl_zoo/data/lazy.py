@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_zoo.data.decode import printable, reason, to_square
-from ssl_zoo.data.splits import ArraySplit, MappedSplit, Split
-from ssl_zoo.errors import UserError
+from ssl_zoo.data.splits import ArraySplit, MappedSplit, Rows, Split
+from ssl_zoo.errors import SslZooError, UserError
 
 log = logging.getLogger("ssl_zoo.data")
 
@@ -71,6 +72,25 @@ class Origin:
     root: Path
     files: Sequence[str | Path]
 
+    def check(self) -> None:
+        """Make sure that the folder or archive is still there, and not empty for want of its disk.
+
+        Raises:
+            SslZooError: it is not.
+        """
+        try:
+            if self.root.is_file():
+                return
+            with os.scandir(self.root) as entries:
+                there = any(entries)
+        except OSError:
+            there = False
+        if not there:
+            raise SslZooError(
+                f"data.source: {printable(self.root)} is gone; bring its disk back, then start again, "
+                "or go on with a run that had begun: --resume"
+            )
+
 
 @dataclass(eq=False)
 class Pictures:
@@ -85,7 +105,7 @@ class Pictures:
         workers: the number of threads.
         unreadable: where those are noted that cannot be read; shared by a data set's splits.
         origin: where their bytes lie; None where that cannot be told.
-        squares: all of them decoded, uint8 [count, C, side, side], where a cache has them. Those that
+        squares: all of them decoded, [count, C, side, side], where a cache has them. Those that
             cannot be read are noted already, and their rows mean nothing.
     """
 
@@ -97,7 +117,7 @@ class Pictures:
     workers: int
     unreadable: Unreadable = field(default_factory=Unreadable)
     origin: Origin | None = None
-    squares: Tensor | None = field(default=None, init=False)
+    squares: Rows | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.unreadable.total += self.count
@@ -107,14 +127,17 @@ class Pictures:
 
         Raises:
             UserError: too many could not be read.
+            SslZooError: where they lay there is nothing any more.
         """
         if self.squares is not None:
             known = printable(self.name(number)) in self.unreadable.names
-            return None if known else self.squares[number]
+            return None if known else self.squares.read(torch.tensor([number]))[0]
         try:
             with self.open(number) as image:
                 return to_square(image, self.side, self.channels)
         except Exception as error:  # whatever a decoder makes of a broken file
+            if self.origin is not None:
+                self.origin.check()
             self.unreadable.note(printable(self.name(number)), error)
             return None
 
@@ -206,6 +229,14 @@ class LazySplit(Split):
             f"data.source: none of the {len(self)} images of a split can be read, "
             f"such as {name}: {self.skipped[name]}; mend or remove them"
         )
+
+    def any_readable(self) -> bool:
+        """Whether an image can be read; those that are tried before it are noted.
+
+        Raises:
+            UserError: too many cannot be read.
+        """
+        return any(self.pictures.decode(number) is not None for number in self.numbers.tolist())
 
     def batch(self, indices: Tensor) -> Tensor:
         """uint8 [B, C, side, side] of the images of these numbers [B]."""

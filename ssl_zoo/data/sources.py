@@ -16,6 +16,7 @@ from ssl_zoo.data.decode import open_image, printable
 from ssl_zoo.data.download import default_root, open_torchvision
 from ssl_zoo.data.folder import Files, channels_of, split_folder
 from ssl_zoo.data.lazy import LazySplit, Origin, Pictures, Unreadable
+from ssl_zoo.data.places import path_of
 from ssl_zoo.data.splits import ArraySplit, DataSet, holdout
 from ssl_zoo.data.timm_sets import open_timm
 from ssl_zoo.errors import UserError, did_you_mean
@@ -46,8 +47,8 @@ def load(
         return _torchvision(known_to_timm, config, device)
     if name.startswith(("timm:", "hf:")):
         return _timm(config, device)
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = path_of("data.source", name)
+    if name and path.is_dir():
         return _folder(path, config, device)
     known = ["digits", *catalogue.CATALOGUE, *(sources or ())]
     what = (
@@ -70,7 +71,7 @@ def _digits(config: DataConfig, device: torch.device) -> DataSet:
 
 def _torchvision(name: str, config: DataConfig, device: torch.device) -> DataSet:
     entry = catalogue.CATALOGUE[name]
-    root = Path(config.root).expanduser() if config.root else default_root()
+    root = path_of("data.root", config.root) if config.root else default_root()
     unreadable = Unreadable()
 
     def part(split: str, arguments: Mapping[str, Any]) -> tuple[Part, Any]:

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import logging
 import threading
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from ssl_zoo.data.assemble import DEFAULT_SIZE, canvas
 from ssl_zoo.data.catalogue import labels_of
 from ssl_zoo.data.decode import open_image, reason
 from ssl_zoo.data.download import default_root
+from ssl_zoo.data.places import path_of
 from ssl_zoo.errors import UserError
 
 log = logging.getLogger("ssl_zoo.data")
 
 STREAMS = ("hfids", "tfds", "wds")
 """timm's readers that give their samples in an order of their own, not by number."""
+HARMLESS_DATASETS = 4
+"""The first major version of Hugging Face's library that reads data sets and runs no code of theirs."""
 TESTS = ("validation", "test")
 """What a split to evaluate on may be called, in the order of preference."""
 
@@ -78,12 +82,10 @@ def open_timm(config: DataConfig) -> tuple[Any, Any | None]:
             f"data.source: {config.source!r} is a stream, whose samples have no numbers; "
             "take hf:NAME or a folder of images"
         )
-    if kind == "hfds" and importlib.util.find_spec("datasets") is None:
-        raise UserError(
-            f"data.source: {config.source!r} needs Hugging Face's library: pip install datasets"
-        )
+    if kind == "hfds":
+        _check_datasets(config.source)
     local = kind not in ("hfds", "torch") or name.lower() in ("torch/folder", "torch/image_folder")
-    root = Path(config.root).expanduser() if config.root else default_root()
+    root = path_of("data.root", config.root) if config.root else default_root()
     if local and not (config.root and root.exists()):
         raise UserError(f"data.root: must name the folder or archive that {config.source!r} reads")
 
@@ -102,9 +104,27 @@ def open_timm(config: DataConfig) -> tuple[Any, Any | None]:
     return train, None
 
 
+def _check_datasets(source: str) -> None:
+    """Make sure that Hugging Face's library is here, and is none that runs code of a data set's own.
+
+    Raises:
+        UserError: it is not.
+    """
+    if importlib.util.find_spec("datasets") is None:
+        raise UserError(f"data.source: {source!r} needs Hugging Face's library: pip install datasets")
+    here = metadata.version("datasets")
+    if int(here.partition(".")[0]) < HARMLESS_DATASETS:
+        raise UserError(
+            f"data.source: datasets {here} would run code that comes with {source!r}; "
+            f"pip install 'datasets>={HARMLESS_DATASETS}'"
+        )
+
+
 def _open(config: DataConfig, name: str, root: Path, split: str) -> Any:
+    # Beside a large archive timm would write, and read, a pickled list of what is in it.
+    options = {"cache_tarinfo": False} if root.suffix == ".tar" and root.is_file() else {}
     try:
-        dataset = create_dataset(name, root=str(root), split=split, download=True)
+        dataset = create_dataset(name, root=str(root), split=split, download=True, **options)
     except Exception as error:  # whatever timm's readers and their libraries raise
         raise UserError(
             f"data.source: timm cannot read {config.source!r}, split {split}: {reason(error)}"

@@ -55,10 +55,12 @@ def spread(features: Tensor) -> float:
 
 
 def measure(subject: Subject) -> Scores:
-    """All of the above, of the test split."""
+    """All of the above, of the test split; of a single sample only what is no matter of several."""
     features = subject.test
     few = features[sample(len(features), MOST).to(features.device)]
-    scores = {"rankme": rankme(features), "uniformity": uniformity(few), "spread": spread(features)}
+    scores = {}
+    if len(features) > 1:
+        scores = {"rankme": rankme(features), "uniformity": uniformity(few), "spread": spread(features)}
     if subject.encoder is not None:
         scores["alignment"] = alignment(*subject.two_views(MOST))
     return scores
