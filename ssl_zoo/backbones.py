@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import timm
@@ -157,9 +159,10 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
     for option in sorted(_DECIDED_ELSEWHERE.keys() & config.options.keys()):
         raise UserError(f"backbone.options.{option}: leave it out; {_DECIDED_ELSEWHERE[option]}")
     try:
-        model = timm.create_model(
-            config.name, pretrained=config.pretrained, **timm_arguments(config, spec)
-        )
+        with _weights_only():
+            model = timm.create_model(
+                config.name, pretrained=config.pretrained, **timm_arguments(config, spec)
+            )
     except Exception as error:  # timm lets through whatever a model's code raises
         raise UserError(_not_made(config, spec, error)) from error
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
@@ -182,6 +185,24 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
         raise UserError(f"backbone.name: {config.name} {error}") from error
     except Exception as error:  # a model's code fails in its own ways where an image is too small
         raise UserError(_does_not_fit(config, spec, error)) from error
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Within, PyTorch reads tensors and plain values, whatever it is asked for, and runs no code.
+
+    timm reads weights so too, but not all of them, in all its versions; nor where it falls back on
+    another way, which a file that is malformed on purpose brings it to.
+    """
+    variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(variable)
+    os.environ[variable] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[variable]
+        if before is not None:
+            os.environ[variable] = before
 
 
 def timm_arguments(config: BackboneConfig, spec: ImageSpec) -> dict[str, Any]:

@@ -10,10 +10,13 @@ from dataclasses import asdict
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
+
+from ssl_zoo.errors import tame
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +36,26 @@ if TYPE_CHECKING:
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+
+class _Tamed:
+    """What is printed, which makes a terminal do nothing, whatever others wrote into it."""
+
+    def __init__(self, shown: ConsoleRenderable) -> None:
+        self.shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for text, style, control in console.render(self.shown, options):
+            yield Segment(text if control else tame(text), style, control)
+
+
+class _Taming(RenderHook):
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Tamed(shown) for shown in renderables]
+
+
+for _console in (out, err):
+    _console.push_render_hook(_Taming())
 
 
 def print_json(value: object) -> None:

@@ -29,6 +29,11 @@ class Unwritable(SslZooError):
     """A file cannot be written: the disk is full, read-only, or gone."""
 
 
+def tame(text: str) -> str:
+    """Text of which a terminal takes nothing for a command: all but what it shows is escaped."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'a' or 'b'?`` for the known names nearest to `name`, or nothing.
 

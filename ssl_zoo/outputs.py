@@ -7,6 +7,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 from ssl_zoo.errors import Unwritable, UserError
 
@@ -53,6 +54,15 @@ def writing(file: Path) -> Iterator[None]:
         raise Unwritable(f"cannot write {file}: {error.strerror or error}") from error
 
 
+def open_own(file: Path, mode: str) -> IO[Any]:
+    """Open a file to write into it; a link, which would lead that elsewhere, is not followed.
+
+    Raises:
+        OSError: it is one, or it cannot be opened.
+    """
+    return open(file, mode, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666))
+
+
 def replace_file(path: Path, content: bytes, make_room: Callable[[], None] = lambda: None) -> None:
     """Write a file so that at any moment there is the old one or the new one, whole.
 
@@ -67,6 +77,8 @@ def replace_file(path: Path, content: bytes, make_room: Callable[[], None] = lam
     aside = path.with_name(f".{path.name}.part")
     with writing(path):
         try:
+            if aside.is_symlink():  # which would lead what is written elsewhere
+                aside.unlink()
             aside.write_bytes(content)
             put_in_place(aside, path, make_room)
         except OSError:

@@ -22,6 +22,7 @@ import torch
 from ssl_zoo.comparison.cells import Cell
 from ssl_zoo.comparison.sweep import Launcher, Sweep, Watcher, cores, work
 from ssl_zoo.errors import UserError
+from ssl_zoo.outputs import open_own
 
 POLL = 1.0
 """Seconds between looks at how far the cells of other processes have got."""
@@ -89,10 +90,11 @@ def on_devices(sweep: Sweep, watcher: Watcher, number: int) -> None:
             if stop.is_set():
                 return
             environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores() // number))}
+            environment["PYTHONSAFEPATH"] = "1"  # no modules that lie in the current folder
             if cuda:
                 environment["CUDA_VISIBLE_DEVICES"] = index
             command = [sys.executable, "-m", "ssl_zoo", *sweep.command(cell)]
-            with _log(cell).open("ab") as log:
+            with open_own(_log(cell), "ab") as log:
                 process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
                 while process.poll() is None:
                     if stop.is_set():
@@ -100,6 +102,8 @@ def on_devices(sweep: Sweep, watcher: Watcher, number: int) -> None:
                     time.sleep(0.1)
             if process.returncode and cell.status != "done" and not stop.is_set():
                 _note_death(cell, f"its process ended with code {process.returncode}")
+        except OSError as error:
+            cell.fail(f"its process cannot be started: {error.strerror or error}")
         finally:
             free.put(index)
 

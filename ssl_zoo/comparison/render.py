@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ def to_markdown(table: Table) -> str:
     """GitHub's Markdown."""
 
     def escaped(text: str) -> str:
-        return " ".join(text.replace("|", "\\|").split())
+        return re.sub(r"[\\|<\[]", r"\\\g<0>", " ".join(text.split()))  # no link, no HTML
 
     heads = ["", *(column.title for column in table.columns)]
     lines = [f"**{escaped(table.title)}**", "", f"| {' | '.join(map(escaped, heads))} |"]
@@ -59,7 +60,7 @@ def to_csv(table: Table) -> str:
             entry = row.entries[column.name]
             estimate = entry.estimate
             if estimate is None:
-                cells += [entry.text, "", ""]
+                cells += [_plain(entry.text), "", ""]
             else:
                 half = estimate.half_width
                 cells += [repr(estimate.mean), "" if half is None else repr(half), estimate.n]
@@ -68,8 +69,9 @@ def to_csv(table: Table) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    """Text on one line that no spreadsheet takes for a formula."""
+    line = " ".join(text.split())
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
 
 
 _LATEX = {

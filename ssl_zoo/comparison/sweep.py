@@ -17,7 +17,7 @@ from ssl_zoo.comparison.cells import Cell, cells, shared_data
 from ssl_zoo.comparison.config import Comparison
 from ssl_zoo.device import Device
 from ssl_zoo.errors import Interrupted, SslZooError, UserError
-from ssl_zoo.outputs import replace_file
+from ssl_zoo.outputs import open_own, replace_file
 from ssl_zoo.plugins import arguments
 from ssl_zoo.run import Run, build_encoder
 from ssl_zoo.training import Silent, Trainer
@@ -89,7 +89,7 @@ class Sweep:
         """
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            lock = (self.out / ".lock").open("a")
+            lock = open_own(self.out / ".lock", "a")
         except OSError as error:
             raise UserError(f"--out {self.out}: cannot be made: {error.strerror}") from error
         with lock as file:

@@ -106,6 +106,7 @@ def _run(case: Case, folder: Path) -> list[dict[str, Any]]:
     (folder / "case.pickle").write_bytes(content)
     (folder / "plugins.json").write_text(json.dumps(plugins.files()))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONSAFEPATH"] = "1"  # no modules but those on this process's path
     command = [sys.executable, "-c", f"from {__name__} import work; work()", str(folder)]
     started = []
     for rank in range(2):

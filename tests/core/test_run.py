@@ -157,18 +157,6 @@ def test_a_checkpoint_that_is_cut_off_or_garbage(empty: Run, run: Run, content: 
     assert complaint(lambda: train(resume=empty.path)) == said
 
 
-class Evil:
-    def __reduce__(self) -> Any:
-        return os.mkdir, ("evil",)
-
-
-def test_a_checkpoint_runs_no_code(empty: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save({"task": Evil()}, empty.checkpoints.file)
-    assert "cannot be read" in complaint(empty.checkpoints.load)
-    assert not (tmp_path / "evil").exists()
-
-
 def test_a_checkpoint_of_something_else(empty: Run) -> None:
     data = build_data(empty.config(), CPU)
     assert complaint(empty.checkpoints.load) == f"{empty.path} has no checkpoint; train it first"
