@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.errors import SslZooError, UserError, tame
 
 if TYPE_CHECKING:
     from ssl_zoo.config import RunConfig
@@ -146,11 +148,11 @@ def train(
 
     resolved = None
     if resume is not None:
-        Run.open(resume).config()
+        Run.open(resume).config()  # known before data are fetched
     else:
         resolved = _configuration(config, settings, sets)
         if out is not None and os.environ.get("RANK", "0") == "0":
-            Run(out).check_free()  # known before data are fetched
+            Run(out).check_free()
     if devices > 1 and "WORLD_SIZE" not in os.environ:
         from ssl_zoo.launch import launch
 
@@ -480,10 +482,22 @@ def _flags() -> dict[str, str]:
     return {path: f"--{parameter.replace('_', '-')}" for parameter, path in FLAGS.items()}
 
 
+class _Tame(logging.Formatter):
+    """What is warned of may quote what others wrote."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, which makes a terminal do nothing."""
+        return tame(super().format(record))
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line, and exit code 2."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Tame())
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may have what it cannot encode
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(_plugins_first(arguments) or ["--help"], prog_name="ssl-zoo", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
@@ -520,11 +534,14 @@ def _explain(error: Exception) -> tuple[str, int]:
         return f"{error.format_message()} (see {command} --help)", 2
     from ssl_zoo.plugins import blame
 
-    return f"{blame(error) or f'{type(error).__name__}: {error}'} (--debug shows the traceback)", 1
+    said = blame(error)
+    if said is None and isinstance(error, OSError) and error.strerror is not None:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None), 1
+    return f"{said or f'{type(error).__name__}: {error}'} (--debug shows the traceback)", 1
 
 
 def _fail(message: str, code: int) -> NoReturn:
     rank = os.environ.get("RANK", "0")
     if rank == "0" or code == 1:  # wrong input and signals come to every process
-        sys.stderr.write(f"error: {' '.join(message.split())}\n")
+        sys.stderr.write(f"error: {tame(' '.join(message.split()))}\n")
     sys.exit(code)

@@ -83,7 +83,8 @@ def check_file(file: Path) -> None:
         UserError: it cannot.
     """
     if file.suffix.lower() != ".png":
-        raise UserError(f"-o {file}: pictures are written as PNG; name it {file.with_suffix('.png')}")
+        name = file.with_suffix(".png") if file.name else file / "views.png"
+        raise UserError(f"-o {file}: pictures are written as PNG; name it {name}")
     if file.is_dir() or not os.access(file.parent, os.W_OK):
         what = "is a folder" if file.is_dir() else f"there is no folder {file.parent} to write into"
         raise UserError(f"-o {file}: {what}; choose another file")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
@@ -28,8 +29,9 @@ from ssl_zoo.checkpoints import Checkpoints
 from ssl_zoo.config import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.errors import SslZooError, Unsuitable, UserError
-from ssl_zoo.outputs import replace_file
+from ssl_zoo.outputs import open_own, replace_file, writing
 from ssl_zoo.plugins import collect, load_task, tasks
+from ssl_zoo.records import Failure, Line, Results, is_there, read_lines, read_record
 from ssl_zoo.settings import dump_config, load_config, read_yaml
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder, Task
@@ -202,7 +204,7 @@ class Run:
             UserError: there is none at `path`.
         """
         run = cls(path)
-        if not run.config_file.is_file():
+        if not is_there(run.config_file):
             raise UserError(f"{run.path} is not a run: it has no {run.config_file.name}")
         return run
 
@@ -216,15 +218,14 @@ class Run:
         try:
             return load_config(self.config_file)
         except UserError as error:
-            raise UserError(str(error).removeprefix("--config ")) from error
+            said, file = str(error).removeprefix("--config "), str(self.config_file)
+            raise UserError(said if said.startswith(file) else f"{file}: {said}") from error
 
     def _check_version(self) -> None:
         here = there = metadata.version("ssl-zoo")
-        with contextlib.suppress(
-            UserError, KeyError, TypeError
-        ):  # a broken file is reported where it is read
-            versions = read_yaml(self.config_file)["provenance"]["versions"]
-            there = str(versions["ssl-zoo"])
+        # A broken file is reported where it is read.
+        with contextlib.suppress(UserError, LookupError, TypeError):
+            there = str(read_yaml(self.config_file)["provenance"]["versions"]["ssl-zoo"])
         if _release(there) > _release(here):
             raise UserError(
                 f"{self.path} was made by ssl-zoo {there}, which is newer than {here} here; "
@@ -237,7 +238,9 @@ class Run:
         Raises:
             UserError: another process is writing here.
         """
-        file = (self.path / ".lock").open("a")
+        lock = self.path / ".lock"
+        with writing(lock):
+            file = open_own(lock, "a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -270,20 +273,25 @@ class Run:
         Raises:
             UserError: the file is broken.
         """
-        if not self.results_file.is_file():
-            return {}
-        try:
-            results: dict[str, Any] = json.loads(self.results_file.read_text())
-        except ValueError as error:
-            raise UserError(f"{self.results_file} cannot be read: {error}") from error
-        return results
+        mend = "remove it, and go on with the run or the comparison, which evaluates again"
+        return read_record(self.results_file, Results, mend) or {}
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """What was logged, in order, without a last line that is still being written."""
-        if not self.metrics_file.is_file():
-            return []
-        *lines, _ = self.metrics_file.read_text().split("\n")
-        return [json.loads(line) for line in lines]
+    def metrics(self) -> list[dict[str, float]]:
+        """What was logged, in order, without a last line that is still being written.
+
+        Raises:
+            UserError: the file is broken.
+        """
+        return read_lines(self.metrics_file, Line, "remove the line, or the file")
+
+    def failure(self) -> str | None:
+        """Why it failed, as a run of a comparison; None if it did not.
+
+        Raises:
+            UserError: the file is broken.
+        """
+        noted = read_record(self.failure_file, Failure, "remove it, and it is tried again")
+        return None if noted is None else str(noted["failed"])
 
     def write_backbone(self, encoder: Encoder, config: BackboneConfig, spec: Spec) -> None:
         """Save the backbone's weights, with all that `load_backbone` needs to build it again."""
@@ -322,12 +330,13 @@ class Run:
 
 def _release(version: str) -> tuple[int, ...]:
     """The numbers that a version begins with."""
-    return tuple(map(int, re.findall(r"\d+", version.partition("+")[0])[:3]))
+    return tuple(map(int, re.findall(r"\d{1,9}", version.partition("+")[0])[:3]))
 
 
 def new_folder(config: RunConfig) -> Path:
     """Make a folder under ``runs/`` that no other run has, named by task, data and time."""
-    source = Path(config.data.source).name.replace(":", "-") or "data"
+    name = Path(config.data.source).name
+    source = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[:60].strip("-") or "data"
     first = RUNS / f"{config.task.name}-{source}-{datetime.now():%Y%m%d-%H%M%S}"
     for number in itertools.count(1):
         folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
@@ -346,8 +355,9 @@ def fitting(file: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # whatever a state of another shape makes its readers raise
+        said = str(error) if isinstance(error, SslZooError) else f"{type(error).__name__}: {error}"
+        reason = " ".join(said.split())[:200]
         raise UserError(f"{file} does not fit what is installed here: {reason}") from error
 
 
@@ -365,9 +375,9 @@ def load_backbone(path: str | Path) -> nn.Module:
         UserError: there is no backbone at `path`, it cannot be read, or it is not of images.
     """
     config, spec, state = read_backbone(path)
-    encoder = create_backbone(config.model_copy(update={"pretrained": False}), spec)
-    model: nn.Module = encoder.model
-    with fitting(Path(path)):
+    with fitting(_backbone_file(path)):
+        encoder = create_backbone(config.model_copy(update={"pretrained": False}), spec)
+        model: nn.Module = encoder.model
         model.load_state_dict(state)
     model.ssl_zoo_spec = spec  # type: ignore[assignment]
     return model.eval()
@@ -379,30 +389,33 @@ def read_backbone(path: str | Path) -> tuple[BackboneConfig, ImageSpec, dict[str
     Raises:
         UserError: there is no backbone at `path`, it cannot be read, or it is not of images.
     """
-    path = Path(path)
-    file = path / "backbone.safetensors" if path.is_dir() else path
-    if not file.is_file():
+    file = _backbone_file(path)
+    if not is_there(file):
         raise UserError(f"{file} does not exist: give a run that has ended, or its backbone.safetensors")
     try:
         with safe_open(file, "pt") as tensors:
             header = tensors.metadata() or {}
             state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     if "spec" not in header or "backbone" not in header:
         raise UserError(f"{file} is no image backbone of ssl-zoo's; load its weights yourself")
     try:
-        spec = ImageSpec(**{k: _tuple(v) for k, v in json.loads(header["spec"]).items()})
+        spec = TypeAdapter(ImageSpec).validate_json(header["spec"])
+        if unknown := json.loads(header["spec"]).keys() - asdict(spec):
+            raise ValueError(f"spec has {sorted(unknown)}")
         config = BackboneConfig.model_validate_json(header["backbone"])
-    except (TypeError, ValueError) as error:  # pydantic's is a ValueError
+    except ValueError as error:  # pydantic's is one
         raise UserError(
             f"{file} cannot be understood; a newer version may have written it: pip install -U ssl-zoo"
         ) from error
     return config, spec, state
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _backbone_file(path: str | Path) -> Path:
+    """The file itself, of a run or given as it is."""
+    file = Path(path)
+    return file if is_there(file) or not file.is_dir() else Run(file).backbone_file
 
 
 def provenance(config: RunConfig) -> dict[str, Any]:
@@ -421,10 +434,13 @@ def provenance(config: RunConfig) -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """The revision of the checkout in the working directory, if it is one."""
+    """The revision of the checkout in the working directory, if it is one.
+
+    Whether files were changed is not asked: for that git would run what the checkout's settings name.
+    """
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            ["git", "rev-parse", "--verify", "--short=12", "HEAD"],
             capture_output=True,
             text=True,
             timeout=5,

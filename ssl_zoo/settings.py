@@ -30,6 +30,8 @@ _RECIPES = {"data": "source", "backbone": "name", "train": None}
 _PATHS = {name: f"{section}.{name}" for section, model in _MODELS.items() for name in model.model_fields}
 _DEEPEST = 20
 _LARGEST = 2**63 - 1
+_LONGEST = 2**18
+"""A file of more characters than this is something else, which would take long to read, or for ever."""
 
 Sections = dict[str, dict[str, Any]]
 
@@ -77,10 +79,13 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for i, (key, _) in enumerate(node.value):
-            if isinstance(key, yaml.ScalarNode) and key.value in names[:i]:
-                raise yaml.MarkedYAMLError(None, None, f"{key.value!r} is given twice", key.start_mark)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"{key.value!r} is given twice"
+                    raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -234,25 +239,30 @@ def _parse(text: str, origin: str) -> Any:
         raise SettingError(f"{origin}: is not valid YAML: {error}") from error
 
 
-def read_yaml(file: str | Path) -> dict[str, Any]:
+def read_yaml(file: str | Path, what: str = f"the sections {', '.join(_SECTIONS)}") -> dict[str, Any]:
     """What a YAML file holds, plain values alone.
+
+    Args:
+        file: the file.
+        what: what must be in it, for messages.
 
     Raises:
         UserError: it cannot be read, or holds no settings by name.
     """
     origin = f"--config {file}"
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        with Path(file).open(encoding="utf-8") as opened:
+            text = opened.read(_LONGEST + 1)
     except UnicodeDecodeError as error:
         raise SettingError(f"{origin}: is no text in UTF-8") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SettingError(f"{origin}: cannot be read: {reason}") from error
+    if len(text) > _LONGEST:
+        raise SettingError(f"{origin}: is longer than {_LONGEST:,} characters, which no settings are")
     given = _parse(text, origin)
     if given is not None and not isinstance(given, dict):
-        raise SettingError(
-            f"{origin}: must hold the sections {', '.join(_SECTIONS)}, not {short(given)}"
-        )
+        raise SettingError(f"{origin}: must hold {what}, not {short(given)}")
     return {str(key): value for key, value in (given or {}).items()}
 
 
@@ -318,10 +328,10 @@ def _plain(value: Any, what: str, depth: int = 0) -> Any:
     if isinstance(value, os.PathLike | str):
         return str(value)
     if isinstance(value, int | float):
-        if not math.isfinite(value):
-            raise SettingError(f"{what}: must be a finite number, not {short(value)}")
         if isinstance(value, int) and abs(value) > _LARGEST:
             raise SettingError(f"{what}: is too large a number")
+        if not math.isfinite(value):
+            raise SettingError(f"{what}: must be a finite number, not {short(value)}")
         return int(value) if isinstance(value, int) else float(value)
     if isinstance(value, list | tuple):
         return [_plain(item, f"{what}.{i}", depth + 1) for i, item in enumerate(value)]
@@ -437,7 +447,8 @@ def _reason(
     """The first of pydantic's complaints, in one line."""
     first = error.errors(include_url=False)[0]
     path = _path(first["loc"], values)
-    name = path[0] if path else next((b for b in BUDGETS if values.get(b) is not None), "")
+    # A complaint about several fields has no path, but says which they are.
+    name = path[0] if path else next(filter(re.findall(r"\w+", first["msg"]).__contains__, values), "")
     said = f"{_prefix(origins.get((section, name), ''))}{'.'.join([section, *path])}"
     if first["type"] == "extra_forbidden":
         known = _fields(section, model)

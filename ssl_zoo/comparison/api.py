@@ -12,6 +12,7 @@ from ssl_zoo.comparison.render import FORMATS
 from ssl_zoo.comparison.sweep import FILE, Launcher, Sweep, Watcher, rehearse, stoppable, work
 from ssl_zoo.comparison.table import Table
 from ssl_zoo.outputs import replace_file
+from ssl_zoo.records import is_there
 
 
 class Unwatched:
@@ -117,7 +118,7 @@ def tabulate(
         UserError: one is no finished run, two are the same, or they are not comparable.
     """
     file = Path(runs[0]) / FILE
-    if len(runs) == 1 and file.is_file():
+    if len(runs) == 1 and is_there(file):
         given = {"columns": columns, "sort": sort}
         table = sweep_table(open_sweep(file, runs[0], **{k: v for k, v in given.items() if v}))
     else:

@@ -24,7 +24,7 @@ from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, UserError, firs
 from ssl_zoo.evaluation import Subject, possible, score
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
 from ssl_zoo.faults import FAILURES, where
-from ssl_zoo.outputs import replace_file
+from ssl_zoo.outputs import open_own, replace_file
 from ssl_zoo.plugins import blame
 from ssl_zoo.run import Run, load_data
 from ssl_zoo.training import Reporter, train
@@ -162,7 +162,7 @@ class Cell(ABC):
     def _alone(self) -> Iterator[None]:
         """Within, no other process works on it; one that does is waited for."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with Run(self.path).cell_lock_file.open("a") as file:
+        with open_own(Run(self.path).cell_lock_file, "a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -186,9 +186,7 @@ class Cell(ABC):
 
     def failure(self) -> str | None:
         """Why it failed, None if it did not, or is done by now."""
-        if not self._failure_file.is_file() or not self.missing():
-            return None
-        return str(json.loads(self._failure_file.read_text())["failed"])
+        return Run(self.path).failure() if self.missing() else None
 
     @property
     def _failure_file(self) -> Path:

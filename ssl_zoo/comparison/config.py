@@ -30,6 +30,8 @@ class Comparison(BaseModel):
     """The tasks, the seeds, and what all runs have in common; a file of ``configs/compare``."""
 
     model_config = ConfigDict(extra="forbid")
+    _origin: str = "the comparison"
+    _places: Mapping[str, str] = {}
 
     tasks: list[str] | Literal["all"] = Field("all", description="names, or all")
     seeds: int = Field(3, ge=1, le=1000, description="runs of each task, of the seeds 0, 1, …")
@@ -56,6 +58,10 @@ class Comparison(BaseModel):
     def _once(cls, names: Any) -> Any:
         return list(dict.fromkeys(names)) if isinstance(names, list) else names
 
+    def place(self, name: str, option: str | None = None) -> str:
+        """What errors call a field: its option, or its place in the file that it comes from."""
+        return self._places.get(name, option or f"--{name}")
+
     def names(self) -> list[str]:
         """The tasks that are compared, baselines not among them.
 
@@ -67,9 +73,14 @@ class Comparison(BaseModel):
             if not found:
                 raise UserError("--tasks all: no installed distribution brings any task")
             return found
+        place = self.place("tasks")
         for name in self.tasks:
-            if name in (RAW, UNTRAINED) or load_task(name).needs_labels:
-                raise UserError(f"--tasks: {name!r} is a baseline, which --baselines selects")
+            try:
+                baseline = name in (RAW, UNTRAINED) or load_task(name).needs_labels
+            except UserError as error:
+                raise UserError(f"{place}: {error}") from error
+            if baseline:
+                raise UserError(f"{place}: {name!r} is a baseline, which --baselines selects")
         return self.tasks
 
     def supervised(self) -> list[str]:
@@ -105,17 +116,17 @@ class Comparison(BaseModel):
         Raises:
             UserError: it is wrong, or a task's overrides make its run incomparable.
         """
-        own = Given(self.overrides.get(task, {}), f"overrides.{task}")
+        own = Given(self.overrides.get(task, {}), f"{self._origin}: overrides.{task}")
         settings = {**self.set, "task.name": task, "train.seed": seed}
         common = self.encoder_config(seed)
         # Given whole, so that no task's recipe brings a source or a backbone of its own.
         same = {name: getattr(common, name).model_dump() for name in ("data", "backbone")}
-        base = Given({**same, "train": self.train}, "the comparison")
+        base = Given({**same, "train": self.train}, self._origin)
         config = load_config(overrides=settings, base=[base, own])
         for path, value in conditions(config).items():
             if value != conditions(common)[path]:
                 raise UserError(
-                    f"overrides.{task}: {path}={value} would make its runs incomparable with the "
+                    f"{own.origin}: {path}={value} would make its runs incomparable with the "
                     f"others' ({conditions(common)[path]}); set it for all"
                 )
         # Of equal runs none is to compute in another number format because the machine was busy.
@@ -127,7 +138,7 @@ class Comparison(BaseModel):
 
     def _common(self) -> Given:
         sections = {"data": self.data, "backbone": self.backbone, "train": self.train}
-        return Given(sections, "the comparison")
+        return Given(sections, self._origin)
 
     def dump(self) -> str:
         """The comparison as YAML that `load_comparison` reads."""
@@ -150,38 +161,42 @@ def load_comparison(file: str | Path | None, given: Mapping[str, Any]) -> Compar
     Raises:
         UserError: anything about them is wrong, in any of the runs that they describe.
     """
-    values = read_yaml(file) if file is not None else {}
+    values = read_yaml(file, "the settings of a comparison, such as tasks") if file is not None else {}
     if isinstance(values.get("set"), dict):
         given = {**given, "set": {**values["set"], **given.get("set", {})}}
     try:
         comparison = Comparison.model_validate({**values, **given})
     except ValidationError as error:
         raise UserError(_reason(error, file)) from error
+    if file is not None:
+        comparison._origin = f"--config {file}"
+        comparison._places = {n: f"--config {file}: {n}" for n in values if n not in given}
     _check(comparison)
     return comparison
 
 
 def _check(comparison: Comparison) -> None:
     names = comparison.names()
-    protocols(comparison.protocols)
+    protocols(comparison.protocols, comparison.place("protocols", "--protocol"))
     columns = known_columns()
     for option, name in (
-        *(("--columns", name) for name in comparison.columns or ()),
-        *([("--sort", comparison.sort)] if comparison.sort is not None else []),
+        *(("columns", name) for name in comparison.columns or ()),
+        *([("sort", comparison.sort)] if comparison.sort is not None else []),
     ):
         if name not in columns:
-            raise UserError(unknown_column(option, name, columns))
+            raise UserError(unknown_column(comparison.place(option), name, columns))
     if comparison.baselines and comparison.baselines != "all":
         known = [RAW, UNTRAINED, *(name for name in tasks() if _learns_from_labels(name))]
         for name in (name for name in comparison.baselines if name not in known):
             raise UserError(
-                f"--baselines: there is no {name!r}.{did_you_mean(name, known)} "
+                f"{comparison.place('baselines')}: there is no {name!r}.{did_you_mean(name, known)} "
                 f"There are: {', '.join(known)}"
             )
     installed = tasks() if comparison.overrides else ()
     for name in comparison.overrides:
         if name not in (*names, *installed):  # a file may say more than is compared this time
-            raise UserError(f"overrides.{name}: there is no such task.{did_you_mean(name, names)}")
+            said = f"{comparison._origin}: overrides.{name}: there is no such task."
+            raise UserError(said + did_you_mean(name, names))
     check_observers(comparison.encoder_config(0).train.observers)
     for name in names if comparison.tasks != "all" else ():
         comparison.run_config(name, 0)

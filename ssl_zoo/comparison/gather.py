@@ -85,7 +85,7 @@ def run_table(
     outcomes: list[Outcome] = []
     for run, config, row in zip(opened, configs, rows, strict=True):
         results = run.results()
-        scores, seed = results["scores"], config.train.seed
+        scores, seed = results.get("scores", {}), config.train.seed
         task, labels = config.task.name, load_task(config.task.name).needs_labels
         outcomes.append(Outcome(row, seed, run, scores.get(task, {}), results, labels))
     outcomes += _baselines(opened, configs, _suffixes(configs, varying))
@@ -97,7 +97,7 @@ def run_table(
 
 
 def _evaluate_missing(run: Run, chosen: Mapping[str, Any]) -> None:
-    scores = run.results()["scores"].get(run.config().task.name, {})
+    scores = run.results().get("scores", {}).get(run.config().task.name, {})
     missing = [name for name, p in chosen.items() if not p.metrics.keys() & scores.keys()]
     if missing:
         evaluate(run.path, missing)
@@ -152,7 +152,7 @@ def _baselines(
     """What the runs' own results say of the raw input and of the network before training."""
     found: dict[tuple[str, int | None], Outcome] = {}
     for run, config, suffix in zip(runs, configs, suffixes, strict=True):
-        for name, scores in run.results()["scores"].items():
+        for name, scores in run.results().get("scores", {}).items():
             if name == config.task.name:
                 continue
             seed = config.train.seed if name in (UNTRAINED, PRETRAINED) else None
@@ -197,8 +197,7 @@ def _on_rows(outcomes: Sequence[Outcome]) -> list[str]:
 
 def _on_settings(outcomes: Sequence[Outcome]) -> list[str]:
     """What the runs were made with, as each has noted it, and what is not the same in all."""
-    made = [o.run.config().provenance for o in outcomes if o.run.config_file.is_file()]
-    noted = [p.get("versions", {}) for p in made]
+    noted = [_versions(outcome.run) for outcome in outcomes]
     names = [name for name in ("ssl-zoo", "torch", "timm") if any(name in v for v in noted)]
     versions = [
         f"{name} {' and '.join(sorted({str(v[name]) for v in noted if name in v}))}" for name in names
@@ -219,3 +218,12 @@ def _on_settings(outcomes: Sequence[Outcome]) -> list[str]:
             f"The data has no labels of two classes, so there is no {', no '.join(sorted(unlabelled))}."
         )
     return texts
+
+
+def _versions(run: Run) -> Mapping[str, Any]:
+    """What a run was made with, as far as that can still be read."""
+    try:
+        versions = Run.open(run.path).config().provenance.get("versions")
+    except UserError:  # a baseline has no configuration; of a run its task may be gone
+        return {}
+    return versions if isinstance(versions, dict) else {}

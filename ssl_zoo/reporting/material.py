@@ -20,6 +20,7 @@ from ssl_zoo.errors import SslZooError, UserError, first_line
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.scoring import of_encoder
 from ssl_zoo.faults import FAILURES, where
+from ssl_zoo.records import is_there
 from ssl_zoo.run import Run, build_data
 from ssl_zoo.task import Task
 
@@ -107,9 +108,9 @@ def gather(folder: Path) -> Material:
     Raises:
         UserError: there is neither a comparison nor a run, or what it was made with is unreadable.
     """
-    if (folder / FILE).is_file():
+    if is_there(folder / FILE):
         return _of_sweep(open_sweep(folder / FILE, folder))
-    if Run(folder).config_file.is_file():
+    if is_there(Run(folder).config_file):
         return _of_run(Run(folder))
     what = "has neither" if folder.is_dir() else "is no folder that has"
     raise UserError(

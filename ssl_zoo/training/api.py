@@ -14,7 +14,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.device import Device
 from ssl_zoo.errors import Unwritable
 from ssl_zoo.evaluation import Scores, Subject, baselines, possible, protocols, rehearse, score
-from ssl_zoo.outputs import writing
+from ssl_zoo.outputs import open_own, writing
 from ssl_zoo.plugins import check_observers
 from ssl_zoo.run import Run, build_data, build_task, fitting
 from ssl_zoo.training.loop import Reporter, Silent, fit, go_on
@@ -60,6 +60,7 @@ def train(
     if config is None:
         assert run is not None
         config = run.config()
+        run.results()  # what is broken is told before the work
     protocol = list(protocols(protocol))
     check_observers(config.train.observers)
     with distributed.processes(config.train.device) as local_rank:
@@ -126,7 +127,7 @@ def _go_on(trainer: Trainer, run: Run) -> None:
             trainer.load_state_dict(state)
     if run.metrics_file.exists() and distributed.rank() == 0:
         # What was logged after the checkpoint will be logged again.
-        with writing(run.metrics_file), run.metrics_file.open("r+b") as file:
+        with writing(run.metrics_file), open_own(run.metrics_file, "r+b") as file:
             whole = file.read(logged)
             file.truncate(whole.rfind(b"\n") + 1)
         if len(whole) < logged:

@@ -9,14 +9,14 @@ import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import IO, Any, Protocol
 
 import torch
 
 from ssl_zoo import distributed, signals
 from ssl_zoo.errors import Interrupted
 from ssl_zoo.evaluation import MIDWAY, Subject, score
-from ssl_zoo.outputs import writing
+from ssl_zoo.outputs import open_own, writing
 from ssl_zoo.run import Run
 from ssl_zoo.training.replay import keep_step
 from ssl_zoo.training.trainer import Batch, NotFinite, Trainer
@@ -123,7 +123,7 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
 
 
 @contextlib.contextmanager
-def _appended(file: Path | None) -> Iterator[TextIO | None]:
+def _appended(file: Path | None) -> Iterator[IO[str] | None]:
     """A file that is written to at its end; None for no file.
 
     Raises:
@@ -133,7 +133,7 @@ def _appended(file: Path | None) -> Iterator[TextIO | None]:
         yield None
         return
     with writing(file):
-        opened = file.open("a")
+        opened = open_own(file, "a")
     try:
         yield opened
     finally:

@@ -140,7 +140,10 @@ def test_the_step_can_be_made_again(tmp_path: Path, where: str) -> None:
 def test_pytorch_then_names_the_operation(tmp_path: Path) -> None:
     with pytest.raises(NotFinite):
         train(fatal_at(2, task__where="gradient"), out=tmp_path / "r")
-    with torch.autograd.detect_anomaly(), pytest.raises(RuntimeError, match="'MulBackward0' returned nan"):
+    with (
+        torch.autograd.detect_anomaly(),
+        pytest.raises(RuntimeError, match="'MulBackward0' returned nan"),
+    ):
         replay(tmp_path / "r" / "not_finite.0.pt")
 
 

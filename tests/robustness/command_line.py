@@ -1,0 +1,75 @@
+"""The command line in this process, for tests that call it hundreds of times."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ssl_zoo import cli, plugins
+
+
+@dataclass(frozen=True)
+class Said:
+    """What came of a command.
+
+    Attributes:
+        code: its exit code.
+        out: what it wrote to standard output.
+        err: what it wrote to standard error.
+    """
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """The one line of an error, which is all that was said."""
+        assert self.out == "", self
+        assert self.err.startswith("error: "), self
+        assert self.err.count("\n") == 1, self
+        assert self.err.endswith("\n"), self
+        assert len(self.err.splitlines()) == 1, self
+        assert "Traceback" not in self.err, self
+        assert "--debug" not in self.err, self
+        return self.err.removeprefix("error: ").rstrip("\n")
+
+
+@contextmanager
+def _fresh(folder: Path) -> Iterator[pytest.MonkeyPatch]:
+    """Within, the process stands in a folder, and knows of no plugin but those installed."""
+    before = Path.cwd()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, empty in (("_local", {}), ("_files", []), ("_disabled", set()), ("_warned", set())):
+            patch.setattr(plugins, name, empty)
+        plugins._hook_plugins.cache_clear()
+        os.chdir(folder)
+        try:
+            yield patch
+        finally:
+            os.chdir(before)
+            plugins._hook_plugins.cache_clear()
+
+
+def say(arguments: Iterable[str | Path], folder: Path) -> Said:
+    """Call the command line as a process in a folder would, with streams as strict as its own."""
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="strict", newline="\n")
+    err = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace", newline="\n")
+    with _fresh(folder) as patch:
+        patch.setattr(sys, "argv", ["ssl-zoo", *map(str, arguments)])
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    for stream in (out, err):
+        stream.flush()
+    code = ended.value.code
+    texts = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
+    return Said(code if isinstance(code, int) else 0, *texts)
