@@ -1,0 +1,112 @@
+"""Start a command, and kill it at a random moment, as often as is wanted."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from ssl_zoo.checkpoints import read
+from ssl_zoo.run import Run
+from ssl_zoo.settings import read_yaml
+from tests.conftest import command
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+LONGEST = 300.0
+"""Seconds after which a command hangs."""
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    """A command of ssl-zoo as a process."""
+    return subprocess.Popen(
+        command(*arguments),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+
+
+def until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> bool:
+    """Wait for something to happen; False if the process ended before."""
+    deadline = time.monotonic() + LONGEST
+    while not happened():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return True
+
+
+def at_any_moment(rng: random.Random, seconds: float, folder: Path, process: Any) -> None:
+    """Wait for a moment within the time that an undisturbed process takes, its start included."""
+    process_ended = time.monotonic() + rng.uniform(0, seconds)
+    until(process, lambda: time.monotonic() > process_ended)
+
+
+def while_it_writes(rng: random.Random, seconds: float, folder: Path, process: Any) -> None:
+    """Wait until some time after the start a file is being written."""
+    at_any_moment(rng, seconds, folder, process)
+    until(process, lambda: any(folder.rglob(".*.part")))
+    time.sleep(rng.uniform(0, 0.003))
+
+
+MOMENTS = itertools.cycle([at_any_moment, while_it_writes])
+
+
+def kill(arguments: list[str], folder: Path, rng: random.Random, seconds: float) -> tuple[int, str]:
+    """Start a command and kill it, unless it ends before; the exit code, and what it said."""
+    process = start(arguments)
+    next(MOMENTS)(rng, seconds, folder, process)
+    process.send_signal(signal.SIGKILL)
+    _, said = process.communicate(timeout=LONGEST)
+    assert process.returncode in (0, -signal.SIGKILL), said
+    return process.returncode, said
+
+
+def losses(run: Path) -> list[dict[str, float]]:
+    """What was logged but for the time it took."""
+    return [
+        {k: v for k, v in line.items() if k != "seconds"}
+        for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    ]
+
+
+def saved_step(run: Path) -> int:
+    """The step of a run's last checkpoint; 0 without one."""
+    checkpoints = Run(run).checkpoints
+    return int(checkpoints.load()["step"]) if checkpoints else 0
+
+
+def said_step(said: str) -> int | None:
+    """The step that a run said it goes on from; None if it did not come to say so."""
+    found = re.search(r"going on from step ([\d,]+)", said)
+    if found is not None:
+        return int(found[1].replace(",", ""))
+    return 0 if "run: " in said else None
+
+
+def check_whole(folder: Path) -> None:
+    """Make sure that below a folder each file that has its name can be read, to its end."""
+    for file in folder.rglob("*"):
+        if file.name == "config.yaml":
+            assert set(read_yaml(file)) == {"task", "data", "backbone", "train", "provenance"}
+        elif file.suffix == ".pt":
+            assert read(file)["step"] > 0
+        elif file.suffix == ".safetensors":
+            assert load_file(file)
+        elif file.suffix == ".json":
+            assert json.loads(file.read_text())
+        elif file.suffix == ".jsonl":
+            *lines, _ = file.read_text().split("\n")
+            assert all(json.loads(line) for line in lines)

@@ -1,0 +1,208 @@
+"""Killed at any moment, a run goes on as if nothing had been; asked to stop, it saves and says how."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from ssl_zoo.run import Run
+from tests.conftest import SMALL, TASKS, flags, ssl_zoo
+from tests.robustness.killing import (
+    check_whole,
+    kill,
+    losses,
+    said_step,
+    saved_step,
+    start,
+    until,
+)
+
+SETTINGS = {"train__epochs": 6, "train__knn_every": 2, "train__checkpoint_seconds": 0.1}
+"""Sixty-six steps, with checkpoints some steps old, and evaluations on the way."""
+
+
+def scores(run: Path) -> dict[str, Any]:
+    return {name: json.loads((run / "results.json").read_text())[name] for name in ("scores", "steps")}
+
+
+@pytest.mark.parametrize(
+    ("task", "kills"),
+    [
+        ("moco", 8),  # it keeps a queue and a second encoder beside the weights
+        *(pytest.param(task, 15, marks=pytest.mark.slow) for task in TASKS),
+    ],
+)
+def test_killed_at_random_moments_a_run_ends_as_if_it_had_never_been(
+    tmp_path: Path, task: str, kills: int, tried: Counter[str]
+) -> None:
+    rng, arguments = random.Random(task), ["train", *flags(task, **SETTINGS)]
+    whole, begun = tmp_path / "whole", time.monotonic()
+    process = start([*arguments, "--out", str(whole)])
+    assert process.wait() == 0, process.stderr and process.stderr.read()
+    seconds = time.monotonic() - begun
+
+    survived = 0
+    for victim in (tmp_path / f"victim-{i}" for i in range(kills)):
+        code = -1
+        while code:
+            saved = saved_step(victim)
+            resumes = (victim / "config.yaml").is_file()
+            now = ["train", "--resume", str(victim)] if resumes else [*arguments, "--out", str(victim)]
+            if survived < kills:
+                code, said = kill(now, victim, rng, seconds)
+                survived += code != 0
+            else:
+                process = start(now)
+                said = process.communicate()[1]
+                code = process.returncode
+                assert code == 0, said
+            check_whole(victim)
+            assert said_step(said) in (saved, None)  # no step before the last checkpoint is repeated
+        assert losses(victim) == losses(whole)
+        assert scores(victim) == scores(whole)
+        ours, theirs = (load_file(run / "backbone.safetensors") for run in (victim, whole))
+        assert all(ours[name].equal(theirs[name]) for name in theirs)
+        assert not list(victim.glob(".*.part"))
+        if survived == kills:
+            break
+    assert survived == kills
+    assert len([line for line in losses(whole) if "loss" in line]) == 66
+    tried["kills"] += survived
+
+
+COMPARISON: dict[str, Any] = {
+    "tasks": ["simclr", "rotation"],
+    "seeds": 2,
+    "protocols": ["knn", "health"],
+    "set": {**SMALL, "train.epochs": 0.5},
+}
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """All that was measured of features, by row, but not how long it took."""
+    read = json.loads((folder / "table.json").read_text())
+    measured = ("knn", "rankme", "spread", "alignment", "uniformity")
+    return {row["name"]: {name: row["figures"].get(name) for name in measured} for row in read["rows"]}
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_a_comparison_ends_as_if_it_had_never_been(
+    tmp_path: Path, kills: int, tried: Counter[str]
+) -> None:
+    rng, file = random.Random(kills), tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(COMPARISON))
+    arguments = ["compare", "--config", str(file), "--out"]
+    begun = time.monotonic()
+    assert start([*arguments, str(tmp_path / "whole")]).wait() == 0
+    seconds = time.monotonic() - begun
+
+    survived = 0
+    for out in (tmp_path / f"victim-{i}" for i in range(kills)):
+        code = -1
+        while survived < kills and code:
+            code, _ = kill([*arguments, str(out)], out, rng, seconds)
+            survived += code != 0
+            check_whole(out)
+        if code:
+            assert start([*arguments, str(out)]).wait() == 0
+        assert figures(out) == figures(tmp_path / "whole")
+        if survived == kills:
+            break
+    tried["kills"] += survived
+
+
+# ---- asked to stop
+
+NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_saves_and_says_how_to_go_on(
+    tmp_path: Path, number: signal.Signals, tried: Counter[str]
+) -> None:
+    run = tmp_path / "a run"
+    process = start(["train", *flags("simclr", train__epochs=200), "--out", str(run)])
+    assert until(process, lambda: len(Run(run).metrics()) > 3)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    last = said.splitlines()[-1]
+    assert last == f"error: stopped, and saved; go on with: ssl-zoo train --resume '{run}'"
+    # What was logged and what was saved agree, so nothing is lost or repeated.
+    assert len(losses(run)) == saved_step(run)
+    tried["signals"] += 1
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_while_what_was_learnt_is_evaluated_says_so_too(
+    tmp_path: Path, number: signal.Signals, tried: Counter[str]
+) -> None:
+    run = tmp_path / "run"
+    process = start(["train", *flags("simclr"), "--out", str(run)])
+    assert until(process, (run / "backbone.safetensors").is_file)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert said.splitlines()[-1].endswith(f"go on with: ssl-zoo train --resume {run}")
+    assert not (run / "results.json").exists()
+    resumed = ssl_zoo("train", "--resume", run)
+    assert resumed.returncode == 0, resumed.stderr
+    assert scores(run)["steps"] == 1437 // 128
+    tried["signals"] += 1
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_stops_a_comparison_with_what_to_do_next(
+    tmp_path: Path, number: signal.Signals, tried: Counter[str]
+) -> None:
+    out, file = tmp_path / "c", tmp_path / "c.yaml"
+    settings = {**SMALL, "train.epochs": 200}
+    file.write_text(yaml.safe_dump({**COMPARISON, "baselines": [], "set": settings}))
+    process = start(["compare", "--config", str(file), "--out", str(out)])
+    assert until(process, lambda: len(Run(out / "simclr-0").metrics()) > 3)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    again = f"ssl-zoo compare --config {out}/comparison.yaml --out {out}"
+    assert said.splitlines()[-1] == f"error: stopped, and saved; go on with: {again}"
+    assert len(losses(out / "simclr-0")) == saved_step(out / "simclr-0")
+    tried["signals"] += 1
+
+
+# ---- two at once
+
+
+def test_of_two_processes_on_one_run_the_second_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(["train", *flags("simclr", train__epochs=200), "--out", str(run)])
+    assert until(process, lambda: len(Run(run).metrics()) > 3)
+    second = ssl_zoo("train", "--resume", run)
+    assert (second.returncode, second.stdout) == (2, "")
+    assert second.stderr == f"error: {run}: another process is training this run\n"
+    # The first goes on as before.
+    before = len(Run(run).metrics())
+    assert until(process, lambda: len(Run(run).metrics()) > before + 3)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert len(losses(run)) == saved_step(run)
+
+
+def test_of_two_processes_that_begin_in_one_place_one_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    both = [start(["train", *flags("simclr", train__seed=seed), "--out", str(out)]) for seed in (0, 1)]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], said
+    (winner,) = (seed for seed, process in enumerate(both) if process.returncode == 0)
+    assert Run(out).config().train.seed == winner
+    assert Run(out).results()["steps"] == 1437 // 128
+    assert "exists and is not empty" in said[1 - winner] or "another process" in said[1 - winner]
