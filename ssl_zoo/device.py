@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_zoo.config import TrainConfig
@@ -91,12 +92,15 @@ class Device:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """Within, the process computes with these threads, and deterministically if asked to."""
+        """Within, the process computes with these threads, and deterministically if asked to.
+
+        Its global generators of random numbers are then as they were before.
+        """
         threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
             strictly = _deterministic() if self.deterministic else contextlib.nullcontext()
-            with strictly, _freed_memory_kept():
+            with strictly, torch.random.fork_rng(self.forked), _freed_memory_kept():
                 yield
         finally:
             torch.set_num_threads(threads)
@@ -110,9 +114,9 @@ class Device:
 
     def _try(self) -> None:
         """Compute what every network does, and its gradient, once."""
-        layer = nn.Conv2d(1, 1, 3, device=self.device)
+        weight = torch.ones(1, 1, 3, 3, device=self.device, requires_grad=True)
         with self.autocast():
-            y = layer(torch.ones(1, 1, 4, 4, device=self.device)).flatten(1)
+            y = F.conv2d(torch.ones(1, 1, 4, 4, device=self.device), weight).flatten(1)
             loss = (y @ y.T).float().sum()
         loss.backward()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -69,6 +70,13 @@ def ssl_zoo(
         command(*arguments), capture_output=True, text=True, check=False, cwd=cwd,
         env={**os.environ, **environment}, timeout=300,
     )  # fmt: skip
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """All that was measured of features, by row, but not how long it took."""
+    read = json.loads((folder / "table.json").read_text())
+    measured = ("knn", "rankme", "spread", "alignment", "uniformity", "linear")
+    return {row["name"]: {name: row["figures"].get(name) for name in measured} for row in read["rows"]}
 
 
 @pytest.fixture(params=TASKS)

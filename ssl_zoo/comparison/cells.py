@@ -116,11 +116,12 @@ class Cell(ABC):
                 config = self.config
                 device = Device.choose(config.train)
                 data = shared_data(config, device)
-                subject = self.subject(data, device, reporter)
-                if isinstance(subject, str):
-                    self._note(self.missing(), left_out=subject)
-                else:
-                    self._judge(subject)
+                with device.computing():
+                    subject = self.subject(data, device, reporter)
+                    if isinstance(subject, str):
+                        self._note(self.missing(), left_out=subject)
+                    else:
+                        self._judge(subject)
             except Interrupted:
                 raise
             except FAILURES as error:

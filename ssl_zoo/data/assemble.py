@@ -231,14 +231,19 @@ def _classes(parts: list[Part]) -> int | None:
 def _measure(train: Part, size: int, mirror: bool, classes: int | None) -> ImageSpec:
     """Measure the mean and the deviation of each channel on a fixed part of the train split.
 
-    It is the same part whether or not the split is kept in memory.
+    It is the same part whether or not the split is kept in memory, and what is measured does not
+    depend on how many threads add it up.
     """
     most = PROBED if isinstance(train, LazySplit) else 10_000
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    sample = train.batch(order[:most]).float().div_(255)
-    mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3)).clamp(min=1e-3)
+    channels = train.batch(order[:most]).unbind(1)
+    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in channels]).cpu()
+    values, total = torch.arange(256, dtype=torch.float64) / 255, counts.sum(1)  # [256], [C]
+    mean = (counts * values).sum(1) / total
+    deviation = (values - mean[:, None]).square()
+    std = ((counts * deviation).sum(1) / (total - 1)).sqrt().clamp(min=1e-3)
     return ImageSpec(
-        channels=sample.shape[1],
+        channels=len(channels),
         size=size,
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),

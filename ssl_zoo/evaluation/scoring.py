@@ -105,10 +105,11 @@ def evaluate(
 def _evaluate_timm(config: EncoderConfig, names: list[str], with_raw: bool) -> dict[str, Scores]:
     device = Device.choose(config.train)
     samples = load_data(config.data, device.device)
-    subjects = [of_encoder(config, samples, device, f"{TIMM}{config.backbone.name}")]
-    if with_raw and (raw := Subject.raw(samples, device)) is not None:
-        subjects.append(raw)
-    return {s.name: score(s, names) for s in subjects}
+    with device.computing():
+        subjects = [of_encoder(config, samples, device, f"{TIMM}{config.backbone.name}")]
+        if with_raw and (raw := Subject.raw(samples, device)) is not None:
+            subjects.append(raw)
+        return {s.name: score(s, names) for s in subjects}
 
 
 def of_encoder(config: EncoderConfig, data: DataSet, device: Device, name: str) -> Subject:
@@ -143,11 +144,12 @@ def _evaluate_run(
             raise UserError(f"--data {data}: is {samples.spec.modality} data, {run.path} takes images")
         # As the network knows images, but for what a mirror image means.
         samples = replace(samples, spec=replace(spec, mirror=samples.spec.mirror))
-    task = device.place(run.load_task(samples.spec))
-    subject = Subject.of_task(task, samples, device, seed=config.train.seed)
-    rows: dict[str, Scores] = {config.task.name: score(subject, names)}
-    if with_baselines:
-        untrained = device.place(build_task(config, samples.spec))
-        rows |= baselines(untrained, samples, device, names, config.backbone.pretrained)
+    with device.computing():
+        task = device.place(run.load_task(samples.spec))
+        subject = Subject.of_task(task, samples, device, seed=config.train.seed)
+        rows: dict[str, Scores] = {config.task.name: score(subject, names)}
+        if with_baselines:
+            untrained = device.place(build_task(config, samples.spec))
+            rows |= baselines(untrained, samples, device, names, config.backbone.pretrained)
     run.add_scores(rows, on=other)
     return rows

@@ -9,8 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import torch
-
 from ssl_zoo import distributed
 from ssl_zoo.config import RunConfig, TrainConfig
 from ssl_zoo.data import DataSet
@@ -107,7 +105,7 @@ def _seconds(trainer: Trainer) -> float:
     device = trainer.device
     taken = []
     trainer.task.train()
-    with device.computing(), torch.random.fork_rng(devices=device.forked):
+    with device.computing():
         with contextlib.closing(trainer.epoch_batches()) as batches:
             step = next(batches)
         try:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
 import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +23,7 @@ from ssl_zoo.run import Run
 from ssl_zoo.settings import dump_config
 from ssl_zoo.training import train
 from ssl_zoo_vision.rotation import Rotation
-from tests.conftest import OTHERS, SMALL, Call, command, small_config
+from tests.conftest import OTHERS, SMALL, Call, figures, small_config
 from tests.conftest import ssl_zoo as cli
 
 GIVEN: dict[str, Any] = {
@@ -44,13 +40,6 @@ def small_comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("compare") / "c"
     compare(out=out, **GIVEN)
     return out
-
-
-def figures(folder: Path) -> dict[str, Any]:
-    """All that was measured of features, by row, but not how long it took."""
-    read = json.loads((folder / "table.json").read_text())
-    measured = ("knn", "rankme", "spread", "alignment", "uniformity", "linear")
-    return {row["name"]: {name: row["figures"].get(name) for name in measured} for row in read["rows"]}
 
 
 def as_file(path: Path, **given: Any) -> Path:
@@ -141,55 +130,6 @@ def test_the_folder_follows_from_the_settings_that_decide() -> None:
 
 
 # ---- stopped, killed, taken up
-
-
-def test_killed_at_three_random_moments_it_ends_with_the_same_table(tmp_path: Path) -> None:
-    rng, out = random.Random(0), tmp_path / "killed"
-    arguments = command("compare", "--config", as_file(tmp_path / "c.yaml"), "--out", out)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    kills = 0
-    while kills < 3:
-        process = subprocess.Popen(
-            arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        # Counted from the moment that there is anything to lose.
-        deadline = time.monotonic() + 120
-        while not out.is_dir() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(rng.uniform(0.5, 6.0))
-        if process.poll() is not None:
-            break  # it was done before
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert kills >= 2
-    last = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
-    assert last.returncode == 0, last.stderr
-    one_thread = tmp_path / "undisturbed"
-    again = [a if a != str(out) else str(one_thread) for a in arguments]
-    subprocess.run(again, env=environment, capture_output=True, check=True)
-    assert figures(out) == figures(one_thread)
-
-
-def test_a_signal_stops_it_with_what_to_do_next(tmp_path: Path) -> None:
-    out = tmp_path / "c"
-    long = as_file(tmp_path / "c.yaml", set={**SMALL, "train.epochs": 200}, baselines=[])
-    process = subprocess.Popen(
-        command("compare", "--config", long, "--out", out), stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not (out / "simclr-0" / "metrics.jsonl").is_file() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(1)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    last = said.strip().splitlines()[-1]
-    assert (
-        last
-        == f"error: stopped, and saved; go on with: ssl-zoo compare --config {out / FILE} --out {out}"
-    )
-    assert (out / "simclr-0" / "checkpoint.pt").is_file()
 
 
 def test_two_processes_do_not_work_on_one_comparison(done: Path) -> None:

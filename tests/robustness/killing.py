@@ -50,13 +50,13 @@ def until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> bool:
 
 def at_any_moment(rng: random.Random, seconds: float, folder: Path, process: Any) -> None:
     """Wait for a moment within the time that an undisturbed process takes, its start included."""
-    process_ended = time.monotonic() + rng.uniform(0, seconds)
-    until(process, lambda: time.monotonic() > process_ended)
+    moment = time.monotonic() + rng.uniform(0, seconds)
+    until(process, lambda: time.monotonic() > moment)
 
 
 def while_it_writes(rng: random.Random, seconds: float, folder: Path, process: Any) -> None:
-    """Wait until some time after the start a file is being written."""
-    at_any_moment(rng, seconds, folder, process)
+    """Wait until a file is being written, some time after the start."""
+    at_any_moment(rng, 0.7 * seconds, folder, process)
     until(process, lambda: any(folder.rglob(".*.part")))
     time.sleep(rng.uniform(0, 0.003))
 

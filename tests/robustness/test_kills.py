@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from ssl_zoo.run import Run
-from tests.conftest import SMALL, TASKS, flags, ssl_zoo
+from tests.conftest import SMALL, TASKS, figures, flags, ssl_zoo
 from tests.robustness.killing import (
     check_whole,
     kill,
@@ -26,8 +26,11 @@ from tests.robustness.killing import (
     until,
 )
 
-SETTINGS = {"train__epochs": 6, "train__knn_every": 2, "train__checkpoint_seconds": 0.1}
+SETTINGS = {"train.epochs": 6, "train.knn_every": 2, "train.checkpoint_seconds": 0.1}
 """Sixty-six steps, with checkpoints some steps old, and evaluations on the way."""
+
+OTHERS = {"train.batch_size": 64, "train.accumulate": 2, "train.ema": 0.9, "train.checkpoint_seconds": 0}
+"""Twice as many batches, an average of the weights, and a checkpoint after each step."""
 
 
 def scores(run: Path) -> dict[str, Any]:
@@ -35,16 +38,17 @@ def scores(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("task", "kills"),
+    ("task", "settings", "kills"),
     [
-        ("moco", 8),  # it keeps a queue and a second encoder beside the weights
-        *(pytest.param(task, 15, marks=pytest.mark.slow) for task in TASKS),
+        ("moco", SETTINGS, 8),  # it keeps a queue and a second encoder beside the weights
+        *(pytest.param(task, SETTINGS, 15, marks=pytest.mark.slow) for task in TASKS),
+        pytest.param("simclr", {**SETTINGS, **OTHERS}, 15, marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_random_moments_a_run_ends_as_if_it_had_never_been(
-    tmp_path: Path, task: str, kills: int, tried: Counter[str]
+    tmp_path: Path, task: str, settings: dict[str, float], kills: int, tried: Counter[str]
 ) -> None:
-    rng, arguments = random.Random(task), ["train", *flags(task, **SETTINGS)]
+    rng, arguments = random.Random(task), ["train", *flags(task, **settings)]
     whole, begun = tmp_path / "whole", time.monotonic()
     process = start([*arguments, "--out", str(whole)])
     assert process.wait() == 0, process.stderr and process.stderr.read()
@@ -85,13 +89,6 @@ COMPARISON: dict[str, Any] = {
     "protocols": ["knn", "health"],
     "set": {**SMALL, "train.epochs": 0.5},
 }
-
-
-def figures(folder: Path) -> dict[str, Any]:
-    """All that was measured of features, by row, but not how long it took."""
-    read = json.loads((folder / "table.json").read_text())
-    measured = ("knn", "rankme", "spread", "alignment", "uniformity")
-    return {row["name"]: {name: row["figures"].get(name) for name in measured} for row in read["rows"]}
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.slow)])
