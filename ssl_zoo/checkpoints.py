@@ -47,7 +47,7 @@ class Checkpoints:
         At any moment there is a whole one, if there was one when this began.
 
         Raises:
-            SslZooError: it cannot be written; the others stay as they are.
+            Unwritable: it cannot be written; the last one is still there, under one of the two names.
         """
 
         def make_room() -> None:
@@ -80,11 +80,11 @@ class Checkpoints:
         raise UserError(faults[0] if faults else f"{self.file.parent} has no checkpoint; train it first")
 
 
-def packed(state: State) -> bytes:
+def packed(state: State) -> memoryview:
     """A state as it is written, with checksums."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    return buffer.getvalue()
+    return buffer.getbuffer()
 
 
 def read(file: Path) -> State:
@@ -101,7 +101,7 @@ def read(file: Path) -> State:
                 raise ValueError(f"{damaged} has a wrong checksum")
             opened.seek(0)
             state = torch.load(opened, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, MemoryError):
         raise
     except Exception as error:  # whatever a broken file makes its readers raise
         raise UserError(f"{file} cannot be read: {first_line(error)}") from error

@@ -48,6 +48,9 @@ FLAGS = {
 }
 """Which field of the configuration a flag sets."""
 
+MOST_DEVICES = max(8, os.cpu_count() or 1)
+"""Processes on one machine; more than it has processors would bring it to a standstill."""
+
 TaskName = Annotated[str | None, typer.Option("--task", help="Name of a task (ssl-zoo tasks).")]
 Data = Annotated[
     str | None,
@@ -127,7 +130,9 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Learning rate, see train.lr_scaling.")] = None,
     precision: Precision = None,
     device: DeviceName = None,
-    devices: Annotated[int, typer.Option(min=1, help="Processes, one on each device.")] = 1,
+    devices: Annotated[
+        int, typer.Option(min=1, max=MOST_DEVICES, help="Processes, one on each device.")
+    ] = 1,
     tune: Tune = None,
     deterministic: Deterministic = None,
     seed: Seed = None,
@@ -262,7 +267,9 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Folder (default one under runs/ that follows from settings).")
     ] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Runs at a time, one on each device.")] = 1,
+    devices: Annotated[
+        int, typer.Option(min=1, max=MOST_DEVICES, help="Runs at a time, one on each device.")
+    ] = 1,
     launcher: Annotated[
         str | None, typer.Option(help="slurm: submit the runs as jobs; local: the same here.")
     ] = None,

@@ -76,6 +76,14 @@ def largest(*values: float) -> list[float]:
     return [float(v) for v in joint]
 
 
+def from_first(text: str) -> str:
+    """The first process's text, for all of them."""
+    given = [text]
+    if world_size() > 1:
+        dist.broadcast_object_list(given)
+    return given[0]
+
+
 def all_gather(x: Tensor) -> Tensor:
     """Rows of all processes, [B, ...] to [world_size · B, ...] in the order of ranks, with gradient."""
     if world_size() == 1:

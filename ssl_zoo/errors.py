@@ -26,7 +26,15 @@ class Unsuitable(UserError):
 
 
 class Unwritable(SslZooError):
-    """A file cannot be written: the disk is full, read-only, or gone."""
+    """A file cannot be written: the disk is full, read-only, or gone.
+
+    Attributes:
+        what: which file, and why.
+    """
+
+    def __init__(self, what: str, go_on: str | None = None) -> None:
+        super().__init__(what if go_on is None else f"{what}; mend that, and go on with: {go_on}")
+        self.what = what
 
 
 def tame(text: str) -> str:

@@ -33,19 +33,17 @@ def launch(number: int, arguments: Sequence[str]) -> int:
     defaults["PYTHONSAFEPATH"] = "1"  # modules that lie in the current folder are none of ours
     shared = {**defaults, **os.environ, "WORLD_SIZE": str(number)}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "ssl_zoo", *arguments],
-            env={**shared, "RANK": str(i), "LOCAL_RANK": str(i)},
-        )
-        for i in range(number)
-    ]
+    processes: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int) -> None:
         for process in processes:
             process.send_signal(number)
 
     with signals.handled(forward):
+        for i in range(number):
+            environment = {**shared, "RANK": str(i), "LOCAL_RANK": str(i)}
+            command = [sys.executable, "-m", "ssl_zoo", *arguments]
+            processes.append(subprocess.Popen(command, env=environment))
         return _wait(processes)
 
 

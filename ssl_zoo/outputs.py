@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,7 +65,55 @@ def open_own(file: Path, mode: str) -> IO[Any]:
     return open(file, mode, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666))
 
 
-def replace_file(path: Path, content: bytes, make_room: Callable[[], None] = lambda: None) -> None:
+@contextlib.contextmanager
+def locked(file: Path, wait: bool = True) -> Iterator[None]:
+    """Within, no other process has this file locked.
+
+    Args:
+        file: the file, made if it is not there.
+        wait: whether one that has is waited for.
+
+    Raises:
+        BlockingIOError: another process has, and is not waited for.
+        Unwritable: the file cannot be opened, or the file system has no locks.
+    """
+    with writing(file):
+        opened = open_own(file, "a")
+    with opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise Unwritable(f"cannot lock {file}: {error.strerror}") from error
+        yield
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[IO[bytes]]:
+    """An empty file that no other process has under this name until it is renamed.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    while True:
+        if file.is_symlink():  # which would lead what is written elsewhere
+            file.unlink()
+        with open_own(file, "ab") as opened:
+            with contextlib.suppress(
+                OSError
+            ):  # where there are no locks, there is one process, hopefully
+                fcntl.flock(opened, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):  # by now it may have been renamed
+                if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
+                    opened.truncate(0)
+                    yield opened
+                    return
+
+
+def replace_file(
+    path: Path, content: bytes | memoryview, make_room: Callable[[], None] = lambda: None
+) -> None:
     """Write a file so that at any moment there is the old one or the new one, whole.
 
     Args:
@@ -75,11 +125,10 @@ def replace_file(path: Path, content: bytes, make_room: Callable[[], None] = lam
         Unwritable: it cannot be written; the old one is as it was.
     """
     aside = path.with_name(f".{path.name}.part")
-    with writing(path):
+    with writing(path), _alone(aside) as opened:
         try:
-            if aside.is_symlink():  # which would lead what is written elsewhere
-                aside.unlink()
-            aside.write_bytes(content)
+            opened.write(content)
+            opened.flush()
             put_in_place(aside, path, make_room)
         except OSError:
             with contextlib.suppress(OSError):
@@ -100,5 +149,8 @@ def put_in_place(aside: Path, file: Path, make_room: Callable[[], None] = lambda
     directory = os.open(file.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems do not sync folders
+            raise
     finally:
         os.close(directory)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import re
@@ -15,7 +14,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -28,15 +27,15 @@ from ssl_zoo.caching import cached
 from ssl_zoo.checkpoints import Checkpoints
 from ssl_zoo.config import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
-from ssl_zoo.errors import SslZooError, Unsuitable, UserError
-from ssl_zoo.outputs import open_own, replace_file, writing
+from ssl_zoo.errors import SslZooError, Unsuitable, Unwritable, UserError
+from ssl_zoo.outputs import locked, replace_file
 from ssl_zoo.plugins import collect, load_task, tasks
 from ssl_zoo.records import Failure, Line, Results, is_there, read_lines, read_record
 from ssl_zoo.settings import dump_config, load_config, read_yaml
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder, Task
 
-_LEFT_BEHIND = {".lock", ".cell.lock", ".config.yaml.part", "failed.json", "results.json"}
+_LEFT_BEHIND = {".lock", ".cell.lock", ".results.lock", "failed.json", "results.json"}
 """Files that do not make a folder taken: what a run of a comparison that never began leaves."""
 
 RUNS = Path("runs")
@@ -152,21 +151,42 @@ class Run:
         Raises:
             UserError: there is a run, or something else, at `path` already, or it cannot be made.
         """
+        run = cls.make(path, config)
+        with run.lock():
+            run.begin(config)
+        return run
+
+    @classmethod
+    def make(cls, path: str | Path | None, config: RunConfig) -> Run:
+        """Make the directory of a new run, which is to be locked before anything is written into it.
+
+        Raises:
+            UserError: there is a run, or something else, at `path` already, or it cannot be made.
+        """
         if path is not None:
             cls(path).check_free()
-        config = config.model_copy(update={"provenance": provenance(config)})
         run = cls(RUNS if path is None else path)
         try:
             if path is None:
                 run = cls(new_folder(config))
             run.path.mkdir(parents=True, exist_ok=True)
-            replace_file(run.config_file, dump_config(config).encode())
         except OSError as error:
             raise UserError(f"--out {run.path}: cannot be made: {error.strerror}") from error
-        except SslZooError as error:
-            run.discard()
-            raise UserError(f"--out {run.path}: {error}") from error
         return run
+
+    def begin(self, config: RunConfig) -> None:
+        """Write the configuration of a new run, whose directory is made and locked.
+
+        Raises:
+            UserError: there is a run, or something else, already, or it cannot be written.
+        """
+        self.check_free()
+        config = config.model_copy(update={"provenance": provenance(config)})
+        try:
+            replace_file(self.config_file, dump_config(config).encode())
+        except Unwritable as error:
+            self.discard()
+            raise UserError(f"--out {self.path}: {error}") from error
 
     def check_free(self) -> None:
         """Make sure that a new run can be made here.
@@ -177,7 +197,8 @@ class Run:
         try:
             taken = self.path.exists()
             if self.path.is_dir():
-                taken = any(file.name not in _LEFT_BEHIND for file in self.path.iterdir())
+                names = {file.name for file in self.path.iterdir() if file.suffix != ".part"}
+                taken = bool(names - _LEFT_BEHIND)
         except OSError as error:
             raise UserError(f"--out {self.path}: cannot be read: {error.strerror}") from error
         if taken:
@@ -186,9 +207,9 @@ class Run:
 
     def discard(self) -> None:
         """Remove a new run that has made no step, observers' folders too, and its own if it is empty."""
-        for file in (self.config_file, self.metrics_file, self.path / ".lock"):
-            file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # something of the user's is in it
+        with contextlib.suppress(OSError):  # something of the user's is in it, or the disk is gone
+            for file in (self.config_file, self.metrics_file, self.path / ".lock"):
+                file.unlink(missing_ok=True)
             for entry in list(self.path.iterdir()):  # there was none when the run was made
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
@@ -232,26 +253,24 @@ class Run:
                 "upgrade: pip install -U ssl-zoo"
             )
 
-    def lock(self) -> IO[str]:
-        """Keep other processes from writing here, until the returned file is closed.
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Within, no other process trains this run.
 
         Raises:
-            UserError: another process is writing here.
+            UserError: one does.
+            Unwritable: there can be no lock here.
         """
-        lock = self.path / ".lock"
-        with writing(lock):
-            file = open_own(lock, "a")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
+            with locked(self.path / ".lock", wait=False):
+                yield
+        except BlockingIOError:
             raise UserError(f"{self.path}: another process is training this run") from None
-        return file
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Add to the run's results."""
-        merged = {**self.results(), **results}
-        replace_file(self.results_file, (json.dumps(merged, indent=2) + "\n").encode())
+        with self._changing_results() as merged:
+            merged.update(results)
 
     def add_scores(self, rows: Mapping[str, Mapping[str, float]], on: str | None = None) -> None:
         """Add to the scores of each row (the task, the baselines) among the run's results.
@@ -260,12 +279,19 @@ class Run:
             rows: the scores by metric, by row.
             on: the other data that they are of; None for the run's own.
         """
-        results = self.results()
-        transfer = results.get("transfer", {})
-        scores = results.get("scores", {}) if on is None else transfer.setdefault(on, {})
-        for row, its in rows.items():
-            scores[row] = {**scores.get(row, {}), **its}
-        self.write_results({"scores": scores} if on is None else {"transfer": transfer})
+        with self._changing_results() as results:
+            place = results if on is None else results.setdefault("transfer", {})
+            scores = place.setdefault("scores" if on is None else on, {})
+            for row, its in rows.items():
+                scores[row] = {**scores.get(row, {}), **its}
+
+    @contextlib.contextmanager
+    def _changing_results(self) -> Iterator[dict[str, Any]]:
+        """Within, the results may be changed, by one process at a time; they are written at the end."""
+        with locked(self.path / ".results.lock"):
+            results = self.results()
+            yield results
+            replace_file(self.results_file, (json.dumps(results, indent=2) + "\n").encode())
 
     def results(self) -> dict[str, Any]:
         """The run's results so far, empty before it has ended.

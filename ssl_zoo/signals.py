@@ -27,7 +27,7 @@ def handled(handler: Callable[[int], None]) -> Iterator[None]:
         yield
     finally:
         for number, before in old.items():
-            signal.signal(number, before)
+            signal.signal(number, signal.SIG_DFL if before is None else before)  # None: not Python's
 
 
 class Noted:
@@ -58,15 +58,16 @@ def obeyed(go_on: str) -> Iterator[None]:
     Raises:
         Interrupted: one came.
     """
-    came: int = signal.SIGINT
+    came = Noted()
 
     def stop(number: int) -> None:
-        nonlocal came
-        came = number
+        came.number = number
         raise KeyboardInterrupt  # which nobody takes for a failure of theirs
 
     try:
         with handled(stop):
             yield
     except KeyboardInterrupt as error:
-        raise Interrupted(came, go_on) from error
+        raise Interrupted(came.number or signal.SIGINT, go_on) from error
+    if came.number:  # where Python drops what is raised, as while it frees an object
+        raise Interrupted(came.number, go_on)

@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from ssl_zoo import cli, plugins
 from ssl_zoo.config import RunConfig
 from ssl_zoo.entries import installed
 from ssl_zoo.settings import load_config
+
+_COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("quick", max_examples=60, **_COMMON)
+settings.register_profile("thorough", max_examples=1000, **_COMMON)
+settings.load_profile("quick")
 
 OTHERS = sorted({entry.distribution for entry in installed()} - {"ssl-zoo"})
 """Distributions of plugins that happen to be installed here, which have tests of their own."""

@@ -41,6 +41,7 @@ WRONG = [
     # Typer's own complaints.
     ("", "train --zzzzz", "No such option: --zzzzz (see ssl-zoo train --help)"),
     ("", "train --devices 0", "'--devices': Input should be greater than or equal to 1"),
+    ("", "train --devices 100000", "'--devices': Input should be less than or equal to"),
     ("", "train --epochs x", "Invalid value for '--epochs': Input should be a valid number"),
     ("", "train --batch-size 1.5", "Invalid value for '--batch-size'"),
     ("", "train --task", "Option '--task' requires an argument."),
@@ -297,7 +298,7 @@ def test_a_signal_to_the_launcher_reaches_its_processes_which_save(tmp_path: Pat
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGTERM
-    assert f"go on with: ssl-zoo train --resume {run.path}" in err
+    assert f"go on with: ssl-zoo train --resume {run.path} --devices 2" in err
     assert "Traceback" not in err
     assert "Warning" not in err
     assert run.checkpoints.file.is_file()

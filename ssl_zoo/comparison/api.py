@@ -82,16 +82,22 @@ def run(sweep: Sweep, launcher: Launcher = work, watcher: Watcher | None = None)
         UserError: another process works in the folder, or the data cannot be had.
         Interrupted: a signal asked to stop.
     """
-    if launcher is work:  # elsewhere other machines have the data and the devices
-        rehearse(sweep)
     watcher = watcher or Unwatched()
-    with sweep.lock(), stoppable(sweep):
-        sweep.write()
-        watcher.began(sweep)
-        if sweep.todo():
-            launcher(sweep, watcher)
-        table = sweep_table(sweep)
-        write_table(table, sweep.out)
+    with stoppable(sweep):
+        if launcher is work:  # elsewhere other machines have the data and the devices
+            rehearse(sweep)
+        with sweep.lock():
+            return _work_through(sweep, launcher, watcher)
+
+
+def _work_through(sweep: Sweep, launcher: Launcher, watcher: Watcher) -> Table:
+    """Work through a comparison that no other process works on."""
+    sweep.write()
+    watcher.began(sweep)
+    if sweep.todo():
+        launcher(sweep, watcher)
+    table = sweep_table(sweep)
+    write_table(table, sweep.out)
     return table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from abc import ABC, abstractmethod
@@ -20,11 +19,11 @@ from ssl_zoo.comparison.config import RAW, Comparison
 from ssl_zoo.config import DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.device import Device
-from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, UserError, first_line
+from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, Unwritable, UserError, first_line
 from ssl_zoo.evaluation import Subject, possible, score
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
 from ssl_zoo.faults import FAILURES, where
-from ssl_zoo.outputs import open_own, replace_file
+from ssl_zoo.outputs import locked, replace_file
 from ssl_zoo.plugins import blame
 from ssl_zoo.run import Run, load_data
 from ssl_zoo.training import Reporter, train
@@ -106,6 +105,7 @@ class Cell(ABC):
 
         Raises:
             Interrupted: a signal asked to stop.
+            Unwritable: the disk takes no more, of this cell or of another.
         """
         with self._alone():
             if self.status == "done":
@@ -122,7 +122,7 @@ class Cell(ABC):
                         self._note(self.missing(), left_out=subject)
                     else:
                         self._judge(subject)
-            except Interrupted:
+            except (Interrupted, Unwritable):
                 raise
             except FAILURES as error:
                 self.fail(_reason(error))
@@ -135,6 +135,8 @@ class Cell(ABC):
             if name in can:
                 try:
                     Run(self.path).add_scores({subject.name: score(subject, [name])})
+                except Unwritable:
+                    raise
                 except FAILURES as error:
                     self.fail(f"{name}: {_reason(error)}")
                     continue
@@ -163,8 +165,7 @@ class Cell(ABC):
     def _alone(self) -> Iterator[None]:
         """Within, no other process works on it; one that does is waited for."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with open_own(Run(self.path).cell_lock_file, "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(Run(self.path).cell_lock_file):
             yield
 
     @property

@@ -58,7 +58,7 @@ def commands(sweep: Sweep) -> list[str]:
 
 def _observe(sweep: Sweep, cell: Cell) -> None:
     """Read from a cell's folder how far it has got."""
-    with suppress(OSError, ValueError, IndexError):
+    with suppress(OSError, ValueError, TypeError, LookupError):
         lines = (cell.path / "metrics.jsonl").read_text().splitlines()
         sweep.progress[cell.name] = float(json.loads(lines[-1])["progress"])
 
@@ -96,10 +96,11 @@ def on_devices(sweep: Sweep, watcher: Watcher, number: int) -> None:
             command = [sys.executable, "-m", "ssl_zoo", *sweep.command(cell)]
             with open_own(_log(cell), "ab") as log:
                 process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-                while process.poll() is None:
-                    if stop.is_set():
-                        process.terminate()
-                    time.sleep(0.1)
+                while process.poll() is None and not stop.wait(0.1):
+                    pass
+                if stop.is_set():
+                    process.terminate()
+                process.wait()
             if process.returncode and cell.status != "done" and not stop.is_set():
                 _note_death(cell, f"its process ended with code {process.returncode}")
         except OSError as error:

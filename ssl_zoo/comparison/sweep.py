@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import statistics
@@ -16,8 +15,8 @@ from ssl_zoo import signals
 from ssl_zoo.comparison.cells import Cell, cells, shared_data
 from ssl_zoo.comparison.config import Comparison
 from ssl_zoo.device import Device
-from ssl_zoo.errors import Interrupted, SslZooError, UserError
-from ssl_zoo.outputs import open_own, replace_file
+from ssl_zoo.errors import Interrupted, SslZooError, Unwritable, UserError
+from ssl_zoo.outputs import locked, replace_file
 from ssl_zoo.plugins import arguments
 from ssl_zoo.run import Run, build_encoder
 from ssl_zoo.training import Silent, Trainer
@@ -89,15 +88,13 @@ class Sweep:
         """
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            lock = open_own(self.out / ".lock", "a")
         except OSError as error:
             raise UserError(f"--out {self.out}: cannot be made: {error.strerror}") from error
-        with lock as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"{self.out}: another process works on this comparison") from None
-            yield
+        try:
+            with locked(self.out / ".lock", wait=False):
+                yield
+        except BlockingIOError:
+            raise UserError(f"{self.out}: another process works on this comparison") from None
 
     def begin(self, cell: Cell) -> None:
         """A cell is being worked on from now on."""
@@ -171,18 +168,21 @@ def rehearse(sweep: Sweep) -> None:
 
 
 @contextmanager
-def stoppable(sweep: Sweep) -> Iterator[None]:
-    """Within, a signal that asks to stop ends the work, wherever it finds it.
+def stoppable(sweep: Sweep, cell: Cell | None = None) -> Iterator[None]:
+    """Within, a signal that asks to stop ends the work on a comparison, or on one cell of it.
 
     Raises:
         Interrupted: one came; it says how to go on.
+        Unwritable: the disk takes no more; likewise.
     """
-    again = shlex.join(["ssl-zoo", *sweep.command()])
+    again = shlex.join(["ssl-zoo", *sweep.command(cell)])
     try:
         with signals.obeyed(again):
             yield
     except Interrupted as error:  # of a cell, it would say how the cell alone goes on
         raise Interrupted(error.signal_number, again) from error
+    except Unwritable as error:
+        raise Unwritable(error.what, again) from error
 
 
 def work(sweep: Sweep, watcher: Watcher) -> None:
@@ -212,7 +212,8 @@ def only(sweep: Sweep, name: str) -> None:
     if name not in known:
         raise UserError(f"--only {name}: there is no such cell; there are: {', '.join(known)}")
     known[name].check()
-    known[name].run()
+    with stoppable(sweep, known[name]):
+        known[name].run()
     if (reason := known[name].failure()) is not None:
         raise SslZooError(f"{name}: {reason}")
 

@@ -8,6 +8,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -196,7 +197,7 @@ class DataSet:
     bank: Split
     classes: tuple[str, ...] | None = None
 
-    @property
+    @cached_property
     def labelled(self) -> bool:
         """Whether there are labels of two classes at least to learn from, and others to test on."""
         if self.test is None or self.test.labels is None or self.bank.labels is None:

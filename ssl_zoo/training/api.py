@@ -12,7 +12,7 @@ from ssl_zoo import distributed, signals
 from ssl_zoo.config import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.device import Device
-from ssl_zoo.errors import Unwritable
+from ssl_zoo.errors import Interrupted, Unwritable
 from ssl_zoo.evaluation import Scores, Subject, baselines, possible, protocols, rehearse, score
 from ssl_zoo.outputs import open_own, writing
 from ssl_zoo.plugins import check_observers
@@ -72,9 +72,12 @@ def train(
             rehearse(trainer.task, trainer.data, device)
             device.reset_peak_memory()
             first = distributed.rank() == 0
-            if run is None:
-                run = Run.create(out, trainer.config) if first else Run(out or "runs")
+            if run is None and first:
+                run = Run.make(out, trainer.config)
+            run = Run(distributed.from_first(str(run.path) if run is not None else ""))
             with run.lock() if first else contextlib.nullcontext():
+                if first and resume is None:
+                    run.begin(trainer.config)
                 _carry_out(trainer, run, reporter, protocol, with_baselines, resume is not None)
     return run
 
@@ -90,16 +93,16 @@ def _carry_out(
     """Train and evaluate in a run's directory, which this process has to itself."""
     first = distributed.rank() == 0
     try:
-        if resumed:
-            _go_on(trainer, run)
-        if first:
-            reporter.started(run, trainer)
-            trainer.tell("ssl_zoo_run_started", run=run, step=trainer.step)
-        if trainer.progress < 1:
-            if first and run.results_file.is_file():
-                run.write_results({"scores": {}, "transfer": {}})  # of weights that move on
-            fit(trainer, run, reporter)
         with signals.obeyed(go_on(run)):
+            if resumed:
+                _go_on(trainer, run)
+            if first:
+                reporter.started(run, trainer)
+                trainer.tell("ssl_zoo_run_started", run=run, step=trainer.step)
+            if trainer.progress < 1:
+                if first and run.results_file.is_file():
+                    run.write_results({"scores": {}, "transfer": {}})  # of weights that move on
+                fit(trainer, run, reporter)
             if first:
                 results = finish(trainer, run, protocol, with_baselines)
                 trainer.tell("ssl_zoo_run_ended", run=run, results=results)
@@ -108,12 +111,12 @@ def _carry_out(
     except Exception as error:
         if first:
             trainer.tell("ssl_zoo_run_stopped", run=run, error=error)
-        if isinstance(error, NotFinite):
+        if isinstance(error, Interrupted | NotFinite):
             raise
         if first and not resumed and trainer.step == 0:
             run.discard()
         elif isinstance(error, Unwritable):
-            raise Unwritable(f"{error}; mend that, and go on with: {go_on(run)}") from error
+            raise Unwritable(error.what, go_on(run)) from error
         raise
 
 
@@ -160,7 +163,7 @@ def finish(trainer: Trainer, run: Run, protocol: Iterable[str], with_baselines: 
             "peak_memory_bytes": peak_memory,
             "precision": device.precision,
             "device": str(device.device),
-            "skipped": dict(data.train.skipped),
+            "skipped": trainer.skipped,
         }
     )
     return run.results()

@@ -14,15 +14,19 @@ from typing import IO, Any, Protocol
 import torch
 
 from ssl_zoo import distributed, signals
-from ssl_zoo.errors import Interrupted
+from ssl_zoo.errors import Interrupted, Unwritable
 from ssl_zoo.evaluation import MIDWAY, Subject, score
 from ssl_zoo.outputs import open_own, writing
+from ssl_zoo.plugins import arguments
 from ssl_zoo.run import Run
 from ssl_zoo.training.replay import keep_step
 from ssl_zoo.training.trainer import Batch, NotFinite, Trainer
 
 SHOWN = 8
 """So many of a batch's samples are told in an error; its file has all."""
+
+MEET_EVERY = 10
+"""Steps after which several processes ask each other whether to stop, if not before."""
 
 
 class Reporter(Protocol):
@@ -96,15 +100,14 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
                         losses = trainer.train_step(step_batches)
                     trainer.seconds = time.monotonic() - start
                     due = trainer.step % config.log_every == 0
-                    if due or alone or trainer.budget.seconds is not None or trainer.progress >= 1:
-                        # Processes agree on when to stop where they meet anyway; but at each step
+                    meeting = trainer.step % min(config.log_every, MEET_EVERY) == 0
+                    if meeting or alone or trainer.budget.seconds is not None or trainer.progress >= 1:
+                        # Several processes agree on when to stop every few steps; but at each
                         # where the rate and the end follow from the time, which each would measure
                         # differently.
                         trainer.seconds, stopped_by = _agree(trainer.seconds, stop.number)
                     if due or trainer.progress >= 1:
-                        with _kept(trainer, run, step_batches):
-                            metrics = trainer.metrics(losses)
-                        record(metrics)
+                        record(trainer.metrics(losses))
                     if (due_evaluations := _evaluations(trainer)) > evaluated:
                         evaluated = due_evaluations
                         record({**trainer.position(), **_evaluate_midway(trainer)})
@@ -120,6 +123,9 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
             if first and trainer.step % trainer.budget.steps_per_epoch == 0:
                 trainer.tell("ssl_zoo_epoch_ended", run=run, epoch=int(trainer.epoch))
         save()
+        _, stopped_by = _agree(trainer.seconds, stop.number)
+        if stopped_by:
+            raise Interrupted(stopped_by, go_on(run))
 
 
 @contextlib.contextmanager
@@ -149,13 +155,18 @@ def _kept(trainer: Trainer, run: Run, batches: list[Batch]) -> Iterator[None]:
     except NotFinite as error:
         numbers = torch.cat([batch.numbers for batch in batches]).tolist()
         some = ", ".join(map(str, numbers[:SHOWN])) + (", …" if len(numbers) > SHOWN else "")
-        file = keep_step(trainer, run, batches)
-        raise NotFinite(f"{error}; kept for a replay, in {file}: samples {some}") from error
+        try:
+            where = f"kept for a replay, in {keep_step(trainer, run, batches)}"
+        except Unwritable as full:
+            where = f"not kept, {full}"
+        raise NotFinite(f"{error}; {where}: samples {some}") from error
 
 
 def go_on(run: Run) -> str:
-    """The command that goes on with a run."""
-    return shlex.join(["ssl-zoo", "train", "--resume", str(run.path)])
+    """The command that goes on with a run, with the plugins and the processes that it has now."""
+    number = distributed.world_size()
+    devices = ["--devices", str(number)] if number > 1 else []
+    return shlex.join(["ssl-zoo", *arguments(), "train", "--resume", str(run.path), *devices])
 
 
 def _evaluations(trainer: Trainer) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ssl_zoo import distributed
 from ssl_zoo.checkpoints import packed, read
 from ssl_zoo.device import Device
+from ssl_zoo.errors import UserError
 from ssl_zoo.outputs import replace_file
 from ssl_zoo.run import Run, build_data, fitting
 from ssl_zoo.task import Losses
@@ -28,7 +29,8 @@ def keep_step(trainer: Trainer, run: Run, batches: list[Batch]) -> Path:
         {**batch._asdict(), "names": names and [names[i] for i in batch.numbers.tolist()]}
         for batch in batches
     ]
-    replace_file(file, packed({**trainer.state_dict(), "batches": drawn}))
+    processes = distributed.world_size()
+    replace_file(file, packed({**trainer.state_dict(), "batches": drawn, "processes": processes}))
     return file
 
 
@@ -38,12 +40,12 @@ def replay(file: str | Path) -> Losses:
     To find the operation that it began with, call this within `torch.autograd.detect_anomaly()`.
 
     Args:
-        file: the ``not_finite.0.pt`` in the run's directory, or that of another process, which is
-            made again without the others.
+        file: the ``not_finite.0.pt`` in the run's directory.
 
     Raises:
         NotFinite: as it was then.
-        UserError: the file, or the run that it lies in, cannot be read.
+        UserError: the file, or the run that it lies in, cannot be read, or the step was one of several
+            processes, none of which can make it alone.
     """
     file = Path(file)
     config = Run.open(file.parent).config()
@@ -52,6 +54,8 @@ def replay(file: str | Path) -> Losses:
         trainer = Trainer(config, build_data(config, device.device), device)
         with fitting(file):
             state = read(file)
+            if state["processes"] > 1:
+                raise UserError(f"a share of a step of {state['processes']} processes; resume the run")
             trainer.load_state_dict(state)
             batches = [Batch(b["raw"], b["numbers"], tuple(b["labels"])) for b in state["batches"]]
         trainer.task.train()

@@ -102,6 +102,7 @@ class Trainer:
         self.grad_norm = torch.zeros(())
         self.phase: Callable[[str], contextlib.AbstractContextManager[object]] = record_function
         self._peak_before = 0
+        self._skipped_before: dict[str, str] = {}
 
     def _wrapped(self) -> nn.Module:
         model: Any = self.task
@@ -126,6 +127,11 @@ class Trainer:
         """The most bytes in use during training so far, as `Device.peak_memory` counts them."""
         now = self.device.peak_memory()
         return None if now is None else max(now, self._peak_before)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """The files that could not be read, with the reason, before a run was taken up too."""
+        return {**self._skipped_before, **self.data.train.skipped}
 
     @property
     def images(self) -> int:
@@ -173,8 +179,7 @@ class Trainer:
 
         Raises:
             NotFinite: a loss or the gradient is no number; the weights are as they were before the step.
-                Where reading a value would make the device wait, only `metrics` tells, and in fp16 the
-                scaler leaves out such steps, until there is nothing left to scale.
+                In fp16 the scaler leaves out such steps, until there is nothing left to scale.
         """
         views = map(self.views, itertools.count(), batches)
         if self.passes is not None or self.config.train.compile:
@@ -202,18 +207,20 @@ class Trainer:
         config = self.config.train
         self.schedule.step_update(int(self.progress * TICKS))
         torch.manual_seed(derive_seed(config.seed, "network", self.step, distributed.rank()))  # dropout
+        totals: list[Tensor] = []
         for i, given in enumerate(views, 1):
             with self._no_gradient_exchange(until=i == number):
                 with self.phase("forward"), self.device.autocast():
                     losses: Losses = self.model(given)
-                self._check("loss", losses.total)
+                totals.append(losses.total.detach())
                 with self.phase("backward"):
                     self.scaler.scale(losses.total / number).backward()
         with self.phase("optimizer"):
             self.scaler.unscale_(self.optimizer)
             most = math.inf if config.clip_norm is None else config.clip_norm
             self.grad_norm = nn.utils.clip_grad_norm_(self.task.parameters(), most)
-            self._check("gradient", self.grad_norm)
+            if not self.scaler.is_enabled():
+                self._check_finite(totals)
             stepped = self._optimizer_step()
         self.step += 1
         if stepped:
@@ -244,14 +251,20 @@ class Trainer:
         """Tell the observers."""
         notify(hook, self.config.train.observers, **arguments)
 
-    def _check(self, what: str, value: Tensor) -> None:
-        """Make sure that what a step is made from is a number, where it can be read at once.
+    def _check_finite(self, losses: list[Tensor]) -> None:
+        """Make sure that what a step is made from are numbers; a single value is read from the device.
+
+        Of several processes all see it at once, as the gradient is the joint one.
 
         Raises:
-            NotFinite: it is not.
+            NotFinite: they are not.
         """
-        if self.device.device.type == "cpu" and not self.scaler.is_enabled() and not value.isfinite():
-            raise self._not_finite(what, value.item(), self.step + 1)
+        values = torch.stack([*(loss.float() for loss in losses), self.grad_norm.float()])
+        if not values.isfinite().all():
+            *read, norm = values.tolist()
+            bad = [loss for loss in read if not math.isfinite(loss)]
+            what, value = ("loss", bad[0]) if bad else ("gradient", norm)
+            raise self._not_finite(what, value, self.step + 1)
 
     def check_weights(self) -> None:
         """Make sure that the weights are numbers, before they take the place of the last good ones.
@@ -259,15 +272,15 @@ class Trainer:
         Raises:
             NotFinite: they are not.
         """
-        for name, parameter in self.task.named_parameters():
-            if not parameter.isfinite().all():
+        for name, tensor in (*self.task.named_parameters(), *self.task.named_buffers()):
+            statistic = name.endswith(("running_mean", "running_var"))  # which a forward pass changes
+            if (isinstance(tensor, nn.Parameter) or statistic) and not tensor.isfinite().all():
                 raise self._not_finite(f"weight {name}", math.nan, self.step)
 
     def _not_finite(self, what: str, value: float, step: int) -> NotFinite:
-        return NotFinite(
-            f"{self.config.task.name}: the {what} is {value} at step {step}; "
-            "lower the learning rate (--lr), or try --precision fp32"
-        )
+        advice = "" if self.device.precision == "fp32" else ", or try --precision fp32"
+        said = f"{self.config.task.name}: the {what} is {value} at step {step}"
+        return NotFinite(f"{said}; lower the learning rate (--lr){advice}")
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -284,18 +297,12 @@ class Trainer:
         """What is logged of a step, means over processes; waits for the device.
 
         Of a step that fp16's scaler left out, what is no number is missing.
-
-        Raises:
-            NotFinite: the loss or the gradient is no number.
         """
         given = {"loss": losses.total.detach(), "grad_norm": self.grad_norm, **losses.logs}
         values = torch.stack([value.float() for value in given.values()])
         measured = dict(zip(given, distributed.mean(values).tolist(), strict=True))
         if self.scaler.is_enabled():
             measured = {name: value for name, value in measured.items() if math.isfinite(value)}
-        for name, what in {"loss": "loss", "grad_norm": "gradient"}.items():
-            if not math.isfinite(measured.get(name, 0.0)):
-                raise self._not_finite(what, measured[name], self.step)
         return {
             **self.position(),
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -323,6 +330,7 @@ class Trainer:
             "seconds": self.seconds,
             "passes": self.passes,
             "peak_memory": self.peak_memory,
+            "skipped": self.skipped,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -334,6 +342,7 @@ class Trainer:
             self.ema.module.load_state_dict(state["ema"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.passes, self._peak_before = state["passes"], state["peak_memory"] or 0
+        self._skipped_before = dict(state["skipped"])
 
 
 def _resolved(config: RunConfig, data: DataSet, device: Device) -> RunConfig:

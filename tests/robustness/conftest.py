@@ -5,12 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, settings
-
-_COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("quick", max_examples=60, **_COMMON)
-settings.register_profile("thorough", max_examples=1000, **_COMMON)
-settings.load_profile("quick")
 
 TRIED: Counter[str] = Counter()
 

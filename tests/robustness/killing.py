@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import random
@@ -11,8 +10,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 
@@ -48,26 +47,45 @@ def until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> bool:
     return True
 
 
-def at_any_moment(rng: random.Random, seconds: float, folder: Path, process: Any) -> None:
-    """Wait for a moment within the time that an undisturbed process takes, its start included."""
-    moment = time.monotonic() + rng.uniform(0, seconds)
-    until(process, lambda: time.monotonic() > moment)
+@dataclass(frozen=True)
+class Times:
+    """Seconds from a process's start to when there is something to lose, and to its end."""
+
+    begun: float
+    ended: float
 
 
-def while_it_writes(rng: random.Random, seconds: float, folder: Path, process: Any) -> None:
-    """Wait until a file is being written, some time after the start."""
-    at_any_moment(rng, 0.7 * seconds, folder, process)
-    until(process, lambda: any(folder.rglob(".*.part")))
-    time.sleep(rng.uniform(0, 0.003))
-
-
-MOMENTS = itertools.cycle([at_any_moment, while_it_writes])
-
-
-def kill(arguments: list[str], folder: Path, rng: random.Random, seconds: float) -> tuple[int, str]:
-    """Start a command and kill it, unless it ends before; the exit code, and what it said."""
+def undisturbed(arguments: list[str], folder: Path) -> Times:
+    """Let a command come to its end; when it began to write, and when it ended."""
+    started = time.monotonic()
     process = start(arguments)
-    next(MOMENTS)(rng, seconds, folder, process)
+    until(process, lambda: any(folder.rglob("config.yaml")))
+    begun = time.monotonic() - started
+    _, said = process.communicate(timeout=LONGEST)
+    assert process.returncode == 0, said
+    return Times(begun, time.monotonic() - started)
+
+
+def kill(
+    arguments: list[str], folder: Path, rng: random.Random, times: Times, writing: bool
+) -> tuple[int, str]:
+    """Start a command and kill it at a random moment, unless it ends before.
+
+    Args:
+        arguments: the command.
+        folder: what it writes into.
+        rng: chooses the moment.
+        times: of the command when it is not disturbed.
+        writing: whether to wait from then on until a file is being written.
+
+    Returns:
+        The exit code, and what it said.
+    """
+    moment = time.monotonic() + rng.uniform(0.8 * times.begun, times.ended)
+    process = start(arguments)
+    if until(process, lambda: time.monotonic() > moment) and writing:
+        until(process, lambda: any(folder.rglob(".*.part")))
+        time.sleep(rng.uniform(0, 0.002))
     process.send_signal(signal.SIGKILL)
     _, said = process.communicate(timeout=LONGEST)
     assert process.returncode in (0, -signal.SIGKILL), said

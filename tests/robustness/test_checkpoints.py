@@ -42,7 +42,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-WHOLE = packed(state(7))
+WHOLE = bytes(packed(state(7)))
 
 
 @pytest.fixture(name="file", scope="module")

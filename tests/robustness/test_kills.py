@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,8 +16,10 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from ssl_zoo.comparison import FILE
+from ssl_zoo.errors import UserError
 from ssl_zoo.run import Run
-from tests.conftest import SMALL, TASKS, figures, flags, ssl_zoo
+from tests.conftest import SMALL, TASKS, figures, flags, small_config, ssl_zoo
 from tests.robustness.killing import (
     check_whole,
     kill,
@@ -23,6 +27,7 @@ from tests.robustness.killing import (
     said_step,
     saved_step,
     start,
+    undisturbed,
     until,
 )
 
@@ -49,12 +54,10 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_never_been(
     tmp_path: Path, task: str, settings: dict[str, float], kills: int, tried: Counter[str]
 ) -> None:
     rng, arguments = random.Random(task), ["train", *flags(task, **settings)]
-    whole, begun = tmp_path / "whole", time.monotonic()
-    process = start([*arguments, "--out", str(whole)])
-    assert process.wait() == 0, process.stderr and process.stderr.read()
-    seconds = time.monotonic() - begun
+    whole = tmp_path / "whole"
+    times = undisturbed([*arguments, "--out", str(whole)], whole)
 
-    survived = 0
+    survived = amid_a_write = 0
     for victim in (tmp_path / f"victim-{i}" for i in range(kills)):
         code = -1
         while code:
@@ -62,8 +65,11 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_never_been(
             resumes = (victim / "config.yaml").is_file()
             now = ["train", "--resume", str(victim)] if resumes else [*arguments, "--out", str(victim)]
             if survived < kills:
-                code, said = kill(now, victim, rng, seconds)
+                begun = time.time()
+                code, said = kill(now, victim, rng, times, writing=survived % 2 == 1)
                 survived += code != 0
+                parts = [part.stat().st_mtime for part in victim.glob(".*.part")]
+                amid_a_write += any(written > begun for written in parts)
             else:
                 process = start(now)
                 said = process.communicate()[1]
@@ -79,8 +85,10 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_never_been(
         if survived == kills:
             break
     assert survived == kills
+    assert amid_a_write > 0
     assert len([line for line in losses(whole) if "loss" in line]) == 66
     tried["kills"] += survived
+    tried["kills amid a write"] += amid_a_write
 
 
 COMPARISON: dict[str, Any] = {
@@ -98,19 +106,17 @@ def test_killed_at_random_moments_a_comparison_ends_as_if_it_had_never_been(
     rng, file = random.Random(kills), tmp_path / "c.yaml"
     file.write_text(yaml.safe_dump(COMPARISON))
     arguments = ["compare", "--config", str(file), "--out"]
-    begun = time.monotonic()
-    assert start([*arguments, str(tmp_path / "whole")]).wait() == 0
-    seconds = time.monotonic() - begun
+    times = undisturbed([*arguments, str(tmp_path / "whole")], tmp_path / "whole")
 
     survived = 0
     for out in (tmp_path / f"victim-{i}" for i in range(kills)):
         code = -1
         while survived < kills and code:
-            code, _ = kill([*arguments, str(out)], out, rng, seconds)
+            code, _ = kill([*arguments, str(out)], out, rng, times, writing=survived % 2 == 1)
             survived += code != 0
             check_whole(out)
         if code:
-            assert start([*arguments, str(out)]).wait() == 0
+            undisturbed([*arguments, str(out)], out)
         assert figures(out) == figures(tmp_path / "whole")
         if survived == kills:
             break
@@ -118,6 +124,22 @@ def test_killed_at_random_moments_a_comparison_ends_as_if_it_had_never_been(
 
 
 # ---- asked to stop
+
+SLOW_EVALUATION = """
+
+import ssl_zoo
+from ssl_zoo.training import api
+
+
+def late(*arguments):
+    time.sleep(30)
+
+
+@ssl_zoo.hookimpl
+def ssl_zoo_run_started(run):
+    api.score = late
+"""
+"""A plugin that gives one the time to send a signal."""
 
 NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
 
@@ -143,13 +165,15 @@ def test_a_signal_saves_and_says_how_to_go_on(
 def test_a_signal_while_what_was_learnt_is_evaluated_says_so_too(
     tmp_path: Path, number: signal.Signals, tried: Counter[str]
 ) -> None:
-    run = tmp_path / "run"
-    process = start(["train", *flags("simclr"), "--out", str(run)])
+    run, slow = tmp_path / "run", tmp_path / "slow.py"
+    slow.write_text(SLOW_EVALUATION)
+    process = start(["--plugin", str(slow), "train", *flags("simclr"), "--out", str(run)])
     assert until(process, (run / "backbone.safetensors").is_file)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert said.splitlines()[-1].endswith(f"go on with: ssl-zoo train --resume {run}")
+    again = f"ssl-zoo --plugin {slow} train --resume {run}"
+    assert said.splitlines()[-1] == f"error: stopped, and saved; go on with: {again}"
     assert not (run / "results.json").exists()
     resumed = ssl_zoo("train", "--resume", run)
     assert resumed.returncode == 0, resumed.stderr
@@ -169,7 +193,7 @@ def test_a_signal_stops_a_comparison_with_what_to_do_next(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    again = f"ssl-zoo compare --config {out}/comparison.yaml --out {out}"
+    again = f"ssl-zoo compare --config {out / FILE} --out {out}"
     assert said.splitlines()[-1] == f"error: stopped, and saved; go on with: {again}"
     assert len(losses(out / "simclr-0")) == saved_step(out / "simclr-0")
     tried["signals"] += 1
@@ -192,6 +216,33 @@ def test_of_two_processes_on_one_run_the_second_is_refused(tmp_path: Path) -> No
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert len(losses(run)) == saved_step(run)
+
+
+def test_who_comes_second_to_a_place_changes_nothing_there(tmp_path: Path) -> None:
+    # Both have seen that the place is free; the first has it now, and has written nothing yet.
+    first, second = (Run.make(tmp_path / "run", small_config("simclr")) for _ in range(2))
+    with first.lock():
+        with pytest.raises(UserError, match="another process is training this run"), second.lock():
+            pass
+        first.begin(small_config("simclr"))
+    with second.lock(), pytest.raises(UserError, match="exists and is not empty"):
+        second.begin(small_config("moco"))
+    assert first.config().task.name == "simclr"
+
+
+def test_results_that_two_processes_add_at_once_are_all_there(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", small_config("simclr"))
+    program = (
+        "import sys; from ssl_zoo.run import Run\n"
+        "for i in range(40): Run(sys.argv[1]).add_scores({sys.argv[2]: {f'score {i}': float(i)}})"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", program, str(run.path), name]) for name in ("a", "b")
+    ]
+    while any(process.poll() is None for process in both):
+        run.results()  # never half of it
+    assert [process.returncode for process in both] == [0, 0]
+    assert {name: len(row) for name, row in run.results()["scores"].items()} == {"a": 40, "b": 40}
 
 
 def test_of_two_processes_that_begin_in_one_place_one_is_refused(tmp_path: Path) -> None:

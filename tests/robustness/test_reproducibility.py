@@ -76,8 +76,6 @@ def first(
     run = train(settings(request.param, photos), out=tmp_path_factory.mktemp("first") / "run")
     return First(request.param, run.path, outcome(run.path))
 
-    return First(request.param, run.path, outcome(run.path))
-
 
 def disturb(seed: int) -> list[Any]:
     """Put every random state of the process where nothing here would; these states."""
@@ -145,7 +143,10 @@ def test_every_protocol_gives_the_same_scores_again(
     tried["evaluations"] += 2
 
 
-@pytest.mark.parametrize("task", ["byol", "supervised"])
+@pytest.mark.parametrize(
+    "task",
+    ["byol", *(pytest.param(t, marks=pytest.mark.slow) for t in (*TASKS, "supervised") if t != "byol")],
+)
 def test_where_images_are_decoded_and_by_how_many_threads_changes_nothing(
     task: str, photos: Path, tmp_path: Path, tried: Counter[str]
 ) -> None:
