@@ -126,6 +126,7 @@ def test_killed_at_random_moments_a_comparison_ends_as_if_it_had_never_been(
 # ---- asked to stop
 
 SLOW_EVALUATION = """
+import time
 
 import ssl_zoo
 from ssl_zoo.training import api

@@ -42,6 +42,7 @@ from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.exporting import export
 from ssl_zoo.reporting import report
 from ssl_zoo.run import Run, provenance
+from ssl_zoo.settings import _Dumper
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.training import train
 from tests.conftest import Call, flags, small_config
@@ -408,7 +409,7 @@ def test_no_plugin_is_loaded_because_a_run_names_it(
     config = yaml.safe_load(run.config_file.read_text())
     config["provenance"] |= {"command": f"ssl-zoo --plugin {plugin} train", "plugins": [str(plugin)]}
     config["train"]["observers"] = ["evil", "evil.py", str(plugin)]
-    run.config_file.write_text(yaml.safe_dump(config))
+    run.config_file.write_text(yaml.dump(config, Dumper=_Dumper))
     for command in commands(run.path).values():
         call(*command)
         assert not canary.exists(), command
@@ -500,7 +501,7 @@ def with_steps_left(run: Run) -> list[list[str | Path]]:
     """Commands that write all there is to be written in a run, once there is something left to do."""
     config = yaml.safe_load(run.config_file.read_text())
     config["train"] |= {"epochs": None, "images": 512, "checkpoint_seconds": 0}
-    run.config_file.write_text(yaml.safe_dump(config))
+    run.config_file.write_text(yaml.dump(config, Dumper=_Dumper))
     return [commands(run.path)[name] for name in ("train", "report")]
 
 
@@ -756,7 +757,7 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     made = settings["provenance"]
     made |= {"command": MARKUP[1], "started": MARKUP[2], "python": MARKUP[3], "git": MARKUP[4]}
     made["versions"] |= {text: text for text in MARKUP}
-    run.config_file.write_text(yaml.safe_dump(settings, allow_unicode=True))
+    run.config_file.write_text(yaml.dump(settings, Dumper=_Dumper, allow_unicode=True))
     results = run.results()
     results["scores"] |= {text: {"knn": 50.0 + i} for i, text in enumerate(MARKUP)}
     results |= {"device": MARKUP[5], "precision": MARKUP[6], "left_out": MARKUP[7]}
