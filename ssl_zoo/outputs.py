@@ -100,15 +100,20 @@ def _alone(file: Path) -> Iterator[IO[bytes]]:
         if file.is_symlink():  # which would lead what is written elsewhere
             file.unlink()
         with open_own(file, "ab") as opened:
-            with contextlib.suppress(
-                OSError
-            ):  # where there are no locks, there is one process, hopefully
+            with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(opened, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):  # by now it may have been renamed
-                if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
-                    opened.truncate(0)
-                    yield opened
-                    return
+            if _is_still(file, opened):
+                opened.truncate(0)
+                yield opened
+                return
+
+
+def _is_still(file: Path, opened: IO[bytes]) -> bool:
+    """Whether an open file still has its name, which another process may have changed meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(opened.fileno()), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def replace_file(

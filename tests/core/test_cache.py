@@ -29,7 +29,7 @@ from ssl_zoo.data.splits import MappedSplit
 from ssl_zoo.errors import UserError
 from tests.conftest import flags, ssl_zoo
 from tests.core.pictures import broken, everything, folder, named, one_line, photo, write
-from tests.core.test_resume import losses, start_and_signal
+from tests.robustness.killing import losses, start_and_signal
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from ssl_zoo.training import Silent, train
 from ssl_zoo_observers import tensorboard, weights_biases
 from ssl_zoo_observers.scores import named_scores
 from tests.conftest import flags, small_config, ssl_zoo
-from tests.core.test_resume import start_and_signal
+from tests.robustness.killing import start_and_signal
 
 STEPS = 1437 // 128
 MISSING = "the extra ssl-zoo[tensorboard] is not installed"

@@ -25,14 +25,16 @@ LONGEST = 300.0
 """Seconds after which a command hangs."""
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    """A command of ssl-zoo as a process."""
+def start(
+    arguments: list[str], environment: dict[str, str] | None = ENVIRONMENT
+) -> subprocess.Popen[str]:
+    """A command of ssl-zoo as a process, which computes with one thread; None: as this process would."""
     return subprocess.Popen(
         command(*arguments),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=ENVIRONMENT,
+        env=environment,
     )
 
 
@@ -45,6 +47,17 @@ def until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> bool:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     return True
+
+
+def start_and_signal(arguments: list[str], run: Path, number: int, after: int) -> int:
+    """Start a run, send a signal once so many lines are logged, and return the exit code."""
+    process = start([*arguments, "--out", str(run)], None)
+    metrics = run / "metrics.jsonl"
+    logged = until(process, lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= after)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert logged, said
+    return process.returncode
 
 
 @dataclass(frozen=True)
