@@ -212,7 +212,7 @@ class Trainer:
             with self._no_gradient_exchange(until=i == number):
                 with self.phase("forward"), self.device.autocast():
                     losses: Losses = self.model(given)
-                totals.append(losses.total.detach())
+                totals.append(losses.total.detach().reshape(()))
                 with self.phase("backward"):
                     self.scaler.scale(losses.total / number).backward()
         with self.phase("optimizer"):
@@ -299,7 +299,7 @@ class Trainer:
         Of a step that fp16's scaler left out, what is no number is missing.
         """
         given = {"loss": losses.total.detach(), "grad_norm": self.grad_norm, **losses.logs}
-        values = torch.stack([value.float() for value in given.values()])
+        values = torch.stack([value.float().reshape(()) for value in given.values()])
         measured = dict(zip(given, distributed.mean(values).tolist(), strict=True))
         if self.scaler.is_enabled():
             measured = {name: value for name, value in measured.items() if math.isfinite(value)}

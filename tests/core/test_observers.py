@@ -99,7 +99,7 @@ def test_a_run_whose_start_was_not_seen_is_let_be(tmp_path: Path, observer: Any)
     run = Run.create(tmp_path / "run", small_config("moco"))
     observer.ssl_zoo_step_logged(run, {"step": 1, "loss": 2.0})
     observer.ssl_zoo_run_ended(run, RESULTS)
-    assert [file.name for file in run.path.iterdir()] == ["config.yaml"]
+    assert {file.name for file in run.path.iterdir()} == {"config.yaml", ".lock"}
 
 
 # ---- TensorBoard
