@@ -145,6 +145,16 @@ def ssl_zoo_run_started(run):
 NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
 
 
+def stopped(process: subprocess.Popen[str], number: int) -> str:
+    """Ask a process to stop; the command that its last line says it goes on with."""
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    start_of_line, _, again = said.splitlines()[-1].partition("; go on with: ")
+    assert start_of_line == "error: stopped, and saved"
+    return again
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_saves_and_says_how_to_go_on(
     tmp_path: Path, number: signal.Signals, tried: Counter[str]
@@ -152,11 +162,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
     run = tmp_path / "a run"
     process = start(["train", *flags("simclr", train__epochs=200), "--out", str(run)])
     assert until(process, lambda: len(Run(run).metrics()) > 3)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    last = said.splitlines()[-1]
-    assert last == f"error: stopped, and saved; go on with: ssl-zoo train --resume '{run}'"
+    assert stopped(process, number) == f"ssl-zoo train --resume '{run}'"
     # What was logged and what was saved agree, so nothing is lost or repeated.
     assert len(losses(run)) == saved_step(run)
     tried["signals"] += 1
@@ -170,11 +176,7 @@ def test_a_signal_while_what_was_learnt_is_evaluated_says_so_too(
     slow.write_text(SLOW_EVALUATION)
     process = start(["--plugin", str(slow), "train", *flags("simclr"), "--out", str(run)])
     assert until(process, (run / "backbone.safetensors").is_file)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    again = f"ssl-zoo --plugin {slow} train --resume {run}"
-    assert said.splitlines()[-1] == f"error: stopped, and saved; go on with: {again}"
+    assert stopped(process, number) == f"ssl-zoo --plugin {slow} train --resume {run}"
     assert not (run / "results.json").exists()
     resumed = ssl_zoo("train", "--resume", run)
     assert resumed.returncode == 0, resumed.stderr
@@ -191,11 +193,7 @@ def test_a_signal_stops_a_comparison_with_what_to_do_next(
     file.write_text(yaml.safe_dump({**COMPARISON, "baselines": [], "set": settings}))
     process = start(["compare", "--config", str(file), "--out", str(out)])
     assert until(process, lambda: len(Run(out / "simclr-0").metrics()) > 3)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    again = f"ssl-zoo compare --config {out / FILE} --out {out}"
-    assert said.splitlines()[-1] == f"error: stopped, and saved; go on with: {again}"
+    assert stopped(process, number) == f"ssl-zoo compare --config {out / FILE} --out {out}"
     assert len(losses(out / "simclr-0")) == saved_step(out / "simclr-0")
     tried["signals"] += 1
 
