@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ssl_zoo.errors import UserError, first_line
-from ssl_zoo.outputs import replace_file
+from ssl_zoo.runtime.files import replace_file
 
 log = logging.getLogger("ssl_zoo.checkpoints")
 

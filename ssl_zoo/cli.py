@@ -159,7 +159,7 @@ def train(
         if out is not None and os.environ.get("RANK", "0") == "0":
             Run(out).check_free()
     if devices > 1 and "WORLD_SIZE" not in os.environ:
-        from ssl_zoo.launch import launch
+        from ssl_zoo.runtime.launch import launch
 
         raise typer.Exit(launch(devices, sys.argv[1:]))
 

@@ -22,8 +22,8 @@ from torch import nn
 from ssl_zoo.backbones import timm_arguments
 from ssl_zoo.config import BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError, first_line
-from ssl_zoo.outputs import check_output, replace_file
 from ssl_zoo.run import load_backbone, read_backbone
+from ssl_zoo.runtime.files import check_output, replace_file
 from ssl_zoo.spec import ImageSpec
 
 FORMATS = {".safetensors": (), ".onnx": ("onnx", "onnxscript")}

@@ -20,9 +20,9 @@ from torch.profiler import profile as profiling
 
 from ssl_zoo.config import RunConfig
 from ssl_zoo.data import DataSet
-from ssl_zoo.device import Device
 from ssl_zoo.errors import UserError
 from ssl_zoo.run import build_data, new_folder
+from ssl_zoo.runtime.device import Device
 from ssl_zoo.training import Trainer
 from ssl_zoo.training.trainer import PHASES, Batch
 from ssl_zoo.training.tuning import tuned

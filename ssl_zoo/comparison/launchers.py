@@ -22,7 +22,7 @@ import torch
 from ssl_zoo.comparison.cells import Cell
 from ssl_zoo.comparison.sweep import Launcher, Sweep, Watcher, cores, work
 from ssl_zoo.errors import UserError
-from ssl_zoo.outputs import open_own
+from ssl_zoo.runtime.files import open_own
 
 POLL = 1.0
 """Seconds between looks at how far the cells of other processes have got."""

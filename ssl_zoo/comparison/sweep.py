@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from ssl_zoo import signals
 from ssl_zoo.comparison.cells import Cell, cells, shared_data
 from ssl_zoo.comparison.config import Comparison
-from ssl_zoo.device import Device
 from ssl_zoo.errors import Interrupted, SslZooError, Unwritable, UserError
-from ssl_zoo.outputs import locked, replace_file
 from ssl_zoo.plugins import arguments
 from ssl_zoo.run import Run, build_encoder
+from ssl_zoo.runtime import signals
+from ssl_zoo.runtime.device import Device
+from ssl_zoo.runtime.files import locked, replace_file
 from ssl_zoo.training import Silent, Trainer
 
 FILE = "compare.yaml"

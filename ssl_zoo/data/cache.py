@@ -40,7 +40,7 @@ from ssl_zoo.data.decode import printable
 from ssl_zoo.data.lazy import Origin, Pictures
 from ssl_zoo.data.splits import Rows
 from ssl_zoo.errors import UserError
-from ssl_zoo.outputs import put_in_place
+from ssl_zoo.runtime.files import put_in_place
 
 log = logging.getLogger("ssl_zoo.data")
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ssl_zoo.data import DataSet, Split
-from ssl_zoo.device import Device
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.features import Features, extract, sample
+from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder, Task
 
 Embed = Callable[[Tensor], Tensor]

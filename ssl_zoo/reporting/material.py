@@ -15,13 +15,13 @@ from ssl_zoo.comparison.table import Outcome
 from ssl_zoo.config import EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.data.decode import printable
-from ssl_zoo.device import Device
 from ssl_zoo.errors import SslZooError, UserError, first_line
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.scoring import of_encoder
 from ssl_zoo.faults import FAILURES, where
 from ssl_zoo.records import is_there
 from ssl_zoo.run import Run, build_data
+from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Task
 
 Kind = Literal["trained", "untrained", "raw"]

@@ -11,10 +11,10 @@ from typing import Any
 from ssl_zoo.comparison.render import environment
 from ssl_zoo.comparison.render import page as table_page
 from ssl_zoo.data.decode import printable
-from ssl_zoo.outputs import check_output, replace_file
 from ssl_zoo.reporting import cost, curves, embedding, made, sights
 from ssl_zoo.reporting.material import Material, Missing, Studio, attempt, gather
 from ssl_zoo.reporting.pictures import Look, looks
+from ssl_zoo.runtime.files import check_output, replace_file
 
 
 def report(folder: str | Path, to: str | Path | None = None, *, map: str = "auto") -> Path:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from ssl_zoo.config import BackboneConfig, DataConfig, RunConfig, TaskConfig, TrainConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.data.splits import ArraySplit
-from ssl_zoo.device import Device
+from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
 from ssl_zoo.testing.setting import TINY, Setting, Source, image_settings
 from ssl_zoo.training import Trainer

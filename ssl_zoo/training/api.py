@@ -8,15 +8,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ssl_zoo import distributed, signals
+from ssl_zoo import distributed
 from ssl_zoo.config import RunConfig
 from ssl_zoo.data import DataSet
-from ssl_zoo.device import Device
 from ssl_zoo.errors import Interrupted, Unwritable
 from ssl_zoo.evaluation import Scores, Subject, baselines, possible, protocols, rehearse, score
-from ssl_zoo.outputs import open_own, writing
 from ssl_zoo.plugins import check_observers
 from ssl_zoo.run import Run, build_data, build_task, fitting
+from ssl_zoo.runtime import signals
+from ssl_zoo.runtime.device import Device
+from ssl_zoo.runtime.files import open_own, writing
 from ssl_zoo.training.loop import Reporter, Silent, fit, go_on
 from ssl_zoo.training.trainer import NotFinite, Trainer
 from ssl_zoo.training.tuning import tuned

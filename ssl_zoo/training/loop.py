@@ -13,12 +13,13 @@ from typing import IO, Any, Protocol
 
 import torch
 
-from ssl_zoo import distributed, signals
+from ssl_zoo import distributed
 from ssl_zoo.errors import Interrupted, Unwritable
 from ssl_zoo.evaluation import MIDWAY, Subject, score
-from ssl_zoo.outputs import open_own, writing
 from ssl_zoo.plugins import arguments
 from ssl_zoo.run import Run
+from ssl_zoo.runtime import signals
+from ssl_zoo.runtime.files import open_own, writing
 from ssl_zoo.training.replay import keep_step
 from ssl_zoo.training.trainer import Batch, NotFinite, Trainer
 

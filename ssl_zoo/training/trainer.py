@@ -18,10 +18,10 @@ from torch.profiler import record_function
 from ssl_zoo import distributed
 from ssl_zoo.config import RunConfig
 from ssl_zoo.data import DataSet, LazySplit, batches
-from ssl_zoo.device import Device
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.plugins import notify
 from ssl_zoo.run import build_task
+from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
 from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.optimizer import TICKS, create_optimizer, create_schedule

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from ssl_zoo import distributed
 from ssl_zoo.config import RunConfig, TrainConfig
 from ssl_zoo.data import DataSet
-from ssl_zoo.device import Device
 from ssl_zoo.errors import SslZooError
+from ssl_zoo.runtime.device import Device
 from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.trainer import Trainer
 

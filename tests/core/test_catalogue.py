@@ -17,8 +17,8 @@ import torchvision
 
 from ssl_zoo.data import LazySplit
 from ssl_zoo.data.catalogue import CATALOGUE
-from ssl_zoo.device import Device
 from ssl_zoo.evaluation import Subject
+from ssl_zoo.runtime.device import Device
 from tests.core.pictures import CPU, everything, go_offline, idx, named, photo, write
 
 

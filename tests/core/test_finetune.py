@@ -9,10 +9,10 @@ import torch
 
 from ssl_zoo.config import BackboneConfig
 from ssl_zoo.data import ArraySplit, DataSet
-from ssl_zoo.device import Device
 from ssl_zoo.evaluation import Subject, score
 from ssl_zoo.evaluation.finetune import LAYER_DECAY, WEIGHT_DECAY, Classifier, finetune, groups
 from ssl_zoo.run import build_data, build_encoder
+from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder
 from tests.conftest import small_config
 

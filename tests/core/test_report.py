@@ -27,7 +27,6 @@ from PIL import Image
 from ssl_zoo.comparison import compare, open_sweep
 from ssl_zoo.config import EncoderConfig
 from ssl_zoo.data import ArraySplit, DataSet
-from ssl_zoo.device import Device
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.reporting import embedding, report, sights
@@ -45,6 +44,7 @@ from ssl_zoo.reporting.pictures import (
     spread,
 )
 from ssl_zoo.run import Run
+from ssl_zoo.runtime.device import Device
 from ssl_zoo.spec import Spec
 from ssl_zoo.training import train
 from tests.conftest import small_config

@@ -17,13 +17,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.outputs import replace_file
 from ssl_zoo.run import (
     Run,
     build_data,
     build_task,
     load_backbone,
 )
+from ssl_zoo.runtime.files import replace_file
 from ssl_zoo.training import train
 from tests.conftest import small_config
 

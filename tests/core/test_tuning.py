@@ -14,8 +14,8 @@ from torch import Tensor
 from ssl_zoo import plugins
 from ssl_zoo.config import RunConfig
 from ssl_zoo.data import load
-from ssl_zoo.device import Device
 from ssl_zoo.run import Run
+from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses
 from ssl_zoo.training import Trainer, train, tuning
 from ssl_zoo_vision.simclr import SimCLR

@@ -77,7 +77,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def drawn_at(step: int, config: Any) -> Tensor:
     """The numbers of the samples that a step of the first epoch draws, from the run's seed alone."""
-    from ssl_zoo.device import Device
+    from ssl_zoo.runtime.device import Device
     from ssl_zoo.training import Trainer
 
     trainer = Trainer(config, build_data(config, CPU), Device.choose(config.train))

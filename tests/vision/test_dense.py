@@ -18,9 +18,9 @@ from torchvision.ops import masks_to_boxes
 from ssl_zoo.backbones import create_backbone
 from ssl_zoo.config import BackboneConfig, DataConfig
 from ssl_zoo.data import ArraySplit, DataSet, load
-from ssl_zoo.device import Device
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.evaluation.subject import Subject
+from ssl_zoo.runtime.device import Device
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder
 from ssl_zoo_vision.dense import canvases, segmentation

@@ -19,8 +19,8 @@ from ssl_zoo_infomax.mine import MINE, estimate
 from torch import Tensor, nn
 
 from ssl_zoo import UserError, distributed
-from ssl_zoo.device import Device
 from ssl_zoo.evaluation import Subject, known_metrics, known_protocols
+from ssl_zoo.runtime.device import Device
 from ssl_zoo.testing import Case, Check, Images, parametrize_with_checks
 from ssl_zoo.views import Rng
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from ssl_zoo import signals
+from ssl_zoo.runtime import signals
 
 GRACE = 10
 """Seconds that the others are given once a process has failed."""

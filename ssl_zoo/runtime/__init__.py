@@ -1,0 +1,1 @@
+"""The process: device, files, signals, and several processes on one machine."""
