@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ssl_zoo.errors import SslZooError, Unsuitable, UserError
     from ssl_zoo.evaluation import evaluate
     from ssl_zoo.exporting import export
-    from ssl_zoo.hooks import hookimpl
     from ssl_zoo.options import CropOptions
+    from ssl_zoo.plugins.hookspecs import hookimpl
     from ssl_zoo.reporting import report
     from ssl_zoo.run import Run, load_backbone
     from ssl_zoo.settings import load_config

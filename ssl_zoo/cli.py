@@ -109,7 +109,7 @@ def _global(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    from ssl_zoo import plugins
+    from ssl_zoo.plugins.registry import registry as plugins
 
     plugins.disable(no_plugin or ())
     for file in plugin or ():
@@ -380,7 +380,8 @@ def tasks(
     json: Json = False,
 ) -> None:
     """List the tasks, or show one task's options with their defaults."""
-    from ssl_zoo import console, plugins
+    from ssl_zoo import console
+    from ssl_zoo.plugins.registry import registry as plugins
 
     if name is not None:
         console.print_task(name, plugins.load_task(name), json)
@@ -434,7 +435,8 @@ def new_task(
 @app.command()
 def plugins(json: Json = False) -> None:
     """List every plugin with its distribution, what it contributes, and what is wrong with it."""
-    from ssl_zoo import console, plugins
+    from ssl_zoo import console
+    from ssl_zoo.plugins.registry import registry as plugins
 
     console.print_plugins(plugins.plugins(check=True), json)
 
@@ -539,7 +541,7 @@ def _explain(error: Exception) -> tuple[str, int]:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "ssl-zoo"
         return f"{error.format_message()} (see {command} --help)", 2
-    from ssl_zoo.plugins import blame
+    from ssl_zoo.plugins.registry import blame
 
     said = blame(error)
     if said is None and isinstance(error, OSError) and error.strerror is not None:

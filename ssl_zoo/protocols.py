@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ssl_zoo.hooks import hookimpl
+from ssl_zoo.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from ssl_zoo.evaluation import Protocol

@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ssl_zoo import plugins
-from ssl_zoo.entries import Entry, canonical, installed
 from ssl_zoo.errors import UserError, did_you_mean
+from ssl_zoo.plugins.entry_points import Entry, canonical, installed
+from ssl_zoo.plugins.registry import registry as plugins
 
 KINDS = ("joint-embedding", "predictive", "masked")
 """What a task starts from: views that attract, a change to be told, or pixels to be filled in."""

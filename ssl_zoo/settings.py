@@ -15,8 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from ssl_zoo.config import BUDGETS, EncoderConfig, RunConfig, TaskConfig
 from ssl_zoo.errors import UserError, did_you_mean
-from ssl_zoo.faults import short, where
-from ssl_zoo.plugins import load_task, tasks
+from ssl_zoo.plugins.registry import load_task, tasks
+from ssl_zoo.plugins.validation import short, where
 
 _SECTIONS = ("task", "data", "backbone", "train", "provenance")
 _MODELS: dict[str, type[BaseModel]] = {

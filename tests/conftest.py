@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ssl_zoo import cli, plugins
+from ssl_zoo import cli
 from ssl_zoo.config import RunConfig
-from ssl_zoo.entries import installed
+from ssl_zoo.plugins.entry_points import installed
+from ssl_zoo.plugins.registry import registry as plugins
 from ssl_zoo.settings import load_config
 
 _COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}

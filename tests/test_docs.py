@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from ssl_zoo import hooks, plugins
 from ssl_zoo.comparison import compare
-from ssl_zoo.faults import HOOKS
+from ssl_zoo.plugins import hookspecs as hooks
+from ssl_zoo.plugins.registry import registry as plugins
+from ssl_zoo.plugins.validation import HOOKS
 from ssl_zoo.training import train
 from tests.conftest import OTHERS, SMALL, Call, small_config
 from tests.core.pictures import photo, write

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from ssl_zoo import entries, plugins
-from ssl_zoo import hooks as specs
-from ssl_zoo.entries import installed
 from ssl_zoo.errors import UserError
-from ssl_zoo.faults import HOOKS, OBSERVING
+from ssl_zoo.plugins import entry_points as entries
+from ssl_zoo.plugins import hookspecs as specs
+from ssl_zoo.plugins.entry_points import installed
+from ssl_zoo.plugins.registry import registry as plugins
+from ssl_zoo.plugins.validation import HOOKS, OBSERVING
 from ssl_zoo.task import Losses, Task
 from tests.conftest import OTHERS
 
@@ -757,4 +758,4 @@ def test_every_hook_is_documented(hook: str) -> None:
 def test_the_manager_knows_every_hook() -> None:
     manager = plugins.hooks()
     assert all(getattr(manager.hook, hook).spec is not None for hook in HOOKS)
-    assert logging.getLogger("ssl_zoo.plugins").level <= logging.WARNING
+    assert logging.getLogger("ssl_zoo.plugins.registry").level <= logging.WARNING

@@ -21,8 +21,8 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, Unwritable, UserError, first_line
 from ssl_zoo.evaluation import Subject, possible, score
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
-from ssl_zoo.faults import FAILURES, where
-from ssl_zoo.plugins import blame
+from ssl_zoo.plugins.registry import blame
+from ssl_zoo.plugins.validation import FAILURES, where
 from ssl_zoo.run import Run, load_data
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import locked, replace_file

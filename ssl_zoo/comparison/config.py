@@ -17,7 +17,7 @@ from ssl_zoo.data.decode import printable
 from ssl_zoo.errors import UserError, did_you_mean
 from ssl_zoo.evaluation import protocols
 from ssl_zoo.evaluation.scoring import UNTRAINED
-from ssl_zoo.plugins import check_observers, load_task, tasks
+from ssl_zoo.plugins.registry import check_observers, load_task, tasks
 from ssl_zoo.settings import Given, load_config, load_encoder_config, read_yaml
 
 RAW = "pixels"

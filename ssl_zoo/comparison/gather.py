@@ -14,7 +14,7 @@ from ssl_zoo.config import BUDGETS, NARROW_RESNET, EncoderConfig, RunConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate, protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED
-from ssl_zoo.plugins import load_task
+from ssl_zoo.plugins.registry import load_task
 from ssl_zoo.run import Run
 
 

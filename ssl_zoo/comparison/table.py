@@ -10,8 +10,8 @@ from typing import Any, Literal
 from ssl_zoo.comparison.statistics import Estimate, differ
 from ssl_zoo.errors import UserError, did_you_mean
 from ssl_zoo.evaluation import Scores, known_metrics, warnings
-from ssl_zoo.faults import FAILURES, where
-from ssl_zoo.plugins import collect
+from ssl_zoo.plugins.registry import collect
+from ssl_zoo.plugins.validation import FAILURES, where
 from ssl_zoo.run import Run
 
 log = logging.getLogger("ssl_zoo.comparison")

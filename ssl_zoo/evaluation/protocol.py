@@ -9,8 +9,8 @@ from typing import Literal
 
 from ssl_zoo.errors import UserError, did_you_mean
 from ssl_zoo.evaluation.subject import Subject
-from ssl_zoo.faults import FAILURES, where
-from ssl_zoo.plugins import collect
+from ssl_zoo.plugins.registry import collect
+from ssl_zoo.plugins.validation import FAILURES, where
 
 log = logging.getLogger("ssl_zoo.evaluation")
 

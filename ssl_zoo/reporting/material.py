@@ -18,7 +18,7 @@ from ssl_zoo.data.decode import printable
 from ssl_zoo.errors import SslZooError, UserError, first_line
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.scoring import of_encoder
-from ssl_zoo.faults import FAILURES, where
+from ssl_zoo.plugins.validation import FAILURES, where
 from ssl_zoo.records import is_there
 from ssl_zoo.run import Run, build_data
 from ssl_zoo.runtime.device import Device

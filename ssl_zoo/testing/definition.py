@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ssl_zoo.config import BackboneConfig, DataConfig, TrainConfig
-from ssl_zoo.faults import short, task_fault
+from ssl_zoo.plugins.validation import short, task_fault
 from ssl_zoo.testing.case import Case, CheckFailed, require
 from ssl_zoo.testing.suite import promise
 from ssl_zoo.training.optimizer import create_optimizer

@@ -18,8 +18,9 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from ssl_zoo import distributed, plugins
-from ssl_zoo.faults import FAILURES, where
+from ssl_zoo import distributed
+from ssl_zoo.plugins.registry import registry as plugins
+from ssl_zoo.plugins.validation import FAILURES, where
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped, backward, require, snapshot
 from ssl_zoo.testing.suite import promise

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ssl_zoo.faults import FAILURES, where
+from ssl_zoo.plugins.validation import FAILURES, where
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import (
     Case,

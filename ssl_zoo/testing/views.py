@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssl_zoo.errors import UserError, first_line
-from ssl_zoo.faults import FAILURES, where
+from ssl_zoo.plugins.validation import FAILURES, where
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped, compute, require, same
 from ssl_zoo.testing.suite import promise

@@ -14,11 +14,12 @@ import torch
 import yaml
 
 import ssl_zoo
-from ssl_zoo import entries, plugins
 from ssl_zoo.comparison import FILE, compare, open_sweep, run, tabulate
 from ssl_zoo.comparison.config import conditions
 from ssl_zoo.comparison.gather import sweep_table
 from ssl_zoo.errors import UserError
+from ssl_zoo.plugins import entry_points as entries
+from ssl_zoo.plugins.registry import registry as plugins
 from ssl_zoo.run import Run
 from ssl_zoo.settings import dump_config
 from ssl_zoo.training import train

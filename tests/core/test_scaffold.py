@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
-from ssl_zoo import plugins, scaffold
+from ssl_zoo import scaffold
 from ssl_zoo.errors import UserError
+from ssl_zoo.plugins.registry import registry as plugins
 from ssl_zoo.scaffold import KINDS, new_task
 from ssl_zoo.testing import outcomes, task_checks
 

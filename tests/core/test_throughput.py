@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_zoo import plugins
 from ssl_zoo.config import RunConfig
+from ssl_zoo.plugins.registry import registry as plugins
 from ssl_zoo.throughput import FEWEST_PAIRS, PREPARED, bench
 from ssl_zoo.training.trainer import PHASES
 from ssl_zoo.views import Rng

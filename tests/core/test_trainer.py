@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ssl_zoo import plugins
 from ssl_zoo.config import DEFAULT_EPOCHS, RunConfig, TrainConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject, score
+from ssl_zoo.plugins.registry import registry as plugins
 from ssl_zoo.run import Run, build_data, build_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Field, Losses, Task, TaskOptions

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_zoo import plugins
 from ssl_zoo.config import RunConfig
 from ssl_zoo.data import load
+from ssl_zoo.plugins.registry import registry as plugins
 from ssl_zoo.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses

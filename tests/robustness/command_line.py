@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ssl_zoo import cli, plugins
+from ssl_zoo import cli
+from ssl_zoo.plugins.registry import registry as plugins
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from ssl_zoo import compare, evaluate, plugins, train
+from ssl_zoo import compare, evaluate, train
+from ssl_zoo.plugins.registry import registry as plugins
 from tests.conftest import TASKS, command, flags, small_config
 from tests.core.pictures import photo, write
 from tests.memory import PROCESS, Held

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ssl_zoo import hooks
 from ssl_zoo.errors import did_you_mean
+from ssl_zoo.plugins import hookspecs as hooks
 
 FAILURES = (Exception, SystemExit)
 """What running a plugin's code may raise without it being the zoo's fault, or the process's end."""

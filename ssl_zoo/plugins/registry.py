@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from ssl_zoo import hooks as specs
-from ssl_zoo.entries import Entry, canonical, describe, first_line, installed
 from ssl_zoo.errors import UserError, did_you_mean
-from ssl_zoo.faults import (
+from ssl_zoo.plugins import hookspecs as specs
+from ssl_zoo.plugins.entry_points import Entry, canonical, describe, first_line, installed
+from ssl_zoo.plugins.validation import (
     FAILURES,
     HOOKS,
     OBSERVING,
@@ -40,7 +40,7 @@ from ssl_zoo.faults import (
 if TYPE_CHECKING:
     from ssl_zoo.task import Task
 
-log = logging.getLogger("ssl_zoo.plugins")
+log = logging.getLogger("ssl_zoo.plugins.registry")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Plugins: found, validated, and kept apart from each other's faults."""
