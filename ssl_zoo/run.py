@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from ssl_zoo.backbones import TimmEncoder, create_backbone
-from ssl_zoo.caching import cached
+from ssl_zoo.backbones.gradient_cache import cached
+from ssl_zoo.backbones.timm_encoder import TimmEncoder, create_backbone
 from ssl_zoo.checkpoints import Checkpoints
 from ssl_zoo.config import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load

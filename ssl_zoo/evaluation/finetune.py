@@ -12,7 +12,7 @@ from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_grou
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
-from ssl_zoo.backbones import TimmEncoder
+from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject, evaluating

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_zoo.backbones import create_backbone
-from ssl_zoo.caching import cached
+from ssl_zoo.backbones.gradient_cache import cached
+from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.config import BackboneConfig
 from ssl_zoo.data import load
 from ssl_zoo.errors import UserError

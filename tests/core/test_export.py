@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ssl_zoo import exporting as module
-from ssl_zoo.backbones import create_backbone
+from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.config import NARROW_RESNET, BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.exporting import export, stem_changes

@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ssl_zoo.backbones import create_backbone
+from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.comparison import open_sweep
 from ssl_zoo.comparison.render import to_csv, to_html, to_latex, to_markdown
 from ssl_zoo.comparison.table import Outcome, build_table

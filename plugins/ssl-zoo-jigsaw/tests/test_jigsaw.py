@@ -16,7 +16,7 @@ from ssl_zoo_jigsaw.jigsaw import ChannelShift, Jigsaw, arrange, cut, normalise,
 from torch import Tensor
 
 from ssl_zoo import ImageSpec, Rng, UserError
-from ssl_zoo.backbones import create_backbone
+from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.config import BackboneConfig
 from ssl_zoo.testing import Check, parametrize_with_checks
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ssl_zoo.backbones import TimmEncoder
+from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.data import ArraySplit
 from ssl_zoo.data.download import default_root
 from ssl_zoo.evaluation.features import extract

@@ -1,0 +1,1 @@
+"""Backbones: timm's models as encoders, small stems, gradient caching."""
