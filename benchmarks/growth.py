@@ -44,14 +44,14 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ssl_zoo.comparison.api import open_sweep
 from ssl_zoo.comparison.gather import sweep_table
-from ssl_zoo.config import DataConfig, RunConfig
+from ssl_zoo.config.load import dump_config, load_config
+from ssl_zoo.config.schema import DataConfig, RunConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.data.assemble import assemble
 from ssl_zoo.evaluation import Features
 from ssl_zoo.evaluation.knn import knn_accuracy
 from ssl_zoo.run import Run
 from ssl_zoo.runtime.device import Device
-from ssl_zoo.settings import dump_config, load_config
 from ssl_zoo.training import Trainer
 from ssl_zoo.training.trainer import Batch
 from ssl_zoo.views import Rng

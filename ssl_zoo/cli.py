@@ -17,7 +17,7 @@ import typer
 from ssl_zoo.errors import SslZooError, UserError, tame
 
 if TYPE_CHECKING:
-    from ssl_zoo.config import RunConfig
+    from ssl_zoo.config.schema import RunConfig
 
 app = typer.Typer(
     help="A zoo of self-supervised pretext tasks in which every task is a plugin.",
@@ -225,8 +225,8 @@ def evaluate(
     settings = {path: value for path, value in _given(locals()).items() if path != "data.source"}
 
     from ssl_zoo import console
+    from ssl_zoo.config.load import parse_sets
     from ssl_zoo.evaluation import evaluate
-    from ssl_zoo.settings import parse_sets
 
     rows = evaluate(subject, names, data=data, settings={**settings, **parse_sets(sets or ())})
     if json:
@@ -293,7 +293,7 @@ def compare(
     listed = {name: _listed(text) for name, text in names.items() if text is not None}
 
     from ssl_zoo import comparison, console
-    from ssl_zoo.settings import parse_sets
+    from ssl_zoo.config.load import parse_sets
 
     if runs:
         others = (settings, tasks, seeds, baselines, config, sets, only, dry_run, launcher)
@@ -481,7 +481,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _configuration(file: Path | None, settings: Mapping[str, Any], sets: list[str] | None) -> RunConfig:
-    from ssl_zoo.settings import load_config
+    from ssl_zoo.config.load import load_config
 
     return load_config(file, settings, sets or (), flags=_flags())
 

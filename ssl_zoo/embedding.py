@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_zoo.config import DataConfig, TrainConfig
+from ssl_zoo.config.schema import DataConfig, TrainConfig
 from ssl_zoo.data import DataSet, Split
 from ssl_zoo.data.decode import printable
 from ssl_zoo.errors import UserError

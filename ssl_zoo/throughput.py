@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiling
 
-from ssl_zoo.config import RunConfig
+from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.run import build_data, new_folder

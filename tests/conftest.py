@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from ssl_zoo import cli
-from ssl_zoo.config import RunConfig
+from ssl_zoo.config.load import load_config
+from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.plugins.entry_points import installed
 from ssl_zoo.plugins.registry import registry as plugins
-from ssl_zoo.settings import load_config
 
 _COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 settings.register_profile("quick", max_examples=60, **_COMMON)

@@ -12,10 +12,10 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ssl_zoo.config import RunConfig
+from ssl_zoo.config.load import dump_config, load_config
+from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry as plugins
-from ssl_zoo.settings import dump_config, load_config
 from ssl_zoo.task import Field, Losses, Task, TaskOptions
 from ssl_zoo.views import Rng
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
-from ssl_zoo.config import BackboneConfig
+from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import Unsuitable, UserError, did_you_mean
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder

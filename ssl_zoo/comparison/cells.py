@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 
 from ssl_zoo.comparison.config import RAW, Comparison
-from ssl_zoo.config import DataConfig, EncoderConfig, RunConfig
+from ssl_zoo.config.schema import DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, Unwritable, UserError, first_line
 from ssl_zoo.evaluation import Subject, possible, score

@@ -12,13 +12,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ssl_zoo.comparison.table import known_columns, unknown_column
-from ssl_zoo.config import BUDGETS, EncoderConfig, RunConfig
+from ssl_zoo.config.load import Given, load_config, load_encoder_config, read_yaml
+from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig
 from ssl_zoo.data.decode import printable
 from ssl_zoo.errors import UserError, did_you_mean
 from ssl_zoo.evaluation import protocols
 from ssl_zoo.evaluation.scoring import UNTRAINED
 from ssl_zoo.plugins.registry import check_observers, load_task, tasks
-from ssl_zoo.settings import Given, load_config, load_encoder_config, read_yaml
 
 RAW = "pixels"
 """What the raw input is called among the baselines."""

@@ -10,7 +10,7 @@ from ssl_zoo.comparison.cells import Cell, decisive
 from ssl_zoo.comparison.config import conditions
 from ssl_zoo.comparison.sweep import Sweep
 from ssl_zoo.comparison.table import Outcome, Table, build_table
-from ssl_zoo.config import BUDGETS, NARROW_RESNET, EncoderConfig, RunConfig
+from ssl_zoo.config.schema import BUDGETS, NARROW_RESNET, EncoderConfig, RunConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate, protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssl_zoo import distributed
-from ssl_zoo.config import DataConfig
+from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import cache
 from ssl_zoo.data.catalogue import as_arrays, labels_of
 from ssl_zoo.data.decode import open_image

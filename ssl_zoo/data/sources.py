@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from sklearn.datasets import load_digits
 
-from ssl_zoo.config import DataConfig
+from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import catalogue
 from ssl_zoo.data.assemble import DEFAULT_SIZE, Part, assemble, canvas, hold_out, part_of
 from ssl_zoo.data.decode import open_image, printable

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from timm.data import ImageDataset, create_dataset
 
-from ssl_zoo.config import DataConfig
+from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.assemble import DEFAULT_SIZE, canvas
 from ssl_zoo.data.catalogue import labels_of
 from ssl_zoo.data.decode import open_image, reason

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ssl_zoo.config import EncoderConfig
+from ssl_zoo.config.load import load_encoder_config
+from ssl_zoo.config.schema import EncoderConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.protocol import Scores, protocols
 from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.run import Run, build_data, build_encoder, build_task, load_data
 from ssl_zoo.runtime.device import Device
-from ssl_zoo.settings import load_encoder_config
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from ssl_zoo.comparison import Column
-    from ssl_zoo.config import BackboneConfig, DataConfig
+    from ssl_zoo.config.schema import BackboneConfig, DataConfig
     from ssl_zoo.data import DataSet
     from ssl_zoo.evaluation import Protocol
     from ssl_zoo.run import Run

@@ -12,7 +12,7 @@ from ssl_zoo.comparison import FILE, Sweep, Table, open_sweep, tabulate
 from ssl_zoo.comparison.cells import Cell, RawCell, Status, TrainedCell, shared_data
 from ssl_zoo.comparison.gather import sweep_table
 from ssl_zoo.comparison.table import Outcome
-from ssl_zoo.config import EncoderConfig, RunConfig
+from ssl_zoo.config.schema import EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.data.decode import printable
 from ssl_zoo.errors import SslZooError, UserError, first_line

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_zoo.config import TrainConfig
+from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError, first_line
 
 M = TypeVar("M", bound=nn.Module)

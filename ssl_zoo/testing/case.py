@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ssl_zoo.config import BackboneConfig, DataConfig, RunConfig, TaskConfig, TrainConfig
+from ssl_zoo.config.schema import BackboneConfig, DataConfig, RunConfig, TaskConfig, TrainConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.data.splits import ArraySplit
 from ssl_zoo.runtime.device import Device

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ssl_zoo.config import BackboneConfig, DataConfig, TrainConfig
+from ssl_zoo.config.schema import BackboneConfig, DataConfig, TrainConfig
 from ssl_zoo.plugins.validation import short, task_fault
 from ssl_zoo.testing.case import Case, CheckFailed, require
 from ssl_zoo.testing.suite import promise

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.config import TrainConfig
+from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.evaluation.health import rankme, spread
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import (

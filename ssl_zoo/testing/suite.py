@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from ssl_zoo.config import BackboneConfig
+from ssl_zoo.config.load import load_config, parse_sets
+from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError, did_you_mean, first_line
 from ssl_zoo.plugins.registry import load_task
 from ssl_zoo.plugins.validation import FAILURES, where
-from ssl_zoo.settings import load_config, parse_sets
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped
 from ssl_zoo.testing.setting import Setting, Source

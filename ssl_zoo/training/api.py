@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_zoo import distributed
-from ssl_zoo.config import RunConfig
+from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, Unwritable
 from ssl_zoo.evaluation import Scores, Subject, baselines, possible, protocols, rehearse, score

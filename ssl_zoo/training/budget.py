@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ssl_zoo.config import TrainConfig
+from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
 
 

@@ -11,7 +11,7 @@ from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 
-from ssl_zoo.config import TrainConfig
+from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError, did_you_mean
 from ssl_zoo.task import Task
 

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
 from ssl_zoo import distributed
-from ssl_zoo.config import RunConfig
+from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet, LazySplit, batches
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.plugins.registry import notify

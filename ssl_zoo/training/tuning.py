@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ssl_zoo import distributed
-from ssl_zoo.config import RunConfig, TrainConfig
+from ssl_zoo.config.schema import RunConfig, TrainConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.runtime.device import Device

@@ -23,7 +23,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_zoo.config import DataConfig
+from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit, DataSet, assemble, batches, lazy, load
 from ssl_zoo.data.splits import MappedSplit
 from ssl_zoo.errors import UserError
@@ -394,7 +394,7 @@ def test_what_lies_in_memory_anyway_needs_no_cache(cache: Path) -> None:
 LOADS = """
 import hashlib, pathlib, sys, time
 import torch
-from ssl_zoo.config import DataConfig
+from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import lazy, load
 
 photos, cache, number, seconds, others = sys.argv[1:]

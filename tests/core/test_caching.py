@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssl_zoo.backbones.gradient_cache import cached
 from ssl_zoo.backbones.timm_encoder import create_backbone
-from ssl_zoo.config import BackboneConfig
+from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.data import load
 from ssl_zoo.errors import UserError
 from ssl_zoo.run import build_task

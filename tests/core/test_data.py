@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ssl_zoo.config import DataConfig
+from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit, LazySplit, download, load
 from ssl_zoo.errors import UserError
 from tests.core.pictures import CPU, broken, everything, go_offline, idx, named, one_line, write

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_zoo.config import DataConfig
+from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit, DataSet, LazySplit, Split, load
 from ssl_zoo.embedding import Embedded, embed
 from ssl_zoo.errors import SslZooError, UserError

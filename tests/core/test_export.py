@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ssl_zoo import exporting as module
 from ssl_zoo.backbones.timm_encoder import create_backbone
-from ssl_zoo.config import NARROW_RESNET, BackboneConfig
+from ssl_zoo.config.schema import NARROW_RESNET, BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.exporting import export, stem_changes
 from ssl_zoo.run import Run, load_backbone

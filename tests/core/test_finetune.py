@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ssl_zoo.config import BackboneConfig
+from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.evaluation import Subject, score
 from ssl_zoo.evaluation.finetune import LAYER_DECAY, WEIGHT_DECAY, Classifier, finetune, groups

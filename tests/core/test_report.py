@@ -25,7 +25,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from ssl_zoo.comparison import compare, open_sweep
-from ssl_zoo.config import EncoderConfig
+from ssl_zoo.config.schema import EncoderConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject

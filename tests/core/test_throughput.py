@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_zoo.config import RunConfig
+from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.plugins.registry import registry as plugins
 from ssl_zoo.throughput import FEWEST_PAIRS, PREPARED, bench
 from ssl_zoo.training.trainer import PHASES

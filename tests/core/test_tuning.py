@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_zoo.config import RunConfig
+from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import load
 from ssl_zoo.plugins.registry import registry as plugins
 from ssl_zoo.run import Run

@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_zoo.config import DataConfig
+from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import assemble, load
 from ssl_zoo.data.decode import open_image, printable, to_square
 from ssl_zoo.data.folder import find_images, split_folder

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ssl_zoo.config import DataConfig
+from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, download
 from ssl_zoo.data.assemble import part_of
 from ssl_zoo.data.decode import open_image, reason, to_square

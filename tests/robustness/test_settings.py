@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from ssl_zoo import cli
-from ssl_zoo.config import RunConfig
+from ssl_zoo.config.load import dump_config, load_config
+from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry as plugins
-from ssl_zoo.settings import dump_config, load_config
 from tests.conftest import TASKS, small_config
 from tests.robustness.command_line import say
 

@@ -37,12 +37,12 @@ from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.comparison import open_sweep
 from ssl_zoo.comparison.render import to_csv, to_html, to_latex, to_markdown
 from ssl_zoo.comparison.table import Outcome, build_table
-from ssl_zoo.config import BackboneConfig
+from ssl_zoo.config.load import _Dumper
+from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.exporting import export
 from ssl_zoo.reporting import report
 from ssl_zoo.run import Run, provenance
-from ssl_zoo.settings import _Dumper
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.training import train
 from tests.conftest import Call, flags, small_config

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_zoo.backbones.timm_encoder import create_backbone
-from ssl_zoo.config import BackboneConfig
+from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Task

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ssl_zoo import ImageSpec, Rng, UserError
 from ssl_zoo.backbones.timm_encoder import create_backbone
-from ssl_zoo.config import BackboneConfig
+from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.testing import Check, parametrize_with_checks
 
 TINY = BackboneConfig(name="resnet18", options={"channels": [8, 16, 32, 64], "layers": [1, 1, 1, 1]})

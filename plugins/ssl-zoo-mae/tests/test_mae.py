@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import ssl_zoo
 from ssl_zoo import ImageSpec, Rng, Unsuitable, UserError
-from ssl_zoo.config import BackboneConfig
+from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.testing import Check, Images, parametrize_with_checks
 
 SMALL = {"decoder_width": 32, "decoder_depth": 1}

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ssl_zoo.config import BUDGETS, EncoderConfig, RunConfig, TaskConfig
+from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig, TaskConfig
 from ssl_zoo.errors import UserError, did_you_mean
 from ssl_zoo.plugins.registry import load_task, tasks
 from ssl_zoo.plugins.validation import short, where
