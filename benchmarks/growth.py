@@ -50,7 +50,7 @@ from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.data.assemble import assemble
 from ssl_zoo.evaluation import Features
 from ssl_zoo.evaluation.knn import knn_accuracy
-from ssl_zoo.run import Run
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.training import Trainer
 from ssl_zoo.training.trainer import Batch

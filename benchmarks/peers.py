@@ -59,7 +59,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject, score
 from ssl_zoo.nn import mlp
-from ssl_zoo.run import build_data, build_encoder
+from ssl_zoo.runs.run import build_data, build_encoder
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder
 from ssl_zoo.training import Trainer

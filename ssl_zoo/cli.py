@@ -149,7 +149,7 @@ def train(
     if resume is not None and (settings or config or sets or out):
         raise UserError("--resume goes on with the run's own settings; give no others")
 
-    from ssl_zoo.run import Run
+    from ssl_zoo.runs.run import Run
 
     resolved = None
     if resume is not None:

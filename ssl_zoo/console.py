@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ssl_zoo.comparison.table import Table as ComparisonTable
     from ssl_zoo.embedding import Embedded
     from ssl_zoo.plugins.registry import PluginEntry, TaskEntry
-    from ssl_zoo.run import Run
+    from ssl_zoo.runs.run import Run
     from ssl_zoo.task import Task
     from ssl_zoo.testing import Outcome
     from ssl_zoo.throughput import Throughput

@@ -19,7 +19,7 @@ from ssl_zoo.data import DataSet, Split
 from ssl_zoo.data.decode import printable
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import extract
-from ssl_zoo.run import Run, load_backbone, load_data
+from ssl_zoo.runs.run import Run, load_backbone, load_data
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import check_output, replace_file
 from ssl_zoo.spec import ImageSpec

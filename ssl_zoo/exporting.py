@@ -22,7 +22,7 @@ from torch import nn
 from ssl_zoo.backbones.timm_encoder import timm_arguments
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError, first_line
-from ssl_zoo.run import load_backbone, read_backbone
+from ssl_zoo.runs.run import load_backbone, read_backbone
 from ssl_zoo.runtime.files import check_output, replace_file
 from ssl_zoo.spec import ImageSpec
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
-from ssl_zoo.run import Run, build_data, build_task
+from ssl_zoo.runs.run import Run, build_data, build_task
 from ssl_zoo.runtime.files import replace_file
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task

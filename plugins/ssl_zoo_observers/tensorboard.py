@@ -23,7 +23,7 @@ from ssl_zoo_observers.scores import named_scores
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from ssl_zoo.run import Run
+    from ssl_zoo.runs.run import Run
 
 on_request = True
 

@@ -29,7 +29,7 @@ from ssl_zoo_observers.scores import named_scores
 if TYPE_CHECKING:
     import wandb
 
-    from ssl_zoo.run import Run
+    from ssl_zoo.runs.run import Run
 
 on_request = True
 

@@ -11,7 +11,7 @@ from ssl_zoo.comparison.gather import run_table, sweep_table
 from ssl_zoo.comparison.render import FORMATS
 from ssl_zoo.comparison.sweep import FILE, Launcher, Sweep, Watcher, rehearse, stoppable, work
 from ssl_zoo.comparison.table import Table
-from ssl_zoo.records import is_there
+from ssl_zoo.runs.records import is_there
 from ssl_zoo.runtime.files import replace_file
 
 

@@ -23,7 +23,7 @@ from ssl_zoo.evaluation import Subject, possible, score
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
 from ssl_zoo.plugins.registry import blame
 from ssl_zoo.plugins.validation import FAILURES, where
-from ssl_zoo.run import Run, load_data
+from ssl_zoo.runs.run import Run, load_data
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import locked, replace_file
 from ssl_zoo.training import Reporter, train

@@ -15,7 +15,7 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate, protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED
 from ssl_zoo.plugins.registry import load_task
-from ssl_zoo.run import Run
+from ssl_zoo.runs.run import Run
 
 
 def sweep_table(sweep: Sweep) -> Table:

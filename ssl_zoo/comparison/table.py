@@ -12,7 +12,7 @@ from ssl_zoo.errors import UserError, did_you_mean
 from ssl_zoo.evaluation import Scores, known_metrics, warnings
 from ssl_zoo.plugins.registry import collect
 from ssl_zoo.plugins.validation import FAILURES, where
-from ssl_zoo.run import Run
+from ssl_zoo.runs.run import Run
 
 log = logging.getLogger("ssl_zoo.comparison")
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ssl_zoo.config.schema import BackboneConfig, DataConfig
     from ssl_zoo.data import DataSet
     from ssl_zoo.evaluation import Protocol
-    from ssl_zoo.run import Run
+    from ssl_zoo.runs.run import Run
     from ssl_zoo.spec import Spec
     from ssl_zoo.task import Encoder, Task
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ssl_zoo.evaluation import MIDWAY
 from ssl_zoo.reporting.material import Material, Member, Missing, attempt, figures
 from ssl_zoo.reporting.pictures import Look, Panel, drawn, label_ends
-from ssl_zoo.run import Run
+from ssl_zoo.runs.run import Run
 
 Values = NDArray[np.float64]
 

@@ -19,8 +19,8 @@ from ssl_zoo.errors import SslZooError, UserError, first_line
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.scoring import of_encoder
 from ssl_zoo.plugins.validation import FAILURES, where
-from ssl_zoo.records import is_there
-from ssl_zoo.run import Run, build_data
+from ssl_zoo.runs.records import is_there
+from ssl_zoo.runs.run import Run, build_data
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Task
 

@@ -14,7 +14,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, Unwritable
 from ssl_zoo.evaluation import Scores, Subject, baselines, possible, protocols, rehearse, score
 from ssl_zoo.plugins.registry import check_observers
-from ssl_zoo.run import Run, build_data, build_task, fitting
+from ssl_zoo.runs.run import Run, build_data, build_task, fitting
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import open_own, writing

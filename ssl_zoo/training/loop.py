@@ -17,7 +17,7 @@ from ssl_zoo import distributed
 from ssl_zoo.errors import Interrupted, Unwritable
 from ssl_zoo.evaluation import MIDWAY, Subject, score
 from ssl_zoo.plugins.registry import arguments
-from ssl_zoo.run import Run
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.files import open_own, writing
 from ssl_zoo.training.replay import keep_step

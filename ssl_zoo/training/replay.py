@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssl_zoo import distributed
-from ssl_zoo.checkpoints import packed, read
 from ssl_zoo.errors import UserError
-from ssl_zoo.run import Run, build_data, fitting
+from ssl_zoo.runs.checkpoints import packed, read
+from ssl_zoo.runs.run import Run, build_data, fitting
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import replace_file
 from ssl_zoo.task import Losses

@@ -21,7 +21,7 @@ from ssl_zoo.config.load import dump_config
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins import entry_points as entries
 from ssl_zoo.plugins.registry import registry as plugins
-from ssl_zoo.run import Run
+from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
 from ssl_zoo_vision.rotation import Rotation
 from tests.conftest import OTHERS, SMALL, Call, figures, small_config

@@ -17,7 +17,7 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit, DataSet, LazySplit, Split, load
 from ssl_zoo.embedding import Embedded, embed
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.run import Run, build_encoder, load_backbone, load_data
+from ssl_zoo.runs.run import Run, build_encoder, load_backbone, load_data
 from ssl_zoo.spec import Spec
 from tests.conftest import small_config
 from tests.core.pictures import broken, photo, write

@@ -17,7 +17,7 @@ from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.evaluation import Features, Subject, baselines, evaluate, knn, possible, rehearse, score
 from ssl_zoo.evaluation.features import extract, sample
 from ssl_zoo.evaluation.knn import knn_accuracy
-from ssl_zoo.run import build_data, build_task
+from ssl_zoo.runs.run import build_data, build_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.training import train
 from tests.conftest import small_config

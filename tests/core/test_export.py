@@ -23,7 +23,7 @@ from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.config.schema import NARROW_RESNET, BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.exporting import export, stem_changes
-from ssl_zoo.run import Run, load_backbone
+from ssl_zoo.runs.run import Run, load_backbone
 from ssl_zoo.spec import ImageSpec
 
 NARROW = NARROW_RESNET["options"]

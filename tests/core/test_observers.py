@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from ssl_zoo.errors import UserError
-from ssl_zoo.run import Run
+from ssl_zoo.runs.run import Run
 from ssl_zoo.training import Silent, train
 from ssl_zoo_observers import tensorboard, weights_biases
 from ssl_zoo_observers.scores import named_scores

@@ -43,7 +43,7 @@ from ssl_zoo.reporting.pictures import (
     looks,
     spread,
 )
-from ssl_zoo.run import Run
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.spec import Spec
 from ssl_zoo.training import train

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ssl_zoo.run import Run
+from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
 from tests.conftest import small_config
 from tests.robustness.killing import losses

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.run import (
+from ssl_zoo.runs.run import (
     Run,
     build_data,
     build_task,

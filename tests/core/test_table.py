@@ -19,7 +19,7 @@ from ssl_zoo.comparison.render import FORMATS, to_csv, to_html, to_json, to_late
 from ssl_zoo.comparison.statistics import Estimate, differ
 from ssl_zoo.comparison.table import Outcome, Table, build_table, known_columns
 from ssl_zoo.errors import UserError
-from ssl_zoo.run import Run
+from ssl_zoo.runs.run import Run
 
 
 def outcome(row: str, seed: int | None, baseline: bool = False, failure: str | None = None,

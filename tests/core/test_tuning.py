@@ -14,7 +14,7 @@ from torch import Tensor
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import load
 from ssl_zoo.plugins.registry import registry as plugins
-from ssl_zoo.run import Run
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses
 from ssl_zoo.training import Trainer, train, tuning

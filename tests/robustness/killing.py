@@ -15,9 +15,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from ssl_zoo.checkpoints import read
 from ssl_zoo.config.load import read_yaml
-from ssl_zoo.run import Run
+from ssl_zoo.runs.checkpoints import read
+from ssl_zoo.runs.run import Run
 from tests.conftest import command
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssl_zoo.checkpoints import Checkpoints, packed, read
 from ssl_zoo.errors import UserError
-from ssl_zoo.run import Run
+from ssl_zoo.runs.checkpoints import Checkpoints, packed, read
+from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
 from tests.conftest import small_config, ssl_zoo
 from tests.robustness.conftest import TRIED

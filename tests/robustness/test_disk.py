@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ssl_zoo.run import Run
+from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
 from tests.conftest import SMALL, command, flags, small_config, ssl_zoo
 from tests.robustness.disks import Disk, need_disks

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from ssl_zoo.comparison import FILE
 from ssl_zoo.errors import UserError
-from ssl_zoo.run import Run
+from ssl_zoo.runs.run import Run
 from tests.conftest import SMALL, TASKS, figures, flags, small_config, ssl_zoo
 from tests.robustness.killing import (
     check_whole,
@@ -232,7 +232,7 @@ def test_who_comes_second_to_a_place_changes_nothing_there(tmp_path: Path) -> No
 def test_results_that_two_processes_add_at_once_are_all_there(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", small_config("simclr"))
     program = (
-        "import sys; from ssl_zoo.run import Run\n"
+        "import sys; from ssl_zoo.runs.run import Run\n"
         "for i in range(40): Run(sys.argv[1]).add_scores({sys.argv[2]: {f'score {i}': float(i)}})"
     )
     both = [

@@ -16,7 +16,7 @@ from PIL import Image
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject, known_protocols, possible, score, warnings
-from ssl_zoo.run import Run
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.spec import ImageSpec
 from tests.conftest import Call, flags

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ssl_zoo import Field, Losses, Task, TaskOptions
-from ssl_zoo.checkpoints import read
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry as plugins
-from ssl_zoo.run import Run, build_data
+from ssl_zoo.runs.checkpoints import read
+from ssl_zoo.runs.run import Run, build_data
 from ssl_zoo.training import NotFinite, replay, train
 from tests.conftest import small_config
 from tests.core.pictures import folder, photo, write

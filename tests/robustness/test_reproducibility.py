@@ -19,7 +19,7 @@ from ssl_zoo import compare, evaluate, train
 from ssl_zoo.comparison.config import Comparison
 from ssl_zoo.comparison.render import FORMATS
 from ssl_zoo.config.schema import RunConfig
-from ssl_zoo.run import Run
+from ssl_zoo.runs.run import Run
 from tests.conftest import TASKS, Call, command, small_config
 from tests.core.pictures import photo, write
 

@@ -14,7 +14,7 @@ import torch
 from ssl_zoo.errors import UserError, first_line
 from ssl_zoo.runtime.files import replace_file
 
-log = logging.getLogger("ssl_zoo.checkpoints")
+log = logging.getLogger("ssl_zoo.runs.checkpoints")
 
 State = dict[str, Any]
 """Tensors and plain values by name; nothing else can be read back."""

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from ssl_zoo.backbones.gradient_cache import cached
 from ssl_zoo.backbones.timm_encoder import TimmEncoder, create_backbone
-from ssl_zoo.checkpoints import Checkpoints
+from ssl_zoo.runs.checkpoints import Checkpoints
 from ssl_zoo.config.load import dump_config, load_config, read_yaml
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.errors import SslZooError, Unsuitable, Unwritable, UserError
 from ssl_zoo.plugins.registry import collect, load_task, tasks
-from ssl_zoo.records import Failure, Line, Results, is_there, read_lines, read_record
+from ssl_zoo.runs.records import Failure, Line, Results, is_there, read_lines, read_record
 from ssl_zoo.runtime.files import locked, replace_file
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder, Task
