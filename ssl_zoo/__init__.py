@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssl_zoo.comparison import compare, tabulate
     from ssl_zoo.config.load import load_config
-    from ssl_zoo.embedding import embed
     from ssl_zoo.errors import SslZooError, Unsuitable, UserError
     from ssl_zoo.evaluation import evaluate
-    from ssl_zoo.exporting import export
     from ssl_zoo.options import CropOptions
     from ssl_zoo.plugins.hookspecs import hookimpl
     from ssl_zoo.reporting import report
     from ssl_zoo.runs.run import Run, load_backbone
     from ssl_zoo.spec import ImageSpec, Spec
     from ssl_zoo.task import Encoder, Field, Losses, Task, TaskOptions
-    from ssl_zoo.throughput import bench
+    from ssl_zoo.tools.bench import bench
+    from ssl_zoo.tools.embed import embed
+    from ssl_zoo.tools.export import export
     from ssl_zoo.training import train
     from ssl_zoo.views import Rng
 

@@ -199,7 +199,7 @@ def bench(
     resolved = _configuration(config, _given(locals()), sets)
 
     from ssl_zoo import console
-    from ssl_zoo.throughput import bench
+    from ssl_zoo.tools.bench import bench
 
     measured = bench(resolved, seconds=seconds, profile=profile, out=out)
     console.print_throughput(measured, json)
@@ -352,7 +352,7 @@ def embed(
 ) -> None:
     """Write the features of every sample, with names and labels, into a file."""
     from ssl_zoo import console
-    from ssl_zoo.embedding import embed
+    from ssl_zoo.tools.embed import embed
 
     written = embed(run, data, out, device)
     if json:
@@ -369,7 +369,7 @@ def export(
     ],
 ) -> None:
     """Export the backbone for those who do not have ssl-zoo, and print the Python that loads it."""
-    from ssl_zoo.exporting import export
+    from ssl_zoo.tools.export import export
 
     print(export(run, to))
 
@@ -427,7 +427,7 @@ def new_task(
 ) -> None:
     """Write a package with a new task, which trains as it stands and tests itself."""
     from ssl_zoo import console
-    from ssl_zoo.scaffold import new_task
+    from ssl_zoo.tools.new_task import new_task
 
     console.print_new_task(name, new_task(name, kind, out))
 
@@ -459,7 +459,7 @@ def views(
     if run is not None and (task or data or image_size or config or sets):
         raise UserError("--run draws with the run's own settings; give no others but --seed")
 
-    from ssl_zoo import gallery
+    from ssl_zoo.tools import views as gallery
 
     gallery.check_file(out)
     resolved = _configuration(config, _given(locals()), sets) if run is None else None

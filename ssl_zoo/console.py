@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from ssl_zoo.comparison.cells import Cell
     from ssl_zoo.comparison.sweep import Sweep
     from ssl_zoo.comparison.table import Table as ComparisonTable
-    from ssl_zoo.embedding import Embedded
     from ssl_zoo.plugins.registry import PluginEntry, TaskEntry
     from ssl_zoo.runs.run import Run
     from ssl_zoo.task import Task
     from ssl_zoo.testing import Outcome
-    from ssl_zoo.throughput import Throughput
+    from ssl_zoo.tools.bench import Throughput
+    from ssl_zoo.tools.embed import Embedded
     from ssl_zoo.training import Trainer
 
 out = Console(highlight=False)

@@ -16,9 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_zoo.gallery import draw
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec
+from ssl_zoo.tools.views import draw
 from ssl_zoo.training import train
 from tests.conftest import TASKS, Call, command, flags, small_config, ssl_zoo
 

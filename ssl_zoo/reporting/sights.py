@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo import gallery
 from ssl_zoo.data import DataSet, Split
 from ssl_zoo.data.decode import printable
 from ssl_zoo.evaluation import Subject, evaluating, extract
@@ -22,6 +21,7 @@ from ssl_zoo.reporting.neighbours import choose_queries, nearest
 from ssl_zoo.reporting.pictures import DISTINCT, OTHER, Look, Panel, data_uri, image_of
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
+from ssl_zoo.tools import views as gallery
 
 MAPPED = 1_000
 """At most so many samples of the test split are drawn in a map."""

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit, DataSet, LazySplit, Split, load
-from ssl_zoo.embedding import Embedded, embed
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.runs.run import Run, build_encoder, load_backbone, load_data
 from ssl_zoo.spec import Spec
+from ssl_zoo.tools.embed import Embedded, embed
 from tests.conftest import small_config
 from tests.core.pictures import broken, photo, write
 
@@ -173,7 +173,7 @@ def test_labelled_samples_beside_those_that_are_trained_on_are_a_split_of_their_
     train, bank = (ArraySplit(data.train.batch(torch.arange(n)), None) for n in (6, 3))
     bank.labels = torch.tensor([4, 0, 9])
     mixed = DataSet("mixed", data.spec, train, None, bank)
-    monkeypatch.setattr("ssl_zoo.embedding.load_data", lambda *_: mixed)
+    monkeypatch.setattr("ssl_zoo.tools.embed.load_data", lambda *_: mixed)
     assert embed(digits, None, tmp_path / "m.npz").samples == {"train": 6, "bank": 3}
     with np.load(tmp_path / "m.npz") as rows:
         assert rows["split"].tolist() == ["train"] * 6 + ["bank"] * 3
@@ -251,7 +251,7 @@ def test_no_run_no_data_or_none_of_images(
     assert "cannot be used here" in complaint(digits, None, file, "warp")
     words = ArraySplit(torch.zeros(4, 8), None)
     text = DataSet("words", Spec("text"), words, None, words)
-    monkeypatch.setattr("ssl_zoo.embedding.load_data", lambda *_: text)
+    monkeypatch.setattr("ssl_zoo.tools.embed.load_data", lambda *_: text)
     assert complaint(digits, "words", file) == (f"--data words: is text data, {digits} takes images")
     assert not file.exists()
 

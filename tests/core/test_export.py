@@ -18,13 +18,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ssl_zoo import exporting as module
 from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.config.schema import NARROW_RESNET, BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.exporting import export, stem_changes
 from ssl_zoo.runs.run import Run, load_backbone
 from ssl_zoo.spec import ImageSpec
+from ssl_zoo.tools import export as module
+from ssl_zoo.tools.export import export, stem_changes
 
 NARROW = NARROW_RESNET["options"]
 SWIN = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
-from ssl_zoo import scaffold
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry as plugins
-from ssl_zoo.scaffold import KINDS, new_task
 from ssl_zoo.testing import outcomes, task_checks
+from ssl_zoo.tools import new_task as scaffold
+from ssl_zoo.tools.new_task import KINDS, new_task
 
 PACKAGES = {kind: f"scaffolded-{kind}" for kind in KINDS}
 """The name of the package that the tests look at, for each kind."""

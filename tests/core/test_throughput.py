@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.plugins.registry import registry as plugins
-from ssl_zoo.throughput import FEWEST_PAIRS, PREPARED, bench
+from ssl_zoo.tools.bench import FEWEST_PAIRS, PREPARED, bench
 from ssl_zoo.training.trainer import PHASES
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.simclr import SimCLR

@@ -40,10 +40,10 @@ from ssl_zoo.comparison.table import Outcome, build_table
 from ssl_zoo.config.load import _Dumper
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.exporting import export
 from ssl_zoo.reporting import report
 from ssl_zoo.runs.run import Run, provenance
 from ssl_zoo.spec import ImageSpec
+from ssl_zoo.tools.export import export
 from ssl_zoo.training import train
 from tests.conftest import Call, flags, small_config
 from tests.core.pictures import broken, folder, go_offline, named, photo, write
