@@ -1,6 +1,6 @@
 """``python -m ssl_zoo``, which is what torchrun starts."""
 
-from ssl_zoo.cli import main
+from ssl_zoo.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ssl_zoo import cli
+from ssl_zoo.cli.app import app as cli
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.plugins.entry_points import installed

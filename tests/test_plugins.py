@@ -171,7 +171,7 @@ def test_the_command_line_lists_without_torch(arguments: list[str]) -> None:
     script = f"""
     import contextlib, io, json, sys
     sys.argv = ["ssl-zoo", *{arguments!r}]
-    from ssl_zoo.cli import main
+    from ssl_zoo.cli.app import main
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         main()
     print(json.dumps("torch" in sys.modules))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_zoo import cli
+from ssl_zoo.cli.app import app as cli
 from ssl_zoo.plugins.registry import registry as plugins
 
 

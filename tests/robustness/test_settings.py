@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from ssl_zoo import cli
+from ssl_zoo.cli.app import app as cli
 from ssl_zoo.config.load import dump_config, load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.errors import UserError

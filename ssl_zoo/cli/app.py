@@ -163,7 +163,7 @@ def train(
 
         raise typer.Exit(launch(devices, sys.argv[1:]))
 
-    from ssl_zoo import console
+    from ssl_zoo.cli import console
     from ssl_zoo.training import train
 
     reporter = console.TrainingReporter()
@@ -198,7 +198,7 @@ def bench(
         raise UserError("--out is where --profile writes; give both")
     resolved = _configuration(config, _given(locals()), sets)
 
-    from ssl_zoo import console
+    from ssl_zoo.cli import console
     from ssl_zoo.tools.bench import bench
 
     measured = bench(resolved, seconds=seconds, profile=profile, out=out)
@@ -224,7 +224,7 @@ def evaluate(
     names = _listed(protocol)
     settings = {path: value for path, value in _given(locals()).items() if path != "data.source"}
 
-    from ssl_zoo import console
+    from ssl_zoo.cli import console
     from ssl_zoo.config.load import parse_sets
     from ssl_zoo.evaluation import evaluate
 
@@ -292,7 +292,8 @@ def compare(
     names = {"tasks": tasks, "baselines": baselines, "protocols": protocol, "columns": columns}
     listed = {name: _listed(text) for name, text in names.items() if text is not None}
 
-    from ssl_zoo import comparison, console
+    from ssl_zoo import comparison
+    from ssl_zoo.cli import console
     from ssl_zoo.config.load import parse_sets
 
     if runs:
@@ -351,7 +352,7 @@ def embed(
     json: Json = False,
 ) -> None:
     """Write the features of every sample, with names and labels, into a file."""
-    from ssl_zoo import console
+    from ssl_zoo.cli import console
     from ssl_zoo.tools.embed import embed
 
     written = embed(run, data, out, device)
@@ -380,7 +381,7 @@ def tasks(
     json: Json = False,
 ) -> None:
     """List the tasks, or show one task's options with their defaults."""
-    from ssl_zoo import console
+    from ssl_zoo.cli import console
     from ssl_zoo.plugins.registry import registry as plugins
 
     if name is not None:
@@ -407,7 +408,8 @@ def check(
     json: Json = False,
 ) -> None:
     """Check that a task keeps what every task promises; exit code 1 where it does not."""
-    from ssl_zoo import console, testing
+    from ssl_zoo import testing
+    from ssl_zoo.cli import console
 
     expected = {check.strip(): reason for check, _, reason in (e.partition("=") for e in expect or ())}
     checks = testing.checks_of(name, _given(locals()), sets or (), expected, flags=_flags())
@@ -426,7 +428,7 @@ def new_task(
     ] = None,
 ) -> None:
     """Write a package with a new task, which trains as it stands and tests itself."""
-    from ssl_zoo import console
+    from ssl_zoo.cli import console
     from ssl_zoo.tools.new_task import new_task
 
     console.print_new_task(name, new_task(name, kind, out))
@@ -435,7 +437,7 @@ def new_task(
 @app.command()
 def plugins(json: Json = False) -> None:
     """List every plugin with its distribution, what it contributes, and what is wrong with it."""
-    from ssl_zoo import console
+    from ssl_zoo.cli import console
     from ssl_zoo.plugins.registry import registry as plugins
 
     console.print_plugins(plugins.plugins(check=True), json)
