@@ -43,7 +43,7 @@ from matplotlib.axes import Axes
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ssl_zoo.comparison.api import open_sweep
-from ssl_zoo.comparison.gather import sweep_table
+from ssl_zoo.comparison.outcomes import sweep_table
 from ssl_zoo.config.load import dump_config, load_config
 from ssl_zoo.config.schema import DataConfig, RunConfig
 from ssl_zoo.data import ArraySplit, DataSet

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_zoo.comparison.config import load_comparison
-from ssl_zoo.comparison.gather import run_table, sweep_table
+from ssl_zoo.comparison.outcomes import run_table, sweep_table
 from ssl_zoo.comparison.render import FORMATS
 from ssl_zoo.comparison.sweep import FILE, Launcher, Sweep, Watcher, rehearse, stoppable, work
 from ssl_zoo.comparison.table import Table

@@ -14,7 +14,7 @@ from ssl_zoo.comparison.table import Outcome
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import known_metrics
 from ssl_zoo.reporting.curves import finish
-from ssl_zoo.reporting.material import Material, Missing, figures
+from ssl_zoo.reporting.inputs import Material, Missing, figures
 from ssl_zoo.reporting.pictures import Look, drawn, label_ends
 
 METRICS = ("linear", "knn")

@@ -15,7 +15,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from ssl_zoo.evaluation import MIDWAY
-from ssl_zoo.reporting.material import Material, Member, Missing, attempt, figures
+from ssl_zoo.reporting.inputs import Material, Member, Missing, attempt, figures
 from ssl_zoo.reporting.pictures import Look, Panel, drawn, label_ends
 from ssl_zoo.runs.run import Run
 

@@ -11,8 +11,20 @@ from typing import Any
 from ssl_zoo.comparison.render import environment
 from ssl_zoo.comparison.render import page as table_page
 from ssl_zoo.data.decode import printable
-from ssl_zoo.reporting import cost, curves, embedding, made, sights
-from ssl_zoo.reporting.material import Material, Missing, Studio, attempt, gather
+from ssl_zoo.reporting import (
+    cost,
+    curves,
+)
+from ssl_zoo.reporting import (
+    projection as embedding,
+)
+from ssl_zoo.reporting import (
+    provenance as made,
+)
+from ssl_zoo.reporting import (
+    samples as sights,
+)
+from ssl_zoo.reporting.inputs import Material, Missing, Studio, attempt, gather
 from ssl_zoo.reporting.pictures import Look, looks
 from ssl_zoo.runtime.files import check_output, replace_file
 

@@ -16,7 +16,7 @@ import yaml
 import ssl_zoo
 from ssl_zoo.comparison import FILE, compare, open_sweep, run, tabulate
 from ssl_zoo.comparison.config import conditions
-from ssl_zoo.comparison.gather import sweep_table
+from ssl_zoo.comparison.outcomes import sweep_table
 from ssl_zoo.config.load import dump_config
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins import entry_points as entries

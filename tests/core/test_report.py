@@ -29,9 +29,11 @@ from ssl_zoo.config.schema import EncoderConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject
-from ssl_zoo.reporting import embedding, report, sights
+from ssl_zoo.reporting import projection as embedding
+from ssl_zoo.reporting import report
+from ssl_zoo.reporting import samples as sights
 from ssl_zoo.reporting.curves import curve
-from ssl_zoo.reporting.material import Material, Member, Missing, Studio, gather
+from ssl_zoo.reporting.inputs import Material, Member, Missing, Studio, gather
 from ssl_zoo.reporting.neighbours import choose_queries, nearest
 from ssl_zoo.reporting.pictures import (
     DISTINCT,

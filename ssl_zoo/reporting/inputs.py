@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from ssl_zoo.comparison import FILE, Sweep, Table, open_sweep, tabulate
 from ssl_zoo.comparison.cells import Cell, RawCell, Status, TrainedCell, shared_data
-from ssl_zoo.comparison.gather import sweep_table
+from ssl_zoo.comparison.outcomes import sweep_table
 from ssl_zoo.comparison.table import Outcome
 from ssl_zoo.config.schema import EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet

@@ -15,8 +15,9 @@ from ssl_zoo.data import DataSet, Split
 from ssl_zoo.data.decode import printable
 from ssl_zoo.evaluation import Subject, evaluating, extract
 from ssl_zoo.evaluation.features import sample
-from ssl_zoo.reporting import embedding, pictures
-from ssl_zoo.reporting.material import Material, Member, Missing, Studio, attempt, representative
+from ssl_zoo.reporting import pictures
+from ssl_zoo.reporting import projection as embedding
+from ssl_zoo.reporting.inputs import Material, Member, Missing, Studio, attempt, representative
 from ssl_zoo.reporting.neighbours import choose_queries, nearest
 from ssl_zoo.reporting.pictures import DISTINCT, OTHER, Look, Panel, data_uri, image_of
 from ssl_zoo.spec import ImageSpec

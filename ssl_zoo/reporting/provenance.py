@@ -8,7 +8,7 @@ from ssl_zoo.comparison.cells import decisive
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data.decode import printable
-from ssl_zoo.reporting.material import Material, Member, Missing, Studio, attempt
+from ssl_zoo.reporting.inputs import Material, Member, Missing, Studio, attempt
 
 MOST_SKIPPED = 30
 """So many of the files that could not be read are listed."""
