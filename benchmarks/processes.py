@@ -89,7 +89,7 @@ def slowest(work: Callable[[], object], repeats: int) -> float:
         distributed.barrier()
         start = time.perf_counter()
         work()
-        (longest,) = distributed.largest(time.perf_counter() - start)
+        (longest,) = distributed.all_reduce_max(time.perf_counter() - start)
         if number:  # the first one meets cold caches
             took.append(longest)
     return statistics.median(took)

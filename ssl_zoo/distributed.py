@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_zoo.errors import UserError
 
-PATIENCE = timedelta(hours=6)
+TIMEOUT = timedelta(hours=6)
 """How long processes wait for one that works alone, such as on the evaluation at the end."""
 
 
@@ -53,7 +53,7 @@ def processes(device: str = "cpu") -> Iterator[int]:
         if local_rank >= torch.cuda.device_count():
             raise UserError(f"--devices: there are no more than {torch.cuda.device_count()} GPUs here")
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
     try:
         yield local_rank
     finally:
@@ -66,7 +66,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-def largest(*values: float) -> list[float]:
+def all_reduce_max(*values: float) -> list[float]:
     """The largest of each value over processes."""
     if world_size() == 1:
         return list(values)
@@ -76,7 +76,7 @@ def largest(*values: float) -> list[float]:
     return [float(v) for v in joint]
 
 
-def from_first(text: str) -> str:
+def broadcast_from_rank0(text: str) -> str:
     """The first process's text, for all of them."""
     given = [text]
     if world_size() > 1:

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ssl_zoo.cli.app import app as cli
+from ssl_zoo.cli import app as cli
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.plugins.entry_points import installed
-from ssl_zoo.plugins.registry import registry as plugins
+from ssl_zoo.plugins.registry import registry
 
 _COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 settings.register_profile("quick", max_examples=60, **_COMMON)
@@ -112,14 +112,11 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
 
 
 @pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing registered, switched off or warned of by or for others, and no module left of a plugin."""
-    for name, empty in (("_local", {}), ("_files", []), ("_disabled", set()), ("_warned", set())):
-        monkeypatch.setattr(plugins, name, empty)
+def isolated_registry() -> Iterator[None]:
+    """A registry as in a new process, and no module of a plugin left behind."""
     before = set(sys.modules)
-    plugins._hook_plugins.cache_clear()
-    yield
-    plugins._hook_plugins.cache_clear()
+    with registry.isolated():
+        yield
     for name in set(sys.modules) - before:
         if name.startswith(("dist_", "ssl_zoo_plugin_")):
             del sys.modules[name]

@@ -10,7 +10,7 @@ import pytest
 from ssl_zoo.testing.suite import PROMISES
 from tests.conftest import Call
 
-pytestmark = pytest.mark.usefixtures("alone")
+pytestmark = pytest.mark.usefixtures("isolated_registry")
 
 NEAR = '''
 import torch.nn.functional as F

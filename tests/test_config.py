@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ssl_zoo.config.load import dump_config, load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.errors import UserError
-from ssl_zoo.plugins.registry import registry as plugins
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.task import Field, Losses, Task, TaskOptions
 from ssl_zoo.views import Rng
 
@@ -23,11 +23,9 @@ SIMCLR = {"task.name": "simclr"}
 
 
 @pytest.fixture(autouse=True)
-def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(plugins, "_local", {})
-    plugins._hook_plugins.cache_clear()
-    yield
-    plugins._hook_plugins.cache_clear()
+def nothing_registered() -> Iterator[None]:
+    with registry.isolated():
+        yield
 
 
 def write(folder: Path, text: str | bytes) -> Path:
@@ -54,7 +52,7 @@ def register(name: str, options: type = TaskOptions, task_recipe: Mapping[str, A
         def loss(self, views: Any) -> Losses: ...
 
     Registered.name = name
-    plugins.register_task(Registered)
+    registry.register_task(Registered)
 
 
 # ---- precedence
@@ -116,7 +114,7 @@ def test_dictionaries_are_merged_at_every_depth(tmp_path: Path) -> None:
 
 def test_the_tasks_options_are_complete() -> None:
     options = load_config(None, {**SIMCLR, "task.out": 7}).task.options()
-    task = plugins.load_task("simclr")
+    task = registry.load_task("simclr")
     assert set(options) == set(task.Options.model_fields)
     assert options["out"] == 7
 

@@ -16,7 +16,7 @@ import pytest
 
 from ssl_zoo.comparison import compare
 from ssl_zoo.plugins import hookspecs as hooks
-from ssl_zoo.plugins.registry import registry as plugins
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import HOOKS
 from ssl_zoo.training import train
 from tests.conftest import OTHERS, SMALL, Call, small_config
@@ -124,7 +124,7 @@ def home(supposed: Path, tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_a_page_shows_works(
-    page: Path, home: Path, call: Call, alone: None, monkeypatch: pytest.MonkeyPatch
+    page: Path, home: Path, call: Call, isolated_registry: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
     names: dict[str, object] = {}
@@ -156,11 +156,8 @@ def run(line: str, call: Call, home: Path, monkeypatch: pytest.MonkeyPatch) -> N
             arguments += smaller
             arguments += ["--image-size", "32"] if "photos/" in arguments else []
     # What was given to an earlier command is not this one's.
-    monkeypatch.setattr(plugins, "_local", {})
-    monkeypatch.setattr(plugins, "_files", [])
-    monkeypatch.setattr(plugins, "_disabled", set())
-    plugins._hook_plugins.cache_clear()
-    code, out, err = call(*arguments)
+    with registry.isolated():
+        code, out, err = call(*arguments)
     finds_fault = (
         arguments[:2] == ["check", "near"] and "all_gather(x)" not in Path("near.py").read_text()
     )
@@ -175,7 +172,9 @@ def test_the_page_on_plugins_has_every_hook_with_its_exact_signature() -> None:
     assert shown.splitlines() == wanted
 
 
-def test_adding_a_task_touches_one_file_and_one_line(call: Call, tmp_path: Path, alone: None) -> None:
+def test_adding_a_task_touches_one_file_and_one_line(
+    call: Call, tmp_path: Path, isolated_registry: None
+) -> None:
     """The page's own task, in a distribution of one module and one entry point."""
     site = tmp_path / "site"
     info = site / "ssl_zoo_near-1.0.dist-info"

@@ -21,7 +21,7 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.plugins import entry_points as entries
 from ssl_zoo.plugins import hookspecs as specs
 from ssl_zoo.plugins.entry_points import installed
-from ssl_zoo.plugins.registry import registry as plugins
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import HOOKS, OBSERVING
 from ssl_zoo.task import Losses, Task
 from tests.conftest import OTHERS
@@ -59,11 +59,11 @@ NO_OTHERS = {"SSL_ZOO_DISABLE_PLUGINS": ",".join(OTHERS)}
 
 
 @pytest.fixture(autouse=True)
-def fresh(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def fresh(isolated_registry: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what is installed here, what ships alone."""
     monkeypatch.delenv("SSL_ZOO_DISABLE_PLUGINS", raising=False)
     monkeypatch.setattr(
-        plugins, "installed", lambda: [e for e in installed() if e.distribution not in OTHERS]
+        registry, "find", lambda: [e for e in installed() if e.distribution not in OTHERS]
     )
 
 
@@ -89,7 +89,6 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
             file.parent.mkdir(exist_ok=True)
             file.write_text(source)
         monkeypatch.syspath_prepend(folder)
-        plugins._hook_plugins.cache_clear()
         return folder
 
     return install
@@ -97,14 +96,14 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 def load_error(name: str) -> str:
     with pytest.raises(UserError) as caught:
-        plugins.load_task(name)
+        registry.load_task(name)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     return message
 
 
 def faults(check: bool = False) -> dict[str, str]:
-    return {p.name: p.fault for p in plugins.plugins(check) if p.fault is not None}
+    return {p.name: p.error for p in registry.plugins(check) if p.error is not None}
 
 
 def python(script: str, *folders: Path, **environment: str) -> Any:
@@ -127,13 +126,13 @@ def task_class(task_name: str = "mine", **attributes: Any) -> type[Task]:
 
 
 def test_the_shipped_tasks_are_found_as_anybody_elses() -> None:
-    tasks = plugins.tasks()
+    tasks = registry.tasks()
     assert sorted(tasks) == SHIPPED
     assert all(
         t.distribution == "ssl-zoo" and t.version and t.summary and t.paper for t in tasks.values()
     )
     for name in SHIPPED:
-        cls = plugins.load_task(name)
+        cls = registry.load_task(name)
         assert cls.__doc__ is not None
         assert (tasks[name].paper, tasks[name].summary) == (cls.paper, cls.__doc__.splitlines()[0])
     assert faults(check=True) == {}
@@ -150,14 +149,14 @@ def test_listing_imports_neither_torch_nor_a_task(install: Install) -> None:
     )
     script = """
     import json, sys
-    from ssl_zoo import plugins
-    tasks, listed = plugins.tasks(), plugins.plugins()
+    from ssl_zoo.plugins.registry import registry
+    tasks, listed = registry.tasks(), registry.plugins()
     unwanted = ("torch", "pydantic", "dist_one", "dist_one.sub", "ssl_zoo_vision.simclr")
     modules = [m for m in unwanted if m in sys.modules]
     mine = tasks["mine"]
     read = [mine.summary, mine.paper, mine.distribution, mine.version]
     print(json.dumps([sorted(tasks), modules, read,
-        [[p.name, p.contributes, p.fault] for p in listed if p.distribution == "dist-one"]]))
+        [[p.name, p.contributes, p.error] for p in listed if p.distribution == "dist-one"]]))
     """
     names, modules, mine, listed = python(script, folder)
     assert names == sorted(["mine", *SHIPPED])
@@ -185,8 +184,8 @@ def test_loading_one_task_imports_no_other(install: Install) -> None:
     )
     script = """
     import json, sys
-    from ssl_zoo import plugins
-    name = plugins.load_task("mine").name
+    from ssl_zoo.plugins.registry import registry
+    name = registry.load_task("mine").name
     print(json.dumps([name, [m for m in sys.modules if m.startswith(("dist_", "ssl_zoo_vision"))]]))
     """
     assert python(script, folder) == ["mine", ["dist_one"]]
@@ -212,9 +211,9 @@ def test_what_can_be_read_from_the_source_is(
     install: Install, source: str, expected: tuple[str, str]
 ) -> None:
     install("dist-one", {"mine": "dist_one:Mine", "gone": "dist_gone.deep:Gone"}, dist_one=source)
-    entry = plugins.tasks()["mine"]
+    entry = registry.tasks()["mine"]
     assert (entry.summary, entry.paper) == expected
-    assert plugins.tasks()["gone"].summary == ""
+    assert registry.tasks()["gone"].summary == ""
 
 
 def test_a_task_that_cannot_be_imported_is_named_with_all_that_is_needed(install: Install) -> None:
@@ -251,8 +250,8 @@ def test_a_broken_task_harms_no_other(install: Install, source: str, said: str) 
     assert message.startswith("task 'mine', from dist-bad 2.0rc1 (dist_bad:Mine), ")
     assert said in message
     assert faults(check=True) == {"mine": message}
-    assert plugins.load_task("rotation").name == "rotation"
-    assert set(plugins.tasks()) == {"mine", *SHIPPED}
+    assert registry.load_task("rotation").name == "rotation"
+    assert set(registry.tasks()) == {"mine", *SHIPPED}
 
 
 def test_two_distributions_with_one_task_name_are_both_named(install: Install) -> None:
@@ -263,13 +262,13 @@ def test_two_distributions_with_one_task_name_are_both_named(install: Install) -
     assert "--no-plugin" in message
     assert "by dist-one 1.5 " in load_error("rotation")
     assert "by ssl-zoo " in load_error("rotation")
-    listed = plugins.plugins()
-    assert [p.distribution for p in listed if p.name == "mine" and p.fault] == ["dist-one", "dist-two"]
+    listed = registry.plugins()
+    assert [p.distribution for p in listed if p.name == "mine" and p.error] == ["dist-one", "dist-two"]
     assert faults().keys() == {"mine", "rotation"}
-    assert plugins.load_task("moco").name == "moco"
-    plugins.disable(["dist_ONE"])  # as distributions are compared, _ is - and case does not matter
-    assert plugins.load_task("mine").__module__ == "dist_two"
-    assert plugins.load_task("rotation").__module__ == "ssl_zoo_vision.rotation"
+    assert registry.load_task("moco").name == "moco"
+    registry.disable(["dist_ONE"])  # as distributions are compared, _ is - and case does not matter
+    assert registry.load_task("mine").__module__ == "dist_two"
+    assert registry.load_task("rotation").__module__ == "ssl_zoo_vision.rotation"
 
 
 def test_of_two_copies_of_a_distribution_the_first_on_the_path_counts(install: Install) -> None:
@@ -277,8 +276,8 @@ def test_of_two_copies_of_a_distribution_the_first_on_the_path_counts(install: I
     folder = install("Dist.One-new", {"mine": "dist_one:Mine"}, dist_one=TASK)
     info = next(folder.glob("*.dist-info"))
     (info / "METADATA").write_text("Name: Dist.One\nVersion: 9\n")
-    assert plugins.tasks()["mine"].version == "9"
-    assert plugins.load_task("mine").name == "mine"
+    assert registry.tasks()["mine"].version == "9"
+    assert registry.load_task("mine").name == "mine"
 
 
 def test_an_unknown_task_is_answered_with_the_nearest(install: Install) -> None:
@@ -287,12 +286,12 @@ def test_an_unknown_task_is_answered_with_the_nearest(install: Install) -> None:
         "there is no task 'simlcr'. Did you mean 'simclr'? There are: "
     )
     assert "'watch', from dist-one 1.5 (dist_watch), is no task" in load_error("watch")
-    plugins.disable(["ssl-zoo"])
+    registry.disable(["ssl-zoo"])
     assert "switched off" in load_error("simclr")
 
 
 def test_without_any_task_the_message_says_how_to_get_one(install: Install) -> None:
-    plugins.disable(["ssl-zoo"])
+    registry.disable(["ssl-zoo"])
     message = load_error("mine")
     assert "there is no task 'mine', nor any other" in message
     assert "pip install" in message
@@ -307,20 +306,20 @@ def test_what_is_installed_is_read_again_where_it_has_changed(
     folder = install("dist-one", {"mine": "dist_one:Mine"}, dist_one=TASK)
     os.utime(folder, (0, 0))  # its next change may come in the same tick of the clock
     for _ in range(5):
-        assert set(plugins.tasks()) == {"mine", *SHIPPED}
+        assert set(registry.tasks()) == {"mine", *SHIPPED}
     assert len(reads) == 1
 
     other = folder / "dist_two-1.dist-info"
     shutil.copytree(folder / "dist_one-1.5.dist-info", other)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: dist-two\nVersion: 1\n")
     (other / "entry_points.txt").write_text("[ssl_zoo]\nother = dist_one:Mine\n")
-    assert set(plugins.tasks()) == {"mine", "other", *SHIPPED}
+    assert set(registry.tasks()) == {"mine", "other", *SHIPPED}
     os.utime(folder, (0, 0))
-    plugins.tasks()
+    registry.tasks()
     shutil.rmtree(other)
-    assert set(plugins.tasks()) == {"mine", *SHIPPED}
+    assert set(registry.tasks()) == {"mine", *SHIPPED}
     monkeypatch.setenv("SSL_ZOO_DISABLE_PLUGINS", "mine")
-    assert set(plugins.tasks()) == set(SHIPPED)
+    assert set(registry.tasks()) == set(SHIPPED)
 
 
 def test_the_current_folder_is_another_one_elsewhere(
@@ -330,7 +329,7 @@ def test_the_current_folder_is_another_one_elsewhere(
     monkeypatch.setattr(sys, "path", ["", *(place for place in sys.path if place != str(folder))])
     for here, there_is in ((folder, True), (tmp_path, False), (folder, True)):
         monkeypatch.chdir(here)
-        assert ("mine" in plugins.tasks()) is there_is
+        assert ("mine" in registry.tasks()) is there_is
 
 
 # ---- switching off
@@ -339,13 +338,13 @@ def test_the_current_folder_is_another_one_elsewhere(
 def test_the_environment_switches_plugins_off(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("dist-one", {"mine": "dist_one:Mine"}, dist_one=TASK)
     monkeypatch.setenv("SSL_ZOO_DISABLE_PLUGINS", " moco, dist.one,,no-such-plugin")
-    assert set(plugins.tasks()) == {"byol", "inpainting", "rotation", "simclr", "supervised"}
-    assert {p.name for p in plugins.plugins() if p.contributes == "task"} == set(plugins.tasks())
+    assert set(registry.tasks()) == {"byol", "inpainting", "rotation", "simclr", "supervised"}
+    assert {p.name for p in registry.plugins() if p.contributes == "task"} == set(registry.tasks())
 
 
 def test_switching_off_what_is_not_there_is_an_error() -> None:
     with pytest.raises(UserError, match=r"--no-plugin simlcr: .* Did you mean 'simclr'\?"):
-        plugins.disable(["simlcr"])
+        registry.disable(["simlcr"])
 
 
 # ---- a distribution whose metadata is broken
@@ -360,15 +359,15 @@ def test_entry_points_that_cannot_be_understood_are_a_fault_of_that_distribution
     (nameless / "METADATA").unlink()
     binary = next(install("dist-bytes", {"mine": "dist_bytes:Mine"}).glob("*.dist-info"))
     (binary / "entry_points.txt").write_bytes(b"[ssl_zoo]\nmine = \xff\n")
-    found = {p.distribution: p.fault for p in plugins.plugins() if p.distribution != "ssl-zoo"}
+    found = {p.distribution: p.error for p in registry.plugins() if p.distribution != "ssl-zoo"}
     assert found == {
         "dist-line": "entry_points.txt cannot be understood",
         "dist-value": "'no module!' is neither module nor module:Class",
         "a distribution without a name": None,
     }
     assert "'odd', from dist-value 1.5 (no module!), is no task" in load_error("odd")
-    assert set(plugins.tasks()) == {"mine", *SHIPPED}
-    assert plugins.load_task("mine").name == "mine"
+    assert set(registry.tasks()) == {"mine", *SHIPPED}
+    assert registry.load_task("mine").name == "mine"
 
 
 # ---- in this process
@@ -376,48 +375,48 @@ def test_entry_points_that_cannot_be_understood_are_a_fault_of_that_distribution
 
 def test_a_class_can_be_registered_and_registered_anew() -> None:
     first, second = task_class(__doc__="One."), task_class(__doc__="Two.")
-    assert plugins.register_task(first) is first
-    plugins.register_task(second)
-    assert plugins.load_task("mine") is second
-    assert plugins.tasks()["mine"].summary == "Two."
-    assert plugins.tasks()["mine"].distribution == "this process"
-    assert [p.contributes for p in plugins.plugins(check=True) if p.name == "mine"] == ["task"]
-    plugins.register_task(task_class("renamed"))
-    assert set(plugins.tasks()) == {"renamed", *SHIPPED}
+    assert registry.register_task(first) is first
+    registry.register_task(second)
+    assert registry.load_task("mine") is second
+    assert registry.tasks()["mine"].summary == "Two."
+    assert registry.tasks()["mine"].distribution == "this process"
+    assert [p.contributes for p in registry.plugins(check=True) if p.name == "mine"] == ["task"]
+    registry.register_task(task_class("renamed"))
+    assert set(registry.tasks()) == {"renamed", *SHIPPED}
 
 
 def test_registering_needs_a_sound_task() -> None:
     for wrong in (3, int, task_class(name=None), task_class(recipe=3)):
         with pytest.raises(UserError):
-            plugins.register_task(wrong)  # type: ignore[arg-type]
+            registry.register_task(wrong)  # type: ignore[arg-type]
 
 
 def test_a_registered_class_does_not_hide_an_installed_one() -> None:
-    plugins.register_task(task_class("moco"))
+    registry.register_task(task_class("moco"))
     message = load_error("moco")
     assert "claimed by this process (tests.test_plugins:Mine) and by ssl-zoo " in message
 
 
 def test_registering_an_installed_class_changes_nothing() -> None:
-    cls = plugins.load_task("moco")
-    plugins.register_task(cls)
-    assert plugins.load_task("moco") is cls
-    assert plugins.tasks()["moco"].distribution == "ssl-zoo"
+    cls = registry.load_task("moco")
+    registry.register_task(cls)
+    assert registry.load_task("moco") is cls
+    assert registry.tasks()["moco"].distribution == "ssl-zoo"
 
 
 def test_a_file_gives_tasks_and_hooks(tmp_path: Path) -> None:
     file = tmp_path / "my plugin.py"
     base = "class Base(Task): ...\nclass Imported(Task): ...\nImported.__module__ = 'elsewhere'\n"
     file.write_text(TASK + base + OBSERVER)
-    plugins.load_file(file)
-    plugins.load_file(str(file))
-    mine = plugins.tasks()["mine"]
+    registry.load_file(file)
+    registry.load_file(str(file))
+    mine = registry.tasks()["mine"]
     assert (mine.summary, mine.paper, mine.distribution) == ("Guess the colour.", "Me 2030", str(file))
-    assert plugins.load_task("mine").name == "mine"
-    plugins.notify("ssl_zoo_step_logged", run=None, step=3, metrics={"loss": 1.0})
-    assert sys.modules[plugins.load_task("mine").__module__].seen == [(3, {"loss": 1.0})]
+    assert registry.load_task("mine").name == "mine"
+    registry.notify("ssl_zoo_step_logged", run=None, step=3, metrics={"loss": 1.0})
+    assert sys.modules[registry.load_task("mine").__module__].seen == [(3, {"loss": 1.0})]
     contributed = {
-        p.name: p.contributes for p in plugins.plugins(check=True) if p.distribution == str(file)
+        p.name: p.contributes for p in registry.plugins(check=True) if p.distribution == str(file)
     }
     assert contributed == {"mine": "task", "my plugin.py": "observer"}
 
@@ -426,7 +425,7 @@ def test_two_files_of_one_name_are_two_plugins(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.py").write_text(TASK)
-        plugins.load_file(tmp_path / folder / "mine.py")
+        registry.load_file(tmp_path / folder / "mine.py")
     message = load_error("mine")
     assert str(tmp_path / "a" / "mine.py") in message
     assert str(tmp_path / "b" / "mine.py") in message
@@ -456,10 +455,10 @@ def test_a_broken_file_is_one_line_and_leaves_nothing_behind(
     file = tmp_path / "broken.py"
     file.write_text(source)
     with pytest.raises(UserError) as caught:
-        plugins.load_file(file)
+        registry.load_file(file)
     assert str(caught.value).startswith(f"--plugin {file}: ")
     assert said in str(caught.value)
-    assert set(plugins.tasks()) == set(SHIPPED)
+    assert set(registry.tasks()) == set(SHIPPED)
     if "cannot be imported" in said:
         assert not any(name.endswith("_broken") for name in sys.modules)
 
@@ -468,7 +467,7 @@ def test_a_broken_file_is_one_line_and_leaves_nothing_behind(
 def test_a_file_that_is_none(tmp_path: Path, name: str) -> None:
     (tmp_path / "text.txt").write_text("x = 3")
     with pytest.raises(UserError, match="there is no such Python file"):
-        plugins.load_file(tmp_path / name)
+        registry.load_file(tmp_path / name)
 
 
 # ---- hooks
@@ -506,9 +505,9 @@ def test_a_broken_hook_module_is_told_once_and_harms_no_other(
     install("dist-bad", {"broken": "dist_bad"}, version="0.3", dist_bad=source)
     install("dist-good", {"watch": "dist_good"}, dist_good=OBSERVER)
     for _ in range(2):
-        plugins.notify("ssl_zoo_step_logged", run=None, step=3, metrics={})
-        plugins.hooks()
-        plugins._hook_plugins.cache_clear()
+        registry.notify("ssl_zoo_step_logged", run=None, step=3, metrics={})
+        registry.collect("ssl_zoo_register_sources")
+        registry._hook_modules = None
     (warning,) = (record.getMessage() for record in caplog.records)
     assert warning.startswith("plugin 'broken', from dist-bad 0.3 (dist_bad): ")
     assert said in warning
@@ -516,12 +515,15 @@ def test_a_broken_hook_module_is_told_once_and_harms_no_other(
     assert len(sys.modules["dist_good"].seen) == 2
     assert faults().keys() == {"broken"}
     assert said in faults()["broken"]
-    assert plugins.load_task("moco").name == "moco"
+    assert registry.load_task("moco").name == "moco"
 
 
 def test_a_warning_is_one_line_on_standard_error(install: Install) -> None:
     folder = install("dist-bad", {"broken": "dist_bad"}, dist_bad=BROKEN)
-    script = "from ssl_zoo import plugins; plugins.hooks(); plugins.hooks()"
+    script = (
+        "from ssl_zoo.plugins.registry import registry\n"
+        "for _ in range(2): registry.collect('ssl_zoo_register_sources')"
+    )
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
@@ -541,7 +543,7 @@ def test_an_implementation_names_what_it_uses(install: Install, parameters: str)
     source = "seen = []\n" + observing("ssl_zoo_step_logged", "seen.append(locals())", parameters)
     install("dist-one", {"watch": "dist_one"}, dist_one=source)
     arguments = {"run": "r", "step": 3, "metrics": {"loss": 1.0}}
-    plugins.notify("ssl_zoo_step_logged", **arguments)
+    registry.notify("ssl_zoo_step_logged", **arguments)
     (seen,) = sys.modules["dist_one"].seen
     assert {k: v for k, v in seen.items() if k in arguments} == {
         k: v for k, v in arguments.items() if k in parameters
@@ -551,14 +553,14 @@ def test_an_implementation_names_what_it_uses(install: Install, parameters: str)
 def test_one_module_announced_twice_is_a_fault_of_the_second(install: Install) -> None:
     install("dist-one", {"a": "dist_watch", "b": "dist_watch"}, dist_watch=OBSERVER)
     assert faults().keys() == {"b"}
-    plugins.notify("ssl_zoo_step_logged", run=None, step=1, metrics={})
+    registry.notify("ssl_zoo_step_logged", run=None, step=1, metrics={})
     assert len(sys.modules["dist_watch"].seen) == 1
 
 
 def test_two_distributions_may_call_their_hooks_alike(install: Install) -> None:
     install("dist-one", {"watch": "dist_one"}, dist_one=OBSERVER)
     install("dist-two", {"watch": "dist_two"}, dist_two=OBSERVER)
-    plugins.notify("ssl_zoo_step_logged", run=None, step=1, metrics={})
+    registry.notify("ssl_zoo_step_logged", run=None, step=1, metrics={})
     assert faults() == {}
     assert sys.modules["dist_one"].seen == sys.modules["dist_two"].seen == [(1, {})]
 
@@ -573,8 +575,8 @@ def test_an_observer_that_raises_stops_neither_the_run_nor_other_observers(
     folder = install("dist-bad", {"bad": "dist_bad"}, dist_bad=source)
     install("dist-good", {"watch": "dist_good"}, dist_good=OBSERVER)
     for step in range(3):
-        plugins.notify("ssl_zoo_step_logged", run=None, step=step, metrics={})
-    plugins.notify("ssl_zoo_run_ended", run=None, results={})
+        registry.notify("ssl_zoo_step_logged", run=None, step=step, metrics={})
+    registry.notify("ssl_zoo_run_ended", run=None, results={})
     assert len(sys.modules["dist_good"].seen) == 3
     (warning,) = (record.getMessage() for record in caplog.records)
     assert warning.startswith("plugin 'bad', from dist-bad 1.5 (dist_bad): ssl_zoo_step_logged raised ")
@@ -584,16 +586,16 @@ def test_an_observer_that_raises_stops_neither_the_run_nor_other_observers(
 
 def test_an_observer_on_request_is_told_only_of_runs_that_ask_for_it(install: Install) -> None:
     install("dist-one", {"quiet": "dist_one"}, dist_one=OBSERVER + "\non_request = True\n")
-    plugins.notify("ssl_zoo_step_logged", run=None, step=1, metrics={})
-    plugins.notify("ssl_zoo_step_logged", ["other"], run=None, step=2, metrics={})
-    plugins.notify("ssl_zoo_step_logged", ["other", "quiet"], run=None, step=3, metrics={})
+    registry.notify("ssl_zoo_step_logged", run=None, step=1, metrics={})
+    registry.notify("ssl_zoo_step_logged", ["other"], run=None, step=2, metrics={})
+    registry.notify("ssl_zoo_step_logged", ["other", "quiet"], run=None, step=3, metrics={})
     assert sys.modules["dist_one"].seen == [(3, {})]
 
 
 def test_asking_for_an_observer_that_there_is_not_is_an_error(install: Install) -> None:
     install("dist-one", {"watch": "dist_one"}, dist_one=OBSERVER)
     install("dist-bad", {"broken": "dist_bad"}, dist_bad=BROKEN)
-    plugins.check_observers(["watch"])
+    registry.check_observers(["watch"])
     for name, said in (
         ("wach", "there is no observer 'wach'. Did you mean 'watch'?"),
         ("simclr", "there is no observer 'simclr'. There are: "),
@@ -601,7 +603,7 @@ def test_asking_for_an_observer_that_there_is_not_is_an_error(install: Install) 
         ("broken", "there is no observer 'broken': cannot be loaded: ModuleNotFoundError: "),
     ):
         with pytest.raises(UserError) as caught:
-            plugins.check_observers([name])
+            registry.check_observers([name])
         assert str(caught.value).startswith(f"train.observers: {said}")
 
 
@@ -610,8 +612,8 @@ def test_an_observer_may_refuse_a_run_but_not_stop_one(install: Install) -> None
     source = observing("ssl_zoo_run_started", refuse) + observing("ssl_zoo_step_logged", refuse)
     install("dist-one", {"watch": "dist_one"}, dist_one=source)
     with pytest.raises(UserError, match="log in first"):
-        plugins.notify("ssl_zoo_run_started", run=None, step=0)
-    plugins.notify("ssl_zoo_step_logged", run=None, step=1, metrics={})
+        registry.notify("ssl_zoo_run_started", run=None, step=0)
+    registry.notify("ssl_zoo_step_logged", run=None, step=1, metrics={})
 
 
 def test_an_error_is_laid_to_the_plugin_in_whose_code_it_arose(install: Install) -> None:
@@ -623,24 +625,24 @@ def test_an_error_is_laid_to_the_plugin_in_whose_code_it_arose(install: Install)
     (folder / "dist_one" / "__init__.py").touch()
     import torch
 
-    cls = plugins.load_task("mine")
+    cls = registry.load_task("mine")
     with pytest.raises(RuntimeError) as caught:
         cls.loss(None, (torch.ones(3),))  # type: ignore[arg-type]
-    said = plugins.blame(caught.value)
+    said = registry.blame(caught.value)
     line = 1 + source[: source.index("# seven")].count("\n")
     assert said is not None
     assert said.startswith("RuntimeError: ")
     assert said.endswith(f" at {folder / 'dist_one' / 'task.py'}:{line}, in dist-one 1.5")
     with pytest.raises(ZeroDivisionError) as caught:
         divmod(1, 0)
-    assert plugins.blame(caught.value) is None
+    assert registry.blame(caught.value) is None
 
 
 def test_an_observer_cannot_swallow_ctrl_c(install: Install) -> None:
     source = observing("ssl_zoo_run_started", "raise KeyboardInterrupt")
     install("dist-one", {"watch": "dist_one"}, dist_one=source)
     with pytest.raises(KeyboardInterrupt):
-        plugins.notify("ssl_zoo_run_started", run=None, step=0)
+        registry.notify("ssl_zoo_run_started", run=None, step=0)
 
 
 def test_observers_are_called_in_pluggys_order(
@@ -655,9 +657,9 @@ def test_observers_are_called_in_pluggys_order(
         source = observing("ssl_zoo_run_started", f"run.append({name!r})", "run", mark)
         install(f"dist-{name}", {name: f"dist_{name}"}, **{f"dist_{name}": source})
     ours: list[str] = []
-    plugins.notify("ssl_zoo_run_started", run=ours, step=0)
+    registry.notify("ssl_zoo_run_started", run=ours, step=0)
     theirs: list[str] = []
-    plugins.hooks().hook.ssl_zoo_run_started(run=theirs, step=0)
+    registry.hook_modules().manager.hook.ssl_zoo_run_started(run=theirs, step=0)
     assert ours == theirs == ["six", "two", "one"]
 
 
@@ -671,8 +673,8 @@ def test_what_plugins_give_is_joined(install: Install) -> None:
         "dist-one", {"one": "dist_one"}, dist_one=observing(SOURCES, "return {'a': print, 'b': len}")
     )
     install("dist-two", {"two": "dist_two"}, dist_two=observing(SOURCES, "return {'c': abs}"))
-    assert plugins.collect(SOURCES) == {"a": print, "b": len, "c": abs}
-    assert plugins.collect("ssl_zoo_table_columns") == {}
+    assert registry.collect(SOURCES) == {"a": print, "b": len, "c": abs}
+    assert registry.collect("ssl_zoo_table_columns") == {}
     assert faults(check=True) == {}
 
 
@@ -682,7 +684,7 @@ def test_one_name_from_two_plugins_is_an_error_that_names_both(install: Install)
         "dist-two", {"two": "dist_two"}, version="2", dist_two=observing(SOURCES, "return {'a': abs}")
     )
     with pytest.raises(UserError) as caught:
-        plugins.collect(SOURCES)
+        registry.collect(SOURCES)
     assert "'a'" in str(caught.value)
     assert "plugin 'one', from dist-one 1.5 (dist_one)" in str(caught.value)
     assert "plugin 'two', from dist-two 2 (dist_two)" in str(caught.value)
@@ -690,8 +692,8 @@ def test_one_name_from_two_plugins_is_an_error_that_names_both(install: Install)
     found = faults(check=True)
     assert "also given by plugin 'two', from dist-two 2 (dist_two)" in found["one"]
     assert "also given by plugin 'one', from dist-one 1.5 (dist_one)" in found["two"]
-    plugins.disable(["two"])
-    assert plugins.collect(SOURCES) == {"a": print}
+    registry.disable(["two"])
+    assert registry.collect(SOURCES) == {"a": print}
 
 
 @pytest.mark.parametrize(
@@ -702,7 +704,7 @@ def test_a_plugin_that_cannot_give_is_left_out(
 ) -> None:
     install("dist-bad", {"bad": "dist_bad"}, dist_bad=observing(SOURCES, body))
     install("dist-good", {"good": "dist_good"}, dist_good=observing(SOURCES, "return {'c': abs}"))
-    assert plugins.collect(SOURCES) == plugins.collect(SOURCES) == {"c": abs}
+    assert registry.collect(SOURCES) == registry.collect(SOURCES) == {"c": abs}
     (warning,) = (record.getMessage() for record in caplog.records)
     assert warning.startswith(f"plugin 'bad', from dist-bad 1.5 (dist_bad): {SOURCES} ")
     assert faults(check=True).keys() == {"bad"}
@@ -711,13 +713,13 @@ def test_a_plugin_that_cannot_give_is_left_out(
 def test_a_hook_can_give_tasks(install: Install) -> None:
     given = TASK + observing("ssl_zoo_register_tasks", "return {'mine': Mine, 'moco': Mine, 'bad': int}")
     install("dist-one", {"more": "dist_one"}, dist_one=given)
-    assert plugins.load_task("mine").__module__ == "dist_one"
-    assert plugins.load_task("moco").__module__ == "ssl_zoo_vision.moco"
+    assert registry.load_task("mine").__module__ == "dist_one"
+    assert registry.load_task("moco").__module__ == "ssl_zoo_vision.moco"
     assert load_error("bad").startswith(
         "task 'bad', from plugin 'more', from dist-one 1.5 (dist_one), is no subclass of ssl_zoo.Task"
     )
     assert "Did you mean 'mine'" in load_error("minee")
-    assert set(plugins.tasks()) == set(SHIPPED)  # listing runs no plugin
+    assert set(registry.tasks()) == set(SHIPPED)  # listing runs no plugin
     assert "more" in faults(check=True)
 
 
@@ -756,6 +758,6 @@ def test_every_hook_is_documented(hook: str) -> None:
 
 
 def test_the_manager_knows_every_hook() -> None:
-    manager = plugins.hooks()
+    manager = registry.hook_modules().manager
     assert all(getattr(manager.hook, hook).spec is not None for hook in HOOKS)
     assert logging.getLogger("ssl_zoo.plugins.registry").level <= logging.WARNING

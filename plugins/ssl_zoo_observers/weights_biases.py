@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_zoo import UserError, hookimpl
-from ssl_zoo.errors import first_line
+from ssl_zoo.text import error_line
 from ssl_zoo_observers.scores import named_scores
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _begin(run: Run) -> wandb.Run:
         )
     except wandb.Error as error:
         raise UserError(
-            f"--observe wandb: {first_line(error)}; "
+            f"--observe wandb: {error_line(error)}; "
             "WANDB_MODE=offline keeps the run on this machine until `wandb sync`"
         ) from error
 

@@ -27,7 +27,7 @@ from ssl_zoo.task import Encoder
 T = TypeVar("T")
 
 
-def cached(encoder: Encoder, part_size: int) -> Encoder:
+def cache_gradients(encoder: Encoder, part_size: int) -> Encoder:
     """The same encoder, which from now on takes a batch in parts while it is in training.
 
     Its copies, such as teachers, do so too. Names and values of its parameters stay as they are.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +15,10 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from ssl_zoo.config.schema import BackboneConfig
-from ssl_zoo.errors import Unsuitable, UserError, did_you_mean
+from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder
+from ssl_zoo.text import did_you_mean, one_line
 
 SMALL_IMAGE = 64
 """Up to this side, in pixels, `stem="auto"` means the small stem."""
@@ -315,4 +315,4 @@ def _does_not_fit(config: BackboneConfig, spec: ImageSpec, error: Exception) -> 
 def _one_line(error: Exception) -> str:
     if isinstance(error, FileNotFoundError) and not str(error):
         return "there is no such file"
-    return textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")
+    return one_line(str(error) or type(error).__name__, 200)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from ssl_zoo.errors import SslZooError, UserError, tame
+from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.text import escape_control_chars
 
 if TYPE_CHECKING:
     from ssl_zoo.config.schema import RunConfig
@@ -109,11 +110,11 @@ def _global(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    from ssl_zoo.plugins.registry import registry as plugins
+    from ssl_zoo.plugins.registry import registry
 
-    plugins.disable(no_plugin or ())
+    registry.disable(no_plugin or ())
     for file in plugin or ():
-        plugins.load_file(file)
+        registry.load_file(file)
 
 
 @app.command()
@@ -382,12 +383,12 @@ def tasks(
 ) -> None:
     """List the tasks, or show one task's options with their defaults."""
     from ssl_zoo.cli import console
-    from ssl_zoo.plugins.registry import registry as plugins
+    from ssl_zoo.plugins.registry import registry
 
     if name is not None:
-        console.print_task(name, plugins.load_task(name), json)
+        console.print_task(name, registry.load_task(name), json)
     else:
-        console.print_tasks(plugins.tasks().values(), json)
+        console.print_tasks(registry.tasks().values(), json)
 
 
 @app.command()
@@ -413,7 +414,7 @@ def check(
 
     expected = {check.strip(): reason for check, _, reason in (e.partition("=") for e in expect or ())}
     checks = testing.checks_of(name, _given(locals()), sets or (), expected, flags=_flags())
-    if not console.print_checks(testing.outcomes(checks), json):
+    if not console.print_checks(testing.run_checks(checks), json):
         raise typer.Exit(1)
 
 
@@ -438,9 +439,9 @@ def new_task(
 def plugins(json: Json = False) -> None:
     """List every plugin with its distribution, what it contributes, and what is wrong with it."""
     from ssl_zoo.cli import console
-    from ssl_zoo.plugins.registry import registry as plugins
+    from ssl_zoo.plugins.registry import registry
 
-    console.print_plugins(plugins.plugins(check=True), json)
+    console.print_plugins(registry.plugins(check=True), json)
 
 
 @app.command()
@@ -498,7 +499,7 @@ class _Tame(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, which makes a terminal do nothing."""
-        return tame(super().format(record))
+        return escape_control_chars(super().format(record))
 
 
 def main() -> None:
@@ -543,9 +544,9 @@ def _explain(error: Exception) -> tuple[str, int]:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "ssl-zoo"
         return f"{error.format_message()} (see {command} --help)", 2
-    from ssl_zoo.plugins.registry import blame
+    from ssl_zoo.plugins.registry import registry
 
-    said = blame(error)
+    said = registry.describe_error(error)
     if said is None and isinstance(error, OSError) and error.strerror is not None:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None), 1
     return f"{said or f'{type(error).__name__}: {error}'} (--debug shows the traceback)", 1
@@ -554,5 +555,5 @@ def _explain(error: Exception) -> tuple[str, int]:
 def _fail(message: str, code: int) -> NoReturn:
     rank = os.environ.get("RANK", "0")
     if rank == "0" or code == 1:  # wrong input and signals come to every process
-        sys.stderr.write(f"error: {tame(' '.join(message.split()))}\n")
+        sys.stderr.write(f"error: {escape_control_chars(' '.join(message.split()))}\n")
     sys.exit(code)

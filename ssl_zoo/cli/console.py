@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.segment import Segment
 from rich.table import Table
 
-from ssl_zoo.errors import tame
+from ssl_zoo.text import escape_control_chars
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from ssl_zoo.comparison.cells import Cell
     from ssl_zoo.comparison.sweep import Sweep
     from ssl_zoo.comparison.table import Table as ComparisonTable
-    from ssl_zoo.plugins.registry import PluginEntry, TaskEntry
+    from ssl_zoo.plugins.info import PluginInfo, TaskInfo
     from ssl_zoo.runs.run import Run
     from ssl_zoo.task import Task
-    from ssl_zoo.testing import Outcome
+    from ssl_zoo.testing import CheckResult
     from ssl_zoo.tools.bench import Throughput
     from ssl_zoo.tools.embed import Embedded
     from ssl_zoo.training import Trainer
@@ -46,7 +46,7 @@ class _Tamed:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for text, style, control in console.render(self.shown, options):
-            yield Segment(text if control else tame(text), style, control)
+            yield Segment(text if control else escape_control_chars(text), style, control)
 
 
 class _Taming(RenderHook):
@@ -87,7 +87,7 @@ def say(text: str) -> None:
     out.print(text, markup=False, soft_wrap=True)
 
 
-def print_tasks(entries: Iterable[TaskEntry], json: bool) -> None:
+def print_tasks(entries: Iterable[TaskInfo], json: bool) -> None:
     """List the tasks."""
     entries = list(entries)
     if json:
@@ -159,21 +159,21 @@ def print_new_task(name: str, folder: Path) -> None:
     say(f"  ssl-zoo train --task {name}")
 
 
-def print_plugins(entries: Iterable[PluginEntry], json: bool) -> None:
+def print_plugins(entries: Iterable[PluginInfo], json: bool) -> None:
     """List plugins, and what is wrong with them."""
     if json:
         print_json([asdict(entry) for entry in entries])
         return
-    table = Table("plugin", "distribution", "contributes", "fault")
+    table = Table("plugin", "distribution", "contributes", "error")
     for entry in entries:
         origin = f"{entry.distribution} {entry.version}"
-        _add_row(table, entry.name, origin, entry.contributes, entry.fault or "")
+        _add_row(table, entry.name, origin, entry.contributes, entry.error or "")
     out.print(table)
 
 
-def print_checks(outcomes: Iterable[Outcome], json: bool) -> bool:
+def print_checks(outcomes: Iterable[CheckResult], json: bool) -> bool:
     """Show what comes of each check as it comes; whether all is well."""
-    made: list[Outcome] = []
+    made: list[CheckResult] = []
     for outcome in outcomes:
         made.append(outcome)
         if not json:

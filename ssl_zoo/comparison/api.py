@@ -9,10 +9,10 @@ from typing import Any
 from ssl_zoo.comparison.config import load_comparison
 from ssl_zoo.comparison.outcomes import run_table, sweep_table
 from ssl_zoo.comparison.render import FORMATS
-from ssl_zoo.comparison.sweep import FILE, Launcher, Sweep, Watcher, rehearse, stoppable, work
+from ssl_zoo.comparison.sweep import FILE, Launcher, Sweep, Watcher, preflight, stoppable, work
 from ssl_zoo.comparison.table import Table
-from ssl_zoo.runs.records import is_there
-from ssl_zoo.runtime.files import replace_file
+from ssl_zoo.runs.records import file_exists
+from ssl_zoo.runtime.files import write_atomic
 
 
 class Unwatched:
@@ -85,7 +85,7 @@ def run(sweep: Sweep, launcher: Launcher = work, watcher: Watcher | None = None)
     watcher = watcher or Unwatched()
     with stoppable(sweep):
         if launcher is work:  # elsewhere other machines have the data and the devices
-            rehearse(sweep)
+            preflight(sweep)
         with sweep.lock():
             return _work_through(sweep, launcher, watcher)
 
@@ -124,7 +124,7 @@ def tabulate(
         UserError: one is no finished run, two are the same, or they are not comparable.
     """
     file = Path(runs[0]) / FILE
-    if len(runs) == 1 and is_there(file):
+    if len(runs) == 1 and file_exists(file):
         given = {"columns": columns, "sort": sort}
         table = sweep_table(open_sweep(file, runs[0], **{k: v for k, v in given.items() if v}))
     else:
@@ -138,4 +138,4 @@ def tabulate(
 def write_table(table: Table, folder: Path) -> None:
     """Write the table into a folder, in every format."""
     for ending, write in FORMATS.items():
-        replace_file(folder / f"table.{ending}", write(table).encode())
+        write_atomic(folder / f"table.{ending}", write(table).encode())

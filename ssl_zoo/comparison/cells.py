@@ -18,14 +18,15 @@ from pydantic import ValidationError
 from ssl_zoo.comparison.config import RAW, Comparison
 from ssl_zoo.config.schema import DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
-from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, Unwritable, UserError, first_line
-from ssl_zoo.evaluation import Subject, possible, score
+from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, Unwritable, UserError
+from ssl_zoo.evaluation import Subject, score, supported_protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
-from ssl_zoo.plugins.registry import blame
-from ssl_zoo.plugins.validation import FAILURES, where
+from ssl_zoo.plugins.registry import registry
+from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.runs.run import Run, load_data
 from ssl_zoo.runtime.device import Device
-from ssl_zoo.runtime.files import locked, replace_file
+from ssl_zoo.runtime.files import file_lock, write_atomic
+from ssl_zoo.text import error_line, locate_error
 from ssl_zoo.training import Reporter, train
 
 Status = Literal["waiting", "unfinished", "failed", "done"]
@@ -90,7 +91,7 @@ class Cell(ABC):
             return
         if there is None:
             return
-        old, new = decisive(there), decisive(wanted)
+        old, new = result_affecting_settings(there), result_affecting_settings(wanted)
         for path, value in new.items():
             if old.get(path) != value:
                 raise UserError(
@@ -124,20 +125,20 @@ class Cell(ABC):
                         self._judge(subject)
             except (Interrupted, Unwritable):
                 raise
-            except FAILURES as error:
+            except PLUGIN_ERRORS as error:
                 self.fail(_reason(error))
             self._note([], seconds=time.monotonic() - start)
 
     def _judge(self, subject: Subject) -> None:
         """Evaluate by the protocols that are missing; one that fails costs no other its figures."""
-        can = possible(self.missing(), subject.data)
+        can = supported_protocols(self.missing(), subject.data)
         for name in self.missing():
             if name in can:
                 try:
                     Run(self.path).add_scores({subject.name: score(subject, [name])})
                 except Unwritable:
                     raise
-                except FAILURES as error:
+                except PLUGIN_ERRORS as error:
                     self.fail(f"{name}: {_reason(error)}")
                     continue
             self._note([name], unlabelled=[] if name in can else [name])
@@ -159,13 +160,13 @@ class Cell(ABC):
     def fail(self, reason: str) -> None:
         """Note that it failed, and why."""
         self.path.mkdir(parents=True, exist_ok=True)
-        replace_file(self._failure_file, json.dumps({"failed": reason}).encode())
+        write_atomic(self._failure_file, json.dumps({"failed": reason}).encode())
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Within, no other process works on it; one that does is waited for."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with locked(Run(self.path).cell_lock_file):
+        with file_lock(Run(self.path).cell_lock_file):
             yield
 
     @property
@@ -278,10 +279,14 @@ class RawCell(EvaluatedCell):
 
 def _reason(error: BaseException) -> str:
     """Why something failed, in one line."""
-    return first_line(error) if isinstance(error, SslZooError) else blame(error) or where(error)
+    return (
+        error_line(error)
+        if isinstance(error, SslZooError)
+        else registry.describe_error(error) or locate_error(error)
+    )
 
 
-def decisive(config: EncoderConfig) -> dict[str, Any]:
+def result_affecting_settings(config: EncoderConfig) -> dict[str, Any]:
     """All settings that decide a run's figures, by dotted path."""
     sections = config.model_dump(exclude={"provenance"})
     chosen_here = {"train.precision", "train.channels_last", "train.threads", "train.tune"}

@@ -14,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ssl_zoo.comparison.table import known_columns, unknown_column
 from ssl_zoo.config.load import Given, load_config, load_encoder_config, read_yaml
 from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig
-from ssl_zoo.data.decode import printable
-from ssl_zoo.errors import UserError, did_you_mean
+from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import protocols
 from ssl_zoo.evaluation.scoring import UNTRAINED
-from ssl_zoo.plugins.registry import check_observers, load_task, tasks
+from ssl_zoo.plugins.registry import (
+    registry,
+)
+from ssl_zoo.text import did_you_mean, printable
 
 RAW = "pixels"
 """What the raw input is called among the baselines."""
@@ -69,14 +71,14 @@ class Comparison(BaseModel):
             UserError: there is no such task, or it is a baseline.
         """
         if self.tasks == "all":
-            found = [name for name in tasks() if not _learns_from_labels(name)]
+            found = [name for name in registry.tasks() if not _learns_from_labels(name)]
             if not found:
                 raise UserError("--tasks all: no installed distribution brings any task")
             return found
         place = self.place("tasks")
         for name in self.tasks:
             try:
-                baseline = name in (RAW, UNTRAINED) or load_task(name).needs_labels
+                baseline = name in (RAW, UNTRAINED) or registry.load_task(name).needs_labels
             except UserError as error:
                 raise UserError(f"{place}: {error}") from error
             if baseline:
@@ -85,7 +87,9 @@ class Comparison(BaseModel):
 
     def supervised(self) -> list[str]:
         """The tasks among the baselines, which learn from labels."""
-        return [name for name in tasks() if self.has_baseline(name) and _learns_from_labels(name)]
+        return [
+            name for name in registry.tasks() if self.has_baseline(name) and _learns_from_labels(name)
+        ]
 
     def has_baseline(self, name: str) -> bool:
         """Whether a baseline of this name is wanted."""
@@ -123,11 +127,11 @@ class Comparison(BaseModel):
         same = {name: getattr(common, name).model_dump() for name in ("data", "backbone")}
         base = Given({**same, "train": self.train}, self._origin)
         config = load_config(overrides=settings, base=[base, own])
-        for path, value in conditions(config).items():
-            if value != conditions(common)[path]:
+        for path, value in comparability_key(config).items():
+            if value != comparability_key(common)[path]:
                 raise UserError(
                     f"{own.origin}: {path}={value} would make its runs incomparable with the "
-                    f"others' ({conditions(common)[path]}); set it for all"
+                    f"others' ({comparability_key(common)[path]}); set it for all"
                 )
         # Of equal runs none is to compute in another number format because the machine was busy.
         defaults: dict[str, Any] = {"tune": False}
@@ -150,7 +154,7 @@ class Comparison(BaseModel):
 def _learns_from_labels(name: str) -> bool:
     """Whether a task does; one that cannot be loaded does not, and its row will say why."""
     try:
-        return load_task(name).needs_labels
+        return registry.load_task(name).needs_labels
     except UserError:
         return False
 
@@ -186,18 +190,18 @@ def _check(comparison: Comparison) -> None:
         if name not in columns:
             raise UserError(unknown_column(comparison.place(option), name, columns))
     if comparison.baselines and comparison.baselines != "all":
-        known = [RAW, UNTRAINED, *(name for name in tasks() if _learns_from_labels(name))]
+        known = [RAW, UNTRAINED, *(name for name in registry.tasks() if _learns_from_labels(name))]
         for name in (name for name in comparison.baselines if name not in known):
             raise UserError(
                 f"{comparison.place('baselines')}: there is no {name!r}.{did_you_mean(name, known)} "
                 f"There are: {', '.join(known)}"
             )
-    installed = tasks() if comparison.overrides else ()
+    installed = registry.tasks() if comparison.overrides else ()
     for name in comparison.overrides:
         if name not in (*names, *installed):  # a file may say more than is compared this time
             said = f"{comparison._origin}: overrides.{name}: there is no such task."
             raise UserError(said + did_you_mean(name, names))
-    check_observers(comparison.encoder_config(0).train.observers)
+    registry.check_observers(comparison.encoder_config(0).train.observers)
     for name in names if comparison.tasks != "all" else ():
         comparison.run_config(name, 0)
 
@@ -213,7 +217,7 @@ def _reason(error: ValidationError, file: str | Path | None) -> str:
     return f"{prefix}{path}: {first['msg'].replace('Input should be', 'must be')}"
 
 
-def conditions(config: EncoderConfig) -> dict[str, Any]:
+def comparability_key(config: EncoderConfig) -> dict[str, Any]:
     """What runs must have in common for their figures to stand in one table, by dotted path."""
     data = config.data.model_dump(include={"source", "image_size", "holdout"})
     if (path := Path(str(data["source"])).expanduser()).is_dir():

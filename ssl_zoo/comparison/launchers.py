@@ -22,7 +22,7 @@ import torch
 from ssl_zoo.comparison.cells import Cell
 from ssl_zoo.comparison.sweep import Launcher, Sweep, Watcher, cores, work
 from ssl_zoo.errors import UserError
-from ssl_zoo.runtime.files import open_own
+from ssl_zoo.runtime.files import open_no_follow
 
 POLL = 1.0
 """Seconds between looks at how far the cells of other processes have got."""
@@ -94,7 +94,7 @@ def on_devices(sweep: Sweep, watcher: Watcher, number: int) -> None:
             if cuda:
                 environment["CUDA_VISIBLE_DEVICES"] = index
             command = [sys.executable, "-m", "ssl_zoo", *sweep.command(cell)]
-            with open_own(_log(cell), "ab") as log:
+            with open_no_follow(_log(cell), "ab") as log:
                 process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
                 while process.poll() is None and not stop.wait(0.1):
                     pass

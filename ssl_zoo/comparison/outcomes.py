@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_zoo.comparison.cells import Cell, decisive
-from ssl_zoo.comparison.config import conditions
+from ssl_zoo.comparison.cells import Cell, result_affecting_settings
+from ssl_zoo.comparison.config import comparability_key
 from ssl_zoo.comparison.sweep import Sweep
 from ssl_zoo.comparison.table import Outcome, Table, build_table
 from ssl_zoo.config.schema import BUDGETS, NARROW_RESNET, EncoderConfig, RunConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate, protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED
-from ssl_zoo.plugins.registry import load_task
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
 
 
@@ -69,10 +69,10 @@ def run_table(
     for run in opened:
         if not run.results().get("steps"):
             raise UserError(f"{run.path} has not ended: go on with ssl-zoo train --resume {run.path}")
-    varying = _varying([conditions(config) for config in configs])
+    varying = _varying([comparability_key(config) for config in configs])
     if varying and not mixed:
         path = varying[0]
-        values = [(conditions(c)[path], run.path) for c, run in zip(configs, opened, strict=True)]
+        values = [(comparability_key(c)[path], run.path) for c, run in zip(configs, opened, strict=True)]
         (a, first), (b, second) = _two_different(values)
         raise UserError(
             f"runs are not comparable: {path} is {a} in {first}, but {b} in {second}; "
@@ -86,7 +86,7 @@ def run_table(
     for run, config, row in zip(opened, configs, rows, strict=True):
         results = run.results()
         scores, seed = results.get("scores", {}), config.train.seed
-        task, labels = config.task.name, load_task(config.task.name).needs_labels
+        task, labels = config.task.name, registry.load_task(config.task.name).needs_labels
         outcomes.append(Outcome(row, seed, run, scores.get(task, {}), results, labels))
     outcomes += _baselines(opened, configs, _suffixes(configs, varying))
     foot = [*_on_rows(outcomes), *_on_settings(outcomes)]
@@ -116,7 +116,7 @@ def _two_different(values: Sequence[tuple[Any, Path]]) -> tuple[tuple[Any, Path]
 
 def _suffixes(configs: Sequence[RunConfig], varying: Sequence[str]) -> list[str]:
     """What must be said of each run beside its task, empty where all conditions are the same."""
-    return [_said({path: conditions(config)[path] for path in varying}) for config in configs]
+    return [_said({path: comparability_key(config)[path] for path in varying}) for config in configs]
 
 
 def _said(settings: Mapping[str, Any]) -> str:
@@ -126,7 +126,7 @@ def _said(settings: Mapping[str, Any]) -> str:
 
 def _rows(configs: Sequence[RunConfig], varying: Sequence[str]) -> list[str]:
     """The name of each run's row: its task, and what tells it from others of that task."""
-    flat = [decisive(config) for config in configs]
+    flat = [result_affecting_settings(config) for config in configs]
     rows = []
     for config, its in zip(configs, flat, strict=True):
         same_task = [
@@ -134,7 +134,7 @@ def _rows(configs: Sequence[RunConfig], varying: Sequence[str]) -> list[str]:
         ]
         telling = dict.fromkeys([*varying, *_varying(same_task)])
         telling.pop("train.seed", None)
-        known = {**its, **conditions(config)}
+        known = {**its, **comparability_key(config)}
         rows.append(config.task.name + _said({path: known.get(path) for path in telling}))
     seen: set[tuple[str, int]] = set()
     for row, config in zip(rows, configs, strict=True):

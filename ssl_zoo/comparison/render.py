@@ -11,10 +11,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from ssl_zoo.comparison.table import Entry, Row, Table
+from ssl_zoo.comparison.table import Figure, Row, Table
 
 
-def _cells(table: Table, row: Row) -> list[tuple[Entry, str]]:
+def _cells(table: Table, row: Row) -> list[tuple[Figure, str]]:
     return [(row.entries[c.name], row.entries[c.name].shown(c)) for c in table.columns]
 
 
@@ -113,7 +113,7 @@ def to_json(table: Table) -> str:
 def as_dict(table: Table) -> dict[str, Any]:
     """The table as plain values."""
 
-    def entry(value: Entry) -> Any:
+    def entry(value: Figure) -> Any:
         if value.estimate is None:
             return value.text or None
         return {

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 from ssl_zoo.comparison.cells import Cell, cells, shared_data
 from ssl_zoo.comparison.config import Comparison
 from ssl_zoo.errors import Interrupted, SslZooError, Unwritable, UserError
-from ssl_zoo.plugins.registry import arguments
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run, build_encoder
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.device import Device
-from ssl_zoo.runtime.files import locked, replace_file
+from ssl_zoo.runtime.files import file_lock, write_atomic
 from ssl_zoo.training import Silent, Trainer
 
 FILE = "compare.yaml"
@@ -69,7 +69,7 @@ class Sweep:
             cell.check()
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            replace_file(self.out / FILE, self.comparison.dump().encode())
+            write_atomic(self.out / FILE, self.comparison.dump().encode())
         except (OSError, SslZooError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"--out {self.out}: cannot be made: {reason}") from error
@@ -77,7 +77,15 @@ class Sweep:
     def command(self, cell: Cell | None = None) -> list[str]:
         """The arguments of ``ssl-zoo`` that go on with the whole, or do one cell and nothing else."""
         only = ["--only", cell.name] if cell is not None else []
-        return [*arguments(), "compare", "--config", f"{self.out / FILE}", "--out", f"{self.out}", *only]
+        return [
+            *registry.arguments(),
+            "compare",
+            "--config",
+            f"{self.out / FILE}",
+            "--out",
+            f"{self.out}",
+            *only,
+        ]
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -91,7 +99,7 @@ class Sweep:
         except OSError as error:
             raise UserError(f"--out {self.out}: cannot be made: {error.strerror}") from error
         try:
-            with locked(self.out / ".lock", wait=False):
+            with file_lock(self.out / ".lock", wait=False):
                 yield
         except BlockingIOError:
             raise UserError(f"{self.out}: another process works on this comparison") from None
@@ -156,7 +164,7 @@ class CellReporter(Silent):
             self.watcher.moved(self.sweep)
 
 
-def rehearse(sweep: Sweep) -> None:
+def preflight(sweep: Sweep) -> None:
     """Load the data and build the backbone once, as what ails them ails all cells.
 
     Raises:
@@ -177,7 +185,7 @@ def stoppable(sweep: Sweep, cell: Cell | None = None) -> Iterator[None]:
     """
     again = shlex.join(["ssl-zoo", *sweep.command(cell)])
     try:
-        with signals.obeyed(again):
+        with signals.interrupt_on_signal(again):
             yield
     except Interrupted as error:  # of a cell, it would say how the cell alone goes on
         raise Interrupted(error.signal_number, again) from error

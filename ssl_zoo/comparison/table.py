@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ssl_zoo.comparison.statistics import Estimate, differ
-from ssl_zoo.errors import UserError, did_you_mean
+from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Scores, known_metrics, warnings
-from ssl_zoo.plugins.registry import collect
-from ssl_zoo.plugins.validation import FAILURES, where
+from ssl_zoo.plugins.registry import registry
+from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.runs.run import Run
+from ssl_zoo.text import did_you_mean, locate_error
 
 log = logging.getLogger("ssl_zoo.comparison")
 
@@ -68,7 +69,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Figure:
     """A figure of a row.
 
     Attributes:
@@ -104,7 +105,7 @@ class Row:
     """
 
     name: str
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, Figure]
     baseline: bool
     runs: int
     notes: Sequence[str] = ()
@@ -167,8 +168,10 @@ def _guarded(column: Column) -> Column:
     def value(outcome: Outcome) -> float | str | None:
         try:
             return column.value(outcome)
-        except FAILURES as error:
-            log.warning("column %r of a plugin: %s: %s", column.name, outcome.run.path, where(error))
+        except PLUGIN_ERRORS as error:
+            log.warning(
+                "column %r of a plugin: %s: %s", column.name, outcome.run.path, locate_error(error)
+            )
             return None
 
     return replace(column, value=value)
@@ -178,7 +181,7 @@ def known_columns() -> dict[str, Column]:
     """All columns by name: the protocols' metrics, what training costs, and those of plugins."""
     metrics = known_metrics().items()
     columns = [Column(n, m.title, m.how, _metric(n), m.better, m.digits, True) for n, m in metrics]
-    given = collect("ssl_zoo_table_columns").values()
+    given = registry.collect("ssl_zoo_table_columns").values()
     columns += [*COSTS, *(_guarded(column) for column in given if isinstance(column, Column))]
     return {column.name: column for column in columns}
 
@@ -263,12 +266,12 @@ def _row(name: str, outcomes: Sequence[Outcome], columns: Sequence[Column]) -> R
     return Row(name, entries, outcomes[0].baseline, len(done), notes)
 
 
-def _entry(column: Column, outcomes: Sequence[Outcome]) -> Entry:
+def _entry(column: Column, outcomes: Sequence[Outcome]) -> Figure:
     values = [value for o in outcomes if (value := column.value(o)) is not None]
     numbers = [float(value) for value in values if not isinstance(value, str)]
     if numbers:
-        return Entry(Estimate.of(numbers, exact=all(o.seed is None for o in outcomes)))
-    return Entry(text=", ".join(dict.fromkeys(map(str, values))))
+        return Figure(Estimate.of(numbers, exact=all(o.seed is None for o in outcomes)))
+    return Figure(text=", ".join(dict.fromkeys(map(str, values))))
 
 
 def _sorting(sort: str | None, columns: Sequence[Column]) -> Column | None:
@@ -305,7 +308,7 @@ def _mark_best(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
         Row(
             row.name,
             {
-                name: Entry(entry.estimate, entry.text, best.get(name) == row.name)
+                name: Figure(entry.estimate, entry.text, best.get(name) == row.name)
                 for name, entry in row.entries.items()
             },
             row.baseline,

@@ -14,9 +14,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig, TaskConfig
-from ssl_zoo.errors import UserError, did_you_mean
-from ssl_zoo.plugins.registry import load_task, tasks
-from ssl_zoo.plugins.validation import short, where
+from ssl_zoo.errors import UserError
+from ssl_zoo.plugins.registry import registry
+from ssl_zoo.text import did_you_mean, locate_error, shorten_repr
 
 _SECTIONS = ("task", "data", "backbone", "train", "provenance")
 _MODELS: dict[str, type[BaseModel]] = {
@@ -143,7 +143,7 @@ def load_config(
     layers = _layers(file, overrides, sets, flags, base)
     name, origin = _task_name(layers)
     try:
-        cls = load_task(name)
+        cls = registry.load_task(name)
     except UserError as error:
         raise SettingError(f"{_prefix(origin)}{error}") from error
     merged = _merge([_recipe(name, cls.recipe, layers), *layers])
@@ -262,7 +262,7 @@ def read_yaml(file: str | Path, what: str = f"the sections {', '.join(_SECTIONS)
         raise SettingError(f"{origin}: is longer than {_LONGEST:,} characters, which no settings are")
     given = _parse(text, origin)
     if given is not None and not isinstance(given, dict):
-        raise SettingError(f"{origin}: must hold {what}, not {short(given)}")
+        raise SettingError(f"{origin}: must hold {what}, not {shorten_repr(given)}")
     return {str(key): value for key, value in (given or {}).items()}
 
 
@@ -272,7 +272,9 @@ def _layer(sections: Mapping[str, Any], origin: str) -> _Layer:
         _check_section(section, origin)
         if values is not None and not isinstance(values, Mapping):
             hint = f", such as {section}.name" if "name" in _fields(section) else ""
-            raise SettingError(f"{origin}: {section}: must hold settings{hint}, not {short(values)}")
+            raise SettingError(
+                f"{origin}: {section}: must hold settings{hint}, not {shorten_repr(values)}"
+            )
         for name, value in (values or {}).items():
             layer.put(section, str(name), _plain(value, f"{origin}: {section}.{name}"), origin)
     return layer
@@ -331,16 +333,16 @@ def _plain(value: Any, what: str, depth: int = 0) -> Any:
         if isinstance(value, int) and abs(value) > _LARGEST:
             raise SettingError(f"{what}: is too large a number")
         if not math.isfinite(value):
-            raise SettingError(f"{what}: must be a finite number, not {short(value)}")
+            raise SettingError(f"{what}: must be a finite number, not {shorten_repr(value)}")
         return int(value) if isinstance(value, int) else float(value)
     if isinstance(value, list | tuple):
         return [_plain(item, f"{what}.{i}", depth + 1) for i, item in enumerate(value)]
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise SettingError(f"{what}: has a key that is no text: {short(key)}")
+                raise SettingError(f"{what}: has a key that is no text: {shorten_repr(key)}")
         return {str(key): _plain(item, f"{what}.{key}", depth + 1) for key, item in value.items()}
-    raise SettingError(f"{what}: cannot be of type {type(value).__name__}: {short(value)}")
+    raise SettingError(f"{what}: cannot be of type {type(value).__name__}: {shorten_repr(value)}")
 
 
 # ---- putting layers together
@@ -365,9 +367,11 @@ def _task_name(layers: Sequence[_Layer]) -> tuple[str, str]:
         if "name" in layer.values.get("task", {}):
             name, origin = layer.values["task"]["name"], layer.origins["task", "name"]
             if not isinstance(name, str):
-                raise SettingError(f"{_prefix(origin)}task.name: must be a name, not {short(name)}")
+                raise SettingError(
+                    f"{_prefix(origin)}task.name: must be a name, not {shorten_repr(name)}"
+                )
             return name, origin
-    known = ", ".join(tasks()) or "none is installed"
+    known = ", ".join(registry.tasks()) or "none is installed"
     raise SettingError(f"task.name: which task? Give --task NAME; there are: {known}")
 
 
@@ -428,7 +432,7 @@ def _validate(
     except ValidationError as error:
         raise SettingError(_reason(error, model, values, section, origins)) from error
     except Exception as error:  # a validator of a plugin's
-        raise SettingError(f"{section}: cannot be validated: {where(error)}") from error
+        raise SettingError(f"{section}: cannot be validated: {locate_error(error)}") from error
 
 
 def _takes_bool(annotation: Any) -> bool:
@@ -459,7 +463,7 @@ def _reason(
         return f"{said}: {what}"
     message = first["msg"].removeprefix("Value error, ")
     message = re.sub(r"^Input should be", "must be", message)
-    shown = f", not {short(first['input'])}" if path else ""
+    shown = f", not {shorten_repr(first['input'])}" if path else ""
     return f"{said}: {message[:1].lower()}{message[1:]}{shown}"
 
 

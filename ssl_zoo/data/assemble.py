@@ -15,7 +15,7 @@ from ssl_zoo.data import cache
 from ssl_zoo.data.catalogue import as_arrays, labels_of
 from ssl_zoo.data.decode import open_image
 from ssl_zoo.data.lazy import LazySplit, Pictures, Unreadable
-from ssl_zoo.data.places import path_of
+from ssl_zoo.data.places import user_path
 from ssl_zoo.data.splits import ArraySplit, DataSet, Split, holdout
 from ssl_zoo.errors import UserError
 from ssl_zoo.spec import ImageSpec
@@ -154,7 +154,7 @@ def assemble(
     parts = [part for part in named.values() if part is not None]
     _check_parts(parts, classes, name)
     if config.cache is not None:
-        kept_in = path_of("data.cache", config.cache)
+        kept_in = user_path("data.cache", config.cache)
         for split, part in named.items():
             if isinstance(part, LazySplit):
                 cache.provide(part.pictures, f"{name} {split}", kept_in)
@@ -193,7 +193,7 @@ def _resident(parts: list[Part], config: DataConfig, device: torch.device) -> li
     fits = needed <= MEMORY_SHARE * free and (
         config.cache is not None or all(len(part) <= MOST_RESIDENT for part in lazy)
     )
-    (too_large,) = distributed.largest(not fits)  # one process decides for all
+    (too_large,) = distributed.all_reduce_max(not fits)  # one process decides for all
     if config.cache is not None:
         place = torch.device("cpu") if config.resident == "never" or too_large else device
         return [part.mapped().to(place) if isinstance(part, LazySplit) else part for part in parts]

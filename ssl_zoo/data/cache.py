@@ -36,11 +36,11 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ssl_zoo import distributed
-from ssl_zoo.data.decode import printable
 from ssl_zoo.data.lazy import Origin, Pictures
-from ssl_zoo.data.splits import Rows
+from ssl_zoo.data.splits import ArrayFile
 from ssl_zoo.errors import UserError
-from ssl_zoo.runtime.files import put_in_place
+from ssl_zoo.runtime.files import commit_file
+from ssl_zoo.text import printable
 
 log = logging.getLogger("ssl_zoo.data")
 
@@ -130,7 +130,7 @@ class _Kept:
                 int(image["number"]): str(image["reason"])
                 for image in json.loads(self.notes.read_text())["unreadable"]
             }
-            squares = Rows(self.file)
+            squares = ArrayFile(self.file)
         except Exception:  # whatever broken files make their readers raise
             return False
         numbers = range(self.pictures.count)
@@ -181,14 +181,14 @@ class _Kept:
             _allocate(aside[0])
             read = self.pictures.decode_into(torch.from_numpy(squares), torch.arange(len(squares)))
             squares.flush()
-            put_in_place(aside[0], self.file)
+            commit_file(aside[0], self.file)
             aside[1].write_text(json.dumps({"unreadable": self._unreadable(read)}, indent=2) + "\n")
-            put_in_place(aside[1], self.notes)
+            commit_file(aside[1], self.notes)
         except BaseException:
             for file in (*aside, self.file):
                 file.unlink(missing_ok=True)
             raise
-        self.pictures.squares = Rows(self.file)
+        self.pictures.squares = ArrayFile(self.file)
         for suffix in (".json", ".npy"):
             for old in self.folder.glob(f"{self._source}-*{suffix}"):
                 if old.stem != self._stem:

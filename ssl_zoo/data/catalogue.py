@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Entry:
+class TorchvisionDataset:
     """How torchvision knows a data set.
 
     Attributes:
@@ -38,12 +38,12 @@ def _split(train: str = "train", test: str = "test", **more: Any) -> dict[str, A
     return {"train": {"split": train, **more}, "test": {"split": test, **more}}
 
 
-CATALOGUE: Mapping[str, Entry] = {
-    "mnist": Entry("MNIST", 28, 1, mirror=False),
-    "fashion-mnist": Entry("FashionMNIST", 28, 1),
-    "kmnist": Entry("KMNIST", 28, 1, mirror=False),
-    "qmnist": Entry("QMNIST", 28, 1, mirror=False),
-    "emnist": Entry(
+CATALOGUE: Mapping[str, TorchvisionDataset] = {
+    "mnist": TorchvisionDataset("MNIST", 28, 1, mirror=False),
+    "fashion-mnist": TorchvisionDataset("FashionMNIST", 28, 1),
+    "kmnist": TorchvisionDataset("KMNIST", 28, 1, mirror=False),
+    "qmnist": TorchvisionDataset("QMNIST", 28, 1, mirror=False),
+    "emnist": TorchvisionDataset(
         "EMNIST",
         28,
         1,
@@ -51,24 +51,24 @@ CATALOGUE: Mapping[str, Entry] = {
         test={"split": "balanced", "train": False},
         mirror=False,
     ),
-    "usps": Entry("USPS", 16, 1, mirror=False),
-    "cifar10": Entry("CIFAR10", 32),
-    "cifar100": Entry("CIFAR100", 32),
-    "svhn": Entry("SVHN", 32, **_split(), mirror=False),
-    "stl10": Entry("STL10", 96, **_split("train+unlabeled"), bank={"split": "train"}),
-    "imagenette": Entry("Imagenette", 224, **_split(test="val", size="320px")),
-    "flowers102": Entry("Flowers102", 224, **_split()),
-    "food101": Entry("Food101", 224, **_split()),
-    "pets": Entry("OxfordIIITPet", 224, **_split("trainval")),
-    "dtd": Entry("DTD", 224, **_split()),
-    "gtsrb": Entry("GTSRB", 48, **_split(), mirror=False),
-    "country211": Entry("Country211", 224, **_split()),
-    "fgvc-aircraft": Entry("FGVCAircraft", 224, **_split("trainval")),
-    "places365": Entry("Places365", 224, **_split("train-standard", "val", small=True)),
-    "sun397": Entry("SUN397", 224, train={}, test=None),
-    "eurosat": Entry("EuroSAT", 64, train={}, test=None),
-    "caltech101": Entry("Caltech101", 224, train={}, test=None),
-    "caltech256": Entry("Caltech256", 224, train={}, test=None),
+    "usps": TorchvisionDataset("USPS", 16, 1, mirror=False),
+    "cifar10": TorchvisionDataset("CIFAR10", 32),
+    "cifar100": TorchvisionDataset("CIFAR100", 32),
+    "svhn": TorchvisionDataset("SVHN", 32, **_split(), mirror=False),
+    "stl10": TorchvisionDataset("STL10", 96, **_split("train+unlabeled"), bank={"split": "train"}),
+    "imagenette": TorchvisionDataset("Imagenette", 224, **_split(test="val", size="320px")),
+    "flowers102": TorchvisionDataset("Flowers102", 224, **_split()),
+    "food101": TorchvisionDataset("Food101", 224, **_split()),
+    "pets": TorchvisionDataset("OxfordIIITPet", 224, **_split("trainval")),
+    "dtd": TorchvisionDataset("DTD", 224, **_split()),
+    "gtsrb": TorchvisionDataset("GTSRB", 48, **_split(), mirror=False),
+    "country211": TorchvisionDataset("Country211", 224, **_split()),
+    "fgvc-aircraft": TorchvisionDataset("FGVCAircraft", 224, **_split("trainval")),
+    "places365": TorchvisionDataset("Places365", 224, **_split("train-standard", "val", small=True)),
+    "sun397": TorchvisionDataset("SUN397", 224, train={}, test=None),
+    "eurosat": TorchvisionDataset("EuroSAT", 64, train={}, test=None),
+    "caltech101": TorchvisionDataset("Caltech101", 224, train={}, test=None),
+    "caltech256": TorchvisionDataset("Caltech256", 224, train={}, test=None),
 }
 
 

@@ -15,6 +15,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ssl_zoo.text import error_reason
+
 NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
 """Formats that Pillow has a name for but does not decode by itself: for EPS it runs Ghostscript."""
 GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
@@ -114,15 +116,6 @@ def is_gray(image: Any) -> bool:
     return getattr(image, "mode", None) in GRAY_MODES
 
 
-def reason(error: BaseException) -> str:
-    """What went wrong, in one line that does not repeat the file's name."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return printable(" ".join(str(text).split()))
-
-
-def printable(name: object) -> str:
-    """A file's name on one line: as it is, or escaped where it has a line break or broken bytes."""
-    text = str(name)
-    return text if text.isprintable() else ascii(text)
+def read_error(error: BaseException) -> str:
+    """Return why an image cannot be read, in one line that does not repeat the file name."""
+    return "not an image" if isinstance(error, UnidentifiedImageError) else error_reason(error)

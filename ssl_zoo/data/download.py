@@ -16,8 +16,8 @@ from typing import Any
 import torchvision
 
 from ssl_zoo.data.catalogue import CATALOGUE
-from ssl_zoo.data.decode import reason
 from ssl_zoo.errors import UserError
+from ssl_zoo.text import error_reason
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist keeps its files."""
@@ -66,7 +66,7 @@ def open_torchvision(name: str, arguments: Mapping[str, Any], root: Path) -> Any
             return opened()
     except Exception as error:  # what a download, an archive or a missing library can raise
         raise UserError(
-            f"data.source: {name} cannot be read from {root}, nor downloaded ({reason(error)}); "
+            f"data.source: {name} cannot be read from {root}, nor downloaded ({error_reason(error)}); "
             "put torchvision's files there, or name another folder with data.root"
         ) from error
 

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssl_zoo.data.decode import formats, is_gray, open_image, printable
+from ssl_zoo.data.decode import formats, is_gray, open_image
 from ssl_zoo.errors import UserError
+from ssl_zoo.text import printable
 
 log = logging.getLogger("ssl_zoo.data")
 

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssl_zoo.data.decode import printable, reason, to_square
-from ssl_zoo.data.splits import ArraySplit, MappedSplit, Rows, Split
+from ssl_zoo.data.decode import read_error, to_square
+from ssl_zoo.data.splits import ArrayFile, ArraySplit, MappedSplit, Split
 from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.text import printable
 
 log = logging.getLogger("ssl_zoo.data")
 
@@ -47,7 +48,7 @@ class Unreadable:
         Raises:
             UserError: there are too many by now.
         """
-        why = reason(error)
+        why = read_error(error)
         with self._noting:
             if not self.names:
                 log.warning("cannot read %s: %s; it is skipped, as will be others", name, why)
@@ -117,7 +118,7 @@ class Pictures:
     workers: int
     unreadable: Unreadable = field(default_factory=Unreadable)
     origin: Origin | None = None
-    squares: Rows | None = field(default=None, init=False)
+    squares: ArrayFile | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.unreadable.total += self.count

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from ssl_zoo.data.decode import printable, reason
 from ssl_zoo.errors import UserError
+from ssl_zoo.text import error_reason, printable
 
 
-def path_of(setting: str, text: str) -> Path:
+def user_path(setting: str, text: str) -> Path:
     """A path as a user writes it, which need not exist: ``~`` is the home folder.
 
     Args:
@@ -25,6 +25,6 @@ def path_of(setting: str, text: str) -> Path:
             path.stat()
     except (OSError, RuntimeError, ValueError) as error:
         shown = printable(text if len(text) <= 100 else f"{text[:97]}...")
-        why = reason(error).rstrip(".")
+        why = error_reason(error).rstrip(".")
         raise UserError(f"{setting}: {shown}: {why}; name another folder") from error
     return path

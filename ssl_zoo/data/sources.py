@@ -12,14 +12,15 @@ from sklearn.datasets import load_digits
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import catalogue
 from ssl_zoo.data.assemble import DEFAULT_SIZE, Part, assemble, canvas, hold_out, part_of
-from ssl_zoo.data.decode import open_image, printable
+from ssl_zoo.data.decode import open_image
 from ssl_zoo.data.download import default_root, open_torchvision
 from ssl_zoo.data.folder import Files, channels_of, split_folder
 from ssl_zoo.data.lazy import LazySplit, Origin, Pictures, Unreadable
-from ssl_zoo.data.places import path_of
+from ssl_zoo.data.places import user_path
 from ssl_zoo.data.splits import ArraySplit, DataSet, holdout
 from ssl_zoo.data.timm_sets import open_timm
-from ssl_zoo.errors import UserError, did_you_mean
+from ssl_zoo.errors import UserError
+from ssl_zoo.text import did_you_mean, printable
 
 Source = Callable[[DataConfig, torch.device], DataSet]
 
@@ -47,7 +48,7 @@ def load(
         return _torchvision(known_to_timm, config, device)
     if name.startswith(("timm:", "hf:")):
         return _timm(config, device)
-    path = path_of("data.source", name)
+    path = user_path("data.source", name)
     if name and path.is_dir():
         return _folder(path, config, device)
     known = ["digits", *catalogue.CATALOGUE, *(sources or ())]
@@ -71,7 +72,7 @@ def _digits(config: DataConfig, device: torch.device) -> DataSet:
 
 def _torchvision(name: str, config: DataConfig, device: torch.device) -> DataSet:
     entry = catalogue.CATALOGUE[name]
-    root = path_of("data.root", config.root) if config.root else default_root()
+    root = user_path("data.root", config.root) if config.root else default_root()
     unreadable = Unreadable()
 
     def part(split: str, arguments: Mapping[str, Any]) -> tuple[Part, Any]:

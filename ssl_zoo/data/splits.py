@@ -85,7 +85,7 @@ class ArraySplit(Split):
         return ArraySplit(self.batch(indices), labels, self.skipped, names)
 
 
-class Rows:
+class ArrayFile:
     """The rows of an array uint8 [R, ...] in a file of NumPy's own format.
 
     The file stays open, so that who removes or replaces it disturbs nobody.
@@ -143,7 +143,7 @@ class MappedSplit(ArraySplit):
 
     def __init__(
         self,
-        file: Rows,
+        file: ArrayFile,
         labels: Tensor | None,
         skipped: Mapping[str, str],
         names: Sequence[str] | None,

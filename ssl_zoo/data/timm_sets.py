@@ -16,9 +16,9 @@ from timm.data import ImageDataset, create_dataset
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.assemble import DEFAULT_SIZE, canvas
 from ssl_zoo.data.catalogue import labels_of
-from ssl_zoo.data.decode import open_image, reason
+from ssl_zoo.data.decode import open_image, read_error
 from ssl_zoo.data.download import default_root
-from ssl_zoo.data.places import path_of
+from ssl_zoo.data.places import user_path
 from ssl_zoo.errors import UserError
 
 log = logging.getLogger("ssl_zoo.data")
@@ -85,7 +85,7 @@ def open_timm(config: DataConfig) -> tuple[Any, Any | None]:
     if kind == "hfds":
         _check_datasets(config.source)
     local = kind not in ("hfds", "torch") or name.lower() in ("torch/folder", "torch/image_folder")
-    root = path_of("data.root", config.root) if config.root else default_root()
+    root = user_path("data.root", config.root) if config.root else default_root()
     if local and not (config.root and root.exists()):
         raise UserError(f"data.root: must name the folder or archive that {config.source!r} reads")
 
@@ -127,7 +127,7 @@ def _open(config: DataConfig, name: str, root: Path, split: str) -> Any:
         dataset = create_dataset(name, root=str(root), split=split, download=True, **options)
     except Exception as error:  # whatever timm's readers and their libraries raise
         raise UserError(
-            f"data.source: timm cannot read {config.source!r}, split {split}: {reason(error)}"
+            f"data.source: timm cannot read {config.source!r}, split {split}: {read_error(error)}"
         ) from error
     if isinstance(dataset, ImageDataset):
         return ReaderImages(dataset.reader, canvas(config, DEFAULT_SIZE))

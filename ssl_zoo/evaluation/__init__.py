@@ -10,25 +10,25 @@ from ssl_zoo.evaluation.protocol import (
     protocols,
     warnings,
 )
-from ssl_zoo.evaluation.scoring import MIDWAY, baselines, evaluate, possible, score
-from ssl_zoo.evaluation.subject import Subject, evaluating, rehearse
+from ssl_zoo.evaluation.scoring import ONLINE_EVAL_SIZES, baselines, evaluate, score, supported_protocols
+from ssl_zoo.evaluation.subject import Subject, dry_run, evaluating
 
 __all__ = [
-    "MIDWAY",
+    "ONLINE_EVAL_SIZES",
     "Features",
     "Metric",
     "Protocol",
     "Scores",
     "Subject",
     "baselines",
+    "dry_run",
     "evaluate",
     "evaluating",
     "extract",
     "known_metrics",
     "known_protocols",
-    "possible",
     "protocols",
-    "rehearse",
     "score",
+    "supported_protocols",
     "warnings",
 ]

@@ -66,7 +66,7 @@ def extract(
     return features
 
 
-def sample(total: int, most: int) -> Tensor:
+def sample_indices(total: int, most: int) -> Tensor:
     """The numbers [N] of at most so many samples, always the same ones, in order."""
     if total <= most:
         return torch.arange(total)

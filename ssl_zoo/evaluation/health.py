@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.evaluation.features import sample
+from ssl_zoo.evaluation.features import sample_indices
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject
 
@@ -57,7 +57,7 @@ def spread(features: Tensor) -> float:
 def measure(subject: Subject) -> Scores:
     """All of the above, of the test split; of a single sample only what is no matter of several."""
     features = subject.test
-    few = features[sample(len(features), MOST).to(features.device)]
+    few = features[sample_indices(len(features), MOST).to(features.device)]
     scores = {}
     if len(features) > 1:
         scores = {"rankme": rankme(features), "uniformity": uniformity(few), "spread": spread(features)}

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ssl_zoo.errors import UserError, did_you_mean
+from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.subject import Subject
-from ssl_zoo.plugins.registry import collect
-from ssl_zoo.plugins.validation import FAILURES, where
+from ssl_zoo.plugins.registry import registry
+from ssl_zoo.plugins.validation import PLUGIN_ERRORS
+from ssl_zoo.text import did_you_mean, locate_error
 
 log = logging.getLogger("ssl_zoo.evaluation")
 
@@ -70,7 +71,7 @@ def known_protocols() -> dict[str, Protocol]:
     """All protocols by name, as plugins give them."""
     known: dict[str, Protocol] = {}
     metrics: dict[str, str] = {}
-    for name, given in collect("ssl_zoo_register_protocols").items():
+    for name, given in registry.collect("ssl_zoo_register_protocols").items():
         if not isinstance(given, Protocol):
             log.warning("protocol %r is no ssl_zoo.evaluation.Protocol and is left out", name)
         elif taken := given.metrics.keys() & metrics.keys():
@@ -109,6 +110,6 @@ def warnings(scores: Scores) -> list[str]:
     for name, protocol in known_protocols().items():
         try:
             found.append(protocol.warning(scores))
-        except FAILURES as error:
-            log.warning("protocol %r: its warning raised %s", name, where(error))
+        except PLUGIN_ERRORS as error:
+            log.warning("protocol %r: its warning raised %s", name, locate_error(error))
     return [text for text in found if text is not None]

@@ -22,7 +22,7 @@ TIMM = "timm:"
 """What the name of a timm model begins with where a run could stand."""
 UNTRAINED, PRETRAINED = "random-init", "pretrained"
 """What the network before training is called, by the weights that it begins with."""
-MIDWAY = (10_000, 2_000)
+ONLINE_EVAL_SIZES = (10_000, 2_000)
 """So many samples of the bank and of the test split are evaluated while a run goes on."""
 _MACHINE = ("train.device", "train.precision", "train.channels_last")
 
@@ -40,7 +40,7 @@ def score(subject: Subject, names: Iterable[str]) -> dict[str, float]:
     return scores
 
 
-def possible(names: Iterable[str], data: DataSet) -> list[str]:
+def supported_protocols(names: Iterable[str], data: DataSet) -> list[str]:
     """Those of the protocols that such data allows: without labels few."""
     return [name for name, p in protocols(names).items() if data.labelled or not p.labels]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ssl_zoo.data import DataSet, Split
 from ssl_zoo.errors import UserError
-from ssl_zoo.evaluation.features import Features, extract, sample
+from ssl_zoo.evaluation.features import Features, extract, sample_indices
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder, Task
 
@@ -151,7 +151,9 @@ class Subject:
             return torch.stack([represent(spec.vary(batch, generator)) for _ in range(2)], 1)
 
         with evaluating(self.module):
-            pairs = extract(pair, split, self.device.device, sample(len(split), most))  # [M, 2, D]
+            pairs = extract(
+                pair, split, self.device.device, sample_indices(len(split), most)
+            )  # [M, 2, D]
         x, y = pairs.unbind(1)
         return x, y
 
@@ -175,7 +177,7 @@ class Subject:
         return data.bank.labels, data.test.labels
 
     def _numbers(self, total: int, part: int) -> Tensor:
-        return sample(total, total if self._most is None else self._most[part])
+        return sample_indices(total, total if self._most is None else self._most[part])
 
     def _extract(self, split: Split, part: int) -> Tensor:
         numbers = self._numbers(len(split), part)
@@ -183,7 +185,7 @@ class Subject:
             return extract(self.represent, split, self.device.device, numbers)
 
 
-def rehearse(task: Task, data: DataSet, device: Device) -> None:
+def dry_run(task: Task, data: DataSet, device: Device) -> None:
     """Compute the features of a few samples, so that what cannot work is known before training."""
     few = data.train.batch(torch.arange(min(2, len(data.train)))).to(device.device)
     with evaluating(task):

@@ -15,13 +15,15 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
 
+from ssl_zoo.text import docstring_summary
+
 GROUP = "ssl_zoo"
 
 _VALUE = re.compile(r"[\w.]+\s*(:\s*[\w.]+\s*(\[.*\]\s*)?)?")
 
 
 @dataclass(frozen=True)
-class Entry:
+class EntryPoint:
     """One line of the group: ``name = "module:Class"`` is a task, ``name = "module"`` has hooks.
 
     Attributes:
@@ -29,14 +31,14 @@ class Entry:
         value: what stands right of it.
         distribution: the name of the distribution, or where else it comes from.
         version: that distribution's version, empty if it has none.
-        fault: why it cannot be understood, None if it can.
+        error: why it cannot be understood, None if it can.
     """
 
     name: str
     value: str
     distribution: str
     version: str
-    fault: str | None = None
+    error: str | None = None
 
     @property
     def module(self) -> str:
@@ -53,6 +55,11 @@ class Entry:
         """Where it comes from, as messages name it."""
         return f"{self.distribution} {self.version}".strip() + f" ({self.value})"
 
+    @property
+    def label(self) -> str:
+        """The name in messages, and of a hook module in the plugin manager."""
+        return f"{self.name!r}, from {self.origin}"
+
     def load(self) -> Any:
         """Import what it names; raises whatever that raises."""
         names = self.attr.split(".") if self.attr else []
@@ -60,12 +67,12 @@ class Entry:
 
 
 @cache
-def canonical(name: str) -> str:
+def canonical_name(name: str) -> str:
     """A name as distributions are compared by (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def installed() -> list[Entry]:
+def installed() -> list[EntryPoint]:
     """The entries of every installed distribution, by name; a broken one costs no other.
 
     They are read again only after a distribution has come or gone, as the folders of `sys.path` tell.
@@ -83,14 +90,14 @@ def _state(place: str) -> tuple[str, int, int]:
 
 
 @lru_cache(maxsize=1)
-def _read_all(state: tuple[tuple[str, int, int], ...]) -> tuple[Entry, ...]:
-    found: dict[str, list[Entry]] = {}
+def _read_all(state: tuple[tuple[str, int, int], ...]) -> tuple[EntryPoint, ...]:
+    found: dict[str, list[EntryPoint]] = {}
     for distribution in distributions():
         # Most have none; the rest of their metadata is then not read.
         if _announces(distribution):
             # Of two copies on sys.path the first is the one that is imported.
             entries = list(_read(distribution))
-            found.setdefault(canonical(_metadata(distribution, "Name")), entries)
+            found.setdefault(canonical_name(_metadata(distribution, "Name")), entries)
     everything = (entry for entries in found.values() for entry in entries)
     return tuple(sorted(everything, key=lambda entry: (entry.name, entry.distribution)))
 
@@ -102,19 +109,19 @@ def _announces(distribution: Distribution) -> bool:
         return False
 
 
-def _read(distribution: Distribution) -> Iterator[Entry]:
+def _read(distribution: Distribution) -> Iterator[EntryPoint]:
     name = _metadata(distribution, "Name") or "a distribution without a name"
     version = _metadata(distribution, "Version")
     try:
         points = list(distribution.entry_points)
     except Exception:  # importlib.metadata stumbles over a line without an equals sign
-        yield Entry("?", "entry_points.txt", name, version, "entry_points.txt cannot be understood")
+        yield EntryPoint("?", "entry_points.txt", name, version, "entry_points.txt cannot be understood")
         return
     for point in points:
         if point.group == GROUP:
             understood = _VALUE.fullmatch(point.value) is not None
-            fault = None if understood else f"{point.value!r} is neither module nor module:Class"
-            yield Entry(point.name, point.value, name, version, fault)
+            error = None if understood else f"{point.value!r} is neither module nor module:Class"
+            yield EntryPoint(point.name, point.value, name, version, error)
 
 
 def _metadata(distribution: Distribution, key: str) -> str:
@@ -124,7 +131,7 @@ def _metadata(distribution: Distribution, key: str) -> str:
         return ""
 
 
-def describe(entry: Entry) -> tuple[str, str]:
+def describe(entry: EntryPoint) -> tuple[str, str]:
     """The first line of a class's docstring and its `paper`, read from the source.
 
     No code of the plugin runs, not even its package's. What cannot be found is empty.
@@ -137,13 +144,8 @@ def describe(entry: Entry) -> tuple[str, str]:
         return "", ""
     for node in body:
         if isinstance(node, ast.ClassDef) and node.name == entry.attr:
-            return first_line(ast.get_docstring(node)), _text(node, "paper")
+            return docstring_summary(ast.get_docstring(node)), _text(node, "paper")
     return "", ""
-
-
-def first_line(text: str | None) -> str:
-    """The first line of a docstring, empty if there is none."""
-    return text.strip().partition("\n")[0].strip() if text else ""
 
 
 def _find(module: str) -> ModuleSpec | None:

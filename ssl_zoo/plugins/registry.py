@@ -1,518 +1,392 @@
-"""Loading plugins one by one, and keeping their faults apart.
+"""The registry of plugins: it finds, validates, loads and calls them, and isolates their errors.
 
 An entry point ``name = "package.module:Class"`` is a task of that name; ``name = "package.module"``
-is a module of hook implementations. So what is a task is known without importing it, and one task
-is imported without the others.
+is a module of hook implementations. A task is therefore known before it is imported, and importing
+one task imports no other.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import inspect
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import pluggy
-
-from ssl_zoo.errors import UserError, did_you_mean
-from ssl_zoo.plugins import hookspecs as specs
-from ssl_zoo.plugins.entry_points import Entry, canonical, describe, first_line, installed
+from ssl_zoo.errors import UserError
+from ssl_zoo.plugins.entry_points import EntryPoint, canonical_name, describe, installed
+from ssl_zoo.plugins.hook_modules import HookModules, Registered
+from ssl_zoo.plugins.info import PluginInfo, TaskInfo
+from ssl_zoo.plugins.plugin_files import defined_tasks, import_file
 from ssl_zoo.plugins.validation import (
-    FAILURES,
-    HOOKS,
     OBSERVING,
-    hook_fault,
+    PLUGIN_ERRORS,
+    REGISTERING,
     implementations,
-    short,
-    task_fault,
-    where,
+    invalid_module_reason,
+    invalid_task_reason,
 )
+from ssl_zoo.text import did_you_mean, docstring_summary, locate_error
 
 if TYPE_CHECKING:
     from ssl_zoo.task import Task
 
-log = logging.getLogger("ssl_zoo.plugins.registry")
+log = logging.getLogger("ssl_zoo.plugins")
+
+DISABLE_VARIABLE = "SSL_ZOO_DISABLE_PLUGINS"
 
 
-@dataclass(frozen=True)
-class TaskEntry:
-    """A task as its distribution announces it.
-
-    Attributes:
-        name: the task's name.
-        value: ``module:Class``.
-        distribution: the name of the distribution that brings it.
-        version: that distribution's version.
-        summary: the first line of the class's docstring, empty if its source cannot be found.
-        paper: the class's `paper`, likewise.
-    """
-
-    name: str
-    value: str
-    distribution: str
-    version: str
-    summary: str
-    paper: str
-
-
-@dataclass(frozen=True)
-class PluginEntry:
-    """A plugin, sound or not.
-
-    Attributes:
-        name: the entry point's name.
-        distribution: the name of the distribution that brings it.
-        version: that distribution's version.
-        contributes: "task", or what its hooks give.
-        fault: what is wrong with it, None if nothing was found.
-    """
-
-    name: str
-    distribution: str
-    version: str
-    contributes: str
-    fault: str | None
-
-
-_files: list[str] = []
-"""The files that were given to `load_file`, absolute."""
-
-_local: dict[Entry, Any] = {}
-"""What was registered in this process, beside what is installed: task classes, hook modules."""
-
-_disabled: set[str] = set()
-_warned: set[str] = set()
-
-
-def disable(names: Iterable[str]) -> None:
-    """Leave out the plugins of these names, or of these distributions, in this process.
-
-    The environment variable ``SSL_ZOO_DISABLE_PLUGINS`` does the same, separated by commas.
-
-    Raises:
-        UserError: no plugin and no distribution of plugins has such a name.
-    """
-    names = list(names)
-    known = {name for entry in installed() for name in (entry.name, entry.distribution)} if names else ()
-    for name in names:
-        if canonical(name) not in map(canonical, known):
-            raise UserError(f"--no-plugin {name}: there is no such plugin.{did_you_mean(name, known)}")
-    _disabled.update(names)
-    _hook_plugins.cache_clear()
-
-
-def register_task(cls: type[Task]) -> type[Task]:
-    """Register a task in this process alone, without a distribution; usable as a decorator.
-
-    A class takes the place of an earlier one of the same module and name.
-
-    Raises:
-        UserError: it is no sound task.
-    """
-    fault = task_fault(cls)
-    if fault is not None:
-        raise UserError(f"{getattr(cls, '__qualname__', 'what was registered')} {fault}")
-    _register(_local_entry(cls, "this process"), cls)
-    return cls
-
-
-def load_file(path: str | Path) -> None:
-    """Use the plugin in a Python file: every task that it defines, and its hooks.
-
-    Raises:
-        UserError: the file cannot be imported, has neither, or one of them is not sound.
-    """
-    flag = f"--plugin {path}"
-    module = _import_file(Path(path), flag)
-    classes = [cls for cls in vars(module).values() if _defines_task(module, cls)]
-    hooked = implementations(module)
-    if not classes and not hooked:
-        raise UserError(f"{flag}: defines no task and implements no hook")
-    faults = [f"{cls.__qualname__} {fault}" for cls in classes if (fault := task_fault(cls))]
-    if hooked and (fault := hook_fault(hooked)):
-        faults.append(fault)
-    if faults:
-        raise UserError(f"{flag}: {faults[0]}")
-    _files.append(str(Path(path).resolve()))
-    for cls in classes:
-        _register(_local_entry(cls, str(path)), cls)
-    if hooked:
-        _register(Entry(Path(path).name, module.__name__, str(path), ""), module)
-
-
-def files() -> list[str]:
-    """The files that were given to `load_file`."""
-    return list(dict.fromkeys(_files))
-
-
-def arguments() -> list[str]:
-    """The options of ``ssl-zoo`` that give another process the plugins which this one has by options."""
-    given = [*(("--plugin", f) for f in files()), *(("--no-plugin", n) for n in sorted(_disabled))]
-    return [part for pair in given for part in pair]
-
-
-def tasks() -> dict[str, TaskEntry]:
-    """The tasks by name, none of them imported; of a contested name the first."""
-    found: dict[str, TaskEntry] = {}
-    for entry in _entries():
-        if entry.attr and entry.name not in found:
-            summary, paper = describe(entry)
-            if entry in _local:
-                summary, paper = first_line(_local[entry].__doc__), _local[entry].paper
-            found[entry.name] = TaskEntry(
-                entry.name, entry.value, entry.distribution, entry.version, summary, paper
-            )
-    return dict(sorted(found.items()))
-
-
-def load_task(name: str) -> type[Task]:
-    """Import one task, and no other.
-
-    Raises:
-        UserError: there is no such task, two distributions claim the name, it cannot be imported, or
-            it is no sound task.
-    """
-    claims = _claims(name)
-    if not claims:
-        return _hooked_task(name)
-    if len(claims) > 1:
-        raise UserError(f"task {name!r} is {_contest(claims)}")
-    (entry,) = claims
-    try:
-        cls = _local[entry] if entry in _local else entry.load()
-    except FAILURES as error:
-        raise UserError(
-            f"task {name!r}, from {entry.origin}, cannot be imported: {where(error)}"
-        ) from error
-    return _sound(cls, name, entry.origin)
-
-
-def hooks() -> pluggy.PluginManager:
-    """The plugin manager with every sound hook module; of each other one a warning, once."""
-    loaded = _hook_plugins()
-    for entry, fault in loaded.faults.items():
-        _warn_once(f"plugin {_label(entry)}: {fault}")
-    return loaded.manager
-
-
-def collect(hook: str) -> dict[str, Any]:
-    """Call a registering hook of every plugin, and join what they give; one that fails is left out.
-
-    Raises:
-        UserError: two plugins give one name.
-    """
-    hooks()
-    given, faults = _gather(hook)
-    for plugin, fault in faults.items():
-        _warn_once(f"plugin {plugin}: {fault}")
-    for name, by_plugin in given.items():
-        if len(by_plugin) > 1:
-            raise UserError(
-                f"{hook}: {name!r} is given by plugin {' and by plugin '.join(by_plugin)}; "
-                "uninstall one, or switch it off with --no-plugin"
-            )
-    return {name: value for name, by_plugin in given.items() for value in by_plugin.values()}
-
-
-def check_observers(names: Iterable[str]) -> None:
-    """Make sure that there are observers of these names.
-
-    Raises:
-        UserError: there is none of one of them.
-    """
-    loaded = _hook_plugins()
-    observing = {e.name for e, found in loaded.names.items() if OBSERVING.intersection(found)}
-    for name in names:
-        if name not in observing:
-            broken = {e.name: fault for e, fault in loaded.faults.items()}.get(name)
-            known = f" There are: {', '.join(sorted(observing))}" if observing else ""
-            said = f": {broken}" if broken else f".{did_you_mean(name, observing) or known}"
-            raise UserError(f"train.observers: there is no observer {name!r}{said}")
-
-
-def notify(hook: str, asked: Collection[str] = (), **arguments: Any) -> None:
-    """Tell the observers; one that raises is reported once, and stops nothing.
+class PluginRegistry:
+    """The plugins that are installed, and those added to this process.
 
     Args:
-        hook: the name of the hook.
-        asked: the observers on request that are to be told, by their entry points' names.
-        arguments: what the hook is called with.
-
-    Raises:
-        UserError: an observer refuses the run as it starts.
+        find: lists the installed entry points; the default reads all distributions on `sys.path`.
     """
-    hooks()
-    names = {_label(entry): entry.name for entry in _hook_plugins().names}
-    for implementation in _calls(hook):
-        on_request = getattr(implementation.plugin, "on_request", False)
-        if on_request and names[implementation.plugin_name] not in asked:
-            continue
-        wanted = [arguments[name] for name in implementation.argnames]
+
+    def __init__(self, find: Callable[[], list[EntryPoint]] = installed) -> None:
+        self.find = find
+        self._local: dict[EntryPoint, Any] = {}  # added to this process: task classes, hook modules
+        self._files: list[str] = []
+        self._disabled: set[str] = set()
+        self._warned: set[str] = set()
+        self._hook_modules: HookModules | None = None
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """Forget what was added, disabled or warned about, and restore it on exit."""
+        before = dict(vars(self))
+        vars(self).update(vars(PluginRegistry(self.find)))
         try:
-            implementation.function(*wanted)
-        except FAILURES as error:
-            if isinstance(error, UserError) and hook == "ssl_zoo_run_started":
-                raise
-            plugin = implementation.plugin_name
-            _warn_once(f"plugin {plugin}: {hook} raised {where(error)}", key=f"notify {plugin}")
+            yield
+        finally:
+            vars(self).update(before)
 
+    # ---- adding and leaving out
 
-def blame(error: BaseException) -> str | None:
-    """An exception in one line, with the plugin in whose code it arose and the line there.
+    def disable(self, names: Iterable[str]) -> None:
+        """Leave out the plugins, or all plugins of the distributions, with these names.
 
-    Returns:
-        None if no plugin's code had a part in it.
-    """
-    files = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
-    for entry in _entries():
-        place = _place(entry)
-        if place is not None and any(file.is_relative_to(place) for file in files):
-            origin = f"{entry.distribution} {entry.version}".strip()
-            return f"{where(error, [place])}, in {origin}"
-    return None
+        The environment variable ``SSL_ZOO_DISABLE_PLUGINS`` does the same, separated by commas.
 
+        Raises:
+            UserError: no plugin and no distribution has such a name.
+        """
+        names = list(names)
+        known = {n for entry in self.find() for n in (entry.name, entry.distribution)} if names else ()
+        for name in names:
+            if canonical_name(name) not in map(canonical_name, known):
+                raise UserError(
+                    f"--no-plugin {name}: there is no such plugin.{did_you_mean(name, known)}"
+                )
+        self._disabled.update(names)
 
-def _place(entry: Entry) -> Path | None:
-    """The folder of the package that an entry's module is in, or its file; None if not imported."""
-    module = sys.modules.get(entry.module.partition(".")[0])
-    file = getattr(module, "__file__", None)
-    if file is None or module is sys.modules[__package__]:
-        return None
-    return Path(file).parent if hasattr(module, "__path__") else Path(file)
+    def register_task(self, cls: type[Task]) -> type[Task]:
+        """Add a task to this process, e.g. in a notebook; usable as a class decorator.
 
+        It replaces an earlier class of the same module and name.
 
-def plugins(check: bool = False) -> list[PluginEntry]:
-    """Every plugin with its fault, if any.
+        Raises:
+            UserError: the class is not a valid task.
+        """
+        reason = invalid_task_reason(cls)
+        if reason is not None:
+            raise UserError(f"{getattr(cls, '__qualname__', 'the registered object')} {reason}")
+        self._add(_local_entry(cls, "this process"), cls)
+        return cls
 
-    Args:
-        check: import the tasks too, and call the registering hooks, to find theirs.
-    """
-    loaded = _hook_plugins()
-    gathered = {hook: _gather(hook) for hook in HOOKS if check and hook not in OBSERVING}
-    faults = _registration_faults(gathered)
-    listed = []
-    for entry in _entries():
-        contributes = "task" if entry.attr else _contributed(loaded, entry, gathered)
-        fault = entry.fault or loaded.faults.get(entry) or faults.get(_label(entry))
-        claims = _claims(entry.name) if entry.attr else []
+    def load_file(self, path: str | Path) -> None:
+        """Add the plugin in a Python file: every task that it defines, and its hooks.
+
+        Raises:
+            UserError: the file cannot be imported, defines neither, or one of them is not valid.
+        """
+        flag = f"--plugin {path}"
+        module = import_file(Path(path), flag)
+        classes = defined_tasks(module)
+        hooked = implementations(module)
+        if not classes and not hooked:
+            raise UserError(f"{flag}: defines no task and implements no hook")
+        reasons = [
+            f"{cls.__qualname__} {reason}" for cls in classes if (reason := invalid_task_reason(cls))
+        ]
+        if hooked and (reason := invalid_module_reason(module)):
+            reasons.append(reason)
+        if reasons:
+            raise UserError(f"{flag}: {reasons[0]}")
+        self._files.append(str(Path(path).resolve()))
+        for cls in classes:
+            self._add(_local_entry(cls, str(path)), cls)
+        if hooked:
+            self._add(EntryPoint(Path(path).name, module.__name__, str(path), ""), module)
+
+    def files(self) -> list[str]:
+        """Return the absolute paths given to `load_file`."""
+        return list(dict.fromkeys(self._files))
+
+    def arguments(self) -> list[str]:
+        """Return the options of ``ssl-zoo`` that give another process the same plugins."""
+        options = [
+            *(("--plugin", file) for file in self.files()),
+            *(("--no-plugin", name) for name in sorted(self._disabled)),
+        ]
+        return [part for option in options for part in option]
+
+    def _add(self, entry: EntryPoint, value: Any) -> None:
+        for old in [old for old in self._local if old.value == entry.value]:
+            del self._local[old]
+        self._local[entry] = value
+        self._hook_modules = None
+
+    # ---- tasks
+
+    def tasks(self) -> dict[str, TaskInfo]:
+        """Return the tasks by name, importing none; of a name claimed twice the first."""
+        found: dict[str, TaskInfo] = {}
+        for entry in self.entry_points():
+            if entry.attr and entry.name not in found:
+                summary, paper = describe(entry)
+                if entry in self._local:
+                    cls = self._local[entry]
+                    summary, paper = docstring_summary(cls.__doc__), cls.paper
+                found[entry.name] = TaskInfo(
+                    entry.name, entry.value, entry.distribution, entry.version, summary, paper
+                )
+        return dict(sorted(found.items()))
+
+    def load_task(self, name: str) -> type[Task]:
+        """Import one task, and no other.
+
+        Raises:
+            UserError: there is no such task, two distributions claim its name, it cannot be imported,
+                or it is not valid.
+        """
+        claims = self._claims(name)
+        if not claims:
+            return self._load_hooked_task(name)
         if len(claims) > 1:
-            fault = _contest(claims)
-        elif claims and check:
-            fault = _load_fault(entry.name)
-        listed.append(PluginEntry(entry.name, entry.distribution, entry.version, contributes, fault))
-    return listed
+            raise UserError(f"task {name!r} is {_claimed_by(claims)}")
+        (entry,) = claims
+        try:
+            cls = self._local[entry] if entry in self._local else entry.load()
+        except PLUGIN_ERRORS as error:
+            raise UserError(
+                f"task {name!r}, from {entry.origin}, cannot be imported: {locate_error(error)}"
+            ) from error
+        return _validated(cls, name, entry.origin)
+
+    def _load_hooked_task(self, name: str) -> type[Task]:
+        """Load a task that a hook registers, for a name without an entry point."""
+        values = self.hook_modules().call_registering("ssl_zoo_register_tasks").values
+        if name in values:
+            cls = self.collect("ssl_zoo_register_tasks")[name]
+            return _validated(cls, name, f"plugin {next(iter(values[name]))}")
+        for entry in self.entry_points():
+            if entry.name == name:
+                reason = entry.error or "its entry point names a module of hooks, not module:Class"
+                raise UserError(f"{name!r}, from {entry.origin}, is not a task: {reason}")
+        known = sorted({*self.tasks(), *values})
+        if any(entry.attr and entry.name == name for entry in self.find()):
+            raise UserError(f"task {name!r} is disabled, by --no-plugin or {DISABLE_VARIABLE}")
+        if not known:
+            raise UserError(
+                f"there is no task {name!r}, and no task at all: install a distribution that has some, "
+                "such as `pip install ssl-zoo`, or give your own with --plugin FILE.py"
+            )
+        raise UserError(
+            f"there is no task {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}"
+        )
+
+    # ---- hooks
+
+    def collect(self, hook: str) -> dict[str, Any]:
+        """Call a registering hook of every plugin and join the results; leave out those that fail.
+
+        Raises:
+            UserError: two plugins register one name.
+        """
+        self._warn_of_broken_modules()
+        registered = self.hook_modules().call_registering(hook)
+        for plugin, error in registered.errors.items():
+            self._warn_once(f"plugin {plugin}: {error}")
+        for name, by_plugin in registered.values.items():
+            if len(by_plugin) > 1:
+                raise UserError(
+                    f"{hook}: {name!r} is registered by plugin {' and by plugin '.join(by_plugin)}; "
+                    "uninstall one, or disable it with --no-plugin"
+                )
+        return {
+            name: value for name, by_plugin in registered.values.items() for value in by_plugin.values()
+        }
+
+    def notify(self, hook: str, requested: Collection[str] = (), **arguments: Any) -> None:
+        """Call an observing hook of every plugin; report one that raises once, and go on.
+
+        Args:
+            hook: the name of the hook.
+            requested: the entry-point names of on-request observers to call.
+            arguments: the arguments of the hook.
+
+        Raises:
+            UserError: an observer refuses the run in ``ssl_zoo_run_started``.
+        """
+        self._warn_of_broken_modules()
+        modules = self.hook_modules()
+        names = {entry.label: entry.name for entry in modules.hooks}
+        for implementation in modules.implementations_of(hook):
+            on_request = getattr(implementation.plugin, "on_request", False)
+            if on_request and names[implementation.plugin_name] not in requested:
+                continue
+            try:
+                implementation.function(*(arguments[name] for name in implementation.argnames))
+            except PLUGIN_ERRORS as error:
+                if isinstance(error, UserError) and hook == "ssl_zoo_run_started":
+                    raise
+                plugin = implementation.plugin_name
+                message = f"plugin {plugin}: {hook} raised {locate_error(error)}"
+                self._warn_once(message, key=f"notify {plugin}")
+
+    def check_observers(self, names: Iterable[str]) -> None:
+        """Raise unless there is an observer with each of these names.
+
+        Raises:
+            UserError: there is none with one of them.
+        """
+        modules = self.hook_modules()
+        observers = {e.name for e, hooks in modules.hooks.items() if OBSERVING.intersection(hooks)}
+        for name in names:
+            if name not in observers:
+                error = {e.name: error for e, error in modules.errors.items()}.get(name)
+                known = f" There are: {', '.join(sorted(observers))}" if observers else ""
+                reason = f": {error}" if error else f".{did_you_mean(name, observers) or known}"
+                raise UserError(f"train.observers: there is no observer {name!r}{reason}")
+
+    # ---- diagnosis
+
+    def plugins(self, check: bool = False) -> list[PluginInfo]:
+        """Return every plugin, with why it cannot be used, if so.
+
+        Args:
+            check: also import the tasks and call the registering hooks, to find their errors.
+        """
+        modules = self.hook_modules()
+        registered = {hook: self.hook_modules().call_registering(hook) for hook in REGISTERING if check}
+        hook_errors = self._registration_errors(registered)
+        listed = []
+        for entry in self.entry_points():
+            contributes = "task" if entry.attr else modules.contributed(entry, registered)
+            error = entry.error or modules.errors.get(entry) or hook_errors.get(entry.label)
+            claims = self._claims(entry.name) if entry.attr else []
+            if len(claims) > 1:
+                error = _claimed_by(claims)
+            elif claims and check:
+                error = self._load_error(entry.name)
+            listed.append(PluginInfo(entry.name, entry.distribution, entry.version, contributes, error))
+        return listed
+
+    def describe_error(self, error: BaseException) -> str | None:
+        """Return an exception in one line with the plugin whose code raised it, and the line there.
+
+        Returns:
+            None if no plugin's code is in the traceback.
+        """
+        files = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
+        for entry in self.entry_points():
+            location = _location(entry)
+            if location is not None and any(file.is_relative_to(location) for file in files):
+                origin = f"{entry.distribution} {entry.version}".strip()
+                return f"{locate_error(error, [location])}, in {origin}"
+        return None
+
+    def entry_points(self) -> list[EntryPoint]:
+        """Return what was added to this process and what is installed, without what is disabled."""
+        variable = os.environ.get(DISABLE_VARIABLE, "").split(",")
+        off = {canonical_name(name.strip()) for name in (*self._disabled, *variable)}
+        kept = [
+            entry
+            for entry in self.find()
+            if off.isdisjoint((canonical_name(entry.name), canonical_name(entry.distribution)))
+        ]
+        # A registered class that is also installed is the same task.
+        values = {entry.value for entry in kept}
+        return [*(entry for entry in self._local if entry.value not in values), *kept]
+
+    def _claims(self, name: str) -> list[EntryPoint]:
+        return [entry for entry in self.entry_points() if entry.name == name and entry.attr]
+
+    def _load_error(self, name: str) -> str | None:
+        try:
+            self.load_task(name)
+        except UserError as error:
+            return str(error)
+        return None
+
+    # ---- hook modules
+
+    def hook_modules(self) -> HookModules:
+        """Return the hook modules, loaded again where the entry points have changed."""
+        entry_points = self.entry_points()
+        if self._hook_modules is None or self._hook_modules.entry_points != entry_points:
+            self._hook_modules = HookModules(entry_points, self._local)
+        return self._hook_modules
+
+    def _registration_errors(self, registered: Mapping[str, Registered]) -> dict[str, str]:
+        """Return, by plugin, the errors that only calling the registering hooks can find."""
+        errors: dict[str, str] = {}
+        for hook, answers in registered.items():
+            errors |= answers.errors
+            for name, by_plugin in answers.values.items():
+                for plugin, value in by_plugin.items():
+                    others = [f"plugin {other}" for other in by_plugin if other != plugin]
+                    if hook == "ssl_zoo_register_tasks":
+                        others += [entry.origin for entry in self._claims(name)]
+                        if reason := invalid_task_reason(value, name):
+                            errors[plugin] = f"{hook}: task {name!r} {reason}"
+                    if others:
+                        errors[plugin] = (
+                            f"{hook}: {name!r} is also registered by {' and by '.join(others)}"
+                        )
+        return errors
+
+    def _warn_of_broken_modules(self) -> None:
+        for entry, error in self.hook_modules().errors.items():
+            self._warn_once(f"plugin {entry.label}: {error}")
+
+    def _warn_once(self, message: str, key: str | None = None) -> None:
+        if (key or message) not in self._warned:
+            self._warned.add(key or message)
+            log.warning("%s", message)
 
 
-# ---- what there is
+registry = PluginRegistry()
+"""The registry that the zoo itself uses."""
 
 
-def _entries() -> list[Entry]:
-    """What is registered here and what is installed, but for what is switched off."""
-    variable = os.environ.get("SSL_ZOO_DISABLE_PLUGINS", "").split(",")
-    off = {canonical(name.strip()) for name in (*_disabled, *variable)}
-    kept = [e for e in installed() if off.isdisjoint((canonical(e.name), canonical(e.distribution)))]
-    # Whoever registers a class that is installed anyway means the same task.
-    values = {entry.value for entry in kept}
-    return [*(entry for entry in _local if entry.value not in values), *kept]
+def _local_entry(cls: type[Task], origin: str) -> EntryPoint:
+    return EntryPoint(cls.name, f"{cls.__module__}:{cls.__qualname__}", origin, "")
 
 
-def _claims(name: str) -> list[Entry]:
-    return [entry for entry in _entries() if entry.name == name and entry.attr]
-
-
-def _contest(claims: Iterable[Entry]) -> str:
-    return (
-        f"claimed by {' and by '.join(entry.origin for entry in claims)}; "
-        "uninstall one, or switch it off with --no-plugin"
-    )
-
-
-def _label(entry: Entry) -> str:
-    """A hook plugin's name in the plugin manager, which is what messages call it."""
-    return f"{entry.name!r}, from {entry.origin}"
-
-
-def _local_entry(cls: type[Task], origin: str) -> Entry:
-    return Entry(cls.name, f"{cls.__module__}:{cls.__qualname__}", origin, "")
-
-
-def _register(entry: Entry, value: Any) -> None:
-    for old in [old for old in _local if old.value == entry.value]:
-        del _local[old]
-    _local[entry] = value
-    _hook_plugins.cache_clear()
-
-
-def _import_file(path: Path, flag: str) -> ModuleType:
-    # Two files may have one name, and the same file may be loaded again.
-    digest = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()
-    name = f"ssl_zoo_plugin_{digest[:8]}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise UserError(f"{flag}: there is no such Python file")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except FAILURES as error:
-        del sys.modules[name]
-        raise UserError(f"{flag}: cannot be imported: {where(error)}") from error
-    return module
-
-
-# ---- tasks
-
-
-def _defines_task(module: ModuleType, value: object) -> bool:
-    """Whether a task is meant: abstract classes without a name are bases of others."""
-    from ssl_zoo.task import Task
-
-    if not (inspect.isclass(value) and issubclass(value, Task) and value.__module__ == module.__name__):
-        return False
-    return hasattr(value, "name") or not inspect.isabstract(value)
-
-
-def _sound(cls: Any, name: str, origin: str) -> type[Task]:
-    fault = task_fault(cls, name)
-    if fault is not None:
-        raise UserError(f"task {name!r}, from {origin}, {fault}")
+def _validated(cls: Any, name: str, origin: str) -> type[Task]:
+    reason = invalid_task_reason(cls, name)
+    if reason is not None:
+        raise UserError(f"task {name!r}, from {origin}, {reason}")
     task: type[Task] = cls
     return task
 
 
-def _load_fault(name: str) -> str | None:
-    try:
-        load_task(name)
-    except UserError as error:
-        return str(error)
-    return None
-
-
-def _hooked_task(name: str) -> type[Task]:
-    """A task that a hook gives; only looked for where there is no entry point."""
-    given = _gather("ssl_zoo_register_tasks")[0]
-    if name in given:
-        return _sound(collect("ssl_zoo_register_tasks")[name], name, f"plugin {next(iter(given[name]))}")
-    for entry in _entries():
-        if entry.name == name:
-            reason = entry.fault or "its entry point names a module of hooks, not module:Class"
-            raise UserError(f"{name!r}, from {entry.origin}, is no task: {reason}")
-    known = sorted({*tasks(), *given})
-    if any(entry.attr and entry.name == name for entry in installed()):
-        raise UserError(f"task {name!r} is switched off, by --no-plugin or SSL_ZOO_DISABLE_PLUGINS")
-    if not known:
-        raise UserError(
-            f"there is no task {name!r}, nor any other: install a distribution that brings some, "
-            "such as `pip install ssl-zoo`, or give your own with --plugin FILE.py"
-        )
-    raise UserError(
-        f"there is no task {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}"
+def _claimed_by(claims: Iterable[EntryPoint]) -> str:
+    return (
+        f"claimed by {' and by '.join(entry.origin for entry in claims)}; "
+        "uninstall one, or disable it with --no-plugin"
     )
 
 
-# ---- hooks
-
-
-@dataclass(frozen=True)
-class _HookPlugins:
-    manager: pluggy.PluginManager
-    names: Mapping[Entry, list[str]]
-    faults: Mapping[Entry, str]
-
-
-@cache
-def _hook_plugins() -> _HookPlugins:
-    manager = pluggy.PluginManager(specs.PROJECT)
-    manager.add_hookspecs(specs)
-    names: dict[Entry, list[str]] = {}
-    faults: dict[Entry, str] = {}
-    for entry in _entries():
-        if entry.attr or entry.fault is not None:
-            continue
-        try:
-            module = _local[entry] if entry in _local else entry.load()
-            found = implementations(module)
-            fault = hook_fault(found)
-            if fault is None:
-                manager.register(module, _label(entry))
-                names[entry] = [hook for hook, _ in found]
-            else:
-                faults[entry] = fault
-        except FAILURES as error:
-            faults[entry] = f"cannot be loaded: {where(error)}"
-    return _HookPlugins(manager, names, faults)
-
-
-def _calls(hook: str) -> Iterator[pluggy.HookImpl]:
-    """The implementations of a hook in pluggy's order of calling."""
-    caller: pluggy.HookCaller = getattr(_hook_plugins().manager.hook, hook)
-    return reversed(caller.get_hookimpls())
-
-
-_Gathered = tuple[dict[str, dict[str, Any]], dict[str, str]]
-"""What plugins give under each name, by plugin; and the faults of those that fail, likewise."""
-
-
-def _gather(hook: str) -> _Gathered:
-    """Call a registering hook of every plugin."""
-    given: dict[str, dict[str, Any]] = {}
-    faults: dict[str, str] = {}
-    for implementation in _calls(hook):
-        plugin = implementation.plugin_name
-        try:
-            values: Any = implementation.function()
-        except FAILURES as error:
-            faults[plugin] = f"{hook} raised {where(error)}"
-            continue
-        if isinstance(values, Mapping) and all(map(callable, values.values())):
-            for name, value in values.items():
-                given.setdefault(str(name), {})[plugin] = value
-        else:
-            faults[plugin] = f"{hook} must give a mapping from names to callables, not {short(values)}"
-    return given, faults
-
-
-def _registration_faults(gathered: Mapping[str, _Gathered]) -> dict[str, str]:
-    """What only calling the registering hooks can tell, by plugin."""
-    faults: dict[str, str] = {}
-    for hook, (given, failed) in gathered.items():
-        faults |= failed
-        for name, by_plugin in given.items():
-            for plugin, value in by_plugin.items():
-                others = [f"plugin {other}" for other in by_plugin if other != plugin]
-                if hook == "ssl_zoo_register_tasks":
-                    others += [entry.origin for entry in _claims(name)]
-                    if fault := task_fault(value, name):
-                        faults[plugin] = f"{hook}: task {name!r} {fault}"
-                if others:
-                    faults[plugin] = f"{hook}: {name!r} is also given by {' and by '.join(others)}"
-    return faults
-
-
-def _contributed(loaded: _HookPlugins, entry: Entry, gathered: Mapping[str, _Gathered]) -> str:
-    """What a module of hooks gives: the names that its hooks register, as far as they were called."""
-    found = loaded.names.get(entry, [])
-    said = []
-    for hook in (hook for hook in found if hook not in OBSERVING):
-        kind = hook.removeprefix("ssl_zoo_").removeprefix("register_").replace("_", " ")
-        given = gathered[hook][0] if hook in gathered else {}
-        names = [name for name, by_plugin in given.items() if _label(entry) in by_plugin]
-        said.append(f"{kind}: {', '.join(names)}" if names else kind)
-    if OBSERVING.intersection(found):
-        asked = getattr(loaded.manager.get_plugin(_label(entry)), "on_request", False)
-        said.append("observer, on request" if asked else "observer")
-    return "; ".join(said)
-
-
-def _warn_once(message: str, key: str | None = None) -> None:
-    if (key or message) not in _warned:
-        _warned.add(key or message)
-        log.warning("%s", message)
+def _location(entry: EntryPoint) -> Path | None:
+    """Return the folder of an entry point's package, or its file; None if it is not imported."""
+    top = entry.module.partition(".")[0]
+    file = getattr(sys.modules.get(top), "__file__", None)
+    if file is None or top == "ssl_zoo":
+        return None
+    return Path(file).parent if hasattr(sys.modules[top], "__path__") else Path(file)

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from ssl_zoo.evaluation import MIDWAY
+from ssl_zoo.evaluation import ONLINE_EVAL_SIZES
 from ssl_zoo.reporting.inputs import Material, Member, Missing, attempt, figures
 from ssl_zoo.reporting.pictures import Look, Panel, drawn, label_ends
 from ssl_zoo.runs.run import Run
@@ -194,7 +194,7 @@ def section(material: Material, looks: Mapping[str, Look]) -> dict[str, Any]:
             for axis, title in AXES.items()
             if bounds
         ],
-        "midway": MIDWAY,
+        "midway": ONLINE_EVAL_SIZES,
         "levels": list(levels),
     }
 

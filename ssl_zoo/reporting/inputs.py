@@ -14,15 +14,15 @@ from ssl_zoo.comparison.outcomes import sweep_table
 from ssl_zoo.comparison.table import Outcome
 from ssl_zoo.config.schema import EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
-from ssl_zoo.data.decode import printable
-from ssl_zoo.errors import SslZooError, UserError, first_line
+from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.scoring import of_encoder
-from ssl_zoo.plugins.validation import FAILURES, where
-from ssl_zoo.runs.records import is_there
+from ssl_zoo.plugins.validation import PLUGIN_ERRORS
+from ssl_zoo.runs.records import file_exists
 from ssl_zoo.runs.run import Run, build_data
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Task
+from ssl_zoo.text import error_line, locate_error, printable
 
 Kind = Literal["trained", "untrained", "raw"]
 T = TypeVar("T")
@@ -43,8 +43,8 @@ def attempt(make: Callable[[], T]) -> T | Missing:
     """What a function makes; if it fails, why."""
     try:
         return make()
-    except FAILURES as error:
-        return Missing(first_line(error) if isinstance(error, SslZooError) else where(error))
+    except PLUGIN_ERRORS as error:
+        return Missing(error_line(error) if isinstance(error, SslZooError) else locate_error(error))
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ def gather(folder: Path) -> Material:
     Raises:
         UserError: there is neither a comparison nor a run, or what it was made with is unreadable.
     """
-    if is_there(folder / FILE):
+    if file_exists(folder / FILE):
         return _of_sweep(open_sweep(folder / FILE, folder))
-    if is_there(Run(folder).config_file):
+    if file_exists(Run(folder).config_file):
         return _of_run(Run(folder))
     what = "has neither" if folder.is_dir() else "is no folder that has"
     raise UserError(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.evaluation.features import sample
+from ssl_zoo.evaluation.features import sample_indices
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int) -> Tensor:
@@ -33,7 +33,7 @@ def choose_queries(labels: Tensor | None, total: int, count: int) -> Tensor:
         The numbers [min(count, total)], those of one class after another.
     """
     if labels is None:
-        return sample(total, count)
+        return sample_indices(total, count)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
     members = {int(c): order[labels[order] == c].tolist() for c in labels.unique()}
     classes = list(members)

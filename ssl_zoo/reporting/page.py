@@ -10,7 +10,6 @@ from typing import Any
 
 from ssl_zoo.comparison.render import environment
 from ssl_zoo.comparison.render import page as table_page
-from ssl_zoo.data.decode import printable
 from ssl_zoo.reporting import (
     cost,
     curves,
@@ -26,7 +25,8 @@ from ssl_zoo.reporting import (
 )
 from ssl_zoo.reporting.inputs import Material, Missing, Studio, attempt, gather
 from ssl_zoo.reporting.pictures import Look, looks
-from ssl_zoo.runtime.files import check_output, replace_file
+from ssl_zoo.runtime.files import check_output_file, write_atomic
+from ssl_zoo.text import printable
 
 
 def report(folder: str | Path, to: str | Path | None = None, *, map: str = "auto") -> Path:
@@ -52,9 +52,9 @@ def report(folder: str | Path, to: str | Path | None = None, *, map: str = "auto
     method = embedding.choose(map)
     material = gather(folder)
     file = folder / "report.html" if to is None else Path(to)
-    check_output("-o", file, {".html": ()})
+    check_output_file("-o", file, {".html": ()})
     text = environment().get_template("report.html").render(**_page(material, method))
-    replace_file(file, text.encode("utf-8", "backslashreplace"))
+    write_atomic(file, text.encode("utf-8", "backslashreplace"))
     return file
 
 

@@ -21,8 +21,8 @@ from PIL import Image
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
-from ssl_zoo.data.decode import printable
 from ssl_zoo.reporting.inputs import Missing
+from ssl_zoo.text import printable
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours, which colour-blind people can tell apart, without the black and the yellow

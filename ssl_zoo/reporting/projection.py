@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from ssl_zoo.errors import UserError, did_you_mean
+from ssl_zoo.errors import UserError
+from ssl_zoo.text import did_you_mean
 
 Points = NDArray[np.floating[Any]]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssl_zoo.comparison.cells import decisive
+from ssl_zoo.comparison.cells import result_affecting_settings
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import RunConfig
-from ssl_zoo.data.decode import printable
 from ssl_zoo.reporting.inputs import Material, Member, Missing, Studio, attempt
+from ssl_zoo.text import printable
 
 MOST_SKIPPED = 30
 """So many of the files that could not be read are listed."""
@@ -74,10 +74,10 @@ def _unusual(config: RunConfig) -> list[str]:
     """The settings that decide a run's figures and are not the defaults of its task."""
     defaults = attempt(lambda: load_config(overrides={"task.name": config.task.name}))
     # An option without a default leaves none to compare with.
-    usual = {} if isinstance(defaults, Missing) else decisive(defaults)
+    usual = {} if isinstance(defaults, Missing) else result_affecting_settings(defaults)
     return [
         f"{path} = {'none' if value is None else value}"
-        for path, value in decisive(config).items()
+        for path, value in result_affecting_settings(config).items()
         if path != "train.seed" and (path not in usual or value != usual[path])
     ]
 

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo.data import DataSet, Split
-from ssl_zoo.data.decode import printable
 from ssl_zoo.evaluation import Subject, evaluating, extract
-from ssl_zoo.evaluation.features import sample
+from ssl_zoo.evaluation.features import sample_indices
 from ssl_zoo.reporting import pictures
 from ssl_zoo.reporting import projection as embedding
 from ssl_zoo.reporting.inputs import Material, Member, Missing, Studio, attempt, representative
@@ -22,6 +21,7 @@ from ssl_zoo.reporting.neighbours import choose_queries, nearest
 from ssl_zoo.reporting.pictures import DISTINCT, OTHER, Look, Panel, data_uri, image_of
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
+from ssl_zoo.text import printable
 from ssl_zoo.tools import views as gallery
 
 MAPPED = 1_000
@@ -79,7 +79,7 @@ def section(material: Material, studio: Studio, method: str) -> dict[str, Any]:
     """
     data = studio.data
     split = data.train if data.test is None else data.test
-    mapped, bank = sample(len(split), MAPPED), sample(len(data.bank), BANK)
+    mapped, bank = sample_indices(len(split), MAPPED), sample_indices(len(data.bank), BANK)
     images = isinstance(data.spec, ImageSpec)
     queries = None
     if images and data.test is not None:

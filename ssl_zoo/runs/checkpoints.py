@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from ssl_zoo.errors import UserError, first_line
-from ssl_zoo.runtime.files import replace_file
+from ssl_zoo.errors import UserError
+from ssl_zoo.text import error_line
+from ssl_zoo.runtime.files import write_atomic
 
 log = logging.getLogger("ssl_zoo.runs.checkpoints")
 
-State = dict[str, Any]
+StateDict = dict[str, Any]
 """Tensors and plain values by name; nothing else can be read back."""
 
 
@@ -41,7 +42,7 @@ class Checkpoints:
         """Whether there is any, whole or not."""
         return self.file.exists() or self.before.exists()
 
-    def save(self, state: State) -> None:
+    def save(self, state: StateDict) -> None:
         """Put a checkpoint in the place of the last one, which becomes the one before it.
 
         At any moment there is a whole one, if there was one when this began.
@@ -55,10 +56,10 @@ class Checkpoints:
                 with contextlib.suppress(FileNotFoundError):
                     self.file.replace(self.before)
 
-        replace_file(self.file, packed(state), make_room)
+        write_atomic(self.file, pack_state(state), make_room)
         self._keep_last = True
 
-    def load(self) -> State:
+    def load(self) -> StateDict:
         """Read the last one that is whole; only tensors and plain values are read, no code.
 
         Raises:
@@ -67,7 +68,7 @@ class Checkpoints:
         faults: list[str] = []
         for file in (self.file, self.before):
             try:
-                state = read(file)
+                state = read_checkpoint(file)
             except FileNotFoundError:
                 continue
             except UserError as error:
@@ -80,14 +81,14 @@ class Checkpoints:
         raise UserError(faults[0] if faults else f"{self.file.parent} has no checkpoint; train it first")
 
 
-def packed(state: State) -> memoryview:
+def pack_state(state: StateDict) -> memoryview:
     """A state as it is written, with checksums."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getbuffer()
 
 
-def read(file: Path) -> State:
+def read_checkpoint(file: Path) -> StateDict:
     """Read one checkpoint, whose checksums must be right.
 
     Raises:
@@ -104,7 +105,7 @@ def read(file: Path) -> State:
     except (FileNotFoundError, MemoryError):
         raise
     except Exception as error:  # whatever a broken file makes its readers raise
-        raise UserError(f"{file} cannot be read: {first_line(error)}") from error
+        raise UserError(f"{file} cannot be read: {error_line(error)}") from error
     if not isinstance(state, dict) or "task" not in state:
         raise UserError(f"{file} cannot be read: it is no checkpoint of ssl-zoo's")
     return state

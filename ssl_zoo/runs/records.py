@@ -15,7 +15,7 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Scores = dict[str, float]
 
 
-class Cell(BaseModel):
+class CellRecord(BaseModel):
     """What a run of a comparison notes beside its results."""
 
     model_config = ConfigDict(extra="allow")
@@ -27,7 +27,7 @@ class Cell(BaseModel):
     seconds: Amount = 0.0
 
 
-class Results(BaseModel):
+class ResultsRecord(BaseModel):
     """What is read again of `results.json`; whatever else is in it is left alone."""
 
     model_config = ConfigDict(extra="allow")
@@ -47,21 +47,21 @@ class Results(BaseModel):
     left_out: str = ""
     scores: dict[str, Scores] = {}
     transfer: dict[str, dict[str, Scores]] = {}
-    cell: Cell = Cell()
+    cell: CellRecord = CellRecord()
     config: dict[str, Any] = {}
 
 
-class Line(RootModel[dict[str, float]]):
+class MetricsLine(RootModel[dict[str, float]]):
     """A line of `metrics.jsonl`: numbers by name."""
 
 
-class Failure(BaseModel):
+class FailureRecord(BaseModel):
     """Why a run of a comparison failed, as `failed.json` has it."""
 
     failed: str
 
 
-def is_there(file: Path) -> bool:
+def file_exists(file: Path) -> bool:
     """Whether there is such a file.
 
     Raises:

@@ -22,16 +22,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from ssl_zoo.backbones.gradient_cache import cached
+from ssl_zoo.backbones.gradient_cache import cache_gradients
 from ssl_zoo.backbones.timm_encoder import TimmEncoder, create_backbone
 from ssl_zoo.runs.checkpoints import Checkpoints
 from ssl_zoo.config.load import dump_config, load_config, read_yaml
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.errors import SslZooError, Unsuitable, Unwritable, UserError
-from ssl_zoo.plugins.registry import collect, load_task, tasks
-from ssl_zoo.runs.records import Failure, Line, Results, is_there, read_lines, read_record
-from ssl_zoo.runtime.files import locked, replace_file
+from ssl_zoo.plugins.registry import registry
+from ssl_zoo.runs.records import FailureRecord, MetricsLine, ResultsRecord, file_exists, read_lines, read_record
+from ssl_zoo.runtime.files import file_lock, write_atomic
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder, Task
 
@@ -54,7 +54,7 @@ def build_data(config: RunConfig, device: torch.device, data: DataSet | None = N
         UserError: there is no such source; `Unsuitable` if it does not go with the task.
     """
     data = load_data(config.data, device) if data is None else data
-    cls, name = load_task(config.task.name), config.task.name
+    cls, name = registry.load_task(config.task.name), config.task.name
     if data.spec.modality != cls.modality:
         raise Unsuitable(
             f"data.source: task {name!r} takes {cls.modality} data, "
@@ -73,7 +73,7 @@ def load_data(config: DataConfig, device: torch.device) -> DataSet:
     Raises:
         UserError: there is no such source.
     """
-    return load(config, device, collect("ssl_zoo_register_sources"))
+    return load(config, device, registry.collect("ssl_zoo_register_sources"))
 
 
 def build_encoder(config: BackboneConfig, spec: Spec, seed: int) -> Encoder:
@@ -93,7 +93,7 @@ def _build_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
     Raises:
         UserError: there is no such backbone for such data.
     """
-    factory = collect("ssl_zoo_register_backbones").get(config.name)
+    factory = registry.collect("ssl_zoo_register_backbones").get(config.name)
     if factory is not None:
         encoder: Encoder = factory(config, spec)
         return encoder
@@ -107,12 +107,12 @@ def _build_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
 
 def build_task(config: RunConfig, spec: Spec) -> Task:
     """Build the task with a new network; its weights follow from the seed alone."""
-    cls = load_task(config.task.name)
+    cls = registry.load_task(config.task.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         encoder = _build_encoder(config.backbone, spec)
         if config.train.cached_gradients:
-            cached(encoder, config.train.part_size)
+            cache_gradients(encoder, config.train.part_size)
         return cls(encoder, cls.Options(**config.task.options()), spec)
 
 
@@ -168,7 +168,7 @@ class Run:
         run = cls(RUNS if path is None else path)
         try:
             if path is None:
-                run = cls(new_folder(config))
+                run = cls(new_run_folder(config))
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--out {run.path}: cannot be made: {error.strerror}") from error
@@ -183,7 +183,7 @@ class Run:
         self.check_free()
         config = config.model_copy(update={"provenance": provenance(config)})
         try:
-            replace_file(self.config_file, dump_config(config).encode())
+            write_atomic(self.config_file, dump_config(config).encode())
         except Unwritable as error:
             self.discard()
             raise UserError(f"--out {self.path}: {error}") from error
@@ -225,7 +225,7 @@ class Run:
             UserError: there is none at `path`.
         """
         run = cls(path)
-        if not is_there(run.config_file):
+        if not file_exists(run.config_file):
             raise UserError(f"{run.path} is not a run: it has no {run.config_file.name}")
         return run
 
@@ -262,7 +262,7 @@ class Run:
             Unwritable: there can be no lock here.
         """
         try:
-            with locked(self.path / ".lock", wait=False):
+            with file_lock(self.path / ".lock", wait=False):
                 yield
         except BlockingIOError:
             raise UserError(f"{self.path}: another process is training this run") from None
@@ -288,10 +288,10 @@ class Run:
     @contextlib.contextmanager
     def _changing_results(self) -> Iterator[dict[str, Any]]:
         """Within, the results may be changed, by one process at a time; they are written at the end."""
-        with locked(self.path / ".results.lock"):
+        with file_lock(self.path / ".results.lock"):
             results = self.results()
             yield results
-            replace_file(self.results_file, (json.dumps(results, indent=2) + "\n").encode())
+            write_atomic(self.results_file, (json.dumps(results, indent=2) + "\n").encode())
 
     def results(self) -> dict[str, Any]:
         """The run's results so far, empty before it has ended.
@@ -300,7 +300,7 @@ class Run:
             UserError: the file is broken.
         """
         mend = "remove it, and go on with the run or the comparison, which evaluates again"
-        return read_record(self.results_file, Results, mend) or {}
+        return read_record(self.results_file, ResultsRecord, mend) or {}
 
     def metrics(self) -> list[dict[str, float]]:
         """What was logged, in order, without a last line that is still being written.
@@ -308,7 +308,7 @@ class Run:
         Raises:
             UserError: the file is broken.
         """
-        return read_lines(self.metrics_file, Line, "remove the line, or the file")
+        return read_lines(self.metrics_file, MetricsLine, "remove the line, or the file")
 
     def failure(self) -> str | None:
         """Why it failed, as a run of a comparison; None if it did not.
@@ -316,7 +316,7 @@ class Run:
         Raises:
             UserError: the file is broken.
         """
-        noted = read_record(self.failure_file, Failure, "remove it, and it is tried again")
+        noted = read_record(self.failure_file, FailureRecord, "remove it, and it is tried again")
         return None if noted is None else str(noted["failed"])
 
     def write_backbone(self, encoder: Encoder, config: BackboneConfig, spec: Spec) -> None:
@@ -326,7 +326,7 @@ class Run:
         header = {"backbone": config.model_dump_json(), "modality": spec.modality}
         if isinstance(spec, ImageSpec):
             header["spec"] = json.dumps(asdict(spec))
-        replace_file(self.backbone_file, safetensors_bytes(state, header))
+        write_atomic(self.backbone_file, safetensors_bytes(state, header))
 
     def spec(self) -> ImageSpec:
         """What the images look like that the run was trained on.
@@ -347,7 +347,7 @@ class Run:
         # All weights come from the checkpoint; timm's need not be fetched.
         backbone = config.backbone.model_copy(update={"pretrained": False})
         task = build_task(config.model_copy(update={"backbone": backbone}), spec)
-        with fitting(self.checkpoints.file):
+        with state_dict_errors(self.checkpoints.file):
             task.load_state_dict(state["task"])
             if state["ema"] is not None:
                 task.encoder.load_state_dict(state["ema"])
@@ -359,7 +359,7 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d{1,9}", version.partition("+")[0])[:3]))
 
 
-def new_folder(config: RunConfig) -> Path:
+def new_run_folder(config: RunConfig) -> Path:
     """Make a folder under ``runs/`` that no other run has, named by task, data and time."""
     name = Path(config.data.source).name
     source = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[:60].strip("-") or "data"
@@ -373,7 +373,7 @@ def new_folder(config: RunConfig) -> Path:
 
 
 @contextlib.contextmanager
-def fitting(file: Path) -> Iterator[None]:
+def state_dict_errors(file: Path) -> Iterator[None]:
     """Within, states are loaded from a file; one that does not fit is the file's fault.
 
     Raises:
@@ -401,7 +401,7 @@ def load_backbone(path: str | Path) -> nn.Module:
         UserError: there is no backbone at `path`, it cannot be read, or it is not of images.
     """
     config, spec, state = read_backbone(path)
-    with fitting(_backbone_file(path)):
+    with state_dict_errors(_backbone_file(path)):
         encoder = create_backbone(config.model_copy(update={"pretrained": False}), spec)
         model: nn.Module = encoder.model
         model.load_state_dict(state)
@@ -416,7 +416,7 @@ def read_backbone(path: str | Path) -> tuple[BackboneConfig, ImageSpec, dict[str
         UserError: there is no backbone at `path`, it cannot be read, or it is not of images.
     """
     file = _backbone_file(path)
-    if not is_there(file):
+    if not file_exists(file):
         raise UserError(f"{file} does not exist: give a run that has ended, or its backbone.safetensors")
     try:
         with safe_open(file, "pt") as tensors:
@@ -441,12 +441,12 @@ def read_backbone(path: str | Path) -> tuple[BackboneConfig, ImageSpec, dict[str
 def _backbone_file(path: str | Path) -> Path:
     """The file itself, of a run or given as it is."""
     file = Path(path)
-    return file if is_there(file) or not file.is_dir() else Run(file).backbone_file
+    return file if file_exists(file) or not file.is_dir() else Run(file).backbone_file
 
 
 def provenance(config: RunConfig) -> dict[str, Any]:
     """What a run was made with: versions, plugin, command, git revision."""
-    entry = tasks().get(config.task.name)
+    entry = registry.tasks().get(config.task.name)
     versions = {p: metadata.version(p) for p in ("ssl-zoo", "torch", "torchvision", "timm")}
     if entry is not None:
         versions[entry.distribution] = entry.version

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_zoo.config.schema import TrainConfig
-from ssl_zoo.errors import UserError, first_line
+from ssl_zoo.errors import UserError
+from ssl_zoo.text import error_line
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -63,7 +64,7 @@ class Device:
             torch.ones(1, device=device).tolist()
         except (RuntimeError, AssertionError) as error:
             raise UserError(
-                f"train.device: {name!r} cannot be used here: {first_line(error)}; "
+                f"train.device: {name!r} cannot be used here: {error_line(error)}; "
                 "choose --device cpu or auto"
             ) from error
         given = config.precision != "auto"
@@ -81,7 +82,7 @@ class Device:
         except RuntimeError as error:
             raise UserError(
                 f"train.precision: {device} does not compute in {config.precision}: "
-                f"{first_line(error)}; choose --precision fp32 or auto"
+                f"{error_line(error)}; choose --precision fp32 or auto"
             ) from error
         return chosen
 

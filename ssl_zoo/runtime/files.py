@@ -14,7 +14,7 @@ from typing import IO, Any
 from ssl_zoo.errors import Unwritable, UserError
 
 
-def check_output(option: str, file: Path, formats: Mapping[str, Sequence[str]]) -> str:
+def check_output_file(option: str, file: Path, formats: Mapping[str, Sequence[str]]) -> str:
     """Make sure that a file can be written, before there is anything to write.
 
     Args:
@@ -44,7 +44,7 @@ def check_output(option: str, file: Path, formats: Mapping[str, Sequence[str]]) 
 
 
 @contextlib.contextmanager
-def writing(file: Path) -> Iterator[None]:
+def write_errors(file: Path) -> Iterator[None]:
     """Within, a file is written.
 
     Raises:
@@ -56,7 +56,7 @@ def writing(file: Path) -> Iterator[None]:
         raise Unwritable(f"cannot write {file}: {error.strerror or error}") from error
 
 
-def open_own(file: Path, mode: str) -> IO[Any]:
+def open_no_follow(file: Path, mode: str) -> IO[Any]:
     """Open a file to write into it; a link, which would lead that elsewhere, is not followed.
 
     Raises:
@@ -66,7 +66,7 @@ def open_own(file: Path, mode: str) -> IO[Any]:
 
 
 @contextlib.contextmanager
-def locked(file: Path, wait: bool = True) -> Iterator[None]:
+def file_lock(file: Path, wait: bool = True) -> Iterator[None]:
     """Within, no other process has this file locked.
 
     Args:
@@ -77,8 +77,8 @@ def locked(file: Path, wait: bool = True) -> Iterator[None]:
         BlockingIOError: another process has, and is not waited for.
         Unwritable: the file cannot be opened, or the file system has no locks.
     """
-    with writing(file):
-        opened = open_own(file, "a")
+    with write_errors(file):
+        opened = open_no_follow(file, "a")
     with opened:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,7 +99,7 @@ def _alone(file: Path) -> Iterator[IO[bytes]]:
     while True:
         if file.is_symlink():  # which would lead what is written elsewhere
             file.unlink()
-        with open_own(file, "ab") as opened:
+        with open_no_follow(file, "ab") as opened:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(opened, fcntl.LOCK_EX)
             if _is_still(file, opened):
@@ -116,7 +116,7 @@ def _is_still(file: Path, opened: IO[bytes]) -> bool:
         return False
 
 
-def replace_file(
+def write_atomic(
     path: Path, content: bytes | memoryview, make_room: Callable[[], None] = lambda: None
 ) -> None:
     """Write a file so that at any moment there is the old one or the new one, whole.
@@ -130,18 +130,18 @@ def replace_file(
         Unwritable: it cannot be written; the old one is as it was.
     """
     aside = path.with_name(f".{path.name}.part")
-    with writing(path), _alone(aside) as opened:
+    with write_errors(path), _alone(aside) as opened:
         try:
             opened.write(content)
             opened.flush()
-            put_in_place(aside, path, make_room)
+            commit_file(aside, path, make_room)
         except OSError:
             with contextlib.suppress(OSError):
                 aside.unlink()
             raise
 
 
-def put_in_place(aside: Path, file: Path, make_room: Callable[[], None] = lambda: None) -> None:
+def commit_file(aside: Path, file: Path, make_room: Callable[[], None] = lambda: None) -> None:
     """Give a written file its name; at any moment there is the old one or the new one, whole.
 
     Raises:

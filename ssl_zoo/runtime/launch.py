@@ -39,7 +39,7 @@ def launch(number: int, arguments: Sequence[str]) -> int:
         for process in processes:
             process.send_signal(number)
 
-    with signals.handled(forward):
+    with signals.handle_stop_signals(forward):
         for i in range(number):
             environment = {**shared, "RANK": str(i), "LOCAL_RANK": str(i)}
             command = [sys.executable, "-m", "ssl_zoo", *arguments]

@@ -8,19 +8,19 @@ from contextlib import contextmanager
 
 from ssl_zoo.errors import Interrupted
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C, the end that a system announces, and the notice that a scheduler gives ahead of it
 (Slurm's ``--signal=USR1@120``)."""
 
 
 @contextmanager
-def handled(handler: Callable[[int], None]) -> Iterator[None]:
+def handle_stop_signals(handler: Callable[[int], None]) -> Iterator[None]:
     """Within, a stopping signal calls the handler with its number, instead of ending the process.
 
     Signals come to the main thread alone; in another this does nothing.
     """
     try:
-        old = {number: signal.signal(number, lambda n, _: handler(n)) for number in STOPPING}
+        old = {number: signal.signal(number, lambda n, _: handler(n)) for number in STOP_SIGNALS}
     except ValueError:  # not the main thread
         old = {}
     try:
@@ -30,26 +30,26 @@ def handled(handler: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if before is None else before)  # None: not Python's
 
 
-class Noted:
+class StopRequest:
     """What came: `number` is the last signal's, 0 if none did."""
 
     number = 0
 
 
 @contextmanager
-def noted() -> Iterator[Noted]:
+def record_stop_signals() -> Iterator[StopRequest]:
     """Within, stopping signals are noted, for who asks at moments that suit."""
-    came = Noted()
+    came = StopRequest()
 
     def note(number: int) -> None:
         came.number = number
 
-    with handled(note):
+    with handle_stop_signals(note):
         yield came
 
 
 @contextmanager
-def obeyed(go_on: str) -> Iterator[None]:
+def interrupt_on_signal(go_on: str) -> Iterator[None]:
     """Within, a stopping signal ends the work wherever it finds it.
 
     Args:
@@ -58,14 +58,14 @@ def obeyed(go_on: str) -> Iterator[None]:
     Raises:
         Interrupted: one came.
     """
-    came = Noted()
+    came = StopRequest()
 
     def stop(number: int) -> None:
         came.number = number
         raise KeyboardInterrupt  # which nobody takes for a failure of theirs
 
     try:
-        with handled(stop):
+        with handle_stop_signals(stop):
             yield
     except KeyboardInterrupt as error:
         raise Interrupted(came.number or signal.SIGINT, go_on) from error

@@ -10,10 +10,10 @@ from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped
 from ssl_zoo.testing.setting import Images, Setting, Source
 from ssl_zoo.testing.suite import (
     Check,
-    Outcome,
+    CheckResult,
     check_task,
     checks_of,
-    outcomes,
+    run_checks,
     parametrize_with_checks,
     task_checks,
 )
@@ -22,14 +22,14 @@ __all__ = [
     "Case",
     "Check",
     "CheckFailed",
+    "CheckResult",
     "CheckSkipped",
     "Images",
-    "Outcome",
     "Setting",
     "Source",
     "check_task",
     "checks_of",
-    "outcomes",
     "parametrize_with_checks",
+    "run_checks",
     "task_checks",
 ]

@@ -21,7 +21,7 @@ from ssl_zoo.training import Trainer
 from ssl_zoo.training.optimizer import parameter_groups
 from ssl_zoo.views import Rng
 
-State = dict[str, Tensor]
+Snapshot = dict[str, Tensor]
 
 
 class CheckFailed(AssertionError):
@@ -161,12 +161,12 @@ def step(task: Task, optimizer: Optimizer, views: tuple[Tensor, ...], progress: 
     return loss
 
 
-def snapshot(module: nn.Module) -> State:
+def snapshot(module: nn.Module) -> Snapshot:
     """A copy of all parameters and buffers."""
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-def changed(before: State, after: State) -> list[str]:
+def changed(before: Snapshot, after: Snapshot) -> list[str]:
     """The names of what is not the same to the bit, or not there before or after."""
     both = before.keys() & after.keys()
     return [n for n in {**before, **after} if n not in both or not same(before[n], after[n])]

@@ -9,9 +9,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, TrainConfig
-from ssl_zoo.plugins.validation import short, task_fault
+from ssl_zoo.plugins.validation import invalid_task_reason
 from ssl_zoo.testing.case import Case, CheckFailed, require
 from ssl_zoo.testing.suite import promise
+from ssl_zoo.text import shorten_repr
 from ssl_zoo.training.optimizer import create_optimizer
 
 _NONSENSE: tuple[Any, ...] = ({"no": ["such", "value"]}, math.nan, -math.inf)
@@ -21,7 +22,7 @@ _ANYTHING = (Any, object, dict, list)
 @promise
 def describes_itself(case: Case) -> None:
     """It has a name, a docstring and sound options."""
-    fault = task_fault(case.cls)
+    fault = invalid_task_reason(case.cls)
     require(fault is None, f"{case.cls.__qualname__} {fault}")
     require(bool((case.cls.__doc__ or "").strip()), "it has no docstring, which `ssl-zoo tasks` shows")
 
@@ -39,7 +40,10 @@ def options_round_trip(case: Case) -> None:
         raise CheckFailed(f"option {name}: its own default is refused: {first['msg']}") from error
     for name in case.cls.Options.model_fields:
         old, new = getattr(options, name), getattr(again, name)
-        require(old == new, f"option {name}: {short(old)} is {short(new)} once written and read")
+        require(
+            old == new,
+            f"option {name}: {shorten_repr(old)} is {shorten_repr(new)} once written and read",
+        )
 
 
 @promise
@@ -51,7 +55,7 @@ def options_refuse_nonsense(case: Case) -> None:
         if _holds_anything(info.annotation):
             continue
         for value in _NONSENSE:
-            require(not _takes(case, name, value), f"option {name} accepts {short(value)}")
+            require(not _takes(case, name, value), f"option {name} accepts {shorten_repr(value)}")
 
 
 def _holds_anything(annotation: Any) -> bool:

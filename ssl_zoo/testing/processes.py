@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from ssl_zoo import distributed
-from ssl_zoo.plugins.registry import registry as plugins
-from ssl_zoo.plugins.validation import FAILURES, where
+from ssl_zoo.plugins.registry import registry
+from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped, backward, require, snapshot
 from ssl_zoo.testing.suite import promise
+from ssl_zoo.text import locate_error
 from ssl_zoo.views import Rng
 
 _PATIENCE = 240
@@ -105,7 +106,7 @@ def _run(case: Case, folder: Path) -> list[dict[str, Any]]:
             "the setting be importable by name"
         ) from error
     (folder / "case.pickle").write_bytes(content)
-    (folder / "plugins.json").write_text(json.dumps(plugins.files()))
+    (folder / "plugins.json").write_text(json.dumps(registry.files()))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     environment["PYTHONSAFEPATH"] = "1"  # no modules but those on this process's path
     command = [sys.executable, "-c", f"from {__name__} import work; work()", str(folder)]
@@ -155,7 +156,7 @@ def work() -> None:
     folder, rank = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
     for file in json.loads((folder / "plugins.json").read_text()):
-        plugins.load_file(file)
+        registry.load_file(file)
     # Written by the parent process into a folder of its own.
     case: Case = pickle.loads((folder / "case.pickle").read_bytes())
     rendezvous = f"file://{folder / 'rendezvous'}"
@@ -164,10 +165,10 @@ def work() -> None:
         share: dict[str, Tensor | dict[str, Tensor]] = _share(case, rank, 2)
         torch.save(share, folder / f"share-{rank}.pt")
         distributed.barrier()
-    except FAILURES as error:
+    except PLUGIN_ERRORS as error:
         # Before the group ends, at which the other process fails too: what is first is the cause.
         with contextlib.suppress(FileExistsError), (folder / "failed").open("x") as file:
-            file.write(where(error))
+            file.write(locate_error(error))
         raise
     finally:
         torch.distributed.destroy_process_group()

@@ -10,12 +10,12 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ssl_zoo.plugins.validation import FAILURES, where
+from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import (
     Case,
     CheckFailed,
-    State,
+    Snapshot,
     changed,
     compute,
     listed,
@@ -25,6 +25,7 @@ from ssl_zoo.testing.case import (
     step,
 )
 from ssl_zoo.testing.suite import promise
+from ssl_zoo.text import locate_error
 from ssl_zoo.training import Trainer
 
 
@@ -145,9 +146,9 @@ def _told(batch: str) -> Iterator[None]:
     """Within, what goes wrong is told with the batch that it went wrong at."""
     try:
         yield
-    except FAILURES as error:
+    except PLUGIN_ERRORS as error:
         raise CheckFailed(
-            f"{batch}: {where(error)}; let a queue wrap around, and nothing depend on a batch's size"
+            f"{batch}: {locate_error(error)}; a queue must wrap around, whatever the batch size"
         ) from error
 
 
@@ -156,7 +157,7 @@ def _is_run(rows: Tensor) -> bool:
     return int((rows != rows.roll(1)).sum()) <= 2
 
 
-def _kept(task: Task) -> State:
+def _kept(task: Task) -> Snapshot:
     """Buffers with rows, such as queues."""
     return {n: b.clone() for n, b in task.named_buffers() if b.ndim > 1}
 

@@ -11,14 +11,15 @@ import torch
 
 from ssl_zoo.config.load import load_config, parse_sets
 from ssl_zoo.config.schema import BackboneConfig
-from ssl_zoo.errors import SslZooError, UserError, did_you_mean, first_line
-from ssl_zoo.plugins.registry import load_task
-from ssl_zoo.plugins.validation import FAILURES, where
+from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.plugins.registry import registry
+from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped
 from ssl_zoo.testing.setting import Setting, Source
+from ssl_zoo.text import did_you_mean, error_line, locate_error
 
-State = Literal["passed", "failed", "expected", "unexpected", "skipped"]
+Status = Literal["passed", "failed", "expected", "unexpected", "skipped"]
 Test = TypeVar("Test", bound=Callable[..., Any])
 Promise = Callable[[Case], str | None]
 """Raises if a task does not keep it; returns what is worth reporting."""
@@ -74,25 +75,25 @@ class Check:
         """What is promised, in a sentence."""
         return (PROMISES[self.name].__doc__ or "").strip().partition("\n")[0]
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> CheckResult:
         """Check, and say what came of it."""
         try:
             note = self()
         except CheckSkipped as reason:
-            return Outcome(self, "skipped", str(reason))
-        except FAILURES as error:
+            return CheckResult(self, "skipped", str(reason))
+        except PLUGIN_ERRORS as error:
             known = isinstance(error, CheckFailed | SslZooError)
-            said = first_line(error) if known else where(error)
+            said = error_line(error) if known else locate_error(error)
             if self.expected is not None:
-                return Outcome(self, "expected", f"{self.expected} ({said})")
-            return Outcome(self, "failed", said)
+                return CheckResult(self, "expected", f"{self.expected} ({said})")
+            return CheckResult(self, "failed", said)
         if self.expected is not None:
-            return Outcome(self, "unexpected", "it passes; take it from the expected failures")
-        return Outcome(self, "passed", note or "")
+            return CheckResult(self, "unexpected", "it passes; take it from the expected failures")
+        return CheckResult(self, "passed", note or "")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckResult:
     """What came of a check.
 
     Attributes:
@@ -102,7 +103,7 @@ class Outcome:
     """
 
     check: Check
-    state: State
+    state: Status
     note: str
 
     @property
@@ -165,7 +166,7 @@ def checks_of(
     Raises:
         UserError: there is no such task, or anything about the settings is wrong.
     """
-    task = load_task(name)
+    task = registry.load_task(name)
     paths = {*(settings or {}), *parse_sets(sets)}
     config = load_config(None, {**(settings or {}), "task.name": name}, sets, **given)
     backbone = config.backbone if any(path.startswith("backbone.") for path in paths) else None
@@ -184,13 +185,13 @@ def checks_of(
         raise UserError(str(error)) from error
 
 
-def outcomes(checks: Iterable[Check]) -> Iterator[Outcome]:
+def run_checks(checks: Iterable[Check]) -> Iterator[CheckResult]:
     """Make the checks one after the other."""
     for check in checks:
         yield check.outcome()
 
 
-def check_task(task: type[Task], **settings: Any) -> list[Outcome]:
+def check_task(task: type[Task], **settings: Any) -> list[CheckResult]:
     """Check that a task keeps all promises.
 
     Args:
@@ -203,7 +204,7 @@ def check_task(task: type[Task], **settings: Any) -> list[Outcome]:
     Raises:
         CheckFailed: it does not keep one; the message has a line for each.
     """
-    found = list(outcomes(task_checks(task, **settings)))
+    found = list(run_checks(task_checks(task, **settings)))
     if broken := [o for o in found if o.bad]:
         lines = "\n".join(f"  {o.check.name}: {o.note}" for o in broken)
         raise CheckFailed(f"task {task.name!r} fails {len(broken)} of {len(found)} checks\n{lines}")

@@ -8,11 +8,12 @@ import time
 import torch
 from torch import Tensor
 
-from ssl_zoo.errors import UserError, first_line
-from ssl_zoo.plugins.validation import FAILURES, where
+from ssl_zoo.errors import UserError
+from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped, compute, require, same
 from ssl_zoo.testing.suite import promise
+from ssl_zoo.text import error_line, locate_error
 from ssl_zoo.views import Rng
 
 
@@ -88,8 +89,8 @@ def views_take_any_image(case: Case) -> str:
             task = case.build(setting)
             views = case.views(task, 5, setting=setting)
             total = compute(task, views).total
-        except FAILURES as error:
-            said = first_line(error) if isinstance(error, UserError) else where(error)
+        except PLUGIN_ERRORS as error:
+            said = error_line(error) if isinstance(error, UserError) else locate_error(error)
             raise CheckFailed(f"{setting}: {said}") from error
         require(bool(total.isfinite()), f"{setting}: the loss is {total.item()}")
     return f"{len(case.settings)} kinds"

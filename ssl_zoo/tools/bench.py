@@ -21,19 +21,19 @@ from torch.profiler import profile as profiling
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
-from ssl_zoo.runs.run import build_data, new_folder
+from ssl_zoo.runs.run import build_data, new_run_folder
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.training import Trainer
 from ssl_zoo.training.trainer import PHASES, Batch
-from ssl_zoo.training.tuning import tuned
+from ssl_zoo.training.tuning import tune_device
 
-BLOCK = 0.5
+BLOCK_SECONDS = 0.5
 """Seconds of the ceiling between changes from one to the other; a step at least."""
-FEWEST_PAIRS = 5
+MIN_PAIRS = 5
 """So many blocks of each are measured, however long they take."""
-PREPARED = 4
+PREFETCHED_BATCHES = 4
 """Batches of views that lie ready for the ceiling."""
-PROFILED = 5
+PROFILED_STEPS = 5
 """Steps in a profile."""
 
 
@@ -90,7 +90,7 @@ def bench(
 
     Args:
         config: the configuration, as for `train`; its budget does not matter.
-        seconds: how long to measure, about; `FEWEST_PAIRS` of blocks are measured anyway.
+        seconds: how long to measure, about; `MIN_PAIRS` of blocks are measured anyway.
         profile: whether to write torch's profile of some steps of full training.
         out: the folder for it, which is made if need be; None makes a new one under ``runs/``.
         data: what the configuration's `data` section describes, if it is loaded already.
@@ -103,14 +103,14 @@ def bench(
     config = config.model_copy(update={"train": config.train.model_copy(update=endless)})
     device = Device.choose(config.train)
     data = build_data(config, device.device, data)
-    device = tuned(config, data, device)
+    device = tune_device(config, data, device)
     with device.computing(), tempfile.TemporaryFile("w") as log:
         trainer = Trainer(config, data, device)
         trainer.task.train()
         measured = _Bench(trainer, log)
         found = measured.measure(seconds)
         if profile:
-            folder = new_folder(config) if out is None else Path(out)
+            folder = new_run_folder(config) if out is None else Path(out)
             found = replace(found, trace=str(measured.profile(folder)))
     return found
 
@@ -131,11 +131,11 @@ class _Bench:
         peak = trainer.device.peak_memory()
         per_image = self.prepare()
         self.ceiling(1)
-        steps = max(1, round(BLOCK / self.ceiling(1)))
+        steps = max(1, round(BLOCK_SECONDS / self.ceiling(1)))
         full: list[float] = []
         ceiling: list[float] = []
         start = time.perf_counter()
-        while time.perf_counter() - start < seconds or len(full) < FEWEST_PAIRS:
+        while time.perf_counter() - start < seconds or len(full) < MIN_PAIRS:
             # Each is first in turn, so that a machine that grows slower or quicker favours neither.
             order = [(full, self.full), (ceiling, self.ceiling)]
             for times, block in order if len(full) % 2 else reversed(order):
@@ -171,7 +171,7 @@ class _Bench:
     def prepare(self) -> float:
         """Have views of some steps lie ready; how many samples they are for one raw one."""
         with closing(_batches(self.trainer)) as stream:
-            drawn = list(itertools.islice(stream, PREPARED))
+            drawn = list(itertools.islice(stream, PREFETCHED_BATCHES))
         views = [[self.trainer.views(i, b) for i, b in enumerate(batches)] for batches in drawn]
         self.ready = itertools.cycle(views)
         raw = drawn[0][0][0]
@@ -214,7 +214,7 @@ class _Bench:
             self.training() as step,
             profiling(activities=activities, record_shapes=True, profile_memory=True) as profiler,
         ):
-            for _ in range(PROFILED):
+            for _ in range(PROFILED_STEPS):
                 step()
         profiler.export_chrome_trace(str(file))
         return file

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ssl_zoo.config.schema import DataConfig, TrainConfig
 from ssl_zoo.data import DataSet, Split
-from ssl_zoo.data.decode import printable
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import extract
 from ssl_zoo.runs.run import Run, load_backbone, load_data
 from ssl_zoo.runtime.device import Device
-from ssl_zoo.runtime.files import check_output, replace_file
+from ssl_zoo.runtime.files import check_output_file, write_atomic
 from ssl_zoo.spec import ImageSpec
+from ssl_zoo.text import printable
 
 FORMATS = {".npz": (), ".parquet": ("pyarrow",)}
 """The formats by suffix, and the modules that each needs."""
@@ -76,7 +76,7 @@ def embed(run: str | Path, data: str | None, to: str | Path, device: str | None 
         SslZooError: a feature is not a finite number, or writing fails.
     """
     to = Path(to)
-    suffix = check_output("-o", to, FORMATS)
+    suffix = check_output_file("-o", to, FORMATS)
     model: Any = load_backbone(run)
     spec: ImageSpec = model.ssl_zoo_spec
     source = DataConfig(source=data) if data is not None else Run.open(run).config().data
@@ -96,7 +96,7 @@ def embed(run: str | Path, data: str | None, to: str | Path, device: str | None 
     parts = {name: _rows(name, split, root, represent, place) for name, split in splits.items()}
     rows = Rows(*map(np.concatenate, zip(*parts.values(), strict=True)))
     classes = None if samples.classes is None else [printable(name) for name in samples.classes]
-    replace_file(to, _npz(rows, classes) if suffix == ".npz" else _parquet(rows, classes))
+    write_atomic(to, _npz(rows, classes) if suffix == ".npz" else _parquet(rows, classes))
     return Embedded(
         file=str(to),
         samples={name: len(part.features) for name, part in parts.items()},

@@ -21,10 +21,11 @@ from torch import nn
 
 from ssl_zoo.backbones.timm_encoder import timm_arguments
 from ssl_zoo.config.schema import BackboneConfig
-from ssl_zoo.errors import SslZooError, UserError, first_line
+from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.runs.run import load_backbone, read_backbone
-from ssl_zoo.runtime.files import check_output, replace_file
+from ssl_zoo.runtime.files import check_output_file, write_atomic
 from ssl_zoo.spec import ImageSpec
+from ssl_zoo.text import error_line
 
 FORMATS = {".safetensors": (), ".onnx": ("onnx", "onnxscript")}
 """The formats by suffix, and the modules that each needs."""
@@ -58,7 +59,7 @@ def export(run: str | Path, to: str | Path) -> str:
         SslZooError: ONNX has no words for the network, or writing fails.
     """
     to = Path(to)
-    suffix = check_output("--to", to, FORMATS)
+    suffix = check_output_file("--to", to, FORMATS)
     config, spec, state = read_backbone(run)
     if not timm.is_model(config.name):
         raise UserError(f"{run}: its backbone {config.name!r} is a plugin's, which timm cannot load")
@@ -66,7 +67,7 @@ def export(run: str | Path, to: str | Path) -> str:
     images = {"mean": spec.mean, "std": spec.std, "size": spec.size, "channels": spec.channels}
     notes = {"normalise": json.dumps(images)}
     if suffix == ".onnx":
-        replace_file(to, _onnx(model, spec, notes))
+        write_atomic(to, _onnx(model, spec, notes))
         return onnx_code(spec, str(to))
     config = _without_sources(config)
     plain = timm.create_model(config.name, **timm_arguments(config, spec))
@@ -79,7 +80,7 @@ def export(run: str | Path, to: str | Path) -> str:
         "spec": json.dumps(asdict(spec)),
         "modality": spec.modality,
     }
-    replace_file(to, safetensors_bytes(state, notes))
+    write_atomic(to, safetensors_bytes(state, notes))
     return timm_code(config, spec, changes, str(to))
 
 
@@ -186,7 +187,7 @@ def _onnx(model: nn.Module, spec: ImageSpec, notes: dict[str, str]) -> bytes:
     except Exception as error:  # whatever the exporter's stages raise
         raise SslZooError(
             f"--to: torch {torch.__version__} cannot express this backbone in ONNX: "
-            f"{first_line(_root(error))}; export .safetensors"
+            f"{error_line(_root(error))}; export .safetensors"
         ) from error
     proto = program.model_proto
     graph = proto.graph

@@ -14,9 +14,11 @@ from tempfile import TemporaryDirectory
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ssl_zoo.errors import UserError, did_you_mean
-from ssl_zoo.plugins.entry_points import Entry, canonical, installed
-from ssl_zoo.plugins.registry import registry as plugins
+from ssl_zoo.errors import UserError
+from ssl_zoo.plugins.entry_points import EntryPoint, canonical_name, installed
+from ssl_zoo.plugins.info import TaskInfo
+from ssl_zoo.plugins.registry import registry
+from ssl_zoo.text import did_you_mean
 
 KINDS = ("joint-embedding", "predictive", "masked")
 """What a task starts from: views that attract, a change to be told, or pixels to be filled in."""
@@ -87,9 +89,9 @@ def _check_name(name: str) -> None:
         )
     if name != mended:
         raise UserError(f"task name {name!r}: the package gets the prefix by itself; take {mended!r}")
-    known: list[plugins.TaskEntry | Entry] = [*plugins.tasks().values(), *installed()]
+    known: list[TaskInfo | EntryPoint] = [*registry.tasks().values(), *installed()]
     for entry in known:
-        if canonical(entry.name) == name:
+        if canonical_name(entry.name) == name:
             owner = f"{entry.distribution} {entry.version}".strip()
             raise UserError(
                 f"task name {name!r} is taken, by {owner} ({entry.value}); choose another one"

@@ -16,7 +16,7 @@ from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.run import Run, build_data, build_task
-from ssl_zoo.runtime.files import replace_file
+from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
 from ssl_zoo.views import Rng, derive_seed
@@ -94,7 +94,7 @@ def save(image: Image.Image, file: Path) -> None:
     """Write a picture as PNG, whole or not at all."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    replace_file(file, buffer.getvalue())
+    write_atomic(file, buffer.getvalue())
 
 
 def draw(columns: Mapping[str, Tensor], spec: ImageSpec, cell: int = 96) -> Image.Image:

@@ -12,15 +12,15 @@ from ssl_zoo import distributed
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, Unwritable
-from ssl_zoo.evaluation import Scores, Subject, baselines, possible, protocols, rehearse, score
-from ssl_zoo.plugins.registry import check_observers
-from ssl_zoo.runs.run import Run, build_data, build_task, fitting
+from ssl_zoo.evaluation import Scores, Subject, baselines, dry_run, protocols, score, supported_protocols
+from ssl_zoo.plugins.registry import registry
+from ssl_zoo.runs.run import Run, build_data, build_task, state_dict_errors
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.device import Device
-from ssl_zoo.runtime.files import open_own, writing
-from ssl_zoo.training.loop import Reporter, Silent, fit, go_on
+from ssl_zoo.runtime.files import open_no_follow, write_errors
+from ssl_zoo.training.loop import Reporter, Silent, fit, resume_command
 from ssl_zoo.training.trainer import NotFinite, Trainer
-from ssl_zoo.training.tuning import tuned
+from ssl_zoo.training.tuning import tune_device
 
 log = logging.getLogger("ssl_zoo.training")
 
@@ -63,19 +63,19 @@ def train(
         config = run.config()
         run.results()  # what is broken is told before the work
     protocol = list(protocols(protocol))
-    check_observers(config.train.observers)
+    registry.check_observers(config.train.observers)
     with distributed.processes(config.train.device) as local_rank:
         device = Device.choose(config.train, local_rank)
         data = build_data(config, device.device, data)
-        device = tuned(config, data, device)
+        device = tune_device(config, data, device)
         with device.computing():
             trainer = Trainer(config, data, device)
-            rehearse(trainer.task, trainer.data, device)
+            dry_run(trainer.task, trainer.data, device)
             device.reset_peak_memory()
             first = distributed.rank() == 0
             if run is None and first:
                 run = Run.make(out, trainer.config)
-            run = Run(distributed.from_first(str(run.path) if run is not None else ""))
+            run = Run(distributed.broadcast_from_rank0(str(run.path) if run is not None else ""))
             with run.lock() if first else contextlib.nullcontext():
                 if first and resume is None:
                     run.begin(trainer.config)
@@ -94,7 +94,7 @@ def _carry_out(
     """Train and evaluate in a run's directory, which this process has to itself."""
     first = distributed.rank() == 0
     try:
-        with signals.obeyed(go_on(run)):
+        with signals.interrupt_on_signal(resume_command(run)):
             if resumed:
                 _go_on(trainer, run)
             if first:
@@ -117,7 +117,7 @@ def _carry_out(
         if first and not resumed and trainer.step == 0:
             run.discard()
         elif isinstance(error, Unwritable):
-            raise Unwritable(error.what, go_on(run)) from error
+            raise Unwritable(error.what, resume_command(run)) from error
         raise
 
 
@@ -126,12 +126,12 @@ def _go_on(trainer: Trainer, run: Run) -> None:
     logged = 0
     if run.checkpoints:
         state = run.checkpoints.load()
-        with fitting(run.checkpoints.file):
+        with state_dict_errors(run.checkpoints.file):
             logged = state["metrics_bytes"]
             trainer.load_state_dict(state)
     if run.metrics_file.exists() and distributed.rank() == 0:
         # What was logged after the checkpoint will be logged again.
-        with writing(run.metrics_file), open_own(run.metrics_file, "r+b") as file:
+        with write_errors(run.metrics_file), open_no_follow(run.metrics_file, "r+b") as file:
             whole = file.read(logged)
             file.truncate(whole.rfind(b"\n") + 1)
         if len(whole) < logged:
@@ -142,7 +142,7 @@ def finish(trainer: Trainer, run: Run, protocol: Iterable[str], with_baselines: 
     """Save the backbone, evaluate what was learnt beside its baselines, and write the results."""
     config, data, device = trainer.config, trainer.data, trainer.device
     peak_memory = trainer.peak_memory
-    names = possible(protocol, data)
+    names = supported_protocols(protocol, data)
     with trainer.averaged_weights():
         run.write_backbone(trainer.task.encoder, config.backbone, data.spec)
         subject = Subject.of_task(trainer.task, data, device, seed=config.train.seed)

@@ -15,18 +15,18 @@ import torch
 
 from ssl_zoo import distributed
 from ssl_zoo.errors import Interrupted, Unwritable
-from ssl_zoo.evaluation import MIDWAY, Subject, score
-from ssl_zoo.plugins.registry import arguments
+from ssl_zoo.evaluation import ONLINE_EVAL_SIZES, Subject, score
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime import signals
-from ssl_zoo.runtime.files import open_own, writing
+from ssl_zoo.runtime.files import open_no_follow, write_errors
 from ssl_zoo.training.replay import keep_step
 from ssl_zoo.training.trainer import Batch, NotFinite, Trainer
 
-SHOWN = 8
+MAX_SHOWN_INDICES = 8
 """So many of a batch's samples are told in an error; its file has all."""
 
-MEET_EVERY = 10
+SYNC_EVERY = 10
 """Steps after which several processes ask each other whether to stop, if not before."""
 
 
@@ -74,7 +74,7 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
         nonlocal saved
         if log is not None:
             trainer.check_weights()
-            with writing(run.metrics_file):
+            with write_errors(run.metrics_file):
                 os.fsync(log.fileno())
             state = {**trainer.state_dict(), "metrics_bytes": log.tell()}
             run.checkpoints.save(state)
@@ -85,14 +85,14 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
 
     def record(metrics: dict[str, float]) -> None:
         if log is not None:
-            with writing(run.metrics_file):
+            with write_errors(run.metrics_file):
                 log.write(json.dumps(metrics) + "\n")
                 log.flush()
             reporter.step(trainer.progress, metrics)
             trainer.tell("ssl_zoo_step_logged", run=run, step=trainer.step, metrics=metrics)
 
     trainer.task.train()
-    with signals.noted() as stop, _appended(run.metrics_file if first else None) as log:
+    with signals.record_stop_signals() as stop, _appended(run.metrics_file if first else None) as log:
         start = time.monotonic() - trainer.seconds
         while trainer.progress < 1:
             with contextlib.closing(trainer.epoch_batches()) as epoch:
@@ -101,7 +101,7 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
                         losses = trainer.train_step(step_batches)
                     trainer.seconds = time.monotonic() - start
                     due = trainer.step % config.log_every == 0
-                    meeting = trainer.step % min(config.log_every, MEET_EVERY) == 0
+                    meeting = trainer.step % min(config.log_every, SYNC_EVERY) == 0
                     if meeting or alone or trainer.budget.seconds is not None or trainer.progress >= 1:
                         # Several processes agree on when to stop every few steps; but at each
                         # where the rate and the end follow from the time, which each would measure
@@ -116,7 +116,7 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
                     if stopped_by:
                         save()
                         distributed.barrier()
-                        raise Interrupted(stopped_by, go_on(run))
+                        raise Interrupted(stopped_by, resume_command(run))
                     if trainer.progress >= 1:
                         break
                     if time.monotonic() - saved >= config.checkpoint_seconds:
@@ -126,7 +126,7 @@ def fit(trainer: Trainer, run: Run, reporter: Reporter) -> None:
         save()
         _, stopped_by = _agree(trainer.seconds, stop.number)
         if stopped_by:
-            raise Interrupted(stopped_by, go_on(run))
+            raise Interrupted(stopped_by, resume_command(run))
 
 
 @contextlib.contextmanager
@@ -139,8 +139,8 @@ def _appended(file: Path | None) -> Iterator[IO[str] | None]:
     if file is None:
         yield None
         return
-    with writing(file):
-        opened = open_own(file, "a")
+    with write_errors(file):
+        opened = open_no_follow(file, "a")
     try:
         yield opened
     finally:
@@ -155,7 +155,9 @@ def _kept(trainer: Trainer, run: Run, batches: list[Batch]) -> Iterator[None]:
         yield
     except NotFinite as error:
         numbers = torch.cat([batch.numbers for batch in batches]).tolist()
-        some = ", ".join(map(str, numbers[:SHOWN])) + (", …" if len(numbers) > SHOWN else "")
+        some = ", ".join(map(str, numbers[:MAX_SHOWN_INDICES])) + (
+            ", …" if len(numbers) > MAX_SHOWN_INDICES else ""
+        )
         try:
             where = f"kept for a replay, in {keep_step(trainer, run, batches)}"
         except Unwritable as full:
@@ -163,11 +165,11 @@ def _kept(trainer: Trainer, run: Run, batches: list[Batch]) -> Iterator[None]:
         raise NotFinite(f"{error}; {where}: samples {some}") from error
 
 
-def go_on(run: Run) -> str:
+def resume_command(run: Run) -> str:
     """The command that goes on with a run, with the plugins and the processes that it has now."""
     number = distributed.world_size()
     devices = ["--devices", str(number)] if number > 1 else []
-    return shlex.join(["ssl-zoo", *arguments(), "train", "--resume", str(run.path), *devices])
+    return shlex.join(["ssl-zoo", *registry.arguments(), "train", "--resume", str(run.path), *devices])
 
 
 def _evaluations(trainer: Trainer) -> int:
@@ -182,11 +184,11 @@ def _evaluations(trainer: Trainer) -> int:
 
 
 def _agree(seconds: float, signal_number: int) -> tuple[float, int]:
-    seconds, number = distributed.largest(seconds, signal_number)
+    seconds, number = distributed.all_reduce_max(seconds, signal_number)
     return seconds, int(number)
 
 
 def _evaluate_midway(trainer: Trainer) -> dict[str, float]:
     with trainer.averaged_weights():
-        subject = Subject.of_task(trainer.task, trainer.data, trainer.device, most=MIDWAY)
+        subject = Subject.of_task(trainer.task, trainer.data, trainer.device, most=ONLINE_EVAL_SIZES)
         return score(subject, ["knn"])

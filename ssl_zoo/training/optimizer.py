@@ -12,8 +12,9 @@ from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 
 from ssl_zoo.config.schema import TrainConfig
-from ssl_zoo.errors import UserError, did_you_mean
+from ssl_zoo.errors import UserError
 from ssl_zoo.task import Task
+from ssl_zoo.text import did_you_mean
 
 TICKS = 1_000_000
 """Schedules count progress in these, so that every kind of budget has the same one."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ssl_zoo import distributed
 from ssl_zoo.errors import UserError
-from ssl_zoo.runs.checkpoints import packed, read
-from ssl_zoo.runs.run import Run, build_data, fitting
+from ssl_zoo.runs.checkpoints import pack_state, read_checkpoint
+from ssl_zoo.runs.run import Run, build_data, state_dict_errors
 from ssl_zoo.runtime.device import Device
-from ssl_zoo.runtime.files import replace_file
+from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.task import Losses
 from ssl_zoo.training.trainer import Batch, Trainer
 
@@ -30,7 +30,7 @@ def keep_step(trainer: Trainer, run: Run, batches: list[Batch]) -> Path:
         for batch in batches
     ]
     processes = distributed.world_size()
-    replace_file(file, packed({**trainer.state_dict(), "batches": drawn, "processes": processes}))
+    write_atomic(file, pack_state({**trainer.state_dict(), "batches": drawn, "processes": processes}))
     return file
 
 
@@ -52,8 +52,8 @@ def replay(file: str | Path) -> Losses:
     device = Device.choose(config.train)
     with device.computing():
         trainer = Trainer(config, build_data(config, device.device), device)
-        with fitting(file):
-            state = read(file)
+        with state_dict_errors(file):
+            state = read_checkpoint(file)
             if state["processes"] > 1:
                 raise UserError(f"a share of a step of {state['processes']} processes; resume the run")
             trainer.load_state_dict(state)

@@ -19,7 +19,7 @@ from ssl_zoo import distributed
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet, LazySplit, batches
 from ssl_zoo.errors import SslZooError
-from ssl_zoo.plugins.registry import notify
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import build_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
@@ -249,7 +249,7 @@ class Trainer:
 
     def tell(self, hook: str, **arguments: Any) -> None:
         """Tell the observers."""
-        notify(hook, self.config.train.observers, **arguments)
+        registry.notify(hook, self.config.train.observers, **arguments)
 
     def _check_finite(self, losses: list[Tensor]) -> None:
         """Make sure that what a step is made from are numbers; a single value is read from the device.

@@ -21,9 +21,9 @@ log = logging.getLogger("ssl_zoo.training")
 
 STEPS = 3
 """Steps that a candidate is given, of which the quickest counts."""
-FEWEST_STEPS = 1000
+MIN_STEPS = 1000
 """Runs of fewer steps are not worth a trial, which takes some twenty."""
-SHORTEST = 60.0
+MIN_SECONDS = 60.0
 """Nor are those that take fewer seconds than this as they are."""
 GAIN = 0.9
 """What is known of the hardware decides, unless another choice takes at most this share of the time."""
@@ -45,7 +45,7 @@ class Trial:
         return f"{self.seconds:.3g} s ({self.device})"
 
 
-def tuned(config: RunConfig, data: DataSet, device: Device) -> Device:
+def tune_device(config: RunConfig, data: DataSet, device: Device) -> Device:
     """The device with what the configuration leaves open chosen by a trial, where that pays.
 
     Each candidate trains a network of its own for a few steps, which leaves nothing behind. Whatever
@@ -63,11 +63,11 @@ def tuned(config: RunConfig, data: DataSet, device: Device) -> Device:
     if distributed.world_size() > 1:
         return device
     budget = Budget.of(train, len(data.train))
-    if budget.steps is not None and budget.steps < FEWEST_STEPS:
+    if budget.steps is not None and budget.steps < MIN_STEPS:
         return device
     best = Trial(device, _seconds(Trainer(config, data, device)))
     steps = budget.steps or (budget.seconds or 0) / best.seconds
-    if steps < FEWEST_STEPS or steps * best.seconds < SHORTEST:
+    if steps < MIN_STEPS or steps * best.seconds < MIN_SECONDS:
         return device
     for candidates in (_formats, _threads):
         for candidate in candidates(train, best.device):

@@ -13,8 +13,8 @@ from ssl_zoo import Encoder, Field, Losses, Rng, Task, TaskOptions, distributed
 from ssl_zoo.nn import FeatureQueue, ema_update, frozen_copy, full_precision
 from ssl_zoo.testing import (
     Check,
+    CheckResult,
     Images,
-    Outcome,
     task_checks,
 )
 
@@ -61,7 +61,7 @@ def chosen(task: type[Task], *slow: str, **given: Any) -> list[Check]:
     return [check for check in checks if check.name not in SLOW or check.name in slow]
 
 
-def outcome(task: type[Task], name: str, **given: Any) -> Outcome:
+def outcome(task: type[Task], name: str, **given: Any) -> CheckResult:
     """What comes of one check of a task."""
     return next(check for check in chosen(task, name, **given) if check.name == name).outcome()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_zoo.backbones.gradient_cache import cached
+from ssl_zoo.backbones.gradient_cache import cache_gradients
 from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.data import load
@@ -71,7 +71,7 @@ def test_loss_and_gradient_are_those_of_the_plain_batch(kind: str, task_name: st
 @pytest.mark.parametrize("kind", BACKBONES)
 def test_every_way_to_call_an_encoder_gives_the_same(kind: str) -> None:
     plain = encoder(kind)
-    parted = cached(copy.deepcopy(plain), 5)
+    parted = cache_gradients(copy.deepcopy(plain), 5)
     x = batch()
     torch.testing.assert_close(parted(x), plain(x))
     torch.testing.assert_close(parted.feature_map(x), plain.feature_map(x))
@@ -100,19 +100,19 @@ def kept_for_backward(network: Encoder, x: Tensor) -> int:
 def test_what_is_kept_for_the_backward_pass_is_the_input_and_not_each_layer() -> None:
     x = batch(64)
     plain = encoder()
-    assert kept_for_backward(cached(copy.deepcopy(plain), 8), x) <= x.nbytes
+    assert kept_for_backward(cache_gradients(copy.deepcopy(plain), 8), x) <= x.nbytes
     assert kept_for_backward(plain, x) > 10 * x.nbytes
 
 
 def test_names_of_weights_and_evaluation_stay_as_they_are() -> None:
     plain = encoder()
-    parted = cached(copy.deepcopy(plain), 5)
+    parted = cache_gradients(copy.deepcopy(plain), 5)
     assert parted.state_dict().keys() == plain.state_dict().keys()
     torch.testing.assert_close(parted.eval()(batch()), plain.eval()(batch()), rtol=0, atol=0)
 
 
 def test_a_copy_is_a_network_of_its_own_that_goes_by_parts_too() -> None:
-    parted = cached(encoder(), 5)
+    parted = cache_gradients(encoder(), 5)
     teacher = copy.deepcopy(parted).requires_grad_(False)
     with torch.no_grad():
         before = teacher(batch())
@@ -128,7 +128,7 @@ def test_a_copy_is_a_network_of_its_own_that_goes_by_parts_too() -> None:
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
 def test_batch_statistics_are_of_a_part_and_move_once_for_each(half: bool) -> None:
     by_hand = encoder(norm_layer="batchnorm2d")
-    parted = cached(copy.deepcopy(by_hand), 8)
+    parted = cache_gradients(copy.deepcopy(by_hand), 8)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         features = parted(batch())
         expected = torch.cat([by_hand(part) for part in batch().tensor_split(3)])
@@ -148,7 +148,7 @@ def test_it_is_not_compiled() -> None:
 
 def test_dropout_drops_the_same_both_times() -> None:
     by_hand = encoder("transformer", proj_drop_rate=0.5)
-    parted = cached(copy.deepcopy(by_hand), 8)
+    parted = cache_gradients(copy.deepcopy(by_hand), 8)
     torch.manual_seed(3)
     parted(batch()).square().sum().backward()
     torch.manual_seed(3)

@@ -15,12 +15,13 @@ import yaml
 
 import ssl_zoo
 from ssl_zoo.comparison import FILE, compare, open_sweep, run, tabulate
-from ssl_zoo.comparison.config import conditions
+from ssl_zoo.comparison.config import comparability_key
 from ssl_zoo.comparison.outcomes import sweep_table
 from ssl_zoo.config.load import dump_config
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins import entry_points as entries
-from ssl_zoo.plugins.registry import registry as plugins
+from ssl_zoo.plugins import registry as registry_module
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
 from ssl_zoo_vision.rotation import Rotation
@@ -56,7 +57,7 @@ def test_every_row_has_the_same_conditions_and_its_seeds(done: Path) -> None:
         Run(done / f"{task}-{seed}") for task in ("simclr", "rotation", "supervised") for seed in (0, 1)
     ]
     configs = [r.config() for r in runs]
-    assert len({json.dumps(conditions(c)) for c in configs}) == 1
+    assert len({json.dumps(comparability_key(c)) for c in configs}) == 1
     assert [c.train.seed for c in configs] == [0, 1] * 3
     assert {r.results()["images"] for r in runs} == {6 * 128}
     assert not any(c.train.tune for c in configs)  # all compute in one number format
@@ -154,9 +155,9 @@ def failing(at: str) -> type[ssl_zoo.Task]:
 
 @pytest.mark.parametrize("at", ["loss", "__init__", "views"])
 def test_a_task_that_fails_has_a_row_that_says_why_and_the_others_go_on(
-    tmp_path: Path, alone: None, at: str
+    tmp_path: Path, isolated_registry: None, at: str
 ) -> None:
-    plugins.register_task(failing(at))
+    registry.register_task(failing(at))
     given = {**GIVEN, "tasks": ["failing", "rotation"], "baselines": ["pixels"], "seeds": 1}
     table = compare(out=tmp_path / "c", **given)
     rows = {row.name: row for row in table.rows}
@@ -172,7 +173,7 @@ def test_a_task_that_fails_has_a_row_that_says_why_and_the_others_go_on(
     # Mended, it is taken up.
     from ssl_zoo_vision.rotation import Rotation
 
-    plugins.register_task(type("Failing", (Rotation,), {"name": "failing", "__module__": __name__}))
+    registry.register_task(type("Failing", (Rotation,), {"name": "failing", "__module__": __name__}))
     mended = {row.name: row for row in compare(out=tmp_path / "c", **given).rows}
     assert mended["failing"].notes == []
     assert mended["failing"].entries["knn"].estimate == mended["rotation"].entries["knn"].estimate
@@ -358,7 +359,7 @@ def test_what_is_installed_is_not_read_for_each_cell(
         monkeypatch.setattr(module, name, lambda *given: calls.update([name]) or function(*given))
 
     count(entries, "distributions")  # reads the metadata of all that is installed
-    count(plugins, "describe")  # reads the source of a task
+    count(registry_module, "describe")  # reads the source of a task
     found = []
     for seeds in (1, 10):
         entries._read_all.cache_clear()
@@ -485,11 +486,11 @@ class Textual(Rotation):
 
 
 @pytest.fixture
-def needy_and_textual(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def needy_and_textual(isolated_registry: None, monkeypatch: pytest.MonkeyPatch) -> None:
     off = ["simclr", "moco", "byol", "inpainting", "supervised", *OTHERS]
     monkeypatch.setenv("SSL_ZOO_DISABLE_PLUGINS", ",".join(off))
     for task in (Needy, Textual):
-        plugins.register_task(task)
+        registry.register_task(task)
 
 
 def test_of_all_tasks_those_that_do_not_suit_are_left_out_and_said(

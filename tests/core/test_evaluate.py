@@ -14,8 +14,17 @@ from torch import Tensor, nn
 
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.evaluation import Features, Subject, baselines, evaluate, knn, possible, rehearse, score
-from ssl_zoo.evaluation.features import extract, sample
+from ssl_zoo.evaluation import (
+    Features,
+    Subject,
+    baselines,
+    dry_run,
+    evaluate,
+    knn,
+    score,
+    supported_protocols,
+)
+from ssl_zoo.evaluation.features import extract, sample_indices
 from ssl_zoo.evaluation.knn import knn_accuracy
 from ssl_zoo.runs.run import build_data, build_task
 from ssl_zoo.runtime.device import Device
@@ -148,7 +157,7 @@ def test_evaluating_leaves_a_task_in_the_state_and_modes_it_was_in(
     else:
         first, second = (score(Subject.of_task(task, data, DEVICE), ["knn", "health"]) for _ in "ab")
         assert first == second
-        rehearse(task, data, DEVICE)
+        dry_run(task, data, DEVICE)
         assert torch.get_rng_state().equal(randomness)
     assert [module.training for module in task.modules()] == modes
     assert all(value.equal(state[name]) for name, value in task.state_dict().items())
@@ -166,7 +175,7 @@ def test_features_are_computed_in_evaluation_mode_without_gradients(data: DataSe
 
     task.features = watched  # type: ignore[method-assign]
     score(Subject.of_task(task, data, DEVICE), ["knn", "linear", "lowshot", "health"])
-    rehearse(task, data, DEVICE)
+    dry_run(task, data, DEVICE)
     assert seen == {(False, False)}
 
 
@@ -182,8 +191,8 @@ def test_where_there_are_no_labels_a_protocol_that_needs_them_says_so(
         "bank": DataSet("x", data.spec, data.train, data.test, blank),
     }[missing]
     task = build_task(small_config("simclr"), data.spec)
-    assert possible([protocol, "health"], without) == ["health"]
-    assert possible([protocol, "health"], data) == [protocol, "health"]
+    assert supported_protocols([protocol, "health"], without) == ["health"]
+    assert supported_protocols([protocol, "health"], data) == [protocol, "health"]
     with pytest.raises(UserError, match="x has no labels, which this protocol needs; --protocol health"):
         score(Subject.of_task(task, without, DEVICE), [protocol])
     assert score(Subject.of_task(task, without, DEVICE), ["health"])["rankme"] >= 1
@@ -214,9 +223,9 @@ def test_features_that_are_not_finite_are_counted_and_refused(data: DataSet, pro
 
 
 def test_a_sample_is_always_the_same_and_all_where_there_are_few() -> None:
-    assert sample(10, 10).equal(torch.arange(10))
-    few = sample(1000, 100)
-    assert few.equal(sample(1000, 100))
+    assert sample_indices(10, 10).equal(torch.arange(10))
+    few = sample_indices(1000, 100)
+    assert few.equal(sample_indices(1000, 100))
     assert few.equal(few.unique())
     assert len(few) == 100
 
@@ -225,7 +234,7 @@ def test_a_part_of_the_samples_is_evaluated_as_a_data_set_of_these_would_be(data
     task = build_task(small_config("simclr"), data.spec)
     part = Subject.of_task(task, data, DEVICE, most=(60, 30)).features
     whole = Subject.of_task(task, data, DEVICE).features
-    bank, test = sample(100, 60), sample(100, 30)
+    bank, test = sample_indices(100, 60), sample_indices(100, 30)
     torch.testing.assert_close(part.bank, whole.bank[bank])
     torch.testing.assert_close(part.test, whole.test[test])
     assert part.bank_labels.equal(whole.bank_labels[bank])

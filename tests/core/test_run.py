@@ -23,7 +23,7 @@ from ssl_zoo.runs.run import (
     build_task,
     load_backbone,
 )
-from ssl_zoo.runtime.files import replace_file
+from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.training import train
 from tests.conftest import small_config
 
@@ -55,7 +55,7 @@ def complaint(function: Any, *arguments: Any) -> str:
 def test_a_file_is_replaced_with_its_new_content_and_nothing_else_is_left(tmp_path: Path) -> None:
     file = tmp_path / "file"
     for content in (b"old", b"new and longer", b""):
-        replace_file(file, content)
+        write_atomic(file, content)
         assert file.read_bytes() == content
     assert list(tmp_path.iterdir()) == [file]
 
@@ -65,14 +65,14 @@ def test_a_write_that_fails_leaves_the_old_file_whole_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     file = tmp_path / "file"
-    replace_file(file, b"old")
+    write_atomic(file, b"old")
 
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(*(os, "fsync") if broken == "fsync" else (Path, "replace"), full)
     with pytest.raises(SslZooError, match=f"cannot write {file}: No space left on device"):
-        replace_file(file, b"new")
+        write_atomic(file, b"new")
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
 

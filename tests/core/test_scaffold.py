@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from ssl_zoo.errors import UserError
-from ssl_zoo.plugins.registry import registry as plugins
-from ssl_zoo.testing import outcomes, task_checks
+from ssl_zoo.plugins.registry import registry
+from ssl_zoo.testing import run_checks, task_checks
 from ssl_zoo.tools import new_task as scaffold
 from ssl_zoo.tools.new_task import KINDS, new_task
 
@@ -31,13 +31,10 @@ IGNORED = "D103,D105,D107,D203,D205,D213,D400,D401,D406,D407,D413,D415"
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fresh() -> Iterator[None]:
     """No file of another test is a plugin."""
-    monkeypatch.setattr(plugins, "_local", {})
-    monkeypatch.setattr(plugins, "_files", [])
-    plugins._hook_plugins.cache_clear()
-    yield
-    plugins._hook_plugins.cache_clear()
+    with registry.isolated():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +128,11 @@ def test_types_are_right(packages: dict[str, Path], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_task_keeps_every_promise(packages: dict[str, Path], kind: str) -> None:
-    plugins.load_file(packages[kind] / f"{module_of(kind)}.py")
-    checks = task_checks(plugins.load_task(PACKAGES[kind]))
+    registry.load_file(packages[kind] / f"{module_of(kind)}.py")
+    checks = task_checks(registry.load_task(PACKAGES[kind]))
     if kind != "joint-embedding":  # which alone compares images; two processes take their time
         checks = [check for check in checks if check.name != "two_processes_are_one"]
-    made = list(outcomes(checks))
+    made = list(run_checks(checks))
     assert [(o.check.name, o.note) for o in made if o.state != "passed"] == []
 
 
@@ -202,8 +199,8 @@ def test_a_name_becomes_a_module_and_a_class(tmp_path: Path, name: str, cls: str
     folder = new_task(name, folder=tmp_path / "new")
     module = f"ssl_zoo_{name.replace('-', '_')}"
     assert f'{name} = "{module}:{cls}"\n' in (folder / "pyproject.toml").read_text()
-    plugins.load_file(folder / f"{module}.py")
-    task = plugins.load_task(name)
+    registry.load_file(folder / f"{module}.py")
+    task = registry.load_task(name)
     assert (task.name, task.__name__) == (name, cls)
 
 
@@ -256,13 +253,13 @@ def test_a_name_has_the_prefix_by_itself(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_taken_is_refused_with_its_owner(tmp_path: Path) -> None:
-    simclr = plugins.tasks()["simclr"]
+    simclr = registry.tasks()["simclr"]
     assert refusal("simclr", folder=tmp_path / "new") == (
         f"task name 'simclr' is taken, by ssl-zoo {simclr.version} ({simclr.value}); choose another one"
     )
     # --no-plugin goes by names, so that a task has none of a module of hooks.
     assert "is taken, by ssl-zoo " in refusal("vision-protocols", folder=tmp_path / "new")
-    plugins.load_file(new_task("mine", folder=tmp_path / "mine") / "ssl_zoo_mine.py")
+    registry.load_file(new_task("mine", folder=tmp_path / "mine") / "ssl_zoo_mine.py")
     file = tmp_path / "mine" / "ssl_zoo_mine.py"
     assert f"'mine' is taken, by {file} (ssl_zoo_plugin_" in refusal("mine", folder=tmp_path / "new")
 

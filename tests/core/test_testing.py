@@ -23,8 +23,8 @@ from ssl_zoo.testing import (
     CheckFailed,
     Setting,
     check_task,
-    outcomes,
     parametrize_with_checks,
+    run_checks,
     task_checks,
 )
 from ssl_zoo.testing.suite import PROMISES
@@ -53,7 +53,7 @@ from tests.core.sound_tasks import (
 
 @pytest.mark.parametrize(("task", "check", "says", "also"), BROKEN)
 def test_what_is_broken_is_caught(task: type[Task], check: str, says: str, also: set[str]) -> None:
-    failed = {o.check.name: o.note for o in outcomes(chosen(task, check)) if o.bad}
+    failed = {o.check.name: o.note for o in run_checks(chosen(task, check)) if o.bad}
     assert re.search(says, failed.get(check, "it passes")), failed
     assert failed.keys() <= {check, *also}, failed
 
@@ -103,12 +103,12 @@ def test_a_sound_task_passes(check: Check) -> None:
     ],
 )
 def test_sound_tasks_of_other_kinds_pass(task: type[Task]) -> None:
-    assert {o.check.name: o.note for o in outcomes(chosen(task)) if o.bad} == {}
+    assert {o.check.name: o.note for o in run_checks(chosen(task)) if o.bad} == {}
 
 
 def test_dropout_is_no_difference_between_processes() -> None:
     dropping = chosen(Dropping, "two_processes_are_one")
-    assert {o.check.name: o.note for o in outcomes(dropping) if o.bad} == {}
+    assert {o.check.name: o.note for o in run_checks(dropping) if o.bad} == {}
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ssl_zoo.config.schema import RunConfig
-from ssl_zoo.plugins.registry import registry as plugins
-from ssl_zoo.tools.bench import FEWEST_PAIRS, PREPARED, bench
+from ssl_zoo.plugins.registry import registry
+from ssl_zoo.tools.bench import MIN_PAIRS, PREFETCHED_BATCHES, bench
 from ssl_zoo.training.trainer import PHASES
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.simclr import SimCLR
@@ -38,8 +38,8 @@ class Counted(SimCLR):
 
 
 @pytest.fixture
-def counted(alone: None) -> type[Counted]:
-    plugins.register_task(Counted)
+def counted(isolated_registry: None) -> type[Counted]:
+    registry.register_task(Counted)
     Counted.made = Counted.stepped = 0
     return Counted
 
@@ -51,14 +51,14 @@ def config(task: str, **settings: object) -> RunConfig:
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_the_ceiling_makes_steps_and_no_views(counted: type[Counted], accumulate: int) -> None:
     measured = bench(config("counted", train__accumulate=accumulate), seconds=0)
-    assert len(measured.ratios) == FEWEST_PAIRS
-    full = counted.made // accumulate - PREPARED
+    assert len(measured.ratios) == MIN_PAIRS
+    full = counted.made // accumulate - PREFETCHED_BATCHES
     ceiling = counted.stepped - full
     # Beside the pairs there are two blocks of warm-up, and of training one whose phases are timed;
     # each block of training has a first step that does not count.
-    block = (ceiling - 2) // FEWEST_PAIRS
-    assert ceiling == 2 + block * FEWEST_PAIRS
-    assert full == 2 * (1 + 1) + (1 + block) * (FEWEST_PAIRS + 1)
+    block = (ceiling - 2) // MIN_PAIRS
+    assert ceiling == 2 + block * MIN_PAIRS
+    assert full == 2 * (1 + 1) + (1 + block) * (MIN_PAIRS + 1)
 
 
 def test_figures_fit_together(counted: type[Counted]) -> None:

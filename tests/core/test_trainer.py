@@ -17,7 +17,7 @@ from ssl_zoo.config.schema import DEFAULT_EPOCHS, RunConfig, TrainConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject, score
-from ssl_zoo.plugins.registry import registry as plugins
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run, build_data, build_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Field, Losses, Task, TaskOptions
@@ -63,11 +63,10 @@ class Colour(Task):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(plugins, "_local", {})
-    plugins.register_task(Colour)
-    yield
-    plugins._hook_plugins.cache_clear()
+def registered() -> Iterator[None]:
+    with registry.isolated():
+        registry.register_task(Colour)
+        yield
 
 
 def trainer(task: str = "colour", **settings: Any) -> Trainer:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import load
-from ssl_zoo.plugins.registry import registry as plugins
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses
@@ -42,7 +42,7 @@ def chosen(
 
     monkeypatch.setattr(tuning, "_seconds", measure)
     run = config(**settings)
-    return tuning.tuned(run, load(run.data, BASE.device), BASE), len(trials)
+    return tuning.tune_device(run, load(run.data, BASE.device), BASE), len(trials)
 
 
 def test_the_quickest_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ class Fragile(SimCLR):
 
 
 def test_what_cannot_be_computed_takes_for_ever(alone: None) -> None:
-    plugins.register_task(Fragile)
+    registry.register_task(Fragile)
     run = small_config("fragile", train__deterministic=True)
     device = Device.choose(run.train)
     Fragile.strict.clear()

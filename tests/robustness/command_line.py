@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ssl_zoo.cli.app import app as cli
-from ssl_zoo.plugins.registry import registry as plugins
+from ssl_zoo.cli import app as cli
+from ssl_zoo.plugins.registry import registry
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,12 @@ class Said:
 def _fresh(folder: Path) -> Iterator[pytest.MonkeyPatch]:
     """Within, the process stands in a folder, and knows of no plugin but those installed."""
     before = Path.cwd()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, empty in (("_local", {}), ("_files", []), ("_disabled", set()), ("_warned", set())):
-            patch.setattr(plugins, name, empty)
-        plugins._hook_plugins.cache_clear()
+    with pytest.MonkeyPatch.context() as patch, registry.isolated():
         os.chdir(folder)
         try:
             yield patch
         finally:
             os.chdir(before)
-            plugins._hook_plugins.cache_clear()
 
 
 def say(arguments: Iterable[str | Path], folder: Path) -> Said:

@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from ssl_zoo.config.load import read_yaml
-from ssl_zoo.runs.checkpoints import read
+from ssl_zoo.runs.checkpoints import read_checkpoint
 from ssl_zoo.runs.run import Run
 from tests.conftest import command
 
@@ -133,7 +133,7 @@ def check_whole(folder: Path) -> None:
         if file.name == "config.yaml":
             assert set(read_yaml(file)) == {"task", "data", "backbone", "train", "provenance"}
         elif file.suffix == ".pt":
-            assert read(file)["step"] > 0
+            assert read_checkpoint(file)["step"] > 0
         elif file.suffix == ".safetensors":
             assert load_file(file)
         elif file.suffix == ".json":

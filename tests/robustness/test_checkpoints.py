@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssl_zoo.errors import UserError
-from ssl_zoo.runs.checkpoints import Checkpoints, packed, read
+from ssl_zoo.runs.checkpoints import Checkpoints, pack_state, read_checkpoint
 from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
 from tests.conftest import small_config, ssl_zoo
@@ -42,7 +42,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-WHOLE = bytes(packed(state(7)))
+WHOLE = bytes(pack_state(state(7)))
 
 
 @pytest.fixture(name="file", scope="module")
@@ -55,7 +55,7 @@ def recognised(file: Path, content: bytes) -> bool:
     file.write_bytes(content)
     TRIED["damaged checkpoints"] += 1
     try:
-        found = read(file)
+        found = read_checkpoint(file)
     except UserError as error:
         said = str(error)
     else:
@@ -111,7 +111,7 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         checkpoints.save(state(step))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.before.pt", "checkpoint.pt"]
-    assert [read(file)["step"] for file in (checkpoints.file, checkpoints.before)] == [3, 2]
+    assert [read_checkpoint(file)["step"] for file in (checkpoints.file, checkpoints.before)] == [3, 2]
 
 
 def test_a_damaged_one_gives_way_to_the_one_before_it_and_never_takes_its_place(
@@ -127,7 +127,7 @@ def test_a_damaged_one_gives_way_to_the_one_before_it_and_never_takes_its_place(
     assert line.startswith(f"{checkpoints.file} cannot be read: ")
     assert line.endswith("; the one before it is used, of step 1")
     taken_up.save(state(3))
-    assert [read(file)["step"] for file in (checkpoints.file, checkpoints.before)] == [3, 1]
+    assert [read_checkpoint(file)["step"] for file in (checkpoints.file, checkpoints.before)] == [3, 1]
 
 
 @pytest.mark.parametrize("killed_after", ["the last became the one before", "nothing"])
@@ -155,7 +155,7 @@ def test_a_run_goes_on_from_the_one_before_as_if_nothing_had_happened(tmp_path: 
     whole = train(small_config("moco", **settings), out=tmp_path / "whole")
     cut = train(small_config("moco", **settings), out=tmp_path / "cut")
     damage(cut.checkpoints.file)
-    before = read(cut.checkpoints.before)["step"]
+    before = read_checkpoint(cut.checkpoints.before)["step"]
     done = ssl_zoo("train", "--resume", cut.path)
     assert done.returncode == 0, done.stderr
     said = done.stderr.splitlines()

@@ -23,10 +23,11 @@ from PIL import Image
 
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import assemble, load
-from ssl_zoo.data.decode import open_image, printable, to_square
+from ssl_zoo.data.decode import open_image, to_square
 from ssl_zoo.data.folder import find_images, split_folder
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.runs.run import Run
+from ssl_zoo.text import printable
 from ssl_zoo.training import Silent, train
 from tests.conftest import Call, flags, small_config
 from tests.core.pictures import CPU, folder, photo, write

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from ssl_zoo import compare, evaluate, train
-from ssl_zoo.plugins.registry import registry as plugins
+from ssl_zoo.plugins.registry import registry
 from tests.conftest import TASKS, command, flags, small_config
 from tests.core.pictures import photo, write
 from tests.memory import PROCESS, Held
@@ -142,7 +142,7 @@ def registered() -> dict[str, Any]:
         "environment": dict(os.environ),
         "signals": [str(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
         "Python's threads": [thread.name for thread in threading.enumerate()],
-        "plugins": [len(plugins.hooks().get_plugins()), len(plugins._local), len(plugins._warned)],
+        "plugins": [len(registry.hook_modules().hooks), len(registry._local), len(registry._warned)],
     }
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ssl_zoo import Field, Losses, Task, TaskOptions
 from ssl_zoo.errors import UserError
-from ssl_zoo.plugins.registry import registry as plugins
-from ssl_zoo.runs.checkpoints import read
+from ssl_zoo.plugins.registry import registry
+from ssl_zoo.runs.checkpoints import read_checkpoint
 from ssl_zoo.runs.run import Run, build_data
 from ssl_zoo.training import NotFinite, replay, train
 from tests.conftest import small_config
@@ -68,12 +68,11 @@ class Shallow(Delicate):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(plugins, "_local", {})
-    plugins.register_task(Delicate)
-    plugins.register_task(Shallow)
-    yield
-    plugins._hook_plugins.cache_clear()
+def registered() -> Iterator[None]:
+    with registry.isolated():
+        registry.register_task(Delicate)
+        registry.register_task(Shallow)
+        yield
 
 
 def drawn_at(step: int, config: Any) -> Tensor:
@@ -114,7 +113,7 @@ def test_a_run_stops_at_the_step_and_says_which_samples_it_drew(
     assert line.endswith(f"in {file}: samples {', '.join(map(str, numbers[:8]))}, …")
 
     # Nothing of that step is in the weights, which are those of the last checkpoint.
-    kept, last = read(file), run.checkpoints.load()
+    kept, last = read_checkpoint(file), run.checkpoints.load()
     assert kept["step"] == last["step"] == 5
     assert [entry["step"] for entry in run.metrics()] == [1, 2, 3, 4, 5]
     parameters = [name for name in last["task"] if not name.endswith(("_mean", "_var", "_tracked"))]
@@ -166,7 +165,7 @@ def test_of_images_in_files_the_names_are_kept(tmp_path: Path) -> None:
     config = fatal_at(2, **settings)
     with pytest.raises(NotFinite):
         train(config, out=tmp_path / "r")
-    (batch,) = read(tmp_path / "r" / "not_finite.0.pt")["batches"]
+    (batch,) = read_checkpoint(tmp_path / "r" / "not_finite.0.pt")["batches"]
     names = folder(photos).train.names
     assert names is not None
     assert batch["names"] == [names[i] for i in drawn_at(2, config)]

@@ -26,7 +26,7 @@ from PIL import Image
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, download
 from ssl_zoo.data.assemble import part_of
-from ssl_zoo.data.decode import open_image, reason, to_square
+from ssl_zoo.data.decode import open_image, read_error, to_square
 from ssl_zoo.data.lazy import Unreadable
 from ssl_zoo.errors import SslZooError, UserError
 from tests.core.pictures import CPU, everything, folder, go_offline, idx, named, photo, write
@@ -249,7 +249,7 @@ def test_images_with_wrong_bytes_are_squares_or_have_a_reason(
         with open_image(io.BytesIO(harm(IMAGES[kind])), 16) as image:
             square = to_square(image, 16, channels)
     except Exception as error:  # as `Pictures.decode` catches it
-        said = reason(error)
+        said = read_error(error)
     else:
         assert (square.shape, square.dtype) == ((channels, 16, 16), torch.uint8)
     assert said.isprintable()

@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from ssl_zoo.cli.app import app as cli
+from ssl_zoo.cli import app as cli
 from ssl_zoo.config.load import dump_config, load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.errors import UserError
-from ssl_zoo.plugins.registry import registry as plugins
+from ssl_zoo.plugins.registry import registry
 from tests.conftest import TASKS, small_config
 from tests.robustness.command_line import say
 
@@ -161,7 +161,7 @@ def fields() -> Iterator[tuple[str, str]]:
         assert issubclass(model, BaseModel)
         yield from (("simclr", f"{section}.{name}") for name in model.model_fields)
     for task in TASKS:
-        yield from ((task, f"task.{name}") for name in plugins.load_task(task).Options.model_fields)
+        yield from ((task, f"task.{name}") for name in registry.load_task(task).Options.model_fields)
 
 
 @pytest.mark.parametrize(("task", "path"), list(fields()))

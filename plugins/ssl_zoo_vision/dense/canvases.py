@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssl_zoo.data import DataSet, Split, batches
 from ssl_zoo.errors import UserError
-from ssl_zoo.evaluation.features import sample
+from ssl_zoo.evaluation.features import sample_indices
 from ssl_zoo.spec import ImageSpec
 
 SIDE = 128
@@ -94,7 +94,7 @@ def pasted(data: DataSet) -> tuple[Canvases, Canvases, int]:
     common = common[torch.isin(common, test.labels)]
     if not len(common):
         raise UserError(f"{data.name}: its train and its test split have no class in common")
-    classes = common[sample(len(common), MOST_CLASSES)]
+    classes = common[sample_indices(len(common), MOST_CLASSES)]
     assert isinstance(data.spec, ImageSpec)
     side = canvas_side(data.spec)
 

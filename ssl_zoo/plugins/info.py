@@ -1,0 +1,45 @@
+"""What is known of a task or a plugin, working or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A task as its distribution announces it, known without importing it.
+
+    Attributes:
+        name: the task's name.
+        value: ``module:Class``.
+        distribution: the distribution that provides it.
+        version: the distribution's version.
+        summary: the first line of the class's docstring, "" if its source cannot be found.
+        paper: the class's `paper`, likewise.
+    """
+
+    name: str
+    value: str
+    distribution: str
+    version: str
+    summary: str
+    paper: str
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """A plugin, working or not.
+
+    Attributes:
+        name: the entry point's name.
+        distribution: the distribution that provides it.
+        version: the distribution's version.
+        contributes: "task", or what its hooks register or observe.
+        error: why it cannot be used, None if nothing was found.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    contributes: str
+    error: str | None
