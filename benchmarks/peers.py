@@ -53,13 +53,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from ssl_zoo.config.load import Given, load_config, read_yaml
+from ssl_zoo.config.load import Given, load_config
 from ssl_zoo.config.schema import RunConfig
+from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject, score
 from ssl_zoo.nn import mlp
-from ssl_zoo.runs.run import build_data, build_encoder
+from ssl_zoo.runs.build import build_data, build_encoder
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder
 from ssl_zoo.training import Trainer

@@ -44,7 +44,8 @@ from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.errors import UserError
-from ssl_zoo.runs.run import Run, build_task
+from ssl_zoo.runs.build import build_task
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.training import Trainer

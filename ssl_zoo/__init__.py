@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ssl_zoo.options import CropOptions
     from ssl_zoo.plugins.hookspecs import hookimpl
     from ssl_zoo.reporting import report
-    from ssl_zoo.runs.run import Run, load_backbone
+    from ssl_zoo.runs.backbone import load_backbone
+    from ssl_zoo.runs.run import Run
     from ssl_zoo.spec import ImageSpec, Spec
     from ssl_zoo.task import Encoder, Field, Losses, Task, TaskOptions
     from ssl_zoo.tools.bench import bench

@@ -13,7 +13,7 @@ from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import NARROW_RESNET, RunConfig
 from ssl_zoo.data.catalogue import CATALOGUE
 from ssl_zoo.errors import UserError
-from ssl_zoo.runs.run import build_task
+from ssl_zoo.runs.build import build_task
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.training.optimizer import create_optimizer
 from ssl_zoo.views import Rng

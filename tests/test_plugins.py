@@ -151,7 +151,7 @@ def test_listing_imports_neither_torch_nor_a_task(install: Install) -> None:
     import json, sys
     from ssl_zoo.plugins.registry import registry
     tasks, listed = registry.tasks(), registry.plugins()
-    unwanted = ("torch", "pydantic", "dist_one", "dist_one.sub", "ssl_zoo_vision.simclr")
+    unwanted = ("torch", "pydantic", "dist_one", "dist_one.sub", "ssl_zoo_vision.contrastive.simclr")
     modules = [m for m in unwanted if m in sys.modules]
     mine = tasks["mine"]
     read = [mine.summary, mine.paper, mine.distribution, mine.version]
@@ -268,7 +268,7 @@ def test_two_distributions_with_one_task_name_are_both_named(install: Install) -
     assert registry.load_task("moco").name == "moco"
     registry.disable(["dist_ONE"])  # as distributions are compared, _ is - and case does not matter
     assert registry.load_task("mine").__module__ == "dist_two"
-    assert registry.load_task("rotation").__module__ == "ssl_zoo_vision.rotation"
+    assert registry.load_task("rotation").__module__ == "ssl_zoo_vision.predictive.rotation"
 
 
 def test_of_two_copies_of_a_distribution_the_first_on_the_path_counts(install: Install) -> None:
@@ -714,7 +714,7 @@ def test_a_hook_can_give_tasks(install: Install) -> None:
     given = TASK + observing("ssl_zoo_register_tasks", "return {'mine': Mine, 'moco': Mine, 'bad': int}")
     install("dist-one", {"more": "dist_one"}, dist_one=given)
     assert registry.load_task("mine").__module__ == "dist_one"
-    assert registry.load_task("moco").__module__ == "ssl_zoo_vision.moco"
+    assert registry.load_task("moco").__module__ == "ssl_zoo_vision.contrastive.moco"
     assert load_error("bad").startswith(
         "task 'bad', from plugin 'more', from dist-one 1.5 (dist_one), is no subclass of ssl_zoo.Task"
     )

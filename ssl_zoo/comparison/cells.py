@@ -23,7 +23,8 @@ from ssl_zoo.evaluation import Subject, score, supported_protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
-from ssl_zoo.runs.run import Run, load_data
+from ssl_zoo.runs.build import load_data
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import file_lock, write_atomic
 from ssl_zoo.text import error_line, locate_error

@@ -12,8 +12,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ssl_zoo.comparison.table import known_columns, unknown_column
-from ssl_zoo.config.load import Given, load_config, load_encoder_config, read_yaml
+from ssl_zoo.config.load import Given, load_config, load_encoder_config
 from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig
+from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import protocols
 from ssl_zoo.evaluation.scoring import UNTRAINED

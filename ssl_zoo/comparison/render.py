@@ -155,7 +155,7 @@ def as_dict(table: Table) -> dict[str, Any]:
 def environment() -> Environment:
     """Jinja with the package's templates; whatever is put into them is escaped."""
     return Environment(
-        loader=PackageLoader("ssl_zoo", "templates"),
+        loader=PackageLoader("ssl_zoo.comparison", "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

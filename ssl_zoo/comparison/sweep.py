@@ -15,7 +15,8 @@ from ssl_zoo.comparison.cells import Cell, cells, shared_data
 from ssl_zoo.comparison.config import Comparison
 from ssl_zoo.errors import Interrupted, SslZooError, Unwritable, UserError
 from ssl_zoo.plugins.registry import registry
-from ssl_zoo.runs.run import Run, build_encoder
+from ssl_zoo.runs.build import build_encoder
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import file_lock, write_atomic

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,34 +12,26 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig, TaskConfig
+from ssl_zoo.config.errors import SettingError, describe_validation_error, field_names, origin_prefix
+from ssl_zoo.config.schema import (
+    BUDGETS,
+    SECTION_MODELS,
+    SECTIONS,
+    SETTING_PATHS,
+    EncoderConfig,
+    RunConfig,
+    TaskConfig,
+)
+from ssl_zoo.config.yaml import PlainDumper, parse_yaml, read_yaml
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.text import did_you_mean, locate_error, shorten_repr
 
-_SECTIONS = ("task", "data", "backbone", "train", "provenance")
-_MODELS: dict[str, type[BaseModel]] = {
-    section: info.annotation
-    for section in _SECTIONS
-    if isinstance((info := RunConfig.model_fields[section]).annotation, type)
-    and issubclass(info.annotation, BaseModel)
-}
 _RECIPES = {"data": "source", "backbone": "name", "train": None}
 """The sections of a recipe, and the field that, given by a user, makes the section meaningless."""
-_PATHS = {name: f"{section}.{name}" for section, model in _MODELS.items() for name in model.model_fields}
 _DEEPEST = 20
 _LARGEST = 2**63 - 1
-_LONGEST = 2**18
-"""A file of more characters than this is something else, which would take long to read, or for ever."""
-
 Sections = dict[str, dict[str, Any]]
-
-
-class SettingError(UserError):
-    """A setting is wrong; the message is one line, whatever the setting holds."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(_line(message))
 
 
 @dataclass
@@ -55,54 +46,6 @@ class _Layer:
         target = self.values.setdefault(section, {})
         target[name] = _merged(target.get(name), value)
         self.origins[section, name] = origin
-
-
-_EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
-"""Numbers such as 1e-3, which YAML 1.2 reads as such, and PyYAML (YAML 1.1) as text."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values alone: no tags that make objects, no references, no key twice; 1e-3 is a number."""
-
-    yaml_implicit_resolvers = {  # the folders 2024-01-01 and = are text
-        start: [(tag, text) for tag, text in resolvers if not tag.endswith((":timestamp", ":value"))]
-        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        # References can make a structure that holds itself, or one too large to print.
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            problem = f"the reference *{event.anchor} is not supported, write the value out"
-            raise yaml.MarkedYAMLError(None, None, problem, event.start_mark)
-        node: yaml.Node | None = super().compose_node(parent, index)
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f"{key.value!r} is given twice"
-                    raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes text that `_Loader` would read as something else."""
-
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        # Only in double quotes is every character escaped that a reader would take for a line's end.
-        style = None if data.isprintable() else '"'
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
-
-
-_Dumper.add_representer(str, _Dumper.represent_str)
-
-
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
 @dataclass(frozen=True)
@@ -145,7 +88,7 @@ def load_config(
     try:
         cls = registry.load_task(name)
     except UserError as error:
-        raise SettingError(f"{_prefix(origin)}{error}") from error
+        raise SettingError(f"{origin_prefix(origin)}{error}") from error
     merged = _merge([_recipe(name, cls.recipe, layers), *layers])
     options = {key: value for key, value in merged.values.get("task", {}).items() if key != "name"}
     sections = _sections(merged)
@@ -165,7 +108,7 @@ def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
         path, equals, value = text.partition("=")
         if not equals:
             raise SettingError(f"{text}: must have the form name=value")
-        found[path.strip()] = _parse(value, text)
+        found[path.strip()] = parse_yaml(value, text)
     return found
 
 
@@ -184,7 +127,7 @@ def load_encoder_config(
     merged = _merge(_layers(None, overrides, sets, flags, base))
     for section in ("task", "provenance"):
         for name in merged.values.get(section, {}):
-            prefix = _prefix(merged.origins[section, name])
+            prefix = origin_prefix(merged.origins[section, name])
             raise SettingError(f"{prefix}{section}.{name}: there is no task here; leave it out")
     return EncoderConfig(**_sections(merged))
 
@@ -205,7 +148,7 @@ def _layers(
 def _sections(merged: _Layer) -> dict[str, Any]:
     return {
         section: _validate(model, merged.values.get(section, {}), section, merged.origins)
-        for section, model in _MODELS.items()
+        for section, model in SECTION_MODELS.items()
         if section != "task"
     }
 
@@ -214,8 +157,8 @@ def dump_config(config: RunConfig) -> str:
     """The configuration as YAML that `load_config` reads."""
     values = config.model_dump(mode="json")
     dumped: str = yaml.dump(
-        {section: values[section] for section in _SECTIONS},
-        Dumper=_Dumper,
+        {section: values[section] for section in SECTIONS},
+        Dumper=PlainDumper,
         sort_keys=False,
         allow_unicode=True,
         width=100,
@@ -226,52 +169,12 @@ def dump_config(config: RunConfig) -> str:
 # ---- reading a layer
 
 
-def _parse(text: str, origin: str) -> Any:
-    """Read YAML, with any fault in one line."""
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise SettingError(f"{origin}{line}: is not valid YAML: {error.problem}") from error
-    except RecursionError as error:
-        raise SettingError(f"{origin}: is nested too deeply") from error
-    except Exception as error:  # PyYAML passes on whatever a value such as `!!int ''` makes int() raise
-        raise SettingError(f"{origin}: is not valid YAML: {error}") from error
-
-
-def read_yaml(file: str | Path, what: str = f"the sections {', '.join(_SECTIONS)}") -> dict[str, Any]:
-    """What a YAML file holds, plain values alone.
-
-    Args:
-        file: the file.
-        what: what must be in it, for messages.
-
-    Raises:
-        UserError: it cannot be read, or holds no settings by name.
-    """
-    origin = f"--config {file}"
-    try:
-        with Path(file).open(encoding="utf-8") as opened:
-            text = opened.read(_LONGEST + 1)
-    except UnicodeDecodeError as error:
-        raise SettingError(f"{origin}: is no text in UTF-8") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SettingError(f"{origin}: cannot be read: {reason}") from error
-    if len(text) > _LONGEST:
-        raise SettingError(f"{origin}: is longer than {_LONGEST:,} characters, which no settings are")
-    given = _parse(text, origin)
-    if given is not None and not isinstance(given, dict):
-        raise SettingError(f"{origin}: must hold {what}, not {shorten_repr(given)}")
-    return {str(key): value for key, value in (given or {}).items()}
-
-
 def _layer(sections: Mapping[str, Any], origin: str) -> _Layer:
     layer = _Layer()
     for section, values in sections.items():
         _check_section(section, origin)
         if values is not None and not isinstance(values, Mapping):
-            hint = f", such as {section}.name" if "name" in _fields(section) else ""
+            hint = f", such as {section}.name" if "name" in field_names(section) else ""
             raise SettingError(
                 f"{origin}: {section}: must hold settings{hint}, not {shorten_repr(values)}"
             )
@@ -295,7 +198,7 @@ def _sets(sets: Sequence[str]) -> _Layer:
         path, equals, value = text.partition("=")
         if not equals:
             raise SettingError(f"{origin}: must have the form section.name=value")
-        _put(layer, path.strip(), _parse(value, origin), origin)
+        _put(layer, path.strip(), parse_yaml(value, origin), origin)
     return layer
 
 
@@ -304,17 +207,17 @@ def _put(layer: _Layer, path: str, value: Any, origin: str) -> None:
     section, *rest = path.split(".")
     _check_section(section, origin)
     if not rest or not all(rest):
-        raise SettingError(f"{_prefix(origin)}{path}: must have the form {section}.name")
+        raise SettingError(f"{origin_prefix(origin)}{path}: must have the form {section}.name")
     for part in reversed(rest[1:]):
         value = {part: value}
-    layer.put(section, rest[0], _plain(value, f"{_prefix(origin)}{section}.{rest[0]}"), origin)
+    layer.put(section, rest[0], _plain(value, f"{origin_prefix(origin)}{section}.{rest[0]}"), origin)
 
 
 def _check_section(section: str, origin: str) -> None:
-    if section not in _SECTIONS:
-        near = f" Did you mean {_PATHS[section]!r}?" if section in _PATHS else ""
-        hint = did_you_mean(section, _SECTIONS) or near or f" There are: {', '.join(_SECTIONS)}"
-        raise SettingError(f"{_prefix(origin)}there is no section {section!r}.{hint}")
+    if section not in SECTIONS:
+        near = f" Did you mean {SETTING_PATHS[section]!r}?" if section in SETTING_PATHS else ""
+        hint = did_you_mean(section, SECTIONS) or near or f" There are: {', '.join(SECTIONS)}"
+        raise SettingError(f"{origin_prefix(origin)}there is no section {section!r}.{hint}")
 
 
 def _plain(value: Any, what: str, depth: int = 0) -> Any:
@@ -368,7 +271,7 @@ def _task_name(layers: Sequence[_Layer]) -> tuple[str, str]:
             name, origin = layer.values["task"]["name"], layer.origins["task", "name"]
             if not isinstance(name, str):
                 raise SettingError(
-                    f"{_prefix(origin)}task.name: must be a name, not {shorten_repr(name)}"
+                    f"{origin_prefix(origin)}task.name: must be a name, not {shorten_repr(name)}"
                 )
             return name, origin
     known = ", ".join(registry.tasks()) or "none is installed"
@@ -425,12 +328,12 @@ def _validate(
     for name, value in values.items():
         info = model.model_fields.get(name)
         if isinstance(value, bool) and info is not None and not _takes_bool(info.annotation):
-            prefix = _prefix(origins.get((section, name), ""))  # pydantic would read it as 0 or 1
+            prefix = origin_prefix(origins.get((section, name), ""))  # pydantic would read it as 0 or 1
             raise SettingError(f"{prefix}{section}.{name}: must not be {str(value).lower()}")
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise SettingError(_reason(error, model, values, section, origins)) from error
+        raise SettingError(describe_validation_error(error, model, values, section, origins)) from error
     except Exception as error:  # a validator of a plugin's
         raise SettingError(f"{section}: cannot be validated: {locate_error(error)}") from error
 
@@ -439,59 +342,3 @@ def _takes_bool(annotation: Any) -> bool:
     if annotation in (bool, Any, object) or isinstance(annotation, bool):
         return True
     return any(map(_takes_bool, get_args(annotation)))
-
-
-def _reason(
-    error: ValidationError,
-    model: type[BaseModel],
-    values: dict[str, Any],
-    section: str,
-    origins: Mapping[tuple[str, str], str],
-) -> str:
-    """The first of pydantic's complaints, in one line."""
-    first = error.errors(include_url=False)[0]
-    path = _path(first["loc"], values)
-    # A complaint about several fields has no path, but says which they are.
-    name = path[0] if path else next(filter(re.findall(r"\w+", first["msg"]).__contains__, values), "")
-    said = f"{_prefix(origins.get((section, name), ''))}{'.'.join([section, *path])}"
-    if first["type"] == "extra_forbidden":
-        known = _fields(section, model)
-        hint = did_you_mean(name, known) or f" There are: {', '.join(known)}"
-        return f"{said}: there is no such setting.{hint if len(path) == 1 else ''}"
-    if first["type"] == "missing":
-        what = "must be given" if isinstance(first["loc"][-1], str) else "has too few values"
-        return f"{said}: {what}"
-    message = first["msg"].removeprefix("Value error, ")
-    message = re.sub(r"^Input should be", "must be", message)
-    shown = f", not {shorten_repr(first['input'])}" if path else ""
-    return f"{said}: {message[:1].lower()}{message[1:]}{shown}"
-
-
-def _path(location: Sequence[int | str], values: Any) -> list[str]:
-    """Where in the values a complaint is, without pydantic's names for the members of a union."""
-    path: list[str] = []
-    for part in location:
-        inside = isinstance(values, dict | list)
-        try:
-            values = values[part] if inside else None
-        except (LookupError, TypeError):
-            values = None
-            inside = not path
-        if not inside:
-            break
-        path.append(str(part))
-    return path
-
-
-def _fields(section: str, model: type[BaseModel] | None = None) -> list[str]:
-    model = model or _MODELS.get(section)
-    names = list(model.model_fields) if model is not None else []
-    return ["name", *names] if section == "task" and "name" not in names else names
-
-
-def _prefix(origin: str) -> str:
-    return f"{origin}: " if origin else ""
-
-
-def _line(message: object) -> str:
-    return " ".join(str(message).split())

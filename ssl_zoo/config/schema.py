@@ -170,3 +170,19 @@ class RunConfig(EncoderConfig):
     provenance: dict[str, Any] = Field(
         default_factory=dict, description="what a run was made with; written, never read"
     )
+
+
+SECTIONS = ("task", "data", "backbone", "train", "provenance")
+
+
+SECTION_MODELS: dict[str, type[BaseModel]] = {
+    section: info.annotation
+    for section in SECTIONS
+    if isinstance((info := RunConfig.model_fields[section]).annotation, type)
+    and issubclass(info.annotation, BaseModel)
+}
+
+
+SETTING_PATHS = {
+    name: f"{section}.{name}" for section, model in SECTION_MODELS.items() for name in model.model_fields
+}

@@ -13,7 +13,8 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.protocol import Scores, protocols
 from ssl_zoo.evaluation.subject import Subject
-from ssl_zoo.runs.run import Run, build_data, build_encoder, build_task, load_data
+from ssl_zoo.runs.build import build_data, build_encoder, build_task, load_data
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task

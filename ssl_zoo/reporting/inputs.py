@@ -18,8 +18,9 @@ from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.scoring import of_encoder
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
+from ssl_zoo.runs.build import build_data
 from ssl_zoo.runs.records import file_exists
-from ssl_zoo.runs.run import Run, build_data
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Task
 from ssl_zoo.text import error_line, locate_error, printable

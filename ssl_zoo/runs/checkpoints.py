@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 import io
 import logging
 import zipfile
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.text import error_line
 from ssl_zoo.runtime.files import write_atomic
 
@@ -109,3 +110,18 @@ def read_checkpoint(file: Path) -> StateDict:
     if not isinstance(state, dict) or "task" not in state:
         raise UserError(f"{file} cannot be read: it is no checkpoint of ssl-zoo's")
     return state
+
+
+@contextlib.contextmanager
+def state_dict_errors(file: Path) -> Iterator[None]:
+    """Within, states are loaded from a file; one that does not fit is the file's fault.
+
+    Raises:
+        UserError: a state does not fit.
+    """
+    try:
+        yield
+    except Exception as error:  # whatever a state of another shape makes its readers raise
+        said = str(error) if isinstance(error, SslZooError) else f"{type(error).__name__}: {error}"
+        reason = " ".join(said.split())[:200]
+        raise UserError(f"{file} does not fit what is installed here: {reason}") from error

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from ssl_zoo.runs.provenance import provenance
+from ssl_zoo.runs.backbone import read_backbone, BACKBONE_FILE
+from ssl_zoo.runs.build import build_task
+from ssl_zoo.runs.checkpoints import state_dict_errors
+
 import contextlib
 import itertools
 import json
@@ -25,7 +30,8 @@ from torch import Tensor, nn
 from ssl_zoo.backbones.gradient_cache import cache_gradients
 from ssl_zoo.backbones.timm_encoder import TimmEncoder, create_backbone
 from ssl_zoo.runs.checkpoints import Checkpoints
-from ssl_zoo.config.load import dump_config, load_config, read_yaml
+from ssl_zoo.config.load import dump_config, load_config
+from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.errors import SslZooError, Unsuitable, Unwritable, UserError
@@ -40,80 +46,6 @@ _LEFT_BEHIND = {".lock", ".cell.lock", ".results.lock", "failed.json", "results.
 
 RUNS = Path("runs")
 """Where runs are that are given no place of their own."""
-
-
-def build_data(config: RunConfig, device: torch.device, data: DataSet | None = None) -> DataSet:
-    """Load the data that a configuration names, for its task.
-
-    Args:
-        config: the configuration.
-        device: where samples are kept that fit.
-        data: what its `data` section describes, if it is loaded already.
-
-    Raises:
-        UserError: there is no such source; `Unsuitable` if it does not go with the task.
-    """
-    data = load_data(config.data, device) if data is None else data
-    cls, name = registry.load_task(config.task.name), config.task.name
-    if data.spec.modality != cls.modality:
-        raise Unsuitable(
-            f"data.source: task {name!r} takes {cls.modality} data, "
-            f"but {config.data.source!r} has {data.spec.modality} data"
-        )
-    if cls.needs_labels:
-        if data.bank.labels is None:
-            raise UserError(f"data.source: task {name!r} learns from labels, {data.name} has none")
-        data = replace(data, train=data.bank)
-    return data
-
-
-def load_data(config: DataConfig, device: torch.device) -> DataSet:
-    """Load the data that a configuration names, from a plugin's source or one of the core's.
-
-    Raises:
-        UserError: there is no such source.
-    """
-    return load(config, device, registry.collect("ssl_zoo_register_sources"))
-
-
-def build_encoder(config: BackboneConfig, spec: Spec, seed: int) -> Encoder:
-    """Build the backbone that a configuration names, with weights that follow from the seed.
-
-    Raises:
-        UserError: there is no such backbone for such data.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _build_encoder(config, spec)
-
-
-def _build_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
-    """Build the backbone that a configuration names, from a plugin or from timm.
-
-    Raises:
-        UserError: there is no such backbone for such data.
-    """
-    factory = registry.collect("ssl_zoo_register_backbones").get(config.name)
-    if factory is not None:
-        encoder: Encoder = factory(config, spec)
-        return encoder
-    if not isinstance(spec, ImageSpec):
-        raise UserError(
-            f"backbone.name: {config.name!r} is for images, the data is {spec.modality}; "
-            "install a plugin with backbones for it"
-        )
-    return create_backbone(config, spec)
-
-
-def build_task(config: RunConfig, spec: Spec) -> Task:
-    """Build the task with a new network; its weights follow from the seed alone."""
-    cls = registry.load_task(config.task.name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
-        encoder = _build_encoder(config.backbone, spec)
-        if config.train.cached_gradients:
-            cache_gradients(encoder, config.train.part_size)
-        return cls(encoder, cls.Options(**config.task.options()), spec)
 
 
 class Run:
@@ -135,7 +67,7 @@ class Run:
         self.config_file = self.path / "config.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoints = Checkpoints(self.path)
-        self.backbone_file = self.path / "backbone.safetensors"
+        self.backbone_file = self.path / BACKBONE_FILE
         self.results_file = self.path / "results.json"
         self.failure_file = self.path / "failed.json"
         self.cell_lock_file = self.path / ".cell.lock"
@@ -372,106 +304,3 @@ def new_run_folder(config: RunConfig) -> Path:
     raise AssertionError("unreachable")
 
 
-@contextlib.contextmanager
-def state_dict_errors(file: Path) -> Iterator[None]:
-    """Within, states are loaded from a file; one that does not fit is the file's fault.
-
-    Raises:
-        UserError: a state does not fit.
-    """
-    try:
-        yield
-    except Exception as error:  # whatever a state of another shape makes its readers raise
-        said = str(error) if isinstance(error, SslZooError) else f"{type(error).__name__}: {error}"
-        reason = " ".join(said.split())[:200]
-        raise UserError(f"{file} does not fit what is installed here: {reason}") from error
-
-
-def load_backbone(path: str | Path) -> nn.Module:
-    """The trained backbone of a run, ready for use: a timm model in evaluation mode.
-
-    Args:
-        path: a run directory, or its `backbone.safetensors`.
-
-    Returns:
-        The timm model: `model(x)` gives pooled features [B, D], `model.forward_features(x)` the map.
-        Images are to be normalised by `model.ssl_zoo_spec` (`ssl_zoo.spec.ImageSpec.prepare`).
-
-    Raises:
-        UserError: there is no backbone at `path`, it cannot be read, or it is not of images.
-    """
-    config, spec, state = read_backbone(path)
-    with state_dict_errors(_backbone_file(path)):
-        encoder = create_backbone(config.model_copy(update={"pretrained": False}), spec)
-        model: nn.Module = encoder.model
-        model.load_state_dict(state)
-    model.ssl_zoo_spec = spec  # type: ignore[assignment]
-    return model.eval()
-
-
-def read_backbone(path: str | Path) -> tuple[BackboneConfig, ImageSpec, dict[str, Tensor]]:
-    """What `backbone.safetensors` holds: how the network is built, its images, its weights.
-
-    Raises:
-        UserError: there is no backbone at `path`, it cannot be read, or it is not of images.
-    """
-    file = _backbone_file(path)
-    if not file_exists(file):
-        raise UserError(f"{file} does not exist: give a run that has ended, or its backbone.safetensors")
-    try:
-        with safe_open(file, "pt") as tensors:
-            header = tensors.metadata() or {}
-            state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-    if "spec" not in header or "backbone" not in header:
-        raise UserError(f"{file} is no image backbone of ssl-zoo's; load its weights yourself")
-    try:
-        spec = TypeAdapter(ImageSpec).validate_json(header["spec"])
-        if unknown := json.loads(header["spec"]).keys() - asdict(spec):
-            raise ValueError(f"spec has {sorted(unknown)}")
-        config = BackboneConfig.model_validate_json(header["backbone"])
-    except ValueError as error:  # pydantic's is one
-        raise UserError(
-            f"{file} cannot be understood; a newer version may have written it: pip install -U ssl-zoo"
-        ) from error
-    return config, spec, state
-
-
-def _backbone_file(path: str | Path) -> Path:
-    """The file itself, of a run or given as it is."""
-    file = Path(path)
-    return file if file_exists(file) or not file.is_dir() else Run(file).backbone_file
-
-
-def provenance(config: RunConfig) -> dict[str, Any]:
-    """What a run was made with: versions, plugin, command, git revision."""
-    entry = registry.tasks().get(config.task.name)
-    versions = {p: metadata.version(p) for p in ("ssl-zoo", "torch", "torchvision", "timm")}
-    if entry is not None:
-        versions[entry.distribution] = entry.version
-    return {
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
-        "python": sys.version.split()[0],
-        "versions": versions,
-        "git": _git_revision(),
-    }
-
-
-def _git_revision() -> str | None:
-    """The revision of the checkout in the working directory, if it is one.
-
-    Whether files were changed is not asked: for that git would run what the checkout's settings name.
-    """
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--verify", "--short=12", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

@@ -14,7 +14,7 @@ from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.config.schema import BackboneConfig, DataConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
-from ssl_zoo.runs.run import build_encoder, load_data
+from ssl_zoo.runs.build import build_encoder, load_data
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder
 

@@ -21,7 +21,8 @@ from torch.profiler import profile as profiling
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
-from ssl_zoo.runs.run import build_data, new_run_folder
+from ssl_zoo.runs.build import build_data
+from ssl_zoo.runs.run import new_run_folder
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.training import Trainer
 from ssl_zoo.training.trainer import PHASES, Batch

@@ -18,7 +18,9 @@ from ssl_zoo.config.schema import DataConfig, TrainConfig
 from ssl_zoo.data import DataSet, Split
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import extract
-from ssl_zoo.runs.run import Run, load_backbone, load_data
+from ssl_zoo.runs.backbone import load_backbone
+from ssl_zoo.runs.build import load_data
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import check_output_file, write_atomic
 from ssl_zoo.spec import ImageSpec

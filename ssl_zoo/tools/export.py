@@ -22,7 +22,7 @@ from torch import nn
 from ssl_zoo.backbones.timm_encoder import timm_arguments
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.runs.run import load_backbone, read_backbone
+from ssl_zoo.runs.backbone import load_backbone, read_backbone
 from ssl_zoo.runtime.files import check_output_file, write_atomic
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.text import error_line

@@ -153,7 +153,7 @@ def _class(name: str) -> str:
 def _render(name: str, kind: str) -> dict[str, str]:
     """The text of each file, by its place in the package."""
     environment = Environment(  # of programs: nothing is to be escaped
-        loader=PackageLoader("ssl_zoo", "templates/new_task"),
+        loader=PackageLoader("ssl_zoo.tools", "templates/new_task"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )

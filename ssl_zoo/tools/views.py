@@ -15,7 +15,8 @@ from torch import Tensor
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
-from ssl_zoo.runs.run import Run, build_data, build_task
+from ssl_zoo.runs.build import build_data, build_task
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task

@@ -14,7 +14,9 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, Unwritable
 from ssl_zoo.evaluation import Scores, Subject, baselines, dry_run, protocols, score, supported_protocols
 from ssl_zoo.plugins.registry import registry
-from ssl_zoo.runs.run import Run, build_data, build_task, state_dict_errors
+from ssl_zoo.runs.build import build_data, build_task
+from ssl_zoo.runs.checkpoints import state_dict_errors
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import open_no_follow, write_errors

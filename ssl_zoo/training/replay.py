@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ssl_zoo import distributed
 from ssl_zoo.errors import UserError
-from ssl_zoo.runs.checkpoints import pack_state, read_checkpoint
-from ssl_zoo.runs.run import Run, build_data, state_dict_errors
+from ssl_zoo.runs.build import build_data
+from ssl_zoo.runs.checkpoints import pack_state, read_checkpoint, state_dict_errors
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.task import Losses

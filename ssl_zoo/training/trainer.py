@@ -20,7 +20,7 @@ from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet, LazySplit, batches
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.plugins.registry import registry
-from ssl_zoo.runs.run import build_task
+from ssl_zoo.runs.build import build_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
 from ssl_zoo.training.budget import Budget

@@ -14,7 +14,7 @@ from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.data import load
 from ssl_zoo.errors import UserError
-from ssl_zoo.runs.run import build_task
+from ssl_zoo.runs.build import build_task
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Task
 from ssl_zoo.views import Rng

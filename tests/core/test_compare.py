@@ -24,7 +24,7 @@ from ssl_zoo.plugins import registry as registry_module
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
-from ssl_zoo_vision.rotation import Rotation
+from ssl_zoo_vision.predictive.rotation import Rotation
 from tests.conftest import OTHERS, SMALL, Call, figures, small_config
 from tests.conftest import ssl_zoo as cli
 
@@ -145,7 +145,7 @@ def test_two_processes_do_not_work_on_one_comparison(done: Path) -> None:
 
 def failing(at: str) -> type[ssl_zoo.Task]:
     """Rotation, but for an error in one of its parts."""
-    from ssl_zoo_vision.rotation import Rotation
+    from ssl_zoo_vision.predictive.rotation import Rotation
 
     def fail(*_: Any) -> Any:
         raise ValueError("nothing\nworks")
@@ -171,7 +171,7 @@ def test_a_task_that_fails_has_a_row_that_says_why_and_the_others_go_on(
     assert "failing: failed" in (tmp_path / "c" / "table.md").read_text()
 
     # Mended, it is taken up.
-    from ssl_zoo_vision.rotation import Rotation
+    from ssl_zoo_vision.predictive.rotation import Rotation
 
     registry.register_task(type("Failing", (Rotation,), {"name": "failing", "__module__": __name__}))
     mended = {row.name: row for row in compare(out=tmp_path / "c", **given).rows}
@@ -294,7 +294,7 @@ def test_cells_in_processes_of_their_own_give_the_same_table(tmp_path: Path, how
 def test_a_process_that_dies_leaves_a_row_that_says_so(tmp_path: Path) -> None:
     plugin = tmp_path / "dies.py"
     plugin.write_text(
-        "import os\nfrom ssl_zoo_vision.rotation import Rotation\n"
+        "import os\nfrom ssl_zoo_vision.predictive.rotation import Rotation\n"
         "class Dies(Rotation):\n    name = 'dies'\n    def loss(self, views): os._exit(7)\n"
     )
     file = as_file(tmp_path / "c.yaml", seeds=1, tasks=["dies"], baselines=["pixels"])

@@ -97,7 +97,7 @@ from torch import nn
 import torch.nn.functional as F
 from ssl_zoo import distributed
 from ssl_zoo.nn import FeatureQueue
-from ssl_zoo_vision.simclr import nt_xent
+from ssl_zoo_vision.contrastive.simclr import nt_xent
 
 with distributed.processes():
     rank = distributed.rank()

@@ -26,7 +26,7 @@ from ssl_zoo.evaluation import (
 )
 from ssl_zoo.evaluation.features import extract, sample_indices
 from ssl_zoo.evaluation.knn import knn_accuracy
-from ssl_zoo.runs.run import build_data, build_task
+from ssl_zoo.runs.build import build_data, build_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.training import train
 from tests.conftest import small_config

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.config.schema import NARROW_RESNET, BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.runs.run import Run, load_backbone
+from ssl_zoo.runs.backbone import load_backbone
+from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.tools import export as module
 from ssl_zoo.tools.export import export, stem_changes

@@ -11,7 +11,7 @@ from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.evaluation import Subject, score
 from ssl_zoo.evaluation.finetune import LAYER_DECAY, WEIGHT_DECAY, Classifier, finetune, groups
-from ssl_zoo.runs.run import build_data, build_encoder
+from ssl_zoo.runs.build import build_data, build_encoder
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder
 from tests.conftest import small_config

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssl_zoo.evaluation import Subject, score, warnings
 from ssl_zoo.evaluation.health import alignment, rankme, spread, uniformity
-from ssl_zoo.runs.run import build_data, build_task
+from ssl_zoo.runs.build import build_data, build_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.spec import ImageSpec, Spec
 from tests.conftest import small_config

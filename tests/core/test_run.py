@@ -17,12 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.runs.run import (
-    Run,
-    build_data,
-    build_task,
-    load_backbone,
-)
+from ssl_zoo.runs.backbone import load_backbone
+from ssl_zoo.runs.build import build_data, build_task
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.training import train
 from tests.conftest import small_config

@@ -14,7 +14,7 @@ from ssl_zoo.plugins.registry import registry
 from ssl_zoo.tools.bench import MIN_PAIRS, PREFETCHED_BATCHES, bench
 from ssl_zoo.training.trainer import PHASES
 from ssl_zoo.views import Rng
-from ssl_zoo_vision.simclr import SimCLR
+from ssl_zoo_vision.contrastive.simclr import SimCLR
 from tests.conftest import Call, flags, small_config
 
 

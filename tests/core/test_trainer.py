@@ -18,7 +18,8 @@ from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject, score
 from ssl_zoo.plugins.registry import registry
-from ssl_zoo.runs.run import Run, build_data, build_task
+from ssl_zoo.runs.build import build_data, build_task
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Field, Losses, Task, TaskOptions
 from ssl_zoo.training import Trainer, train

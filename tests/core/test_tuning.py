@@ -18,7 +18,7 @@ from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses
 from ssl_zoo.training import Trainer, train, tuning
-from ssl_zoo_vision.simclr import SimCLR
+from ssl_zoo_vision.contrastive.simclr import SimCLR
 from tests.conftest import small_config
 
 BASE = Device(torch.device("cpu"), "bf16", True, 2)

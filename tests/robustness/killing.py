@@ -15,7 +15,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from ssl_zoo.config.load import read_yaml
+from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.runs.checkpoints import read_checkpoint
 from ssl_zoo.runs.run import Run
 from tests.conftest import command

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from ssl_zoo import Field, Losses, Task, TaskOptions
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry
+from ssl_zoo.runs.build import build_data
 from ssl_zoo.runs.checkpoints import read_checkpoint
-from ssl_zoo.runs.run import Run, build_data
+from ssl_zoo.runs.run import Run
 from ssl_zoo.training import NotFinite, replay, train
 from tests.conftest import small_config
 from tests.core.pictures import folder, photo, write

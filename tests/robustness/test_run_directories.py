@@ -19,7 +19,8 @@ from PIL import Image
 
 from ssl_zoo.comparison import compare
 from ssl_zoo.errors import UserError
-from ssl_zoo.runs.run import Run, load_backbone
+from ssl_zoo.runs.backbone import load_backbone
+from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
 from tests.conftest import SMALL, small_config
 from tests.robustness.command_line import say

@@ -41,7 +41,8 @@ from ssl_zoo.config.load import _Dumper
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.reporting import report
-from ssl_zoo.runs.run import Run, provenance
+from ssl_zoo.runs.provenance import provenance
+from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.tools.export import export
 from ssl_zoo.training import train

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ssl_zoo.testing import Check, parametrize_with_checks
-from ssl_zoo_vision.byol import BYOL
-from ssl_zoo_vision.inpainting import Inpainting
-from ssl_zoo_vision.moco import MoCo
-from ssl_zoo_vision.rotation import Rotation
-from ssl_zoo_vision.simclr import SimCLR
+from ssl_zoo_vision.contrastive.moco import MoCo
+from ssl_zoo_vision.contrastive.simclr import SimCLR
+from ssl_zoo_vision.distillation.byol import BYOL
+from ssl_zoo_vision.masked.inpainting import Inpainting
+from ssl_zoo_vision.predictive.rotation import Rotation
 from ssl_zoo_vision.supervised import Supervised
 
 VIT = {"name": "test_vit", "options": {"patch_size": 4}}

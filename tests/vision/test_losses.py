@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssl_zoo import nn
-from ssl_zoo_vision.byol import byol_loss, target_momentum
-from ssl_zoo_vision.inpainting import reconstruction_loss, weights
-from ssl_zoo_vision.moco import info_nce
-from ssl_zoo_vision.simclr import nt_xent
+from ssl_zoo_vision.contrastive.moco import info_nce
+from ssl_zoo_vision.contrastive.simclr import nt_xent
+from ssl_zoo_vision.distillation.byol import byol_loss, target_momentum
+from ssl_zoo_vision.masked.inpainting import reconstruction_loss, weights
 from tests.memory import Largest
 
 

@@ -19,11 +19,11 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Task
 from ssl_zoo.views import Rng
-from ssl_zoo_vision.byol import BYOL, byol_loss, target_momentum
-from ssl_zoo_vision.inpainting import Inpainting, reconstruction_loss, weights
-from ssl_zoo_vision.moco import MoCo, info_nce
-from ssl_zoo_vision.rotation import Rotation
-from ssl_zoo_vision.simclr import SimCLR, nt_xent
+from ssl_zoo_vision.contrastive.moco import MoCo, info_nce
+from ssl_zoo_vision.contrastive.simclr import SimCLR, nt_xent
+from ssl_zoo_vision.distillation.byol import BYOL, byol_loss, target_momentum
+from ssl_zoo_vision.masked.inpainting import Inpainting, reconstruction_loss, weights
+from ssl_zoo_vision.predictive.rotation import Rotation
 
 TINY_RESNET = BackboneConfig(
     name="resnet18", options={"channels": [8, 16, 32, 64], "layers": [1, 1, 1, 1]}

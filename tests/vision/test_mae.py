@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from ssl_zoo_mae.mae import MAE, Decoder, moments, patchify, put, take, unpatchify
 from torch import Tensor, nn
 
 import ssl_zoo
 from ssl_zoo import ImageSpec, Rng, Unsuitable, UserError
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.testing import Check, Images, parametrize_with_checks
+from ssl_zoo_vision.masked.mae import MAE, Decoder, moments, patchify, put, take, unpatchify
 
 SMALL = {"decoder_width": 32, "decoder_depth": 1}
 VIT = {"name": "test_vit", "options": {"patch_size": 4}}  # has a class token, and pools by it

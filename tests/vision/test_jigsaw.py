@@ -12,13 +12,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
-from ssl_zoo_jigsaw.jigsaw import ChannelShift, Jigsaw, arrange, cut, normalise, permutations, solve
 from torch import Tensor
 
 from ssl_zoo import ImageSpec, Rng, UserError
 from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.testing import Check, parametrize_with_checks
+from ssl_zoo_vision.predictive.jigsaw import (
+    ChannelShift,
+    Jigsaw,
+    arrange,
+    cut,
+    normalise,
+    permutations,
+    solve,
+)
 
 TINY = BackboneConfig(name="resnet18", options={"channels": [8, 16, 32, 64], "layers": [1, 1, 1, 1]})
 

@@ -1,1 +1,0 @@
-"""Jigsaw puzzles, a pretext task for ssl-zoo."""

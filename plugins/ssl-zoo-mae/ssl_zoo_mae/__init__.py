@@ -1,1 +1,0 @@
-"""Masked autoencoders as a task for ssl-zoo."""

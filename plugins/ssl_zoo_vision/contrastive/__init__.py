@@ -1,0 +1,1 @@
+"""Contrastive tasks: positives attract, negatives repel."""

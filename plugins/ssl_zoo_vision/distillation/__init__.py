@@ -1,0 +1,1 @@
+"""Self-distillation tasks: a student predicts a teacher, without negatives."""

@@ -1,0 +1,1 @@
+"""Masked tasks: reconstruct what is hidden."""

@@ -1,0 +1,1 @@
+"""Predictive tasks: guess how an image was transformed."""
