@@ -51,7 +51,7 @@ WRONG = [
     ("", "views --task simclr", "Missing option '-o'"),
     ("", "views --task simclr -o x.png --rows 0", "Invalid value for '--rows'"),
     # Settings.
-    ("", "train", "which task? Give --task NAME; there are: byol, inpainting, moco"),
+    ("", "train", "which task? Give --task NAME; there are: byol, inpainting, jigsaw, mae, moco"),
     ("", "train --task simlcr", "--task: there is no task 'simlcr'. Did you mean 'simclr'?"),
     ("", "tasks simlcr", "there is no task 'simlcr'. Did you mean 'simclr'?"),
     ("", "train --task simclr --epochs -1", "--epochs: train.epochs: must be greater than 0, not -1"),
@@ -202,7 +202,7 @@ def test_json_is_all_of_standard_output(call: Call, run: Run) -> None:
     assert {tuple(row) for row in evaluated["scores"].values()} == {("knn", "linear")}
 
     listed = json.loads(call("tasks", "--json")[1])
-    assert [entry["name"] for entry in listed] == sorted([*TASKS, "supervised"])
+    assert [entry["name"] for entry in listed] == sorted([*TASKS, "jigsaw", "mae", "supervised"])
     shown = json.loads(call("tasks", "moco", "--json")[1])
     assert shown["options"]["properties"]["temperature"]["default"] == 0.2
     assert {entry["name"] for entry in json.loads(call("plugins", "--json")[1])} >= set(TASKS)
@@ -261,7 +261,7 @@ def test_version_and_no_argument(call: Call) -> None:
 
 LISTING = """
 import sys
-from ssl_zoo import cli
+from ssl_zoo.cli import app as cli
 for line in ("--help", "tasks", "tasks --json", "plugins --help", "train --help"):
     sys.argv = ["ssl-zoo", *line.split()]
     try:

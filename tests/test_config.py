@@ -253,7 +253,7 @@ def test_values_from_python_are_checked_like_those_of_a_file() -> None:
 
 
 def test_no_task_at_all_lists_those_that_there_are() -> None:
-    assert "there are: byol, inpainting, moco, rotation, simclr" in complaint()
+    assert "there are: byol, inpainting, jigsaw, mae, moco, rotation, simclr" in complaint()
 
 
 # ---- faults of a task's own

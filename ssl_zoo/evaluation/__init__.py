@@ -1,17 +1,52 @@
-"""Evaluation of representations: what is evaluated, and the protocols that judge it."""
+"""Evaluation of representations: the subjects that are evaluated, and the protocols that score them.
 
-from ssl_zoo.evaluation.features import Features, extract
-from ssl_zoo.evaluation.protocol import (
-    Metric,
-    Protocol,
-    Scores,
-    known_metrics,
-    known_protocols,
-    protocols,
-    warnings,
-)
-from ssl_zoo.evaluation.scoring import ONLINE_EVAL_SIZES, baselines, evaluate, score, supported_protocols
-from ssl_zoo.evaluation.subject import Subject, dry_run, evaluating
+The names here are imported when they are first used, so that listing plugins imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssl_zoo.evaluation.features import Features, extract
+    from ssl_zoo.evaluation.protocol import (
+        Metric,
+        Protocol,
+        Scores,
+        known_metrics,
+        known_protocols,
+        protocols,
+        warnings,
+    )
+    from ssl_zoo.evaluation.scoring import (
+        ONLINE_EVAL_SIZES,
+        baselines,
+        evaluate,
+        score,
+        supported_protocols,
+    )
+    from ssl_zoo.evaluation.subject import Subject, dry_run, evaluating
+
+_HOMES = {
+    "Features": "features",
+    "extract": "features",
+    "Metric": "protocol",
+    "Protocol": "protocol",
+    "Scores": "protocol",
+    "known_metrics": "protocol",
+    "known_protocols": "protocol",
+    "protocols": "protocol",
+    "warnings": "protocol",
+    "ONLINE_EVAL_SIZES": "scoring",
+    "baselines": "scoring",
+    "evaluate": "scoring",
+    "score": "scoring",
+    "supported_protocols": "scoring",
+    "Subject": "subject",
+    "dry_run": "subject",
+    "evaluating": "subject",
+}
 
 __all__ = [
     "ONLINE_EVAL_SIZES",
@@ -32,3 +67,9 @@ __all__ = [
     "supported_protocols",
     "warnings",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,14 @@ class HookModules:
                     self.errors[entry] = reason
             except PLUGIN_ERRORS as error:
                 self.errors[entry] = f"cannot be loaded: {locate_error(error)}"
+
+    @classmethod
+    def of_objects(cls, observers: Iterable[object]) -> HookModules:
+        """Return the hooks of objects rather than of plugins' modules."""
+        modules = cls((), {})
+        for observer in observers:
+            modules.manager.register(observer)
+        return modules
 
     def implementations_of(self, hook: str) -> Iterator[pluggy.HookImpl]:
         """Yield the implementations of a hook in pluggy's order of calling."""

@@ -52,6 +52,7 @@ class PluginRegistry:
         self._files: list[str] = []
         self._disabled: set[str] = set()
         self._warned: set[str] = set()
+        self._observers: list[object] = []
         self._hook_modules: HookModules | None = None
 
     @contextmanager
@@ -233,11 +234,14 @@ class PluginRegistry:
             UserError: an observer refuses the run in ``ssl_zoo_run_started``.
         """
         self._warn_of_broken_modules()
-        modules = self.hook_modules()
+        modules, observers = self.hook_modules(), HookModules.of_objects(self._observers)
         names = {entry.label: entry.name for entry in modules.hooks}
-        for implementation in modules.implementations_of(hook):
+        for implementation in [
+            *modules.implementations_of(hook),
+            *observers.implementations_of(hook),
+        ]:
             on_request = getattr(implementation.plugin, "on_request", False)
-            if on_request and names[implementation.plugin_name] not in requested:
+            if on_request and names.get(implementation.plugin_name) not in requested:
                 continue
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
@@ -247,6 +251,20 @@ class PluginRegistry:
                 plugin = implementation.plugin_name
                 message = f"plugin {plugin}: {hook} raised {locate_error(error)}"
                 self._warn_once(message, key=f"notify {plugin}")
+
+    @contextmanager
+    def observing(self, observer: object) -> Iterator[None]:
+        """Temporarily call the observing hooks of an object, such as a progress bar.
+
+        Args:
+            observer: an object whose methods are marked with `ssl_zoo.hookimpl`; it is called after
+                the observers of plugins, and an exception of its own is reported likewise.
+        """
+        self._observers.append(observer)
+        try:
+            yield
+        finally:
+            self._observers.remove(observer)
 
     def check_observers(self, names: Iterable[str]) -> None:
         """Raise unless there is an observer with each of these names.

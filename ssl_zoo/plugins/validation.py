@@ -88,12 +88,24 @@ def invalid_module_reason(module: ModuleType) -> str | None:
             return f"{name} is not marked with @ssl_zoo.hookimpl"
         if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
             return f"{name} must be a plain function, neither a generator nor a coroutine"
+        required = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+        if any(p.kind is p.KEYWORD_ONLY for p in required):
+            return f"{name} must take its arguments by position"
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     try:
         manager.register(module, "")
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        *_, detail = str(error).partition("hookimpl definition: ")
-        return one_line(detail or error)
+        return _describe_mismatch(error, found)
     return None
+
+
+def _describe_mismatch(error: pluggy.PluginValidationError, found: list[Implementation]) -> str:
+    """Return pluggy's complaint about a hook's arguments, with the arguments that it has."""
+    for name, function in found:
+        if f"hook {name!r}" in str(error):
+            given = inspect.signature(function)
+            wanted = ", ".join(inspect.signature(getattr(hookspecs, name)).parameters)
+            return f"{name}{given} does not fit the hook, which is {name}({wanted})"
+    return one_line(error)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 import io
 import logging
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.text import error_line
 from ssl_zoo.runtime.files import write_atomic
+from ssl_zoo.text import error_line
 
 log = logging.getLogger("ssl_zoo.runs.checkpoints")
 

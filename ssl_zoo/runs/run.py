@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from ssl_zoo.runs.provenance import provenance
-from ssl_zoo.runs.backbone import read_backbone, BACKBONE_FILE
-from ssl_zoo.runs.build import build_task
-from ssl_zoo.runs.checkpoints import state_dict_errors
-
 import contextlib
 import itertools
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
-from torch import Tensor, nn
 
-from ssl_zoo.backbones.gradient_cache import cache_gradients
-from ssl_zoo.backbones.timm_encoder import TimmEncoder, create_backbone
-from ssl_zoo.runs.checkpoints import Checkpoints
+from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.config.load import dump_config, load_config
+from ssl_zoo.config.schema import BackboneConfig, RunConfig
 from ssl_zoo.config.yaml import read_yaml
-from ssl_zoo.config.schema import BackboneConfig, DataConfig, RunConfig
-from ssl_zoo.data import DataSet, load
-from ssl_zoo.errors import SslZooError, Unsuitable, Unwritable, UserError
-from ssl_zoo.plugins.registry import registry
-from ssl_zoo.runs.records import FailureRecord, MetricsLine, ResultsRecord, file_exists, read_lines, read_record
+from ssl_zoo.errors import Unwritable, UserError
+from ssl_zoo.runs.backbone import BACKBONE_FILE, read_backbone
+from ssl_zoo.runs.build import build_task
+from ssl_zoo.runs.checkpoints import Checkpoints, state_dict_errors
+from ssl_zoo.runs.provenance import provenance
+from ssl_zoo.runs.records import (
+    FailureRecord,
+    MetricsLine,
+    ResultsRecord,
+    file_exists,
+    read_lines,
+    read_record,
+)
 from ssl_zoo.runtime.files import file_lock, write_atomic
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder, Task
@@ -302,5 +298,3 @@ def new_run_folder(config: RunConfig) -> Path:
             folder.mkdir(parents=True)
             return folder
     raise AssertionError("unreachable")
-
-

@@ -1,0 +1,1 @@
+"""Runs: the directory of a run, and what is built and read from it."""

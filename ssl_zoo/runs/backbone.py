@@ -1,0 +1,79 @@
+"""The trained backbone of a run: loading it, and reading its file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.errors import UserError
+from ssl_zoo.runs.checkpoints import state_dict_errors
+from ssl_zoo.runs.records import (
+    file_exists,
+)
+from ssl_zoo.spec import ImageSpec
+
+BACKBONE_FILE = "backbone.safetensors"
+
+
+def load_backbone(path: str | Path) -> nn.Module:
+    """The trained backbone of a run, ready for use: a timm model in evaluation mode.
+
+    Args:
+        path: a run directory, or its `backbone.safetensors`.
+
+    Returns:
+        The timm model: `model(x)` gives pooled features [B, D], `model.forward_features(x)` the map.
+        Images are to be normalised by `model.ssl_zoo_spec` (`ssl_zoo.spec.ImageSpec.prepare`).
+
+    Raises:
+        UserError: there is no backbone at `path`, it cannot be read, or it is not of images.
+    """
+    config, spec, state = read_backbone(path)
+    with state_dict_errors(_backbone_file(path)):
+        encoder = create_backbone(config.model_copy(update={"pretrained": False}), spec)
+        model: nn.Module = encoder.model
+        model.load_state_dict(state)
+    model.ssl_zoo_spec = spec  # type: ignore[assignment]
+    return model.eval()
+
+
+def read_backbone(path: str | Path) -> tuple[BackboneConfig, ImageSpec, dict[str, Tensor]]:
+    """What `backbone.safetensors` holds: how the network is built, its images, its weights.
+
+    Raises:
+        UserError: there is no backbone at `path`, it cannot be read, or it is not of images.
+    """
+    file = _backbone_file(path)
+    if not file_exists(file):
+        raise UserError(f"{file} does not exist: give a run that has ended, or its backbone.safetensors")
+    try:
+        with safe_open(file, "pt") as tensors:
+            header = tensors.metadata() or {}
+            state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    if "spec" not in header or "backbone" not in header:
+        raise UserError(f"{file} is no image backbone of ssl-zoo's; load its weights yourself")
+    try:
+        spec = TypeAdapter(ImageSpec).validate_json(header["spec"])
+        if unknown := json.loads(header["spec"]).keys() - asdict(spec):
+            raise ValueError(f"spec has {sorted(unknown)}")
+        config = BackboneConfig.model_validate_json(header["backbone"])
+    except ValueError as error:  # pydantic's is one
+        raise UserError(
+            f"{file} cannot be understood; a newer version may have written it: pip install -U ssl-zoo"
+        ) from error
+    return config, spec, state
+
+
+def _backbone_file(path: str | Path) -> Path:
+    """The file itself, of a run or given as it is."""
+    file = Path(path)
+    return file if file_exists(file) or not file.is_dir() else file / BACKBONE_FILE

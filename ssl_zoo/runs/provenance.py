@@ -1,0 +1,46 @@
+"""What a run was made with: versions, command, git revision."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ssl_zoo.config.schema import RunConfig
+from ssl_zoo.plugins.registry import registry
+
+
+def provenance(config: RunConfig) -> dict[str, Any]:
+    """What a run was made with: versions, plugin, command, git revision."""
+    entry = registry.tasks().get(config.task.name)
+    versions = {p: metadata.version(p) for p in ("ssl-zoo", "torch", "torchvision", "timm")}
+    if entry is not None:
+        versions[entry.distribution] = entry.version
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
+        "python": sys.version.split()[0],
+        "versions": versions,
+        "git": _git_revision(),
+    }
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout in the working directory, if it is one.
+
+    Whether files were changed is not asked: for that git would run what the checkout's settings name.
+    """
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--verify", "--short=12", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
