@@ -61,7 +61,7 @@ class WithoutName(Sound):
     name = ""
 
 
-@broken("describes_itself", "OptionNamedName has an option `name`, which a config keeps")
+@broken("describes_itself", "OptionNamedName has an option `name`, which is reserved")
 class OptionNamedName(Sound):
     """An option would take the place of the task's name in a config."""
 
@@ -127,7 +127,7 @@ class RecipeWithoutSections(Sound):
 
 @broken(
     "describes_itself",
-    "RecipeThatIsNoMapping has a `recipe` that is no mapping, but 'lars'",
+    "RecipeThatIsNoMapping has a `recipe` that is not a mapping: 'lars'",
     also=EVERYTHING,
 )
 class RecipeThatIsNoMapping(Sound):

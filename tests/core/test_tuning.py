@@ -89,8 +89,8 @@ def test_a_run_of_seconds_is_left_after_the_first_trial(monkeypatch: pytest.Monk
 def test_a_trial_changes_no_loss_and_is_recorded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tuning, "FEWEST_STEPS", 1)
-    monkeypatch.setattr(tuning, "SHORTEST", 0.0)
+    monkeypatch.setattr(tuning, "MIN_STEPS", 1)
+    monkeypatch.setattr(tuning, "MIN_SECONDS", 0.0)
     tried: list[Device] = []
     measure = tuning._seconds
     monkeypatch.setattr(tuning, "_seconds", lambda t: (tried.append(t.device), measure(t))[1])
@@ -134,7 +134,7 @@ class Fragile(SimCLR):
         raise RuntimeError("not implemented for this precision")
 
 
-def test_what_cannot_be_computed_takes_for_ever(alone: None) -> None:
+def test_what_cannot_be_computed_takes_for_ever(isolated_registry: None) -> None:
     registry.register_task(Fragile)
     run = small_config("fragile", train__deterministic=True)
     device = Device.choose(run.train)
