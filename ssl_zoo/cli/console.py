@@ -215,7 +215,7 @@ def _range(field: FieldInfo) -> str:
 
 def print_table(comparison: ComparisonTable, folder: Path | None, json: bool) -> None:
     """Print the table of a comparison, what must be said of its rows, and where it lies."""
-    from ssl_zoo.comparison.render import as_dict, foot, name_of
+    from ssl_zoo.comparison.render import as_dict, foot, row_label
 
     if json:
         print_json(as_dict(comparison))
@@ -227,9 +227,9 @@ def print_table(comparison: ComparisonTable, folder: Path | None, json: bool) ->
     for above, row in zip([None, *comparison.rows], comparison.rows, strict=False):
         if row.baseline and above is not None and not above.baseline:
             table.add_section()
-        entries = [(row.entries[c.name], c) for c in comparison.columns[:fits]]
-        styled = ((escape(e.shown(c)), "bold" if e.best else "none") for e, c in entries)
-        table.add_row(escape(name_of(row)), *(f"[{style}]{text}[/]" for text, style in styled))
+        figures = [(row.figures[c.name], c) for c in comparison.columns[:fits]]
+        styled = ((escape(f.format(c)), "bold" if f.best else "none") for f, c in figures)
+        table.add_row(escape(row_label(row)), *(f"[{style}]{text}[/]" for text, style in styled))
     say(comparison.title)
     out.print(table)
     if left_out := comparison.columns[fits:]:
@@ -243,11 +243,11 @@ def print_table(comparison: ComparisonTable, folder: Path | None, json: bool) ->
 
 def _fitting(comparison: ComparisonTable) -> int:
     """How many columns of a table the terminal has room for; at least one."""
-    from ssl_zoo.comparison.render import name_of
+    from ssl_zoo.comparison.render import row_label
 
-    room = out.width - max((len(name_of(row)) for row in comparison.rows), default=0) - 4
+    room = out.width - max((len(row_label(row)) for row in comparison.rows), default=0) - 4
     for number, column in enumerate(comparison.columns):
-        cells = [len(row.entries[column.name].shown(column)) for row in comparison.rows]
+        cells = [len(row.figures[column.name].format(column)) for row in comparison.rows]
         room -= max([len(column.title), *cells]) + 3
         if room < 0:
             return max(1, number)

@@ -8,8 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ssl_zoo.comparison.render import environment
-from ssl_zoo.comparison.render import page as table_page
+from ssl_zoo.comparison.render import environment, template_values
 from ssl_zoo.reporting import (
     cost,
     curves,
@@ -73,7 +72,7 @@ def _page(material: Material, method: str) -> dict[str, Any]:
         "now": datetime.now().astimezone().isoformat(" ", "minutes"),
         "version": version("ssl-zoo"),
         "looks": its_looks,
-        "table": table if isinstance(table, Missing) else table_page(table),
+        "table": table if isinstance(table, Missing) else template_values(table),
         "curves": curves.section(material, its_looks),
         "cost": attempt(partial(cost.section, material, its_looks)),
         "sights": studio

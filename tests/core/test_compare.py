@@ -117,8 +117,8 @@ def test_more_seeds_and_protocols_take_up_what_is_there(done: Path, tmp_path: Pa
     assert {p: p.stat().st_mtime_ns for p in checkpoints} == checkpoints
     (row,) = (row for row in table.rows if row.name == "rotation")
     assert row.runs == 3
-    assert row.entries["linear"].estimate is not None
-    assert row.entries["linear"].estimate.n == 3
+    assert row.figures["linear"].estimate is not None
+    assert row.figures["linear"].estimate.n == 3
 
 
 def test_the_folder_follows_from_the_settings_that_decide() -> None:
@@ -176,7 +176,7 @@ def test_a_task_that_fails_has_a_row_that_says_why_and_the_others_go_on(
     registry.register_task(type("Failing", (Rotation,), {"name": "failing", "__module__": __name__}))
     mended = {row.name: row for row in compare(out=tmp_path / "c", **given).rows}
     assert mended["failing"].notes == []
-    assert mended["failing"].entries["knn"].estimate == mended["rotation"].entries["knn"].estimate
+    assert mended["failing"].figures["knn"].estimate == mended["rotation"].figures["knn"].estimate
 
 
 def test_the_command_line_says_that_a_task_failed_and_exits_with_1(call: Call, tmp_path: Path) -> None:
@@ -421,7 +421,7 @@ def test_one_run_does_not_count_twice(runs: dict[str, Path]) -> None:
 
 def test_protocols_that_are_missing_are_evaluated(runs: dict[str, Path]) -> None:
     table = tabulate([runs["cold"]], protocol=["linear"], columns=["linear"])
-    assert {row.name: row.entries["linear"].estimate is not None for row in table.rows} == {
+    assert {row.name: row.figures["linear"].estimate is not None for row in table.rows} == {
         "simclr": True, "pixels": True, "random-init": True,
     }  # fmt: skip
 
@@ -530,5 +530,5 @@ def test_without_labels_there_is_health_and_no_supervised_row(tmp_path: Path) ->
     assert any("no labels of two classes, so there is no knn, no linear" in text for text in table.foot)
     rows = {row.name: row for row in table.rows}
     assert "knn" not in {column.name for column in table.columns}
-    assert rows["rotation"].entries["rankme"].estimate is not None
+    assert rows["rotation"].figures["rankme"].estimate is not None
     assert rows["supervised"].notes == ["left out: it learns from labels, and photos has none"]
