@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import logging
@@ -317,16 +318,13 @@ def compare(
             given[name] = "all"
     sweep = comparison.open_sweep(config, out, **{k: v for k, v in given.items() if v is not None})
     if only is not None:
-        comparison.only(sweep, only)
+        comparison.run_cell(sweep, only)
     elif dry_run:
         print("\n".join(comparison.commands(sweep)))
     else:
         place = comparison.launcher(devices, launcher, parse_sets(launcher_sets or ()))
-        display = SweepDisplay()
-        try:
-            table = comparison.run(sweep, place, None if json else display)
-        finally:
-            display.stop()
+        with contextlib.nullcontext() if json else SweepDisplay().observing():
+            table = comparison.run(sweep, place)
         console.print_table(table, sweep.out, json)
         if table.failed:
             raise typer.Exit(1)

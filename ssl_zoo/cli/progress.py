@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ssl_zoo.cli.console import err, print_scores, say
+from ssl_zoo.plugins.hookspecs import hookimpl
+from ssl_zoo.plugins.registry import registry
 
 if TYPE_CHECKING:
     from ssl_zoo.comparison.cells import Cell
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class SweepDisplay:
-    """Shows how far a comparison has got, cell by cell, and how long it will still take."""
+    """A progress bar of a comparison, with the estimated time left and a line for each ended cell."""
 
     def __init__(self) -> None:
         self.bar = Progress(
@@ -29,48 +34,63 @@ class SweepDisplay:
             TimeElapsedColumn(),
             console=err,
         )
+        self._names: list[str] = []
+        self._updated = 0.0
 
-    def began(self, sweep: Sweep) -> None:
-        """Say what is to be done, and show the bar."""
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """Temporarily show the comparisons of this process; restore the terminal on exit."""
+        try:
+            with registry.observing(self):
+                yield
+        finally:
+            if self.bar.live.is_started:
+                self.bar.stop()
+
+    @hookimpl
+    def ssl_zoo_comparison_started(self, sweep: Sweep) -> None:
+        """Print the number of cells, and show the bar."""
         total, todo = len(sweep.cells), len(sweep.todo())
-        kept = f", {total - todo} of them done" if todo < total else ""
-        _note(f"comparison: {sweep.out}, {total} cells{kept}")
+        done = f", {total - todo} of them done" if todo < total else ""
+        _note(f"comparison: {sweep.out}, {total} cells{done}")
         self.bar.start()
         self.task = self.bar.add_task("", total=total, state="")
-        self.moved(sweep)
+        self._update(sweep)
 
-    def moved(self, sweep: Sweep) -> None:
-        """Move the bar."""
-        names = [escape(name) for name in sweep.progress]
-        done = len(sweep.cells) - len(sweep.todo())
-        left = sweep.seconds_left(max(1, len(names)))
-        self.bar.update(
-            self.task,
-            completed=done + sum(sweep.progress.values()),
-            description=f"{done + len(names)} of {len(sweep.cells)}: {', '.join(names)}",
-            state="" if left is None else f"about {_duration(left)} left",
-        )
+    @hookimpl
+    def ssl_zoo_cell_progressed(self, sweep: Sweep) -> None:
+        """Move the bar, at most once a second for the same cells."""
+        if list(sweep.progress) != self._names or time.monotonic() - self._updated >= 1:
+            self._update(sweep)
 
-    def ended(self, sweep: Sweep, cell: Cell) -> None:
-        """Say what came out of a cell."""
+    @hookimpl
+    def ssl_zoo_cell_ended(self, sweep: Sweep, cell: Cell) -> None:
+        """Print the result of the cell, and move the bar."""
         if (reason := cell.failure()) is not None:
             _note(f"{cell.name}: failed: {reason}")
         else:
             results = cell.results()
             scores: dict[str, float] = next(iter(results.get("scores", {}).values()), {})
-            shown = [f"{name} {scores[name]:.1f}" for name in ("knn", "linear") if name in scores]
-            shown += [f"left out: {results['left_out']}"] if "left_out" in results else []
-            _note(f"{cell.name}: {' '.join(shown)} ({_duration(results['cell']['seconds'])})")
-        self.moved(sweep)
+            parts = [f"{name} {scores[name]:.1f}" for name in ("knn", "linear") if name in scores]
+            parts += [f"left out: {results['left_out']}"] if "left_out" in results else []
+            _note(f"{cell.name}: {' '.join(parts)} ({_duration(results['cell']['seconds'])})")
+        self._update(sweep)
 
-    def stop(self) -> None:
-        """Leave the terminal as it was, whatever happened."""
-        if self.bar.live.is_started:
-            self.bar.stop()
+    def _update(self, sweep: Sweep) -> None:
+        self._names, self._updated = list(sweep.progress), time.monotonic()
+        done = len(sweep.cells) - len(sweep.todo())
+        left = sweep.seconds_left(max(1, len(self._names)))
+        names = ", ".join(map(escape, self._names))
+        self.bar.update(
+            self.task,
+            completed=done + sum(sweep.progress.values()),
+            description=f"{done + len(self._names)} of {len(sweep.cells)}: {names}",
+            state="" if left is None else f"about {_duration(left)} left",
+        )
 
 
 def _duration(seconds: float) -> str:
-    """A time as one says it."""
+    """Return a duration in the unit that suits it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

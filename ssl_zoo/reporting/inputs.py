@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from ssl_zoo.comparison import FILE, Sweep, Table, open_sweep, tabulate
+from ssl_zoo.comparison import COMPARE_FILE, Sweep, Table, open_sweep, tabulate
 from ssl_zoo.comparison.cells import Cell, RawCell, Status, TrainedCell, shared_data
 from ssl_zoo.comparison.outcomes import sweep_table
 from ssl_zoo.comparison.table import Outcome
@@ -109,13 +109,13 @@ def gather(folder: Path) -> Material:
     Raises:
         UserError: there is neither a comparison nor a run, or what it was made with is unreadable.
     """
-    if file_exists(folder / FILE):
-        return _of_sweep(open_sweep(folder / FILE, folder))
+    if file_exists(folder / COMPARE_FILE):
+        return _of_sweep(open_sweep(folder / COMPARE_FILE, folder))
     if file_exists(Run(folder).config_file):
         return _of_run(Run(folder))
     what = "has neither" if folder.is_dir() else "is no folder that has"
     raise UserError(
-        f"{folder} {what} {FILE} nor config.yaml; give the folder of a comparison or of a run"
+        f"{folder} {what} {COMPARE_FILE} nor config.yaml; give the folder of a comparison or of a run"
     )
 
 
@@ -126,11 +126,11 @@ def _of_sweep(sweep: Sweep) -> Material:
     order = {row.name: number for number, row in enumerate(rows)}
     members.sort(key=lambda m: (m.baseline, order.get(m.row, len(order))))
     done, seeds = sum(m.lacking is None for m in members), sweep.comparison.seeds
-    tasks = len(sweep.comparison.names())
+    tasks = len(sweep.comparison.task_names())
     summary = f"Comparison of {_count(tasks, 'task')} with {_count(seeds, 'seed')} each"
     if done < len(members):
         summary += f", of which {done} of {len(members)} cells are done"
-    config = sweep.comparison.encoder_config(0)
+    config = sweep.config
     title = "A comparison of tasks" if isinstance(table, Missing) else table.title
     return Material(sweep.out, title, summary, table, members, config)
 

@@ -254,7 +254,7 @@ def test_broken_files_and_missing_data_are_said_in_their_parts(copy: Path) -> No
     (copy / "simclr-1" / "config.yaml").write_text("task: {name: gone}\n")
     sweep = open_sweep(copy / "compare.yaml", copy)
     moved = sweep.comparison.model_copy(update={"data": {"source": str(copy / "moved away")}})
-    (copy / "compare.yaml").write_text(moved.dump())
+    (copy / "compare.yaml").write_text(moved.to_yaml())
     page = read(report(copy, map="pca"))
     assert "metrics.jsonl, line 1 cannot be read" in page.text
     assert "there is no task 'gone'" in page.text
@@ -292,7 +292,7 @@ def test_a_run_has_a_page_with_the_scores_beside_the_baselines(comparison: Path,
     # Before it has ended there are the curves, and why there is no more.
     run.results_file.unlink()
     page = read(report(run.path, map="pca"))
-    assert "has not ended: go on with ssl-zoo train --resume" in page.text
+    assert "is not finished; resume it with: ssl-zoo train --resume" in page.text
     assert page.all("class").count("plot") == 1 + 2
 
 
