@@ -354,5 +354,6 @@ def test_a_backbone_that_is_not_there_or_not_timms(tmp_path: Path) -> None:
     run.mkdir()
     spec = ImageSpec(channels=1, size=8, mean=(0.5,), std=(0.5,))
     Run(run).write_backbone(nn.Linear(2, 2), BackboneConfig(name="my_own"), spec)  # type: ignore[arg-type]
-    assert complaint(run, file) == f"{run}: its backbone 'my_own' belongs to a plugin, and timm cannot load it"
+    reason = "its backbone 'my_own' belongs to a plugin, and timm cannot load it"
+    assert complaint(run, file) == f"{run}: {reason}"
     assert not file.exists()
