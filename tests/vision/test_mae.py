@@ -335,7 +335,7 @@ def test_building_leaves_the_encoder_as_it_was() -> None:
         (
             vit(patch_size=16, dynamic_img_pad=True, dynamic_img_size=True),
             28,
-            "^backbone.name: what its patches show of one another",
+            "^backbone.name: its patches overlap or come from convolutions",
         ),
     ],
 )

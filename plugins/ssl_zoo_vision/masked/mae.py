@@ -98,7 +98,7 @@ class Decoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Return the pixels [B, N, P] of all positions, from the tokens [B, K, d] of the visible ones."""
+        """Return the pixels [B, N, P] of all positions, from the tokens [B, K, d] of visible ones."""
         seen = self.embed(tokens)  # [B, K, D]
         masked = self.mask_token.to(seen.dtype).expand(len(seen), *self.positions.shape)
         x = put(masked, visible, seen) + self.positions  # [B, N, D]
