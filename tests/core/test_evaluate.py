@@ -292,7 +292,7 @@ def test_a_run_is_transferred_to_other_data_and_its_own_scores_stay(run: Any, tm
      ({"data.image_size": 32}, "data.image_size")],
 )  # fmt: skip
 def test_a_run_keeps_the_settings_that_made_it(run: Any, settings: dict[str, Any], named: str) -> None:
-    with pytest.raises(UserError, match=f"{named}: .* cannot be changed for an existing run"):
+    with pytest.raises(UserError, match=f"{named}: cannot be changed for an existing run"):
         evaluate(run.path, ["knn"], settings=settings)
 
 

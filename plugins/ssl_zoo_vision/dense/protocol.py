@@ -128,8 +128,8 @@ _METRICS = {
     "detection": Metric(
         "AP50 %",
         "a linear 3×3 convolution on the frozen feature map of the same canvases predicts class and box "
-        f"at each position (focal and GIoU loss, AdamW, {EPOCHS} epochs, NMS at IoU 0.5); AP at IoU 0.5, "
-        "the area under the precision-recall curve, the mean over classes",
+        f"at each position (focal and GIoU loss, AdamW, {EPOCHS} epochs, NMS at IoU 0.5); AP at IoU "
+        "0.5, the area under the precision-recall curve, the mean over classes",
     ),
 }
 _VOC = "the same on the segmented images of VOC 2012, made square: trained on train, measured on val"
