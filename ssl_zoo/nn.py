@@ -1,4 +1,4 @@
-"""The parts that many methods share: projection heads, frozen copies, queues of features."""
+"""Building blocks that many methods share: projection heads, frozen copies, feature queues."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """Half-precision values as float32, in which losses are to be computed; others as they are."""
+    """Return a half-precision tensor as float32, for computing a loss; any other as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-MOST_SCORES = 2**24
-"""Losses over larger matrices of scores than this (64 MiB in float32) are computed in parts."""
+MAX_SCORES = 2**24
+"""A loss over a larger matrix of scores (64 MiB in float32) is computed in parts."""
 
 
 def sum_over_rows(loss: Callable[..., Tensor], *rows: Tensor, columns: int) -> Tensor:
-    """The sum of a loss over the rows of a matrix of scores of which only a part is ever in memory.
+    """Sum a loss over the rows of a score matrix, holding only a part of the matrix in memory.
 
-    Each part is computed again for the gradient, which is exact. A matrix of up to `MOST_SCORES`
-    scores is a single part, and computed once.
+    Each part is recomputed for the gradient, which is exact. A matrix of up to `MAX_SCORES` scores
+    is a single part, and is computed once.
 
     Args:
-        loss: from the same rows of each of `rows` to the sum of their losses, differentiable.
+        loss: maps the same rows of each tensor in `rows` to the sum of their losses, differentiably.
         rows: tensors [B, ...].
-        columns: how many scores `loss` makes of a row.
+        columns: the number of scores that `loss` computes per row.
 
     Returns:
         A scalar.
     """
-    parts = list(zip(*(x.split(max(1, MOST_SCORES // columns)) for x in rows), strict=True))
+    parts = list(zip(*(x.split(max(1, MAX_SCORES // columns)) for x in rows), strict=True))
     if len(parts) == 1:
         return loss(*rows)
     return torch.stack([checkpoint(loss, *part, use_reentrant=False) for part in parts]).sum()
 
 
 def mlp(widths: Iterable[int], norm: bool = True, last_norm: bool = False) -> nn.Sequential:
-    """Linear layers with batch normalisation and ReLU between them.
+    """Build linear layers with batch normalisation and ReLU between them.
 
     Args:
-        widths: the width of the input, of each hidden layer and of the output.
-        norm: whether hidden layers are normalised.
-        last_norm: whether the output is normalised too (without a learnt scale and shift).
+        widths: the widths of the input, of each hidden layer and of the output.
+        norm: whether to normalise hidden layers.
+        last_norm: whether to normalise the output too (without a learnt scale and shift).
     """
     widths = list(widths)
     layers: list[nn.Module] = []
     for i, (width, following) in enumerate(pairwise(widths)):
         last = i == len(widths) - 2
         normed = last_norm if last else norm
-        # A normalisation that follows makes the bias of a linear layer meaningless.
+        # A normalisation after a linear layer cancels its bias.
         layers.append(nn.Linear(width, following, bias=not normed))
         if normed:
             layers.append(nn.BatchNorm1d(following, affine=not last))
@@ -72,12 +72,17 @@ def mlp(widths: Iterable[int], norm: bool = True, last_norm: bool = False) -> nn
 def output_shape(
     encoder: nn.Module, method: Callable[[Tensor], Tensor], spec: ImageSpec
 ) -> tuple[int, ...]:
-    """The shape [1, ...] of what a method of `encoder` makes of an image, without leaving a trace.
+    """Return the shape [1, ...] of a method's output for one image; `encoder` is left unchanged.
 
-    For a head that must fit it, and to refuse at once what would fail only after training.
+    Use it to build a head that fits, and to fail in `__init__` rather than after training.
+
+    Args:
+        encoder: the encoder.
+        method: a method of it.
+        spec: the description of the images.
 
     Raises:
-        UserError: the method does, e.g. because there is no such stage.
+        UserError: raised by the method, e.g. because there is no such stage.
     """
     training = encoder.training
     encoder.eval()
@@ -88,15 +93,15 @@ def output_shape(
 
 
 def frozen_copy(module: M) -> M:
-    """A copy that no gradient reaches: a teacher or a momentum encoder. It is saved, but not trained."""
+    """Return a copy without gradients, for a teacher or momentum encoder: saved but not trained."""
     return copy.deepcopy(module).requires_grad_(False)
 
 
 @torch.no_grad()
 def ema_update(average: nn.Module, module: nn.Module, momentum: float) -> None:
-    """Average ← momentum · average + (1 - momentum) · module, for the parameters, in one fused call.
+    """Update the parameters: average ← momentum · average + (1 - momentum) · module.
 
-    Buffers stay as they are: a teacher's BatchNorm statistics follow from its own batches.
+    Buffers are left alone: a teacher's BatchNorm statistics follow from its own batches.
     """
     torch._foreach_lerp_(
         list(average.parameters()), [p.detach() for p in module.parameters()], 1 - momentum
@@ -104,11 +109,11 @@ def ema_update(average: nn.Module, module: nn.Module, momentum: float) -> None:
 
 
 class FeatureQueue(nn.Module):
-    """The latest `size` feature vectors, normalised; it starts with random ones.
+    """A queue of the latest `size` feature vectors, normalised; it starts with random ones.
 
     Attributes:
         features: [size, width], unit rows.
-        place: the row that is overwritten next, where the oldest vector is.
+        place: the row of the oldest vector, which is overwritten next.
     """
 
     features: Tensor
@@ -121,7 +126,7 @@ class FeatureQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, features: Tensor) -> None:
-        """Put the rows [B, width] in the place of the oldest. Of more than `size` rows the last stay."""
+        """Replace the oldest rows by `features` [B, width]; of more than `size` rows, keep the last."""
         size = len(self.features)
         self.place += max(0, len(features) - size)
         features = features[-size:]

@@ -1,4 +1,4 @@
-"""The interface of a pretext task: what an author writes, and all that the core knows of it."""
+"""The interface of a pretext task: the classes that an author derives from."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class TaskOptions(BaseModel):
 
 @dataclass
 class Losses:
-    """What `Task.loss` returns.
+    """The result of `Task.loss`.
 
     Attributes:
         total: the scalar to minimise, differentiable.
-        logs: detached scalars worth logging, by name; they stay on the device until they are logged.
+        logs: detached scalars to log, by name; they stay on the device until they are logged.
     """
 
     total: Tensor
@@ -46,34 +46,34 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """A prepared batch [B, ...] to pooled features [B, D]."""
+        """Return the pooled features [B, D] of a prepared batch [B, ...]."""
 
     @abstractmethod
     def feature_map(self, x: Tensor) -> Tensor:
-        """A prepared batch [B, ...] to unpooled features [B, d, ...], the places last."""
+        """Return the unpooled features [B, d, ...] of a prepared batch [B, ...], the grid last."""
 
     def stages(self, x: Tensor, indices: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        """The pooled features [B, D] and the outputs [B, d, ...] of some stages, from one pass.
+        """Return the pooled features [B, D] and the outputs [B, d, ...] of some stages, in one pass.
 
         Args:
             x: a prepared batch [B, ...].
-            indices: which stages, as the backbone counts them; negative from the end.
+            indices: the stages, as the backbone counts them; negative from the end.
 
         Raises:
-            UserError: the backbone has no such stage; `Unsuitable` where it has none at all.
+            UserError: the backbone has no such stage; `Unsuitable` if it has no stages at all.
         """
         raise Unsuitable(f"{type(self).__name__} has no stages to choose from")
 
     def tokens(self, x: Tensor, visible: Tensor) -> Tensor:
-        """The tokens [B, K, d] of some places alone; what lies elsewhere never enters the blocks.
+        """Return the tokens [B, K, d] of the visible positions; the others never enter the blocks.
 
         Args:
             x: a prepared batch [B, ...].
-            visible: the numbers of the places that are seen, int64 [B, K], of those that
-                `feature_map` has, counted row by row.
+            visible: the indices of the visible positions, int64 [B, K], into the grid of
+                `feature_map`, row by row.
 
         Raises:
-            Unsuitable: the backbone is no transformer that can leave places out.
+            Unsuitable: the backbone is not a transformer that can leave tokens out.
         """
         raise Unsuitable(f"{type(self).__name__} has no tokens that can be left out")
 
@@ -81,9 +81,9 @@ class Encoder(nn.Module, ABC):
 class Task(nn.Module, ABC):
     """A pretext task: an augmentation, a head and a loss. Derive from it; the class is the plugin.
 
-    Whatever parameters `__init__` makes are trained; freeze a teacher with `ssl_zoo.nn.frozen_copy`
-    and keep queues and centres in buffers, and they are saved, but not trained. The options come
-    validated. Calling the task is calling `loss`, which is what distributed training wraps.
+    All parameters made in `__init__` are trained. A teacher frozen with `ssl_zoo.nn.frozen_copy`, and
+    queues and centres in buffers, are saved but not trained. The options are validated already.
+    Calling the task calls `loss`, so that distributed training can wrap it.
 
     A whole task:
 
@@ -108,16 +108,17 @@ class Task(nn.Module, ABC):
 
     Attributes:
         name: the task's name, the same as its entry point's.
-        paper: where the method comes from, e.g. ``"Chen et al. 2020, arXiv:2002.05709"``.
+        paper: the source of the method, e.g. ``"Chen et al. 2020, arXiv:2002.05709"``.
         modality: the modality of the data that the task takes.
-        needs_labels: whether it is a baseline that learns from labels; the trainer then gives `loss`
-            those of the batch, int64 [B], as the last of the views, and tables say so.
-        recipe: defaults for a config, by section, such as ``{"train": {"optimizer": "lars"}}``, which
-            a user's file and flags override. Those of ``data`` and ``backbone`` are for a task that the
-            zoo's own do not suit, and hold only where the user names no other source or backbone.
+        needs_labels: whether the task is a baseline that learns from labels. The trainer then passes
+            the labels of the batch, int64 [B], to `loss` as the last view, and tables mark the task.
+        recipe: defaults of the configuration by section, such as ``{"train": {"optimizer": "lars"}}``;
+            the user's file and flags override them. The sections ``data`` and ``backbone`` are for
+            tasks that need other data or backbones than the zoo's defaults, and are ignored where the
+            user names a source or a backbone.
         encoder: the backbone, shared with evaluation.
-        options: this task's validated `Options`.
-        spec: what the data looks like.
+        options: the task's validated `Options`.
+        spec: the description of the data.
     """
 
     name: ClassVar[str]
@@ -127,7 +128,7 @@ class Task(nn.Module, ABC):
     needs_labels: ClassVar[bool] = False
 
     class Options(TaskOptions):
-        """No options; a task that has some defines its own class of this name."""
+        """No options; a task with options defines its own class of this name."""
 
     encoder: Encoder
 
@@ -139,45 +140,45 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """The augmentation: a raw batch in, what `loss` needs out, computed on the batch's device.
+        """Augment a raw batch on its device and return the tensors that `loss` takes.
 
-        All randomness of a step is drawn here, from `rng`, so that the same seed gives the same
-        views, and that several processes see what one process with the joint batch would.
+        Draw all randomness of a step here, from `rng`: the same seed then gives the same views, and
+        several processes see what one process with the joint batch would see.
         """
 
     @abstractmethod
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        """The loss of these views, deterministic but for the network's own dropout."""
+        """Return the loss of the views; deterministic except for the network's dropout."""
 
     def forward(self, views: tuple[Tensor, ...]) -> Losses:
-        """Call `loss`."""
+        """Return `loss` of the views."""
         return self.loss(views)
 
     def after_step(self, progress: float) -> None:
-        """Move teachers, queues and centres. Called after each real optimiser step.
+        """Update teachers, queues and centres; called after each real optimiser step.
 
         Args:
-            progress: the share of training that is done, in [0, 1]; it ends at 1 with a budget in
-                steps, and near it with one in minutes.
+            progress: the fraction of training that is done, in [0, 1]; it ends at 1 with a budget in
+                steps, and near 1 with a budget in minutes.
         """
 
     def features(self, x: Tensor) -> Tensor:
-        """What evaluation sees: a prepared batch to [B, D]; the pooled encoder unless overridden."""
+        """Return the features [B, D] that evaluation uses; the pooled encoder unless overridden."""
         features: Tensor = self.encoder(x)
         return features
 
     def lr_scale(self, parameter: str) -> float:
-        """The factor on the learning rate for the parameter of this name, e.g. for a critic."""
+        """Return the factor on the learning rate of a parameter, by its name; e.g. for a critic."""
         return 1.0
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """The columns of a picture of `views`: a caption and normalised images [B, C, h, w] each.
+        """Return the columns of a picture of `views`: normalised images [B, C, h, w] by caption.
 
-        Without an override, every view that is a batch of images is a column.
+        By default, every view that is a batch of images is a column.
         """
         images = [v for v in views if v.ndim == 4]
         return {f"view {i}": v for i, v in enumerate(images, 1)}
 
     def reconstructions(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Further columns that only a trained network can fill, of the same form; none by default."""
+        """Return further columns that need a trained network, as `gallery` does; none by default."""
         return {}

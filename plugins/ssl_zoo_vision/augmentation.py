@@ -1,4 +1,4 @@
-"""The view that SimCLR, MoCo and BYOL share in kind: crop, flip, jitter, grayscale, blur, solarise."""
+"""The augmentation of SimCLR, MoCo and BYOL: crop, flip, jitter, grayscale, blur, solarise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ssl_zoo.views import (
 )
 
 SMALL = 64
-"""Up to this side, in pixels, options that are None take the papers' values for small images."""
+"""The largest side, in pixels, at which options left at None take the papers' small-image values."""
 
 
 class ViewOptions(CropOptions):
@@ -40,11 +40,11 @@ class ViewOptions(CropOptions):
         return jitter
 
     def view(self, spec: ImageSpec, blur_p: float = 0.5, solarise_p: float = 0.0) -> Compose:
-        """The augmentation for such images.
+        """Return the augmentation for images described by `spec`.
 
         Args:
-            spec: what the images look like.
-            blur_p: the paper's probability of blurring, where the options do not give one.
+            spec: the description of the images.
+            blur_p: the paper's probability of blurring, used where the option is None.
             solarise_p: the probability of solarising.
         """
         if self.blur_p is not None:

@@ -1,4 +1,4 @@
-"""The plugin that brings the protocols for images alone."""
+"""The plugin with the protocols that are for images only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def ssl_zoo_register_protocols() -> Mapping[str, Protocol]:
-    """Give what goes into the feature map."""
+    """Register the protocol on feature maps."""
     from ssl_zoo_vision.dense import DENSE
 
     return {"dense": DENSE}

@@ -1,4 +1,4 @@
-"""Supervised training: the baseline that may see the labels, under the same budget."""
+"""Supervised training: the baseline with labels, under the same budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssl_zoo.views import Compose, Normalise, Rng
 
 
 class Supervised(Task):
-    """No pretext task, but the baseline for them: the classes themselves are predicted."""
+    """Predict the classes: the supervised baseline of the pretext tasks."""
 
     name = "supervised"
     paper = "He et al. 2016, Deep Residual Learning for Image Recognition, arXiv:1512.03385"
@@ -30,18 +30,18 @@ class Supervised(Task):
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
         if spec.classes is None:
-            raise UserError("data.source: task 'supervised' learns from labels, this data has none")
+            raise UserError("data.source: task 'supervised' needs labels, and this data has none")
         self.head = nn.Linear(encoder.width, spec.classes)
         self.augment = Compose(options.crop(spec), Normalise(spec))
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Images [B, C, h, w] to one random crop of each [B, C, H, W]."""
+        """Return a random crop [B, C, H, W] of each image [B, C, h, w]."""
         return (self.augment(batch, rng),)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        """The cross entropy of crops [B, C, H, W] with their labels [B]."""
+        """Return the cross entropy of crops [B, C, H, W] with their labels [B]."""
         x, labels = views
         logits = full_precision(self.head(self.encoder(x)))  # [B, classes]
         loss = F.cross_entropy(logits, labels, label_smoothing=self.options.smoothing)
-        right = (logits.detach().argmax(1) == labels).float().mean()
-        return Losses(loss, {"accuracy": right})
+        accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        return Losses(loss, {"accuracy": accuracy})

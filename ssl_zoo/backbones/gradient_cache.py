@@ -1,13 +1,12 @@
-"""A large batch on a small device: the network sees it in parts, the loss sees it whole.
+"""Gradient caching: the network sees a large batch in parts, the loss sees it whole.
 
 Gradient caching (Gao et al. 2021, arXiv:2101.06983) computes embeddings without keeping what the
 backward pass needs, then the gradient of the loss with respect to them, and then each part again with
-that gradient at its end. Here the encoder does so by itself, with torch's checkpoints: what a loss makes
-of its features is none of its business, so it serves every task, and heads see the whole batch.
+that gradient at its end. Here the encoder does this itself with torch's activation checkpoints, so it
+works with every task and loss, and heads see the whole batch.
 
-The value and the gradient are those of the plain batch, for an encoder that treats each sample by
-itself. Batch normalisation does not: it takes its statistics of a part, as it does of a device's share
-when several devices share a batch.
+Value and gradient are those of the plain batch, for an encoder that treats samples independently. Batch
+normalisation does not: its statistics are those of a part, as with several devices that share a batch.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ T = TypeVar("T")
 
 
 def cache_gradients(encoder: Encoder, part_size: int) -> Encoder:
-    """The same encoder, which from now on takes a batch in parts while it is in training.
+    """Make an encoder process batches in parts while it is in training mode; return it.
 
-    Its copies, such as teachers, do so too. Names and values of its parameters stay as they are.
+    Copies of it, such as teachers, do so too. Names and values of its parameters stay as they are.
 
     Args:
         encoder: any encoder; it is changed in place.
-        part_size: the most samples in a part; parts are as even as they can be.
+        part_size: the most samples in a part; parts are as even as possible.
     """
     cls = type(encoder)
     encoder.__class__ = type(f"Cached{cls.__name__}", (_Cached, cls), {"part_size": part_size})
@@ -42,7 +41,7 @@ def cache_gradients(encoder: Encoder, part_size: int) -> Encoder:
 
 
 class _Cached(Encoder):
-    """What stands before an encoder's class."""
+    """The mix-in placed before an encoder's class."""
 
     part_size: int
 
@@ -66,7 +65,7 @@ class _Cached(Encoder):
         return pooled, maps
 
     def _parts(self, method: Callable[..., T], *batch: Tensor) -> list[T]:
-        """What a method makes of each part of a batch."""
+        """Return the outputs of a method for each part of a batch."""
         number = math.ceil(len(batch[0]) / self.part_size) if self.training else 1
         parts = list(zip(*(x.tensor_split(max(1, number)) for x in batch), strict=True))
         if len(parts) == 1 or not torch.is_grad_enabled():
@@ -80,7 +79,7 @@ class _Cached(Encoder):
 
 @contextmanager
 def _still(module: nn.Module) -> Iterator[None]:
-    """Within, batch normalisations leave their running statistics alone, which have moved already."""
+    """Temporarily keep the running statistics of batch norms, which were updated already."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

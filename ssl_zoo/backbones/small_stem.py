@@ -9,26 +9,27 @@ from torch import Tensor, nn
 
 
 def use_small_stem(model: Any, stride: int = 1, keep_weights: bool = False) -> bool:
-    """Give a model a stem for small images, in place: a 3×3 convolution and no early pooling.
+    """Replace a model's stem, in place, by one for small images: a 3×3 convolution and no pooling.
 
-    As He et al. 2016, section 4.2, do for CIFAR. What becomes of a family:
+    He et al. 2016, section 4.2, do so for CIFAR. The families of timm:
 
-    - ResNets and whatever else has timm's `conv1` and `maxpool`: as above. A deep stem (resnet18d,
+    - ResNets, and all models with timm's `conv1` and `maxpool`: as above. A deep stem (resnet18d,
       resnet10t) has 3×3 convolutions already; the first one gets the stride.
     - A `conv_stem` or `stem` with one strided convolution (EfficientNet, MobileNet, RegNet, ResNetV2):
-      this gets the stride and keeps its kernel; a pooling in the stem goes.
-    - All others are left alone: branched and several times strided stems (RepVGG, FastViT), whose
-      parts must agree, and patches (ConvNeXt, ViT, Swin, Mixer), whose size is timm's own option
-      `patch_size`. `create_backbone` leaves alone too what is built for one image size.
+      the convolution gets the stride and keeps its kernel; a pooling in the stem is removed.
+    - All others stay as they are: stems with branches or several strides (RepVGG, FastViT), whose
+      parts must agree, and patches (ConvNeXt, ViT, Swin, Mixer), whose size is timm's option
+      `patch_size`. `create_backbone` also skips models that are built for one image size.
 
     Args:
         model: a timm model.
         stride: the stride of the convolution.
-        keep_weights: make the new 3×3 kernel of the old one, shrunk, instead of drawing it: it sees
-            of an image what the old one saw of the image enlarged (7/3 times, for 7×7).
+        keep_weights: derive the new 3×3 kernel from the old one by shrinking it, instead of drawing
+            it at random: it then responds to an image as the old one did to the enlarged image
+            (7/3 times, for 7×7).
 
     Returns:
-        Whether the model had such a stem; if not, it is as it was.
+        Whether the model had such a stem; if not, it is unchanged.
     """
     if hasattr(model, "conv1") and hasattr(model, "maxpool"):
         convolutions = [m for m in model.conv1.modules() if isinstance(m, nn.Conv2d)]
@@ -56,6 +57,6 @@ def use_small_stem(model: Any, stride: int = 1, keep_weights: bool = False) -> b
 
 
 def _shrunk(kernel: Tensor) -> Tensor:
-    """A square kernel [d, C, k, k] with its area shared out among 3×3 cells; its sum stays."""
+    """Shrink a square kernel [d, C, k, k] to 3×3 by area averaging; the sum of its weights stays."""
     k = kernel.shape[-1]
     return F.avg_pool2d(F.interpolate(kernel.detach(), scale_factor=3), k) * (k / 3) ** 2

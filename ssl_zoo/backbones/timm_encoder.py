@@ -1,4 +1,4 @@
-"""Backbones: any timm model, seen by tasks as an `Encoder`."""
+"""Any timm model as an `Encoder`."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from ssl_zoo.task import Encoder
 from ssl_zoo.text import did_you_mean, one_line
 
 SMALL_IMAGE = 64
-"""Up to this side, in pixels, `stem="auto"` means the small stem."""
+"""The largest image side, in pixels, for which `stem="auto"` is the small stem."""
 
-_DECIDED_ELSEWHERE = {
+_RESERVED_OPTIONS = {
     "in_chans": "it follows from the data",
     "num_classes": "the network is trained without a classifier",
     "pretrained": "it is backbone.pretrained",
     "checkpoint_path": "set backbone.pretrained=true and "
     "backbone.options.pretrained_cfg_overlay={file: PATH}",
 }
-"""Arguments of `timm.create_model` that are not the user's to give, and why."""
+"""Arguments of `timm.create_model` that cannot be given as options, and why."""
 
 
 class TimmEncoder(Encoder):
     """A timm model without its classifier.
 
     Attributes:
-        model: the timm model itself; its state dict is what `backbone.safetensors` holds.
+        model: the timm model, whose state dict is saved in `backbone.safetensors`.
         width: D, the size of the pooled features.
         map_width: the number of channels of the feature map.
     """
 
     def __init__(self, model: nn.Module, probe: Tensor) -> None:
-        """Find the widths with a batch of images `probe` [B, C, H, W], which leaves no trace.
+        """Find the widths with a batch of images `probe` [B, C, H, W]; the model is left unchanged.
 
         Raises:
             UserError: the model has no pooled features [B, D], or no single feature map.
@@ -61,28 +61,28 @@ class TimmEncoder(Encoder):
         self.map_width = feature_map.shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W] to pooled features [B, D]."""
+        """Return the pooled features [B, D] of images [B, C, H, W]."""
         return self.pool(self.model.forward_features(x))
 
     def pool(self, unpooled: Tensor) -> Tensor:
-        """What the model's `forward_features` returns to pooled features [B, D]."""
+        """Return the pooled features [B, D] of the output of `forward_features`."""
         pooled: Tensor = self.model.forward_head(unpooled, pre_logits=True)
         return pooled
 
     def feature_map(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W] to the last feature map [B, map_width, h, w]."""
+        """Return the last feature map [B, map_width, h, w] of images [B, C, H, W]."""
         return self.grid(self.model.forward_features(x))
 
     def grid(self, unpooled: Tensor) -> Tensor:
-        """What the model's `forward_features` returns as a map [B, map_width, h, w].
+        """Return the output of `forward_features` as a map [B, map_width, h, w].
 
-        A transformer's tokens are laid out as their patches lie, without class and register tokens.
+        A transformer's patch tokens are laid out on their grid, without class and register tokens.
 
         Raises:
             UserError: the model returns several maps (CoaT, CrossViT).
         """
         if not isinstance(unpooled, Tensor):
-            raise UserError("makes several feature maps of an image, not one; choose another backbone")
+            raise UserError("has several feature maps per image, not one; choose another backbone")
         if unpooled.ndim == 3:
             tokens = unpooled[:, getattr(self.model, "num_prefix_tokens", 0) :]
             rows, columns = self._token_grid(tokens.shape[1])
@@ -99,7 +99,7 @@ class TimmEncoder(Encoder):
         return side, tokens // side
 
     def stages(self, x: Tensor, indices: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        """Images [B, C, H, W] to pooled features [B, D] and the maps [B, d, h, w] of some stages.
+        """Return the pooled features [B, D] and the maps [B, d, h, w] of some stages, in one pass.
 
         Raises:
             UserError: the model has no such stage, or none at all.
@@ -109,18 +109,18 @@ class TimmEncoder(Encoder):
         try:
             unpooled, maps = self.model.forward_intermediates(x, indices=list(indices))
         except (AssertionError, IndexError) as error:
-            said = f"stage {indices[0]}" if len(indices) == 1 else f"stages {list(indices)}"
-            raise UserError(f"the backbone has no {said} ({error})") from error
+            names = f"stage {indices[0]}" if len(indices) == 1 else f"stages {list(indices)}"
+            raise UserError(f"the backbone has no {names} ({error})") from error
         return self.pool(unpooled), list(maps)
 
     def tokens(self, x: Tensor, visible: Tensor) -> Tensor:
-        """Images [B, C, H, W] to the normalised tokens [B, K, d] of some patches alone.
+        """Return the normalised tokens [B, K, d] of the visible patches of images [B, C, H, W].
 
-        Positions are added before patches are left out; class and register tokens take part, and are
-        not returned.
+        Position embeddings are added before patches are left out. Class and register tokens take
+        part, but are not returned.
 
         Raises:
-            Unsuitable: the model is no vision transformer that can drop patches.
+            Unsuitable: the model is not a vision transformer that can drop patches.
         """
         dropping = getattr(self.model, "patch_drop", None)
         if not isinstance(dropping, nn.Module):
@@ -131,7 +131,7 @@ class TimmEncoder(Encoder):
         prefix = getattr(self.model, "num_prefix_tokens", 0)
 
         def keep(module: nn.Module, inputs: tuple[Tensor], dropped: Tensor) -> Tensor:
-            (tokens,) = inputs  # all of them, also where timm's own training drops some
+            (tokens,) = inputs  # all tokens, even if timm's patch dropout is on
             places = (visible + prefix).unsqueeze(2).expand(-1, -1, tokens.shape[2])
             return torch.cat([tokens[:, :prefix], tokens.gather(1, places)], 1)
 
@@ -143,27 +143,27 @@ class TimmEncoder(Encoder):
 def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
     """Build the timm model that `config` names, for images as `spec` describes them.
 
-    Which stem it gets follows from the configuration without `pretrained`, so that a trained network
-    can be built again without its first weights.
+    The stem depends on the configuration except `pretrained`, so that a trained network can be built
+    again without its initial weights.
 
     Raises:
-        UserError: timm has no such model, it refuses an option, its weights cannot be had, it has no
-            single feature map, or it cannot take images of this size.
+        UserError: timm has no such model, it refuses an option, its weights are not available, it
+            has no single feature map, or it cannot take images of this size.
     """
     if not timm.is_model(config.name):
-        # timm's own listing is by wildcard; the nearest names help more.
+        # timm's own search is by wildcard; the nearest names help more.
         raise UserError(
             f"backbone.name: timm has no model {config.name!r}."
             f"{did_you_mean(config.name, timm.list_models())} `timm.list_models()` lists all."
         )
-    for option in sorted(_DECIDED_ELSEWHERE.keys() & config.options.keys()):
-        raise UserError(f"backbone.options.{option}: leave it out; {_DECIDED_ELSEWHERE[option]}")
+    for option in sorted(_RESERVED_OPTIONS.keys() & config.options.keys()):
+        raise UserError(f"backbone.options.{option}: leave it out; {_RESERVED_OPTIONS[option]}")
     try:
         with _weights_only():
             model = timm.create_model(
                 config.name, pretrained=config.pretrained, **timm_arguments(config, spec)
             )
-    except Exception as error:  # timm lets through whatever a model's code raises
+    except Exception as error:  # a model's code may raise anything
         raise UserError(_not_made(config, spec, error)) from error
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
         raise UserError(
@@ -183,16 +183,15 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
         return TimmEncoder(model, torch.zeros(2, spec.channels, spec.size, spec.size))
     except UserError as error:
         raise UserError(f"backbone.name: {config.name} {error}") from error
-    except Exception as error:  # a model's code fails in its own ways where an image is too small
+    except Exception as error:  # a model's code may raise anything for a small image
         raise UserError(_does_not_fit(config, spec, error)) from error
 
 
 @contextmanager
 def _weights_only() -> Iterator[None]:
-    """Within, PyTorch reads tensors and plain values, whatever it is asked for, and runs no code.
+    """Temporarily make `torch.load` read tensors and plain values only, and run no code.
 
-    timm reads weights so too, but not all of them, in all its versions; nor where it falls back on
-    another way, which a file that is malformed on purpose brings it to.
+    timm does not ask for this in all versions, nor in a fallback that a malformed file can trigger.
     """
     variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(variable)
@@ -206,17 +205,17 @@ def _weights_only() -> Iterator[None]:
 
 
 def timm_arguments(config: BackboneConfig, spec: ImageSpec) -> dict[str, Any]:
-    """What `timm.create_model` is given to build a network, beside its name and `pretrained`.
+    """Return the arguments of `timm.create_model`, without the name and `pretrained`.
 
     Raises:
-        RuntimeError: the name has a tag that timm does not know.
+        RuntimeError: timm does not know the tag in the name.
     """
     size = {"img_size": spec.size} if _takes_image_size(config.name) else {}
     return {"num_classes": 0, "in_chans": spec.channels, **size, **config.options}
 
 
 def _check_patches(config: BackboneConfig, spec: ImageSpec, model: Any) -> None:
-    """Refuse patches that would leave a border of the image unseen, as timm itself does not always."""
+    """Raise if the patches do not cover the image; timm does not always check this."""
     for embed in model.children():
         if not isinstance(embed, PatchEmbed) or embed.dynamic_img_pad:
             continue
@@ -230,7 +229,7 @@ def _check_patches(config: BackboneConfig, spec: ImageSpec, model: Any) -> None:
 
 
 def _takes_image_size(name: str) -> bool:
-    """Whether the model is built for one image size (transformers), so that it must be told it."""
+    """Return whether the model is built for one image size, which must be passed (transformers)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = timm.get_pretrained_cfg(name)
@@ -239,16 +238,16 @@ def _takes_image_size(name: str) -> bool:
 
 def _not_made(config: BackboneConfig, spec: ImageSpec, error: Exception) -> str:
     if isinstance(error, TypeError) and config.options:
-        return f"backbone.options: {config.name} refuses them: {_one_line(error)}"
+        return f"backbone.options: {config.name} does not accept them: {_one_line(error)}"
     if isinstance(error, AssertionError | ArithmeticError):
         return _does_not_fit(config, spec, error)
     if config.pretrained:
         return (
-            f"backbone.pretrained: the weights of {config.name} cannot be had: {_one_line(error)}; "
+            f"backbone.pretrained: the weights of {config.name} are not available: {_one_line(error)}; "
             "from a file: backbone.options.pretrained_cfg_overlay={file: PATH}"
         )
-    given = " with these backbone.options" if config.options else ""
-    return f"backbone.name: timm cannot make {config.name}{given}: {_one_line(error)}"
+    options = " with these backbone.options" if config.options else ""
+    return f"backbone.name: timm cannot build {config.name}{options}: {_one_line(error)}"
 
 
 def _does_not_fit(config: BackboneConfig, spec: ImageSpec, error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""From samples to frozen features."""
+"""Extracting frozen features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssl_zoo.errors import SslZooError
 
 @dataclass(frozen=True)
 class Features:
-    """Features and labels of the part that is learnt from and of the part that is tested.
+    """Features and labels of the bank, which a classifier learns from, and of the test split.
 
     Attributes:
         bank: [N, D] float32.
@@ -42,11 +42,11 @@ def extract(
     """Apply a function of raw batches to a split.
 
     Args:
-        function: a raw batch [B, ...] on the device to features [B, D].
+        function: maps a raw batch [B, ...] on the device to features [B, D].
         split: the samples.
-        device: where `function` computes.
-        numbers: which samples [N]; None for all.
-        batch_size: the number of samples at a time.
+        device: the device of `function`.
+        numbers: the indices [N] of the samples; None for all.
+        batch_size: the number of samples per batch.
 
     Returns:
         [N, D] float32, on the device.
@@ -57,18 +57,18 @@ def extract(
     numbers = torch.arange(len(split)) if numbers is None else numbers
     parts = batches(split, numbers, batch_size, drop_last=False)
     features = torch.cat([function(batch.to(device)).float() for batch in parts])
-    sound = features.isfinite().flatten(1).all(1)
-    if not sound.all():
+    finite = features.isfinite().flatten(1).all(1)
+    if not finite.all():
         raise SslZooError(
-            f"the features of {int((~sound).sum())} of {len(sound)} samples are not finite; "
+            f"the features of {int((~finite).sum())} of {len(finite)} samples are not finite; "
             "the network has diverged: train it with a lower --lr, or evaluate with --precision fp32"
         )
     return features
 
 
-def sample_indices(total: int, most: int) -> Tensor:
-    """The numbers [N] of at most so many samples, always the same ones, in order."""
-    if total <= most:
+def sample_indices(total: int, limit: int) -> Tensor:
+    """Return the sorted indices [N] of at most `limit` of `total` samples, always the same ones."""
+    if total <= limit:
         return torch.arange(total)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
-    return order[:most].sort().values
+    return order[:limit].sort().values

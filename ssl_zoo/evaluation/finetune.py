@@ -1,4 +1,4 @@
-"""Training the whole network on the labels, from the learnt weights."""
+"""Fine-tuning: training the whole network on the labels, from the learnt weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ssl_zoo.evaluation.subject import Subject, evaluating
 from ssl_zoo.task import Encoder
 
 EPOCHS = 10
-FEWEST_STEPS = 200
+MIN_STEPS = 200
 BATCH = 128
 LR = 1e-3
 WEIGHT_DECAY = 0.05
@@ -28,7 +28,7 @@ SMOOTHING = 0.1
 
 
 class Classifier(nn.Module):
-    """A network and a linear classifier on its pooled features."""
+    """A network with a linear classifier on its pooled features."""
 
     def __init__(self, encoder: Encoder, classes: int) -> None:
         super().__init__()
@@ -36,17 +36,17 @@ class Classifier(nn.Module):
         self.head = nn.Linear(encoder.width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A prepared batch [B, ...] to logits [B, classes]."""
+        """Return the logits [B, classes] of a prepared batch [B, ...]."""
         logits: Tensor = self.head(self.encoder(x).float())
         return logits
 
 
 def finetune(subject: Subject) -> Classifier:
-    """A copy of the network, trained on the labels of the bank.
+    """Train a copy of the network on the labels of the bank.
 
-    AdamW, the peak rate 1e-3 at batches of 128 after a tenth of the steps, then half a cosine to 0;
-    weight decay 0.05, label smoothing 0.1; 10 epochs, but at least 200 steps; images varied as
-    `Spec.vary` says. In transformers the rate falls by 0.75 from layer to layer towards the input
+    AdamW with a peak rate of 1e-3 at batches of 128 after a tenth of the steps, then half a cosine
+    to 0; weight decay 0.05, label smoothing 0.1; 10 epochs, but at least 200 steps; images augmented
+    by `Spec.vary`. In transformers the rate is multiplied by 0.75 per layer towards the input
     (Clark et al. 2020, arXiv:2003.10555, as in BEiT and MAE).
     """
     assert subject.encoder is not None
@@ -66,7 +66,7 @@ def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
     samples = len(data.bank)
     batch_size = min(BATCH, samples)
     per_epoch = samples // batch_size
-    steps = per_epoch * max(EPOCHS, math.ceil(FEWEST_STEPS / per_epoch))
+    steps = per_epoch * max(EPOCHS, math.ceil(MIN_STEPS / per_epoch))
     warmup = steps // 10
     schedule = CosineLRScheduler(
         optimizer, t_initial=steps - warmup, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
@@ -91,7 +91,7 @@ def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
 
 
 def groups(model: Classifier) -> list[dict[str, object]]:
-    """Parameters with the factor on their rate; vectors and what timm says are not decayed."""
+    """Return parameter groups with rate factors; vectors, and what timm names, are not decayed."""
     encoder = model.encoder
     network: Any = encoder.model if isinstance(encoder, TimmEncoder) else encoder
     transformer = hasattr(network, "blocks") and hasattr(network, "no_weight_decay")
@@ -104,21 +104,21 @@ def groups(model: Classifier) -> list[dict[str, object]]:
 
 
 def measure(subject: Subject) -> Scores:
-    """The accuracy of the fine-tuned network on the test split, in percent."""
+    """Return the accuracy of the fine-tuned network on the test split, in percent."""
     if subject.encoder is None:
         return {}
     model = finetune(subject)
     data, device = subject.data, subject.device
     _, labels = subject.labels()
     assert data.test is not None
-    right = 0
+    correct = 0
     with evaluating(model):
         for numbers in torch.arange(len(labels)).split(512):
             x = data.spec.prepare(data.test.batch(numbers).to(device.device))
             with device.autocast():
                 predicted = model(device.to_format(x)).argmax(1)
-            right += int((predicted.cpu() == labels[numbers]).sum())
-    return {"finetune": 100 * right / len(labels)}
+            correct += int((predicted.cpu() == labels[numbers]).sum())
+    return {"finetune": 100 * correct / len(labels)}
 
 
 FINETUNE = Protocol(

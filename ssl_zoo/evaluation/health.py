@@ -1,4 +1,4 @@
-"""How healthy a representation is, which no label is needed to tell."""
+"""Health: measures of a representation that need no labels."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ssl_zoo.evaluation.features import sample_indices
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject
 
-MOST = 2048
-"""So many samples tell alignment and uniformity, whose cost grows with pairs."""
+MAX_PAIRED = 2048
+"""The most samples used for alignment and uniformity, whose cost grows with pairs."""
 COLLAPSED_SPREAD = 0.01
-"""Below this spread all samples have nearly one feature vector."""
+"""Below this spread, all samples have nearly the same features."""
 COLLAPSED_RANK = 1.2
-"""Below this RankMe all feature vectors lie on nearly one line."""
+"""Below this RankMe, all feature vectors lie nearly on one line."""
 
 
 def rankme(features: Tensor) -> float:
-    """The effective rank of features [N, D] (Garrido et al. 2023, arXiv:2210.02885, equation 1).
+    """Return the effective rank of features [N, D] (Garrido et al. 2023, arXiv:2210.02885, eq. 1).
 
-    exp of the entropy of the singular values' shares; between 1 and min(N, D).
+    It is exp of the entropy of the normalised singular values, between 1 and min(N, D).
     """
     x = features.cpu().double()
     # The eigenvalues of the smaller Gram matrix are the squares of the singular values.
@@ -32,42 +32,42 @@ def rankme(features: Tensor) -> float:
 
 
 def alignment(x: Tensor, y: Tensor) -> float:
-    """The mean squared distance of two views' unit features [N, D] (Wang & Isola 2020, section 4.2)."""
+    """Return the mean squared distance of two views' unit features [N, D] (arXiv:2005.10242, §4.2)."""
     return float((F.normalize(x, dim=1) - F.normalize(y, dim=1)).pow(2).sum(1).mean())
 
 
 def uniformity(x: Tensor) -> float:
-    """The log of the mean of exp(-2 d²) over all pairs of unit features [N, D] (arXiv:2005.10242).
+    """Return the log of the mean of exp(-2 d²) over pairs of unit features [N, D] (arXiv:2005.10242).
 
-    Between about -4, spread evenly over the sphere, and 0, all in one point.
+    It lies between about -4 (spread evenly over the sphere) and 0 (all in one point).
     """
-    d2 = torch.pdist(F.normalize(x, dim=1).cpu()).pow(2)  # for which not every device has a kernel
+    d2 = torch.pdist(F.normalize(x, dim=1).cpu()).pow(2)  # not every device has a kernel for pdist
     return float(d2.mul(-2).exp().mean().log())
 
 
 def spread(features: Tensor) -> float:
-    """The deviation of unit features [N, D], relative to that of directions at random.
+    """Return the deviation of unit features [N, D] relative to that of random directions.
 
-    √D times the mean over dimensions of the standard deviation (Chen & He 2021, arXiv:2011.10566,
-    section 4.1): 1 for directions at random, 0 for a collapsed representation.
+    It is √D times the mean over dimensions of the standard deviation (Chen & He 2021,
+    arXiv:2011.10566, section 4.1): 1 for random directions, 0 for a collapsed representation.
     """
     return float(F.normalize(features, dim=1).std(0).mean() * features.shape[1] ** 0.5)
 
 
 def measure(subject: Subject) -> Scores:
-    """All of the above, of the test split; of a single sample only what is no matter of several."""
+    """Return all measures of the test split; of a single sample, only those that need no others."""
     features = subject.test
-    few = features[sample_indices(len(features), MOST).to(features.device)]
+    few = features[sample_indices(len(features), MAX_PAIRED).to(features.device)]
     scores = {}
     if len(features) > 1:
         scores = {"rankme": rankme(features), "uniformity": uniformity(few), "spread": spread(features)}
     if subject.encoder is not None:
-        scores["alignment"] = alignment(*subject.two_views(MOST))
+        scores["alignment"] = alignment(*subject.two_views(MAX_PAIRED))
     return scores
 
 
 def warning(scores: Scores) -> str | None:
-    """Whether the representation has collapsed."""
+    """Return a warning if the representation has collapsed."""
     flat, thin = scores.get("spread", 1.0), scores.get("rankme", 2.0)
     if flat >= COLLAPSED_SPREAD and thin >= COLLAPSED_RANK:
         return None
@@ -81,8 +81,8 @@ HEALTH = Protocol(
     measure,
     {
         "rankme": Metric(
-            "RankMe", "effective rank of the test split's features, exp of the entropy of the shares "
-            "of their singular values; at most their width", None,
+            "RankMe", "effective rank of the test split's features: exp of the entropy of their "
+            "normalised singular values, at most their width", None,
         ),
         "spread": Metric(
             "spread", "deviation of unit features relative to random directions; 0: collapsed", None, 2

@@ -1,4 +1,4 @@
-"""The linear classifier on frozen features."""
+"""The linear probe: logistic regression on frozen features."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ssl_zoo.evaluation.features import Features
 from ssl_zoo.evaluation.protocol import Metric, Protocol
 
 PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)
-"""The strengths of regularisation among which the held-out part chooses, strongest first."""
+"""The L2 penalties to choose from on the held-out part, strongest first."""
 
 
 @dataclass(frozen=True)
 class Axes:
-    """The principal axes of standardised features, along which logistic regression is quick to fit.
+    """The principal axes of standardised features, in which logistic regression converges quickly.
 
     Attributes:
         mean: [D], of the features.
-        std: [D], likewise.
-        basis: [D, D], a column an axis.
-        variance: [D], of the standardised features along each.
+        std: [D], of the features.
+        basis: [D, D], an axis per column.
+        variance: [D], of the standardised features along each axis.
     """
 
     mean: Tensor
@@ -34,9 +34,9 @@ class Axes:
 
     @classmethod
     def of(cls, x: Tensor) -> Axes:
-        """The axes of features [N, D]."""
+        """Return the axes of features [N, D]."""
         std, mean = torch.std_mean(x, 0, correction=0)
-        # What does not vary but for rounding is not blown up.
+        # A constant feature is not amplified to its rounding error.
         std = torch.where(std > 1e-5 * mean.abs(), std, 1.0)
         standard = (x - mean) / std
         variance, basis = torch.linalg.eigh((standard.T @ standard / len(x)).cpu().double())
@@ -44,7 +44,7 @@ class Axes:
         return cls(mean, std, basis.to(x), variance)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Features [N, D] as coordinates [N, D]."""
+        """Return the coordinates [N, D] of features [N, D]."""
         return ((x - self.mean) / self.std) @ self.basis
 
 
@@ -57,9 +57,9 @@ def fit_logistic(
     variance: Tensor | None = None,
     steps: int = 100,
 ) -> Tensor:
-    """Multinomial logistic regression by L-BFGS.
+    """Fit multinomial logistic regression by L-BFGS.
 
-    Minimises the mean cross entropy plus penalty / 2 · ‖W‖² (the bias is free), which is
+    Minimise the mean cross entropy plus penalty / 2 · ‖W‖² (without the bias), which is
     scikit-learn's LogisticRegression with C = 1 / (penalty · N).
 
     Args:
@@ -67,11 +67,11 @@ def fit_logistic(
         y: [N] int64.
         classes: the number of classes.
         penalty: > 0.
-        start: what a return value looks like, from where to go on; None: zeros.
-        variance: [D], of x; with it each column's weight is measured in steps of about one Newton
-            step, which changes no minimum, and takes a tenth of the iterations where columns are
-            uncorrelated and of very different variance.
-        steps: the largest number of iterations.
+        start: the initial weights, shaped like the result; None for zeros.
+        variance: [D], of x; used to scale each column's weight by about its Newton step. This leaves
+            the minimum where it is, and takes a tenth of the iterations if columns are uncorrelated
+            and differ much in variance.
+        steps: the maximal number of iterations.
 
     Returns:
         [classes, D + 1], the bias in the last column.
@@ -103,12 +103,12 @@ def fit_logistic(
 
 
 def logits(weight: Tensor, x: Tensor) -> Tensor:
-    """What a fit [classes, D + 1] says of [N, D]: [N, classes]."""
+    """Return the logits [N, classes] of x [N, D] under a fit [classes, D + 1]."""
     return F.linear(x, weight[:, :-1], weight[:, -1])
 
 
 def accuracy(weight: Tensor, x: Tensor, y: Tensor) -> float:
-    """The share of [N, D] of which a fit [classes, D + 1] says the class [N], in percent."""
+    """Return the accuracy of a fit [classes, D + 1] on x [N, D] with classes y [N], in percent."""
     return 100 * float((logits(weight, x).argmax(1) == y).float().mean())
 
 
@@ -119,19 +119,19 @@ def fit_chosen(
     variance: Tensor,
     judge: Callable[[Tensor], float],
 ) -> Tensor:
-    """`fit_logistic` to all samples, with the one of `PENALTIES` that does best on held-out ones.
+    """Fit all samples with the one of `PENALTIES` that does best on held-out samples.
 
     Args:
         whole: x [N, D] and y [N].
-        kept: those of them that are not held out.
+        kept: the samples that are not held out, likewise.
         classes: the number of classes.
         variance: [D], of x.
-        judge: how well a fit does on what is held out; more is better.
+        judge: scores a fit on the held-out samples; higher is better.
 
     Returns:
         [classes, D + 1], the bias in the last column.
     """
-    # Each fit goes on from the one of the next stronger penalty, which is near.
+    # Each fit starts from that of the next stronger penalty, which is close.
     fits: dict[float, Tensor] = {}
     weight = None
     for penalty in PENALTIES:
@@ -141,15 +141,15 @@ def fit_chosen(
 
 
 def linear_accuracy(features: Features, holdout: float = 0.1, seed: int = 0) -> float:
-    """Logistic regression on standardised features, in percent on the test split.
+    """Return the test accuracy of logistic regression on standardised features, in percent.
 
-    The regularisation is the one of `PENALTIES` that does best on a held-out part of the bank; the
+    The penalty is the one of `PENALTIES` that does best on a held-out part of the bank; the
     classifier is then fitted to the whole bank. The test split decides nothing.
 
     Args:
         features: the bank and the test split.
-        holdout: the share of the bank that is held out.
-        seed: which part is held out.
+        holdout: the fraction of the bank that is held out.
+        seed: the seed of the choice of held-out samples.
     """
     axes = Axes.of(features.bank)
     x, y, classes = axes(features.bank), features.bank_labels, features.classes

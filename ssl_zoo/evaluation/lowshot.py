@@ -1,4 +1,4 @@
-"""The linear classifier with few labels."""
+"""The linear probe with few labels."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject
 
 DRAWS = 5
-"""How often labelled samples are drawn, always the same ones."""
+"""The number of fixed draws of labelled samples."""
 
 FEW: dict[str, tuple[str, Callable[[int], int]]] = {
     "lowshot_1pct": ("1 %", lambda n: round(0.01 * n)),
     "lowshot_10pct": ("10 %", lambda n: round(0.1 * n)),
     "lowshot_5": ("5 a class", lambda n: 5),
 }
-"""How many labels of a class with n samples are known, at least one; and what that is called."""
+"""The title of each metric, and the number of known labels (at least 1) of a class of n samples."""
 
 
 def draw(labels: Tensor, count: Callable[[int], int], seed: int) -> Tensor:
-    """The numbers [m] of the samples whose labels are known: of each class at random.
+    """Draw the indices [m] of the samples whose labels are known, at random within each class.
 
     Args:
         labels: [N] int64.
-        count: from the size of a class to how many of it are known; at least one of each is.
-        seed: which.
+        count: maps the size of a class to its number of known labels; at least one is known.
+        seed: the seed of the draw.
     """
     generator = torch.Generator().manual_seed(seed)
     labels = labels.cpu()
@@ -43,10 +43,10 @@ def draw(labels: Tensor, count: Callable[[int], int], seed: int) -> Tensor:
 
 
 def lowshot_accuracies(features: Features, count: Callable[[int], int]) -> list[float]:
-    """For each draw the accuracy of logistic regression on the drawn samples alone, in percent.
+    """Return the accuracy of logistic regression on the samples of each draw, in percent.
 
-    The penalty is 1 / m for m samples (scikit-learn's default, C = 1): there is nothing to choose it
-    on. Features are standardised over the whole bank, which needs no labels.
+    The penalty is 1 / m for m samples (scikit-learn's default, C = 1), as there are no samples to
+    choose it on. Features are standardised over the whole bank, which needs no labels.
     """
     axes = Axes.of(features.bank)
     test = axes(features.test)
@@ -60,7 +60,7 @@ def lowshot_accuracies(features: Features, count: Callable[[int], int]) -> list[
 
 
 def measure(subject: Subject) -> Scores:
-    """Mean and standard deviation over the draws, for each number of labels."""
+    """Return the mean and standard deviation over the draws, for each number of labels."""
     scores = {}
     for name, (_, count) in FEW.items():
         results = lowshot_accuracies(subject.features, count)

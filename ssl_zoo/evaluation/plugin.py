@@ -1,6 +1,6 @@
-"""The plugin that brings the core's protocols, registered as anybody else's would be.
+"""The plugin with the core's protocols, registered like that of a third party.
 
-What is heavy is imported inside, so that plugins are listed without it.
+Imports stand inside the hook, so that listing plugins imports no torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def ssl_zoo_register_protocols() -> Mapping[str, Protocol]:
-    """Give the protocols for every modality, in the order of tables."""
+    """Register the protocols for every modality, in the order of tables."""
     from ssl_zoo.evaluation.finetune import FINETUNE
     from ssl_zoo.evaluation.health import HEALTH
     from ssl_zoo.evaluation.knn import KNN

@@ -1,4 +1,4 @@
-"""What a protocol is: one way to judge a representation, in numbers that a table can show."""
+"""Evaluation protocols: functions from a representation to scores that a table can show."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ssl_zoo.text import did_you_mean, locate_error
 log = logging.getLogger("ssl_zoo.evaluation")
 
 Scores = Mapping[str, float]
-"""The numbers that protocols give, by the metric's name."""
+"""The scores of a representation, by the name of the metric."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that a protocol gives, as tables show it.
+    """The description of a score for tables.
 
     Attributes:
-        title: the head of its column, with the unit.
-        how: how it is made, in a sentence for the table's foot.
-        better: which values are the better ones; None where neither is.
-        digits: decimals.
+        title: the title of its column, with the unit.
+        how: how it is computed, in a sentence for the notes below the table.
+        better: whether higher or lower values are better; None for neither.
+        digits: the number of decimals shown.
     """
 
     title: str
@@ -37,20 +37,20 @@ class Metric:
 
 
 def no_warning(scores: Scores) -> str | None:
-    """Warn of nothing."""
+    """Return no warning."""
     return None
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to judge a representation; what the hook `ssl_zoo_register_protocols` registers.
+    """An evaluation protocol, registered by the hook `ssl_zoo_register_protocols`.
 
     Attributes:
-        measure: what is evaluated to its scores; it leaves out what it cannot measure, such as
-            whatever needs a network of the raw input.
-        metrics: by the names of the scores what they are.
+        measure: maps a `Subject` to its scores; scores that cannot be computed are left out, such as
+            those that need a network, for the raw input.
+        metrics: the descriptions of the scores, by name.
         labels: whether it needs labels.
-        warning: from the scores a sentence on what is alarming in them, None where nothing is.
+        warning: maps the scores to a sentence about a problem, or to None.
     """
 
     measure: Callable[[Subject], Scores]
@@ -59,24 +59,29 @@ class Protocol:
     warning: Callable[[Scores], str | None] = no_warning
 
     def __call__(self, subject: Subject) -> Scores:
-        """Measure.
+        """Return the scores of a representation.
 
         Raises:
-            UserError: it needs labels, and there are none, or all are the same.
+            UserError: it needs labels, and there are none, or only one class.
         """
         return self.measure(subject)
 
 
 def known_protocols() -> dict[str, Protocol]:
-    """All protocols by name, as plugins give them."""
+    """Return all registered protocols by name."""
     known: dict[str, Protocol] = {}
     metrics: dict[str, str] = {}
     for name, given in registry.collect("ssl_zoo_register_protocols").items():
         if not isinstance(given, Protocol):
-            log.warning("protocol %r is no ssl_zoo.evaluation.Protocol and is left out", name)
+            log.warning("protocol %r is not an ssl_zoo.evaluation.Protocol and is left out", name)
         elif taken := given.metrics.keys() & metrics.keys():
             metric = min(taken)
-            log.warning("protocol %r gives %r, as %r does; left out", name, metric, metrics[metric])
+            log.warning(
+                "protocol %r has a metric %r, which %r has already; it is left out",
+                name,
+                metric,
+                metrics[metric],
+            )
         else:
             known[name] = given
             metrics |= dict.fromkeys(given.metrics, name)
@@ -84,32 +89,32 @@ def known_protocols() -> dict[str, Protocol]:
 
 
 def known_metrics() -> dict[str, Metric]:
-    """What the scores of all protocols are, by name, in the order of tables."""
+    """Return the metrics of all protocols by name, in the order of tables."""
     return {name: m for protocol in known_protocols().values() for name, m in protocol.metrics.items()}
 
 
 def protocols(names: Iterable[str], option: str = "--protocol") -> dict[str, Protocol]:
-    """The protocols of these names.
+    """Return the protocols with these names.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no protocol with one of them.
     """
     known, chosen = known_protocols(), dict.fromkeys(names)
     for name in chosen:
         if name not in known:
             raise UserError(
-                f"{option}: no protocol {name!r}.{did_you_mean(name, known)} "
+                f"{option}: there is no protocol {name!r}.{did_you_mean(name, known)} "
                 f"There are: {', '.join(sorted(known))}"
             )
     return {name: known[name] for name in chosen}
 
 
 def warnings(scores: Scores) -> list[str]:
-    """What is alarming in the scores of one representation."""
-    found = []
+    """Return the warnings of all protocols about the scores of one representation."""
+    texts = []
     for name, protocol in known_protocols().items():
         try:
-            found.append(protocol.warning(scores))
+            texts.append(protocol.warning(scores))
         except PLUGIN_ERRORS as error:
             log.warning("protocol %r: its warning raised %s", name, locate_error(error))
-    return [text for text in found if text is not None]
+    return [text for text in texts if text is not None]

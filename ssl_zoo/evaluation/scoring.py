@@ -1,4 +1,4 @@
-"""What is evaluated: a finished run, a network as timm has it, the raw input."""
+"""Scoring a finished run, a timm model, and the baselines."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
 
 TIMM = "timm:"
-"""What the name of a timm model begins with where a run could stand."""
+"""The prefix of a timm model's name, where a run could be given."""
 UNTRAINED, PRETRAINED = "random-init", "pretrained"
-"""What the network before training is called, by the weights that it begins with."""
+"""The names of the network before training, by its initial weights."""
 ONLINE_EVAL_SIZES = (10_000, 2_000)
-"""So many samples of the bank and of the test split are evaluated while a run goes on."""
+"""The most samples of the bank and of the test split in an evaluation during training."""
 _MACHINE = ("train.device", "train.precision", "train.channels_last")
 
 
@@ -32,7 +32,7 @@ def score(subject: Subject, names: Iterable[str]) -> dict[str, float]:
     """Evaluate a representation by protocols.
 
     Raises:
-        UserError: there is no such protocol, or one needs labels that the data has not.
+        UserError: there is no such protocol, or one needs labels that the data lacks.
         SslZooError: a feature is not a finite number.
     """
     scores: dict[str, float] = {}
@@ -42,7 +42,7 @@ def score(subject: Subject, names: Iterable[str]) -> dict[str, float]:
 
 
 def supported_protocols(names: Iterable[str], data: DataSet) -> list[str]:
-    """Those of the protocols that such data allows: without labels few."""
+    """Return those of the named protocols that the data supports; some need labels."""
     return [name for name, p in protocols(names).items() if data.labelled or not p.labels]
 
 
@@ -53,17 +53,17 @@ def baselines(
     names: Iterable[str] = ("knn",),
     pretrained: bool = False,
 ) -> dict[str, Scores]:
-    """What learnt features must beat: the raw input, and the network before training.
+    """Score the baselines that learnt features must beat: the raw input and the untrained network.
 
     Args:
         untrained: the task with its initial weights, on the device.
         data: the data.
         device: where and how to compute.
-        names: which protocols.
-        pretrained: whether its weights are not random, and the row is called so.
+        names: the names of the protocols.
+        pretrained: whether the initial weights are pretrained, which names the row.
 
     Returns:
-        For each baseline its scores.
+        The scores of each baseline.
     """
     names = list(names)
     name = PRETRAINED if pretrained else UNTRAINED
@@ -78,23 +78,23 @@ def evaluate(
     data: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Scores]:
-    """Evaluate a finished run, or any timm model, and keep a run's figures in its `results.json`.
+    """Evaluate a finished run, or any timm model; add a run's scores to its `results.json`.
 
     Args:
         subject: a run directory, or ``timm:NAME``.
-        protocol: names of protocols.
+        protocol: the names of the protocols.
         with_baselines: whether to evaluate the raw input and the untrained network too.
-        data: other data than the run was trained on, which it is transferred to; for a timm model
-            the data (default: the digits).
-        settings: for a run those of the machine, ``train.device`` and ``train.precision``; for a
-            timm model any of the sections data, backbone and train, by dotted path.
+        data: for a run, a labelled data set to transfer to, in place of its own; for a timm model,
+            the data set (default: the digits).
+        settings: for a run, settings of the machine (``train.device``, ``train.precision``); for a
+            timm model, any setting of the sections data, backbone and train, by dotted path.
 
     Returns:
-        For each row (the run's task or the model's name, then baselines) its scores, by metric.
+        The scores of each row by metric; the rows are the run's task or the model, then baselines.
 
     Raises:
-        UserError: `subject` is no run, it has no checkpoint, a protocol needs labels that the data
-            has not, or settings are wrong.
+        UserError: `subject` is not a run or has no checkpoint, a protocol needs labels that the data
+            lacks, or settings are wrong.
     """
     names, settings = list(protocols(protocol)), dict(settings or {})
     if str(subject).startswith(TIMM):
@@ -114,7 +114,7 @@ def _evaluate_timm(config: EncoderConfig, names: list[str], with_raw: bool) -> d
 
 
 def of_encoder(config: EncoderConfig, data: DataSet, device: Device, name: str) -> Subject:
-    """The pooled features of a network as it is before any training here."""
+    """Return the subject of the pooled features of a network before training."""
     encoder = device.place(build_encoder(config.backbone, data.spec, config.train.seed))
     return Subject.of_encoder(encoder, data, device, name, seed=config.train.seed)
 
@@ -128,8 +128,8 @@ def _evaluate_run(
         of_other = other is not None and path.startswith("data.") and path != "data.image_size"
         if path not in _MACHINE and not of_other:
             raise UserError(
-                f"{path}: {run.path} has its own; for a run only --data and {', '.join(_MACHINE)} "
-                "can be given"
+                f"{path}: cannot be changed for an existing run ({run.path}); give only --data and "
+                f"{', '.join(_MACHINE)}"
             )
     given = load_encoder_config({"data.source": data, **settings})
     names_set = [path.partition(".")[2] for path in settings if path in _MACHINE]
@@ -143,7 +143,7 @@ def _evaluate_run(
         samples = load_data(section, device.device)
         if not isinstance(samples.spec, ImageSpec):
             raise UserError(f"--data {data}: is {samples.spec.modality} data, {run.path} takes images")
-        # As the network knows images, but for what a mirror image means.
+        # Normalised as in training; only the meaning of a mirror image is the new data's.
         samples = replace(samples, spec=replace(spec, mirror=samples.spec.mirror))
     with device.computing():
         task = device.place(run.load_task(samples.spec))

@@ -1,4 +1,4 @@
-"""What is evaluated: a representation of the samples of a data set."""
+"""The subject of an evaluation: a representation of the samples of a data set."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder, Task
 
 Embed = Callable[[Tensor], Tensor]
-"""A batch as a network takes it to features [B, D]."""
+"""Maps a prepared batch to features [B, D]."""
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within, a module is in evaluation mode and keeps no gradients; after, as it was before."""
+    """Temporarily switch `module` to eval mode, without gradients."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -33,15 +33,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 class Subject:
-    """A representation of a data set's samples, which is computed once for all protocols.
+    """A representation of a data set's samples, computed once for all protocols.
 
     Attributes:
-        name: what tables call it.
+        name: the name of its row in tables.
         data: the samples.
         device: where and how to compute.
-        encoder: the network, for protocols that go inside it; None for the raw input.
-        module: what must be in evaluation mode while it is represented.
-        seed: what a protocol draws its randomness from.
+        encoder: the network, for protocols that need more than features; None for the raw input.
+        module: the module that must be in eval mode while features are computed.
+        seed: the seed of a protocol's randomness.
     """
 
     def __init__(
@@ -54,57 +54,64 @@ class Subject:
         module: nn.Module | None = None,
         encoder: Encoder | None = None,
         seed: int = 0,
-        most: tuple[int, int] | None = None,
+        limits: tuple[int, int] | None = None,
     ) -> None:
-        """Describe it; nothing is computed yet.
+        """Describe the subject; nothing is computed yet.
 
         Args:
-            name: what tables call it.
+            name: the name of its row in tables.
             data: the samples.
             device: where and how to compute.
             embed: the representation; None for the raw input.
-            module: what must be in evaluation mode for it.
+            module: the module that must be in eval mode for it.
             encoder: the network.
-            seed: what a protocol draws its randomness from.
-            most: at most so many samples of the bank and of the test split; None for all.
+            seed: the seed of a protocol's randomness.
+            limits: the most samples of the bank and of the test split; None for all.
         """
         self.name, self.data, self.device = name, data, device
         self.encoder, self.seed = encoder, seed
         self.module = module if module is not None else nn.Identity()
-        self._embed, self._most = embed, most
+        self._embed, self._limits = embed, limits
 
     @classmethod
     def of_task(
         cls, task: Task, data: DataSet, device: Device, name: str = "", *, seed: int = 0,
-        most: tuple[int, int] | None = None,
+        limits: tuple[int, int] | None = None,
     ) -> Subject:  # fmt: skip
-        """The features of a task as it is now, on the device."""
+        """Return the subject of a task's features, with the task's weights as they are."""
         name = name or type(task).name
         return cls(
-            name, data, device, task.features, module=task, encoder=task.encoder, seed=seed, most=most
+            name,
+            data,
+            device,
+            task.features,
+            module=task,
+            encoder=task.encoder,
+            seed=seed,
+            limits=limits,
         )
 
     @classmethod
     def of_encoder(
         cls, encoder: Encoder, data: DataSet, device: Device, name: str, *, seed: int = 0
     ) -> Subject:
-        """The pooled features of a network, on the device."""
+        """Return the subject of a network's pooled features."""
         return cls(name, data, device, encoder, module=encoder, encoder=encoder, seed=seed)
 
     @classmethod
     def raw(cls, data: DataSet, device: Device) -> Subject | None:
-        """The raw input itself; None where it makes no sense as features."""
+        """Return the subject of the raw input; None where it makes no sense as features."""
         name = data.spec.raw_name
         return None if name is None else cls(name, data, device, None)
 
     def embed(self, x: Tensor) -> Tensor:
-        """A batch as a network takes it to features [B, D]."""
+        """Return the features [B, D] of a prepared batch [B, ...]."""
         assert self._embed is not None
         with self.device.autocast():
             return self._embed(self.device.to_format(x))
 
     def represent(self, batch: Tensor) -> Tensor:
-        """A raw batch [B, ...] on the device to features [B, D]."""
+        """Return the features [B, D] of a raw batch [B, ...] on the device."""
         spec = self.data.spec
         return spec.raw(batch) if self._embed is None else self.embed(spec.prepare(batch))
 
@@ -119,7 +126,7 @@ class Subject:
         """The features of the bank and of the test split, with their labels.
 
         Raises:
-            UserError: there are no labels to learn from, or all are the same.
+            UserError: there are no labels to learn from, or only one class.
             SslZooError: a feature is not a finite number.
         """
         data, device = self.data, self.device.device
@@ -132,13 +139,13 @@ class Subject:
             classes=int(max(bank_labels.max(), test_labels.max())) + 1,
         )
 
-    def two_views(self, most: int) -> tuple[Tensor, Tensor]:
-        """The features [M, D] of samples of the test split in two slightly different views each.
+    def two_views(self, limit: int) -> tuple[Tensor, Tensor]:
+        """Return the features [M, D] of two slightly different views of samples of the test split.
 
-        What changes follows from the seed. Of the raw input they are the raw input of the views.
+        The changes follow from the seed. For the raw input, the features are the raw views.
 
         Args:
-            most: at most so many samples, spread over the split.
+            limit: the most samples M, spread over the split.
 
         Raises:
             SslZooError: a feature is not a finite number.
@@ -152,16 +159,16 @@ class Subject:
 
         with evaluating(self.module):
             pairs = extract(
-                pair, split, self.device.device, sample_indices(len(split), most)
+                pair, split, self.device.device, sample_indices(len(split), limit)
             )  # [M, 2, D]
         x, y = pairs.unbind(1)
         return x, y
 
     def labels(self) -> tuple[Tensor, Tensor]:
-        """The labels [N] of the bank and [M] of the test split, on the CPU.
+        """Return the labels [N] of the bank and [M] of the test split, on the CPU.
 
         Raises:
-            UserError: there are none, or all are the same.
+            UserError: there are none, or only one class.
         """
         data = self.data
         if data.test is None or data.bank.labels is None or data.test.labels is None:
@@ -171,13 +178,13 @@ class Subject:
             )
         if len(data.bank.labels.unique()) < 2:
             raise UserError(
-                f"{data.name} has one class alone, so no accuracy says anything; "
+                f"{data.name} has only one class, so accuracy means nothing; "
                 "give data of at least two classes, or --protocol health"
             )
         return data.bank.labels, data.test.labels
 
     def _numbers(self, total: int, part: int) -> Tensor:
-        return sample_indices(total, total if self._most is None else self._most[part])
+        return sample_indices(total, total if self._limits is None else self._limits[part])
 
     def _extract(self, split: Split, part: int) -> Tensor:
         numbers = self._numbers(len(split), part)
@@ -186,7 +193,7 @@ class Subject:
 
 
 def dry_run(task: Task, data: DataSet, device: Device) -> None:
-    """Compute the features of a few samples, so that what cannot work is known before training."""
+    """Compute the features of a few samples, so that evaluation cannot fail only after training."""
     few = data.train.batch(torch.arange(min(2, len(data.train)))).to(device.device)
     with evaluating(task):
         Subject.of_task(task, data, device).represent(few)

@@ -1,4 +1,4 @@
-"""The features of every sample of a data set, as a file for other programs."""
+"""``ssl-zoo embed``: the features of every sample of a data set, as a file for other programs."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from ssl_zoo.spec import ImageSpec
 from ssl_zoo.text import printable
 
 FORMATS = {".npz": (), ".parquet": ("pyarrow",)}
-"""The formats by suffix, and the modules that each needs."""
+"""The modules that each format needs, by suffix."""
 
 UNKNOWN = -1
-"""The label of a sample that has none."""
+"""The label of an unlabelled sample."""
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """What was written.
+    """The result of `embed`.
 
     Attributes:
-        file: where.
+        file: the file that was written.
         samples: the number of rows of each split.
         width: D, the number of features of a sample.
         skipped: the files that could not be read and have no row, with the reason.
@@ -53,28 +53,28 @@ class Embedded:
 def embed(run: str | Path, data: str | None, to: str | Path, device: str | None = None) -> Embedded:
     """Write the features of every sample of a data set, from a run's backbone, with the labels.
 
-    The features are those of `load_backbone`, in full precision. Images of another size than the run's
-    own, or of other channels, are fitted to the backbone. The rows are those of the train split, of the
-    test split, and of the bank where its samples are not those trained on; within a split the files of
-    a folder come in the order of their names. What cannot be read has no row.
+    The features are those of `load_backbone`, in full precision. Images of another size or with other
+    channels than the run's are converted. The rows are those of the train split, the test split, and
+    the bank where it differs from the train split; the files of a folder are sorted by name. Files that
+    cannot be read have no row.
 
     - ``.npz``: the arrays ``features`` [N, D], ``split`` [N] and ``name`` [N]; ``label`` [N] where there
-      are labels, with -1 for a sample without; ``classes`` where these have names.
+      are labels, -1 for an unlabelled sample; ``classes`` where classes have names.
     - ``.parquet``: the columns ``name``, ``split``, ``label`` and ``class``, null where unknown, and
       ``features``, lists of D numbers.
 
-    A ``name`` is a file's path below the folder; of a data set without files the number in its split,
-    or ``SOURCE SPLIT[NUMBER]`` where images are decoded one by one.
+    A ``name`` is a file's path relative to the folder. In a data set without files it is the index in
+    the split, or ``SOURCE SPLIT[INDEX]`` where images are decoded one by one.
 
     Args:
         run: a run directory; or its `backbone.safetensors`, if `data` is given.
-        data: a folder or a data set's name; None for what the run was trained on.
-        to: the file to write; one that is there is replaced.
-        device: where to compute; None for the best that there is.
+        data: a folder or a data set's name; None for the run's own data.
+        to: the file to write; an existing one is replaced.
+        device: the device to compute on; None for the best one.
 
     Raises:
-        UserError: there is no backbone at `run`, no such data or none of images, or `to` cannot be
-            written, or not in this format.
+        UserError: there is no backbone at `run`, no such data, it is not images, or `to` cannot be
+            written or has an unknown format.
         SslZooError: a feature is not a finite number, or writing fails.
     """
     to = Path(to)
@@ -83,32 +83,34 @@ def embed(run: str | Path, data: str | None, to: str | Path, device: str | None 
     spec: ImageSpec = model.ssl_zoo_spec
     source = DataConfig(source=data) if data is not None else Run.open(run).config().data
     source = source.model_copy(update={"image_size": spec.size})
-    place = Device.choose(TrainConfig(device=device or "auto", precision="fp32"))
-    samples = load_data(source, place.device)
+    target = Device.choose(TrainConfig(device=device or "auto", precision="fp32"))
+    samples = load_data(source, target.device)
     if not isinstance(samples.spec, ImageSpec):
-        raise UserError(f"--data {source.source}: is {samples.spec.modality} data, {run} takes images")
-    place.place(model)
+        raise UserError(
+            f"--data {source.source}: is {samples.spec.modality} data, but {run} needs images"
+        )
+    target.place(model)
 
     def represent(batch: Tensor) -> Tensor:
-        features: Tensor = model(place.to_format(spec.prepare(batch)))
+        features: Tensor = model(target.to_format(spec.prepare(batch)))
         return features
 
     root = Path(source.source).expanduser()
     splits = _splits(samples)
-    parts = {name: _rows(name, split, root, represent, place) for name, split in splits.items()}
-    rows = Rows(*map(np.concatenate, zip(*parts.values(), strict=True)))
+    parts = {name: _rows(name, split, root, represent, target) for name, split in splits.items()}
+    rows = Columns(*map(np.concatenate, zip(*parts.values(), strict=True)))
     classes = None if samples.classes is None else [printable(name) for name in samples.classes]
     write_atomic(to, _npz(rows, classes) if suffix == ".npz" else _parquet(rows, classes))
     return Embedded(
         file=str(to),
         samples={name: len(part.features) for name, part in parts.items()},
         width=rows.features.shape[1],
-        skipped={file: why for split in splits.values() for file, why in split.skipped.items()},
+        skipped={file: reason for split in splits.values() for file, reason in split.skipped.items()},
     )
 
 
-class Rows(NamedTuple):
-    """What is written of N samples: the columns of a table."""
+class Columns(NamedTuple):
+    """The columns of the table that is written, for N samples."""
 
     features: NDArray[np.float32]
     label: NDArray[np.int64]
@@ -126,24 +128,24 @@ def _splits(data: DataSet) -> dict[str, Split]:
 
 
 def _rows(
-    name: str, split: Split, root: Path, represent: Callable[[Tensor], Tensor], place: Device
-) -> Rows:
-    """The rows of a split, without those samples for which others stood in."""
-    features = extract(represent, split, place.device).cpu().numpy()
+    name: str, split: Split, root: Path, represent: Callable[[Tensor], Tensor], device: Device
+) -> Columns:
+    """Return the rows of a split, without the samples that could not be read."""
+    features = extract(represent, split, device.device).cpu().numpy()
     count = len(split)
     names = [str(number) for number in range(count)] if split.names is None else split.names
-    kept = np.array([printable(file) not in split.skipped for file in names])
+    readable = np.array([printable(file) not in split.skipped for file in names])
     label = np.full(count, UNKNOWN) if split.labels is None else split.labels.numpy()
     short = np.array([printable(_below(root, file)) for file in names])
-    return Rows(features[kept], label[kept], np.full(kept.sum(), name), short[kept])
+    return Columns(features[readable], label[readable], np.full(readable.sum(), name), short[readable])
 
 
 def _below(root: Path, file: str) -> str:
-    """A file's path below a folder; any other name as it is."""
+    """Return a file's path relative to a folder; any other name as it is."""
     return file.removeprefix(f"{root}{os.sep}")
 
 
-def _npz(rows: Rows, classes: Sequence[str] | None) -> bytes:
+def _npz(rows: Columns, classes: Sequence[str] | None) -> bytes:
     arrays: dict[str, Any] = rows._asdict()
     if (rows.label == UNKNOWN).all():
         del arrays["label"]
@@ -154,7 +156,7 @@ def _npz(rows: Rows, classes: Sequence[str] | None) -> bytes:
     return file.getvalue()
 
 
-def _parquet(rows: Rows, classes: Sequence[str] | None) -> bytes:
+def _parquet(rows: Columns, classes: Sequence[str] | None) -> bytes:
     arrow, parquet = map(importlib.import_module, ("pyarrow", "pyarrow.parquet"))
     known = rows.label != UNKNOWN
     named = [classes[i] if classes and i != UNKNOWN else None for i in rows.label]

@@ -1,4 +1,4 @@
-"""A trained backbone for those who do not have ssl-zoo: weights that timm loads, or ONNX."""
+"""``ssl-zoo export``: a trained backbone for programs without ssl-zoo, for timm or as ONNX."""
 
 from __future__ import annotations
 
@@ -28,41 +28,43 @@ from ssl_zoo.spec import ImageSpec
 from ssl_zoo.text import error_line
 
 FORMATS = {".safetensors": (), ".onnx": ("onnx", "onnxscript")}
-"""The formats by suffix, and the modules that each needs."""
+"""The modules that each format needs, by suffix."""
 
-MOST_ONNX_BYTES = 2**31 - 2**24
-"""What the weights in one ONNX file may take: the format ends at 2 GiB, and the graph needs some."""
+MAX_ONNX_BYTES = 2**31 - 2**24
+"""The limit of the weights in one ONNX file: 2 GiB, less room for the graph."""
 
 
 def export(run: str | Path, to: str | Path) -> str:
     """Export the trained backbone of a run, in the format that the file's suffix names.
 
-    - ``.safetensors``: the weights, for timm. The header holds under ``load`` the Python that builds
-      the model, to be run beside the file: one call of `timm.create_model` where the stem is the
-      original one; a small stem is beyond timm's arguments and takes a line for each change.
+    - ``.safetensors``: the weights, for timm. The header's ``load`` is the Python that builds the
+      model, to be run beside the file: one call of `timm.create_model` for the original stem, and a
+      line per change for a small stem, which timm has no argument for.
     - ``.onnx``: the network, from ``images``, float32 [batch, channels, size, size], to ``features``,
-      float32 [batch, D], for batches of any length.
+      float32 [batch, D], with a dynamic batch size.
 
-    Both take what the timm model takes: intensities in [0, 1], normalised. With which mean and
-    deviation is said as JSON under ``normalise``, in the header and in ONNX's metadata.
+    Both take the input of the timm model: intensities in [0, 1], normalised. The mean and deviation
+    are JSON under ``normalise`` in the header, and in ONNX's metadata.
 
     Args:
         run: a run directory, or its `backbone.safetensors`.
-        to: the file to write; one that is there is replaced.
+        to: the file to write; an existing one is replaced.
 
     Returns:
         The Python that loads the file.
 
     Raises:
-        UserError: there is no backbone at `run`, it is not timm's, or `to` cannot be written, or not
-            in this format.
-        SslZooError: ONNX has no words for the network, or writing fails.
+        UserError: there is no backbone at `run`, it is not timm's, or `to` cannot be written or has
+            an unknown format.
+        SslZooError: the network cannot be expressed in ONNX, or writing fails.
     """
     to = Path(to)
     suffix = check_output_file("--to", to, FORMATS)
     config, spec, state = read_backbone(run)
     if not timm.is_model(config.name):
-        raise UserError(f"{run}: its backbone {config.name!r} is a plugin's, which timm cannot load")
+        raise UserError(
+            f"{run}: its backbone {config.name!r} belongs to a plugin, and timm cannot load it"
+        )
     model = load_backbone(run)
     images = {"mean": spec.mean, "std": spec.std, "size": spec.size, "channels": spec.channels}
     notes = {"normalise": json.dumps(images)}
@@ -75,7 +77,7 @@ def export(run: str | Path, to: str | Path) -> str:
     notes |= {
         "load": timm_code(config, spec, changes, to.name),
         "timm": metadata.version("timm"),
-        # With these ssl-zoo itself loads the file, as it does a run's.
+        # ssl-zoo itself loads the file by these, as it does a run's.
         "backbone": config.model_dump_json(),
         "spec": json.dumps(asdict(spec)),
         "modality": spec.modality,
@@ -85,13 +87,13 @@ def export(run: str | Path, to: str | Path) -> str:
 
 
 def timm_code(config: BackboneConfig, spec: ImageSpec, changes: list[str], file: str) -> str:
-    """The Python that builds a backbone with timm and loads its weights from a file.
+    """Return the Python that builds a backbone with timm and loads its weights from a file.
 
     Args:
-        config: which timm model.
-        spec: its images.
-        changes: what `stem_changes` found.
-        file: the file, as the code will name it.
+        config: the timm model.
+        spec: the description of its images.
+        changes: the result of `stem_changes`.
+        file: the file's name in the code.
     """
     arguments = [repr(config.name)]
     arguments += [f"{name}={value!r}" for name, value in timm_arguments(config, spec).items()]
@@ -106,11 +108,11 @@ def timm_code(config: BackboneConfig, spec: ImageSpec, changes: list[str], file:
 
 
 def stem_changes(model: nn.Module, plain: nn.Module) -> list[str]:
-    """The lines of Python that give timm's network, named ``model`` in them, the stem of ours.
+    """Return the lines of Python that change the stem of timm's ``model`` to that of ours.
 
     Args:
-        model: ours, after `use_small_stem` or not.
-        plain: as timm makes it of the same arguments.
+        model: our network, after `use_small_stem` or not.
+        plain: timm's network, made with the same arguments.
     """
     lines = []
     for name, ours in model.named_modules():
@@ -125,7 +127,7 @@ def stem_changes(model: nn.Module, plain: nn.Module) -> list[str]:
 
 
 def _place(name: str) -> str:
-    """A module of the model as Python names it; a container's parts have numbers."""
+    """Return the Python expression of a module of the model; a container's children are numbered."""
     numbered = any(part.isdigit() for part in name.split("."))
     return f"model.get_submodule({name!r})" if numbered else f"model.{name}"
 
@@ -135,13 +137,13 @@ def _but_for_stride(module: nn.Module) -> str:
 
 
 def onnx_code(spec: ImageSpec, file: str) -> str:
-    """The Python that computes features with an ONNX file."""
+    """Return the Python that computes features with an ONNX file."""
     load = ["import onnxruntime", "", f"session = onnxruntime.InferenceSession({file!r})"]
     return "\n".join([*load, *_usage("session.run(None, {'images': images})[0]", spec)])
 
 
 def _usage(call: str, spec: ImageSpec) -> list[str]:
-    """How the network is called, as comments."""
+    """Return comments on how to call the network."""
     shape = f"[B, {spec.channels}, {spec.size}, {spec.size}]"
     return [
         f"# {call} gives features [B, D]; images: float32 {shape}, intensities in",
@@ -150,7 +152,7 @@ def _usage(call: str, spec: ImageSpec) -> list[str]:
 
 
 def _without_sources(config: BackboneConfig) -> BackboneConfig:
-    """The same network without where its first weights came from, which may be files of the user's."""
+    """Return the configuration without the source of the initial weights, which may be a local file."""
     sources = ("file", "hf_hub_filename", "hf_hub_id", "source", "url")
     options = {name: value for name, value in config.options.items() if name != "cache_dir"}
     overlay = options.pop("pretrained_cfg_overlay", None) or {}
@@ -160,14 +162,14 @@ def _without_sources(config: BackboneConfig) -> BackboneConfig:
 
 
 def _onnx(model: nn.Module, spec: ImageSpec, notes: dict[str, str]) -> bytes:
-    """A network as an ONNX file with notes in its metadata.
+    """Return the content of an ONNX file with a network, and `notes` in its metadata.
 
     Raises:
-        UserError: it is too large for one file.
+        UserError: the network is too large for one file.
         SslZooError: it cannot be expressed in ONNX.
     """
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
-    if size > MOST_ONNX_BYTES:
+    if size > MAX_ONNX_BYTES:
         raise UserError(
             f"--to: the weights take {size / 2**30:.1f} GiB and an ONNX file holds 2; "
             "export .safetensors"
@@ -184,7 +186,7 @@ def _onnx(model: nn.Module, spec: ImageSpec, notes: dict[str, str]) -> bytes:
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # whatever the exporter's stages raise
+    except Exception as error:  # the exporter's stages raise anything
         raise SslZooError(
             f"--to: torch {torch.__version__} cannot express this backbone in ONNX: "
             f"{error_line(_root(error))}; export .safetensors"
@@ -192,7 +194,7 @@ def _onnx(model: nn.Module, spec: ImageSpec, notes: dict[str, str]) -> bytes:
     proto = program.model_proto
     graph = proto.graph
     for part in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
-        part.ClearField("metadata_props")  # the exporter's own traces, with paths of this machine
+        part.ClearField("metadata_props")  # the exporter's traces, with paths of this machine
     proto.doc_string = onnx_code(spec, "FILE")
     for key, value in notes.items():
         proto.metadata_props.add(key=key, value=value)
@@ -202,7 +204,7 @@ def _onnx(model: nn.Module, spec: ImageSpec, notes: dict[str, str]) -> bytes:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Within, the exporter keeps its progress, its warnings and its graphs to itself."""
+    """Temporarily silence the exporter's progress, warnings and graphs."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -214,5 +216,5 @@ def _silence() -> Iterator[None]:
 
 
 def _root(error: BaseException) -> BaseException:
-    """What an error was first caused by."""
+    """Return the first cause of an error."""
     return error if error.__cause__ is None else _root(error.__cause__)

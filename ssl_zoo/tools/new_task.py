@@ -1,4 +1,4 @@
-"""A package of one's own with one task in it, which installs, trains and passes as it stands."""
+"""``ssl-zoo new-task``: a package with one task that installs, trains and passes its tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ssl_zoo.plugins.registry import registry
 from ssl_zoo.text import did_you_mean
 
 KINDS = ("joint-embedding", "predictive", "masked")
-"""What a task starts from: views that attract, a change to be told, or pixels to be filled in."""
+"""The starting points of a task: views that attract, a change to predict, pixels to fill in."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _PREFIX = "ssl-zoo-"
@@ -34,31 +34,31 @@ _FILES = {
     "{module}.py": "{kind}/task.py.jinja",
     "tests/{test}.py": "{kind}/test.py.jinja",
 }
-"""What is written, and the template that it is written from."""
+"""The template of each file of the package."""
 
-_SPOKEN_FOR = {
-    *dir(builtins),  # True and None among them
+_RESERVED = {
+    *dir(builtins),  # including True and None
     *("ANSWERS", "Case", "Check", "ClassVar", "ColorJitter", "Compose", "Encoder", "F", "Field"),
     *("ImageSpec", "Losses", "Normalise", "Options", "RandomResizedCrop", "Rng", "Task"),
     *("TaskOptions", "Tensor"),
 }
-"""Names that the files have another use for than the task's class."""
+"""Names that the class cannot have, as the files use them for something else."""
 
 
 def new_task(name: str, kind: str = "joint-embedding", folder: str | Path | None = None) -> Path:
-    """Write a package that brings one task, ready to be installed, trained and changed.
+    """Write a package with one task, ready to be installed, trained and changed.
 
     Args:
         name: the task's name; the distribution is called ``ssl-zoo-NAME``.
-        kind: what the task starts from.
-        folder: where to, a folder that is empty or not there yet; None for ``ssl-zoo-NAME`` here.
+        kind: the starting point, one of `KINDS`.
+        folder: an empty or new folder; None for ``ssl-zoo-NAME`` in the current one.
 
     Returns:
-        The folder. All of the package is in it, or an error leaves nothing behind.
+        The folder, with the whole package; an error leaves nothing behind.
 
     Raises:
-        UserError: the name cannot be one or is taken, there is no such kind, or the folder cannot
-            be written.
+        UserError: the name is not valid or is taken, there is no such kind, or the folder cannot be
+            written.
     """
     _check_kind(kind)
     _check_name(name)
@@ -81,14 +81,16 @@ def _check_kind(kind: str) -> None:
 
 
 def _check_name(name: str) -> None:
-    mended = _mend(name)
+    suggestion = _nearest_valid(name)
     if not _NAME.fullmatch(name):
         raise UserError(
-            f"task name {name!r} {_fault(name)}: take lower-case letters and digits, with single "
-            f"dashes between them, such as {mended or 'colour-guess'!r}"
+            f"task name {name!r} {_invalid_reason(name)}: use lower-case letters and digits, with "
+            f"single dashes between them, such as {suggestion or 'colour-guess'!r}"
         )
-    if name != mended:
-        raise UserError(f"task name {name!r}: the package gets the prefix by itself; take {mended!r}")
+    if name != suggestion:
+        raise UserError(
+            f"task name {name!r}: the prefix {_PREFIX!r} is added automatically; use {suggestion!r}"
+        )
     known: list[TaskInfo | EntryPoint] = [*registry.tasks().values(), *installed()]
     for entry in known:
         if canonical_name(entry.name) == name:
@@ -98,25 +100,22 @@ def _check_name(name: str) -> None:
             )
     module = _module(name)
     if importlib.util.find_spec(module) is not None:
-        raise UserError(
-            f"task name {name!r}: its module would be {module}, and there is one already; "
-            "choose another one"
-        )
+        raise UserError(f"task name {name!r}: its module {module} exists already; choose another one")
 
 
-def _fault(name: str) -> str:
-    """What is wrong with a name, as the end of a sentence about it."""
+def _invalid_reason(name: str) -> str:
+    """Return why a name is not valid, as the end of a sentence about it."""
     if not name:
         return "is empty"
-    if strange := sorted(set(re.sub(r"[a-z0-9-]", "", name))):
-        return f"has {' and '.join(map(repr, strange))} in it"
+    if invalid := sorted(set(re.sub(r"[a-z0-9-]", "", name))):
+        return f"has {' and '.join(map(repr, invalid))} in it"
     if not name[0].isalpha():
         return "does not start with a letter"
     return "ends in a dash" if name.endswith("-") else "has two dashes in a row"
 
 
-def _mend(name: str) -> str:
-    """The nearest name that can be one, empty if there is none."""
+def _nearest_valid(name: str) -> str:
+    """Return the nearest valid name, "" if there is none."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", plain).lower()  # ColourGuess
     dashed = re.sub(r"[^a-z0-9]+", "-", apart).strip("-").removeprefix(_PREFIX)
@@ -131,13 +130,13 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"folder {folder}: is a file; choose another one")
     elif not folder.parent.is_dir():
         raise UserError(f"folder {folder}: there is no folder {folder.parent}; make it first")
-    home = _home(folder)
-    if not os.access(home, os.W_OK | os.X_OK):
-        raise UserError(f"folder {folder}: {home} cannot be written into; choose another one")
+    parent = _writable_parent(folder)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"folder {folder}: {parent} is not writable; choose another one")
 
 
-def _home(folder: Path) -> Path:
-    """The folder that is there and gets a new entry."""
+def _writable_parent(folder: Path) -> Path:
+    """Return the existing folder that gets a new entry."""
     return folder if folder.is_dir() else folder.parent
 
 
@@ -147,12 +146,12 @@ def _module(name: str) -> str:
 
 def _class(name: str) -> str:
     camel = "".join(part.capitalize() for part in name.split("-"))
-    return f"{camel}Task" if camel in _SPOKEN_FOR else camel
+    return f"{camel}Task" if camel in _RESERVED else camel
 
 
 def _render(name: str, kind: str) -> dict[str, str]:
-    """The text of each file, by its place in the package."""
-    environment = Environment(  # of programs: nothing is to be escaped
+    """Return the text of each file, by its path in the package."""
+    environment = Environment(  # templates of programs, so nothing is escaped
         loader=PackageLoader("ssl_zoo.tools", "templates/new_task"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
@@ -172,8 +171,8 @@ def _render(name: str, kind: str) -> dict[str, str]:
 
 
 def _write(folder: Path, content: dict[str, str]) -> None:
-    """Put files together aside, and then into their folder."""
-    with TemporaryDirectory(prefix=".new-task-", dir=_home(folder)) as aside:
+    """Write the files into a temporary folder, then move them into `folder`."""
+    with TemporaryDirectory(prefix=".new-task-", dir=_writable_parent(folder)) as aside:
         whole = Path(aside, "whole")
         for place, text in content.items():
             file = whole / place
@@ -182,7 +181,7 @@ def _write(folder: Path, content: dict[str, str]) -> None:
         if not folder.is_dir():
             whole.rename(folder)
             return
-        # Not replaced: somebody may stand in it.
+        # Not replaced, as a shell may be in it.
         with ExitStack() as undo:
             for part in list(whole.iterdir()):
                 undo.callback(_remove, part.rename(folder / part.name))

@@ -1,4 +1,4 @@
-"""Pictures of what a task feeds its network."""
+"""``ssl-zoo views``: pictures of the views of a task."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _CAPTION = 18
 def picture(
     config: RunConfig | None, run: str | Path | None = None, rows: int = 8, seed: int | None = None
 ) -> Image.Image:
-    """Draw a few random training images, their views, and a trained run's reconstructions of them.
+    """Draw a few random training images, their views, and a trained run's reconstructions.
 
     Args:
-        config: what to draw, where there is no run.
-        run: a trained run, whose configuration and weights are taken.
+        config: the configuration, where no run is given.
+        run: a trained run, whose configuration and weights are used.
         rows: the number of images.
-        seed: which images, and which views of them; None for the configuration's seed.
+        seed: the seed of the images and views; None for the configuration's.
 
     Raises:
-        UserError: the data is not images, or the run is none.
+        UserError: the data is not images, or there is no run at `run`.
     """
     opened = Run.open(run) if run is not None else None
     if opened is not None:
@@ -54,17 +54,17 @@ def picture(
 
 
 def columns(task: Task, data: DataSet, rows: int, seed: int, *, trained: bool) -> dict[str, Tensor]:
-    """A few random training images, their views, and of a trained task its reconstructions of them.
+    """Return a few random training images, their views, and a trained task's reconstructions.
 
     Args:
         task: the task, on the CPU.
-        data: images.
+        data: the images.
         rows: the number of images.
-        seed: which images, and which views of them.
-        trained: whether what only a trained network can tell is among them.
+        seed: the seed of the images and views.
+        trained: whether to include reconstructions.
 
     Returns:
-        By caption normalised images [rows, C, h, w], as `draw` takes them.
+        Normalised images [rows, C, h, w] by caption, for `draw`.
     """
     rng = Rng(derive_seed(seed, "picture"))
     task.eval()
@@ -78,34 +78,34 @@ def columns(task: Task, data: DataSet, rows: int, seed: int, *, trained: bool) -
 
 
 def check_file(file: Path) -> None:
-    """Make sure that a picture can be written to a file, before it is drawn.
+    """Raise unless a picture can be written to a file.
 
     Raises:
-        UserError: it cannot.
+        UserError: it cannot be written, or is not a PNG.
     """
     if file.suffix.lower() != ".png":
         name = file.with_suffix(".png") if file.name else file / "views.png"
         raise UserError(f"-o {file}: pictures are written as PNG; name it {name}")
     if file.is_dir() or not os.access(file.parent, os.W_OK):
-        what = "is a folder" if file.is_dir() else f"there is no folder {file.parent} to write into"
-        raise UserError(f"-o {file}: {what}; choose another file")
+        reason = "is a directory" if file.is_dir() else f"there is no folder {file.parent} to write into"
+        raise UserError(f"-o {file}: {reason}; choose another file")
 
 
 def save(image: Image.Image, file: Path) -> None:
-    """Write a picture as PNG, whole or not at all."""
+    """Write a picture as PNG, atomically."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     write_atomic(file, buffer.getvalue())
 
 
 def draw(columns: Mapping[str, Tensor], spec: ImageSpec, cell: int = 96) -> Image.Image:
-    """Lay out batches of images side by side, an image of the batch in each row.
+    """Lay out batches of images side by side, one image of the batch per row.
 
     Args:
-        columns: for each caption normalised images [B, C, h, w].
-        spec: how the images were normalised.
-        cell: the smallest side of an image in the picture, in pixels; images are enlarged by a
-            whole factor, without smoothing.
+        columns: normalised images [B, C, h, w] by caption.
+        spec: the description of the images, for undoing the normalisation.
+        cell: the smallest side of an image in the picture, in pixels; images are enlarged by an
+            integer factor, without smoothing.
     """
     pictures = {caption: _pictures(images, spec, cell) for caption, images in columns.items()}
     font = ImageFont.load_default(12)

@@ -190,5 +190,5 @@ def _agree(seconds: float, signal_number: int) -> tuple[float, int]:
 
 def _evaluate_midway(trainer: Trainer) -> dict[str, float]:
     with trainer.averaged_weights():
-        subject = Subject.of_task(trainer.task, trainer.data, trainer.device, most=ONLINE_EVAL_SIZES)
+        subject = Subject.of_task(trainer.task, trainer.data, trainer.device, limits=ONLINE_EVAL_SIZES)
         return score(subject, ["knn"])

@@ -336,12 +336,12 @@ def test_a_pretrained_backbone_can_be_built_again_without_its_first_weights(
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match=r"weights of resnet18 cannot be had.*pretrained_cfg_overlay"):
+    with pytest.raises(UserError, match=r"resnet18 are not available.*pretrained_cfg_overlay"):
         pretrained(tmp_path / "other.safetensors")
     (tmp_path / "broken.pt").write_bytes(b"no weights")
-    with pytest.raises(UserError, match="weights of resnet18 cannot be had"):
+    with pytest.raises(UserError, match="weights of resnet18 are not available"):
         pretrained(tmp_path / "broken.pt")
-    with pytest.raises(UserError, match="weights of resnet18 cannot be had: there is no such file"):
+    with pytest.raises(UserError, match="weights of resnet18 are not available: there is no such file"):
         pretrained(tmp_path / "nowhere.pt")
 
 
@@ -355,7 +355,7 @@ def test_pretrained_asks_for_timms_weights_and_offline_says_so(
             spec(),
         )
     message = str(error.value)
-    assert message.startswith("backbone.pretrained: the weights of resnet18 cannot be had: ")
+    assert message.startswith("backbone.pretrained: the weights of resnet18 are not available: ")
     assert "\n" not in message
     assert "pretrained_cfg_overlay={file: PATH}" in message
 

@@ -196,7 +196,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "task": (["--tasks", "simlcr"], "there is no task 'simlcr'. Did you mean 'simclr'?"),
     "baseline as task": (["--tasks", "supervised"], "--tasks: 'supervised' is a baseline; select"),
     "baseline": (["--baselines", "pixel"], "--baselines: there is no baseline 'pixel'. Did you mean"),
-    "protocol": (["--protocol", "knm"], "--protocol: no protocol 'knm'. Did you mean 'knn'?"),
+    "protocol": (["--protocol", "knm"], "--protocol: there is no protocol 'knm'. Did you mean 'knn'?"),
     "column": (["--columns", "knm"], "--columns: there is no column 'knm'. Did you mean 'knn'?"),
     "sort": (["--sort", "knm"], "--sort: there is no column 'knm'. Did you mean 'knn'?"),
     "seeds": (["--seeds", "0"], "seeds: must be greater than or equal to 1"),

@@ -96,14 +96,14 @@ def test_knn_on_the_pixels_of_the_digits_agrees_with_scikit_learn() -> None:
 def test_in_parts_knn_is_that_of_the_whole(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     features = some()
     whole = [knn_accuracy(features, k) for k in (1, 5, 20, 500)]
-    monkeypatch.setattr(knn, "MOST_SIMILARITIES", most)
+    monkeypatch.setattr(knn, "MAX_SIMILARITIES", most)
     assert [knn_accuracy(features, k) for k in (1, 5, 20, 500)] == whole
 
 
 @pytest.mark.parametrize("bank", [50, 500, 5000, 50_000])
 def test_knn_takes_no_more_memory_with_a_larger_bank(bank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     most = 60_000
-    monkeypatch.setattr(knn, "MOST_SIMILARITIES", most)
+    monkeypatch.setattr(knn, "MAX_SIMILARITIES", most)
     # Neither the features themselves are larger than that, nor one row of similarities, or of votes.
     for classes in (4, 600):
         features = some(bank, m=2000, width=1, classes=classes)
@@ -202,7 +202,7 @@ def test_where_there_are_no_labels_a_protocol_that_needs_them_says_so(
 def test_with_one_class_alone_no_accuracy_is_given(data: DataSet, protocol: str) -> None:
     same = ArraySplit(data.train.batch(torch.arange(100)), torch.zeros(100, dtype=torch.long))
     task = build_task(small_config("simclr"), data.spec)
-    with pytest.raises(UserError, match="x has one class alone, so no accuracy says anything"):
+    with pytest.raises(UserError, match="x has only one class, so accuracy means nothing"):
         score(Subject.of_task(task, DataSet("x", data.spec, same, same, same), DEVICE), [protocol])
 
 
@@ -232,7 +232,7 @@ def test_a_sample_is_always_the_same_and_all_where_there_are_few() -> None:
 
 def test_a_part_of_the_samples_is_evaluated_as_a_data_set_of_these_would_be(data: DataSet) -> None:
     task = build_task(small_config("simclr"), data.spec)
-    part = Subject.of_task(task, data, DEVICE, most=(60, 30)).features
+    part = Subject.of_task(task, data, DEVICE, limits=(60, 30)).features
     whole = Subject.of_task(task, data, DEVICE).features
     bank, test = sample_indices(100, 60), sample_indices(100, 30)
     torch.testing.assert_close(part.bank, whole.bank[bank])
@@ -268,7 +268,7 @@ def test_an_unknown_protocol_is_named_with_those_that_there_are(run: Any) -> Non
     with pytest.raises(UserError) as caught:
         evaluate(run.path, ["knn", "linaer"])
     assert str(caught.value) == (
-        "--protocol: no protocol 'linaer'. Did you mean 'linear'? "
+        "--protocol: there is no protocol 'linaer'. Did you mean 'linear'? "
         "There are: dense, finetune, health, knn, linear, lowshot"
     )
 
@@ -292,7 +292,7 @@ def test_a_run_is_transferred_to_other_data_and_its_own_scores_stay(run: Any, tm
      ({"data.image_size": 32}, "data.image_size")],
 )  # fmt: skip
 def test_a_run_keeps_the_settings_that_made_it(run: Any, settings: dict[str, Any], named: str) -> None:
-    with pytest.raises(UserError, match=f"{named}: .* has its own; for a run only --data and"):
+    with pytest.raises(UserError, match=f"{named}: cannot be changed for an existing run"):
         evaluate(run.path, ["knn"], settings=settings)
 
 

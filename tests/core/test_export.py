@@ -314,7 +314,7 @@ def test_what_onnx_cannot_express_or_hold_is_said_in_a_line(
     assert "cannot express this backbone in ONNX: " in said
     assert "data-dependent" in said
     monkeypatch.undo()
-    monkeypatch.setattr(module, "MOST_ONNX_BYTES", 1000)
+    monkeypatch.setattr(module, "MAX_ONNX_BYTES", 1000)
     assert "an ONNX file holds 2; export .safetensors" in complaint(run, file)
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
@@ -354,5 +354,6 @@ def test_a_backbone_that_is_not_there_or_not_timms(tmp_path: Path) -> None:
     run.mkdir()
     spec = ImageSpec(channels=1, size=8, mean=(0.5,), std=(0.5,))
     Run(run).write_backbone(nn.Linear(2, 2), BackboneConfig(name="my_own"), spec)  # type: ignore[arg-type]
-    assert complaint(run, file) == f"{run}: its backbone 'my_own' is a plugin's, which timm cannot load"
+    reason = "its backbone 'my_own' belongs to a plugin, and timm cannot load it"
+    assert complaint(run, file) == f"{run}: {reason}"
     assert not file.exists()

@@ -31,7 +31,7 @@ def some_digits() -> DataSet:
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ssl_zoo.evaluation.finetune.EPOCHS", 4)
-    monkeypatch.setattr("ssl_zoo.evaluation.finetune.FEWEST_STEPS", 60)
+    monkeypatch.setattr("ssl_zoo.evaluation.finetune.MIN_STEPS", 60)
 
 
 def encoder(name: str, data: DataSet) -> Encoder:

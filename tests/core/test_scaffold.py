@@ -159,7 +159,7 @@ def test_a_package_installs_and_is_listed(packages: dict[str, Path], tmp_path: P
     (mine,) = [task for task in json.loads(listed.stdout) if task["name"] == PACKAGES[kind]]
     assert mine == {
         "name": PACKAGES[kind],
-        "summary": "Each image is turned by some quarters, and how many is to be told.",
+        "summary": "Each image is rotated by 0 to 3 quarter turns, and their number is predicted.",
         "paper": "",
         "distribution": f"ssl-zoo-{PACKAGES[kind]}",
         "version": "0.1.0",
@@ -217,7 +217,7 @@ def test_no_other_name_in_the_files_can_be_a_class(packages: dict[str, Path], ki
                 elif isinstance(node, ast.Name):
                     bound.add(node.id)
     capitalised = {n for n in bound if n[:1].isupper()}
-    assert capitalised - {scaffold._class(PACKAGES[kind])} <= scaffold._SPOKEN_FOR
+    assert capitalised - {scaffold._class(PACKAGES[kind])} <= scaffold._RESERVED
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_name_that_cannot_be_one_is_answered_with_the_nearest(
     tmp_path: Path, name: str, wrong: str, mended: str
 ) -> None:
     assert refusal(name, folder=tmp_path / "new") == (
-        f"task name {name!r} {wrong}: take lower-case letters and digits, with single dashes between "
+        f"task name {name!r} {wrong}: use lower-case letters and digits, with single dashes between "
         f"them, such as {mended!r}"
     )
     assert files(new_task(mended, folder=tmp_path / "new"))
@@ -249,7 +249,9 @@ def test_a_name_that_cannot_be_one_is_answered_with_the_nearest(
 
 def test_a_name_has_the_prefix_by_itself(tmp_path: Path) -> None:
     message = refusal("ssl-zoo-mine", folder=tmp_path / "new")
-    assert message == "task name 'ssl-zoo-mine': the package gets the prefix by itself; take 'mine'"
+    assert (
+        message == "task name 'ssl-zoo-mine': the prefix 'ssl-zoo-' is added automatically; use 'mine'"
+    )
 
 
 def test_a_name_that_is_taken_is_refused_with_its_owner(tmp_path: Path) -> None:
@@ -266,7 +268,7 @@ def test_a_name_that_is_taken_is_refused_with_its_owner(tmp_path: Path) -> None:
 
 def test_a_name_whose_module_is_there_is_refused(tmp_path: Path) -> None:
     message = refusal("vision", folder=tmp_path / "new")
-    assert message.startswith("task name 'vision': its module would be ssl_zoo_vision, and there is one")
+    assert message.startswith("task name 'vision': its module ssl_zoo_vision exists already")
 
 
 @pytest.mark.parametrize(
@@ -333,7 +335,7 @@ def test_a_folder_that_cannot_be_one(tmp_path: Path) -> None:
 def test_a_folder_that_nobody_may_write_into(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
-        assert "cannot be written into; choose another one" in refusal("mine", folder=tmp_path / "new")
+        assert "is not writable; choose another one" in refusal("mine", folder=tmp_path / "new")
     finally:
         tmp_path.chmod(0o700)
 

@@ -28,7 +28,7 @@ from ssl_zoo_vision.dense import protocol as dense
 from ssl_zoo_vision.dense.canvases import (
     DARK,
     IGNORED,
-    MOST_OBJECTS,
+    MAX_OBJECTS,
     OVERLAP,
     Canvases,
     canvas_side,
@@ -37,7 +37,7 @@ from ssl_zoo_vision.dense.canvases import (
     pasted,
 )
 from ssl_zoo_vision.dense.detection import (
-    Found,
+    Detections,
     assign,
     average_precision,
     find,
@@ -129,7 +129,7 @@ def test_masks_boxes_and_labels_agree(data: Any) -> None:
     part, _, classes = pasted(data())
     counts = (part.labels >= 0).sum(1)
     assert counts.min() >= 1
-    assert counts.max() == MOST_OBJECTS
+    assert counts.max() == MAX_OBJECTS
     assert counts.float().mean() > 2
     assert part.labels.unique().tolist() == list(range(-1, classes))
     assert not part.hard.any()
@@ -169,7 +169,7 @@ def test_pictures_overlap_little_and_lie_inside() -> None:
     assert (corners >= 0).all()
     assert ((corners + sides[..., None])[there] <= 64).all()
     for n in range(200):
-        for i in range(MOST_OBJECTS):
+        for i in range(MAX_OBJECTS):
             for j in range(i):
                 if there[n, i] and there[n, j]:
                     low = torch.maximum(corners[n, i], corners[n, j])
@@ -328,7 +328,9 @@ def iou(a: list[float], b: list[float]) -> float:
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def literal_precision(found: Found, boxes: Tensor, labels: Tensor, hard: Tensor, label: int) -> float:
+def literal_precision(
+    found: Detections, boxes: Tensor, labels: Tensor, hard: Tensor, label: int
+) -> float:
     """VOC's procedure, box by box; the area by steps of recall."""
     order = sorted(range(len(found.score)), key=lambda d: -float(found.score[d]))
     used: set[tuple[int, int]] = set()
@@ -369,7 +371,7 @@ def test_the_mean_average_precision_is_that_of_a_literal_reference() -> None:
         torch.rand(150, generator=g) < 0.8, labels[image, number], torch.randint(3, (150,), generator=g)
     ).clamp(min=0)
     box = boxes[image, number] + 3 * torch.randn(150, 4, generator=g)
-    found = Found(image, label, torch.rand(150, generator=g), box)
+    found = Detections(image, label, torch.rand(150, generator=g), box)
     precisions = [literal_precision(found, boxes, labels, hard, k) for k in range(3)]
     assert min(precisions) > 0.1
     assert max(precisions) < 0.9
@@ -383,7 +385,9 @@ def test_a_second_box_of_an_object_is_wrong_and_an_unfound_class_costs() -> None
 
     def score(*found: tuple[int, float, list[float]]) -> float:
         label, s, box = (torch.tensor(column) for column in zip(*found, strict=True))
-        return mean_average_precision(Found(torch.zeros_like(label), label, s, box), boxes, labels, hard)
+        return mean_average_precision(
+            Detections(torch.zeros_like(label), label, s, box), boxes, labels, hard
+        )
 
     first, second = [0.0, 0, 10, 10], [20.0, 20, 30, 30]
     assert score((0, 0.9, first), (1, 0.8, second)) == 100

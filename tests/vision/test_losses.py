@@ -91,7 +91,7 @@ def test_in_parts_a_loss_has_the_value_and_gradient_of_the_whole(
     a, b = unit(37, 6, 5).requires_grad_(), unit(37, 6, 6).requires_grad_()
     whole = loss(a, b)
     gradients = torch.autograd.grad(whole, [a, b], allow_unused=True)
-    monkeypatch.setattr(nn, "MOST_SCORES", 1000)
+    monkeypatch.setattr(nn, "MAX_SCORES", 1000)
     parts = loss(a, b)
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=0)
     in_parts = torch.autograd.grad(parts, [a, b], allow_unused=True)
@@ -106,7 +106,7 @@ def test_a_batch_of_4096_never_holds_its_whole_matrix(loss: str) -> None:
             nt_xent(a, b, 0.1).backward()
         else:
             info_nce(a, b.detach(), unit(65536, 4, 3, torch.float32), 0.1).backward()
-    assert largest.elements <= nn.MOST_SCORES
+    assert largest.elements <= nn.MAX_SCORES
 
 
 def test_nt_xent_ignores_a_rotation_of_all_embeddings() -> None:

@@ -324,7 +324,7 @@ def test_building_leaves_the_encoder_as_it_was() -> None:
         (
             {"name": "vit_tiny_r_s16_p8_224", "options": {"depth": 1}},
             64,
-            "^backbone.name: what its patches show of one another gives the hidden ones away",
+            "^backbone.name: its patches overlap or come from convolutions",
         ),
         (vit(patch_size=16), 16, "^backbone.options.patch_size: patches of 16 × 16 leave nothing to"),
         (
@@ -335,7 +335,7 @@ def test_building_leaves_the_encoder_as_it_was() -> None:
         (
             vit(patch_size=16, dynamic_img_pad=True, dynamic_img_size=True),
             28,
-            "^backbone.name: what its patches show of one another",
+            "^backbone.name: its patches overlap or come from convolutions",
         ),
     ],
 )
@@ -350,7 +350,7 @@ def test_a_network_without_patches_to_hide_is_refused(
 
 
 def test_patches_of_a_single_value_are_refused() -> None:
-    with pytest.raises(UserError, match="patches of 1 × 1 leave nothing to paint"):
+    with pytest.raises(UserError, match="patches of 1 × 1 leave nothing to reconstruct"):
         build(4, channels=1, backbone=vit(patch_size=1))
 
 

@@ -1,4 +1,4 @@
-"""Deep InfoMax: what an image's vector and its parts know of each other is to be as much as possible."""
+"""Deep InfoMax: maximise the mutual information of an image's features and its parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ssl_zoo_infomax.estimators import donsker_varadhan, info_nce, jsd, log_mean
 
 
 class Embedding(nn.Module):
-    """Two layers and a shortcut that is a copy at first; on a map's cells they are 1×1 convolutions."""
+    """Two layers with an identity-initialised shortcut; on a map's cells they are 1×1 convolutions."""
 
     def __init__(self, width: int, units: int) -> None:
         super().__init__()
@@ -38,16 +38,16 @@ class Embedding(nn.Module):
         nn.init.eye_(self.shortcut.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., width] to [..., units]."""
+        """Return the embedding [..., units] of x [..., width]."""
         rows = x.flatten(0, -2)
         embedded: Tensor = self.layers(rows) + self.shortcut(rows)
         return embedded.view(*x.shape[:-1], -1)
 
 
 class DotCritic(nn.Module):
-    """Encode-and-dot-product: T is the product of an embedding of the vector and one of the part.
+    """Encode-and-dot-product: T is the product of the embeddings of vector and part.
 
-    It is divided by the root of their width, so that scores are of order 1 at first.
+    The product is divided by the root of their width, so that initial scores are of order 1.
     """
 
     def __init__(self, width: int, part_width: int, units: int) -> None:
@@ -56,7 +56,7 @@ class DotCritic(nn.Module):
         self.part = nn.Sequential(Embedding(part_width, units), nn.LayerNorm(units))
 
     def forward(self, y: Tensor, parts: Tensor) -> Tensor:
-        """Vectors [B, D] and parts [B, P, d] to scores [B, N, P] with the parts of all N images."""
+        """Return the scores [B, N, P] of vectors [B, D] with the parts [B, P, d] of all N images."""
         vector = full_precision(self.vector(y))  # [B, units]
         part = distributed.all_gather(full_precision(self.part(parts)))  # [N, P, units]
         with torch.autocast(y.device.type, enabled=False):
@@ -65,9 +65,9 @@ class DotCritic(nn.Module):
 
 
 class ConcatCritic(nn.Module):
-    """T is three layers on vector and part side by side.
+    """Three layers on the concatenated vector and part.
 
-    The first one is written as the sum of a layer on each, so that no pair is ever laid side by side.
+    The first layer is computed as the sum of a layer on each, so that no pair is concatenated.
     """
 
     def __init__(self, width: int, part_width: int, units: int) -> None:
@@ -79,7 +79,7 @@ class ConcatCritic(nn.Module):
         )
 
     def forward(self, y: Tensor, parts: Tensor) -> Tensor:
-        """Vectors [B, D] and parts [B, P, d] to scores [B, N, P] with the parts of all N images."""
+        """Return the scores [B, N, P] of vectors [B, D] with the parts [B, P, d] of all N images."""
         part = distributed.all_gather(full_precision(self.part(parts)))  # [N, P, units]
         scores: Tensor = self.rest(self.vector(y)[:, None, None] + part)  # [B, N, P, 1]
         return full_precision(scores.squeeze(3))
@@ -89,13 +89,13 @@ CRITICS = {"dot": DotCritic, "concat": ConcatCritic}
 
 
 def information(scores: Tensor, estimator: Literal["jsd", "infonce", "dv"]) -> Tensor:
-    """An estimate of the information that vectors and parts share (Hjelm et al. 2018, section 3.1).
+    """Estimate the mutual information of vectors and parts (Hjelm et al. 2018, section 3.1).
 
     A vector's negatives are the same part of all other images of the joint batch.
 
     Args:
-        scores: [B, N, P] of this process's B vectors with all N images' parts.
-        estimator: which one.
+        scores: [B, N, P], of this process's B vectors with all N images' parts.
+        estimator: the estimator.
 
     Returns:
         The mean over this process's vectors and over parts, in nats.
@@ -114,19 +114,19 @@ def information(scores: Tensor, estimator: Literal["jsd", "infonce", "dv"]) -> T
 
 
 def prior_losses(discriminator: nn.Module, y: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-    """Both players' losses in making the vectors look like draws from the prior (equation 7).
+    """Return both adversarial losses of matching the vectors to the prior (equation 7).
 
-    As in the authors' code the encoder has the loss that does not saturate, and the discriminator's
-    has no weight.
+    As in the authors' code, the encoder has the non-saturating loss, and the discriminator's loss is
+    not weighted.
 
     Args:
-        discriminator: from vectors [B, D] to logits [B, 1] of being drawn from the prior.
+        discriminator: maps vectors [B, D] to logits [B, 1] of being samples of the prior.
         y: the encoder's vectors [B, D].
-        prior: draws from the prior [B, D].
+        prior: samples of the prior [B, D].
 
     Returns:
-        The encoder's loss, which does not move the discriminator, and the discriminator's, which does
-        not move the encoder.
+        The encoder's loss, without gradient for the discriminator, and the discriminator's loss,
+        without gradient for the encoder.
     """
 
     def bce(logit: Tensor, drawn: float) -> Tensor:
@@ -140,7 +140,7 @@ def prior_losses(discriminator: nn.Module, y: Tensor, prior: Tensor) -> tuple[Te
 
 
 class DeepInfoMax(Task):
-    """The features of an image are to know much of each part of a feature map, or of all of it."""
+    """Maximise the mutual information of an image's features with its feature map, in parts or whole."""
 
     name = "dim"
     paper = "Hjelm et al. 2018, Learning Deep Representations by MI Maximization, arXiv:1808.06670"
@@ -155,7 +155,7 @@ class DeepInfoMax(Task):
     }
 
     class Options(CropOptions):
-        """Deep InfoMax's options; the defaults are the paper's DIM(L), alpha=1 and beta=0 its DIM(G)."""
+        """Deep InfoMax's options; the defaults are the paper's DIM(L); alpha=1, beta=0 is its DIM(G)."""
 
         alpha: float = Field(0.0, ge=0, description="weight of the global objective, the whole map's")
         beta: float = Field(1.0, ge=0, description="weight of the local objective, its cells' mean")
@@ -182,7 +182,7 @@ class DeepInfoMax(Task):
             raise Unsuitable(f"task.stage: {error}") from error
         (_, d, *grid), width, units = shape, encoder.width, options.units
         whole = d * math.prod(grid)
-        # What has no weight is not there.
+        # A term without weight has no parameters.
         self.local_critic = DotCritic(width, d, units) if options.beta else None
         self.global_critic = (
             CRITICS[options.global_critic](width, whole, units) if options.alpha else None
@@ -191,12 +191,12 @@ class DeepInfoMax(Task):
         self.augment = Compose(options.crop(spec), Normalise(spec))
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Images [B, C, h, w] to crops [B, C, H, W], and as many draws [B, D] from the prior."""
+        """Return crops [B, C, H, W] of the images, and samples [B, D] of the prior."""
         x = self.augment(batch, rng)
         return (x, rng.uniform(len(x), self.encoder.width)) if self.options.gamma else (x,)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        """Minus the weighted estimates, and both players' losses in matching the prior (equation 8)."""
+        """Return minus the weighted estimates, plus both losses of matching the prior (equation 8)."""
         options = self.options
         y, (feature_map,) = self.encoder.stages(views[0], [options.stage])  # [B, D], [B, d, h, w]
         total, logs = torch.zeros((), device=y.device), {}
@@ -209,7 +209,7 @@ class DeepInfoMax(Task):
             of_all = information(self.global_critic(y, whole), options.estimator)
             total, logs["global"] = total - options.alpha * of_all, of_all.detach()
         if options.estimator != "jsd":
-            # What vector and map share is no less than either.
+            # The information shared with the map is at least either estimate.
             logs["mi_bound"] = torch.stack(list(logs.values())).amax()
         if self.discriminator is not None:
             fooling, telling = prior_losses(self.discriminator, y, views[1])

@@ -1,7 +1,7 @@
-"""Estimates of mutual information from a critic's scores, each of which is to be maximised.
+"""Estimators of mutual information from a critic's scores, to be maximised.
 
-A critic T scores pairs (x, y): positive ones, drawn together, and negative ones, drawn apart. The
-logarithms are natural, so information is in nats.
+A critic T scores pairs (x, y): positive pairs from the joint distribution, negative pairs from the
+product of the marginals. Logarithms are natural, so information is in nats.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from torch import Tensor, nn
 
 
 def log_mean_exp(scores: Tensor) -> Tensor:
-    """The logarithm of E[e^T] over all of the scores, which may have any shape.
+    """Return the logarithm of E[e^T] over all scores, of any shape.
 
-    Of sets of equal size it may be taken of each set, and then of the results.
+    For sets of equal size, it can be applied to each set and then to the results.
     """
     return scores.flatten().logsumexp(0) - math.log(scores.numel())
 
 
 def jsd(positive: Tensor, negative: Tensor) -> Tensor:
-    """E⁺[-softplus(-T)] - E⁻[softplus(T)] (Hjelm et al. 2018, equation 4).
+    """Return E⁺[-softplus(-T)] - E⁻[softplus(T)] (Hjelm et al. 2018, equation 4).
 
-    No bound of the mutual information, but one of the Jensen-Shannon divergence of joint distribution
-    and product of marginals: at most 2 JSD - log 4, which the best T, log p(x, y) / p(x) p(y), reaches.
+    This bounds not the mutual information but the Jensen-Shannon divergence of the joint distribution
+    and the product of marginals: it is at most 2 JSD - log 4, attained by T = log p(x, y) / p(x) p(y).
 
     Args:
         positive: scores of any shape.
         negative: scores of any shape.
 
     Returns:
-        A scalar in nats, below 0; -log 4 where T is 0.
+        A scalar in nats, below 0; -log 4 for T = 0.
     """
     return -F.softplus(-positive).mean() - F.softplus(negative).mean()
 
 
 def info_nce(positive: Tensor, negative: Tensor) -> Tensor:
-    """log(K + 1) + E[T⁺ - log Σ e^T], the sum over a positive score and its K negatives (equation 5).
+    """Return log(K + 1) + E[T⁺ - log Σ e^T], summing over a positive and its K negatives (equation 5).
 
-    A lower bound of the mutual information, on average over samples too, if a positive and its negatives
-    pair one and the same x with the y of K + 1 independent samples (van den Oord et al. 2018,
-    arXiv:1807.03748, appendix A.1). It cannot tell more than log(K + 1).
+    It is a lower bound of the mutual information, also in expectation over samples, if a positive and
+    its negatives pair the same x with the y of K + 1 independent samples (van den Oord et al. 2018,
+    arXiv:1807.03748, appendix A.1). It is at most log(K + 1).
 
     Args:
         positive: [B, ...].
-        negative: [B, K, ...]; a positive competes with those in dimension 1.
+        negative: [B, K, ...]; dimension 1 has the negatives of a positive.
 
     Returns:
         A scalar in nats, at most log(K + 1).
@@ -56,31 +56,31 @@ def info_nce(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def donsker_varadhan(positive: Tensor, negative: Tensor) -> Tensor:
-    """E⁺[T] - log E⁻[e^T] (Hjelm et al. 2018, equation 2; Belghazi et al. 2018, equation 10).
+    """Return E⁺[T] - log E⁻[e^T] (Hjelm et al. 2018, equation 2; Belghazi et al. 2018, equation 10).
 
-    A lower bound of the mutual information for expectations over the distributions, and a T that does
-    not follow from the sample. Over a sample the second term is too small on average, so that the value
-    lies above the bound, by about Var[e^T] / (2 K E[e^T]²) for K independent negatives.
+    It is a lower bound of the mutual information for expectations over the distributions, and for a T
+    that does not depend on the sample. Over a sample, the second term is biased low, so the value is
+    biased high, by about Var[e^T] / (2 K E[e^T]²) for K independent negatives.
 
     Args:
         positive: scores of any shape.
         negative: scores of any shape.
 
     Returns:
-        A scalar in nats; 0 where T is constant.
+        A scalar in nats; 0 for constant T.
     """
     return positive.mean() - log_mean_exp(negative)
 
 
 class DonskerVaradhan(nn.Module):
-    """`donsker_varadhan` for training, with MINE's correction of the gradient.
+    """The `donsker_varadhan` objective with MINE's correction of the gradient.
 
-    The gradient of the second term is E⁻[e^T ∇T] / E⁻[e^T], and biased where both means are of the
-    same few samples. So the denominator is a moving average over the steps before this one (Belghazi
-    et al. 2018, section 3.2). The value is the batch's own.
+    The gradient of the second term is E⁻[e^T ∇T] / E⁻[e^T], which is biased if both means are over
+    the same few samples. The denominator is therefore a moving average over previous steps (Belghazi
+    et al. 2018, section 3.2). The value is that of the batch.
 
     Args:
-        decay: of the moving average, in (0, 1).
+        decay: the decay of the moving average, in (0, 1).
 
     Attributes:
         log_average: the logarithm of the moving average; -∞ before the first step.
@@ -95,17 +95,17 @@ class DonskerVaradhan(nn.Module):
         self.register_buffer("log_average", torch.tensor(-math.inf))
 
     def forward(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Scores of any shape to a scalar in nats."""
+        """Return the objective, a scalar in nats, for scores of any shape."""
         log_mean = log_mean_exp(negative)
         self.latest = own = log_mean.detach()
         average = torch.where(self.log_average.isinf(), own, self.log_average)
-        # The naive gradient has the batch's own mean in the denominator.
+        # Replaces the batch's mean in the denominator of the naive gradient.
         corrected = (own - average).exp() * (log_mean - own)
         return positive.mean() - (own + corrected)
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """The average follows the batch that the step was made of."""
+        """Update the moving average by the batch of the step."""
         if self.latest is None:
             return
         moved = torch.logaddexp(

@@ -1,4 +1,4 @@
-"""How much the features of two views of an image know of each other."""
+"""The mutual information of the features of two views of an image."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ssl_zoo.evaluation import Metric, Protocol, Scores, Subject
 from ssl_zoo.evaluation.linear import Axes
 from ssl_zoo_infomax.mine import estimate
 
-MOST = 4096
-"""So many samples at most are looked at."""
-FEWEST = 50
-"""With fewer a critic learns nothing that could be measured."""
+MAX_SAMPLES = 4096
+"""The most samples used."""
+MIN_SAMPLES = 50
+"""With fewer samples, a critic learns nothing that can be measured."""
 COMPONENTS = 4
-"""So many principal components keep the information where MINE can be trusted."""
+"""The number of principal components, few enough for MINE's estimate to be reliable."""
 SPLITS = 3
-"""So many random splits into what trains a critic and what measures are averaged."""
+"""The number of random splits into training and measuring samples that are averaged."""
 
 
 def measure(subject: Subject) -> Scores:
-    """MINE's estimate; nothing of few samples."""
-    x, y = subject.two_views(MOST)
-    # Without any noise between them two views share infinitely much, unless they are constant.
-    if len(x) < FEWEST or (torch.equal(x, y) and not torch.equal(x, x[:1].expand_as(x))):
+    """Return MINE's estimate; no score for too few samples."""
+    x, y = subject.two_views(MAX_SAMPLES)
+    # Two identical views share infinite information, unless they are constant.
+    if len(x) < MIN_SAMPLES or (torch.equal(x, y) and not torch.equal(x, x[:1].expand_as(x))):
         return {}
     axes = Axes.of(torch.cat([x, y]))
     x, y = (axes(z)[:, -COMPONENTS:] for z in (x, y))  # [M, COMPONENTS], the largest
@@ -39,7 +39,7 @@ VIEW_INFORMATION = Protocol(
             "MI of views (nats)",
             f"MINE's lower bound of the mutual information between the features of two slightly "
             f"different views of an image of the test split, in their first {COMPONENTS} principal "
-            f"components: a critic of its own, on samples that it has not learnt from, the mean over "
+            f"components: a critic trained for this, measured on held-out samples, the mean over "
             f"{SPLITS} random splits",
             None,
             2,

@@ -1,4 +1,4 @@
-"""MINE: mutual information as the largest Donsker-Varadhan bound that a network finds."""
+"""MINE: mutual information as the Donsker-Varadhan bound maximised by a network."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ssl_zoo_infomax.estimators import DonskerVaradhan, donsker_varadhan, log_mean_exp
 
 TRAIN, CHOICE = 0.6, 0.2
-"""The shares of the samples that train the critic and that choose it; the rest measures."""
-LOOKS = 20
-"""So many critics there are to choose from, evenly spread over the steps."""
+"""The fractions of samples that train and select the critic; the rest is measured on."""
+CANDIDATES = 20
+"""The number of critics to select from, evenly spread over the steps."""
 
 
 class MINE(nn.Module):
@@ -24,8 +24,8 @@ class MINE(nn.Module):
         x_width: D, the size of x.
         y_width: E, the size of y.
         hidden: the width of the two hidden layers.
-        decay: of the moving average that corrects the gradient.
-        generator: what the first weights are drawn from; None for torch's own.
+        decay: the decay of the moving average that corrects the gradient.
+        generator: the generator of the initial weights; None for torch's own.
     """
 
     def __init__(
@@ -44,40 +44,40 @@ class MINE(nn.Module):
                 nn.init.uniform_(parameter, -(width**-0.5), width**-0.5, generator)
             layers += [linear, nn.ReLU()]
         last = nn.utils.skip_init(nn.Linear, hidden, 1)
-        # T = 0 at first, whose bound is 0: what is found can only be better.
+        # T = 0 initially, with bound 0, so training can only improve it.
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.critic = nn.Sequential(*layers, last)
         self.objective = DonskerVaradhan(decay)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The scores [...] of pairs, x [..., D] and y [..., E]."""
+        """Return the scores [...] of pairs of x [..., D] and y [..., E]."""
         scores: Tensor = self.critic(torch.cat([x, y], -1)).squeeze(-1)
         return scores
 
     def bound(self, x: Tensor, y: Tensor, other: Tensor) -> Tensor:
-        """The bound, in nats, with the corrected gradient.
+        """Return the bound, in nats, with the corrected gradient.
 
         Args:
             x: [B, D].
-            y: [B, E], drawn together with x.
-            other: [B, E], drawn apart from x.
+            y: [B, E], paired with x.
+            other: [B, E], independent of x.
         """
         bound: Tensor = self.objective(self(x, y), self(x, other))
         return bound
 
     def after_step(self) -> None:
-        """Move the moving average; to be called after each step of an optimiser."""
+        """Update the moving average; call it after each optimiser step."""
         self.objective.after_step()
 
     @torch.no_grad()
     def measure(self, x: Tensor, y: Tensor, shifts: int) -> float:
-        """The bound, in nats, over samples [N, D] and [N, E].
+        """Return the bound, in nats, over samples [N, D] and [N, E].
 
         Args:
-            x: the samples of the one.
-            y: the samples of the other, in the same order.
-            shifts: with so many others at most each x is paired: y is shifted so many times.
+            x: the samples of x.
+            y: the samples of y, in the same order.
+            shifts: the number of negatives per x, made by shifting y.
         """
         places = torch.linspace(1, len(x) - 1, min(shifts, len(x) - 1)).round().int().tolist()
         negative = torch.stack([log_mean_exp(self(x, y.roll(place, 0))) for place in places])
@@ -97,29 +97,29 @@ def estimate(
 ) -> float:
     """Estimate the mutual information of x and y from below.
 
-    A critic learns from a part of the samples; of its states the best on a second part is measured on
-    a third, so that the value is a lower bound up to the noise of the third part. With few samples it
-    is a loose one. Beyond some 5 nats e^T has too heavy a tail for a mean, and the value should not be
-    trusted in either direction (McAllester & Stratos 2018, arXiv:1811.04251).
+    A critic is trained on a part of the samples, selected on a second part and measured on a third, so
+    the value is a lower bound up to the noise of the third part. It is loose for few samples. Beyond
+    about 5 nats, e^T has too heavy a tail for a mean, and the value is not reliable in either direction
+    (McAllester & Stratos 2018, arXiv:1811.04251).
 
     Args:
         x: float [N, D].
         y: float [N, E], in the same order.
-        steps: of Adam, whose rate falls from `lr` to 0 along a cosine.
-        batch_size: pairs in a step, as many drawn together as drawn apart.
+        steps: steps of Adam, with a rate from `lr` to 0 on a cosine.
+        batch_size: positive pairs per step, and as many negative ones.
         hidden: the width of the critic's layers.
-        lr: the first learning rate.
-        decay: of the moving average that corrects the gradient.
-        seed: all randomness follows from it; torch's own generators are not touched.
+        lr: the initial learning rate.
+        decay: the decay of the moving average that corrects the gradient.
+        seed: the seed of all randomness; torch's global generators are not used.
 
     Returns:
         The estimate, in nats.
 
     Raises:
-        ValueError: x and y are not as many, or fewer than 10.
+        ValueError: x and y differ in length, or have fewer than 10 samples.
     """
     if len(x) != len(y) or len(x) < 10:
-        raise ValueError(f"x and y must be as many, and 10 at least, not {len(x)} and {len(y)}")
+        raise ValueError(f"x and y must have the same length, at least 10, not {len(x)} and {len(y)}")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(x), generator=generator).to(x.device)
     first, second = int(TRAIN * len(x)), int((TRAIN + CHOICE) * len(x))
@@ -140,15 +140,15 @@ def estimate(
         optimizer.step()
         schedule.step()
         mine.after_step()
-        if step % math.ceil(steps / LOOKS) == 0:
-            found = mine.measure(x_choice, y_choice, shifts=8)
-            if found > best:
-                best, chosen = found, copy.deepcopy(mine)
+        if step % math.ceil(steps / CANDIDATES) == 0:
+            bound = mine.measure(x_choice, y_choice, shifts=8)
+            if bound > best:
+                best, chosen = bound, copy.deepcopy(mine)
     return chosen.measure(x_test, y_test, shifts=64)
 
 
 def _standardised(z: Tensor, first: int) -> Tensor:
-    """Columns of mean 0 and deviation 1 by the first rows, which changes no mutual information."""
+    """Standardise columns by the first rows, which leaves the mutual information as it is."""
     std, mean = torch.std_mean(z[:first], 0)
-    # What does not vary but for rounding is not blown up.
+    # A constant column is not amplified to its rounding error.
     return (z - mean) / torch.where(std > 1e-5 * mean.abs().clamp(min=1e-3), std, 1.0)

@@ -1,6 +1,6 @@
-"""The plugin that brings the protocol `mine`.
+"""The plugin with the protocol `mine`.
 
-What is heavy is imported inside, so that plugins are listed without it.
+Imports stand inside the hook, so that listing plugins imports no torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def ssl_zoo_register_protocols() -> Mapping[str, Protocol]:
-    """Give MINE's estimate of what the features of two views share."""
+    """Register MINE's estimate of the mutual information of two views' features."""
     from ssl_zoo_infomax.evaluation import VIEW_INFORMATION
 
     return {"mine": VIEW_INFORMATION}

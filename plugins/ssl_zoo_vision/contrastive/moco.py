@@ -1,4 +1,4 @@
-"""MoCo: a query finds its key among a queue of keys from a slowly moving encoder."""
+"""MoCo: a query is matched to its key among a queue of keys from a momentum encoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ssl_zoo_vision.augmentation import SMALL, ViewOptions
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """InfoNCE with a queue of negatives (He et al. 2019, equation 1).
+    """Return InfoNCE with a queue of negatives (He et al. 2019, equation 1).
 
     Args:
         q: queries [B, D], unit rows.
@@ -43,10 +43,10 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
 
 
 class MoCo(Task):
-    """A query finds its key among a queue of keys from a slowly moving momentum encoder.
+    """A query is matched to its key among a queue of keys from a momentum encoder.
 
-    Batch statistics could tell a query which key is its own. Keys are therefore shuffled over the
-    joint batch and normalised in groups (section 3.3, "shuffling BN"), one or more to a process.
+    Batch statistics could leak which key belongs to a query. Keys are therefore shuffled over the
+    joint batch and normalised in groups (section 3.3, "shuffling BN"), one or more per process.
     """
 
     name = "moco"
@@ -62,9 +62,9 @@ class MoCo(Task):
     }
 
     class Options(ViewOptions):
-        """MoCo's options; the defaults are v2's.
+        """MoCo's options; the defaults are those of v2.
 
-        v1 is temperature=0.07, head=linear, blur_p=0, jitter=[0.4, 0.4, 0.4, 0.4], jitter_p=1.
+        For v1, set temperature=0.07, head=linear, blur_p=0, jitter=[0.4, 0.4, 0.4, 0.4], jitter_p=1.
         """
 
         temperature: float = Field(0.2, gt=0, description="τ")
@@ -94,15 +94,15 @@ class MoCo(Task):
         self.new_keys: list[Tensor] = []
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Images [B, C, h, w] to two views [B, C, H, W] and the shuffling of the joint batch [N]."""
+        """Return two views [B, C, H, W] and a permutation [N] of the joint batch."""
         shuffle = rng.permutation(len(batch) * distributed.world_size())
         return self.view(batch, rng), self.view(batch, rng), shuffle
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        """InfoNCE of the queries against their keys and the queue as it was before this step."""
+        """Return InfoNCE of the queries against their keys and the queue from before this step."""
         view_1, view_2, shuffle = views
         if self.head[-1].weight.grad is None:
-            # A new step; if keys are left, fp16 overflowed and their step was never made.
+            # A new step: keys left over are those of a step that was skipped, as fp16 overflowed.
             self.new_keys.clear()
         pairs = [(view_1, view_2), (view_2, view_1)] if self.options.symmetric else [(view_1, view_2)]
         losses = []
@@ -118,17 +118,17 @@ class MoCo(Task):
 
     @torch.no_grad()
     def keys(self, x: Tensor, shuffle: Tensor) -> Tensor:
-        """Normalised keys of a view [B, C, H, W], computed in shuffled groups, in the view's order."""
+        """Return the unit keys [B, out] of a view [B, C, H, W], computed in shuffled groups."""
         joint = distributed.all_gather(x)[shuffle]
         mine = distributed.local_rows(joint)
-        # One image alone has no batch statistics.
+        # A single image has no batch statistics.
         groups = max(1, min(self.options.key_groups // distributed.world_size(), len(mine) // 2))
         k = torch.cat([self.key_encoder(group) for group in mine.tensor_split(groups)])
         k = distributed.all_gather(F.normalize(full_precision(k), dim=1))
         return distributed.local_rows(k[shuffle.argsort()])
 
     def after_step(self, progress: float) -> None:
-        """The key encoder follows the query encoder; the step's keys replace the oldest negatives."""
+        """Update the key encoder by momentum, and replace the oldest negatives by the new keys."""
         ema_update(self.key_encoder, nn.Sequential(self.encoder, self.head), self.momentum)
         for k in self.new_keys:
             self.queue.push(distributed.all_gather(k))

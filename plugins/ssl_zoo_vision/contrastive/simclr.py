@@ -17,10 +17,10 @@ from ssl_zoo_vision.augmentation import SMALL, ViewOptions
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
-    """The normalised temperature-scaled cross entropy (Chen et al. 2020, equation 1).
+    """Return the normalised temperature-scaled cross entropy (Chen et al. 2020, equation 1).
 
-    Each of the 2N embeddings is an anchor; its other view is the positive; the positive and the
-    2(N - 1) embeddings of other images stand in the denominator, the anchor itself does not.
+    Each of the 2N embeddings is an anchor, and the other view of its image is the positive. The
+    denominator has the positive and the 2(N - 1) embeddings of other images, but not the anchor.
 
     Args:
         z1: embeddings of the first views [B, D], unit rows.
@@ -29,7 +29,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
 
     Returns:
         The mean over this process's 2B anchors, against the embeddings of all N = world_size · B
-        images; log(2N - 1) where all embeddings coincide.
+        images; log(2N - 1) if all embeddings coincide.
     """
     z1, z2 = full_precision(z1), full_precision(z2)
     anchors = torch.cat([z1, z2])  # [2B, D]
@@ -73,11 +73,11 @@ class SimCLR(Task):
         self.view = options.view(spec)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Images [B, C, h, w] to two views [B, C, H, W] from one distribution."""
+        """Return two views [B, C, H, W] of images [B, C, h, w], from one distribution."""
         return self.view(batch, rng), self.view(batch, rng)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        """NT-Xent of both views' embeddings, which go through the network as one batch."""
+        """Return NT-Xent of both views' embeddings, computed as one batch."""
         z = self.head(self.encoder(torch.cat(views)))  # [2B, out]
         z1, z2 = F.normalize(full_precision(z), dim=1).chunk(2)
         loss = nt_xent(z1, z2, self.temperature)

@@ -1,4 +1,4 @@
-"""Pictures of several objects, for segmentation and detection, pasted together of a data set's own."""
+"""Canvases with several objects, pasted from a data set's images, for dense protocols."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from ssl_zoo.evaluation.features import sample_indices
 from ssl_zoo.spec import ImageSpec
 
 SIDE = 128
-"""About so many pixels wide is a canvas, unless one input of the network is wider."""
-MOST_INPUTS = 4
-"""At most so many inputs of the network lie side by side on a canvas."""
+"""The approximate side of a canvas in pixels, unless one input of the network is larger."""
+MAX_INPUTS = 4
+"""The most inputs of the network side by side on a canvas."""
 TRAIN, TEST = 400, 200
-"""How many canvases are pasted of each split."""
-MOST_OBJECTS = 4
-"""At most so many pictures lie on a canvas."""
+"""The number of canvases from each split."""
+MAX_OBJECTS = 4
+"""The most objects on a canvas."""
 SMALLEST, LARGEST = 1 / 4, 1 / 2
-"""The side of a pasted picture, as a share of the canvas's."""
+"""The range of the side of a pasted image, as a fraction of the canvas's."""
 TRIES = 16
-"""So many places are tried for a picture."""
+"""The number of positions tried for an image."""
 OVERLAP = 0.1
-"""Two pictures share at most so much of the smaller one's area."""
-MOST_CLASSES = 20
-"""With more classes than this, a canvas shows only pictures of so many of them, always the same."""
+"""The largest overlap of two images, as a fraction of the smaller one's area."""
+MAX_CLASSES = 20
+"""Of more classes than this, only a fixed subset of this size is used."""
 DARK = 16
-"""Up to this intensity of 255 a pixel of a gray picture on dark ground is ground."""
+"""The largest intensity, of 255, of the dark background of gray images."""
 IGNORED = 255
-"""In a mask: what lies here does not count."""
+"""The value of a mask where pixels are not counted."""
 
 
 @dataclass(frozen=True)
 class Canvases:
-    """Pictures of several objects, and what is to be found in them; all on the CPU.
+    """Images with several objects, and their annotations; all on the CPU.
 
     Attributes:
         images: uint8 [N, C, S, S].
-        masks: uint8 [N, S, S]: 0 for the ground, 1 + class for an object, or `IGNORED`.
-        boxes: float32 [N, M, 4]: an object's left, top, right and bottom edge in pixels.
-        labels: int64 [N, M]: its class; -1 where there is no object.
-        hard: bool [N, M]: an object whose finding or missing does not count.
+        masks: uint8 [N, S, S]: 0 for the background, 1 + class for an object, or `IGNORED`.
+        boxes: float32 [N, M, 4]: left, top, right and bottom edges of objects in pixels.
+        labels: int64 [N, M]: classes of objects; -1 for no object.
+        hard: bool [N, M]: objects that count neither as found nor as missed.
     """
 
     images: Tensor
@@ -58,27 +58,27 @@ class Canvases:
         return len(self.images)
 
     def split(self, size: int) -> Iterator[Canvases]:
-        """The same in parts of at most so many."""
+        """Yield parts of at most `size` canvases."""
         columns = [getattr(self, field.name).split(size) for field in fields(self)]
         return (Canvases(*part) for part in zip(*columns, strict=True))
 
 
 def canvas_side(spec: ImageSpec) -> int:
-    """S: the multiple of a network's input side that is next to 128 pixels, at most fourfold.
+    """Return S, the multiple of the network's input side nearest to 128 pixels, at most four times it.
 
-    28 pixels make 112, 32 make 128, 224 stay 224. Thus even a stride of 32 leaves a map of some places,
-    and a network for one image size can see a canvas in tiles.
+    28 gives 112, 32 gives 128, 224 stays 224. A stride of 32 then leaves a map of several positions,
+    and a network with a fixed image size can take a canvas in tiles.
     """
-    return spec.size * min(max(1, round(SIDE / spec.size)), MOST_INPUTS)
+    return spec.size * min(max(1, round(SIDE / spec.size)), MAX_INPUTS)
 
 
 def pasted(data: DataSet) -> tuple[Canvases, Canvases, int]:
-    """Canvases of a labelled data set's pictures, which follow from the data set alone.
+    """Paste canvases from a labelled data set's images; the same data set gives the same canvases.
 
-    Each has up to four pictures at random places, of a quarter to half its side, drawn from all classes
-    alike; those for training from the bank, the others from the test split. If at least nine in ten
-    corners of one-channel pictures are dark (≤ 16 of 255), the ground is black and an object is the
-    pixels brighter than that; otherwise the ground is the pictures' mean colour, and an object a square.
+    Each has up to four images at random positions, with a quarter to half of its side, drawn uniformly
+    over classes: training canvases from the bank, the others from the test split. If at least nine in
+    ten corners of one-channel images are dark (≤ 16 of 255), the background is black and an object is
+    the brighter pixels; otherwise the background is the images' mean colour, and an object a square.
 
     Returns:
         The canvases for training, those for the test, and the number of classes.
@@ -94,7 +94,7 @@ def pasted(data: DataSet) -> tuple[Canvases, Canvases, int]:
     common = common[torch.isin(common, test.labels)]
     if not len(common):
         raise UserError(f"{data.name}: its train and its test split have no class in common")
-    classes = common[sample_indices(len(common), MOST_CLASSES)]
+    classes = common[sample_indices(len(common), MAX_CLASSES)]
     assert isinstance(data.spec, ImageSpec)
     side = canvas_side(data.spec)
 
@@ -108,7 +108,7 @@ def pasted(data: DataSet) -> tuple[Canvases, Canvases, int]:
 
 
 def dark_ground(pictures: Tensor) -> bool:
-    """Whether pictures [N, C, h, w] show something bright on a dark ground; see `pasted`."""
+    """Return whether images [N, C, h, w] show bright objects on a dark background; see `pasted`."""
     corners = pictures[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
     return pictures.shape[1] == 1 and float((corners <= DARK).float().mean()) >= 0.9
 
@@ -116,14 +116,14 @@ def dark_ground(pictures: Tensor) -> bool:
 def _drawn(
     split: Split, classes: Tensor, number: int, side: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Pictures uint8 [number, M, C, h, w] and which of the classes [number, M] each shows.
+    """Draw images uint8 [number, M, C, h, w] and the indices of their classes [number, M].
 
-    Those that are larger than they can be on a canvas of this side are shrunk to that.
+    Images larger than they can be on a canvas of this side are shrunk.
     """
     assert split.labels is not None
     shows = (split.labels[:, None] == classes).float()
     weights = (shows / shows.sum(0)).sum(1)
-    numbers = torch.multinomial(weights, number * MOST_OBJECTS, replacement=True, generator=generator)
+    numbers = torch.multinomial(weights, number * MAX_OBJECTS, replacement=True, generator=generator)
     largest = round(LARGEST * side)
 
     def shrunk(batch: Tensor) -> Tensor:
@@ -133,25 +133,25 @@ def _drawn(
 
     parts = batches(split, numbers, 256, drop_last=False)
     pictures = torch.cat([shrunk(batch.cpu()) for batch in parts])
-    shape = (number, MOST_OBJECTS)
+    shape = (number, MAX_OBJECTS)
     return pictures.unflatten(0, shape), shows[numbers].argmax(1).view(shape)
 
 
 def layout(number: int, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Where pictures lie on canvases of this side.
+    """Draw the positions of images on canvases of this side.
 
-    One to four are wanted on each; what finds no place in sixteen tries is left out.
+    One to four are drawn for each canvas; one that does not fit after sixteen tries is left out.
 
     Returns:
-        In pixels the left and top edges [N, M, 2] and the sides [N, M]; and which are there [N, M].
+        The left and top edges [N, M, 2] and the sides [N, M] in pixels, and which are used [N, M].
     """
-    shape = (number, MOST_OBJECTS)
+    shape = (number, MAX_OBJECTS)
     sides = side * (SMALLEST + (LARGEST - SMALLEST) * torch.rand(shape, generator=generator))
     tries = torch.rand(*shape, TRIES, 2, generator=generator) * (side - sides)[..., None, None]
-    wanted = torch.randint(1, MOST_OBJECTS + 1, (number, 1), generator=generator)
+    wanted = torch.randint(1, MAX_OBJECTS + 1, (number, 1), generator=generator)
     corners, there = torch.zeros(*shape, 2), torch.zeros(shape, dtype=torch.bool)
-    for k in range(MOST_OBJECTS):
-        # Each try [N, TRIES, 1, 2] against each picture that is there already [N, 1, M, 2].
+    for k in range(MAX_OBJECTS):
+        # Each try [N, TRIES, 1, 2] against each image placed already [N, 1, M, 2].
         low = torch.maximum(tries[:, k, :, None], corners[:, None])
         high = torch.minimum(
             tries[:, k, :, None] + sides[:, k, None, None, None], (corners + sides[..., None])[:, None]
@@ -167,23 +167,23 @@ def layout(number: int, side: int, generator: torch.Generator) -> tuple[Tensor, 
 def paste(
     pictures: Tensor, labels: Tensor, side: int, ground: Tensor, dark: bool, generator: torch.Generator
 ) -> Canvases:
-    """Lay pictures on canvases, later ones over earlier ones.
+    """Paste images on canvases, later ones over earlier ones.
 
     Args:
         pictures: uint8 [N, M, C, h, w].
         labels: int64 [N, M], their classes.
         side: S.
-        ground: the colour [C] of what is empty, of 255.
-        dark: whether an object is the bright pixels of its picture, or all of it.
-        generator: what the layout is drawn from.
+        ground: the colour [C] of the background, of 255.
+        dark: whether an object is the bright pixels of its image, or the whole image.
+        generator: the generator of the layout.
     """
-    number, most = labels.shape
+    number, count = labels.shape
     corners, sides, there = layout(number, side, generator)
     images = ground.view(1, -1, 1, 1).repeat(number, 1, side, side)
     owners = torch.zeros(number, side, side, dtype=torch.long)
     centres = torch.arange(side) + 0.5
-    for k in range(most):
-        # Where the canvas's columns and rows lie in the picture, -1 to 1 being its edges.
+    for k in range(count):
+        # The canvas's columns and rows in the image's coordinates, with edges at -1 and 1.
         place = (centres - corners[:, k, :, None]) / sides[:, k, None, None] * 2 - 1
         x, y = place[:, 0, None, :], place[:, 1, :, None]
         grid = torch.stack(torch.broadcast_tensors(x, y), -1)
@@ -195,20 +195,20 @@ def paste(
             shown &= picture[:, 0] > DARK
         images = torch.where(shown[:, None], picture, images)
         owners.masked_fill_(shown, k + 1)
-    boxes, seen = _boxes(owners, most)
+    boxes, seen = _boxes(owners, count)
     labels = labels.masked_fill(~seen, -1)
     masks = F.pad(labels + 1, (1, 0)).gather(1, owners.flatten(1)).view_as(owners)
     return Canvases(images.round().byte(), masks.byte(), boxes, labels, torch.zeros_like(seen))
 
 
-def _boxes(owners: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """The tight boxes [N, M, 4] of objects, and which are seen at all [N, M].
+def _boxes(owners: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the tight boxes [N, M, 4] of objects, and which are visible [N, M].
 
     Args:
-        owners: [N, S, S], 1 + the number of the object that a pixel belongs to, or 0.
-        most: M.
+        owners: [N, S, S], 1 + the index of the object that a pixel belongs to, or 0.
+        count: M.
     """
-    objects = owners[:, None] == torch.arange(1, most + 1).view(-1, 1, 1)
+    objects = owners[:, None] == torch.arange(1, count + 1).view(-1, 1, 1)
     columns, rows = objects.any(2), objects.any(3)
     side = owners.shape[-1]
     first = [line.int().argmax(-1) for line in (columns, rows)]

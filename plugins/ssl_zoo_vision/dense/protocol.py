@@ -15,48 +15,48 @@ from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject, evaluating
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder
-from ssl_zoo_vision.dense.canvases import MOST_OBJECTS, TEST, TRAIN, Canvases, canvas_side, pasted
-from ssl_zoo_vision.dense.detection import EPOCHS, Found, find, fit_detector, mean_average_precision
+from ssl_zoo_vision.dense.canvases import MAX_OBJECTS, TEST, TRAIN, Canvases, canvas_side, pasted
+from ssl_zoo_vision.dense.detection import EPOCHS, Detections, find, fit_detector, mean_average_precision
 from ssl_zoo_vision.dense.segmentation import PIXELS, confusion, fit_segmenter, mean_iou
 from ssl_zoo_vision.dense.voc import VOC_CLASSES, voc_at, voc_canvases
 
 CHUNK = 32
-"""Canvases at a time."""
+"""Canvases per batch."""
 VOC_SIZE = 64
-"""From this input side on, in pixels, a network of colour images is tried on VOC."""
+"""The smallest input side, in pixels, of a colour network that is evaluated on VOC."""
 
 
 def takes_any_size(encoder: Encoder) -> bool:
-    """Whether a network takes larger images than the data's: timm knows it of its models.
+    """Return whether a network takes larger images than the data's, as timm knows of its models.
 
-    Nobody knows of any other encoder, which promises to take prepared batches and no more.
+    Any other encoder need only take prepared batches.
     """
     known = getattr(encoder.model, "pretrained_cfg", {}) if isinstance(encoder, TimmEncoder) else {}
     return not known.get("fixed_input_size", True)
 
 
 def tile(x: Tensor, across: int) -> Tensor:
-    """Images [B, C, n·s, n·s] as their tiles [B·n·n, C, s, s], row by row."""
+    """Split images [B, C, n·s, n·s] into tiles [B·n·n, C, s, s], row by row."""
     b, c, side, _ = x.shape
     x = x.view(b, c, across, side // across, across, side // across)
     return x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
 
 
 def untile(maps: Tensor, across: int) -> Tensor:
-    """The maps [B·n·n, d, h, w] of tiles as those of the images [B, d, n·h, n·w]."""
+    """Join the maps [B·n·n, d, h, w] of tiles into maps [B, d, n·h, n·w] of images."""
     _, d, h, w = maps.shape
     maps = maps.view(-1, across, across, d, h, w)
     return maps.permute(0, 3, 1, 4, 2, 5).reshape(-1, d, across * h, across * w)
 
 
 def feature_maps(subject: Subject, images: Tensor) -> Tensor:
-    """The frozen feature maps of canvases, on the device.
+    """Return the frozen feature maps of canvases, on the device.
 
-    A network that takes images of any size sees a canvas whole, any other in tiles of its own size,
-    whose maps are laid together.
+    A network that takes images of any size gets a canvas whole; any other gets it in tiles of its own
+    size, whose maps are joined.
 
     Args:
-        subject: has an encoder.
+        subject: a subject with an encoder.
         images: uint8 [N, C, S, S].
 
     Returns:
@@ -82,7 +82,7 @@ def feature_maps(subject: Subject, images: Tensor) -> Tensor:
 
 
 def dense_scores(subject: Subject, train: Canvases, test: Canvases, classes: int) -> Scores:
-    """Fit both heads to the frozen maps of the ones, and measure them on the others.
+    """Fit both heads to the frozen maps of the training canvases, and score the test canvases.
 
     Returns:
         `segmentation`, the mean IoU, and `detection`, the AP at IoU 0.5, in percent.
@@ -93,17 +93,17 @@ def dense_scores(subject: Subject, train: Canvases, test: Canvases, classes: int
     detector = fit_detector(maps, train.boxes, train.labels, classes, side, seed)
     del maps
     pixels = torch.zeros(classes + 1, classes + 1, dtype=torch.long)
-    found: list[Found] = []
+    detections: list[Detections] = []
     for number, part in enumerate(test.split(CHUNK)):
         maps = feature_maps(subject, part.images)
         pixels += confusion(part.masks, segment(maps, side).cpu(), classes + 1)
-        found.append(find(detector, maps, number * CHUNK))
-    precision = mean_average_precision(Found.joined(found), test.boxes, test.labels, test.hard)
+        detections.append(find(detector, maps, number * CHUNK))
+    precision = mean_average_precision(Detections.joined(detections), test.boxes, test.labels, test.hard)
     return {"segmentation": mean_iou(pixels), "detection": precision}
 
 
 def measure(subject: Subject) -> Scores:
-    """The scores on canvases of the data set's pictures, and on VOC where it lies at hand."""
+    """Return the scores on canvases of the data set's images, and on VOC if it is on disk."""
     spec = subject.data.spec
     if subject.encoder is None or not isinstance(spec, ImageSpec):
         return {}
@@ -120,19 +120,19 @@ def measure(subject: Subject) -> Scores:
 _METRICS = {
     "segmentation": Metric(
         "mIoU %",
-        f"{TRAIN} canvases with up to {MOST_OBJECTS} pictures of the train split each: multinomial "
+        f"{TRAIN} canvases with up to {MAX_OBJECTS} images of the train split each: multinomial "
         f"logistic regression (L-BFGS) on the frozen feature map at {PIXELS:,} of their pixels, the L2 "
-        f"penalty chosen on a tenth of them; mean IoU of ground and classes on {TEST} such canvases of "
-        "the test split",
+        f"penalty chosen on a tenth of them; mean IoU of background and classes on {TEST} such canvases "
+        "of the test split",
     ),
     "detection": Metric(
         "AP50 %",
-        "a linear 3×3 convolution on the frozen feature map of the same canvases says class and box at "
-        f"each place (focal and GIoU loss, AdamW, {EPOCHS} epochs, NMS at IoU 0.5); AP at IoU 0.5, the "
-        "area under the precision-recall curve, the mean over classes",
+        "a linear 3×3 convolution on the frozen feature map of the same canvases predicts class and box "
+        f"at each position (focal and GIoU loss, AdamW, {EPOCHS} epochs, NMS at IoU 0.5); AP at IoU "
+        "0.5, the area under the precision-recall curve, the mean over classes",
     ),
 }
-_VOC = "the same on VOC 2012's images that have masks, made square: learnt on train, measured on val"
+_VOC = "the same on the segmented images of VOC 2012, made square: trained on train, measured on val"
 
 DENSE = Protocol(
     measure,

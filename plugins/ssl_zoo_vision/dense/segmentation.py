@@ -1,4 +1,4 @@
-"""A linear classifier of pixels on frozen feature maps, and its mean IoU."""
+"""A linear pixel classifier on frozen feature maps, and its mean IoU."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from ssl_zoo.evaluation.linear import Axes, fit_chosen, logits
 from ssl_zoo_vision.dense.canvases import IGNORED
 
 PIXELS = 25_600
-"""From about so many pixels of the training images a classifier learns."""
+"""The approximate number of training pixels of the classifier."""
 HOLDOUT = 0.1
-"""The share of the training images that chooses the penalty."""
+"""The fraction of the training images on which the penalty is chosen."""
 
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A linear classifier of pixels.
+    """A linear pixel classifier.
 
     Attributes:
-        axes: the coordinates of features that it takes.
-        weight: [1 + K, d + 1], for the ground and each class; the bias is the last column.
+        axes: the coordinates of its input features.
+        weight: [1 + K, d + 1], for the background and each class; the bias is the last column.
     """
 
     axes: Axes
     weight: Tensor
 
     def __call__(self, maps: Tensor, side: int) -> Tensor:
-        """The classes [B, side, side], 0 for the ground, of maps [B, d, h, w].
+        """Return the classes [B, side, side], 0 for the background, of maps [B, d, h, w].
 
-        The logits are enlarged bilinearly, which gives what enlarging the features would.
+        The logits are enlarged bilinearly, which equals enlarging the features.
         """
         b, _, h, w = maps.shape
         places = logits(self.weight, self.axes(maps.movedim(1, -1).flatten(0, 2)))
@@ -42,30 +42,30 @@ class Segmenter:
 
 
 def at_pixels(maps: Tensor, pixels: Tensor, side: int) -> Tensor:
-    """The features [B, P, d] of pixels, as in maps [B, d, h, w] bilinearly enlarged to this side.
+    """Return the features [B, P, d] of pixels in maps [B, d, h, w] enlarged bilinearly.
 
     Args:
-        maps: of images.
+        maps: the maps of images.
         pixels: int64 [B, P], row · side + column.
-        side: of the images.
+        side: the side of the images.
     """
     column, row = pixels % side, pixels // side
     grid = (torch.stack([column, row], -1) + 0.5) / side * 2 - 1
-    found = F.grid_sample(maps, grid[:, :, None], padding_mode="border", align_corners=False)
-    return found[..., 0].transpose(1, 2)
+    sampled = F.grid_sample(maps, grid[:, :, None], padding_mode="border", align_corners=False)
+    return sampled[..., 0].transpose(1, 2)
 
 
 def fit_segmenter(maps: Tensor, masks: Tensor, classes: int, seed: int) -> Segmenter:
-    """Multinomial logistic regression on the features of random pixels.
+    """Fit multinomial logistic regression to the features of random pixels.
 
-    The penalty is the one of `PENALTIES` with the best mean IoU on the pixels of a tenth of the images;
-    the classifier is then fitted to all.
+    The penalty is the one of `PENALTIES` with the best mean IoU on the pixels of a held-out tenth of
+    the images; the classifier is then fitted to all.
 
     Args:
         maps: [N, d, h, w].
         masks: uint8 [N, S, S] as in `Canvases`.
         classes: K.
-        seed: which pixels.
+        seed: the seed of the choice of pixels.
     """
     number, side = masks.shape[:2]
     generator = torch.Generator().manual_seed(seed)
@@ -73,7 +73,7 @@ def fit_segmenter(maps: Tensor, masks: Tensor, classes: int, seed: int) -> Segme
     pixels = torch.randint(side * side, shape, generator=generator)
     y = masks.flatten(1).gather(1, pixels).flatten().to(maps.device).long()
     x = at_pixels(maps, pixels.to(maps.device), side).flatten(0, 1)
-    # Whole images are held out, since the pixels of one are much alike.
+    # Whole images are held out, as pixels of one image are similar.
     order = torch.randperm(number, generator=generator)
     held = torch.isin(torch.arange(number), order[: max(1, round(HOLDOUT * number))])
     held = held.repeat_interleave(shape[1]).to(maps.device)
@@ -90,19 +90,19 @@ def fit_segmenter(maps: Tensor, masks: Tensor, classes: int, seed: int) -> Segme
     return Segmenter(axes, fit_chosen((x, y), kept, classes + 1, axes.variance, held_iou))
 
 
-def confusion(truth: Tensor, said: Tensor, kinds: int) -> Tensor:
-    """How many pixels of each true class (row) are said to be of each (column), [kinds, kinds]."""
-    truth, said = truth.flatten().long(), said.flatten()
+def confusion(truth: Tensor, predicted: Tensor, kinds: int) -> Tensor:
+    """Count the pixels [kinds, kinds] of each true class (row) and predicted class (column)."""
+    truth, predicted = truth.flatten().long(), predicted.flatten()
     counts = truth != IGNORED
-    pairs = truth[counts] * kinds + said[counts]
+    pairs = truth[counts] * kinds + predicted[counts]
     return torch.bincount(pairs, minlength=kinds**2).view(kinds, kinds)
 
 
 def mean_iou(pixels: Tensor) -> float:
-    """The IoU of what is and what is said to be a class, the mean over those that occur, in percent.
+    """Return the mean IoU over the classes that occur, in percent.
 
     Args:
-        pixels: what `confusion` gives.
+        pixels: the result of `confusion`.
     """
     both = pixels.diagonal()
     true = pixels.sum(1)

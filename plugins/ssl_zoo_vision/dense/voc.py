@@ -1,4 +1,4 @@
-"""VOC 2012 as canvases, where a user has it."""
+"""VOC 2012 as canvases, if the user has it."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ VOC_CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
     "tvmonitor",
 )  # fmt: skip
-"""In the order of the numbers 1 to 20 in VOC's masks."""
+"""The classes 1 to 20 of VOC's masks."""
 
 
 def voc_at(root: Path) -> bool:
-    """Whether torchvision's VOC 2012 with its segmentations lies below a folder."""
+    """Return whether a folder has torchvision's VOC 2012 with segmentations."""
     voc = root / "VOCdevkit" / "VOC2012"
     return (voc / "SegmentationClass").is_dir() and (voc / "ImageSets" / "Segmentation").is_dir()
 
 
 def voc_canvases(root: Path, part: str, side: int) -> Canvases:
-    """The images of a part of VOC 2012 that have masks (Everingham et al. 2010), made square.
+    """Load the segmented images of a part of VOC 2012 (Everingham et al. 2010), made square.
 
-    Images, masks and boxes are stretched alike. What VOC calls difficult is hard, and the borders of
-    its objects are ignored.
+    Images, masks and boxes are stretched alike. Objects that VOC calls difficult are hard, and the
+    borders of objects are ignored.
 
     Args:
-        root: the folder in which torchvision's `VOCSegmentation` finds it.
+        root: the root folder of torchvision's `VOCSegmentation`.
         part: train or val.
         side: S.
 
@@ -53,7 +53,7 @@ def voc_canvases(root: Path, part: str, side: int) -> Canvases:
         except (OSError, ValueError, SyntaxError) as error:  # SyntaxError is ElementTree's
             raise UserError(
                 f"VOC2012: {printable(names[0])} or its mask or annotation cannot be read "
-                f"({read_error(error)}); mend or move {printable(root / 'VOCdevkit' / 'VOC2012')}"
+                f"({read_error(error)}); repair or move {printable(root / 'VOCdevkit' / 'VOC2012')}"
             ) from error
 
     try:
@@ -73,17 +73,15 @@ def voc_canvases(root: Path, part: str, side: int) -> Canvases:
 
 
 def _read_voc(image: Path, mask: Path, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One of `Canvases`, without the first dimension."""
+    """Return the fields of one canvas."""
     annotation = ElementTree.parse(image.parents[1] / "Annotations" / f"{image.stem}.xml").getroot()
     boxes, labels, hard = [], [], []
-    for found in annotation.iter("object"):
-        edges = [
-            float(found.findtext(f"bndbox/{edge}", "")) for edge in ("xmin", "ymin", "xmax", "ymax")
-        ]
-        # VOC counts pixels from 1 and names the last one that is inside.
+    for item in annotation.iter("object"):
+        edges = [float(item.findtext(f"bndbox/{edge}", "")) for edge in ("xmin", "ymin", "xmax", "ymax")]
+        # VOC counts pixels from 1, and its edges are inclusive.
         boxes.append([edges[0] - 1, edges[1] - 1, edges[2], edges[3]])
-        labels.append(VOC_CLASSES.index(found.findtext("name", "")))
-        hard.append(found.findtext("difficult") == "1")
+        labels.append(VOC_CLASSES.index(item.findtext("name", "")))
+        hard.append(item.findtext("difficult") == "1")
     with open_image(image, side) as opened:
         pixels = np.array(opened.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
     with Image.open(mask) as opened:

@@ -1,4 +1,4 @@
-"""BYOL: one network predicts what a slowly moving copy of it says of another view; no negatives."""
+"""BYOL: an online network predicts the output of a momentum copy for another view."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ssl_zoo_vision.augmentation import SMALL, ViewOptions
 
 
 def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """The squared distance of normalised vectors, 2 - 2·cos (Grill et al. 2020, equation 2).
+    """Return the squared distance of unit vectors, 2 - 2·cos (Grill et al. 2020, equation 2).
 
     Args:
         prediction: [B, D].
@@ -30,12 +30,12 @@ def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def target_momentum(base: float, progress: float) -> float:
-    """From `base` at the start to 1 at the end along a cosine (section 3.3)."""
+    """Return the momentum, from `base` at the start to 1 at the end on a cosine (section 3.3)."""
     return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2
 
 
 class BYOL(Task):
-    """An online network predicts a moving average's projection of another view; no negatives."""
+    """An online network predicts a momentum network's projection of another view; no negatives."""
 
     name = "byol"
     paper = "Grill et al. 2020, Bootstrap Your Own Latent, arXiv:2006.07733"
@@ -68,22 +68,22 @@ class BYOL(Task):
         self.view_2 = options.view(spec, blur_p=0.1, solarise_p=options.solarise_p)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Images [B, C, h, w] to two views [B, C, H, W] from two distributions (appendix B)."""
+        """Return two views [B, C, H, W] of images [B, C, h, w], from two distributions (appendix B)."""
         return self.view_1(batch, rng), self.view_2(batch, rng)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        """Each view's prediction against the other's target projection, in [0, 8]."""
+        """Return the loss of each view's prediction and the other's target projection, in [0, 8]."""
         predictions, targets = [], []
         for x in views:
             predictions.append(self.predictor(self.projector(self.encoder(x))))  # [B, out]
             with torch.no_grad():
                 targets.append(self.target(x))  # [B, out], batch statistics
         loss = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
-        # 1 for directions spread evenly, 0 once the embeddings have collapsed.
+        # 1 for evenly spread directions, 0 for collapsed embeddings.
         z = F.normalize(full_precision(targets[0]), dim=1)
         return Losses(loss, {"spread": z.std(0).mean() * z.shape[1] ** 0.5})
 
     def after_step(self, progress: float) -> None:
-        """The target follows the online network, ever more slowly."""
+        """Update the target network by a momentum that grows to 1."""
         online = nn.Sequential(self.encoder, self.projector)
         ema_update(self.target, online, target_momentum(self.momentum, progress))

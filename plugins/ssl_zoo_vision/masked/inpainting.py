@@ -1,4 +1,4 @@
-"""Context encoders: paint a hidden region from what surrounds it."""
+"""Context encoders: inpaint a hidden region from its surroundings."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ssl_zoo.views.functional import centre_block
 
 
 def weights(hidden: Tensor, overlap: int, overlap_weight: float) -> Tensor:
-    """The weight of each pixel in the reconstruction loss: 1 where hidden, more in a band around it.
+    """Return the pixel weights of the reconstruction loss: 1 where hidden, more in a band around it.
 
-    The band, whose pixels the network sees, makes the painted region continue its surroundings
-    (Pathak et al. 2016, section 5).
+    The pixels of the band are visible to the network, so that the inpainted region continues its
+    surroundings (Pathak et al. 2016, section 5).
 
     Args:
         hidden: the mask [B, 1, H, W], true where hidden.
@@ -36,25 +36,25 @@ def weights(hidden: Tensor, overlap: int, overlap_weight: float) -> Tensor:
 
 
 def reconstruction_loss(x: Tensor, painted: Tensor, weight: Tensor) -> Tensor:
-    """The weighted mean squared error over the region (equation 1, as a mean).
+    """Return the weighted mean squared error over the region (equation 1, as a mean).
 
     Args:
         x: the images [B, C, H, W].
-        painted: what the network made [B, C, H, W].
+        painted: the network's output [B, C, H, W].
         weight: [B, 1, H, W], 0 outside the region.
     """
     error = (x - full_precision(painted)).pow(2).mean(1, keepdim=True)
-    # Processes hide different areas; with the mean area, the mean of their losses is the joint one.
+    # Hidden areas differ between processes: divide by their mean, so that losses average correctly.
     return (weight * error).sum() / distributed.mean(weight.sum())
 
 
 class Decoder(nn.Module):
-    """From the encoder's feature map to an image: a channel-wise layer, then up-convolutions."""
+    """A decoder from feature maps to images: a channel-wise layer, then up-convolutions."""
 
     def __init__(self, width: int, grid: tuple[int, int], spec: ImageSpec, hidden: int) -> None:
         super().__init__()
         self.size = spec.size
-        # Each channel's places are fully connected among themselves (section 3.1).
+        # The positions of each channel are fully connected (section 3.1).
         places = grid[0] * grid[1]
         self.channel_wise = nn.Parameter(torch.eye(places).repeat(width, 1, 1))
         layers: list[nn.Module] = []
@@ -68,14 +68,14 @@ class Decoder(nn.Module):
         self.up = nn.Sequential(*layers, nn.Conv2d(width, spec.channels, 3, padding=1))
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        """[B, width, h, w] to [B, C, size, size]."""
+        """Return images [B, C, size, size] for feature maps [B, width, h, w]."""
         x = torch.einsum("bcp,cqp->bcq", feature_map.flatten(2), self.channel_wise)
         painted = self.up(F.relu(x.view_as(feature_map)))
         return F.interpolate(painted, (self.size, self.size), mode="bilinear", align_corners=False)
 
 
 def discriminator(channels: int, size: int) -> nn.Sequential:
-    """Tells real regions from painted ones: strided convolutions to one logit [B, 1]."""
+    """Build a classifier of real and inpainted regions: strided convolutions to one logit [B, 1]."""
     layers: list[nn.Module] = []
     width = 32
     for i in range(max(2, int(math.log2(size)) - 2)):
@@ -87,7 +87,7 @@ def discriminator(channels: int, size: int) -> nn.Sequential:
 
 
 class Inpainting(Task):
-    """A region of the image is hidden and painted again from the features of the rest."""
+    """A region of the image is hidden and inpainted from the features of the rest."""
 
     name = "inpainting"
     paper = "Pathak et al. 2016, Context Encoders: Feature Learning by Inpainting, arXiv:1604.07379"
@@ -127,7 +127,7 @@ class Inpainting(Task):
         self.augment = Compose(options.crop(spec), Normalise(spec))
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Images [B, C, h, w] to crops [B, C, H, W] and what is hidden of each, bool [B, 1, H, W]."""
+        """Return crops [B, C, H, W] of the images, and the masks [B, 1, H, W], true where hidden."""
         x = self.augment(batch, rng)
         size = self.spec.size
         if self.options.region == "centre":
@@ -135,7 +135,7 @@ class Inpainting(Task):
         return x, random_blocks(len(x), size, rng)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        """The reconstruction loss, and with the adversarial option both players' losses."""
+        """Return the reconstruction loss, plus both adversarial losses if the option is set."""
         x, hidden = views
         painted = self.paint(x, hidden)
         weight = weights(hidden, self.overlap, self.options.overlap_weight)
@@ -147,8 +147,8 @@ class Inpainting(Task):
         def bce(logit: Tensor, real: float) -> Tensor:
             return F.binary_cross_entropy_with_logits(logit, torch.full_like(logit, real))
 
-        # The painter is judged by a critic that it cannot move, the critic on a picture that it
-        # cannot move: both gradients in one loss.
+        # The generator's loss does not train the critic, nor the critic's loss the generator, so
+        # both are one sum.
         region = weight > 0
         still = {name: p.detach() for name, p in self.critic.named_parameters()}
         fooling = bce(functional_call(self.critic, still, (painted * region,)), 1.0)
@@ -160,24 +160,24 @@ class Inpainting(Task):
         return Losses(total, logs | {"fooling": fooling.detach(), "telling": telling.detach()})
 
     def paint(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """The whole image [B, C, H, W] as the network sees it from the visible pixels."""
-        # 0 is the mean of the data, with which hidden pixels are filled.
+        """Return the whole image [B, C, H, W], predicted from the visible pixels."""
+        # Hidden pixels are filled with 0, the mean of the data.
         painted: Tensor = self.decoder(self.encoder.feature_map(x.masked_fill(hidden, 0)))
         return painted
 
     def lr_scale(self, parameter: str) -> float:
-        """The critic learns ten times more slowly than the painter (section 5.1).
+        """Return a tenth of the learning rate for the critic (section 5.1).
 
-        The authors' train.lua: Adam with 2e-4 for the critic, ten times that for the painter.
+        The authors' train.lua uses Adam with 2e-4 for the critic and ten times that otherwise.
         """
         return 0.1 if parameter.startswith("critic.") else 1.0
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """The image and what the network sees of it."""
+        """Return the image and the input of the network."""
         x, hidden = views
         return {"image": x, "input": x.masked_fill(hidden, 0)}
 
     def reconstructions(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """What the network paints into the hidden region."""
+        """Return the image with the hidden region inpainted."""
         x, hidden = views
         return {"painted": torch.where(hidden, self.paint(x, hidden), x)}

@@ -1,4 +1,4 @@
-"""MAE: most patches of an image are hidden, and painted from the few that the network sees."""
+"""MAE: most patches of an image are hidden, and reconstructed from the few visible ones."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ Pair = tuple[int, int]
 
 
 def patchify(x: Tensor, patch: Pair) -> Tensor:
-    """Images [B, C, H, W] to patches [B, N, P] of p × q pixels, row by row; P = C·p·q."""
+    """Split images [B, C, H, W] into patches [B, N, P] of p × q pixels, row by row; P = C·p·q."""
     return F.unfold(x, patch, stride=patch).transpose(1, 2)
 
 
 def unpatchify(patches: Tensor, patch: Pair, size: int) -> Tensor:
-    """Undo `patchify` for square images: [B, N, P] to [B, C, size, size]."""
+    """Join patches [B, N, P] into square images [B, C, size, size]; inverse of `patchify`."""
     return F.fold(patches.transpose(1, 2), (size, size), patch, stride=patch)
 
 
 def take(patches: Tensor, places: Tensor) -> Tensor:
-    """The patches [B, N, P] that are at `places` [B, K], each image's own: [B, K, P]."""
+    """Return the patches [B, K, P] at the positions `places` [B, K] of each image."""
     return torch.take_along_dim(patches, places.unsqueeze(2), 1)
 
 
 def put(patches: Tensor, places: Tensor, new: Tensor) -> Tensor:
-    """Patches [B, N, P] with those at `places` [B, K] replaced by `new` [B, K, P]."""
+    """Return patches [B, N, P] with those at `places` [B, K] replaced by `new` [B, K, P]."""
     return patches.scatter(1, places.unsqueeze(2).expand_as(new), new)
 
 
 def moments(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean and the deviation [B, N, 1] of the values of each patch [B, N, P].
+    """Return the mean and the deviation [B, N, 1] of each patch [B, N, P].
 
-    The deviation is at least 1e-3, so that an even patch is normalised to 0, not to noise.
+    The deviation is at least 1e-3, so that a flat patch is normalised to 0 rather than to noise.
     """
     variance, mean = torch.var_mean(patches, 2, keepdim=True)
     return mean, (variance + 1e-6).sqrt()
 
 
 def fit_to_tokens(encoder: Encoder, spec: ImageSpec, patch: Pair) -> None:
-    """Freeze the parameters that no token depends on: a pooling head, a norm after the pooling.
+    """Freeze the parameters that no token depends on, such as a pooling head or a norm after pooling.
 
     Raises:
-        Unsuitable: the backbone cannot leave patches out, or a token knows of more than its patch.
+        Unsuitable: the backbone cannot leave patches out, or a token depends on other patches.
     """
     x = torch.linspace(-1, 1, spec.channels * spec.size**2).view(1, -1, spec.size, spec.size)
     x.requires_grad_()
@@ -64,22 +64,21 @@ def fit_to_tokens(encoder: Encoder, spec: ImageSpec, patch: Pair) -> None:
     seen, *used = torch.autograd.grad(tokens[0, 0, 0], [x, *parameters], allow_unused=True)
     if patchify(seen, patch)[0, 1:].any():
         raise Unsuitable(
-            "backbone.name: what its patches show of one another gives the hidden ones away (they "
-            "overlap, or come from convolutions); choose plain ones, such as those of "
-            "--backbone vit_small_patch16_224"
+            "backbone.name: its patches overlap or come from convolutions, so visible ones reveal "
+            "hidden ones; choose a backbone with plain patches, such as --backbone vit_small_patch16_224"
         )
     for parameter, gradient in zip(parameters, used, strict=True):
         parameter.requires_grad_(gradient is not None)
 
 
 class Decoder(nn.Module):
-    """A light transformer, from the tokens of some patches to the pixels of all (section 3).
+    """A small transformer from the tokens of the visible patches to the pixels of all (section 3).
 
     Args:
         tokens: d, the width of the encoder's tokens.
         pixels: P, the number of values in a patch.
         grid: rows and columns of patches.
-        width: D, the width of the blocks; 32 for each head of attention, as in the paper.
+        width: D, the width of the blocks; 32 per attention head, as in the paper.
         depth: the number of blocks.
     """
 
@@ -99,7 +98,7 @@ class Decoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Tokens [B, K, d] of the places `visible` [B, K] to the pixels of all places [B, N, P]."""
+        """Return the pixels [B, N, P] of all positions, from the tokens [B, K, d] of visible ones."""
         seen = self.embed(tokens)  # [B, K, D]
         masked = self.mask_token.to(seen.dtype).expand(len(seen), *self.positions.shape)
         x = put(masked, visible, seen) + self.positions  # [B, N, D]
@@ -108,7 +107,7 @@ class Decoder(nn.Module):
 
 
 class MAE(Task):
-    """Three patches in four are hidden, and a decoder paints them from the tokens of the others."""
+    """Three patches in four are hidden, and a decoder reconstructs them from the others' tokens."""
 
     name = "mae"
     paper = "He et al. 2021, Masked Autoencoders Are Scalable Vision Learners, arXiv:2111.06377"
@@ -120,8 +119,8 @@ class MAE(Task):
             "weight_decay": 0.05,
             "warmup": 0.1,
         },
-        # For small images. The last norm comes before the pooling, where the decoder sees it, and
-        # there is no class token, whose output no loss would read.
+        # For small images. The last norm is before the pooling, where the decoder sees it, and there
+        # is no class token, which the loss would not train.
         "backbone": {
             "name": "vit_tiny_patch16_224",
             "options": {
@@ -136,7 +135,7 @@ class MAE(Task):
 
         mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of the patches that is hidden")
         normalise_targets: bool = Field(
-            True, description="paint each patch relative to its own mean and deviation"
+            True, description="predict each patch relative to its own mean and deviation"
         )
         decoder_width: int = Field(
             128, ge=32, multiple_of=32, description="width of the decoder; the paper's is 512"
@@ -159,7 +158,7 @@ class MAE(Task):
         if min(self.places, pixels) < 2:
             raise UserError(
                 f"backbone.options.patch_size: patches of {self.patch[0]} × {self.patch[1]} leave "
-                f"nothing to paint in images of {spec.size} × {spec.size}; choose others"
+                f"nothing to reconstruct in images of {spec.size} × {spec.size}; choose others"
             )
         hidden = round(options.mask_ratio * self.places)
         self.visible = self.places - min(max(hidden, 1), self.places - 1)  # K
@@ -168,13 +167,13 @@ class MAE(Task):
         self.augment = Compose(options.crop(spec), Normalise(spec))
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Images [B, C, h, w] to crops [B, C, H, W], and the places [B, K] seen, [B, N - K] hidden."""
+        """Return crops [B, C, H, W], and the positions visible [B, K] and hidden [B, N - K]."""
         x = self.augment(batch, rng)
         order = rng.uniform(len(x), self.places).argsort(1)  # [B, N]
         return x, order[:, : self.visible], order[:, self.visible :]
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        """The mean squared error over the hidden patches, about 1 if their means alone are known."""
+        """Return the mean squared error over the hidden patches; about 1 for their means alone."""
         x, visible, hidden = views
         target = take(patchify(x, self.patch), hidden)  # [B, N - K, P]
         if self.options.normalise_targets:
@@ -183,22 +182,22 @@ class MAE(Task):
         return Losses(F.mse_loss(self.predict(x, visible, hidden), target))
 
     def predict(self, x: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
-        """The hidden patches [B, N - K, P] as the network paints them, having seen the visible ones."""
+        """Reconstruct the hidden patches [B, N - K, P] from the visible ones."""
         pixels = self.decoder(self.encoder.tokens(x, visible), visible)
         return full_precision(take(pixels, hidden))
 
     def features(self, x: Tensor) -> Tensor:
-        """The mean of the patch tokens [B, d], whatever the backbone pools by, which nothing trains."""
+        """Return the mean of the patch tokens [B, d]; the backbone's own pooling is not trained."""
         return self.encoder.feature_map(x).flatten(2).mean(2)
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """The image and what the network sees of it."""
+        """Return the image and the input of the network."""
         x, _, hidden = views
         patches = patchify(x, self.patch)
         return {"image": x, "input": self.picture(patches, hidden, 0 * take(patches, hidden))}
 
     def reconstructions(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """What the network paints; relative to mean and deviation, it is shown with the true ones."""
+        """Return the reconstruction; normalised targets are shown with the true mean and deviation."""
         x, visible, hidden = views
         patches, painted = patchify(x, self.patch), self.predict(x, visible, hidden)
         if self.options.normalise_targets:
@@ -207,5 +206,5 @@ class MAE(Task):
         return {"painted": self.picture(patches, hidden, painted)}
 
     def picture(self, patches: Tensor, places: Tensor, new: Tensor) -> Tensor:
-        """The images [B, C, H, W] of `patches` with some of them replaced."""
+        """Return the images [B, C, H, W] of `patches` with some of them replaced."""
         return unpatchify(put(patches, places, new), self.patch, self.spec.size)

@@ -1,4 +1,4 @@
-"""Jigsaw puzzles: in which order do these nine tiles of an image lie?"""
+"""Jigsaw puzzles: predict the order of nine shuffled tiles of an image."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 @cache
 def permutations(number: int, tiles: int = GRID**2, seed: int = 0) -> Tensor:
-    """A set of orders that are easy to tell apart, chosen greedily (Noroozi & Favaro 2016, algorithm 1).
+    """Choose permutations far apart from each other, greedily (Noroozi & Favaro 2016, algorithm 1).
 
-    The first is drawn. Each further one is as far as can be from the nearest chosen so far, in Hamming
-    distance; among equals the one with the largest mean distance, then the first in lexicographic
-    order. The paper goes by the mean alone: of 100 that is no larger than here, 8.08, but most differ
-    from another one in two tiles only (here: in at least six).
+    The first is drawn. Each further one has the largest Hamming distance to the nearest one chosen so
+    far; ties go to the largest mean distance, then to the first in lexicographic order. The paper
+    maximises the mean alone: for 100 permutations its mean is no larger (8.08), but most of them
+    differ from another one in two tiles only (here: in at least six).
 
     Returns:
-        int64 [number, tiles], row by row which cell's tile lies in each place. It is kept for the
-        next caller: do not write into it.
+        int64 [number, tiles]: for each permutation, the cell whose tile is at each position. The
+        tensor is cached and shared: do not modify it.
 
     Raises:
-        ValueError: so few tiles do not have so many orders.
+        ValueError: there are fewer than `number` permutations of `tiles` tiles.
     """
     if number > math.factorial(tiles):
         raise ValueError(f"{tiles} tiles have {math.factorial(tiles)} orders, fewer than {number}")
@@ -56,12 +56,12 @@ def permutations(number: int, tiles: int = GRID**2, seed: int = 0) -> Tensor:
 
 @dataclass(frozen=True)
 class ChannelShift:
-    """Each colour is shifted by up to `pixels`, lest chromatic aberration tell where a tile lies."""
+    """A random shift of each channel by up to `pixels`, against cues from chromatic aberration."""
 
     pixels: int
 
     def __call__(self, x: Tensor, rng: Rng) -> Tensor:
-        """[B, C, H, W] to the same shape; the border is repeated."""
+        """Return the shifted images [B, C, H, W], with repeated borders."""
         if x.shape[1] == 1 or not self.pixels:
             return x
         shift = (rng.uniform(*x.shape[:2], 2) * (2 * self.pixels + 1)).long() - self.pixels
@@ -76,8 +76,8 @@ def cut(x: Tensor, cells: Tensor, shift: Tensor, cell: int, tile: int) -> Tensor
 
     Args:
         x: images [B, C, 3·cell, 3·cell].
-        cells: whose tile lies in each place of the puzzle, counted row by row, int64 [B, 9].
-        shift: how far down and to the right in its cell each tile begins, in pixels, int64 [B, 9, 2].
+        cells: the cell whose tile is at each position of the puzzle, row by row, int64 [B, 9].
+        shift: the offset of each tile in its cell, down and right, in pixels, int64 [B, 9, 2].
         cell: the side of a cell, in pixels.
         tile: the side of a tile, in pixels.
 
@@ -87,27 +87,27 @@ def cut(x: Tensor, cells: Tensor, shift: Tensor, cell: int, tile: int) -> Tensor
     corner = torch.stack([cells // GRID, cells % GRID], -1) * cell + shift  # [B, 9, 2]
     rows, columns = (corner.unsqueeze(-1) + torch.arange(tile, device=x.device)).unbind(2)
     image = torch.arange(len(x), device=x.device).view(-1, 1, 1, 1)
-    # With the channels last, as the network wants them, a place is one read.
+    # With channels last, the network's format, a pixel is one read.
     tiles = x.permute(0, 2, 3, 1)[image, rows.unsqueeze(3), columns.unsqueeze(2)]
     return tiles.permute(0, 1, 4, 2, 3)
 
 
 def normalise(tiles: Tensor) -> Tensor:
-    """Each channel of each tile to mean 0 and deviation 1, as these would betray neighbours.
+    """Normalise each channel of each tile to mean 0 and deviation 1, which would reveal neighbours.
 
-    A deviation below one level of 256 is rounding, and is not blown up: a flat tile becomes 0.
+    A deviation below one level of 256 is rounding and is not amplified: a flat tile becomes 0.
     """
     mean, std = tiles.mean((-2, -1), keepdim=True), tiles.std((-2, -1), correction=0, keepdim=True)
     return (tiles - mean) / std.clamp(min=1 / 255)
 
 
 def solve(tiles: Tensor, order: Tensor) -> Tensor:
-    """Put shuffled tiles [B, 9, ...] back into their cells, which `order` [B, 9] has place by place."""
+    """Put shuffled tiles [B, 9, ...] back into their cells; `order` [B, 9] has the cell of each tile."""
     return tiles[torch.arange(len(tiles), device=tiles.device).unsqueeze(1), order.argsort(1)]
 
 
 def arrange(tiles: Tensor, gap: int = 1) -> Tensor:
-    """Lay nine tiles [B, 9, C, t, t] out as a picture [B, C, s, s] with white lines between them."""
+    """Lay out nine tiles [B, 9, C, t, t] as a picture [B, C, s, s] with white lines between them."""
     framed = F.pad(tiles, (0, gap, 0, gap), value=1e4)  # white once clamped
     b, _, c, t, _ = framed.shape
     picture = framed.view(b, GRID, GRID, c, t, t).permute(0, 3, 1, 4, 2, 5)
@@ -115,7 +115,7 @@ def arrange(tiles: Tensor, gap: int = 1) -> Tensor:
 
 
 class Jigsaw(Task):
-    """Nine tiles of an image are shuffled, and the permutation, one of a fixed set, is to be told."""
+    """Nine tiles of an image are shuffled, and the permutation is predicted out of a fixed set."""
 
     name = "jigsaw"
     paper = "Noroozi & Favaro 2016, Learning by Solving Jigsaw Puzzles, arXiv:1603.09246"
@@ -130,9 +130,9 @@ class Jigsaw(Task):
     }
 
     class Options(TaskOptions):
-        """The puzzle's options."""
+        """Jigsaw's options."""
 
-        permutations: int = Field(100, ge=2, le=1000, description="how many, of 9! = 362,880")
+        permutations: int = Field(100, ge=2, le=1000, description="their number, of 9! = 362,880")
         tile: int | None = Field(
             None, ge=2, description="side of a tile in pixels; none: 64/225 of the input's, at least 16"
         )
@@ -158,14 +158,14 @@ class Jigsaw(Task):
         self.cell = self.tile + math.ceil(options.gap * self.tile)
         try:
             output_shape(encoder, encoder, replace(spec, size=self.tile))
-        except Exception as error:  # each backbone's code fails in its own way
+        except Exception as error:  # a backbone's code may raise anything
             reason = shorten(str(error), 120, placeholder=" …")
             raise Unsuitable(
                 f"task.tile: the backbone cannot take {self.tile}×{self.tile} tiles ({reason}): set a "
                 f"larger one ({spec.size} will do), choose another --backbone, or let a ViT take any "
                 "size with backbone.options.dynamic_img_size=true"
             ) from error
-        # Saved, so that a run goes on with the permutations that it began with.
+        # Saved, so that a resumed run keeps its permutations.
         self.register_buffer("permutations", permutations(options.permutations).clone())
         self.fc6 = nn.Sequential(nn.Linear(encoder.width, options.width), nn.ReLU())
         self.fc78 = mlp([GRID**2 * options.width, options.hidden, options.permutations])
@@ -180,32 +180,32 @@ class Jigsaw(Task):
         )
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Images [B, C, h, w] to shuffled tiles [B, 9, C, t, t] and their permutations' numbers [B]."""
+        """Return shuffled tiles [B, 9, C, t, t], and the indices [B] of their permutations."""
         x = self.augment(batch, rng)  # [B, C, 3·cell, 3·cell]
         target = (rng.uniform(len(x)) * len(self.permutations)).long()
         shift = (rng.uniform(len(x), GRID**2, 2) * (self.cell - self.tile + 1)).long()
         return normalise(cut(x, self.permutations[target], shift, self.cell, self.tile)), target
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        """The cross entropy of the permutation, chance being the logarithm of their number."""
+        """Return the cross entropy of the permutation; the log of their number is chance."""
         tiles, target = views
         logits = full_precision(self.logits(tiles))  # [B, permutations]
         accuracy = (logits.detach().argmax(1) == target).float().mean()
         return Losses(F.cross_entropy(logits, target), {"accuracy": accuracy})
 
     def logits(self, tiles: Tensor) -> Tensor:
-        """Tiles [B, 9, C, t, t], each seen alone, to logits [B, permutations] from all nine."""
+        """Return the logits [B, permutations] of tiles [B, 9, C, t, t], which are encoded one by one."""
         z = self.fc6(self.encoder(tiles.flatten(0, 1)))  # [9B, width]
         logits: Tensor = self.fc78(z.view(len(tiles), -1))
         return logits
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """The puzzle as the network sees it, and the same tiles in their cells."""
+        """Return the puzzle as the network sees it, and the same tiles in their cells."""
         tiles, target = views
         return {"puzzle": arrange(tiles), "solved": arrange(solve(tiles, self.permutations[target]))}
 
     def reconstructions(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """The tiles where the network would put them."""
+        """Return the tiles where the network places them."""
         tiles, _ = views
         order = self.permutations[self.logits(tiles).argmax(1)]
-        return {"as it solves it": arrange(solve(tiles, order))}
+        return {"prediction": arrange(solve(tiles, order))}

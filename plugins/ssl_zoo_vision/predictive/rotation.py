@@ -1,4 +1,4 @@
-"""Rotation prediction: which way up is this image?"""
+"""Rotation prediction: by how many quarter turns was an image rotated?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ssl_zoo.views.functional import rotate90
 
 
 class Rotation(Task):
-    """Each image is shown turned by 0°, 90°, 180° and 270°, and the turn is to be told."""
+    """Each image is rotated by 0°, 90°, 180° and 270°, and the rotation is predicted."""
 
     name = "rotation"
     paper = "Gidaris et al. 2018, Predicting Image Rotations, arXiv:1803.07728"
@@ -40,14 +40,14 @@ class Rotation(Task):
         crop_scale: tuple[float, float] = Field((0.5, 1.0), description="share of the image's area")
         stage: int | None = Field(
             None,
-            description="stage whose pooled output evaluation sees, from the end if negative "
+            description="stage whose pooled output is evaluated, from the end if negative "
             "(middle ones transfer better, table 1); none: the backbone's features",
         )
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
         if (stage := options.stage) is not None:
-            # One that does not exist is to be refused now, not when evaluation asks for it.
+            # Refuse a stage that does not exist now rather than in evaluation.
             try:
                 output_shape(encoder, lambda x: encoder.stages(x, [stage])[0], spec)
             except UserError as error:
@@ -56,24 +56,24 @@ class Rotation(Task):
         self.augment = Compose(options.crop(spec), Normalise(spec))
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Images [B, C, h, w] to four batches [B, C, H, W]: the same crops in each rotation."""
+        """Return four batches [B, C, H, W]: crops of the images in each rotation."""
         x = self.augment(batch, rng)
         return tuple(rotate90(x, quarters) for quarters in range(4))
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        """The cross entropy of the rotation, chance being log 4."""
+        """Return the cross entropy of the rotation; log 4 is chance."""
         logits = full_precision(self.head(self.encoder(torch.cat(views))))  # [4B, 4]
         turns = torch.arange(4, device=logits.device).repeat_interleave(len(views[0]))
         accuracy = (logits.detach().argmax(1) == turns).float().mean()
         return Losses(F.cross_entropy(logits, turns), {"accuracy": accuracy})
 
     def features(self, x: Tensor) -> Tensor:
-        """The pooled features [B, D] of the chosen stage."""
+        """Return the pooled features [B, D] of the chosen stage."""
         if self.options.stage is None:
             return super().features(x)
         _, (feature_map,) = self.encoder.stages(x, [self.options.stage])
         return feature_map.flatten(2).mean(2)
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """A column for each rotation."""
+        """Return a column for each rotation."""
         return {f"{90 * quarters}°": x for quarters, x in enumerate(views)}
