@@ -165,9 +165,10 @@ def train(
         raise typer.Exit(launch(devices, sys.argv[1:]))
 
     from ssl_zoo.cli import console
+    from ssl_zoo.cli.progress import TrainingReporter
     from ssl_zoo.training import train
 
-    reporter = console.TrainingReporter()
+    reporter = TrainingReporter()
     try:
         run = train(resolved, out=out, resume=resume, reporter=None if json else reporter)
     finally:
@@ -295,6 +296,7 @@ def compare(
 
     from ssl_zoo import comparison
     from ssl_zoo.cli import console
+    from ssl_zoo.cli.progress import SweepDisplay
     from ssl_zoo.config.load import parse_sets
 
     if runs:
@@ -320,7 +322,7 @@ def compare(
         print("\n".join(comparison.commands(sweep)))
     else:
         place = comparison.launcher(devices, launcher, parse_sets(launcher_sets or ()))
-        display = console.SweepDisplay()
+        display = SweepDisplay()
         try:
             table = comparison.run(sweep, place, None if json else display)
         finally:
