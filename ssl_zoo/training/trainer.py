@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -110,9 +109,6 @@ class Trainer:
             model = torch.compile(model)
         if distributed.world_size() > 1:
             # A head may leave parts of a backbone unused (inpainting never pools).
-            # What replaces them is younger than torch 2.4; and channels-last gradients are copied once.
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"ssl_zoo\.")
-            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             model = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
         wrapped: nn.Module = model
         return wrapped
@@ -300,7 +296,7 @@ class Trainer:
         message = f"{self.config.task.name}: the {quantity} is {value} at step {step}"
         return NotFinite(f"{message}; lower the learning rate (--lr){advice}")
 
-    def tell(self, hook: str, **arguments: Any) -> None:
+    def notify(self, hook: str, **arguments: Any) -> None:
         """Call an observing hook."""
         registry.notify(hook, self.config.train.observers, **arguments)
 

@@ -1,4 +1,4 @@
-"""What TensorBoard and Weights & Biases are told of a run is what it logged."""
+"""Observers, TensorBoard and Weights & Biases among them, receive exactly what a run logs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ import pytest
 import yaml
 
 from ssl_zoo.errors import UserError
+from ssl_zoo.plugins.hookspecs import hookimpl
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
-from ssl_zoo.training import Silent, train
+from ssl_zoo.training import RunSummary, train
 from ssl_zoo_observers import tensorboard, weights_biases
 from ssl_zoo_observers.scores import named_scores
+from ssl_zoo_vision.contrastive.simclr import SimCLR
 from tests.conftest import flags, small_config, ssl_zoo
 from tests.robustness.killing import start_and_signal
 
@@ -42,14 +45,15 @@ Series = dict[str, list[tuple[int, float]]]
 """By name the steps and values, in order."""
 
 
-class Fails(Silent):
-    """A run that fails as its fourth line is logged, before its observers are told of it."""
+class FailsAtFourthStep(SimCLR):
+    """A task whose fourth step raises, after three lines were logged."""
 
-    seen = 0
+    name = "fails"
+    steps = 0
 
-    def step(self, progress: float, metrics: dict[str, float]) -> None:
-        self.seen += 1
-        if self.seen == 4:
+    def after_step(self, progress: float) -> None:
+        self.steps += 1
+        if self.steps == 4:
             raise RuntimeError("no more")
 
 
@@ -100,6 +104,65 @@ def test_a_run_whose_start_was_not_seen_is_let_be(tmp_path: Path, observer: Any)
     observer.ssl_zoo_step_logged(run, {"step": 1, "loss": 2.0})
     observer.ssl_zoo_run_ended(run, RESULTS)
     assert {file.name for file in run.path.iterdir()} == {"config.yaml", ".lock"}
+
+
+# ---- observers that are objects
+
+
+class Recorder:
+    """An observer that records the calls of its hooks."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    @hookimpl
+    def ssl_zoo_run_started(self, step: int, summary: RunSummary) -> None:
+        self.calls.append(("started", (step, summary)))
+
+    @hookimpl
+    def ssl_zoo_step_logged(self, metrics: Any) -> None:
+        self.calls.append(("logged", dict(metrics)))
+
+    @hookimpl
+    def ssl_zoo_run_ended(self, results: Any) -> None:
+        self.calls.append(("ended", results))
+
+
+def test_an_object_observes_the_runs_within_a_block_and_no_others(tmp_path: Path) -> None:
+    recorder, config = Recorder(), small_config("simclr", train__epochs=0.3, train__knn_points=0)
+    with registry.observing(recorder):
+        run = train(config, out=tmp_path / "run", with_baselines=False)
+    assert [name for name, _ in recorder.calls] == ["started", *["logged"] * 3, "ended"]
+    assert [metrics for name, metrics in recorder.calls if name == "logged"] == run.metrics()
+    assert [metrics["progress"] for metrics in run.metrics()] == [0.33333, 0.66667, 1.0]
+    assert recorder.calls[-1][1] == run.results()
+    train(resume=run.path, with_baselines=False)
+    assert len(recorder.calls) == 5
+
+
+def test_a_summary_says_what_is_trained_and_for_how_long(tmp_path: Path) -> None:
+    recorder = Recorder()
+    brief: dict[str, Any] = {"protocol": (), "with_baselines": False}
+    with registry.observing(recorder):
+        config = small_config("moco", train__epochs=1, train__lr=0.3, train__accumulate=2)
+        run = train(config, out=tmp_path / "run", **brief)
+        train(resume=run.path, **brief)
+        timed = {"train__epochs": None, "train__minutes": 0.005, "train__lr_scaling": "sqrt"}
+        train(small_config("moco", train__lr=0.5, **timed), out=tmp_path / "timed", **brief)
+    begun, resumed, in_minutes = (value for name, value in recorder.calls if name == "started")
+    step, summary = begun
+    assert step == summary.progress == 0
+    assert (summary.task, summary.data, summary.backbone) == ("moco", "digits", "test_resnet")
+    assert (summary.samples, summary.step_images, summary.steps, summary.minutes) == (1438, 256, 5, None)
+    assert summary.budget == "5 steps of 256 images"
+    assert summary.parameters == run.results()["parameters"]
+    assert summary.device.startswith("cpu, fp32, channels last, ")
+    assert summary.learning_rate == "0.3 = 0.3 · 256/256"
+    assert (resumed[0], resumed[1].progress) == (5, 1.0)
+    _, summary = in_minutes
+    assert summary.budget == "0.005 minutes in steps of 128 images"
+    assert (summary.steps, summary.minutes) == (None, 0.005)
+    assert summary.learning_rate == "0.354 = 0.5 · √(128/256)"
 
 
 # ---- TensorBoard
@@ -202,11 +265,14 @@ def test_a_run_that_was_not_observed_is_drawn_from_its_first_line(tmp_path: Path
     assert len(texts(run.path, "config")) == 1
 
 
-def test_runs_of_one_process_are_drawn_apart_and_one_that_failed_is_closed(tmp_path: Path) -> None:
+def test_runs_of_one_process_are_drawn_apart_and_one_that_failed_is_closed(
+    tmp_path: Path, isolated_registry: None
+) -> None:
     pytest.importorskip("tensorboard", reason=MISSING)
     config = small_config("simclr", train__observers=["tensorboard"])
+    registry.register_task(FailsAtFourthStep)
     with pytest.raises(RuntimeError, match="no more"):
-        train(config, out=tmp_path / "failed", reporter=Fails())
+        train(small_config("fails", train__observers=["tensorboard"]), out=tmp_path / "failed")
     assert drawn(tmp_path / "failed") == logged(tmp_path / "failed", 3)
     assert not tensorboard._writers  # closed
     runs = [train(config, out=tmp_path / name) for name in ("one", "two")]
@@ -351,12 +417,13 @@ def test_steps_that_wandb_has_are_not_sent_again(
 
 
 def test_runs_of_one_process_are_sent_apart_and_one_that_failed_is_ended(
-    tmp_path: Path, wandb: ModuleType
+    tmp_path: Path, wandb: ModuleType, isolated_registry: None
 ) -> None:
     own = wandb.init(project="mine", dir=tmp_path)
     config = small_config("simclr", train__observers=["wandb"])
+    registry.register_task(FailsAtFourthStep)
     with pytest.raises(RuntimeError, match="no more"):
-        train(config, out=tmp_path / "failed", reporter=Fails())
+        train(small_config("fails", train__observers=["wandb"]), out=tmp_path / "failed")
     runs = [train(config, out=tmp_path / name) for name in ("one", "two")]
     assert wandb.run is own
     own.finish()

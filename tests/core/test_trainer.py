@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from ssl_zoo import distributed
 from ssl_zoo.config.schema import DEFAULT_EPOCHS, RunConfig, TrainConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject, score
+from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.build import build_data, build_task
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Field, Losses, Task, TaskOptions
-from ssl_zoo.training import Trainer, train
+from ssl_zoo.training import Trainer, api, loop, train
 from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.optimizer import TICKS, create_optimizer, create_schedule, learning_rate
 from ssl_zoo.training.trainer import Batch
@@ -170,8 +174,8 @@ def test_momentum_is_adams_first_beta_unless_betas_are_given() -> None:
         ("qqqqqq", {}, "timm has no optimiser 'qqqqqq'. `timm.optim.list_optimizers()` lists all."),
         ("sgd", {"nestrov": True}, "options.nestrov: sgd has no such argument. Did you mean 'nesterov'"),
         ("sgd", {"qqqqqq": 1}, "sgd has no such argument. There are: "),
-        ("sgd", {"lr": 1}, "train.optimizer_options.lr: give it as train.lr"),
-        ("adamw", {"betas": [2, 3]}, "train.optimizer: adamw cannot be used so: Invalid beta"),
+        ("sgd", {"lr": 1}, "train.optimizer_options.lr: set train.lr instead"),
+        ("adamw", {"betas": [2, 3]}, "train.optimizer: adamw refuses its options: Invalid beta"),
     ],
 )  # fmt: skip
 def test_a_wrong_optimiser_or_option_is_one_line_with_what_is_near(
@@ -296,7 +300,7 @@ def test_a_run_of_minutes_stops_after_them_and_not_before(tmp_path: Path) -> Non
     [
         ((64, 1), 40, 1, "of 64 is larger than the train split of 40 samples; choose --batch-size 10"),
         ((64, 3), 150, 1, "64 × 3 accumulated is larger than the train split of 150 samples; choose"),
-        ((64, 1), 1, 1, "train split of 1 samples; it takes more samples"),
+        ((64, 1), 1, 1, "train split of 1 samples; add samples"),
         ((64, 1), 40, 4, "choose --batch-size 8"),
         ((63, 1), 1000, 4, "cannot be shared evenly by 4 processes; choose --batch-size 60"),
         ((3, 1), 1000, 4, "cannot be shared evenly by 4 processes; choose --batch-size 4"),
@@ -456,26 +460,25 @@ def test_labels_reach_a_task_that_says_it_needs_them_and_no_other(tmp_path: Path
 
 
 def test_the_results_stand_beside_pixels_and_the_very_weights_that_the_run_began_with(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Watch:
-        def started(self, run: Run, t: Trainer) -> None:
-            self.state = {k: v.clone() for k, v in t.task.state_dict().items()}
-            self.scores = scores_of(t.task, t.data, t.device)
+    initial: dict[str, Any] = {}
 
-        def step(self, progress: float, metrics: dict[str, float]) -> None: ...
+    def fit(t: Trainer, run: Run) -> None:
+        initial["state"] = {k: v.clone() for k, v in t.task.state_dict().items()}
+        initial["scores"] = scores_of(t.task, t.data, t.device)
+        loop.fit(t, run)
 
-        def ended(self, run: Run, results: dict[str, Any]) -> None: ...
-
-    watch, config = Watch(), short("moco", train__seed=3, train__epochs=0.4)
-    run = train(config, out=tmp_path / "r", reporter=watch)
+    monkeypatch.setattr(api, "fit", fit)
+    config = short("moco", train__seed=3, train__epochs=0.4)
+    run = train(config, out=tmp_path / "r")
     again = build_task(config, build_data(config, CPU).spec).state_dict()
-    assert again.keys() == watch.state.keys()
-    assert all(again[name].equal(value) for name, value in watch.state.items())
+    assert again.keys() == initial["state"].keys()
+    assert all(again[name].equal(value) for name, value in initial["state"].items())
     scores = run.results()["scores"]
     assert list(scores) == ["moco", "pixels", "random-init"]
-    assert scores["random-init"] == watch.scores
-    assert scores["moco"] != watch.scores
+    assert scores["random-init"] == initial["scores"]
+    assert scores["moco"] != initial["scores"]
 
 
 # ---- randomness and numbers
@@ -489,6 +492,28 @@ def test_a_seed_gives_the_same_metrics_to_the_bit_and_another_seed_others(tmp_pa
     )
     assert first == again
     assert all(a["loss"] != b["loss"] for a, b in zip(first, other, strict=True))
+
+
+def test_warnings_that_several_processes_cause_are_ignored_for_the_run_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = list(warnings.filters)
+    with api._ignore_ddp_warnings():
+        assert list(warnings.filters) == before
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        monkeypatch.setattr(distributed, "world_size", lambda: 2)
+        for _ in range(3):
+            with api._ignore_ddp_warnings():
+                inside = list(warnings.filters)
+                warnings.warn("Grad strides do not match bucket view strides.", stacklevel=1)
+                assert isinstance(trainer().model, DistributedDataParallel)
+                assert list(warnings.filters) == inside
+            assert list(warnings.filters) == before
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -555,23 +580,23 @@ def test_features_that_cannot_be_had_are_told_before_the_training(tmp_path: Path
 def test_a_configuration_and_a_run_to_resume_exclude_each_other(tmp_path: Path) -> None:
     config: RunConfig = small_config("colour")
     for wrong in ({"config": config, "resume": tmp_path}, {}, {"resume": tmp_path, "out": tmp_path}):
-        with pytest.raises(TypeError, match="a config, or else a run to resume"):
+        with pytest.raises(TypeError, match="either a config, or a run to resume"):
             train(**wrong)
 
 
 def test_every_line_is_written_when_it_is_reported(tmp_path: Path) -> None:
     seen = []
 
-    class Watch:
-        def started(self, run: Run, t: Trainer) -> None:
-            self.run = run
+    class Reader:
+        @hookimpl
+        def ssl_zoo_step_logged(self, run: Run, metrics: dict[str, float]) -> None:
+            seen.append(json.loads(run.metrics_file.read_text().splitlines()[-1]) == metrics)
 
-        def step(self, progress: float, metrics: dict[str, float]) -> None:
-            seen.append(json.loads(self.run.metrics_file.read_text().splitlines()[-1]) == metrics)
-
-        def ended(self, run: Run, results: dict[str, Any]) -> None:
+        @hookimpl
+        def ssl_zoo_run_ended(self, run: Run, results: dict[str, Any]) -> None:
             seen.append(json.loads(run.results_file.read_text()) == results)
 
-    train(short(), out=tmp_path / "r", reporter=Watch())
+    with registry.observing(Reader()):
+        train(short(), out=tmp_path / "r")
     assert len(seen) == 5 + 1
     assert all(seen)

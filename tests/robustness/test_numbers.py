@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,20 +174,59 @@ def test_of_images_in_files_the_names_are_kept(tmp_path: Path) -> None:
     assert len(batch["names"]) == 4
 
 
-@pytest.mark.parametrize("damage", ["cut off", "other", "elsewhere"])
-def test_what_cannot_be_made_again_is_said_in_a_line(tmp_path: Path, damage: str) -> None:
+def truncate(file: Path) -> Path:
+    file.write_bytes(file.read_bytes()[:-100])
+    return file
+
+
+def flip_a_byte(file: Path) -> Path:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    return file
+
+
+def replace_state(file: Path) -> Path:
+    torch.save({"task": {}}, file)
+    return file
+
+
+def empty_task(file: Path) -> Path:
+    torch.save({**read_checkpoint(file), "task": {}}, file)
+    return file
+
+
+def share_among_two(file: Path) -> Path:
+    torch.save({**read_checkpoint(file), "processes": 2}, file)
+    return file
+
+
+def move(file: Path) -> Path:
+    return file.rename(file.parents[1] / file.name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (truncate, "{file} cannot be read: File is not a zip file"),
+        (flip_a_byte, "{file} cannot be read: .* has a wrong checksum"),
+        (replace_state, "{file}: not a step kept for a replay, but a checkpoint"),
+        (share_among_two, "{file}: a share of a step of 2 processes, .*; resume the run instead"),
+        (move, "is not a run: it has no config.yaml"),
+        (empty_task, "{file} does not fit what is installed here: RuntimeError: .*Missing key"),
+        (Path.unlink, "{file}: there is no such file"),
+    ],
+)
+def test_a_step_that_cannot_be_replayed_is_an_error_of_one_line(
+    tmp_path: Path, change: Callable[[Path], Path | None], message: str
+) -> None:
     with pytest.raises(NotFinite):
         train(fatal_at(1), out=tmp_path / "r")
     file = tmp_path / "r" / "not_finite.0.pt"
-    if damage == "cut off":
-        file.write_bytes(file.read_bytes()[:-100])
-    elif damage == "other":
-        torch.save({"task": {}}, file)
-    else:
-        file = file.rename(tmp_path / file.name)
     with pytest.raises(UserError) as caught:
-        replay(file)
-    assert len(str(caught.value).splitlines()) == 1
+        replay(change(file) or file)
+    (line,) = str(caught.value).splitlines()
+    assert re.search(message.format(file=file), line)
 
 
 def test_weights_that_are_no_numbers_do_not_replace_a_checkpoint(tmp_path: Path) -> None:
