@@ -449,7 +449,7 @@ def test_disabled_means_disabled(
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({}, "nobody is logged in to Weights & Biases: wandb login, or "),
+        ({}, "not logged in to Weights & Biases; run `wandb login`, or "),
         ({"WANDB_API_KEY": "short"}, "WANDB_API_KEY invalid: "),
         pytest.param(
             {
