@@ -1,4 +1,4 @@
-"""The loop does what the configuration says: groups, rates, budgets, averages, numbers, endings."""
+"""Training follows its configuration: parameter groups, budgets, gradients, averages, precision."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ CPU = torch.device("cpu")
 
 
 class Colour(Task):
-    """A task without coupling between the samples of a batch: the mean intensity is to be told."""
+    """A task that predicts the mean intensity; the samples of a batch do not affect each other."""
 
     name = "colour"
 
     class Options(TaskOptions):
-        fail_at: int | None = Field(None, description="the step that raises")
+        fail_at: int | None = Field(None, description="the step that raises an error")
 
     def __init__(self, encoder: Any, options: Any, spec: Any) -> None:
         super().__init__(encoder, options, spec)
@@ -53,8 +53,8 @@ class Colour(Task):
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         (x,) = views
-        told = self.head(self.encoder(x)).float().squeeze(1)
-        total = (told - x.mean((1, 2, 3))).pow(2).mean()
+        predicted = self.head(self.encoder(x)).float().squeeze(1)
+        total = (predicted - x.mean((1, 2, 3))).pow(2).mean()
         if self.training:
             self.steps += 1
         if self.options.fail_at == self.steps:
@@ -82,12 +82,12 @@ def without_batchnorm(**settings: Any) -> Trainer:
 
 
 def short(task: str = "colour", **settings: Any) -> RunConfig:
-    """A run of five steps."""
+    """Return the configuration of a run of five steps."""
     return small_config(task, **{"train__batch_size": 256, **settings})
 
 
 def scores_of(task: Task, data: DataSet, device: Device) -> dict[str, float]:
-    """What a run's task is given at its end."""
+    """Return the scores that a run of this task gets at its end."""
     return score(Subject.of_task(task, data, device), ["knn", "health"])
 
 
@@ -108,13 +108,13 @@ def test_each_trainable_parameter_is_in_one_group_and_no_other_in_any(task_name:
 
 def test_biases_and_scales_are_not_decayed_weights_are_and_a_task_scales_its_rates() -> None:
     t = trainer(train__weight_decay=0.3, train__lr=1.0, train__warmup=0.0, train__lr_scaling="none")
-    found = {id(p): group for group in t.optimizer.param_groups for p in group["params"]}
+    groups = {id(p): group for group in t.optimizer.param_groups for p in group["params"]}
     t.schedule.step_update(0)
     for name, parameter in t.task.named_parameters():
         if name.startswith("frozen."):
-            assert id(parameter) not in found
+            assert id(parameter) not in groups
             continue
-        group = found[id(parameter)]
+        group = groups[id(parameter)]
         assert group["weight_decay"] == (0.3 if parameter.ndim > 1 else 0.0), name
         assert group["lr"] == pytest.approx(0.1 if name.startswith("head.") else 1.0), name
     assert any(p.ndim == 1 for p in t.task.encoder.parameters())
@@ -166,7 +166,7 @@ def test_momentum_is_adams_first_beta_unless_betas_are_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("sgdd", {}, "train.optimizer: timm has no optimiser 'sgdd'. Did you mean 'sgd'"),
         ("qqqqqq", {}, "timm has no optimiser 'qqqqqq'. `timm.optim.list_optimizers()` lists all."),
@@ -177,11 +177,11 @@ def test_momentum_is_adams_first_beta_unless_betas_are_given() -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_optimiser_or_option_is_one_line_with_what_is_near(
-    name: str, options: dict[str, Any], said: str
+    name: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
         trainer(train__optimizer=name, train__optimizer_options=options)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -226,15 +226,15 @@ def test_a_run_of_minutes_stops_after_them_and_not_before(tmp_path: Path) -> Non
 
 
 def gradients(monkeypatch: pytest.MonkeyPatch, t: Trainer, raw: list[Batch]) -> dict[str, Tensor]:
-    """What the optimiser is given in one step."""
-    seen: dict[str, Tensor] = {}
+    """Return the gradients that the optimiser receives in one step."""
+    received: dict[str, Tensor] = {}
 
     def step(closure: Any = None) -> None:
-        seen.update({n: p.grad.clone() for n, p in t.task.named_parameters() if p.grad is not None})
+        received.update({n: p.grad.clone() for n, p in t.task.named_parameters() if p.grad is not None})
 
     monkeypatch.setattr(t.optimizer, "step", step)
     t.train_step(raw)
-    return seen
+    return received
 
 
 @pytest.mark.parametrize("batches", [2, 4])
@@ -273,7 +273,7 @@ def test_each_epoch_has_its_own_order_and_holds_a_sample_once() -> None:
     first, second = order(0), order(t.budget.steps_per_epoch)
     assert len(set(first)) == len(set(second)) == len(first) == 1400
     assert first != second
-    assert order(3) == first[300:]  # as a resumed run goes on
+    assert order(3) == first[300:]  # as in a resumed run
 
 
 def test_gradients_are_clipped_to_the_norm_and_not_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +322,7 @@ def test_knn_is_logged_every_so_many_epochs_and_changes_no_loss(tmp_path: Path) 
     assert [line["step"] for line in evaluated] == [2, 4, 5]
     assert all(0 < line["knn"] <= 100 for line in evaluated)
     assert [line for line in lines(often) if "knn" not in line] == lines(plain)
-    # All the digits are evaluated on the way too, so the last evaluation is the final one.
+    # The evaluations during training use all the digits too, so the last one equals the final one.
     assert evaluated[-1]["knn"] == often.results()["scores"]["colour"]["knn"]
 
 
@@ -437,8 +437,8 @@ def test_a_step_that_overflows_in_fp16_is_left_out_and_moves_no_teacher() -> Non
     t.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = {k: v.clone() for k, v in t.task.state_dict().items() if "running" not in k}
     t.train_step([Batch(t.data.train.batch(torch.arange(16)), torch.arange(16))])
-    kept = {k: v for k, v in t.task.state_dict().items() if k in before and "num_batches" not in k}
-    assert all(v.equal(before[k]) for k, v in kept.items())
+    after = {k: v for k, v in t.task.state_dict().items() if k in before and "num_batches" not in k}
+    assert all(v.equal(before[k]) for k, v in after.items())
     assert t.scaler.get_scale() < 2.0**60
 
 
