@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ssl_zoo.comparison.table import Table as ComparisonTable
     from ssl_zoo.plugins.info import PluginInfo, TaskInfo
+    from ssl_zoo.runs.run import Run
     from ssl_zoo.task import Task
     from ssl_zoo.testing import CheckResult
     from ssl_zoo.tools.bench import Throughput
@@ -261,3 +262,19 @@ def print_embedded(written: Embedded) -> None:
     if written.skipped:
         name, reason = next(iter(written.skipped.items()))
         say(f"left out {len(written.skipped)} that cannot be read, such as {name}: {reason}")
+
+
+def print_run(run: Run) -> None:
+    """Print a finished run's scores beside the baselines', and where the run is."""
+    results, source = run.results(), run.config().data.source
+    labelled = any("knn" in row for row in results["scores"].values())
+    print_scores(results["scores"], f"evaluated on the test split of {source}")
+    if not labelled:
+        say(f"{source} has no labels, so there is no accuracy to show")
+    if skipped := results["skipped"]:
+        name, reason = next(iter(skipped.items()))
+        say(f"skipped {len(skipped)} of its files that cannot be read, such as {name}: {reason}")
+    say(f"run: {run.path}")
+    if labelled:
+        say(f"  ssl-zoo eval {quote(str(run.path))}")
+    say(f"  model = ssl_zoo.load_backbone({str(run.path)!r})")

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from shlex import quote
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ssl_zoo.cli.console import err, print_scores, say
+from ssl_zoo.cli.console import err
 from ssl_zoo.plugins.hookspecs import hookimpl
-from ssl_zoo.plugins.registry import registry
 
 if TYPE_CHECKING:
     from ssl_zoo.comparison.cells import Cell
     from ssl_zoo.comparison.sweep import Sweep
     from ssl_zoo.runs.run import Run
-    from ssl_zoo.training import Trainer
+    from ssl_zoo.training import RunSummary
 
 
-class SweepDisplay:
+class ComparisonProgress:
     """A progress bar of a comparison, with the estimated time left and a line for each ended cell."""
 
     def __init__(self) -> None:
@@ -36,16 +33,6 @@ class SweepDisplay:
         )
         self._names: list[str] = []
         self._updated = 0.0
-
-    @contextmanager
-    def observing(self) -> Iterator[None]:
-        """Temporarily show the comparisons of this process; restore the terminal on exit."""
-        try:
-            with registry.observing(self):
-                yield
-        finally:
-            if self.bar.live.is_started:
-                self.bar.stop()
 
     @hookimpl
     def ssl_zoo_comparison_started(self, sweep: Sweep) -> None:
@@ -88,6 +75,11 @@ class SweepDisplay:
             state="" if left is None else f"about {_duration(left)} left",
         )
 
+    def close(self) -> None:
+        """Restore the terminal."""
+        if self.bar.live.is_started:
+            self.bar.stop()
+
 
 def _duration(seconds: float) -> str:
     """Return a duration in the unit that suits it."""
@@ -100,8 +92,8 @@ def _note(text: str) -> None:
     err.print(text, markup=False, soft_wrap=True)
 
 
-class TrainingReporter:
-    """Shows a progress bar while a run goes on, and at its end the scores and what to do next."""
+class TrainingProgress:
+    """A progress bar on standard error; an observer of the runs of this process."""
 
     def __init__(self) -> None:
         self.bar = Progress(
@@ -115,53 +107,45 @@ class TrainingReporter:
             console=err,
         )
 
-    def started(self, run: Run, trainer: Trainer) -> None:
-        """Say what is trained on what, for how long and into which folder, and show the bar."""
-        config, data, budget = trainer.config, trainer.data, trainer.budget
-        encoder = sum(p.numel() for p in trainer.task.encoder.parameters()) / 1e6
-        if budget.steps is not None:
-            length = f"{budget.steps:,} steps of {budget.step_images:,} images"
-        else:
-            length = f"{config.train.minutes:g} minutes in steps of {budget.step_images:,} images"
+    @hookimpl
+    def ssl_zoo_run_started(self, run: Run, step: int, summary: RunSummary) -> None:
+        """Print a summary and the run directory, and show the bar."""
         _note(
-            f"{config.task.name} on {data.name}: {len(data.train):,} samples, {config.backbone.name} "
-            f"({encoder:.1f} M parameters), on {trainer.device}, {length}"
+            f"{summary.task} on {summary.data}: {summary.samples:,} samples, {summary.backbone} "
+            f"({summary.parameters / 1e6:.1f} M parameters), on {summary.device}, {summary.budget}, "
+            f"learning rate {summary.learning_rate}"
         )
         _note(f"run: {run.path}")
-        if trainer.step:
-            _note(f"going on from step {trainer.step:,}")
+        if step:
+            _note(f"going on from step {step:,}")
         self.bar.start()
-        self.task = self.bar.add_task(escape(config.task.name), total=1.0, state="")
-        self.bar.update(self.task, completed=trainer.progress)
+        self.task = self.bar.add_task(escape(summary.task), total=1.0, state="")
+        self.bar.update(self.task, completed=summary.progress)
 
-    def step(self, progress: float, metrics: dict[str, float]) -> None:
-        """Move the bar."""
+    @hookimpl
+    def ssl_zoo_step_logged(self, metrics: Mapping[str, float]) -> None:
+        """Move the bar, or print the accuracy of an evaluation during training."""
         state = f"epoch {metrics['epoch']:.1f}"
         if "knn" not in metrics:
             speed = metrics["images"] / max(metrics["seconds"], 1e-9)
             state += f"  loss {metrics.get('loss', math.nan):.3f}  {speed:,.0f} images/s"
-            self.bar.update(self.task, completed=progress, state=state)
+            self.bar.update(self.task, completed=metrics["progress"], state=state)
         else:
             _note(f"{state}  kNN {metrics['knn']:.1f} %")
-        if progress >= 1:
-            self.stop()
+        if metrics["progress"] >= 1:
+            self.close()
 
-    def stop(self) -> None:
-        """Leave the terminal as it was, whatever happened."""
+    @hookimpl
+    def ssl_zoo_run_ended(self) -> None:
+        """Close the bar, also that of a resumed run that was finished already."""
+        self.close()
+
+    @hookimpl
+    def ssl_zoo_run_stopped(self) -> None:
+        """Close the bar before the error is printed."""
+        self.close()
+
+    def close(self) -> None:
+        """Restore the terminal."""
         if self.bar.live.is_started:
             self.bar.stop()
-
-    def ended(self, run: Run, results: dict[str, Any]) -> None:
-        """Show the scores beside the baselines', and where the run lies."""
-        self.stop()
-        source = run.config().data.source
-        print_scores(results["scores"], f"evaluated on the test split of {source}")
-        if not any("knn" in row for row in results["scores"].values()):
-            say(f"{source} has no labels, so there is no accuracy to show")
-        if skipped := results["skipped"]:
-            name, reason = next(iter(skipped.items()))
-            say(f"skipped {len(skipped)} of its files that cannot be read, such as {name}: {reason}")
-        say(f"run: {run.path}")
-        if any("knn" in row for row in results["scores"].values()):
-            say(f"  ssl-zoo eval {quote(str(run.path))}")
-        say(f"  model = ssl_zoo.load_backbone({str(run.path)!r})")

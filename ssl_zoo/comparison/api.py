@@ -81,7 +81,7 @@ def run(sweep: Sweep, launcher: Launcher = run_here) -> Table:
             preflight(sweep)
         with sweep.lock():
             sweep.write()
-            sweep.tell("ssl_zoo_comparison_started", sweep=sweep)
+            sweep.notify("ssl_zoo_comparison_started", sweep=sweep)
             if sweep.todo():
                 launcher(sweep)
             table = sweep_table(sweep)

@@ -20,6 +20,7 @@ from ssl_zoo.runs.build import build_encoder
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import file_lock, write_atomic
+from ssl_zoo.training import RunSummary
 
 COMPARE_FILE = "compare.yaml"
 """The name of the file with the settings of a comparison, in its folder."""
@@ -86,7 +87,7 @@ class Sweep:
         except BlockingIOError:
             raise UserError(f"{self.out}: another process works on this comparison") from None
 
-    def tell(self, hook: str, **arguments: Any) -> None:
+    def notify(self, hook: str, **arguments: Any) -> None:
         """Call a hook of the observers."""
         registry.notify(hook, self.config.train.observers, **arguments)
 
@@ -98,13 +99,13 @@ class Sweep:
     def advance(self, cell: Cell, progress: float) -> None:
         """Record the share in [0, 1] of a cell that is done."""
         self.progress[cell.name] = progress
-        self.tell("ssl_zoo_cell_progressed", sweep=self, cell=cell)
+        self.notify("ssl_zoo_cell_progressed", sweep=self, cell=cell)
 
     def end(self, cell: Cell) -> None:
         """Record that work on a cell has ended."""
         self.progress.pop(cell.name, None)
         self._started.pop(cell.name, None)
-        self.tell("ssl_zoo_cell_ended", sweep=self, cell=cell)
+        self.notify("ssl_zoo_cell_ended", sweep=self, cell=cell)
 
     def seconds_left(self, at_once: int = 1) -> float | None:
         """Return an estimate of the remaining seconds; None if there is nothing to base it on.
@@ -142,6 +143,11 @@ class CellProgress:
 
     def __init__(self, sweep: Sweep, cell: Cell) -> None:
         self.sweep, self.cell = sweep, cell
+
+    @hookimpl
+    def ssl_zoo_run_started(self, summary: RunSummary) -> None:
+        """Pass on the progress of a run that starts or resumes."""
+        self.sweep.advance(self.cell, summary.progress)
 
     @hookimpl
     def ssl_zoo_step_logged(self, metrics: Mapping[str, float]) -> None:
