@@ -1,4 +1,4 @@
-"""A comparison: equal conditions by construction, and what is done stays done, whatever happens."""
+"""Comparisons: runs under equal conditions, and finished work that is kept, whatever happens."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import torch
 import yaml
 
 import ssl_zoo
-from ssl_zoo.comparison import COMPARE_FILE, compare, open_sweep, run, tabulate
+from ssl_zoo.comparison import COMPARE_FILE, Cell, Sweep, compare, open_sweep, run, tabulate
 from ssl_zoo.comparison.config import comparability_key
 from ssl_zoo.comparison.outcomes import sweep_table
 from ssl_zoo.config.load import dump_config
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins import entry_points as entries
 from ssl_zoo.plugins import registry as registry_module
+from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
@@ -34,14 +35,49 @@ GIVEN: dict[str, Any] = {
     "protocols": ["knn", "health"],
     "set": {**SMALL, "train.epochs": 0.5},
 }
-"""A comparison of seconds."""
+"""The settings of a comparison that takes seconds."""
+
+
+class Events:
+    """An observer that records what it observes of a comparison.
+
+    Attributes:
+        events: the name of the hook, without its prefix, and the name of the cell.
+        progress: the progress of each cell, by name.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+        self.progress: dict[str, list[float]] = {}
+
+    @hookimpl
+    def ssl_zoo_comparison_started(self, sweep: Sweep) -> None:
+        self.events.append(("comparison_started", ""))
+        self.progress = {cell.name: [] for cell in sweep.todo()}
+
+    @hookimpl
+    def ssl_zoo_cell_progressed(self, sweep: Sweep, cell: Cell) -> None:
+        self.events.append(("cell_progressed", cell.name))
+        self.progress[cell.name].append(sweep.progress[cell.name])
+
+    @hookimpl
+    def ssl_zoo_cell_ended(self, sweep: Sweep, cell: Cell) -> None:
+        assert cell.status == "done"
+        assert cell.name not in sweep.progress
+        self.events.append(("cell_ended", cell.name))
+
+
+@pytest.fixture(name="observed", scope="module")
+def small_comparison(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Events]:
+    out, events = tmp_path_factory.mktemp("compare") / "c", Events()
+    with registry.observing(events):
+        compare(out=out, **GIVEN)
+    return out, events
 
 
 @pytest.fixture(name="done", scope="module")
-def small_comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("compare") / "c"
-    compare(out=out, **GIVEN)
-    return out
+def comparison_folder(observed: tuple[Path, Events]) -> Path:
+    return observed[0]
 
 
 def as_file(path: Path, **given: Any) -> Path:
@@ -99,6 +135,17 @@ def test_a_run_of_a_comparison_is_the_run_that_train_makes(done: Path, tmp_path:
     assert untrained["random-init"]["knn"] == alone.results()["scores"]["random-init"]["knn"]
 
 
+def test_observers_follow_every_cell_from_its_start_to_its_end(observed: tuple[Path, Events]) -> None:
+    events, progress = observed[1].events, observed[1].progress
+    assert events[0] == ("comparison_started", "")
+    assert [name for kind, name in events if kind == "cell_ended"] == list(progress)
+    assert list(dict.fromkeys(name for _, name in events[1:])) == list(progress)  # one after the other
+    for name, shares in progress.items():
+        assert shares == sorted(shares), name
+        assert shares[0] == 0
+        assert shares[-1] == (0 if name.startswith(("pixels", "random-init")) else 1)
+
+
 def test_asked_again_it_keeps_what_is_done(done: Path) -> None:
     files = [p for p in done.rglob("*") if p.is_file() and p.parent != done]
     before = {p: p.stat().st_mtime_ns for p in files}
@@ -144,7 +191,7 @@ def test_two_processes_do_not_work_on_one_comparison(done: Path) -> None:
 
 
 def failing(at: str) -> type[ssl_zoo.Task]:
-    """Rotation, but for an error in one of its parts."""
+    """Return a copy of Rotation that raises in one of its methods."""
     from ssl_zoo_vision.predictive.rotation import Rotation
 
     def fail(*_: Any) -> Any:
@@ -170,7 +217,7 @@ def test_a_task_that_fails_has_a_row_that_says_why_and_the_others_go_on(
     assert rows["rotation"].runs == 1
     assert "failing: failed" in (tmp_path / "c" / "table.md").read_text()
 
-    # Mended, it is taken up.
+    # Once the task works, its cell is resumed.
     from ssl_zoo_vision.predictive.rotation import Rotation
 
     registry.register_task(type("Failing", (Rotation,), {"name": "failing", "__module__": __name__}))
@@ -298,11 +345,11 @@ def test_a_process_that_dies_leaves_a_row_that_says_so(tmp_path: Path) -> None:
         "class Dies(Rotation):\n    name = 'dies'\n    def loss(self, views): os._exit(7)\n"
     )
     file = as_file(tmp_path / "c.yaml", seeds=1, tasks=["dies"], baselines=["pixels"])
-    said = cli(
+    result = cli(
         "--plugin", plugin, "compare", "--config", file, "--out", tmp_path / "c", "--devices", "2"
     )
-    assert said.returncode == 1
-    assert "dies: failed: its process ended with code 7" in said.stdout
+    assert result.returncode == 1
+    assert "dies: failed: its process ended with code 7" in result.stdout
 
 
 # ---- the time that is left
@@ -330,11 +377,11 @@ def test_the_estimate_of_the_time_left_is_the_mean_of_what_cells_took(tmp_path: 
     assert [cell.status for cell in sweep.cells] == ["done", "done", "done", "waiting", "waiting"]
 
 
-# ---- its books
+# ---- the cost per cell
 
 
-def keep_books(folder: Path, seeds: int) -> int:
-    """Open a comparison all of whose cells are done, check them, and tabulate it; how many there are."""
+def tabulate_finished(folder: Path, seeds: int) -> int:
+    """Check and tabulate a comparison whose cells are all done; return the number of cells."""
     given = {**GIVEN, "seeds": seeds, "protocols": ["knn"]}
     for cell in open_sweep(out=folder, **given).cells:
         cell.path.mkdir(parents=True)
@@ -364,11 +411,11 @@ def test_what_is_installed_is_not_read_for_each_cell(
     for seeds in (1, 10):
         entries._read_all.cache_clear()
         calls.clear()
-        found.append((keep_books(tmp_path / str(seeds), seeds), dict(calls)))
+        found.append((tabulate_finished(tmp_path / str(seeds), seeds), dict(calls)))
     (few, before), (many, after) = found
     assert many > 8 * few
     assert after["describe"] == before["describe"] > 0
-    # Once, and again if somebody happens to install something in these seconds.
+    # Once, and again if a package happens to be installed in these seconds.
     assert 1 <= after["distributions"] <= 2
 
 
@@ -454,22 +501,22 @@ def test_plugins_add_columns_and_one_that_fails_costs_no_other(done: Path, tmp_p
         "            'broken': Column('broken', 'broken', 'by nothing', lambda o: 1 / 0)}\n"
     )
     columns = "knn,first,optimiser,broken"
-    said = cli("--plugin", plugin, "compare", done, "--columns", columns, "--json")
-    assert said.returncode == 0, said.stderr
-    rows = {row["name"]: row["figures"] for row in json.loads(said.stdout)["rows"]}
+    result = cli("--plugin", plugin, "compare", done, "--columns", columns, "--json")
+    assert result.returncode == 0, result.stderr
+    rows = {row["name"]: row["figures"] for row in json.loads(result.stdout)["rows"]}
     losses = [Run(done / f"simclr-{seed}").metrics()[0]["loss"] for seed in (0, 1)]
     assert rows["simclr"]["first"]["mean"] == pytest.approx(sum(losses) / 2)
     assert rows["simclr"]["optimiser"] == "lars"
     assert rows["simclr"]["broken"] is None
     assert rows["pixels"]["first"] is None
-    assert "ZeroDivisionError" in said.stderr
+    assert "ZeroDivisionError" in result.stderr
 
 
 # ---- tasks that do not suit the data or the backbone
 
 
 class Needy(Rotation):
-    """A task for transformers alone."""
+    """A task that only transformers support."""
 
     name = "needy"
 
@@ -479,7 +526,7 @@ class Needy(Rotation):
 
 
 class Textual(Rotation):
-    """A task for other data."""
+    """A task for data of another modality."""
 
     name = "textual"
     modality = "text"
