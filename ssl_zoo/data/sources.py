@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import catalogue
@@ -23,6 +23,14 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.text import did_you_mean, printable
 
 Source = Callable[[DataConfig, torch.device], DataSet]
+
+DIGITS_FILE = Path(__file__).with_name("digits.npz")
+"""1,797 handwritten digits: images uint8 [1797, 8, 8] with values in 0..16, labels uint8 [1797].
+
+Source: E. Alpaydin and C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning
+Repository, doi:10.24432/C50P49; the part, order and values are those of scikit-learn's `load_digits`.
+Licence: Creative Commons Attribution 4.0 International (CC BY 4.0).
+"""
 
 
 def load(
@@ -62,10 +70,11 @@ def load(
 
 
 def _digits(config: DataConfig, device: torch.device) -> DataSet:
-    """scikit-learn's 1,797 handwritten digits of 8×8 pixels, a fifth of them held out for the test."""
-    bunch = load_digits()
-    images = torch.from_numpy(bunch.images).mul(255 / 16).round().byte().unsqueeze(1)
-    whole = ArraySplit(images.to(device), torch.from_numpy(bunch.target).long())
+    """Return the bundled digits, a fifth of them held out as the test split."""
+    with np.load(DIGITS_FILE) as arrays:
+        images, labels = (torch.from_numpy(arrays[name]) for name in ("images", "labels"))
+    images = images.double().mul(255 / 16).round().byte().unsqueeze(1)
+    whole = ArraySplit(images.to(device), labels.long())
     train, test = (whole.subset(part) for part in holdout(len(whole), 0.2))
     return assemble("digits", config, device, 16, train, test, classes=tuple("0123456789"), mirror=False)
 

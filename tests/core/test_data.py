@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit, LazySplit, download, load
+from ssl_zoo.data.sources import DIGITS_FILE
 from ssl_zoo.errors import UserError
 from tests.core.pictures import CPU, broken, everything, go_offline, idx, named, one_line, write
 
@@ -30,6 +31,14 @@ needs_debian = pytest.mark.skipif(
 
 
 # Digits
+
+
+def test_the_bundled_digits_are_those_of_scikit_learn() -> None:
+    bunch = load_digits()
+    with np.load(DIGITS_FILE) as arrays:
+        assert arrays["images"].dtype == arrays["labels"].dtype == np.uint8
+        assert np.array_equal(arrays["images"], bunch.images)
+        assert np.array_equal(arrays["labels"], bunch.target)
 
 
 def test_digits_are_scikit_learn_s_and_a_fifth_is_held_out() -> None:
