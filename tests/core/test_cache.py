@@ -24,8 +24,8 @@ import torch
 from PIL import Image
 
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data import ArraySplit, DataSet, assemble, batches, lazy, load
-from ssl_zoo.data.splits import MappedSplit
+from ssl_zoo.data import DataSet, assemble, image_files, load
+from ssl_zoo.data.splits import ArraySplit, MappedSplit
 from ssl_zoo.errors import UserError
 from tests.conftest import flags, ssl_zoo
 from tests.core.pictures import broken, everything, folder, named, one_line, photo, write
@@ -51,8 +51,8 @@ def cache(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """An entry for each image that has been decoded."""
     counted: list[int] = []
-    to_square = lazy.to_square
-    monkeypatch.setattr(lazy, "to_square", lambda *given: (counted.append(1), to_square(*given))[1])
+    to_square = image_files.to_square
+    monkeypatch.setattr(image_files, "to_square", lambda *args: (counted.append(1), to_square(*args))[1])
     return counted
 
 
@@ -85,10 +85,11 @@ def test_the_same_samples_as_in_memory_to_the_bit(start: str, photos: Path, cach
         folder(photos, cache=str(cache))
     data, resident = folder(photos, cache=str(cache)), folder(photos, resident="always")
     same(data, resident)
-    assert isinstance(data.train, ArraySplit)
-    assert data.train.samples.dtype == torch.uint8
+    assert isinstance(data.train, MappedSplit)
+    assert data.train.batch(torch.arange(2)).dtype == torch.uint8
+    assert data.train.nbytes == resident.train.nbytes
     order = torch.randperm(len(data.train))
-    ours, theirs = (list(batches(s, order, 4, drop_last=False)) for s in (data.train, resident.train))
+    ours, theirs = (list(s.stream(order, 4)) for s in (data.train, resident.train))
     assert len(ours) == len(theirs) == 5
     assert all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
     assert folder(photos, resident="never").spec == data.spec
@@ -122,7 +123,7 @@ def test_the_file_is_one_that_numpy_reads(photos: Path, cache: Path) -> None:
     squares = np.load(file)
     assert (squares.shape, squares.dtype) == ((20, 3, 16, 16), np.uint8)
     assert isinstance(data.train, MappedSplit)
-    assert torch.from_numpy(squares).equal(data.train.samples)
+    assert torch.from_numpy(squares).equal(data.train.file.whole)
 
 
 def test_splits_with_folders_of_their_own_are_kept_apart(tmp_path: Path, cache: Path) -> None:
@@ -149,7 +150,7 @@ def test_a_mapped_split_takes_parts_of_itself_and_moves_to_other_devices(
     assert part.names == [train.names[i] for i in some]
     assert train.to(torch.device("cpu")) is train
     moved = train.to(torch.device("meta"))
-    assert not isinstance(moved, MappedSplit)
+    assert isinstance(moved, ArraySplit)
     assert (moved.samples.device.type, len(moved)) == ("meta", len(train))
 
 
@@ -159,16 +160,16 @@ def test_on_another_device_what_fits_is_copied_and_what_does_not_is_read_from_th
     moved = []
     to = MappedSplit.to
     monkeypatch.setattr(MappedSplit, "to", lambda self, d: (moved.append(d.type), to(self, d))[1])
-    monkeypatch.setattr(assemble, "MOST_RESIDENT", 3)  # of images that would have to be decoded
+    monkeypatch.setattr(assemble, "MAX_RESIDENT_IMAGES", 3)  # of images that would have to be decoded
     settings: dict[str, Any] = {"source": str(photos), "image_size": 14, "cache": str(cache)}
     size = 20 * 3 * 16 * 16
     for free, resident, expected in (
-        (4 * size, "auto", "meta"), (4 * size, "always", "meta"), (4 * size, "never", "cpu"),
-        (4 * size - 1, "auto", "cpu"), (4 * size - 1, "always", "cpu"),
+        (4 * size, "auto", ["meta"] * 2), (4 * size, "always", ["meta"] * 2), (4 * size, "never", []),
+        (4 * size - 1, "auto", []), (4 * size - 1, "always", []),
     ):  # fmt: skip
         monkeypatch.setattr(assemble, "free_memory", lambda device, free=free: free)
         load(DataConfig(**settings, resident=resident), torch.device("meta"))
-        assert moved == [expected, expected]
+        assert moved == expected
         moved.clear()
 
 
@@ -177,7 +178,7 @@ def test_a_mapped_split_is_read_ahead_and_closing_ends_that(photos: Path, cache:
     asked: list[int] = []
     batch = train.batch
     train.batch = lambda numbers: (asked.append(len(numbers)), batch(numbers))[1]  # type: ignore[method-assign]
-    stream = batches(train, torch.arange(18), 3, drop_last=False, prefetch=2)
+    stream = train.stream(torch.arange(18), 3, prefetch=2)
     next(stream)
     for _ in range(200):
         if len(asked) == 3:
@@ -379,7 +380,7 @@ def test_images_that_are_not_files_are_refused(tmp_path: Path, cache: Path) -> N
     pytest.importorskip("datasets", reason="Hugging Face's library is not installed")
     for i in range(6):
         write(tmp_path / "made" / f"{i}.png")
-    with pytest.raises(UserError, match=r"data\.cache: nothing tells whether .* leave data") as error:
+    with pytest.raises(UserError, match=r"data\.cache: the images of .* are not files") as error:
         named(f"hf:{tmp_path / 'made'}", tmp_path / "hf", image_size=14, cache=str(cache))
     one_line(error)
 
@@ -395,17 +396,17 @@ LOADS = """
 import hashlib, pathlib, sys, time
 import torch
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data import lazy, load
+from ssl_zoo.data import image_files, load
 
 photos, cache, number, seconds, others = sys.argv[1:]
-to_square, decoded = lazy.to_square, []
+to_square, decoded = image_files.to_square, []
 
 def slowly(*given):
     decoded.append(1)
     time.sleep(float(seconds))
     return to_square(*given)
 
-lazy.to_square = slowly
+image_files.to_square = slowly
 ready = pathlib.Path(photos).parent
 (ready / f"ready-{number}").touch()
 while len(list(ready.glob("ready-*"))) < int(others):
@@ -468,7 +469,7 @@ def test_an_end_that_comes_early_leaves_nothing(
         raise end
 
     with monkeypatch.context() as patch:
-        patch.setattr(lazy.Pictures, "decode", fail)
+        patch.setattr(image_files.ImageFiles, "decode", fail)
         with pytest.raises(end):
             folder(photos, cache=str(cache))
     assert files(cache, ".*") == []

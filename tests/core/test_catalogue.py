@@ -164,7 +164,7 @@ def test_imagenette_is_decoded_by_us_and_names_its_classes(tmp_path: Path) -> No
     assert data.train.labels is not None
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert isinstance(data.train, LazySplit)
-    assert data.train.pictures.open(0).size == (63, 50)  # an eighth
+    assert data.train.images.open(0).size == (63, 50)  # an eighth
     assert everything(data).shape == (6, 3, 16, 16)
 
 

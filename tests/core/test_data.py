@@ -295,7 +295,7 @@ def test_what_timm_cannot_read_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     expected = {
         "hf:some/thing": "needs Hugging Face's library: pip install datasets",
         "timm:hfds/some/thing": "needs Hugging Face's library: pip install datasets",
-        "timm:wds/shards": "is a stream, whose samples have no numbers",
+        "timm:wds/shards": "is a stream without random access",
         "timm:torch/nothing": "timm cannot read 'timm:torch/nothing', split train: Unknown torchvision",
         "timm:folder": "timm cannot read 'timm:folder', split train: Found 0 images",
     }
@@ -303,5 +303,5 @@ def test_what_timm_cannot_read_is_one_line(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(UserError, match=message) as error:
             named(name, tmp_path)
         one_line(error)
-    with pytest.raises(UserError, match=r"data\.root: must name the folder"):
+    with pytest.raises(UserError, match=r"data\.root: must name the existing folder"):
         load(DataConfig(source="timm:folder"), CPU)

@@ -269,11 +269,11 @@ def test_wrong_folders_get_one_line_that_says_what_to_do(tmp_path: Path) -> None
     write(tmp_path / "half" / "train" / "a.png")
     (tmp_path / "half" / "test").mkdir()
     expected = {
-        "empty": "there is no image in .*empty, the folder is empty; name another folder",
-        "texts": r"no image in .*texts, only other files \(2 .txt, 1 without suffix\)",
+        "empty": "there are no images in .*empty, the folder is empty; name another folder",
+        "texts": r"no images in .*texts, only other files \(2 .txt, 1 without suffix\)",
         "texts/a.txt": "a.txt' is a file, not a folder of images",
-        "gone": "gone' is no folder and no known data set",
-        "half": "no image in .*half/test, the folder is empty",
+        "gone": "gone' is neither a folder nor a known data set",
+        "half": "no images in .*half/test, the folder is empty",
     }
     if importlib.util.find_spec("pillow_heif") is None:
         expected["phone"] = "only other files .* pip install pillow-heif"
@@ -297,7 +297,7 @@ def test_an_image_is_decoded_once_for_each_time_it_is_asked_for(tmp_path: Path) 
     data = folder(tmp_path, resident="never", workers=3)
     assert isinstance(data.train, LazySplit)
     opened: list[int] = []
-    inner = data.train.pictures.open
-    object.__setattr__(data.train.pictures, "open", lambda i: (opened.append(i), inner(i))[1])
+    inner = data.train.images.open
+    object.__setattr__(data.train.images, "open", lambda i: (opened.append(i), inner(i))[1])
     data.train.batch(torch.arange(len(data.train)))
     assert len(opened) == len(data.train) == len(paths) - 3

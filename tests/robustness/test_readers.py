@@ -25,9 +25,8 @@ from PIL import Image
 
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, download
-from ssl_zoo.data.assemble import part_of
-from ssl_zoo.data.decode import open_image, read_error, to_square
-from ssl_zoo.data.lazy import Unreadable
+from ssl_zoo.data.assemble import SplitBuilder
+from ssl_zoo.data.decode import image_error_reason, open_image, to_square
 from ssl_zoo.errors import SslZooError, UserError
 from tests.core.pictures import CPU, everything, folder, go_offline, idx, named, photo, write
 from tests.core.test_data import fashion
@@ -187,8 +186,8 @@ def test_idx_files_that_do_not_go_together_are_named(
     [
         (np.zeros((0, 28, 28), np.uint8), "holds 0 images of 28×28 pixels"),
         (np.zeros((2, 28, 0), np.uint8), "holds 2 images of 0×28 pixels"),
-        (np.zeros((2, 28, 28, 5), np.uint8), r"holds no images, but torch\.uint8 of the shape .*5\)"),
-        (np.zeros((2, 28, 28), np.float32), r"holds no images, but torch\.float32 of .*"),
+        (np.zeros((2, 28, 28, 5), np.uint8), r"does not hold images, but torch\.uint8 of shape .*5\)"),
+        (np.zeros((2, 28, 28), np.float32), r"does not hold images, but torch\.float32 of .*"),
     ],
 )  # fmt: skip
 def test_arrays_that_are_no_images_are_named(
@@ -197,7 +196,7 @@ def test_arrays_that_are_no_images_are_named(
     tried["arrays"] += 1
     config, dataset = DataConfig(source="odd"), SimpleNamespace(data=data)
     with pytest.raises(UserError, match=rf"data\.source: odd train {message}; its files are damaged"):
-        part_of(dataset, "train", config, CPU, 28, 1, Unreadable())
+        SplitBuilder(config=config, device=CPU).from_dataset(dataset, "train")
 
 
 # Images
@@ -244,15 +243,15 @@ def test_images_with_wrong_bytes_are_squares_or_have_a_reason(
     kind: str, harm: Harm, channels: int, tried: Counter[str]
 ) -> None:
     tried["images with broken bytes"] += 1
-    said = ""
+    reason = ""
     try:
         with open_image(io.BytesIO(harm(IMAGES[kind])), 16) as image:
             square = to_square(image, 16, channels)
-    except Exception as error:  # as `Pictures.decode` catches it
-        said = read_error(error)
+    except Exception as error:  # as `ImageFiles.decode` catches it
+        reason = image_error_reason(error)
     else:
         assert (square.shape, square.dtype) == ((channels, 16, 16), torch.uint8)
-    assert said.isprintable()
+    assert reason.isprintable()
 
 
 # Folders
