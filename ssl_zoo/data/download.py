@@ -41,7 +41,7 @@ def open_torchvision(name: str, arguments: Mapping[str, Any], root: Path) -> Any
     """
     kind = getattr(torchvision.datasets, CATALOGUE[name].kind)
 
-    def opened() -> Any:
+    def open_existing() -> Any:
         try:
             return kind(str(root), download=False, **arguments)
         except Exception:
@@ -51,11 +51,11 @@ def open_torchvision(name: str, arguments: Mapping[str, Any], root: Path) -> Any
 
     if root.is_dir():
         with contextlib.suppress(Exception):  # missing or broken files raise errors of every kind
-            return opened()
+            return open_existing()
     try:
-        with _aside(root) as aside:
+        with _scratch_folder(root) as aside:
             with contextlib.suppress(Exception):  # another process may have completed it meanwhile
-                return opened()
+                return open_existing()
             if name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir():
                 _unpack_debian(aside)
             else:
@@ -63,7 +63,7 @@ def open_torchvision(name: str, arguments: Mapping[str, Any], root: Path) -> Any
                 with _restrict_tar_extraction():
                     kind(str(aside), download=True, **arguments)
             _merge(aside, root)
-            return opened()
+            return open_existing()
     except Exception as error:  # downloads, archives and missing libraries raise errors of every kind
         raise UserError(
             f"data.source: {name} cannot be read from {root}, nor downloaded ({error_reason(error)}); "
@@ -72,10 +72,10 @@ def open_torchvision(name: str, arguments: Mapping[str, Any], root: Path) -> Any
 
 
 @contextlib.contextmanager
-def _aside(root: Path) -> Iterator[Path]:
-    """A folder inside `root` that is gone afterwards, as is `root` where nothing came into it.
+def _scratch_folder(root: Path) -> Iterator[Path]:
+    """Hold an exclusive lock on `root` and yield a temporary folder in it.
 
-    Only one process at a time has one.
+    The folder is removed at the end, and so is `root` if it was created here and is empty.
     """
     made = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
@@ -100,12 +100,12 @@ def _restrict_tar_extraction() -> Iterator[None]:
 
     This is Python's default from 3.14 on. torchvision checks the checksums of most archives, not all.
     """
-    before = getattr(tarfile.TarFile, "extraction_filter", None)
+    previous = getattr(tarfile.TarFile, "extraction_filter", None)
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
         yield
     finally:
-        tarfile.TarFile.extraction_filter = before
+        tarfile.TarFile.extraction_filter = previous
 
 
 def _unpack_debian(aside: Path) -> None:
