@@ -95,7 +95,7 @@ class ImageSpec(Spec):
         return self.normalise(x)
 
     def vary(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        """Return `prepare` of a random square of at least half the area, randomly flipped if `mirror`."""
+        """Return `prepare` of a random square, at least half the area, randomly flipped if `mirror`."""
         x = self._channels(batch.float().div_(255))
         draw = torch.rand(4, len(x), generator=generator).to(x.device)
         side = 0.5**0.5 + (1 - 0.5**0.5) * draw[0]

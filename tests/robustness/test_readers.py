@@ -1,4 +1,4 @@
-"""Fuzzing of what reads data: IDX files, folders, images and caches, with bytes that nobody wrote."""
+"""Fuzzing of the readers of data: IDX files, folders, images and caches with random bytes."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from tests.core.pictures import CPU, everything, folder, go_offline, idx, named,
 from tests.core.test_data import fashion
 
 Harm = Callable[[bytes], bytes]
-"""What is done to the bytes of a file."""
+"""A function that damages the bytes of a file."""
 
 NUMBERS = [0, 1, 2, 10, 100, 10_000, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1]
 
 
 @st.composite
 def harms(draw: st.DrawFn) -> Harm:
-    """Some changes of a file's bytes, more often near its beginning, where formats say what is there."""
+    """Draw changes of a file's bytes, more often near its beginning, where headers are."""
     kinds = st.sampled_from(["set", "insert", "remove", "cut", "append", "number", "repeat"])
     places = st.one_of(st.integers(0, 40), st.integers(0, 2**16))
     steps = draw(
@@ -74,14 +74,14 @@ def harms(draw: st.DrawFn) -> Harm:
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A folder; each example of a test makes its own inside."""
-    with tempfile.TemporaryDirectory() as place:
-        yield Path(place)
+    """A folder in which each example of a test makes its own."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
 
 
 @pytest.fixture
 def no_more_memory() -> Iterator[None]:
-    """Within, the process may not take up much more memory than it has: what asks for it fails."""
+    """Temporarily limit the memory of this process to 1 GiB more than it uses."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, before[1]))
@@ -90,7 +90,7 @@ def no_more_memory() -> Iterator[None]:
 
 
 def usable(data: DataSet) -> None:
-    """What a reader gives fits together: images that can be read, and a label for each or for none."""
+    """Check that splits can be read and that each sample has a label, or none has."""
     for split in (data.train, data.test):
         if split is not None:
             assert len(split) > 0
@@ -102,7 +102,7 @@ def usable(data: DataSet) -> None:
 
 
 def attempt(read: Callable[[], DataSet]) -> None:
-    """What is read can be used, or there is one line that says what is wrong."""
+    """Check that the data can be used, or that reading fails with one line."""
     try:
         data = read()
     except SslZooError as error:
@@ -269,7 +269,7 @@ KINDS = ("folder", "image", "broken", "text", "link", "pipe")
 def encodable(name: str) -> bool:
     try:
         return len(os.fsencode(name)) <= 200
-    except UnicodeEncodeError:  # half of a pair
+    except UnicodeEncodeError:  # a lone surrogate
         return False
 
 
@@ -301,7 +301,7 @@ def test_any_tree_of_files_is_read_or_refused_in_one_line(
         made: list[Path] = [root]
         for parts, kind, suffix, number in entries:
             path = root.joinpath(*parts[:-1], parts[-1] + suffix)
-            if os.path.lexists(path):  # a pipe, which would be waited for
+            if os.path.lexists(path):  # writing to a pipe would block
                 continue
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -318,7 +318,7 @@ def test_any_tree_of_files_is_read_or_refused_in_one_line(
                     path.symlink_to(made[number % len(made)])
                 else:
                     os.mkfifo(path)
-            except OSError:  # such as a file where a folder should be
+            except OSError:  # such as a file in place of a folder
                 continue
             made.append(path)
         cache = str(Path(place) / "cache") if cached else None
@@ -329,8 +329,8 @@ def test_any_tree_of_files_is_read_or_refused_in_one_line(
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, torch.Tensor]:
-    """Images, of which one is broken; a cache of them; and the squares."""
+def cached_photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, torch.Tensor]:
+    """Images of which one is unreadable, a cache of them, and the decoded images."""
     base = tmp_path_factory.mktemp("kept")
     for i in range(12):
         write(base / "photos" / f"{i}.png", photo((9, 9), i))
@@ -343,13 +343,13 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, torch.Te
 def test_a_cache_with_wrong_bytes_is_used_or_made_anew(
     suffix: str,
     harm: Harm,
-    kept: tuple[Path, Path, torch.Tensor],
+    cached_photos: tuple[Path, Path, torch.Tensor],
     scratch: Path,
     no_more_memory: None,
     tried: Counter[str],
 ) -> None:
     tried["caches"] += 1
-    photos, whole, squares = kept
+    photos, whole, squares = cached_photos
     with tempfile.TemporaryDirectory(dir=scratch) as place:
         cache = Path(place) / "cache"
         shutil.copytree(whole, cache)
@@ -378,10 +378,10 @@ NOTES = VALUES | st.fixed_dictionaries(
 
 @given(notes=NOTES)
 def test_a_cache_s_notes_may_say_anything(
-    notes: Any, kept: tuple[Path, Path, torch.Tensor], scratch: Path, tried: Counter[str]
+    notes: Any, cached_photos: tuple[Path, Path, torch.Tensor], scratch: Path, tried: Counter[str]
 ) -> None:
     tried["caches"] += 1
-    photos, whole, _ = kept
+    photos, whole, _ = cached_photos
     with tempfile.TemporaryDirectory(dir=scratch) as place:
         cache = Path(place) / "cache"
         shutil.copytree(whole, cache)
@@ -393,11 +393,11 @@ def test_a_cache_s_notes_may_say_anything(
 @pytest.mark.parametrize(
     "notes", ["[" * 100_000, '{"unreadable": 1e999}', "NaN", "\ufeff{}", "9" * 5000]
 )
-def test_notes_that_overtax_a_parser_are_not_read(
-    notes: str, kept: tuple[Path, Path, torch.Tensor], tmp_path: Path, tried: Counter[str]
+def test_notes_that_a_parser_rejects_are_not_read(
+    notes: str, cached_photos: tuple[Path, Path, torch.Tensor], tmp_path: Path, tried: Counter[str]
 ) -> None:
     tried["caches"] += 1
-    photos, whole, squares = kept
+    photos, whole, squares = cached_photos
     shutil.copytree(whole, tmp_path / "cache")
     (file,) = (tmp_path / "cache").glob("*.json")
     file.write_text(notes)
