@@ -9,11 +9,36 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from ssl_zoo.data import ArraySplit, LazySplit, assemble
+from ssl_zoo.data import ArraySplit, LazySplit, Split, assemble
 from ssl_zoo.data.image_files import ImageFiles
 from ssl_zoo.errors import UserError
 from tests.core.pictures import folder, photo, write
+
+
+class Squares(Split):
+    """A split of another package, with the two methods that it must define."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def batch(self, indices: Tensor) -> Tensor:
+        return indices.square().unsqueeze(1)
+
+
+def test_a_split_needs_only_a_length_and_a_batch(tmp_path: Path) -> None:
+    split = Squares()
+    assert (split.labels, split.names, dict(split.skipped)) == (None, None, {})
+    assert (split.resident, split.readable(), split.nbytes) == (True, True, 80)
+    assert [len(batch) for batch in split.stream(torch.arange(10), 4)] == [4, 4, 2]
+    assert [len(batch) for batch in split.stream(torch.arange(10), 4, drop_last=True)] == [4, 4]
+    part = split.subset(torch.tensor([3, 5]))
+    assert part.batch(torch.arange(2)).flatten().tolist() == [9, 25]
+    moved = split.to(torch.device("meta"))
+    assert moved.batch(torch.arange(4)).device.type == "meta"
+    assert split.cached("squares train", tmp_path / "cache") is split
+    assert not (tmp_path / "cache").exists()
 
 
 def test_data_that_fits_is_resident_and_never_gives_the_same_squares_lazily(tmp_path: Path) -> None:
