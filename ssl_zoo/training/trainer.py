@@ -16,7 +16,7 @@ from torch.profiler import record_function
 
 from ssl_zoo import distributed
 from ssl_zoo.config.schema import RunConfig
-from ssl_zoo.data import DataSet, LazySplit, batches
+from ssl_zoo.data import DataSet
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.build import build_task
@@ -154,7 +154,7 @@ class Trainer:
         numbers = order[done:, :, distributed.rank()].flatten()
         pin = self.device.device.type == "cuda"
         size = config.batch_size // world
-        raw = batches(self.data.train, numbers, size, drop_last=True, pin=pin)
+        raw = self.data.train.stream(numbers, size, drop_last=True, pin=pin)
         stream = map(Batch, raw, numbers.split(size), self._labels(numbers))
         with closing(raw):
             while True:
@@ -342,7 +342,7 @@ def _record_choices(config: RunConfig, data: DataSet, device: Device) -> RunConf
     computing = {name: getattr(device, name) for name in ("precision", "channels_last", "threads")}
     storage: dict[str, Any] = {}
     if config.data.cache is None:
-        storage["resident"] = "never" if isinstance(data.train, LazySplit) else "always"
+        storage["resident"] = "always" if data.train.resident else "never"
     return config.model_copy(
         update={
             "train": config.train.model_copy(update=computing),
