@@ -37,8 +37,8 @@ from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.comparison import open_sweep
 from ssl_zoo.comparison.render import to_csv, to_html, to_latex, to_markdown
 from ssl_zoo.comparison.table import Outcome, build_table
-from ssl_zoo.config.load import _Dumper
 from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.config.yaml import PlainDumper
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.reporting import report
 from ssl_zoo.runs.provenance import provenance
@@ -412,7 +412,7 @@ def test_no_plugin_is_loaded_because_a_run_names_it(
     config = yaml.safe_load(run.config_file.read_text())
     config["provenance"] |= {"command": f"ssl-zoo --plugin {plugin} train", "plugins": [str(plugin)]}
     config["train"]["observers"] = ["evil", "evil.py", str(plugin)]
-    run.config_file.write_text(yaml.dump(config, Dumper=_Dumper))
+    run.config_file.write_text(yaml.dump(config, Dumper=PlainDumper))
     for command in commands(run.path).values():
         call(*command)
         assert not canary.exists(), command
@@ -504,7 +504,7 @@ def with_steps_left(run: Run) -> list[list[str | Path]]:
     """Commands that write all there is to be written in a run, once there is something left to do."""
     config = yaml.safe_load(run.config_file.read_text())
     config["train"] |= {"epochs": None, "images": 512, "checkpoint_seconds": 0}
-    run.config_file.write_text(yaml.dump(config, Dumper=_Dumper))
+    run.config_file.write_text(yaml.dump(config, Dumper=PlainDumper))
     return [commands(run.path)[name] for name in ("train", "report")]
 
 
@@ -760,7 +760,7 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     made = settings["provenance"]
     made |= {"command": MARKUP[1], "started": MARKUP[2], "python": MARKUP[3], "git": MARKUP[4]}
     made["versions"] |= {text: text for text in MARKUP}
-    run.config_file.write_text(yaml.dump(settings, Dumper=_Dumper, allow_unicode=True))
+    run.config_file.write_text(yaml.dump(settings, Dumper=PlainDumper, allow_unicode=True))
     results = run.results()
     results["scores"] |= {text: {"knn": 50.0 + i} for i, text in enumerate(MARKUP)}
     results |= {"device": MARKUP[5], "precision": MARKUP[6], "left_out": MARKUP[7]}
