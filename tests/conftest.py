@@ -18,6 +18,7 @@ from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.plugins.entry_points import installed
 from ssl_zoo.plugins.registry import registry
+from tests import processes
 
 _COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 settings.register_profile("quick", max_examples=60, **_COMMON)
@@ -65,18 +66,16 @@ def flags(task: str, **settings: Any) -> list[str]:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """The command line of ssl-zoo in this environment."""
+    """Return the command of a new interpreter that runs ssl-zoo."""
     return [sys.executable, "-m", "ssl_zoo", *map(str, arguments)]
 
 
 def ssl_zoo(
     *arguments: str | Path, cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run ssl-zoo as a user would, in a process of its own."""
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, check=False, cwd=cwd,
-        env={**os.environ, **environment}, timeout=300,
-    )  # fmt: skip
+    """Run ssl-zoo as a user would, in a child process."""
+    main = ["-m", "ssl_zoo", *map(str, arguments)]
+    return processes.run(main, cwd=cwd, env={**os.environ, **environment})
 
 
 def figures(folder: Path) -> dict[str, Any]:
