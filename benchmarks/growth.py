@@ -93,7 +93,7 @@ def part(count: int, side: int) -> ArraySplit:
 def data_set(train: ArraySplit, side: int) -> DataSet:
     """The data set that a source makes of its parts."""
     config = DataConfig(source="random", image_size=side)
-    return assemble("random", config, CPU, side, train, part(QUERIES, side))
+    return assemble("random", config, CPU, size=side, train=train, test=part(QUERIES, side))
 
 
 def config_of(batch_size: int, side: int) -> RunConfig:

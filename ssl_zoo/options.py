@@ -1,4 +1,4 @@
-"""Options that many tasks have, for their `Options` to derive from."""
+"""Options shared by many tasks, as base classes for their `Options`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class CropOptions(TaskOptions):
         None,
         ge=0,
         le=1,
-        description="probability; none: 0.5, or 0 where the data has a reading side",
+        description="probability of a horizontal flip; none: 0.5, or 0 if mirroring changes the meaning",
     )
 
     @field_validator("crop_scale")
@@ -28,6 +28,6 @@ class CropOptions(TaskOptions):
         return scale
 
     def crop(self, spec: ImageSpec) -> RandomResizedCrop:
-        """The crop for such images."""
+        """Return the transform for images of `spec`."""
         flip = (0.5 if spec.mirror else 0.0) if self.flip is None else self.flip
         return RandomResizedCrop(spec.size, scale=self.crop_scale, flip=flip)

@@ -1,4 +1,4 @@
-"""What the data looks like to a network: the one thing a source, an encoder and a task agree on."""
+"""The description of samples that sources, encoders and tasks share."""
 
 from __future__ import annotations
 
@@ -10,51 +10,60 @@ import torch.nn.functional as F
 from torch import Tensor
 
 RAW_SIZE = 32
-"""Up to this side, in pixels, the raw pixels of an image are its features as a baseline: beyond it
-they would need more memory than any network's, and are no better."""
+"""The largest side, in pixels, of images whose raw pixels serve as baseline features.
+
+Larger images are shrunk to it: their pixels would need more memory and are no better as features."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """The shape and meaning of one batch of a source.
+    """The shape and meaning of the samples of a source.
 
-    A plugin for another modality derives its own from this one, with whatever its encoders and
-    tasks must know: a vocabulary's size and padding token, a sampling rate.
+    A plugin for another modality derives its own class with the facts that its encoders and tasks need,
+    such as the size and padding token of a vocabulary, or a sampling rate.
+
+    Attributes:
+        modality: the kind of data, such as ``"image"``.
     """
 
     raw_name: ClassVar[str | None] = None
-    """What the raw input is called as a baseline; None where it makes no sense as features."""
+    """The name of the raw-input baseline; None if raw input is unsuitable as features."""
 
     modality: str
 
     def prepare(self, batch: Tensor) -> Tensor:
-        """Turn a raw batch into what a network takes, without augmentation, for evaluation."""
+        """Return a raw batch as input for a network, without augmentation, for evaluation."""
         return batch
 
     def vary(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        """`prepare` after a slight random change that leaves a sample's meaning; none by default."""
+        """Return `prepare` of a batch after a slight random change that keeps the meaning of samples.
+
+        By default nothing is changed.
+        """
         return self.prepare(batch)
 
     def raw(self, batch: Tensor) -> Tensor:
-        """A raw batch [B, ...] as features [B, D] of no network at all."""
+        """Return a raw batch [B, ...] as features [B, D], for the raw-input baseline."""
         return batch.flatten(1).float()
 
 
 @dataclass(frozen=True)
 class ImageSpec(Spec):
-    """Images: a raw batch is uint8 [B, channels, h, w]; a network takes float [B, channels, size, size].
+    """The description of images.
+
+    A raw batch is uint8 [B, channels, h, w]; a network takes float [B, channels, size, size].
 
     Attributes:
-        channels: 1 or 3.
-        size: the side of the square that the network takes, in pixels.
-        mean: the mean of each channel over the train split, of intensities in [0, 1].
+        channels: the number of channels, 1 or 3.
+        size: the side of the network's square input, in pixels.
+        mean: the mean of each channel over the train split, for intensities in [0, 1].
         std: the standard deviation of each channel, likewise.
-        mirror: whether the mirror image of an image means the same (not so for digits and text);
-            what a task's random horizontal flip goes by, unless it is told otherwise.
-        classes: the number of classes, for the head of a task that needs labels; None without any.
+        mirror: whether a mirrored image has the same meaning, which is false for digits and text. It is
+            the default of whether tasks flip images at random.
+        classes: the number of classes, for tasks that need labels; None if there are no labels.
 
     Raises:
-        ValueError: the mean or the deviation is not one number for each channel.
+        ValueError: `mean` or `std` does not have one number for each channel.
     """
 
     raw_name: ClassVar[str | None] = "pixels"
@@ -75,9 +84,10 @@ class ImageSpec(Spec):
             )
 
     def prepare(self, batch: Tensor) -> Tensor:
-        """uint8 [B, C, h, w] to normalised float32 [B, channels, size, size] (antialiased bilinear).
+        """Resize and normalise uint8 [B, C, h, w] to float32 [B, channels, size, size].
 
-        Images of another source may have other channels: gray is repeated, colours are averaged.
+        Resizing is bilinear and antialiased. Images of another source may have another number of
+        channels C: gray is repeated, colours are averaged.
         """
         x = self._channels(batch.float().div_(255))
         if x.shape[-2:] != (self.size, self.size):
@@ -85,7 +95,7 @@ class ImageSpec(Spec):
         return self.normalise(x)
 
     def vary(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        """`prepare` of a random square of at least half the area, mirrored at random if that may be."""
+        """Return `prepare` of a random square, at least half the area, randomly flipped if `mirror`."""
         x = self._channels(batch.float().div_(255))
         draw = torch.rand(4, len(x), generator=generator).to(x.device)
         side = 0.5**0.5 + (1 - 0.5**0.5) * draw[0]
@@ -97,7 +107,7 @@ class ImageSpec(Spec):
         return self.normalise(F.grid_sample(x, grid, padding_mode="border", align_corners=False))
 
     def raw(self, batch: Tensor) -> Tensor:
-        """uint8 [B, C, h, w] to the pixels as features [B, D], larger images shrunk to `RAW_SIZE`."""
+        """Return the pixels of uint8 [B, C, h, w], shrunk to at most `RAW_SIZE`, as features [B, D]."""
         x = batch.float()
         side = min(self.size, RAW_SIZE)
         if max(x.shape[-2:]) > side:
@@ -105,17 +115,18 @@ class ImageSpec(Spec):
         return x.flatten(1)
 
     def _channels(self, x: Tensor) -> Tensor:
+        """Convert [B, C, h, w] to [B, channels, h, w]."""
         if x.shape[1] == self.channels:
             return x
         return x.mean(1, keepdim=True).expand(-1, self.channels, -1, -1)
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Intensities [B, C, h, w] in [0, 1] to zero mean and unit deviation per channel."""
+        """Normalise intensities [B, C, h, w] in [0, 1] to zero mean and unit deviation per channel."""
         scale = 1 / self._channel(self.std, x)
         return (x * scale).sub_(self._channel(self.mean, x) * scale)
 
     def denormalise(self, x: Tensor) -> Tensor:
-        """Undo `normalise` and clamp to [0, 1], for pictures."""
+        """Undo `normalise` and clamp to [0, 1], for display."""
         return (x * self._channel(self.std, x) + self._channel(self.mean, x)).clamp(0, 1)
 
     @staticmethod

@@ -62,8 +62,8 @@ WRONG = [
     ("text", "train --task simclr --config {}", "must hold the sections task, data"),
     ("yaml", "train --task simclr --config {}", "line 1: is not valid YAML"),
     # What only the data, the backbone or the machine tells.
-    ("", "train --task simclr --data digit", "'digit' is no folder and no known data set. Did you"),
-    ("empty", "train --task simclr --data {}", "there is no image in"),
+    ("", "train --task simclr --data digit", "neither a folder nor a known data set. Did you mean"),
+    ("empty", "train --task simclr --data {}", "there are no images in"),
     ("", "train --task simclr --backbone resnett18", "Did you mean 'resnet18"),
     ("", "train --task simclr --batch-size 5000", "train split of 1438 samples; choose --batch-size"),
     ("", "train --task simclr --batch-size 5000 --devices 2", "1438 samples; choose --batch-size"),

@@ -1,7 +1,7 @@
-"""Data: from a name or a folder to raw batches on the device."""
+"""Data: from the name of a source to raw batches on the device."""
 
-from ssl_zoo.data.lazy import LazySplit, batches
+from ssl_zoo.data.lazy import LazySplit
 from ssl_zoo.data.sources import load
 from ssl_zoo.data.splits import ArraySplit, DataSet, Split
 
-__all__ = ["ArraySplit", "DataSet", "LazySplit", "Split", "batches", "load"]
+__all__ = ["ArraySplit", "DataSet", "LazySplit", "Split", "load"]

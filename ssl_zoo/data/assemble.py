@@ -1,214 +1,235 @@
-"""From the parts of a source to a data set: held out, kept in memory where it fits, measured."""
+"""From the splits of a source to a data set: loaded into memory where they fit, and measured."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssl_zoo import distributed
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data import cache
 from ssl_zoo.data.catalogue import as_arrays, labels_of
 from ssl_zoo.data.decode import open_image
-from ssl_zoo.data.lazy import LazySplit, Pictures, Unreadable
-from ssl_zoo.data.places import user_path
-from ssl_zoo.data.splits import ArraySplit, DataSet, Split, holdout
+from ssl_zoo.data.decoded_cache import origin_of
+from ssl_zoo.data.folder import LabelledFiles, user_path
+from ssl_zoo.data.image_files import ImageFiles, Origin, UnreadableFiles
+from ssl_zoo.data.lazy import LazySplit
+from ssl_zoo.data.splits import ArraySplit, DataSet, Split, random_split
 from ssl_zoo.errors import UserError
 from ssl_zoo.spec import ImageSpec
 
-Part: TypeAlias = ArraySplit | LazySplit
-
 DEFAULT_SIZE = 224
-"""The side that a folder's images are given to networks at, unless another is asked for."""
+"""The side of the network's input for a folder of images, in pixels, unless another is asked for."""
 MEMORY_SHARE = 0.25
-"""Decoded images stay in memory up to this share of what is free."""
-MOST_RESIDENT = 200_000
-"""Sources of more images than this are not decoded in advance, as that would take minutes."""
-DAMAGED = "its files are damaged: remove them, to get them anew"
-PROBED = 256
-"""How many images of a lazy source tell its mean and deviation."""
+"""The share of the free memory that decoded images may take."""
+MAX_RESIDENT_IMAGES = 200_000
+"""Splits of more images are not decoded in advance, as that would take minutes."""
+MAX_MEASURED_IMAGES = 10_000
+"""The number of images in memory from which mean and deviation are measured."""
+MAX_MEASURED_FILES = 256
+"""The number of image files from which mean and deviation are measured."""
+DAMAGED_FILES_HINT = "its files are damaged; remove them, and they are downloaded again"
 
 
-def canvas(config: DataConfig, size: int) -> int:
-    """The side at which images are kept: an eighth more than the network's, for crops to move in."""
+def stored_side(config: DataConfig, size: int) -> int:
+    """Return the side at which images are stored, in pixels.
+
+    It is 8/7 of the network's input, which leaves room for random crops.
+    """
     return round((config.image_size or size) * 8 / 7)
 
 
-def part_of(
-    dataset: Any,
-    split: str,
-    config: DataConfig,
-    device: torch.device,
-    size: int,
-    channels: int,
-    unreadable: Unreadable,
-) -> Part:
-    """One split of a data set that gives (image, label) pairs by number.
+@dataclass(frozen=True, kw_only=True)
+class SplitBuilder:
+    """A builder of the splits of one source, which share a record of unreadable files.
 
-    Args:
-        dataset: torchvision's or timm's; what it keeps in memory is taken from there.
-        split: what the split is called, for the names of its samples.
+    Attributes:
         config: the ``data`` section.
-        device: where samples are kept.
-        size: the side that its images are given to networks at, where it reads them one by one.
-        channels: of such images.
-        unreadable: where those are noted that cannot be read.
-
-    Raises:
-        UserError: what it keeps in memory are no images, or others than its labels are of.
+        device: the device on which samples in memory are stored.
+        size: the side of the network's input, in pixels, unless the configuration says otherwise.
+        channels: the number of channels of images that are decoded, 1 or 3.
     """
-    arrays = as_arrays(dataset)
-    if arrays is not None:
-        images, labels = arrays
-        _check_arrays(images, labels, f"{config.source} {split}")
-        return ArraySplit(images.to(device), labels)
-    side = canvas(config, size)
-    if hasattr(dataset, "loader"):  # torchvision's for image files: ours decodes JPEG at a scale
-        dataset.loader = lambda file: open_image(Path(file), side)
-    pictures = Pictures(
-        lambda i: dataset[i][0],
-        lambda i: f"{config.source} {split}[{i}]",
-        len(dataset),
-        side,
-        channels,
-        config.workers,
-        unreadable,
-        cache.origin_of(dataset),
-    )
-    return LazySplit(pictures, labels_of(dataset))
+
+    config: DataConfig
+    device: torch.device
+    size: int = DEFAULT_SIZE
+    channels: int = 3
+    unreadable: UnreadableFiles = field(default_factory=UnreadableFiles)
+
+    def from_dataset(self, dataset: Any, split: str) -> Split:
+        """Build a split from a torchvision or timm data set, which gives (image, label) pairs by index.
+
+        Args:
+            dataset: the data set; arrays that it holds in memory are used as they are.
+            split: the name of the split, for the names of its samples.
+
+        Raises:
+            UserError: its arrays are not images, or their number differs from that of the labels.
+        """
+        arrays = as_arrays(dataset)
+        if arrays is not None:
+            images, labels = arrays
+            _check_arrays(images, labels, f"{self.config.source} {split}")
+            return ArraySplit(images.to(self.device), labels)
+        side = stored_side(self.config, self.size)
+        if hasattr(dataset, "loader"):  # torchvision's, replaced by ours, which scales JPEG files
+            dataset.loader = lambda file: open_image(Path(file), side)
+        images_by_index = ImageFiles(
+            open=lambda i: dataset[i][0],
+            name=lambda i: f"{self.config.source} {split}[{i}]",
+            count=len(dataset),
+            side=side,
+            channels=self.channels,
+            workers=self.config.workers,
+            unreadable=self.unreadable,
+            origin=origin_of(dataset),
+        )
+        return LazySplit(images_by_index, labels_of(dataset))
+
+    def from_files(self, files: LabelledFiles, root: Path) -> Split:
+        """Build a split from the image files below `root`."""
+        paths, side = files.paths, stored_side(self.config, self.size)
+        images = ImageFiles(
+            open=lambda i: open_image(paths[i], side),
+            name=lambda i: str(paths[i]),
+            count=len(paths),
+            side=side,
+            channels=self.channels,
+            workers=self.config.workers,
+            unreadable=self.unreadable,
+            origin=Origin(root, paths),
+        )
+        return LazySplit(images, files.labels)
 
 
 def _check_arrays(images: Tensor, labels: Tensor | None, name: str) -> None:
-    """Make sure that arrays are images and their labels, of which torchvision looks at neither.
+    """Raise unless arrays are images and their labels, which torchvision does not check.
 
     Raises:
         UserError: they are not.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        fault = f"holds no images, but {images.dtype} of the shape {tuple(images.shape)}"
+        problem = f"does not hold images, but {images.dtype} of shape {tuple(images.shape)}"
     elif images.numel() == 0:
-        fault = f"holds {len(images)} images of {images.shape[-1]}×{images.shape[-2]} pixels"
+        problem = f"holds {len(images)} images of {images.shape[-1]}×{images.shape[-2]} pixels"
     elif labels is not None and len(labels) != len(images):
-        fault = f"has {len(images)} images, but {len(labels)} labels"
+        problem = f"has {len(images)} images, but {len(labels)} labels"
     else:
         return
-    raise UserError(f"data.source: {name} {fault}; {DAMAGED}")
+    raise UserError(f"data.source: {name} {problem}; {DAMAGED_FILES_HINT}")
 
 
-def _check_parts(parts: list[Part], classes: tuple[str, ...] | None, name: str) -> None:
-    """Make sure that samples in memory are of one shape, and that there is a class for each label.
+def _check_splits(splits: list[Split], classes: tuple[str, ...] | None, name: str) -> None:
+    """Raise unless samples in memory have one shape and each label has a class.
 
     Raises:
-        UserError: they are not.
+        UserError: they have not.
     """
-    shapes = {tuple(part.samples.shape[1:]) for part in parts if isinstance(part, ArraySplit)}
-    labels = _classes(parts)
+    shapes = {_sample_shape(split) for split in splits if split.resident}
+    number = _count_classes(splits)
     if len(shapes) > 1:
-        fault = f"has images of the shapes {' and '.join(map(str, sorted(shapes)))}"
-    elif classes is not None and labels is not None and labels > len(classes):
-        fault = f"has a label {labels - 1}, but {len(classes)} classes"
+        problem = f"has images of the shapes {' and '.join(map(str, sorted(shapes)))}"
+    elif classes is not None and number is not None and number > len(classes):
+        problem = f"has a label {number - 1}, but {len(classes)} classes"
     else:
         return
-    raise UserError(f"data.source: {name} {fault}; {DAMAGED}")
+    raise UserError(f"data.source: {name} {problem}; {DAMAGED_FILES_HINT}")
 
 
-def hold_out(part: Part, config: DataConfig) -> tuple[Part, Part | None]:
-    """Part a split into one for training and one for evaluation; a single sample trains."""
-    kept, held = holdout(len(part), config.holdout)
-    return part.subset(kept), part.subset(held) if len(held) else None
+def _sample_shape(split: Split) -> tuple[int, ...]:
+    return tuple(split.batch(torch.arange(0)).shape[1:])
+
+
+def image_side(split: Split) -> int:
+    """Return the side of the images of a split in memory, `DEFAULT_SIZE` for image files."""
+    return _sample_shape(split)[-1] if split.resident else DEFAULT_SIZE
+
+
+def hold_out_test(split: Split, config: DataConfig) -> tuple[Split, Split | None]:
+    """Divide a split into one for training and one for evaluation; a single sample is trained on."""
+    train, test = random_split(len(split), config.holdout)
+    return split.subset(train), split.subset(test) if len(test) else None
 
 
 def assemble(
     name: str,
     config: DataConfig,
     device: torch.device,
+    *,
     size: int,
-    train: Part,
-    test: Part | None,
-    bank: Part | None = None,
+    train: Split,
+    test: Split | None = None,
+    bank: Split | None = None,
     classes: tuple[str, ...] | None = None,
     mirror: bool = True,
 ) -> DataSet:
-    """Make a data set of its parts.
+    """Make an image data set of its splits.
 
     Args:
-        name: what the user called it.
+        name: the name given by the user.
         config: the ``data`` section.
-        device: where samples are kept that fit.
-        size: the side that its images are given to networks at, unless the configuration says.
-        train: what is trained on.
-        test: what is evaluated on, if anything.
-        bank: the labelled samples, where they are not what is trained on.
+        device: the device on which samples are stored that fit into its memory.
+        size: the side of the network's input, in pixels, unless the configuration says otherwise.
+        train: the samples trained on.
+        test: the samples evaluated on, if any.
+        bank: the labelled samples, if they differ from those trained on.
         classes: the names of the classes, where they are known.
-        mirror: whether a mirror image means the same.
+        mirror: whether a mirrored image has the same meaning.
 
     Raises:
-        UserError: no image of what is trained on can be read, there can be no cache, or the parts
-            do not go together.
+        UserError: no image to train on can be read, there can be no cache, or the splits do not fit
+            together.
     """
-    named = {"train": train, "test": test, "bank": bank}
-    parts = [part for part in named.values() if part is not None]
-    _check_parts(parts, classes, name)
-    if config.cache is not None:
-        kept_in = user_path("data.cache", config.cache)
-        for split, part in named.items():
-            if isinstance(part, LazySplit):
-                cache.provide(part.pictures, f"{name} {split}", kept_in)
-    kept = _resident(parts, config, device)
-    splits: dict[int, Split] = {id(old): new for old, new in zip(parts, kept, strict=True)}
-    train_split = splits[id(train)]
-    test_split = splits[id(test)] if test is not None else None
-    if len(train_split) == 0:
-        raise UserError(f"data.source: no image of {name} that could be trained on can be read")
+    splits = {"train": train, "test": test, "bank": None if bank is train else bank}
+    present = {key: split for key, split in splits.items() if split is not None}
+    _check_splits(list(present.values()), classes, name)
+    placed = _place(present, name, config, device)
+    if len(placed["train"]) == 0:
+        raise UserError(f"data.source: none of the images of {name} to train on can be read")
     return DataSet(
         name=name,
-        spec=_measure(train, config.image_size or size, mirror, _classes(parts)),
-        train=train_split,
-        test=test_split if test_split is not None and _any_readable(test_split) else None,
-        bank=splits[id(bank)] if bank is not None else train_split,
+        spec=_measure(train, config.image_size or size, mirror, _count_classes(list(present.values()))),
+        train=placed["train"],
+        test=placed["test"] if "test" in placed and placed["test"].readable() else None,
+        bank=placed.get("bank", placed["train"]),
         classes=classes,
     )
 
 
-def _any_readable(split: Split) -> bool:
-    return split.any_readable() if isinstance(split, LazySplit) else len(split) > 0
-
-
-def _resident(parts: list[Part], config: DataConfig, device: torch.device) -> list[Part]:
-    """Decode lazy splits into the device's memory where they fit there together.
-
-    With a cache nothing is decoded: it is copied into a GPU's memory where it fits there, and read
-    from the disk otherwise.
+def _place(
+    splits: dict[str, Split], name: str, config: DataConfig, device: torch.device
+) -> dict[str, Split]:
+    """Load splits into the device's memory if they fit there together; otherwise leave them on disk.
 
     Raises:
-        UserError: they are to be in memory, and do not fit at all.
+        UserError: they must be in memory and do not fit, or there can be no cache.
     """
-    lazy = [part for part in parts if isinstance(part, LazySplit)]
-    free = free_memory(device) / distributed.world_size()
-    needed = sum(part.nbytes for part in lazy)
-    fits = needed <= MEMORY_SHARE * free and (
-        config.cache is not None or all(len(part) <= MOST_RESIDENT for part in lazy)
-    )
-    (too_large,) = distributed.all_reduce_max(not fits)  # one process decides for all
+    cached = config.cache is not None
+    files = [split for split in splits.values() if not split.resident]
     if config.cache is not None:
-        place = torch.device("cpu") if config.resident == "never" or too_large else device
-        return [part.mapped().to(place) if isinstance(part, LazySplit) else part for part in parts]
-    if config.resident == "never" or (config.resident == "auto" and too_large):
-        return parts
-    if needed > free:
+        folder = user_path("data.cache", config.cache)
+        splits = {key: split.cached(f"{name} {key}", folder) for key, split in splits.items()}
+    free = free_memory(device) / distributed.world_size()
+    needed = sum(split.nbytes for split in files)
+    quick = cached or all(len(split) <= MAX_RESIDENT_IMAGES for split in files)
+    fits = quick and needed <= MEMORY_SHARE * free
+    (too_large,) = distributed.all_reduce_max(not fits)  # all processes decide alike
+    if config.resident == "never" or (too_large and (cached or config.resident == "auto")):
+        return splits
+    if needed > free and not cached:
         raise UserError(
-            f"data.resident: the decoded images need {needed / 1e6:,.0f} MB, and there are "
-            f"{free / 1e6:,.0f} MB of free memory; take auto, or data.cache"
+            f"data.resident: the decoded images need {needed / 1e6:,.0f} MB, and "
+            f"{free / 1e6:,.0f} MB of memory are free; choose auto, or use data.cache"
         )
-    return [part.resident(device) if isinstance(part, LazySplit) else part for part in parts]
+    return {key: split if split.resident else split.to(device) for key, split in splits.items()}
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be had on a device; of a container not more than it is allowed."""
+    """Return the free memory of a device in bytes, at most the limit of a container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = 4 * 2**30
@@ -222,21 +243,21 @@ def free_memory(device: torch.device) -> int:
     return free if allowed == "max" else min(free, int(allowed))
 
 
-def _classes(parts: list[Part]) -> int | None:
-    """The number of classes; None where no part has labels."""
-    labels = [part.labels for part in parts if part.labels is not None and len(part.labels)]
+def _count_classes(splits: list[Split]) -> int | None:
+    """Return the number of classes, None if no split has labels."""
+    labels = [split.labels for split in splits if split.labels is not None and len(split.labels)]
     return int(torch.cat(labels).max()) + 1 if labels else None
 
 
-def _measure(train: Part, size: int, mirror: bool, classes: int | None) -> ImageSpec:
-    """Measure the mean and the deviation of each channel on a fixed part of the train split.
+def _measure(train: Split, size: int, mirror: bool, classes: int | None) -> ImageSpec:
+    """Measure the mean and deviation of each channel on a fixed part of the train split.
 
-    It is the same part whether or not the split is kept in memory, and what is measured does not
-    depend on how many threads add it up.
+    The part is the same whether or not the split is loaded into memory afterwards, and the result does
+    not depend on the number of threads, as it is computed from a histogram.
     """
-    most = PROBED if isinstance(train, LazySplit) else 10_000
+    limit = MAX_MEASURED_IMAGES if train.resident else MAX_MEASURED_FILES
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    channels = train.batch(order[:most]).unbind(1)
+    channels = train.batch(order[:limit]).unbind(1)
     counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in channels]).cpu()
     values, total = torch.arange(256, dtype=torch.float64) / 255, counts.sum(1)  # [256], [C]
     mean = (counts * values).sum(1) / total

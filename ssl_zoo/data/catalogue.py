@@ -1,4 +1,4 @@
-"""The data sets known by name: torchvision's, as one table."""
+"""The torchvision data sets that are known by name."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TorchvisionDataset:
-    """How torchvision knows a data set.
+    """The class and arguments by which torchvision opens a data set.
 
     Attributes:
-        kind: the class in `torchvision.datasets`.
-        size: the side that its images are given to networks at, in pixels.
-        channels: 1 or 3.
-        train: the arguments for what is trained on.
-        test: those for what is evaluated on; None to hold a part of the rest out.
-        bank: those for the labelled samples, where they are not what is trained on.
-        mirror: whether a mirror image means the same.
+        kind: the name of the class in `torchvision.datasets`.
+        size: the side of the network's input, in pixels.
+        channels: the number of channels, 1 or 3.
+        train: the arguments for the samples trained on.
+        test: the arguments for the samples evaluated on; None to hold out a part of those trained on.
+        bank: the arguments for the labelled samples, if they differ from those trained on.
+        mirror: whether a mirrored image has the same meaning.
     """
 
     kind: str
@@ -73,7 +73,7 @@ CATALOGUE: Mapping[str, TorchvisionDataset] = {
 
 
 def as_arrays(dataset: Any) -> tuple[Tensor, Tensor | None] | None:
-    """The images uint8 [N, C, H, W] and labels of a set that torchvision keeps in memory."""
+    """Return the images uint8 [N, C, H, W] and labels of a data set in memory, None if it is not."""
     data = getattr(dataset, "data", None)
     if not isinstance(data, np.ndarray | Tensor):
         return None
@@ -86,22 +86,22 @@ def as_arrays(dataset: Any) -> tuple[Tensor, Tensor | None] | None:
 
 
 def labels_of(dataset: Any) -> Tensor | None:
-    """The labels int64 [N] of a data set, without reading its images.
+    """Return the labels int64 [N] of a data set, without reading its images.
 
-    None where it has none, or where some samples have none (which such sets mark with -1), so that
-    what is not a class never reaches an evaluation.
+    Return None if any sample has no label, which such data sets mark with -1, so that every label that
+    reaches an evaluation is a class.
     """
     for name in ("targets", "labels", "_labels", "y"):
-        found = getattr(dataset, name, None)
-        if found is not None:
+        values = getattr(dataset, name, None)
+        if values is not None:
             break
     else:
         samples = getattr(dataset, "samples", None) or getattr(dataset, "_samples", None)
         if samples is None:
             return None
-        found = [label for _, label in samples]
-    labels = np.asarray(found)
-    if labels.ndim == 2:  # QMNIST: the class, and then the writer and more
+        values = [label for _, label in samples]
+    labels = np.asarray(values)
+    if labels.ndim == 2:  # QMNIST: the class first, then the writer and more
         labels = labels[:, 0]
     if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
         return None
@@ -109,7 +109,7 @@ def labels_of(dataset: Any) -> Tensor | None:
 
 
 def classes_of(dataset: Any) -> tuple[str, ...] | None:
-    """The names of the classes; the first where a class has several."""
+    """Return the names of the classes, the first one for a class with several; None if unknown."""
     classes = getattr(dataset, "classes", None)
     if classes is None and getattr(dataset, "class_to_idx", None):
         classes = sorted(dataset.class_to_idx, key=dataset.class_to_idx.__getitem__)

@@ -1,4 +1,4 @@
-"""Opening torchvision's data sets, and having them: whole or not at all."""
+"""Opening and downloading of torchvision's data sets, which are stored completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,51 +20,51 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.text import error_reason
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist keeps its files."""
+"""The folder of Debian's package dataset-fashion-mnist."""
 ARCHIVES = (".gz", ".tgz", ".tar", ".zip", ".bz2", ".mat")
-"""The suffixes of what torchvision downloads before it unpacks it."""
+"""The suffixes of the archives that torchvision downloads and unpacks."""
 
 
 def default_root() -> Path:
-    """Where data sets are kept: $SSL_ZOO_DATA, else ~/.cache/ssl-zoo."""
+    """Return the folder of downloaded data sets: $SSL_ZOO_DATA, else ~/.cache/ssl-zoo."""
     return Path(os.environ.get("SSL_ZOO_DATA") or Path.home() / ".cache" / "ssl-zoo")
 
 
 def open_torchvision(name: str, arguments: Mapping[str, Any], root: Path) -> Any:
-    """Open one split of a data set: from `root`, or else after putting it there.
+    """Open one split of a data set in `root`, after downloading or unpacking it if it is not there.
 
-    What is unpacked or downloaded is put together aside and then renamed, under a lock, so that
-    neither a process that is killed nor two at once leave half a data set in `root`.
+    Files are downloaded and unpacked into a temporary folder and then moved, under a lock, so that no
+    incomplete data set is left by a killed process or by two processes at once.
 
     Raises:
-        UserError: it is not there and cannot be downloaded.
+        UserError: the data set is not there and cannot be downloaded.
     """
     kind = getattr(torchvision.datasets, CATALOGUE[name].kind)
 
-    def opened() -> Any:
+    def open_existing() -> Any:
         try:
             return kind(str(root), download=False, **arguments)
         except Exception:
-            with contextlib.suppress(OSError):  # Caltech's make their folder before they look in it
+            with contextlib.suppress(OSError):  # Caltech's classes create their folder first
                 (root / kind.__name__.lower()).rmdir()
             raise
 
     if root.is_dir():
-        with contextlib.suppress(Exception):  # what the missing or broken files of a set raise
-            return opened()
+        with contextlib.suppress(Exception):  # missing or broken files raise errors of every kind
+            return open_existing()
     try:
-        with _aside(root) as aside:
-            with contextlib.suppress(Exception):  # another process may have put it there meanwhile
-                return opened()
+        with _scratch_folder(root) as aside:
+            with contextlib.suppress(Exception):  # another process may have completed it meanwhile
+                return open_existing()
             if name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir():
                 _unpack_debian(aside)
             else:
                 _link_archives(root, aside)
-                with _unpacked_within():
+                with _restrict_tar_extraction():
                     kind(str(aside), download=True, **arguments)
             _merge(aside, root)
-            return opened()
-    except Exception as error:  # what a download, an archive or a missing library can raise
+            return open_existing()
+    except Exception as error:  # downloads, archives and missing libraries raise errors of every kind
         raise UserError(
             f"data.source: {name} cannot be read from {root}, nor downloaded ({error_reason(error)}); "
             "put torchvision's files there, or name another folder with data.root"
@@ -72,10 +72,10 @@ def open_torchvision(name: str, arguments: Mapping[str, Any], root: Path) -> Any
 
 
 @contextlib.contextmanager
-def _aside(root: Path) -> Iterator[Path]:
-    """A folder inside `root` that is gone afterwards, as is `root` where nothing came into it.
+def _scratch_folder(root: Path) -> Iterator[Path]:
+    """Hold an exclusive lock on `root` and yield a temporary folder in it.
 
-    Only one process at a time has one.
+    The folder is removed at the end, and so is `root` if it was created here and is empty.
     """
     made = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
@@ -95,17 +95,17 @@ def _aside(root: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _unpacked_within() -> Iterator[None]:
-    """Within, no file of a tar archive comes to lie outside of the folder that it is unpacked into.
+def _restrict_tar_extraction() -> Iterator[None]:
+    """Temporarily let tar archives write only into the folder that they are unpacked into.
 
-    From Python 3.14 on that is always so. torchvision knows the checksums of most archives, not of all.
+    This is Python's default from 3.14 on. torchvision checks the checksums of most archives, not all.
     """
-    before = getattr(tarfile.TarFile, "extraction_filter", None)
+    previous = getattr(tarfile.TarFile, "extraction_filter", None)
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
         yield
     finally:
-        tarfile.TarFile.extraction_filter = before
+        tarfile.TarFile.extraction_filter = previous
 
 
 def _unpack_debian(aside: Path) -> None:
@@ -117,21 +117,21 @@ def _unpack_debian(aside: Path) -> None:
 
 
 def _link_archives(root: Path, aside: Path) -> None:
-    """Show torchvision the archives that the user has downloaded already."""
+    """Link the archives that the user has downloaded already, so that torchvision finds them."""
     for depth in ("*", "*/*", "*/*/*"):
         for file in root.glob(depth):
             if file.suffix in ARCHIVES and file.is_file() and aside not in file.parents:
-                there = aside / file.relative_to(root)
-                there.parent.mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(OSError):  # a file system without links
-                    os.link(file, there)
+                link = aside / file.relative_to(root)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(OSError):  # the file system may not support links
+                    os.link(file, link)
 
 
 def _merge(source: Path, target: Path) -> None:
-    """Move all that is in one folder into another, folders that are new there as a whole."""
+    """Move the content of one folder into another; a folder that does not exist there is moved whole."""
     for item in source.iterdir():
-        there = target / item.name
-        if item.is_dir() and there.is_dir():
-            _merge(item, there)
+        destination = target / item.name
+        if item.is_dir() and destination.is_dir():
+            _merge(item, destination)
         else:
-            item.replace(there)
+            item.replace(destination)

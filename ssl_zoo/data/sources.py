@@ -1,28 +1,32 @@
-"""Which source a name means, and what it holds."""
+"""The sources that are built in, and which of them a name means."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import catalogue
-from ssl_zoo.data.assemble import DEFAULT_SIZE, Part, assemble, canvas, hold_out, part_of
-from ssl_zoo.data.decode import open_image
+from ssl_zoo.data.assemble import DEFAULT_SIZE, SplitBuilder, assemble, hold_out_test, image_side
 from ssl_zoo.data.download import default_root, open_torchvision
-from ssl_zoo.data.folder import Files, channels_of, split_folder
-from ssl_zoo.data.lazy import LazySplit, Origin, Pictures, Unreadable
-from ssl_zoo.data.places import user_path
-from ssl_zoo.data.splits import ArraySplit, DataSet, holdout
+from ssl_zoo.data.folder import channels_of, split_folder, user_path
+from ssl_zoo.data.splits import ArraySplit, DataSet, Split, random_split
 from ssl_zoo.data.timm_sets import open_timm
 from ssl_zoo.errors import UserError
 from ssl_zoo.text import did_you_mean, printable
 
 Source = Callable[[DataConfig, torch.device], DataSet]
+
+DIGITS_FILE = Path(__file__).with_name("digits.npz")
+"""1,797 handwritten digits: images uint8 [1797, 8, 8] with values in 0..16, labels uint8 [1797].
+
+Source: E. Alpaydin and C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning
+Repository, doi:10.24432/C50P49; the part, order and values are those of scikit-learn's `load_digits`.
+Licence: Creative Commons Attribution 4.0 International (CC BY 4.0).
+"""
 
 
 def load(
@@ -32,103 +36,100 @@ def load(
 
     Args:
         config: the ``data`` section.
-        device: where samples are kept that fit.
-        sources: further sources by name, which win over the core's.
+        device: the device on which samples are stored that fit into its memory.
+        sources: further sources by name, which take precedence over the built-in ones.
 
     Raises:
-        UserError: there is no such source, it has no image, or it cannot be had.
+        UserError: there is no such source, it has no image, or it cannot be read or downloaded.
     """
     name = config.source
     if sources and name in sources:
         return sources[name](config, device)
     if name == "digits":
         return _digits(config, device)
-    known_to_timm = name.removeprefix("timm:torch/").replace("_", "-")
-    if known_to_timm in catalogue.CATALOGUE:
-        return _torchvision(known_to_timm, config, device)
+    torchvision_name = name.removeprefix("timm:torch/").replace("_", "-")
+    if torchvision_name in catalogue.CATALOGUE:
+        return _torchvision(torchvision_name, config, device)
     if name.startswith(("timm:", "hf:")):
         return _timm(config, device)
     path = user_path("data.source", name)
     if name and path.is_dir():
         return _folder(path, config, device)
     known = ["digits", *catalogue.CATALOGUE, *(sources or ())]
-    what = (
-        "is a file, not a folder of images" if path.is_file() else "is no folder and no known data set"
+    problem = (
+        "is a file, not a folder of images"
+        if path.is_file()
+        else "is neither a folder nor a known data set"
     )
     raise UserError(
-        f"data.source: {printable(name)!r} {what}.{did_you_mean(name, known)} "
+        f"data.source: {printable(name)!r} {problem}.{did_you_mean(name, known)} "
         f"Known are: {', '.join(known)}"
     )
 
 
 def _digits(config: DataConfig, device: torch.device) -> DataSet:
-    """scikit-learn's 1,797 handwritten digits of 8×8 pixels, a fifth of them held out for the test."""
-    bunch = load_digits()
-    images = torch.from_numpy(bunch.images).mul(255 / 16).round().byte().unsqueeze(1)
-    whole = ArraySplit(images.to(device), torch.from_numpy(bunch.target).long())
-    train, test = (whole.subset(part) for part in holdout(len(whole), 0.2))
-    return assemble("digits", config, device, 16, train, test, classes=tuple("0123456789"), mirror=False)
+    """Return the bundled digits, a fifth of them held out as the test split."""
+    with np.load(DIGITS_FILE) as arrays:
+        images, labels = (torch.from_numpy(arrays[name]) for name in ("images", "labels"))
+    images = images.double().mul(255 / 16).round().byte().unsqueeze(1)
+    whole = ArraySplit(images.to(device), labels.long())
+    train, test = (whole.subset(indices) for indices in random_split(len(whole), 0.2))
+    classes = tuple("0123456789")
+    return assemble(
+        "digits", config, device, size=16, train=train, test=test, classes=classes, mirror=False
+    )
 
 
 def _torchvision(name: str, config: DataConfig, device: torch.device) -> DataSet:
+    """Load one of torchvision's data sets."""
     entry = catalogue.CATALOGUE[name]
     root = user_path("data.root", config.root) if config.root else default_root()
-    unreadable = Unreadable()
-
-    def part(split: str, arguments: Mapping[str, Any]) -> tuple[Part, Any]:
-        dataset = open_torchvision(name, arguments, root)
-        return part_of(dataset, split, config, device, entry.size, entry.channels, unreadable), dataset
-
-    train, opened = part("train", entry.train)
-    bank = part("bank", entry.bank)[0] if entry.bank is not None else None
-    test: Part | None
-    if entry.test is not None:
-        test, _ = part("test", entry.test)
-    else:
-        train, test = hold_out(train, config)
-    classes = catalogue.classes_of(opened)
-    return assemble(name, config, device, entry.size, train, test, bank, classes, entry.mirror)
+    builder = SplitBuilder(config=config, device=device, size=entry.size, channels=entry.channels)
+    datasets = {"train": open_torchvision(name, entry.train, root)}
+    for split, arguments in (("bank", entry.bank), ("test", entry.test)):
+        if arguments is not None:
+            datasets[split] = open_torchvision(name, arguments, root)
+    splits = {split: builder.from_dataset(dataset, split) for split, dataset in datasets.items()}
+    train, test = splits["train"], splits.get("test")
+    if test is None:
+        train, test = hold_out_test(train, config)
+    return assemble(
+        name,
+        config,
+        device,
+        size=entry.size,
+        train=train,
+        test=test,
+        bank=splits.get("bank"),
+        classes=catalogue.classes_of(datasets["train"]),
+        mirror=entry.mirror,
+    )
 
 
 def _timm(config: DataConfig, device: torch.device) -> DataSet:
-    opened, opened_test = open_timm(config)
-    unreadable = Unreadable()
-    train = part_of(opened, "train", config, device, DEFAULT_SIZE, 3, unreadable)
-    test: Part | None
-    if opened_test is not None:
-        test = part_of(opened_test, "test", config, device, DEFAULT_SIZE, 3, unreadable)
+    """Load a data set through timm's factory."""
+    train_images, test_images = open_timm(config)
+    builder = SplitBuilder(config=config, device=device)
+    train = builder.from_dataset(train_images, "train")
+    test: Split | None
+    if test_images is not None:
+        test = builder.from_dataset(test_images, "test")
     else:
-        train, test = hold_out(train, config)
-    size = train.samples.shape[-1] if isinstance(train, ArraySplit) else DEFAULT_SIZE
-    classes = catalogue.classes_of(opened)
-    return assemble(config.source, config, device, size, train, test, classes=classes)
+        train, test = hold_out_test(train, config)
+    size, classes = image_side(train), catalogue.classes_of(train_images)
+    return assemble(config.source, config, device, size=size, train=train, test=test, classes=classes)
 
 
 def _folder(root: Path, config: DataConfig, device: torch.device) -> DataSet:
-    files, test_files = split_folder(root)
-    channels = channels_of(files.paths)
-    side = canvas(config, DEFAULT_SIZE)
-    unreadable = Unreadable()
-
-    def part(files: Files) -> LazySplit:
-        paths = files.paths
-        pictures = Pictures(
-            lambda i: open_image(paths[i], side),
-            lambda i: str(paths[i]),
-            len(paths),
-            side,
-            channels,
-            config.workers,
-            unreadable,
-            Origin(root, paths),
-        )
-        return LazySplit(pictures, files.labels)
-
-    train: Part = part(files)
-    test: Part | None
+    """Load a folder of image files."""
+    train_files, test_files = split_folder(root)
+    channels = channels_of(train_files.paths)
+    builder = SplitBuilder(config=config, device=device, channels=channels)
+    train = builder.from_files(train_files, root)
+    test: Split | None
     if test_files is not None:
-        test = part(test_files)
+        test = builder.from_files(test_files, root)
     else:
-        train, test = hold_out(train, config)
-    name = printable(root.resolve().name)
-    return assemble(name, config, device, DEFAULT_SIZE, train, test, classes=files.classes)
+        train, test = hold_out_test(train, config)
+    name, classes = printable(root.resolve().name), train_files.classes
+    return assemble(name, config, device, size=DEFAULT_SIZE, train=train, test=test, classes=classes)

@@ -1,15 +1,19 @@
-"""A split of a data set: samples by number, and their labels where there are any."""
+"""Splits of a data set: samples by index, and their labels where they are known."""
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -20,38 +24,100 @@ from ssl_zoo.spec import Spec
 
 
 class Split(ABC):
-    """Samples by number.
+    """A sequence of samples, with their labels where they are known.
+
+    A subclass must define `__len__` and `batch`; the other members have defaults, for samples that are
+    quick to access and all readable.
 
     Attributes:
-        labels: the class of each sample, int64 [N] on the CPU; None where they are not all known.
-        skipped: the files that could not be read so far, with the reason.
+        labels: the class of each sample, int64 [N] on the CPU; None unless all are known.
+        skipped: the unreadable files met so far, with the reason for each.
+        resident: whether the samples lie in memory.
     """
 
-    labels: Tensor | None
-    skipped: Mapping[str, str]
+    labels: Tensor | None = None
+    skipped: Mapping[str, str] = MappingProxyType({})
+    resident: bool = True
 
     @property
     def names(self) -> Sequence[str] | None:
-        """What each of the N samples is called, such as its file; None where they have numbers alone."""
+        """The name of each of the N samples, such as its file; None where they have only indices."""
         return None
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all samples in memory, in bytes."""
+        return len(self) * self.batch(torch.arange(min(1, len(self)))).nbytes
 
     @abstractmethod
     def __len__(self) -> int:
-        """The number N of samples."""
+        """Return the number N of samples."""
 
     @abstractmethod
     def batch(self, indices: Tensor) -> Tensor:
-        """The samples [B, ...] of these numbers [B]; for images uint8 [B, C, h, w]."""
+        """Return the samples [B, ...] with these indices [B]; images as uint8 [B, C, h, w]."""
+
+    def stream(
+        self,
+        indices: Tensor,
+        batch_size: int,
+        *,
+        drop_last: bool = False,
+        prefetch: int = 2,
+        pin: bool = False,
+    ) -> Generator[Tensor]:
+        """Yield raw batches in the order of `indices`.
+
+        Args:
+            indices: the samples to read, int64 [N].
+            batch_size: the number of samples in a batch.
+            drop_last: whether to leave out a last batch that is not full.
+            prefetch: the number of batches to read ahead, where reading takes time.
+            pin: whether to read these into pinned memory, from which a GPU copies asynchronously.
+        """
+        yield from map(self.batch, self._chunks(indices, batch_size, drop_last))
+
+    @staticmethod
+    def _chunks(indices: Tensor, batch_size: int, drop_last: bool) -> list[Tensor]:
+        """Return the indices of each batch."""
+        return [c for c in indices.split(batch_size) if len(c) == batch_size or not drop_last]
+
+    def readable(self) -> bool:
+        """Return whether any sample can be read."""
+        return len(self) > 0
+
+    def subset(self, indices: Tensor) -> Split:
+        """Return the samples with these indices [M] as a split."""
+        labels = self.labels[indices] if self.labels is not None else None
+        return ArraySplit(self.batch(indices), labels, self.skipped, self._names_of(indices))
+
+    def _names_of(self, indices: Tensor) -> list[str] | None:
+        names = self.names
+        return [names[i] for i in indices.tolist()] if names is not None else None
+
+    def to(self, device: torch.device) -> Split:
+        """Return the same samples in the memory of `device`."""
+        samples = self.batch(torch.arange(len(self))).to(device)
+        return ArraySplit(samples, self.labels, self.skipped, self.names)
+
+    def cached(self, name: str, folder: Path) -> Split:
+        """Return the same samples from a cache on disk; the split itself where it needs none.
+
+        Args:
+            name: the name of the source and the split, for file names and messages.
+            folder: the folder of the cache; it need not exist.
+        """
+        return self
 
 
 class ArraySplit(Split):
-    """Samples that lie in memory, on the device.
+    """A split whose samples lie in memory, on the device.
 
     Args:
-        samples: [N, ...]; for images uint8 [N, C, h, w].
-        labels: int64 [N] or None.
-        skipped: files that are missing from the samples, with the reason.
-        names: what each of the N samples is called, or None.
+        samples: [N, ...]; images as uint8 [N, C, h, w].
+        labels: the class of each sample, int64 [N], or None.
+        skipped: the unreadable files missing from the samples, with the reason for each.
+        names: the name of each of the N samples, or None.
     """
 
     def __init__(
@@ -68,43 +134,46 @@ class ArraySplit(Split):
 
     @property
     def names(self) -> Sequence[str] | None:
-        """What each of the N samples is called, or None."""
+        """The name of each of the N samples, or None."""
         return self._names
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the samples, in bytes."""
+        return self.samples.nbytes
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def batch(self, indices: Tensor) -> Tensor:
-        """The samples of these numbers, on the device."""
+        """Return the samples with these indices, on the device."""
         return self.samples[indices.to(self.samples.device)]
 
-    def subset(self, indices: Tensor) -> ArraySplit:
-        """The samples of these numbers [M] as a split of their own."""
-        labels = self.labels[indices] if self.labels is not None else None
-        names = [self._names[i] for i in indices.tolist()] if self._names is not None else None
-        return ArraySplit(self.batch(indices), labels, self.skipped, names)
+    def to(self, device: torch.device) -> ArraySplit:
+        """Return the same samples in the memory of `device`."""
+        return ArraySplit(self.samples.to(device), self.labels, self.skipped, self._names)
 
 
 class ArrayFile:
-    """The rows of an array uint8 [R, ...] in a file of NumPy's own format.
+    """An array uint8 [R, ...] in a `.npy` file, read by rows.
 
-    The file stays open, so that who removes or replaces it disturbs nobody.
+    The file stays open, so it remains readable when it is removed or replaced.
 
     Args:
         file: the file.
 
     Attributes:
-        whole: all of them, mapped into memory. To write into them ends the process, and so does to
-            read those that have been cut off, or that lie on a disk that is gone; `read` does not.
+        whole: the array, mapped into memory. Writing to it ends the process, and so does reading rows
+            of a file that was truncated meanwhile or whose disk was removed; `read` raises instead.
 
     Raises:
-        ValueError: it holds something else; NumPy raises other errors too.
+        ValueError: the file holds another kind of array; NumPy raises other errors too.
     """
 
     def __init__(self, file: Path) -> None:
         mapped = np.load(file, mmap_mode="r")
         if mapped.dtype != np.uint8 or not mapped.flags.c_contiguous:
-            raise ValueError(f"{file} holds no rows of uint8")
+            raise ValueError(f"{file} does not hold a contiguous uint8 array")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             self.whole = torch.from_numpy(mapped)
@@ -113,7 +182,7 @@ class ArrayFile:
         weakref.finalize(self, os.close, self._opened)
 
     def read(self, numbers: Tensor) -> Tensor:
-        """A copy of the rows of these numbers [B], on the CPU.
+        """Return a copy of the rows with these numbers [B], on the CPU.
 
         Raises:
             SslZooError: they cannot be read.
@@ -125,68 +194,129 @@ class ArrayFile:
             except OSError as error:
                 raise SslZooError(f"cannot read {self._file}: {error.strerror}") from error
             if len(read) < row.nbytes:
-                raise SslZooError(f"cannot read {self._file}: it has been cut off")
+                raise SslZooError(f"cannot read {self._file}: the file was truncated")
             row[:] = np.frombuffer(read, np.uint8).reshape(row.shape)
         return torch.from_numpy(rows)
 
 
-class MappedSplit(ArraySplit):
-    """Samples that lie in a file, mapped for who looks at them all, and read as they are asked for.
+class MappedSplit(Split):
+    """A split whose samples are rows of a file, read when they are needed.
 
     Args:
-        file: all that are in the file, [R, ...].
-        labels: int64 [N] or None.
-        skipped: files that are missing from the samples, with the reason.
-        names: what each of the N samples is called, or None.
-        rows: which of the R are the split's, int64 [N].
+        file: the file, of R rows.
+        rows: the row of each sample, int64 [N].
+        labels: the class of each sample, int64 [N], or None.
+        skipped: the unreadable files missing from the samples, with the reason for each.
+        names: the name of each of the N samples, or None.
     """
+
+    resident = False
 
     def __init__(
         self,
         file: ArrayFile,
+        rows: Tensor,
         labels: Tensor | None,
         skipped: Mapping[str, str],
         names: Sequence[str] | None,
-        rows: Tensor,
     ) -> None:
-        super().__init__(file.whole, labels, skipped, names)
         self.file = file
         self.rows = rows
+        self.labels = labels
+        self.skipped = skipped
+        self._names = names
+
+    @property
+    def names(self) -> Sequence[str] | None:
+        """The name of each of the N samples, or None."""
+        return self._names
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the samples, in bytes."""
+        return len(self) * math.prod(self.file.whole.shape[1:])
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(self, indices: Tensor) -> Tensor:
-        """A copy of the samples of these numbers, on the CPU."""
+        """Return a copy of the samples with these indices, on the CPU."""
         return self.file.read(self.rows[indices.cpu()])
 
-    def subset(self, indices: Tensor) -> MappedSplit:
-        """The samples of these numbers [M] as a split of their own, of the same file."""
-        labels = self.labels[indices] if self.labels is not None else None
-        names = [self._names[i] for i in indices.tolist()] if self._names is not None else None
-        return MappedSplit(self.file, labels, self.skipped, names, self.rows[indices])
+    def stream(
+        self,
+        indices: Tensor,
+        batch_size: int,
+        *,
+        drop_last: bool = False,
+        prefetch: int = 2,
+        pin: bool = False,
+    ) -> Generator[Tensor]:
+        """Yield batches as `Split.stream` does, read ahead by threads; closing it ends them."""
 
-    def to(self, device: torch.device) -> ArraySplit:
-        """The same samples in the memory of another device; on a CPU they stay in the file."""
+        def read(chunk: Tensor) -> Tensor:
+            return self.batch(chunk).pin_memory() if pin else self.batch(chunk)
+
+        def begin(pool: ThreadPoolExecutor, chunk: Tensor) -> Callable[[], Tensor]:
+            return pool.submit(read, chunk).result
+
+        chunks = self._chunks(indices, batch_size, drop_last)
+        yield from read_ahead(chunks, begin, prefetch + 1, prefetch)
+
+    def subset(self, indices: Tensor) -> MappedSplit:
+        """Return the samples with these indices [M] as a split of the same file."""
+        labels = self.labels[indices] if self.labels is not None else None
+        names = self._names_of(indices)
+        return MappedSplit(self.file, self.rows[indices], labels, self.skipped, names)
+
+    def to(self, device: torch.device) -> Split:
+        """Return the same samples in the memory of `device`; on a CPU they stay in the file."""
         if device.type == "cpu":
             return self
-        shape = (len(self), *self.samples.shape[1:])
-        samples = torch.empty(shape, dtype=self.samples.dtype, device=device)
-        for part, numbers in zip(samples.split(1024), torch.arange(len(self)).split(1024), strict=True):
-            part.copy_(self.batch(numbers))
+        shape = (len(self), *self.file.whole.shape[1:])
+        samples = torch.empty(shape, dtype=torch.uint8, device=device)
+        for part, chunk in zip(samples.split(1024), torch.arange(len(self)).split(1024), strict=True):
+            part.copy_(self.batch(chunk))
         return ArraySplit(samples, self.labels, self.skipped, self._names)
+
+
+def read_ahead(
+    chunks: Iterable[Tensor],
+    begin: Callable[[ThreadPoolExecutor, Tensor], Callable[[], Tensor]],
+    workers: int,
+    prefetch: int,
+) -> Generator[Tensor]:
+    """Yield a batch for each chunk of indices, reading ahead in threads.
+
+    Args:
+        chunks: the indices of each batch.
+        begin: starts to read a batch in the pool and returns a function that waits for it.
+        workers: the number of threads.
+        prefetch: the number of batches to read ahead.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="ssl-zoo-decode")
+    pending: deque[Callable[[], Tensor]] = deque()
+    try:
+        for chunk in chunks:
+            pending.append(begin(pool, chunk))
+            if len(pending) > prefetch:
+                yield pending.popleft()()
+        while pending:
+            yield pending.popleft()()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """What a source gives.
+    """The samples of a source and their description.
 
     Attributes:
-        name: what the user called it.
-        spec: what its samples look like.
-        train: what is trained on, without labels.
-        test: what is evaluated on; None where there is nothing.
-        bank: the labelled samples that evaluation learns from; `train` for most sources.
+        name: the name given by the user.
+        spec: the shape and meaning of the samples.
+        train: the samples trained on, without their labels.
+        test: the samples evaluated on; None if there are none.
+        bank: the labelled samples that evaluation learns from; for most sources the same as `train`.
         classes: the names of the classes, where they are known.
     """
 
@@ -199,17 +329,23 @@ class DataSet:
 
     @cached_property
     def labelled(self) -> bool:
-        """Whether there are labels of two classes at least to learn from, and others to test on."""
+        """Whether the bank has labels of at least two classes and the test split has labels."""
         if self.test is None or self.test.labels is None or self.bank.labels is None:
             return False
         return len(self.bank.labels.unique()) > 1
 
 
-def holdout(n: int, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Split 0..n-1 at random, always in the same way: what is kept, and what is held out, sorted.
+def random_split(n: int, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Split 0..n-1 at random into indices to train on and indices to hold out, each sorted.
 
-    Of two samples or more at least one is kept and one is held out; a single one is kept.
+    The same arguments give the same indices. With n ≥ 2 both parts have at least one index; with n = 1
+    nothing is held out.
+
+    Args:
+        n: the number of samples.
+        share: the share to hold out, in (0, 1).
+        seed: the seed of the order.
     """
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    held = min(max(1, round(share * n)), n - 1)
-    return order[held:].sort().values, order[:held].sort().values
+    held_out = min(max(1, round(share * n)), n - 1)
+    return order[held_out:].sort().values, order[:held_out].sort().values

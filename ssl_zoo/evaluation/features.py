@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_zoo.data import Split, batches
+from ssl_zoo.data import Split
 from ssl_zoo.errors import SslZooError
 
 
@@ -55,7 +55,7 @@ def extract(
         SslZooError: a feature is not a finite number.
     """
     numbers = torch.arange(len(split)) if numbers is None else numbers
-    parts = batches(split, numbers, batch_size, drop_last=False)
+    parts = split.stream(numbers, batch_size)
     features = torch.cat([function(batch.to(device)).float() for batch in parts])
     finite = features.isfinite().flatten(1).all(1)
     if not finite.all():

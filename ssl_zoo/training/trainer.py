@@ -17,7 +17,7 @@ from torch.profiler import record_function
 
 from ssl_zoo import distributed
 from ssl_zoo.config.schema import RunConfig
-from ssl_zoo.data import DataSet, LazySplit, batches
+from ssl_zoo.data import DataSet
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.build import build_task
@@ -158,7 +158,7 @@ class Trainer:
         mine = order[done:, :, distributed.rank()].flatten()
         pin = self.device.device.type == "cuda"
         size = config.batch_size // world
-        raw = batches(self.data.train, mine, size, drop_last=True, pin=pin)
+        raw = self.data.train.stream(mine, size, drop_last=True, pin=pin)
         stream = map(Batch, raw, mine.split(size), self._labels(mine))
         with contextlib.closing(raw):
             while True:
@@ -350,7 +350,7 @@ def _resolved(config: RunConfig, data: DataSet, device: Device) -> RunConfig:
     computing = {name: getattr(device, name) for name in ("precision", "channels_last", "threads")}
     keeping: dict[str, Any] = {}
     if config.data.cache is None:
-        keeping["resident"] = "never" if isinstance(data.train, LazySplit) else "always"
+        keeping["resident"] = "always" if data.train.resident else "never"
     return config.model_copy(
         update={
             "train": config.train.model_copy(update=computing),

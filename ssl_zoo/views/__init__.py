@@ -1,7 +1,7 @@
-"""Batched augmentations: a batch in, a batch out, on its device, with parameters drawn per image.
+"""Batched augmentations: functions of a whole batch, on its device, with parameters drawn per image.
 
-`functional` holds the operations with their parameters given, each equal to torchvision's;
-`random` draws the parameters, from an `Rng`, with torchvision's distributions.
+`functional` holds operations with given parameters, each equal to torchvision's; `random` holds
+transforms that draw their parameters from an `Rng`, with torchvision's distributions.
 """
 
 from ssl_zoo.views.random import (

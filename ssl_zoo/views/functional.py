@@ -1,14 +1,14 @@
-"""Batched image operations whose parameters are given per image.
+"""Batched image operations with parameters given per image.
 
-Images are float [B, C, H, W] in [0, 1] with C of 1 or 3; a parameter is a tensor [B]. Each operation
-gives what `torchvision.transforms.v2.functional` gives for each image alone with the same parameter,
-within 5e-6 (float32 sums in another order); some write it into `out`, which may be the images
-themselves. Each clamps to [0, 1] as torchvision does. Clamping once at the end of several would make a
-real difference: a pixel of 0.8 that is brightened 1.8 times and then halved becomes 0.5, and not 0.72.
+Images are float [B, C, H, W] in [0, 1] with C = 1 or 3; a parameter is a tensor [B]. Each operation
+equals that of `torchvision.transforms.v2.functional` on each image alone, within 5e-6 (float32 sums in
+another order). Some write the result into `out`, which may be the images themselves. Each clamps to
+[0, 1] as torchvision does; clamping once after several would differ: a pixel of 0.8 that is brightened
+1.8 times and then halved becomes 0.5, not 0.72.
 
 Cropping, resizing and blurring are separable linear maps, so each is written as a pair of matrices
-per image, one over rows and one over columns: two batched matrix products, exact antialiasing
-included, at the speed of the machine's BLAS.
+per image, one over rows and one over columns: two batched matrix products, with exact antialiasing, at
+the speed of BLAS.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ _LUMA = (0.2989, 0.587, 0.114)
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 in 0..255 to float32 in [0, 1]; floats are returned as they are."""
+    """Convert uint8 in 0..255 to float32 in [0, 1]; return floats unchanged."""
     return images if images.is_floating_point() else images.float().div_(255)
 
 
 def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Apply a linear map to the rows and one to the columns of each image.
+    """Apply one linear map to the rows and another to the columns of each image.
 
     Args:
-        x: [B, C, H, W].
-        rows: [B, h, H].
-        columns: [B, w, W].
+        x: the images [B, C, H, W].
+        rows: the matrices over rows [B, h, H].
+        columns: the matrices over columns [B, w, W].
 
     Returns:
-        [B, C, h, w].
+        The images [B, C, h, w].
     """
     b, c, h, w = x.shape
     x = torch.bmm(x.reshape(b, c * h, w), columns.transpose(1, 2))
@@ -46,27 +46,27 @@ def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def resize_matrix(
     start: Tensor, length: Tensor, old: int, new: int, mirrored: Tensor | None = None
 ) -> Tensor:
-    """The matrix that crops [start, start + length) out of `old` pixels and resizes it to `new`.
+    """Return the matrix that crops [start, start + length) out of `old` pixels and resizes it to `new`.
 
     Antialiased bilinear, as torchvision's `resize(crop(x), antialias=True)`: a triangle as wide as
-    the coarser of the two grids, cut off at the crop's edges and normalised.
+    the coarser of the two grids, truncated at the crop's edges and normalised.
 
     Args:
-        start: [B], in pixels.
-        length: [B], in pixels.
-        old: the side before.
-        new: the side after.
-        mirrored: [B], true where the pixels after are in the opposite order.
+        start: the first position of the crop [B], in pixels.
+        length: the length of the crop [B], in pixels.
+        old: the side before, in pixels.
+        new: the side after, in pixels.
+        mirrored: whether to reverse the order of the resulting pixels, bool [B].
 
     Returns:
-        [B, new, old], each row adding up to 1.
+        The matrices [B, new, old]; each row sums to 1.
     """
     first, last = start.view(-1, 1, 1), (start + length).view(-1, 1, 1)
     step = (length / new).view(-1, 1, 1)
     half_width = step.clamp(min=1)
     if mirrored is not None:
-        turned = mirrored.view(-1, 1, 1)
-        start, step = torch.where(turned, last, first), torch.where(turned, -step, step)
+        reverse = mirrored.view(-1, 1, 1)
+        start, step = torch.where(reverse, last, first), torch.where(reverse, -step, step)
     source = torch.arange(old, device=start.device) + 0.5
     centre = start.view(-1, 1, 1) + (torch.arange(new, device=start.device).view(-1, 1) + 0.5) * step
     weight = (source - centre).abs_().mul_(-1 / half_width).add_(1).clamp_(min=0)
@@ -83,9 +83,21 @@ def resized_crop(
     size: int,
     flip: Tensor | None = None,
 ) -> Tensor:
-    """Crop a box out of each image, resize it to `size` × `size`, and mirror it where `flip` is true.
+    """Crop a box from each image, resize it to `size` × `size`, and mirror it where `flip` is true.
 
-    Bytes in 0..255 become intensities in [0, 1] on the way.
+    Bytes in 0..255 are converted to intensities in [0, 1].
+
+    Args:
+        x: the images, uint8 or float [B, C, H, W].
+        top: the first row of each box [B], in pixels.
+        left: the first column of each box [B], in pixels.
+        height: the height of each box [B], in pixels.
+        width: the width of each box [B], in pixels.
+        size: the side of the result, in pixels.
+        flip: whether to mirror each image, bool [B]; None for none.
+
+    Returns:
+        The images, float [B, C, size, size].
     """
     rows = resize_matrix(top, height, x.shape[-2], size)
     columns = resize_matrix(left, width, x.shape[-1], size, mirrored=flip)
@@ -99,7 +111,7 @@ def _per_image(parameter: Tensor) -> Tensor:
 
 
 def luma(x: Tensor) -> Tensor:
-    """The brightness of each pixel, [B, 1, H, W] (ITU-R 601 weights)."""
+    """Return the brightness of each pixel, [B, 1, H, W] (ITU-R 601 weights)."""
     if x.shape[1] == 1:
         return x
     red, green, blue = x.unbind(1)
@@ -112,38 +124,38 @@ def brightness(x: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def contrast(x: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
-    """Move away from (factor > 1) or towards the image's mean brightness, and clamp."""
+    """Scale the difference from the image's mean brightness by `factor` ≥ 0, and clamp."""
     mean = luma(x).mean((1, 2, 3), keepdim=True)
     factor = _per_image(factor)
     return torch.mul(x, factor, out=out).add_(mean * (1 - factor)).clamp_(0, 1)
 
 
 def saturation(x: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
-    """Move away from (factor > 1) or towards each pixel's brightness, and clamp. Gray stays gray."""
+    """Scale the difference from each pixel's brightness by `factor` ≥ 0, and clamp. Gray stays gray."""
     if x.shape[1] == 1:
         return x
     return torch.lerp(luma(x), x, _per_image(factor).to(x.dtype), out=out).clamp_(0, 1)
 
 
 def hue(x: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
-    """Turn the hue by `shift` in [-0.5, 0.5] of a full turn, at constant HSV value and saturation."""
+    """Rotate the hue by `shift` in [-0.5, 0.5] of a full turn, at constant HSV value and saturation."""
     if x.shape[1] == 1:
         return x
-    value, least = x.amax(1), x.amin(1)
-    chroma = value - least
+    maximum, minimum = x.amax(1), x.amin(1)
+    chroma = maximum - minimum
     red, green, blue = x.unbind(1)
     # The hue in sixths of a turn, by the sector of the largest channel (0 where all are equal). On a
-    # CPU, choosing by a mask and taking remainders cost ten times what arithmetic does.
-    not_red, not_green = (value - red).sign_(), (value - green).sign_()
+    # CPU, masks and remainders are ten times as slow as arithmetic.
+    not_red, not_green = (maximum - red).sign_(), (maximum - green).sign_()
     by_green = (blue - red).add_(chroma, alpha=2)
     by_blue = (red - green).add_(chroma, alpha=4)
     sector = (green - blue).lerp_(by_green.lerp_(by_blue, not_green), not_red)
     sector.div_(chroma.clamp(min=torch.finfo(x.dtype).tiny)).add_(6 * shift.view(-1, 1, 1))
     sector.sub_((sector / 6).floor_(), alpha=6)
-    # Back to RGB: up to one sixth from its own hue a channel has the value, from two on the least. Red,
-    # whose own hue is at both ends, is told by the distance from the opposite one.
+    # Back to RGB: a channel has the maximum within one sixth of its own hue, and the minimum beyond two
+    # sixths. Red's own hue is at both ends of the circle, so its distance from the opposite hue is used.
     out = torch.empty_like(x) if out is None else out
-    for channel, own, start, slope in ((0, 3, least, 1), (1, 2, value, -1), (2, 4, value, -1)):
+    for channel, own, start, slope in ((0, 3, minimum, 1), (1, 2, maximum, -1), (2, 4, maximum, -1)):
         distance = (sector - own).abs_().clamp_(1, 2).sub_(1)
         torch.addcmul(start, chroma, distance, value=slope, out=out[:, channel])
     return out
@@ -155,29 +167,29 @@ def grayscale(x: Tensor) -> Tensor:
 
 
 def blur_matrix(sigma: Tensor, kernel_size: int, side: int) -> Tensor:
-    """The matrix that blurs `side` pixels with a Gaussian, reflecting at the borders.
+    """Return the matrix that blurs `side` pixels with a Gaussian, reflecting at the borders.
 
     Args:
-        sigma: [B], in pixels, > 0.
+        sigma: the standard deviation [B], in pixels, > 0.
         kernel_size: the number of taps, odd, at most 2 · side - 1.
         side: the number of pixels.
 
     Returns:
-        [B, side, side].
+        The matrices [B, side, side].
     """
     half = kernel_size // 2
     taps = torch.arange(-half, half + 1, device=sigma.device)
     kernel = torch.exp(-0.5 * (taps / sigma.view(-1, 1)) ** 2)
     kernel = kernel / kernel.sum(1, keepdim=True)
-    place = (torch.arange(side, device=sigma.device).view(-1, 1) + taps).abs()
-    source = torch.where(place < side, place, 2 * (side - 1) - place)
+    position = (torch.arange(side, device=sigma.device).view(-1, 1) + taps).abs()
+    source = torch.where(position < side, position, 2 * (side - 1) - position)
     matrix = kernel.new_zeros(len(sigma), side, side)
     index = source.expand(len(sigma), -1, -1)
     return matrix.scatter_add_(2, index, kernel.unsqueeze(1).expand_as(index))
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
-    """Blur with a Gaussian of deviation `sigma` pixels, cut off at `kernel_size` taps."""
+    """Blur with a Gaussian of standard deviation `sigma` pixels [B] and `kernel_size` taps."""
     rows = blur_matrix(sigma, kernel_size, x.shape[-2])
     columns = rows if x.shape[-1] == x.shape[-2] else blur_matrix(sigma, kernel_size, x.shape[-1])
     return separable(x, rows, columns)
@@ -194,7 +206,7 @@ def rotate90(x: Tensor, quarters: int) -> Tensor:
 
 
 def centre_block(n: int, size: int, side: int, device: torch.device | str = "cpu") -> Tensor:
-    """A centred square of `side` pixels as a mask [n, 1, size, size], true inside."""
+    """Return a mask [n, 1, size, size] that is true in a centred square of `side` pixels."""
     mask = torch.zeros(n, 1, size, size, dtype=torch.bool, device=device)
     first = (size - side) // 2
     mask[..., first : first + side, first : first + side] = True
@@ -202,23 +214,23 @@ def centre_block(n: int, size: int, side: int, device: torch.device | str = "cpu
 
 
 def blocks(top: Tensor, left: Tensor, side: Tensor, size: int) -> Tensor:
-    """The union of square blocks as a mask [B, 1, size, size], true inside.
+    """Return a mask [B, 1, size, size] that is true in the union of K square blocks.
 
     Args:
-        top: [B, K], in pixels.
-        left: [B, K].
-        side: [B, K].
-        size: the side of the image.
+        top: the first row of each block [B, K], in pixels.
+        left: the first column of each block [B, K], in pixels.
+        side: the side of each block [B, K], in pixels.
+        size: the side of the image, in pixels.
     """
-    at = torch.arange(size, device=top.device)
+    position = torch.arange(size, device=top.device)
 
     def within(first: Tensor) -> Tensor:
-        return (at >= first.unsqueeze(-1)) & (at < (first + side).unsqueeze(-1))
+        return (position >= first.unsqueeze(-1)) & (position < (first + side).unsqueeze(-1))
 
     inside = within(top).unsqueeze(-1) & within(left).unsqueeze(-2)
     return inside.any(1).unsqueeze(1)
 
 
 def default_kernel_size(size: int) -> int:
-    """About a tenth of the side, odd, at least 3 (Chen et al. 2020, appendix A)."""
+    """Return about a tenth of the side, odd, at least 3 (Chen et al. 2020, appendix A)."""
     return max(3, math.ceil(size / 10) | 1)

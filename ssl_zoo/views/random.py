@@ -19,44 +19,44 @@ from ssl_zoo.views.rng import Rng
 
 
 class Transform(Protocol):
-    """A batch of images and an `Rng` in, a batch of images out."""
+    """A function that turns a batch of images and an `Rng` into a batch of images."""
 
     def __call__(self, x: Tensor, rng: Rng, /) -> Tensor:
-        """Transform a batch."""
+        """Return the transformed batch."""
 
 
 class Compose:
-    """One transform after the other."""
+    """A sequence of transforms that are applied one after another."""
 
     def __init__(self, *transforms: Transform) -> None:
         self.transforms = transforms
 
     def __call__(self, x: Tensor, rng: Rng) -> Tensor:
-        """[B, C, H, W] to [B, C, h, w]."""
+        """Transform [B, C, H, W] to [B, C, h, w]."""
         for transform in self.transforms:
             x = transform(x, rng)
         return x
 
 
 def _apply(chosen: Tensor, op: Callable[..., Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
-    """Apply `op` to the images where `chosen` [B] is true, with their rows of the parameters."""
+    """Apply `op` to the images where `chosen` [B] is true, with their entries of the parameters [B]."""
     if x.device.type == "cpu":
         rows = chosen.nonzero().squeeze(1)
         changed = x.clone(memory_format=torch.contiguous_format)
         changed[rows] = op(x[rows], *(p[rows] for p in parameters))
         return changed
-    # Elsewhere picking rows would wait for the device; computing all of them is cheaper.
+    # On other devices, selecting rows would wait for the device; computing all of them is cheaper.
     return torch.where(chosen.view(-1, 1, 1, 1), op(x, *parameters), x)
 
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A box of random area and aspect, resized to a square, mirrored with probability `flip`.
+    """A crop of random area and aspect ratio, resized to a square and mirrored with probability `flip`.
 
     Attributes:
         size: the side of the result, in pixels.
-        scale: the range of the box's share of the image's area.
-        ratio: the range of the box's width over its height, drawn uniformly in its logarithm.
+        scale: the range of the crop's area, as a share of the image's area.
+        ratio: the range of the crop's width over its height; its logarithm is drawn uniformly.
         flip: the probability of a horizontal flip.
     """
 
@@ -68,16 +68,19 @@ class RandomResizedCrop:
     _TRIES = 10
 
     def __call__(self, x: Tensor, rng: Rng) -> Tensor:
-        """uint8 or float [B, C, H, W] to float [B, C, size, size]."""
+        """Transform uint8 or float [B, C, H, W] to float [B, C, size, size]."""
         flip = rng.bernoulli(len(x), self.flip)
         top, left, height, width = self.boxes(len(x), x.shape[-2], x.shape[-1], rng)
         return F.resized_crop(x, top, left, height, width, self.size, flip)
 
     def boxes(self, n: int, height: int, width: int, rng: Rng) -> tuple[Tensor, ...]:
-        """Draw `n` boxes in an image of height × width: top, left, height, width, each [n] in pixels.
+        """Draw `n` boxes in an image of height × width.
 
-        As torchvision's `RandomResizedCrop.get_params`: the first of ten tries that fits, else the
-        largest centred box whose aspect is in range.
+        As in torchvision's `RandomResizedCrop.get_params`, a box is the first of ten tries that fits,
+        otherwise the largest centred one whose aspect ratio is in range.
+
+        Returns:
+            The first row, first column, height and width of each box, each [n] in pixels.
         """
         area = rng.uniform(n, self._TRIES, low=self.scale[0], high=self.scale[1])
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
@@ -88,9 +91,9 @@ class RandomResizedCrop:
         first = fits.int().argmax(1, keepdim=True)
         w, h = w.gather(1, first).squeeze(1), h.gather(1, first).squeeze(1)
 
-        place = rng.uniform(n, 2)
-        top = (place[:, 0] * (height - h + 1)).floor_()
-        left = (place[:, 1] * (width - w + 1)).floor_()
+        position = rng.uniform(n, 2)
+        top = (position[:, 0] * (height - h + 1)).floor_()
+        left = (position[:, 1] * (width - w + 1)).floor_()
 
         aspect = min(max(width / height, self.ratio[0]), self.ratio[1])
         full_w, full_h = round(min(width, height * aspect)), round(min(height, width / aspect))
@@ -105,17 +108,17 @@ class RandomResizedCrop:
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Brightness, contrast, saturation and hue, each changed by a random amount, in random order.
+    """A random change of brightness, contrast, saturation and hue, in random order.
 
-    The order is drawn once per batch, not per image (every order is as likely for an image as in
-    torchvision). On one channel saturation and hue change nothing, and are skipped.
+    The order is drawn once per batch, not per image; for each image every order is as likely as in
+    torchvision. Images of one channel have no saturation and hue to change.
 
     Attributes:
         brightness: the factor is uniform in [max(0, 1 - brightness), 1 + brightness].
         contrast: likewise.
         saturation: likewise.
-        hue: the shift is uniform in [-hue, hue], in turns; at most 0.5.
-        p: the probability that an image is changed at all.
+        hue: the shift is uniform in [-hue, hue], as a share of a full turn; at most 0.5.
+        p: the probability that an image is changed.
     """
 
     brightness: float = 0.0
@@ -125,7 +128,7 @@ class ColorJitter:
     p: float = 1.0
 
     def __call__(self, x: Tensor, rng: Rng) -> Tensor:
-        """[B, C, H, W] to the same shape, float."""
+        """Transform [B, C, H, W] to float of the same shape."""
         chosen = rng.bernoulli(len(x), self.p)
 
         def draw(strength: float, neutral: float) -> Tensor:
@@ -143,29 +146,29 @@ class ColorJitter:
         for i in rng.order(len(operations)):
             operation, strength, parameter = operations[i]
             if strength and (i < 2 or x.shape[1] > 1):
-                x = own = operation(x, parameter, own)  # memory that is warm already
+                x = own = operation(x, parameter, own)  # reuses memory that is in the cache
         return x
 
 
 @dataclass(frozen=True)
 class RandomGrayscale:
-    """Remove the colour of an image with probability `p`."""
+    """A conversion to gray with probability `p`; the number of channels stays."""
 
     p: float = 0.2
 
     def __call__(self, x: Tensor, rng: Rng) -> Tensor:
-        """[B, C, H, W] to the same shape, float."""
+        """Transform [B, C, H, W] to float of the same shape."""
         chosen = rng.bernoulli(len(x), self.p)
         return F.to_float(x) if x.shape[1] == 1 else _apply(chosen, F.grayscale, F.to_float(x))
 
 
 @dataclass(frozen=True)
 class GaussianBlur:
-    """Blur with probability `p`.
+    """A Gaussian blur with probability `p`.
 
     Attributes:
-        kernel_size: the number of taps, odd; None takes about a tenth of the image's side.
-        sigma: the range of the Gaussian's deviation, in pixels.
+        kernel_size: the number of taps, odd; None for about a tenth of the image's side.
+        sigma: the range of the Gaussian's standard deviation, in pixels.
         p: the probability that an image is blurred.
     """
 
@@ -174,7 +177,7 @@ class GaussianBlur:
     p: float = 0.5
 
     def __call__(self, x: Tensor, rng: Rng) -> Tensor:
-        """[B, C, H, W] to the same shape, float."""
+        """Transform [B, C, H, W] to float of the same shape."""
         chosen = rng.bernoulli(len(x), self.p)
         sigma = rng.uniform(len(x), low=self.sigma[0], high=self.sigma[1])
         if not self.p:
@@ -185,13 +188,13 @@ class GaussianBlur:
 
 @dataclass(frozen=True)
 class RandomSolarise:
-    """Invert the pixels at or above `threshold` with probability `p`."""
+    """An inversion of the pixels at or above `threshold`, with probability `p`."""
 
     p: float = 0.2
     threshold: float = 0.5
 
     def __call__(self, x: Tensor, rng: Rng) -> Tensor:
-        """[B, C, H, W] to the same shape, float."""
+        """Transform [B, C, H, W] to float of the same shape."""
         chosen = rng.bernoulli(len(x), self.p)
         if not self.p:
             return F.to_float(x)
@@ -200,12 +203,12 @@ class RandomSolarise:
 
 @dataclass(frozen=True)
 class Normalise:
-    """Zero mean and unit deviation per channel, by the data's own statistics."""
+    """A normalisation to zero mean and unit deviation per channel, by the statistics of the data."""
 
     spec: ImageSpec
 
     def __call__(self, x: Tensor, rng: Rng) -> Tensor:
-        """[B, C, H, W] in [0, 1] to the same shape, normalised."""
+        """Normalise [B, C, H, W] in [0, 1]."""
         return self.spec.normalise(F.to_float(x))
 
 
@@ -213,29 +216,32 @@ class MultiCrop:
     """Several crops of each image, of different sizes (SwAV, arXiv:2006.09882, section 3.2).
 
     Args:
-        crops: for each kind its number and its whole augmentation.
+        crops: for each kind of crop, the number of crops and their complete augmentation.
     """
 
     def __init__(self, crops: Sequence[tuple[int, Transform]]) -> None:
         self.crops = crops
 
     def __call__(self, x: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """[B, C, H, W] to one batch per crop, in the order given."""
+        """Transform [B, C, H, W] to one batch per crop, in the order of `crops`."""
         return tuple(crop(x, rng) for number, crop in self.crops for _ in range(number))
 
 
 class PerSample:
-    """Adapts a transform of one image tensor [C, H, W], such as any of torchvision's, to batches.
+    """An adapter that applies a transform of one image [C, H, W], such as torchvision's, to batches.
 
-    It runs image by image under a seed drawn from the `Rng`, so it is reproducible, but slow, and in
-    several processes it does not draw what one process would.
+    It runs image by image with a seed drawn from the `Rng`. It is reproducible but slow, and several
+    processes draw other parameters than a single process would.
+
+    Args:
+        transform: a function of one image that draws from torch's global generator.
     """
 
     def __init__(self, transform: Callable[[Tensor], Any]) -> None:
         self.transform = transform
 
     def __call__(self, x: Tensor, rng: Rng) -> Tensor:
-        """[B, C, H, W] to whatever the transform makes, stacked."""
+        """Transform each image of [B, C, H, W] and stack the results."""
         seed = rng.seed()
         devices = [x.device] if x.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -246,17 +252,18 @@ class PerSample:
 def random_blocks(
     n: int, size: int, rng: Rng, number: int = 8, side: tuple[float, float] = (0.1, 0.27)
 ) -> Tensor:
-    """Masks [n, 1, size, size] of overlapping random squares, true inside.
+    """Return masks [n, 1, size, size] that are true in random squares, which may overlap.
+
+    With the defaults, the squares cover about a quarter of the image.
 
     Args:
         n: the number of masks.
         size: the side of the images, in pixels.
-        rng: where the places and sizes are drawn from.
+        rng: the source of random numbers.
         number: the number of squares in a mask.
-        side: the range of a square's side, as a share of `size`. Eight squares with the defaults
-            hide about a quarter of the image.
+        side: the range of a square's side, as a share of `size`.
     """
     sides = rng.uniform(n, number, low=side[0] * size, high=side[1] * size).round_().clamp_(min=1)
-    place = rng.uniform(n, 2, number)
-    top, left = (place * (size - sides + 1).unsqueeze(1)).floor_().unbind(1)
+    position = rng.uniform(n, 2, number)
+    top, left = (position * (size - sides + 1).unsqueeze(1)).floor_().unbind(1)
     return F.blocks(top, left, sides, size)

@@ -1,4 +1,4 @@
-"""Random numbers for a joint batch, of which each process keeps its own share."""
+"""Random numbers for a batch that is distributed over processes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import Tensor
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A seed in [0, 2^63) that follows from all the parts.
+    """Return a seed in [0, 2^63) that depends on all parts.
 
-    Generators take only some bits of a seed, so neighbouring numbers are no seeds of neighbours.
+    The parts are hashed, as generators may use only some bits of a seed, so that consecutive numbers
+    are poor seeds.
     """
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
@@ -20,15 +21,15 @@ def derive_seed(*parts: int | str) -> int:
 class Rng:
     """A seeded source of random parameters, one row per image.
 
-    Every process draws the numbers for the joint batch and keeps the rows of its own images, so that
-    a step sees the same views however many processes share it. The numbers are few (some tens per
-    image), so drawing them `world_size` times costs next to nothing.
+    Each process draws the numbers for the joint batch of all processes and keeps the rows of its own
+    images, so the views of a step do not depend on the number of processes. Some tens of numbers are
+    drawn per image, so drawing them in every process costs little.
 
     Args:
-        seed: what the numbers follow from, with the device's kind of generator.
-        device: where the numbers are drawn.
-        rank: which share of the joint batch this process holds.
-        world_size: among how many processes the joint batch is split.
+        seed: the seed; the numbers depend on it and on the type of the device.
+        device: the device on which the numbers are drawn.
+        rank: the index of this process's share of the joint batch, in 0..world_size-1.
+        world_size: the number of processes that share the joint batch.
     """
 
     def __init__(
@@ -42,28 +43,28 @@ class Rng:
         self.rank = rank
         self.world_size = world_size
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        # What decides the course of the program is drawn where reading it waits for no device.
+        # Numbers that decide the control flow are drawn on the CPU, so that reading them is no wait.
         on_cpu = self.device.type == "cpu"
         self._host = self.generator if on_cpu else torch.Generator().manual_seed(seed)
 
     def uniform(self, n: int, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Float32 [n, *shape], uniform in [low, high)."""
+        """Draw float32 [n, *shape], uniform in [low, high)."""
         joint = torch.rand(self.world_size * n, *shape, generator=self.generator, device=self.device)
         return joint[self.rank * n : (self.rank + 1) * n].mul(high - low).add_(low)
 
     def bernoulli(self, n: int, p: float) -> Tensor:
-        """Bool [n], true with probability `p`."""
+        """Draw bool [n], true with probability `p`."""
         return self.uniform(n) < p
 
     def permutation(self, n: int) -> Tensor:
-        """A permutation of 0..n-1, int64 [n], the same in every process."""
+        """Draw a permutation of 0..n-1, int64 [n], the same in every process."""
         return torch.randperm(n, generator=self.generator, device=self.device)
 
     def order(self, n: int) -> list[int]:
-        """A permutation of 0..n-1 as numbers, the same in every process."""
+        """Draw a permutation of 0..n-1 as a list, the same in every process."""
         return torch.randperm(n, generator=self._host).tolist()
 
     def seed(self) -> int:
-        """A seed for another generator, different in every process."""
+        """Draw a seed for another generator, different in every process."""
         joint = torch.randint(2**62, (self.world_size,), generator=self._host)
         return int(joint[self.rank])

@@ -1,4 +1,4 @@
-"""What the tests of data share: real image files, and how they are loaded."""
+"""Helpers of the tests of data: image files, and functions that load them."""
 
 from __future__ import annotations
 
@@ -21,29 +21,32 @@ CPU = torch.device("cpu")
 
 
 def folder(path: Path, **settings: Any) -> DataSet:
-    """The data set of a folder, of squares of 16 pixels."""
+    """Load a folder as images of 16 pixels for inputs of 14."""
     return load(DataConfig(source=str(path), **{"image_size": 14, **settings}), CPU)
 
 
 def photo(size: tuple[int, int] = (40, 40), seed: int = 0) -> Image.Image:
-    """A smooth picture, as photographs are, of many colours."""
+    """Return a smooth image of many colours."""
     coarse = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
 def write(path: Path, image: Image.Image | None = None, **options: Any) -> Path:
+    """Save an image, by default one that depends on the file's name, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     (image or photo(seed=zlib.crc32(path.name.encode()))).save(path, **options)
     return path
 
 
 def broken(path: Path) -> Path:
+    """Write a file that is not an image and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"this is no image")
+    path.write_bytes(b"not an image")
     return path
 
 
 def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    """Check that a message is one line about a setting of data, and return it."""
     message = str(error.value)
     assert "\n" not in message
     assert message.startswith("data.")
@@ -51,7 +54,7 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
 
 
 def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network: every connection goes to a proxy that is not there."""
+    """Send every connection to a proxy that does not exist."""
     for scheme in ("http", "https"):
         monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
         monkeypatch.setenv(f"{scheme.upper()}_PROXY", "http://127.0.0.1:9")
@@ -60,16 +63,16 @@ def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def named(name: str, root: Path, **settings: Any) -> DataSet:
-    """A data set by name, whose files are in `root`."""
+    """Load a data set by name, with its files in `root`."""
     return load(DataConfig(source=name, root=str(root), **settings), CPU)
 
 
 def everything(data: DataSet) -> Tensor:
-    """All that is trained on."""
+    """Return all samples of the train split."""
     return data.train.batch(torch.arange(len(data.train)))
 
 
 def idx(array: np.ndarray[Any, Any]) -> bytes:
-    """An array as an IDX file holds it."""
+    """Return the content of an IDX file that holds `array`."""
     kind = {np.dtype(np.uint8): 8, np.dtype(">i4"): 12}[array.dtype]
     return struct.pack(f">HBB{array.ndim}I", 0, kind, array.ndim, *array.shape) + array.tobytes()

@@ -1,18 +1,44 @@
-"""How samples come to the device: resident, or lazily by threads in bounded memory."""
+"""Batches of samples: from memory, or decoded by threads in bounded memory."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from ssl_zoo.data import ArraySplit, LazySplit, assemble, batches
-from ssl_zoo.data.lazy import Pictures
+from ssl_zoo.data import ArraySplit, LazySplit, Split, assemble
+from ssl_zoo.data.image_files import ImageFiles
 from ssl_zoo.errors import UserError
 from tests.core.pictures import folder, photo, write
+
+
+class Squares(Split):
+    """A split of another package, with the two methods that it must define."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def batch(self, indices: Tensor) -> Tensor:
+        return indices.square().unsqueeze(1)
+
+
+def test_a_split_needs_only_a_length_and_a_batch(tmp_path: Path) -> None:
+    split = Squares()
+    assert (split.labels, split.names, dict(split.skipped)) == (None, None, {})
+    assert (split.resident, split.readable(), split.nbytes) == (True, True, 80)
+    assert [len(batch) for batch in split.stream(torch.arange(10), 4)] == [4, 4, 2]
+    assert [len(batch) for batch in split.stream(torch.arange(10), 4, drop_last=True)] == [4, 4]
+    part = split.subset(torch.tensor([3, 5]))
+    assert part.batch(torch.arange(2)).flatten().tolist() == [9, 25]
+    moved = split.to(torch.device("meta"))
+    assert moved.batch(torch.arange(4)).device.type == "meta"
+    assert split.cached("squares train", tmp_path / "cache") is split
+    assert not (tmp_path / "cache").exists()
 
 
 def test_data_that_fits_is_resident_and_never_gives_the_same_squares_lazily(tmp_path: Path) -> None:
@@ -27,10 +53,10 @@ def test_data_that_fits_is_resident_and_never_gives_the_same_squares_lazily(tmp_
         lazy = folder(tmp_path, resident="never", workers=workers)
         assert isinstance(lazy.train, LazySplit)
         assert lazy.spec == resident.spec
-        found = list(batches(lazy.train, order, 4, drop_last=False))
-        assert len(found) == len(expected) == 6
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-        assert len(list(batches(lazy.train, order, 4, drop_last=True))) == 5
+        result = list(lazy.train.stream(order, 4))
+        assert len(result) == len(expected) == 6
+        assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
+        assert len(list(lazy.train.stream(order, 4, drop_last=True))) == 5
 
 
 def test_data_that_does_not_fit_stays_on_the_disk(
@@ -46,12 +72,16 @@ def test_data_that_does_not_fit_stays_on_the_disk(
     assert isinstance(folder(tmp_path, resident="always").train, ArraySplit)
 
 
+def image_files(open_image: Callable[[int], Image.Image], count: int, workers: int) -> ImageFiles:
+    return ImageFiles(open=open_image, name=str, count=count, side=8, channels=1, workers=workers)
+
+
 class Watched:
-    """Images that note that they are opened."""
+    """A split that records which of its images are opened."""
 
     def __init__(self, count: int, workers: int) -> None:
         self.opened: list[int] = []
-        self.split = LazySplit(Pictures(self.open, str, count, 8, 1, workers), None)
+        self.split = LazySplit(image_files(self.open, count, workers), None)
 
     def open(self, number: int) -> Image.Image:
         self.opened.append(number)
@@ -65,11 +95,11 @@ def decoders() -> list[threading.Thread]:
 @pytest.mark.parametrize("prefetch", [0, 1, 3])
 def test_no_more_than_prefetch_batches_are_decoded_ahead(prefetch: int) -> None:
     watched = Watched(200, workers=4)
-    stream = batches(watched.split, torch.arange(200), 10, drop_last=False, prefetch=prefetch)
+    stream = watched.split.stream(torch.arange(200), 10, prefetch=prefetch)
     assert watched.opened == []
     for taken, batch in enumerate(stream, 1):
         assert batch[:, 0, 0, 0].tolist() == list(range(10 * taken - 10, 10 * taken))
-        # The threads are given time to run ahead as far as they may; they may no further.
+        # The threads get time to run ahead as far as allowed, and must not go further.
         for _ in range(200):
             if len(watched.opened) == min(200, 10 * (taken + prefetch)):
                 break
@@ -81,7 +111,7 @@ def test_no_more_than_prefetch_batches_are_decoded_ahead(prefetch: int) -> None:
 
 def test_closing_the_iterator_ends_the_threads_and_their_work() -> None:
     watched = Watched(1000, workers=4)
-    stream = batches(watched.split, torch.arange(1000), 50, drop_last=False)
+    stream = watched.split.stream(torch.arange(1000), 50)
     next(stream)
     assert len(decoders()) == 4
     stream.close()
@@ -93,7 +123,7 @@ def test_an_error_in_a_thread_reaches_who_takes_the_batches_and_ends_the_threads
     def fail(number: int) -> Image.Image:
         raise OSError("gone")
 
-    split = LazySplit(Pictures(fail, str, 100, 8, 1, 2), None)
+    split = LazySplit(image_files(fail, 100, workers=2), None)
     with pytest.raises(UserError, match=r"of 100 images cannot be read, the last being .*: gone"):
-        next(batches(split, torch.arange(100), 10, drop_last=False))
+        next(split.stream(torch.arange(100), 10))
     assert decoders() == []

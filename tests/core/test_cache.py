@@ -1,4 +1,4 @@
-"""Decoded images are kept on the disk: once, as they would be in memory, and never when out of date."""
+"""The cache of decoded images: equal to images in memory, made once, never used when out of date."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data import ArraySplit, DataSet, assemble, batches, lazy, load
-from ssl_zoo.data.splits import MappedSplit
+from ssl_zoo.data import DataSet, assemble, image_files, load
+from ssl_zoo.data.splits import ArraySplit, MappedSplit
 from ssl_zoo.errors import UserError
 from tests.conftest import flags, ssl_zoo
 from tests.core.pictures import broken, everything, folder, named, one_line, photo, write
@@ -33,7 +33,7 @@ from tests.robustness.killing import losses, start_and_signal
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two classes of ten images in all the formats that matter, all readable."""
+    """A folder of two classes of ten readable images, JPEG and PNG."""
     for i in range(10):
         write(tmp_path / "photos" / "cat" / f"{i}.jpg", photo((60, 40), i))
         write(tmp_path / "photos" / "dog" / f"{i}.png", photo((17, 30), 50 + i))
@@ -42,21 +42,21 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """Where the cache is to be; it is not there yet."""
+    """The folder of the cache, which does not exist yet."""
     return tmp_path / "some" / "cache"
 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """An entry for each image that has been decoded."""
+    """A list with one entry for each image that has been decoded."""
     counted: list[int] = []
-    to_square = lazy.to_square
-    monkeypatch.setattr(lazy, "to_square", lambda *given: (counted.append(1), to_square(*given))[1])
+    to_square = image_files.to_square
+    monkeypatch.setattr(image_files, "to_square", lambda *args: (counted.append(1), to_square(*args))[1])
     return counted
 
 
 def same(one: DataSet, other: DataSet) -> None:
-    """Everything about two data sets is equal, the samples to the bit."""
+    """Check that two data sets are equal, the samples to the bit."""
     assert one.spec == other.spec
     assert (one.name, one.classes) == (other.name, other.classes)
     for a, b in ((one.train, other.train), (one.test, other.test), (one.bank, other.bank)):
@@ -71,11 +71,11 @@ def same(one: DataSet, other: DataSet) -> None:
 
 
 def files(cache: Path, pattern: str = "*") -> list[str]:
-    """What is in a cache, without the files that locks are held on."""
+    """Return the names of the files of a cache, without lock files."""
     return sorted(path.name for path in cache.glob(pattern) if path.suffix != ".lock")
 
 
-# What it gives
+# Content
 
 
 @pytest.mark.parametrize("start", ["first", "second"])
@@ -84,10 +84,11 @@ def test_the_same_samples_as_in_memory_to_the_bit(start: str, photos: Path, cach
         folder(photos, cache=str(cache))
     data, resident = folder(photos, cache=str(cache)), folder(photos, resident="always")
     same(data, resident)
-    assert isinstance(data.train, ArraySplit)
-    assert data.train.samples.dtype == torch.uint8
+    assert isinstance(data.train, MappedSplit)
+    assert data.train.batch(torch.arange(2)).dtype == torch.uint8
+    assert data.train.nbytes == resident.train.nbytes
     order = torch.randperm(len(data.train))
-    ours, theirs = (list(batches(s, order, 4, drop_last=False)) for s in (data.train, resident.train))
+    ours, theirs = (list(s.stream(order, 4)) for s in (data.train, resident.train))
     assert len(ours) == len(theirs) == 5
     assert all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
     assert folder(photos, resident="never").spec == data.spec
@@ -98,7 +99,7 @@ def test_a_second_start_decodes_nothing(
     resident: str, photos: Path, cache: Path, decoded: list[int]
 ) -> None:
     folder(photos, cache=str(cache))
-    assert len(decoded) == 20  # each image once, also those that mean and deviation are measured on
+    assert len(decoded) == 20  # each image once, including those measured for mean and deviation
     again = folder(photos, cache=str(cache), resident=resident, holdout=0.5, workers=7)
     everything(again)
     assert len(decoded) == 20
@@ -110,8 +111,8 @@ def test_the_home_folder_may_be_written_as_a_tilde(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    folder(photos, cache="~/kept")
-    assert len(files(tmp_path / "kept")) == 2
+    folder(photos, cache="~/cache")
+    assert len(files(tmp_path / "cache")) == 2
 
 
 def test_the_file_is_one_that_numpy_reads(photos: Path, cache: Path) -> None:
@@ -121,7 +122,7 @@ def test_the_file_is_one_that_numpy_reads(photos: Path, cache: Path) -> None:
     squares = np.load(file)
     assert (squares.shape, squares.dtype) == ((20, 3, 16, 16), np.uint8)
     assert isinstance(data.train, MappedSplit)
-    assert torch.from_numpy(squares).equal(data.train.samples)
+    assert torch.from_numpy(squares).equal(data.train.file.whole)
 
 
 def test_splits_with_folders_of_their_own_are_kept_apart(tmp_path: Path, cache: Path) -> None:
@@ -148,7 +149,7 @@ def test_a_mapped_split_takes_parts_of_itself_and_moves_to_other_devices(
     assert part.names == [train.names[i] for i in some]
     assert train.to(torch.device("cpu")) is train
     moved = train.to(torch.device("meta"))
-    assert not isinstance(moved, MappedSplit)
+    assert isinstance(moved, ArraySplit)
     assert (moved.samples.device.type, len(moved)) == ("meta", len(train))
 
 
@@ -158,16 +159,18 @@ def test_on_another_device_what_fits_is_copied_and_what_does_not_is_read_from_th
     moved = []
     to = MappedSplit.to
     monkeypatch.setattr(MappedSplit, "to", lambda self, d: (moved.append(d.type), to(self, d))[1])
-    monkeypatch.setattr(assemble, "MOST_RESIDENT", 3)  # of images that would have to be decoded
+    monkeypatch.setattr(
+        assemble, "MAX_RESIDENT_IMAGES", 3
+    )  # which concerns only images that must be decoded
     settings: dict[str, Any] = {"source": str(photos), "image_size": 14, "cache": str(cache)}
     size = 20 * 3 * 16 * 16
     for free, resident, expected in (
-        (4 * size, "auto", "meta"), (4 * size, "always", "meta"), (4 * size, "never", "cpu"),
-        (4 * size - 1, "auto", "cpu"), (4 * size - 1, "always", "cpu"),
+        (4 * size, "auto", ["meta"] * 2), (4 * size, "always", ["meta"] * 2), (4 * size, "never", []),
+        (4 * size - 1, "auto", []), (4 * size - 1, "always", []),
     ):  # fmt: skip
         monkeypatch.setattr(assemble, "free_memory", lambda device, free=free: free)
         load(DataConfig(**settings, resident=resident), torch.device("meta"))
-        assert moved == [expected, expected]
+        assert moved == expected
         moved.clear()
 
 
@@ -176,7 +179,7 @@ def test_a_mapped_split_is_read_ahead_and_closing_ends_that(photos: Path, cache:
     asked: list[int] = []
     batch = train.batch
     train.batch = lambda numbers: (asked.append(len(numbers)), batch(numbers))[1]  # type: ignore[method-assign]
-    stream = batches(train, torch.arange(18), 3, drop_last=False, prefetch=2)
+    stream = train.stream(torch.arange(18), 3, prefetch=2)
     next(stream)
     for _ in range(200):
         if len(asked) == 3:
@@ -187,7 +190,7 @@ def test_a_mapped_split_is_read_ahead_and_closing_ends_that(photos: Path, cache:
     assert not [t for t in threading.enumerate() if t.name.startswith("ssl-zoo-decode")]
 
 
-# When it is out of date
+# Changed images
 
 
 def change(photos: Path) -> None:
@@ -212,11 +215,11 @@ def rename(photos: Path) -> None:
 
 
 @pytest.mark.parametrize("happens", [change, touch, add, remove, rename])
-def test_it_is_made_anew_when_the_files_are_others(
+def test_it_is_made_again_when_the_files_change(
     happens: Callable[[Path], None], photos: Path, cache: Path, decoded: list[int]
 ) -> None:
     old = folder(photos, cache=str(cache))
-    kept, names = everything(old), files(cache)
+    samples, names = everything(old), files(cache)
     happens(photos)
     decoded.clear()
     data = folder(photos, cache=str(cache))
@@ -224,10 +227,10 @@ def test_it_is_made_anew_when_the_files_are_others(
     same(data, folder(photos))
     assert len(files(cache)) == 2
     assert not set(files(cache)) & set(names)
-    assert everything(old).equal(kept)  # who has the old one mapped keeps it
+    assert everything(old).equal(samples)  # the old file is open and can still be read
 
 
-def test_it_is_made_anew_for_another_pillow(
+def test_it_is_made_again_for_another_version_of_pillow(
     photos: Path, cache: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder(photos, cache=str(cache))
@@ -236,7 +239,7 @@ def test_it_is_made_anew_for_another_pillow(
     assert (len(decoded), len(files(cache))) == (40, 2)
 
 
-def test_sizes_do_not_drive_each_other_out(photos: Path, cache: Path, decoded: list[int]) -> None:
+def test_caches_of_several_sizes_coexist(photos: Path, cache: Path, decoded: list[int]) -> None:
     for _ in range(2):
         for size, side in ((28, 32), (14, 16)):
             data = folder(photos, cache=str(cache), image_size=size)
@@ -244,7 +247,7 @@ def test_sizes_do_not_drive_each_other_out(photos: Path, cache: Path, decoded: l
     assert (len(decoded), len(files(cache))) == (40, 4)
 
 
-def test_folders_of_the_same_name_do_not_drive_each_other_out(
+def test_caches_of_folders_of_the_same_name_coexist(
     photos: Path, tmp_path: Path, cache: Path, decoded: list[int]
 ) -> None:
     other = tmp_path / "elsewhere" / "photos"
@@ -268,12 +271,12 @@ DAMAGES: dict[str, Callable[[Path, Path], object]] = {
     "no squares": lambda squares, notes: squares.unlink(),
     "some squares": lambda squares, notes: cut(squares),
     "an empty file": lambda squares, notes: squares.write_bytes(b""),
-    "other squares": lambda squares, notes: squares.write_bytes(b"these are no squares"),
+    "other squares": lambda squares, notes: squares.write_bytes(b"not an array"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_what_is_not_whole_is_not_read(
+def test_an_incomplete_cache_is_not_read(
     damage: Callable[[Path, Path], object], photos: Path, cache: Path, decoded: list[int]
 ) -> None:
     folder(photos, cache=str(cache))
@@ -286,7 +289,7 @@ def test_what_is_not_whole_is_not_read(
     assert decoded == []
 
 
-# Images that cannot be read
+# Unreadable images
 
 
 def test_unreadable_images_are_left_out_and_listed_at_each_start(
@@ -378,7 +381,7 @@ def test_images_that_are_not_files_are_refused(tmp_path: Path, cache: Path) -> N
     pytest.importorskip("datasets", reason="Hugging Face's library is not installed")
     for i in range(6):
         write(tmp_path / "made" / f"{i}.png")
-    with pytest.raises(UserError, match=r"data\.cache: nothing tells whether .* leave data") as error:
+    with pytest.raises(UserError, match=r"data\.cache: the images of .* are not files") as error:
         named(f"hf:{tmp_path / 'made'}", tmp_path / "hf", image_size=14, cache=str(cache))
     one_line(error)
 
@@ -388,23 +391,23 @@ def test_what_lies_in_memory_anyway_needs_no_cache(cache: Path) -> None:
     assert not cache.exists()
 
 
-# Several processes, and ends that come early
+# Several processes and interruptions
 
 LOADS = """
 import hashlib, pathlib, sys, time
 import torch
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data import lazy, load
+from ssl_zoo.data import image_files, load
 
 photos, cache, number, seconds, others = sys.argv[1:]
-to_square, decoded = lazy.to_square, []
+to_square, decoded = image_files.to_square, []
 
-def slowly(*given):
+def slowly(*args):
     decoded.append(1)
     time.sleep(float(seconds))
-    return to_square(*given)
+    return to_square(*args)
 
-lazy.to_square = slowly
+image_files.to_square = slowly
 ready = pathlib.Path(photos).parent
 (ready / f"ready-{number}").touch()
 while len(list(ready.glob("ready-*"))) < int(others):
@@ -416,7 +419,7 @@ print(len(decoded), hashlib.sha256(samples.numpy().tobytes()).hexdigest())
 
 
 def loading(photos: Path, cache: Path, number: int, seconds: float, others: int) -> Child:
-    """A process that loads a folder, and takes so long for each image that it decodes."""
+    """Start a process that loads a folder and takes `seconds` to decode each image."""
     arguments = map(str, (photos, cache, number, seconds, others))
     return Child(["-c", LOADS, *arguments])
 
@@ -428,9 +431,9 @@ def test_of_two_processes_one_makes_it_and_the_other_waits(photos: Path, cache: 
     (one, data), (two, same_data) = (out.split() for out, _ in ended)
     assert sorted((int(one), int(two))) == [0, 20]
     assert data == same_data
-    said = "".join(err for _, err in ended)
-    assert said.count("another process is decoding photos train into") == 1
-    assert len(said.splitlines()) == 1
+    output = "".join(err for _, err in ended)
+    assert output.count("another process is decoding photos train into") == 1
+    assert len(output.splitlines()) == 1
     assert len(files(cache)) == 2
 
 
@@ -447,7 +450,7 @@ def test_a_killed_one_leaves_nothing_that_is_read_and_the_next_succeeds(
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert files(cache) == files(cache, ".*.part") != []
-    change(photos)  # what is left is found also where it would have become another file
+    change(photos)  # the partial file is removed even though its final name would differ
     data = folder(photos, cache=str(cache))
     assert len(decoded) == 20
     same(data, folder(photos))
@@ -458,15 +461,15 @@ def test_a_killed_one_leaves_nothing_that_is_read_and_the_next_succeeds(
 def test_an_end_that_comes_early_leaves_nothing(
     end: type[BaseException], photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*given: Any, **named: Any) -> NoReturn:
+    def fail(*args: Any, **kwargs: Any) -> NoReturn:
         raise end
 
     with monkeypatch.context() as patch:
-        patch.setattr(lazy.Pictures, "decode", fail)
+        patch.setattr(image_files.ImageFiles, "decode", fail)
         with pytest.raises(end):
             folder(photos, cache=str(cache))
     assert files(cache, ".*") == []
-    with monkeypatch.context() as patch:  # after the squares are in their place
+    with monkeypatch.context() as patch:  # after the decoded images have been moved into place
         patch.setattr(json, "dumps", fail)
         with pytest.raises(end):
             folder(photos, cache=str(cache))
@@ -481,7 +484,7 @@ def test_an_end_that_comes_early_leaves_nothing(
 def test_a_full_disk_is_one_line_and_nothing_is_left(
     code: int, photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]
 ) -> None:
-    def full(*given: int) -> NoReturn:
+    def full(*args: int) -> NoReturn:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
@@ -495,7 +498,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_left(
 def test_a_file_system_that_cannot_set_room_aside_is_written_all_the_same(
     photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cannot(*given: int) -> NoReturn:
+    def cannot(*args: int) -> NoReturn:
         raise OSError(errno.EOPNOTSUPP, "no")
 
     monkeypatch.setattr(os, "posix_fallocate", cannot, raising=False)
@@ -519,9 +522,9 @@ def test_room_is_looked_for_before_the_work(
 
 def test_a_file_in_the_place_of_the_folder_is_one_line(photos: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "file.png")
-    for place in (file, file / "below"):
+    for path in (file, file / "below"):
         with pytest.raises(UserError, match=r"data\.cache: cannot write into .*; name another") as error:
-            folder(photos, cache=str(place))
+            folder(photos, cache=str(path))
         one_line(error)
 
 
@@ -551,11 +554,11 @@ def test_runs_with_it_are_those_without_to_the_bit_also_resumed(
 ) -> None:
     settings = {"data.source": photos, "data.image_size": 14, "train.batch_size": 4, "train.epochs": 4}
     plain = flags("simclr", **settings)
-    kept = flags("simclr", **settings, **{"data.cache": cache, "train.checkpoint_seconds": 0})
-    for out, arguments in (("plain", plain), ("first", kept)):
+    cached = flags("simclr", **settings, **{"data.cache": cache, "train.checkpoint_seconds": 0})
+    for out, arguments in (("plain", plain), ("first", cached)):
         done = ssl_zoo("train", *arguments, "--out", tmp_path / out)
         assert done.returncode == 0, done.stderr
-    code = start_and_signal(["train", *kept], tmp_path / "killed", signal.SIGKILL, after=5)
+    code = start_and_signal(["train", *cached], tmp_path / "killed", signal.SIGKILL, after=5)
     assert code == -signal.SIGKILL
     done = ssl_zoo("train", "--resume", tmp_path / "killed")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The named data sets of torchvision, from small files in its formats."""
+"""The named data sets of torchvision, read from small files in their formats."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_the_family_of_mnist(name: str, tmp_path: Path) -> None:
     }.get(name, ("train", "t10k"))
     for prefix in prefixes:
         (raw / f"{prefix}-images-idx3-ubyte").write_bytes(idx(GRAY))
-        if name == "qmnist":  # the class, and then the writer and more
+        if name == "qmnist":  # the class first, then the writer and more
             rows = np.full((4, 8), 77, ">i4")
             rows[:, 0] = LABELS
             (raw / f"{prefix}-labels-idx2-int").write_bytes(idx(rows))
@@ -164,7 +164,7 @@ def test_imagenette_is_decoded_by_us_and_names_its_classes(tmp_path: Path) -> No
     assert data.train.labels is not None
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert isinstance(data.train, LazySplit)
-    assert data.train.pictures.open(0).size == (63, 50)  # an eighth
+    assert data.train.images.open(0).size == (63, 50)  # an eighth
     assert everything(data).shape == (6, 3, 16, 16)
 
 
@@ -184,6 +184,6 @@ def test_torchvision_takes_every_entry_s_arguments(name: str, tmp_path: Path) ->
     kind = getattr(torchvision.datasets, entry.kind)
     for arguments in (entry.train, entry.test, entry.bank):
         if arguments is not None:
-            # It looks at its arguments first: with wrong ones this is a ValueError or a TypeError.
+            # Arguments are checked first: wrong ones raise a ValueError or a TypeError.
             with pytest.raises((RuntimeError, FileNotFoundError)):
                 kind(str(tmp_path), download=False, **arguments)

@@ -201,7 +201,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "sort": (["--sort", "knm"], "--sort: there is no column 'knm'. Did you mean 'knn'?"),
     "seeds": (["--seeds", "0"], "seeds: must be greater than or equal to 1"),
     "setting": (["--set", "train.lrr=1"], "train.lrr: there is no such setting. Did you mean 'lr'"),
-    "data": (["--data", "digitss"], "data.source: 'digitss' is no folder and no known data set."),
+    "data": (["--data", "digitss"], "data.source: 'digitss' is neither a folder nor a known data set."),
     "backbone": (["--backbone", "resnet81"], "backbone.name: timm has no model 'resnet81'."),
     "device": (["--device", "cuda:77"], "train.device: 'cuda:77' cannot be used here"),
     "cell": (["--only", "simclr-9"], "--only simclr-9: there is no such cell; there are: pixels"),

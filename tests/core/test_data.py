@@ -1,4 +1,4 @@
-"""The sources: named data sets, timm's and Hugging Face's, and how their samples come to the device."""
+"""Sources: the bundled digits, named data sets, and those of timm and Hugging Face."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit, LazySplit, download, load
+from ssl_zoo.data.sources import DIGITS_FILE
 from ssl_zoo.errors import UserError
 from tests.core.pictures import CPU, broken, everything, go_offline, idx, named, one_line, write
 
@@ -30,6 +31,14 @@ needs_debian = pytest.mark.skipif(
 
 
 # Digits
+
+
+def test_the_bundled_digits_are_those_of_scikit_learn() -> None:
+    bunch = load_digits()
+    with np.load(DIGITS_FILE) as arrays:
+        assert arrays["images"].dtype == arrays["labels"].dtype == np.uint8
+        assert np.array_equal(arrays["images"], bunch.images)
+        assert np.array_equal(arrays["labels"], bunch.target)
 
 
 def test_digits_are_scikit_learn_s_and_a_fifth_is_held_out() -> None:
@@ -43,13 +52,13 @@ def test_digits_are_scikit_learn_s_and_a_fifth_is_held_out() -> None:
     parts = [(s.batch(torch.arange(len(s))), s.labels) for s in (data.train, data.test)]
     assert parts[0][0].shape == (1438, 1, 8, 8)
     assert parts[0][0].dtype == torch.uint8
-    # Together they are the whole, each image with its label.
-    found = [
+    # Together they are the whole data set, each image with its label.
+    samples = [
         (image.flatten().tolist(), y) for x, labels in parts for image, y in zip(x, labels, strict=True)
     ]
     bunch = load_digits()
     whole = np.rint(bunch.images * 255 / 16).reshape(-1, 64)
-    assert sorted((x, int(y)) for x, y in found) == sorted(
+    assert sorted((x, int(y)) for x, y in samples) == sorted(
         (x.astype(int).tolist(), int(y)) for x, y in zip(whole, bunch.target, strict=True)
     )
     again = load(DataConfig(), CPU)
@@ -68,7 +77,7 @@ def test_the_spec_measures_the_train_split() -> None:
 
 
 def fashion(path: Path, value: int, packed: bool) -> Path:
-    """Fashion-MNIST's four files with two images each, all pixels of one value."""
+    """Write Fashion-MNIST's four files with two images each, all pixels of one value."""
     path.mkdir(parents=True)
     for part in ("train", "t10k"):
         files = {
@@ -123,8 +132,10 @@ def test_debian_s_files_are_read_as_they_are(tmp_path: Path) -> None:
     assert data.spec.mean == pytest.approx((0.2860,), abs=2e-3)
 
 
-@pytest.mark.parametrize("left", ["missing", "cut off"])
-def test_half_a_cache_is_made_whole(left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("left", ["missing", "truncated"])
+def test_an_incomplete_data_set_is_completed(
+    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(download, "DEBIAN_FASHION_MNIST", fashion(tmp_path / "debian", 9, packed=True))
     raw = fashion(tmp_path / "root" / "FashionMNIST" / "raw", 9, packed=False)
     file = raw / "train-images-idx3-ubyte"
@@ -162,13 +173,13 @@ def test_a_process_killed_while_it_unpacks_leaves_no_cache(
     packed = debian / "train-labels-idx1-ubyte.gz"
     content = packed.read_bytes()
     packed.unlink()
-    os.mkfifo(packed)  # at which the process waits for ever
+    os.mkfifo(packed)  # which blocks the process for ever
     process = multiprocessing.get_context("fork").Process(target=unpack, args=(root, debian))
     process.start()
     while process.is_alive():
         try:
             gate = os.open(packed, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:  # it has not come so far
+        except OSError:  # it has not opened the pipe yet
             time.sleep(0.01)
             continue
         process.kill()
@@ -202,7 +213,7 @@ def test_two_processes_that_unpack_at_once_do_not_disturb_each_other(tmp_path: P
     assert [p.name for p in (tmp_path / "root").iterdir()] == ["FashionMNIST"]
 
 
-# What cannot be had
+# Unavailable data sets
 
 
 @pytest.mark.parametrize(
@@ -241,7 +252,7 @@ def test_timm_s_folders(name: str, test: str | None, tmp_path: Path) -> None:
     assert data.classes == ("x", "y")
     assert data.test is not None
     assert data.train.labels is not None
-    # Where timm would give the same images to both splits, a part is held out.
+    # If timm returns the same images for both splits, a part is held out.
     assert (len(data.train), len(data.test)) == ((10, 10) if test else (9, 1))
     assert everything(data).shape == (len(data.train), 3, 16, 16)
 
@@ -270,9 +281,9 @@ def test_an_archive_read_by_several_threads_gives_each_its_image(tmp_path: Path)
 def test_hugging_face_s_data_sets_have_their_labels_or_none(labelled: bool, tmp_path: Path) -> None:
     pytest.importorskip("datasets", reason="Hugging Face's library is not installed")
     folders = ["train/a", "train/b", "test/a", "test/b"] if labelled else ["."]
-    for place in folders:
+    for name in folders:
         for i in range(6):
-            write(tmp_path / "made" / place / f"{i}.png")
+            write(tmp_path / "made" / name / f"{i}.png")
     data = named(f"hf:{tmp_path / 'made'}", tmp_path / "cache", image_size=14)
     assert data.test is not None
     assert (len(data.train), len(data.test)) == ((12, 12) if labelled else (5, 1))
@@ -286,7 +297,7 @@ def test_what_timm_cannot_read_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     expected = {
         "hf:some/thing": "needs Hugging Face's library: pip install datasets",
         "timm:hfds/some/thing": "needs Hugging Face's library: pip install datasets",
-        "timm:wds/shards": "is a stream, whose samples have no numbers",
+        "timm:wds/shards": "is a stream without random access",
         "timm:torch/nothing": "timm cannot read 'timm:torch/nothing', split train: Unknown torchvision",
         "timm:folder": "timm cannot read 'timm:folder', split train: Found 0 images",
     }
@@ -294,5 +305,5 @@ def test_what_timm_cannot_read_is_one_line(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(UserError, match=message) as error:
             named(name, tmp_path)
         one_line(error)
-    with pytest.raises(UserError, match=r"data\.root: must name the folder"):
+    with pytest.raises(UserError, match=r"data\.root: must name the existing folder"):
         load(DataConfig(source="timm:folder"), CPU)

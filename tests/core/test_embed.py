@@ -249,7 +249,7 @@ def test_no_run_no_data_or_none_of_images(
 ) -> None:
     file = tmp_path / "d.npz"
     assert "does not exist: give a run that has ended" in complaint(tmp_path / "none", None, file)
-    assert "is no folder and no known data set" in complaint(digits, "digitz", file)
+    assert "is neither a folder nor a known data set" in complaint(digits, "digitz", file)
     assert "cannot be used here" in complaint(digits, None, file, "warp")
     words = ArraySplit(torch.zeros(4, 8), None)
     text = DataSet("words", Spec("text"), words, None, words)
@@ -285,7 +285,7 @@ def test_a_splits_names_go_with_its_samples(photos: Path) -> None:
     assert set(files) <= {str(path) for path in photos.rglob("*.png")}
     some = torch.tensor([5, 0, 7])
     assert lazy.subset(some).names == [files[i] for i in some]
-    whole = LazySplit(lazy.pictures, None).resident(CPU)
+    whole = LazySplit(lazy.images, None).to(CPU)
     assert whole.names == [str(p) for p in sorted(photos.rglob("*.png")) if p.name != "06b.png"]
     assert whole.subset(some).names == [whole.names[i] for i in some]
     assert whole.subset(some).batch(torch.arange(3)).equal(whole.batch(some))

@@ -1,4 +1,4 @@
-"""A folder of images, with whatever people keep in one."""
+"""Folders of images, with and without classes, and with other files among them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssl_zoo.data.folder import channels_of, find_images
 from ssl_zoo.errors import UserError
 from tests.core.pictures import broken, folder, one_line, photo, write
 
-# What is in a folder
+# Files and classes
 
 
 def test_nested_hidden_odd_and_linked_names(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_test_folder_numbers_its_classes_as_train_does(tmp_path: Path) -> None
         write(tmp_path / file)
     data = folder(tmp_path)
     assert data.test is not None
-    assert data.test.labels is not None  # of the two, val is the one with labels
+    assert data.test.labels is not None  # of the two folders, val has labels
     assert data.test.labels.tolist() == [2]
 
 
@@ -161,7 +161,7 @@ def test_a_holdout_leaves_something_to_both_and_shares_nothing(
     assert sorted([*train.tolist(), *test.tolist()]) == [i * 20 for i in range(n)]
 
 
-# What cannot be read
+# Unreadable files
 
 
 @pytest.mark.parametrize("resident", ["always", "never"])
@@ -182,7 +182,7 @@ def test_an_unreadable_file_is_skipped_counted_and_named(
     assert data.train.skipped[str(tmp_path / "07.png")] == "not an image"
     assert data.train.skipped[str(tmp_path / "20.png")] == "No such file or directory"
     assert "truncated" in data.train.skipped[str(tmp_path / "21.jpg")]
-    assert len(caplog.messages) == 1  # not one for each
+    assert len(caplog.messages) == 1  # one warning in total
     if resident == "always":
         assert len(data.train) + len(data.test) == 19
 
@@ -219,7 +219,7 @@ def test_a_class_without_a_readable_file_does_not_stop_the_run(resident: str, tm
 
 def test_broken_files_that_lie_together_do_not_count_as_more_than_they_are(tmp_path: Path) -> None:
     for i in range(15):
-        broken(tmp_path / f"a{i:02}.png")  # the first fifteen to be tried, but 8 % of all
+        broken(tmp_path / f"a{i:02}.png")  # the first fifteen to be decoded, but 8 % of all
     for i in range(170):
         write(tmp_path / f"b{i:03}.png", Image.new("L", (4, 4)))
     assert len(folder(tmp_path).train.skipped) == 15
@@ -240,7 +240,7 @@ def test_too_many_unreadable_files_stop_with_one_line(
         train.batch(torch.arange(len(train)))
 
     whole = f"{bad} of {good + bad} images cannot be read, the last being"
-    part = "none of the 2 images of a split can be read, such as"  # the third is held out
+    part = "none of the 2 images of a split can be read, such as"  # the third one is held out
     with pytest.raises(UserError, match=rf"({whole}|{part}) .*/bad\d\d.png: not an image;") as error:
         read()
     one_line(error)
@@ -258,7 +258,7 @@ def test_a_name_with_a_line_break_stays_on_one_line(tmp_path: Path) -> None:
     assert "".join(skipped).encode()
 
 
-# Folders that are none
+# Folders without images
 
 
 def test_wrong_folders_get_one_line_that_says_what_to_do(tmp_path: Path) -> None:
@@ -269,11 +269,11 @@ def test_wrong_folders_get_one_line_that_says_what_to_do(tmp_path: Path) -> None
     write(tmp_path / "half" / "train" / "a.png")
     (tmp_path / "half" / "test").mkdir()
     expected = {
-        "empty": "there is no image in .*empty, the folder is empty; name another folder",
-        "texts": r"no image in .*texts, only other files \(2 .txt, 1 without suffix\)",
+        "empty": "there are no images in .*empty, the folder is empty; name another folder",
+        "texts": r"no images in .*texts, only other files \(2 .txt, 1 without suffix\)",
         "texts/a.txt": "a.txt' is a file, not a folder of images",
-        "gone": "gone' is no folder and no known data set",
-        "half": "no image in .*half/test, the folder is empty",
+        "gone": "gone' is neither a folder nor a known data set",
+        "half": "no images in .*half/test, the folder is empty",
     }
     if importlib.util.find_spec("pillow_heif") is None:
         expected["phone"] = "only other files .* pip install pillow-heif"
@@ -292,12 +292,12 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_an_image_is_decoded_once_for_each_time_it_is_asked_for(tmp_path: Path) -> None:
-    # So loading takes time in proportion to the number of files, however many there are.
+    # So loading takes time in proportion to the number of files.
     paths = [write(tmp_path / f"{i}.png", Image.new("L", (4, 4))) for i in range(30)]
     data = folder(tmp_path, resident="never", workers=3)
     assert isinstance(data.train, LazySplit)
     opened: list[int] = []
-    inner = data.train.pictures.open
-    object.__setattr__(data.train.pictures, "open", lambda i: (opened.append(i), inner(i))[1])
+    inner = data.train.images.open
+    object.__setattr__(data.train.images, "open", lambda i: (opened.append(i), inner(i))[1])
     data.train.batch(torch.arange(len(data.train)))
     assert len(opened) == len(data.train) == len(paths) - 3

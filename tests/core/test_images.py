@@ -1,4 +1,4 @@
-"""Whatever kind of image a file holds, it becomes the square that one would expect."""
+"""Decoding of images of every format and mode to squares."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def square(path: Path, side: int = 16, channels: int = 3) -> Tensor:
     return to_square(open_image(path, side), side, channels)
 
 
-RED, HALF_RED = (200, 40, 30), (228, 148, 142)  # the second over white, at half its strength
+RED, HALF_RED = (200, 40, 30), (228, 148, 142)  # the second is the first at half opacity on white
 
 
 def palette(transparent: bool) -> Image.Image:
@@ -82,7 +82,7 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_camera_s_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
-    # What each of the eight says of the stored pixels, as the EXIF standard has it.
+    # The stored pixels for each of the eight orientations of the EXIF standard.
     upright = np.arange(256, dtype=np.uint8).reshape(16, 16)
     stored = {
         1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
@@ -134,7 +134,7 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_that_suffices(tmp_path: Path) -
 def test_what_would_fill_the_memory_is_refused_before_it_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode, "MOST_PIXELS", 1000)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 1000)
     with pytest.raises(ValueError, match=r"40×40 pixels are more than 1,000"):
         open_image(write(tmp_path / "a.png"), 16)
     # A JPEG counts at the scale at which it is decoded.
@@ -142,7 +142,7 @@ def test_what_would_fill_the_memory_is_refused_before_it_is_decoded(
 
 
 def test_pillow_s_warnings_do_not_reach_the_terminal(tmp_path: Path) -> None:
-    write(tmp_path / "a.png", Image.new("1", (9600, 9600)))  # more than Pillow likes
+    write(tmp_path / "a.png", Image.new("1", (9600, 9600)))  # above the limit at which Pillow warns
     with warnings.catch_warnings(record=True) as caught:
         warnings.resetwarnings()
         Image.open(tmp_path / "a.png").close()
@@ -151,7 +151,7 @@ def test_pillow_s_warnings_do_not_reach_the_terminal(tmp_path: Path) -> None:
         assert spec is not None
         assert spec.loader is not None
         fresh = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(fresh)  # sets its filter again, which pytest has taken away
-        fresh.MOST_PIXELS = 2**60
+        spec.loader.exec_module(fresh)  # sets its filter again, which pytest has reset
+        fresh.MAX_PIXELS = 2**60
         fresh.open_image(tmp_path / "a.png", 8).close()
     assert len(caught) == 1

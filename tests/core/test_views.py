@@ -1,4 +1,4 @@
-"""Each batched operation equals torchvision's, and each parameter is drawn as torchvision draws it."""
+"""Batched operations equal torchvision's, and their parameters have torchvision's distributions."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ TOLERANCE = {"atol": 5e-6, "rtol": 0.0}
 
 def images(n: int = 6, channels: int = 3, height: int = 20, width: int = 20) -> Tensor:
     x = torch.rand(n, channels, height, width, generator=torch.Generator().manual_seed(0))
-    x[0] = x[0].round()  # saturated, so that clamping bites
-    x[1] = 0.3  # constant: no hue, no contrast
+    x[0] = x[0].round()  # saturated, so that clamping has an effect
+    x[1] = 0.3  # constant: neither hue nor contrast
     return x
 
 
@@ -77,7 +77,7 @@ def test_jitter_operation(name: str, channels: int) -> None:
 
 
 def test_the_order_of_clamping_makes_a_real_difference() -> None:
-    # Why the jitter clamps after each operation, as torchvision does, and not once at the end.
+    # The jitter clamps after each operation, as torchvision does, not once at the end.
     x = torch.full((1, 1, 2, 2), 0.8)
     up, down = torch.tensor([1.8]), torch.tensor([0.5])
     clamped = F.brightness(F.brightness(x, up), down)
@@ -131,7 +131,7 @@ def test_prepare_resizes_as_torchvision() -> None:
 
 
 def same_distribution(ours: Tensor, theirs: Tensor) -> bool:
-    """Two samples under the Kolmogorov-Smirnov bound for a false alarm in 10,000."""
+    """Return whether two samples differ by less than the Kolmogorov-Smirnov bound at a level of 1e-4."""
     grid = torch.cat([ours, theirs]).sort().values
     ranks = [torch.searchsorted(s.sort().values, grid, right=True) / len(s) for s in (ours, theirs)]
     bound = math.sqrt(-math.log(0.5e-4) / 2) * math.sqrt(1 / len(ours) + 1 / len(theirs))
@@ -165,7 +165,7 @@ def test_boxes_are_drawn_as_torchvision_draws_them(
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
 def test_jitter_is_drawn_as_torchvision_draws_it(name: str) -> None:
-    # Of two pixels of opposite colours, what becomes of one channel tells the factor.
+    # Of two pixels of opposite colours, one channel of the result determines the factor.
     pixels = torch.tensor([[0.5, 0.4, 0.3], [0.3, 0.4, 0.5]]).T.view(1, 3, 1, 2)
     strength = 0.5 if name == "hue" else 0.8
     torch.manual_seed(0)
@@ -177,7 +177,7 @@ def test_jitter_is_drawn_as_torchvision_draws_it(name: str) -> None:
 
 
 def test_blur_is_drawn_as_torchvision_draws_it() -> None:
-    # What is left of a bright pixel falls with the deviation.
+    # The value of a bright pixel decreases with the standard deviation.
     x = torch.zeros(1, 1, 9, 9)
     x[..., 4, 4] = 1
     torch.manual_seed(0)

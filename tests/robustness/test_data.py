@@ -1,4 +1,4 @@
-"""The worst disk: folders with every kind of broken file in them, and files that change during a run."""
+"""Folders with unreadable files of every kind, and files that change during a run."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from ssl_zoo.training import Silent, train
 from tests.conftest import Call, flags, small_config
 from tests.core.pictures import CPU, folder, photo, write
 
-# What a folder can hold
+# Files of a folder
 
 
 def png(width: int, height: int, rows: bytes = b"", *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of RGB that says it is so large, whatever rows it has."""
+    """Return an RGB PNG whose header states a size, regardless of its rows of pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         size, checksum = struct.pack(">I", len(content)), struct.pack(">I", zlib.crc32(kind + content))
@@ -48,7 +48,7 @@ def png(width: int, height: int, rows: bytes = b"", *chunks: tuple[bytes, bytes]
 
 
 def gif(width: int, height: int) -> bytes:
-    """A GIF of one colour that says it is so large, and has next to no pixels."""
+    """Return a GIF of one colour whose header states a size, with hardly any pixels."""
     colours = b"\x80\0\0" + bytes(6)
     frame = struct.pack("<4H", 0, 0, width, height) + b"\0"
     return b"GIF89a" + struct.pack("<2H", width, height) + colours + b"," + frame + b"\x02\x02D\x01\0;"
@@ -63,7 +63,7 @@ def content(data: bytes) -> Callable[[Path], object]:
 
 
 def changed(change: Callable[[bytes], bytes], suffix: str = ".jpg") -> Callable[[Path], None]:
-    """A picture whose bytes are changed."""
+    """Return a function that writes an image with changed bytes."""
 
     def make(path: Path) -> None:
         whole = write(path.with_suffix(suffix), photo((90, 60))).read_bytes()
@@ -74,13 +74,13 @@ def changed(change: Callable[[bytes], bytes], suffix: str = ".jpg") -> Callable[
 
 
 def bind(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # as the path of a socket must be short
+    previous = Path.cwd()
+    os.chdir(path.parent)  # the path of a socket must be short
     try:
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(path.name)
     finally:
-        os.chdir(here)
+        os.chdir(previous)
 
 
 def animated(path: Path) -> None:
@@ -119,18 +119,18 @@ GOOD: dict[str, Callable[[Path], object]] = {
     "\u202egnp.png": picture,
     **{f"EXIF {n}.jpg": lambda path, n=n: write(path, photo(), exif=EXIF[n]) for n in range(9)},  # type: ignore[misc]
 }
-"""What can be read, however odd it is."""
+"""Files that can be read, however unusual they are."""
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     **{
-        f"cut off after {share} of 8.jpg": (
+        f"truncated after {share} of 8.jpg": (
             changed(lambda whole, share=share: whole[: len(whole) * share // 8]),  # type: ignore[misc]
             "(?i)truncated|not an image",
         )
         for share in range(1, 8)
     },
-    "cut off.png": (changed(lambda whole: whole[:-40], ".png"), "truncated"),
-    "cut off.webp": (changed(lambda whole: whole[:-40], ".webp"), "."),
+    "truncated.png": (changed(lambda whole: whole[:-40], ".png"), "truncated"),
+    "truncated.webp": (changed(lambda whole: whole[:-40], ".webp"), "."),
     "empty.png": (content(b""), "not an image"),
     "text.png": (content(b"this is no image"), "not an image"),
     "text that begins as a picture does.png": (content(b"P3\n\x1b[31m is red\n"), "invalid literal"),
@@ -151,12 +151,12 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "\x1b[31mbroken\x1b[0m.png": (content(b""), "not an image"),
     os.fsdecode(b"broken \xff\xfe.png"): (content(b""), "not an image"),
 }  # fmt: skip
-"""What cannot be read, and why."""
+"""Files that cannot be read, with a pattern for the reason."""
 
 
 @pytest.fixture(scope="module")
-def horrors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two classes, of 150 good images each, with one of each horror in it."""
+def odd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two classes of 150 readable images each, with one file of each odd kind."""
     root = tmp_path_factory.mktemp("odd") / os.fsdecode(b"photos\n\xff\x1b[31m")
     outside = write(tmp_path_factory.mktemp("outside") / "linked.png")
     for label in ("a", "b\x1b[31m\n"):
@@ -176,36 +176,36 @@ def horrors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def peak() -> int:
-    """The most memory that this process has ever had, in bytes."""
+    """Return the peak memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-@pytest.mark.parametrize("kept", ["resident", "decoded by threads", "cached"])
-def test_a_run_over_a_folder_of_horrors_skips_what_cannot_be_read_and_names_it(
-    kept: str,
-    horrors: Path,
+@pytest.mark.parametrize("storage", ["resident", "decoded by threads", "cached"])
+def test_a_run_skips_unreadable_files_and_names_them(
+    storage: str,
+    odd_folder: Path,
     tmp_path: Path,
     call: Call,
     caplog: pytest.LogCaptureFixture,
     tried: Counter[str],
 ) -> None:
-    tried["files in folders of horrors"] += len(GOOD) + len(BAD)
+    tried["files in folders with unreadable files"] += len(GOOD) + len(BAD)
     settings = {
         "resident": {"data__resident": "always"},
         "decoded by threads": {"data__resident": "never"},
         "cached": {"data__cache": "cache"},
-    }[kept]
+    }[storage]
     before, run = peak(), tmp_path / "run"
     arguments = flags("simclr", train__batch_size=16, **settings)
-    code, _, err = call("train", "--data", horrors, *arguments, "--out", run)
+    code, _, err = call("train", "--data", odd_folder, *arguments, "--out", run)
     assert code == 0, err
     skipped = Run.open(run).results()["skipped"]
-    expected = {printable(horrors / "a" / name): why for name, (_, why) in BAD.items()}
+    expected = {printable(odd_folder / "a" / name): reason for name, (_, reason) in BAD.items()}
     if os.geteuid() != 0:
-        expected[printable(horrors / "a" / "locked.png")] = "Permission denied"
+        expected[printable(odd_folder / "a" / "locked.png")] = "Permission denied"
     assert skipped.keys() == expected.keys()
-    for name, why in expected.items():
-        assert re.search(why, skipped[name]), (name, skipped[name])
+    for name, reason in expected.items():
+        assert re.search(reason, skipped[name]), (name, skipped[name])
     assert "NaN" not in (run / "results.json").read_text()
     assert peak() - before < 600 * 2**20
 
@@ -216,16 +216,16 @@ def test_a_run_over_a_folder_of_horrors_skips_what_cannot_be_read_and_names_it(
     assert embedded[0] == 0, embedded
     written = json.loads(embedded[1])
     assert written["skipped"].keys() == expected.keys()
-    assert sum(written["samples"].values()) == 2 * 150 + len(GOOD) + 1  # the one that lies outside
-    if kept == "resident":
+    assert sum(written["samples"].values()) == 2 * 150 + len(GOOD) + 1  # the linked file
+    if storage == "resident":
         code, _, err = call("report", run)
         assert code == 0, err
 
 
-def test_too_many_horrors_stop_the_run_with_one_line_and_leave_nothing(
-    horrors: Path, tmp_path: Path, call: Call, tried: Counter[str]
+def test_too_many_unreadable_files_stop_the_run_with_one_line_and_leave_nothing(
+    odd_folder: Path, tmp_path: Path, call: Call, tried: Counter[str]
 ) -> None:
-    tried["files in folders of horrors"] += len(BAD)
+    tried["files in folders with unreadable files"] += len(BAD)
     alone = tmp_path / "alone"
     alone.mkdir()
     for name, (make, _) in BAD.items():
@@ -242,7 +242,7 @@ def test_too_many_horrors_stop_the_run_with_one_line_and_leave_nothing(
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".tif", ".pgm"])
-def test_a_file_cut_off_while_it_is_decoded_does_not_end_the_process(
+def test_a_file_truncated_while_it_is_decoded_does_not_end_the_process(
     suffix: str, tmp_path: Path, tried: Counter[str]
 ) -> None:
     tried["files changed during a run"] += 1
@@ -308,7 +308,7 @@ def test_images_of_the_most_pixels_are_decoded_in_bounded_memory(
 
 
 class During(Silent):
-    """Does something to the data once a step has been logged."""
+    """A reporter that changes the data once a given step has been logged."""
 
     def __init__(self, step: int, act: Callable[[], object]) -> None:
         self.number, self.act = step, act
@@ -320,7 +320,7 @@ class During(Silent):
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two classes of a hundred images each."""
+    """A folder of two classes of a hundred images each."""
     for label in ("a", "b"):
         for i in range(100):
             write(tmp_path / "photos" / label / f"{i:02}.png", photo((20, 20), i))
@@ -336,7 +336,7 @@ LAZY: dict[str, Any] = {
 BRIEF: dict[str, Any] = {"protocol": ["health"], "with_baselines": False}
 
 
-def test_files_that_vanish_are_cut_off_or_replaced_during_the_run_are_skipped_and_counted(
+def test_files_that_vanish_are_truncated_or_replaced_during_the_run_are_skipped_and_counted(
     photos: Path, tmp_path: Path, tried: Counter[str]
 ) -> None:
     gone, cut, other = ([photos / label / f"{i}.png" for i in numbers for label in "ab"]
@@ -372,7 +372,9 @@ def test_a_disk_that_goes_away_stops_the_run_which_goes_on_when_it_is_back(
 
     tried["disks that go away"] += 1
     config = small_config("simclr", data__source=str(photos), **LAZY)
-    with pytest.raises(SslZooError, match=r"data\.source: .*photos is gone; bring .*--resume") as error:
+    with pytest.raises(
+        SslZooError, match=r"data\.source: .*photos is gone; reconnect .*resume"
+    ) as error:
         train(config, out=tmp_path / "run", reporter=During(14, act), **BRIEF)
     assert error.value.exit_code == 1
     assert "\n" not in str(error.value)
@@ -404,7 +406,7 @@ def test_more_than_a_tenth_that_vanish_stop_the_run(
 def test_a_test_folder_of_which_nothing_can_be_read_does_not_stop_a_run_at_its_end(
     photos: Path, tmp_path: Path, tried: Counter[str]
 ) -> None:
-    tried["files in folders of horrors"] += 1
+    tried["files in folders with unreadable files"] += 1
     both = tmp_path / "both"
     both.mkdir()
     photos.rename(both / "train")
@@ -416,7 +418,7 @@ def test_a_test_folder_of_which_nothing_can_be_read_does_not_stop_a_run_at_its_e
         assert (data.test, len(data.train.skipped)) == (None, 2)
 
 
-def cut_off(file: Path) -> None:
+def truncate(file: Path) -> None:
     os.truncate(file, 1000)
 
 
@@ -426,8 +428,8 @@ def replace(file: Path) -> None:
     other.replace(file)
 
 
-@pytest.mark.parametrize("harm", [cut_off, replace, Path.unlink])
-def test_a_cache_that_is_harmed_in_use_is_one_line_or_no_matter_and_made_anew(
+@pytest.mark.parametrize("harm", [truncate, replace, Path.unlink])
+def test_a_cache_that_is_damaged_in_use_is_one_line_or_harmless_and_made_again(
     harm: Callable[[Path], object], photos: Path, tmp_path: Path, tried: Counter[str]
 ) -> None:
     tried["files changed during a run"] += 1
@@ -439,11 +441,11 @@ def test_a_cache_that_is_harmed_in_use_is_one_line_or_no_matter_and_made_anew(
         harm(file)
 
     config = small_config("simclr", **settings)
-    if harm is cut_off:
-        with pytest.raises(SslZooError, match=r"cannot read .*\.npy: it has been cut off") as error:
+    if harm is truncate:
+        with pytest.raises(SslZooError, match=r"cannot read .*\.npy: the file was truncated") as error:
             train(config, out=tmp_path / "run", reporter=During(14, act), **BRIEF)
         assert error.value.exit_code == 1
-    else:  # who has it open keeps it
+    else:  # the run has the file open and can still read it
         train(config, out=tmp_path / "run", reporter=During(14, act), **BRIEF)
     assert train(resume=tmp_path / "run", **BRIEF).results()["steps"] == 2 * (180 // 16)
 
@@ -477,12 +479,12 @@ def test_a_folder_of_many_files_is_listed_in_time_proportional_to_their_number(
     assert many < 10 * few + 1
 
 
-# Places
+# Paths of settings
 
 
 @pytest.mark.parametrize("setting", ["source", "root", "cache"])
 @pytest.mark.parametrize("text", ["~nobody-of-this-name/photos", "a" * 5000, "\0", "loop/photos"])
-def test_a_place_that_there_cannot_be_is_one_line(
+def test_an_invalid_path_is_one_line(
     setting: str, text: str, photos: Path, monkeypatch: pytest.MonkeyPatch, tried: Counter[str]
 ) -> None:
     tried["odd paths"] += 1
@@ -500,7 +502,7 @@ def test_no_name_at_all_is_not_the_working_directory(
 ) -> None:
     tried["odd paths"] += 1
     monkeypatch.chdir(photos)
-    with pytest.raises(UserError, match="'' is no folder and no known data set"):
+    with pytest.raises(UserError, match="'' is neither a folder nor a known data set"):
         load(DataConfig(source=""), CPU)
 
 
@@ -509,5 +511,5 @@ def test_images_that_can_never_fit_into_memory_are_refused_before_they_are_decod
 ) -> None:
     tried["files in one folder"] += 200
     monkeypatch.setattr(assemble, "free_memory", lambda device: 200 * 3 * 16 * 16 - 1)
-    with pytest.raises(UserError, match=r"data\.resident: .* need 0 MB, .*take auto, or data\.cache"):
+    with pytest.raises(UserError, match=r"data\.resident: .* need 0 MB, .*or use data\.cache"):
         folder(photos, resident="always")

@@ -1,4 +1,4 @@
-"""Fuzzing of what reads data: IDX files, folders, images and caches, with bytes that nobody wrote."""
+"""Fuzzing of the readers of data: IDX files, folders, images and caches with random bytes."""
 
 from __future__ import annotations
 
@@ -25,22 +25,21 @@ from PIL import Image
 
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, download
-from ssl_zoo.data.assemble import part_of
-from ssl_zoo.data.decode import open_image, read_error, to_square
-from ssl_zoo.data.lazy import Unreadable
+from ssl_zoo.data.assemble import SplitBuilder
+from ssl_zoo.data.decode import image_error_reason, open_image, to_square
 from ssl_zoo.errors import SslZooError, UserError
 from tests.core.pictures import CPU, everything, folder, go_offline, idx, named, photo, write
 from tests.core.test_data import fashion
 
 Harm = Callable[[bytes], bytes]
-"""What is done to the bytes of a file."""
+"""A function that damages the bytes of a file."""
 
 NUMBERS = [0, 1, 2, 10, 100, 10_000, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1]
 
 
 @st.composite
 def harms(draw: st.DrawFn) -> Harm:
-    """Some changes of a file's bytes, more often near its beginning, where formats say what is there."""
+    """Draw changes of a file's bytes, more often near its beginning, where headers are."""
     kinds = st.sampled_from(["set", "insert", "remove", "cut", "append", "number", "repeat"])
     places = st.one_of(st.integers(0, 40), st.integers(0, 2**16))
     steps = draw(
@@ -75,14 +74,14 @@ def harms(draw: st.DrawFn) -> Harm:
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A folder; each example of a test makes its own inside."""
-    with tempfile.TemporaryDirectory() as place:
-        yield Path(place)
+    """A folder in which each example of a test makes its own."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
 
 
 @pytest.fixture
 def no_more_memory() -> Iterator[None]:
-    """Within, the process may not take up much more memory than it has: what asks for it fails."""
+    """Temporarily limit the memory of this process to 1 GiB more than it uses."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, before[1]))
@@ -91,7 +90,7 @@ def no_more_memory() -> Iterator[None]:
 
 
 def usable(data: DataSet) -> None:
-    """What a reader gives fits together: images that can be read, and a label for each or for none."""
+    """Check that splits can be read and that each sample has a label, or none has."""
     for split in (data.train, data.test):
         if split is not None:
             assert len(split) > 0
@@ -103,7 +102,7 @@ def usable(data: DataSet) -> None:
 
 
 def attempt(read: Callable[[], DataSet]) -> None:
-    """What is read can be used, or there is one line that says what is wrong."""
+    """Check that the data can be used, or that reading fails with one line."""
     try:
         data = read()
     except SslZooError as error:
@@ -187,8 +186,8 @@ def test_idx_files_that_do_not_go_together_are_named(
     [
         (np.zeros((0, 28, 28), np.uint8), "holds 0 images of 28×28 pixels"),
         (np.zeros((2, 28, 0), np.uint8), "holds 2 images of 0×28 pixels"),
-        (np.zeros((2, 28, 28, 5), np.uint8), r"holds no images, but torch\.uint8 of the shape .*5\)"),
-        (np.zeros((2, 28, 28), np.float32), r"holds no images, but torch\.float32 of .*"),
+        (np.zeros((2, 28, 28, 5), np.uint8), r"does not hold images, but torch\.uint8 of shape .*5\)"),
+        (np.zeros((2, 28, 28), np.float32), r"does not hold images, but torch\.float32 of .*"),
     ],
 )  # fmt: skip
 def test_arrays_that_are_no_images_are_named(
@@ -197,7 +196,7 @@ def test_arrays_that_are_no_images_are_named(
     tried["arrays"] += 1
     config, dataset = DataConfig(source="odd"), SimpleNamespace(data=data)
     with pytest.raises(UserError, match=rf"data\.source: odd train {message}; its files are damaged"):
-        part_of(dataset, "train", config, CPU, 28, 1, Unreadable())
+        SplitBuilder(config=config, device=CPU).from_dataset(dataset, "train")
 
 
 # Images
@@ -244,15 +243,15 @@ def test_images_with_wrong_bytes_are_squares_or_have_a_reason(
     kind: str, harm: Harm, channels: int, tried: Counter[str]
 ) -> None:
     tried["images with broken bytes"] += 1
-    said = ""
+    reason = ""
     try:
         with open_image(io.BytesIO(harm(IMAGES[kind])), 16) as image:
             square = to_square(image, 16, channels)
-    except Exception as error:  # as `Pictures.decode` catches it
-        said = read_error(error)
+    except Exception as error:  # as `ImageFiles.decode` catches it
+        reason = image_error_reason(error)
     else:
         assert (square.shape, square.dtype) == ((channels, 16, 16), torch.uint8)
-    assert said.isprintable()
+    assert reason.isprintable()
 
 
 # Folders
@@ -270,7 +269,7 @@ KINDS = ("folder", "image", "broken", "text", "link", "pipe")
 def encodable(name: str) -> bool:
     try:
         return len(os.fsencode(name)) <= 200
-    except UnicodeEncodeError:  # half of a pair
+    except UnicodeEncodeError:  # a lone surrogate
         return False
 
 
@@ -302,7 +301,7 @@ def test_any_tree_of_files_is_read_or_refused_in_one_line(
         made: list[Path] = [root]
         for parts, kind, suffix, number in entries:
             path = root.joinpath(*parts[:-1], parts[-1] + suffix)
-            if os.path.lexists(path):  # a pipe, which would be waited for
+            if os.path.lexists(path):  # writing to a pipe would block
                 continue
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -319,7 +318,7 @@ def test_any_tree_of_files_is_read_or_refused_in_one_line(
                     path.symlink_to(made[number % len(made)])
                 else:
                     os.mkfifo(path)
-            except OSError:  # such as a file where a folder should be
+            except OSError:  # such as a file in place of a folder
                 continue
             made.append(path)
         cache = str(Path(place) / "cache") if cached else None
@@ -330,8 +329,8 @@ def test_any_tree_of_files_is_read_or_refused_in_one_line(
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, torch.Tensor]:
-    """Images, of which one is broken; a cache of them; and the squares."""
+def cached_photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, torch.Tensor]:
+    """Images of which one is unreadable, a cache of them, and the decoded images."""
     base = tmp_path_factory.mktemp("kept")
     for i in range(12):
         write(base / "photos" / f"{i}.png", photo((9, 9), i))
@@ -344,13 +343,13 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, torch.Te
 def test_a_cache_with_wrong_bytes_is_used_or_made_anew(
     suffix: str,
     harm: Harm,
-    kept: tuple[Path, Path, torch.Tensor],
+    cached_photos: tuple[Path, Path, torch.Tensor],
     scratch: Path,
     no_more_memory: None,
     tried: Counter[str],
 ) -> None:
     tried["caches"] += 1
-    photos, whole, squares = kept
+    photos, whole, squares = cached_photos
     with tempfile.TemporaryDirectory(dir=scratch) as place:
         cache = Path(place) / "cache"
         shutil.copytree(whole, cache)
@@ -379,10 +378,10 @@ NOTES = VALUES | st.fixed_dictionaries(
 
 @given(notes=NOTES)
 def test_a_cache_s_notes_may_say_anything(
-    notes: Any, kept: tuple[Path, Path, torch.Tensor], scratch: Path, tried: Counter[str]
+    notes: Any, cached_photos: tuple[Path, Path, torch.Tensor], scratch: Path, tried: Counter[str]
 ) -> None:
     tried["caches"] += 1
-    photos, whole, _ = kept
+    photos, whole, _ = cached_photos
     with tempfile.TemporaryDirectory(dir=scratch) as place:
         cache = Path(place) / "cache"
         shutil.copytree(whole, cache)
@@ -394,11 +393,11 @@ def test_a_cache_s_notes_may_say_anything(
 @pytest.mark.parametrize(
     "notes", ["[" * 100_000, '{"unreadable": 1e999}', "NaN", "\ufeff{}", "9" * 5000]
 )
-def test_notes_that_overtax_a_parser_are_not_read(
-    notes: str, kept: tuple[Path, Path, torch.Tensor], tmp_path: Path, tried: Counter[str]
+def test_notes_that_a_parser_rejects_are_not_read(
+    notes: str, cached_photos: tuple[Path, Path, torch.Tensor], tmp_path: Path, tried: Counter[str]
 ) -> None:
     tried["caches"] += 1
-    photos, whole, squares = kept
+    photos, whole, squares = cached_photos
     shutil.copytree(whole, tmp_path / "cache")
     (file,) = (tmp_path / "cache").glob("*.json")
     file.write_text(notes)

@@ -290,7 +290,9 @@ def test_no_script_of_a_data_set_is_executed(
 def test_a_library_that_would_execute_scripts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("datasets")
     monkeypatch.setattr("ssl_zoo.data.timm_sets.metadata.version", lambda name: "3.6.0")
-    with pytest.raises(UserError, match=r"datasets 3\.6\.0 would run code.*pip install 'datasets>=4'"):
+    with pytest.raises(
+        UserError, match=r"datasets 3\.6\.0 would execute code.*pip install 'datasets>=4'"
+    ):
         named("hf:mnist", Path("root"))
 
 

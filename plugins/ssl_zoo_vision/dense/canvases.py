@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.data import DataSet, Split, batches
+from ssl_zoo.data import DataSet, Split
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.features import sample_indices
 from ssl_zoo.spec import ImageSpec
@@ -131,7 +131,7 @@ def _drawn(
             return batch
         return F.interpolate(batch, (largest, largest), mode="bilinear", antialias=True)
 
-    parts = batches(split, numbers, 256, drop_last=False)
+    parts = split.stream(numbers, 256)
     pictures = torch.cat([shrunk(batch.cpu()) for batch in parts])
     shape = (number, MAX_OBJECTS)
     return pictures.unflatten(0, shape), shows[numbers].argmax(1).view(shape)

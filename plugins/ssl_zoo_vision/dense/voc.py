@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.datasets import VOCSegmentation
 
-from ssl_zoo.data.decode import open_image, read_error
+from ssl_zoo.data.decode import image_error_reason, open_image
 from ssl_zoo.errors import UserError
 from ssl_zoo.text import printable
 from ssl_zoo_vision.dense.canvases import Canvases
@@ -53,13 +53,16 @@ def voc_canvases(root: Path, part: str, side: int) -> Canvases:
         except (OSError, ValueError, SyntaxError) as error:  # SyntaxError is ElementTree's
             raise UserError(
                 f"VOC2012: {printable(names[0])} or its mask or annotation cannot be read "
-                f"({read_error(error)}); repair or move {printable(root / 'VOCdevkit' / 'VOC2012')}"
+                f"({image_error_reason(error)}); "
+                f"repair or move {printable(root / 'VOCdevkit' / 'VOC2012')}"
             ) from error
 
     try:
         voc = VOCSegmentation(str(root), "2012", part)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"VOC2012 cannot be read from {printable(root)}: {read_error(error)}") from error
+        raise UserError(
+            f"VOC2012 cannot be read from {printable(root)}: {image_error_reason(error)}"
+        ) from error
     with ThreadPoolExecutor() as pool:
         read_all = list(pool.map(read, zip(voc.images, voc.masks, strict=True)))
     images, masks, boxes, labels, hard = map(list, zip(*read_all, strict=True))

@@ -1,0 +1,248 @@
+"""A cache of decoded images on disk, written once and read by this and later runs.
+
+For each split of a source, the folder ``data.cache`` holds two files whose names end in a fingerprint:
+
+- ``….npy``: the decoded images, uint8 [N, C, side, side]; zeros for an unreadable image.
+- ``….json``: the unreadable images, with the reasons. It is written after the first file is complete;
+  without it the first file is not read.
+
+The fingerprint covers the side, the channels, Pillow's version, and the path, size and modification time
+of each image. When it changes, the images are decoded again and the old files are removed; a process
+that has them open can still read them.
+
+On a CPU each batch is read from the file, which the system keeps in memory as far as there is room.
+On another device the images are copied into its memory if they fit, unless ``data.resident`` is never;
+if they do not fit, each batch is read from the file, also with always.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from ssl_zoo import distributed
+from ssl_zoo.data.image_files import ImageFiles, Origin
+from ssl_zoo.data.splits import ArrayFile
+from ssl_zoo.errors import UserError
+from ssl_zoo.runtime.files import commit_file
+from ssl_zoo.text import printable
+
+log = logging.getLogger("ssl_zoo.data")
+
+FORMAT = 1
+"""The version of the files; to be raised when they change, or the squares that `decode` returns."""
+FILE_LIST_ATTRIBUTES = ("_image_files", "_images", "imgs", "samples", "_samples")
+"""The attributes in which torchvision's data sets and timm's readers list the files of their images."""
+
+
+def origin_of(dataset: Any) -> Origin | None:
+    """Return the files of a torchvision or timm data set's images, None where they are unknown."""
+    holder = getattr(dataset, "reader", dataset)
+    root = getattr(holder, "root", None)
+    if root is None:
+        return None
+    if Path(root).is_file():
+        return Origin(Path(root), [root] * len(dataset))
+    lists = (getattr(holder, name, None) for name in FILE_LIST_ATTRIBUTES)
+    items = next((items for items in lists if isinstance(items, list) and items), [])
+    files = [item[0] if isinstance(item, tuple) else item for item in items]
+    known = len(files) == len(dataset) and all(isinstance(file, str | Path) for file in files)
+    return Origin(Path(root), files) if known else None
+
+
+def provide(images: ImageFiles, name: str, folder: Path) -> ArrayFile:
+    """Return the decoded images from a cache, and set `images.squares` to them.
+
+    A cache that is missing or out of date is made first: of several processes one makes it, and the
+    others wait.
+
+    Args:
+        images: the images; the unreadable ones are recorded.
+        name: the name of the source and the split.
+        folder: the folder of the cache; it need not exist.
+
+    Raises:
+        UserError: too many images cannot be read; the images are not files, so that a cache could not
+            be checked for changes; or the cache cannot be written, in which case nothing is left of it.
+    """
+    if images.squares is not None:
+        return images.squares
+    if images.origin is None:
+        raise UserError(
+            f"data.cache: the images of {printable(name)} are not files, so changes to them cannot be "
+            "detected; leave data.cache out"
+        )
+    entry = _CacheEntry(images, images.origin, name, folder)
+    try:
+        images.squares = entry.read()
+        if images.squares is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            with entry.lock():
+                images.squares = entry.read() or entry.make()  # another process may have made it
+    except OSError as error:
+        raise UserError(
+            f"data.cache: cannot write into {printable(folder)}: {error.strerror or error}; "
+            "name another folder, or leave data.cache out"
+        ) from error
+    return images.squares
+
+
+class _CacheEntry:
+    """The files of a cache that belong to the images of one split.
+
+    Attributes:
+        file: the decoded images.
+        notes: the list of unreadable images.
+    """
+
+    def __init__(self, images: ImageFiles, origin: Origin, name: str, folder: Path) -> None:
+        self.images, self.name, self.folder = images, printable(name), folder
+        square = f"{images.channels}x{images.side}x{images.side}"
+        location = hashlib.sha256(os.fsencode(f"{origin.root.resolve()}\0{name}\0{square}"))
+        short = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[:60]
+        self._source = f"{short}-{location.hexdigest()[:8]}"
+        self._stem = f"{self._source}-{_fingerprint(images, origin)}"
+        self.file = folder / f"{self._stem}.npy"
+        self.notes = folder / f"{self._stem}.json"
+        self._shape = (images.count, images.channels, images.side, images.side)
+
+    def read(self) -> ArrayFile | None:
+        """Open the decoded images and record the unreadable ones; return None unless they are complete.
+
+        Raises:
+            UserError: too many images cannot be read.
+        """
+        try:
+            reasons = {
+                int(image["number"]): str(image["reason"])
+                for image in json.loads(self.notes.read_text())["unreadable"]
+            }
+            squares = ArrayFile(self.file)
+        except Exception:  # broken files make their readers raise errors of every kind
+            return None
+        numbers = range(self.images.count)
+        if squares.whole.shape != self._shape or any(number not in numbers for number in reasons):
+            return None
+        for number, reason in reasons.items():
+            self.images.unreadable.record(printable(self.images.name(number)), OSError(reason))
+        if reasons:
+            log.warning(
+                "%d images of %s could not be read when they were decoded; to try again, remove %s",
+                len(reasons), self.name, self.notes,
+            )  # fmt: skip
+        return squares
+
+    def lock(self) -> Any:
+        """Hold an exclusive lock on the entry until the returned context is left."""
+        lock = FileLock(self.folder / f".{self._source}.lock")
+        try:
+            return lock.acquire(timeout=0)
+        except Timeout:
+            level = logging.WARNING if distributed.rank() == 0 else logging.INFO
+            log.log(level, "another process is decoding %s into %s; waiting", self.name, self.folder)
+            return lock.acquire()
+
+    def make(self) -> ArrayFile:
+        """Decode all images into the cache in place of older ones; to be called under the lock.
+
+        Raises:
+            UserError: too many images cannot be read, or the disk is too full.
+            OSError: the files cannot be written.
+        """
+        for partial in self.folder.glob(f".{self._source}-*.part"):  # of a process that was killed
+            partial.unlink(missing_ok=True)
+        self.notes.unlink(missing_ok=True)  # the notes of a file that could not be opened
+        size = int(np.prod(self._shape))
+        free = shutil.disk_usage(self.folder).free
+        if free < size:
+            raise UserError(
+                f"data.cache: the decoded images of {self.name} need {size / 1e6:,.0f} MB, and "
+                f"{printable(self.folder)} has {free / 1e6:,.0f} MB left; name another folder, or leave "
+                "data.cache out"
+            )
+        log.info("decoding %s into %s, %.0f MB", self.name, self.file, size / 1e6)
+        partial_files = [self.folder / f".{file.name}.part" for file in (self.file, self.notes)]
+        try:
+            squares = np.lib.format.open_memmap(partial_files[0], "w+", np.uint8, self._shape)
+            _allocate(partial_files[0])
+            readable = self.images.decode_into(torch.from_numpy(squares), torch.arange(len(squares)))
+            squares.flush()
+            commit_file(partial_files[0], self.file)
+            notes = json.dumps({"unreadable": self._unreadable(readable)}, indent=2)
+            partial_files[1].write_text(f"{notes}\n")
+            commit_file(partial_files[1], self.notes)
+        except BaseException:
+            for file in (*partial_files, self.file):
+                file.unlink(missing_ok=True)
+            raise
+        made = ArrayFile(self.file)
+        for suffix in (".json", ".npy"):
+            for old in self.folder.glob(f"{self._source}-*{suffix}"):
+                if old.stem != self._stem:
+                    with contextlib.suppress(OSError):  # it may belong to another user
+                        old.unlink()
+        return made
+
+    def _unreadable(self, readable: Tensor) -> list[dict[str, Any]]:
+        """Return the number, name and reason of each unreadable image."""
+        numbers = (~readable).nonzero().flatten().tolist()
+        names = [printable(self.images.name(number)) for number in numbers]
+        reasons = self.images.unreadable.reasons
+        return [
+            {"number": number, "name": name, "reason": reasons[name]}
+            for number, name in zip(numbers, names, strict=True)
+        ]
+
+
+def _fingerprint(images: ImageFiles, origin: Origin) -> str:
+    """Return a hash that changes whenever the decoded images would."""
+    digest = hashlib.sha256(
+        f"{FORMAT} {images.count} {images.side} {images.channels} {PIL.__version__}\n".encode()
+    )
+    prefix = f"{origin.root}{os.sep}"
+
+    def stamps(start: int) -> bytes:
+        return b"".join(_stamp(file, prefix) for file in origin.files[start : start + 1024])
+
+    # On a network file system the threads hide the latency.
+    with ThreadPoolExecutor(images.workers) as pool:
+        for chunk in pool.map(stamps, range(0, len(origin.files), 1024)):
+            digest.update(chunk)
+    return digest.hexdigest()[:16]
+
+
+def _stamp(file: str | Path, prefix: str) -> bytes:
+    """Return the path of a file without `prefix`, its size and its modification time, as bytes."""
+    try:
+        status = os.stat(file)  # noqa: PTH116 - faster, which matters for a million files
+        stamp = f"{status.st_size} {status.st_mtime_ns}"
+    except OSError as error:  # it is recorded as unreadable when it is decoded
+        stamp = str(error.errno)
+    return os.fsencode(str(file).removeprefix(prefix)) + f"\0{stamp}\n".encode()
+
+
+def _allocate(file: Path) -> None:
+    """Reserve the disk space of a file: a full disk would end a process that writes to mapped memory."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with file.open("r+b") as opened:
+        try:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
