@@ -1,9 +1,16 @@
-"""What tests share: small runs, and the command line as a process."""
+"""Shared by all tests: small runs, and the command line in this process or as a child.
+
+pytest runs two workers (pytest-xdist) with one thread each, as networks this small only wait for other
+threads; a test that is named (``::`` or ``-k``) runs in this process.
+"""
 
 from __future__ import annotations
 
-import json
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported, and by children
+
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +31,13 @@ _COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(
 settings.register_profile("quick", max_examples=60, **_COMMON)
 settings.register_profile("thorough", max_examples=1000, **_COMMON)
 settings.load_profile("quick")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return the number of workers for ``-n auto``: two, or none for a test that is named."""
+    named = config.option.keyword or any("::" in argument for argument in config.args)
+    return 0 if named or config.option.usepdb or config.option.collectonly else 2
+
 
 OTHERS = sorted({entry.distribution for entry in installed()} - {"ssl-zoo"})
 """Distributions of plugins that happen to be installed here, which have tests of their own."""
