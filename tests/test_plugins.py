@@ -668,7 +668,7 @@ def test_observers_are_called_in_pluggys_order(
     ours: list[str] = []
     registry.notify("ssl_zoo_run_started", run=ours, step=0)
     theirs: list[str] = []
-    registry.hook_modules().manager.hook.ssl_zoo_run_started(run=theirs, step=0)
+    registry.hook_modules().manager.hook.ssl_zoo_run_started(run=theirs, step=0, summary=None)
     assert ours == theirs == ["six", "two", "one"]
 
 

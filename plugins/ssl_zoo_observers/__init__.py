@@ -1,1 +1,1 @@
-"""The observers of runs that ship with ssl-zoo, one file each."""
+"""The observers that ship with ssl-zoo, one file each."""

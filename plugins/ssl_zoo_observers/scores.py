@@ -1,4 +1,4 @@
-"""The scores of a run as both observers name them."""
+"""Names of a run's scores, the same in both observers."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 
 def named_scores(results: Mapping[str, Any]) -> dict[str, float]:
-    """Every score under a name of its own.
+    """Return every score under a unique name.
 
     Args:
-        results: what a run's ``results.json`` holds.
+        results: the content of a run's ``results.json``.
 
     Returns:
-        ``score/METRIC`` of what was trained, the same name in every run, and
-        ``baseline/ROW/METRIC`` of what it is compared with.
+        ``score/METRIC`` for the trained encoder, the same name in every run, and
+        ``baseline/ROW/METRIC`` for the baselines.
     """
     return {
         f"score/{metric}" if row == results["task"] else f"baseline/{row}/{metric}": value
-        for row, its in results["scores"].items()
-        for metric, value in its.items()
+        for row, scores in results["scores"].items()
+        for metric, value in scores.items()
     }

@@ -1,13 +1,13 @@
-"""The observer that draws a run in TensorBoard: ``ssl-zoo train --observe tensorboard``.
+"""The observer that plots a run in TensorBoard: ``ssl-zoo train --observe tensorboard``.
 
-It writes into the folder ``tensorboard`` of the run; ``tensorboard --logdir runs`` shows all runs.
-At each step that is logged it draws every number of the line, by the line's own names; how far the run
-has got (epoch, images, seconds, progress) stands under ``position/``. At the end come the scores,
-``score/knn`` and so on, and a table of them; at the start the configuration, as text.
+It writes into the folder ``tensorboard`` of the run; ``tensorboard --logdir runs`` shows all runs. It
+plots every value of each logged line under the line's own names, with the epoch, images, seconds and
+progress under ``position/``. At the start it adds the configuration as text; at the end the scores,
+such as ``score/knn``, and a table of them.
 
-Each line is in the file before the run goes on, so whatever ends a run, what it logged is drawn. A run
-that goes on from a checkpoint takes back what it drew from there on, and draws it again: no step is
-drawn twice. One that was not observed until then is drawn from its first line.
+Each line is written before the run continues, so every logged line is plotted however the run ends. A
+resumed run discards the points after its checkpoint and plots them again, so that no step appears
+twice. If the run was not observed before, it is plotted from its first line.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ on_request = True
 
 _POSITION = ("epoch", "images", "seconds", "progress")
 _writers: dict[Path, SummaryWriter] = {}
-"""By their directories, the runs that have begun here and not ended."""
+"""The writers of the runs that are in progress in this process, by run directory."""
 
 
 @hookimpl
 def ssl_zoo_run_started(run: Run, step: int) -> None:
-    """Open the run's events, and bring them to where the run stands.
+    """Open the run's event file, and plot the lines that it lacks.
 
     Raises:
         UserError: TensorBoard is not installed.
@@ -46,28 +46,28 @@ def ssl_zoo_run_started(run: Run, step: int) -> None:
             "--observe tensorboard needs the extra: pip install 'ssl-zoo[tensorboard]'"
         ) from error
     folder = run.path / "tensorboard"
-    since = step if any(folder.glob("events.out.tfevents.*")) else 0
-    # From here on, what stands in earlier files does not count.
-    _writers[run.path] = writer = SummaryWriter(str(folder), purge_step=since)
-    if since == 0:
+    first = step if any(folder.glob("events.out.tfevents.*")) else 0
+    # TensorBoard ignores the points of earlier files from this step on.
+    _writers[run.path] = writer = SummaryWriter(str(folder), purge_step=first)
+    if first == 0:
         writer.add_text("config", indent(run.config_file.read_text(), "    "), 0)
     for line in run.metrics():
-        if line["step"] >= since:
-            _draw(writer, line)
+        if line["step"] >= first:
+            _plot(writer, line)
     writer.flush()
 
 
 @hookimpl
 def ssl_zoo_step_logged(run: Run, metrics: Mapping[str, float]) -> None:
-    """Draw a line."""
+    """Plot a line."""
     if writer := _writers.get(run.path):
-        _draw(writer, metrics)
-        writer.flush()  # nobody says when a run is killed
+        _plot(writer, metrics)
+        writer.flush()  # the run may be killed at any time
 
 
 @hookimpl
 def ssl_zoo_run_ended(run: Run, results: Mapping[str, Any]) -> None:
-    """Draw the scores, and close the events."""
+    """Plot the scores, and close the event file."""
     if writer := _writers.pop(run.path, None):
         for name, value in named_scores(results).items():
             writer.add_scalar(name, value, results["steps"])
@@ -77,12 +77,12 @@ def ssl_zoo_run_ended(run: Run, results: Mapping[str, Any]) -> None:
 
 @hookimpl
 def ssl_zoo_run_stopped(run: Run) -> None:
-    """Close the events; the run may go on later."""
+    """Close the event file; the run may be resumed later."""
     if writer := _writers.pop(run.path, None):
         writer.close()
 
 
-def _draw(writer: SummaryWriter, line: Mapping[str, float]) -> None:
+def _plot(writer: SummaryWriter, line: Mapping[str, float]) -> None:
     for name, value in line.items():
         if name != "step":
             writer.add_scalar(
@@ -91,7 +91,7 @@ def _draw(writer: SummaryWriter, line: Mapping[str, float]) -> None:
 
 
 def _table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """The scores in Markdown, a row for each row of them."""
+    """Return the scores as a Markdown table."""
     metrics = list(dict.fromkeys(metric for row in scores.values() for metric in row))
     rows = [["", *metrics], ["---"] * (1 + len(metrics))]
     rows += [[name, *(f"{r[m]:.4g}" if m in r else "" for m in metrics)] for name, r in scores.items()]

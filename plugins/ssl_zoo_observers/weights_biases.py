@@ -1,17 +1,17 @@
 """The observer that reports a run to Weights & Biases: ``ssl-zoo train --observe wandb``.
 
-It sends the lines that are logged, by the line's own names, the scores and the other figures of the
-results as the summary, and the configuration but for its provenance. It sends nothing else: no code,
-no git revision or patch, no command line, no console output, no list of packages, no host name, no
-description of the machine, none of W&B's measurements of it. (W&B's client adds the time, its own
-version, Python's, the platform's name, and which of the libraries that it knows are imported.)
+It sends the logged lines under their own names, the scores and other numbers of the results as the
+summary, and the configuration without its provenance. It sends nothing else: no code, no git revision or
+patch, no command line, no console output, no list of packages, no host name, no description of the
+machine and no measurements of it. (W&B's client adds the time, its own version, Python's version, the
+platform's name, and which of the libraries that it knows are imported.)
 
-W&B's environment variables hold: ``WANDB_PROJECT`` (without it, the project is ssl-zoo),
-``WANDB_ENTITY``, ``WANDB_API_KEY``. With ``WANDB_MODE=offline`` neither a login nor a network is
-needed: all stays in the folder ``wandb`` of the run, until ``wandb sync RUN/wandb/latest-run``.
+W&B's environment variables apply: ``WANDB_PROJECT`` (default ssl-zoo), ``WANDB_ENTITY``,
+``WANDB_API_KEY``. ``WANDB_MODE=offline`` needs neither a login nor a network: everything stays in the
+folder ``wandb`` of the run until ``wandb sync RUN/wandb/latest-run``.
 
-A run that goes on keeps its place in W&B, which takes only the steps that it has not got yet; offline,
-it begins a folder of its own with the whole run in it, so that the latest is the one to send.
+A resumed run continues the same run in W&B, and sends only the steps that are missing there. Offline it
+begins a new folder with the whole run in it, so the latest folder is the one to sync.
 """
 
 from __future__ import annotations
@@ -43,45 +43,45 @@ _PRIVATE: dict[str, Any] = {
     "x_save_requirements": False,
 }
 _BRIEF = {"max_end_of_run_history_metrics": 0, "max_end_of_run_summary_metrics": 0}
-"""What is printed at the end of a run: it has been printed already."""
+"""Settings that stop W&B from printing the metrics again at the end of a run."""
 
 _runs: dict[Path, wandb.Run] = {}
-"""By their directories, the runs that have begun here and not ended."""
+"""The W&B runs that are in progress in this process, by run directory."""
 
 
 @hookimpl
 def ssl_zoo_run_started(run: Run) -> None:
-    """Begin, or go on, in W&B.
+    """Begin or resume the run in W&B, and send the lines logged so far.
 
     Raises:
-        UserError: W&B's client is not installed, nobody is logged in, or W&B cannot be reached.
+        UserError: W&B's client is not installed or not logged in, or W&B cannot be reached.
     """
-    _runs[run.path] = its = _begin(run)
+    _runs[run.path] = wandb_run = _begin(run)
     for line in run.metrics():
-        _log(its, line)
+        _log(wandb_run, line)
 
 
 @hookimpl
 def ssl_zoo_step_logged(run: Run, metrics: Mapping[str, float]) -> None:
     """Send a line."""
-    if its := _runs.get(run.path):
-        _log(its, metrics)
+    if wandb_run := _runs.get(run.path):
+        _log(wandb_run, metrics)
 
 
 @hookimpl
 def ssl_zoo_run_ended(run: Run, results: Mapping[str, Any]) -> None:
-    """Send the results, and wait until W&B has everything."""
-    if its := _runs.pop(run.path, None):
-        figures = {name: value for name, value in results.items() if isinstance(value, int | float)}
-        its.summary.update(figures | named_scores(results))
-        its.finish()
+    """Send the results, and wait until W&B has received everything."""
+    if wandb_run := _runs.pop(run.path, None):
+        numbers = {name: value for name, value in results.items() if isinstance(value, int | float)}
+        wandb_run.summary.update(numbers | named_scores(results))
+        wandb_run.finish()
 
 
 @hookimpl
 def ssl_zoo_run_stopped(run: Run) -> None:
-    """Say that it has not come to its end; it may go on later."""
-    if its := _runs.pop(run.path, None):
-        its.finish(exit_code=1)
+    """Mark the run as failed in W&B; it may be resumed later."""
+    if wandb_run := _runs.pop(run.path, None):
+        wandb_run.finish(exit_code=1)
 
 
 def _begin(run: Run) -> wandb.Run:
@@ -91,10 +91,10 @@ def _begin(run: Run) -> wandb.Run:
         raise UserError("--observe wandb needs the extra: pip install 'ssl-zoo[wandb]'") from error
     try:
         online = wandb.setup().settings.mode not in ("offline", "dryrun", "disabled")
-        # In a terminal `init` would ask, and wait; and `login` refuses beside a run of the user's own.
+        # In a terminal `init` would prompt and wait. `login` fails while the user's own run is open.
         if online and wandb.run is None and not wandb.login(prompt=False, verify=False):
             raise UserError(
-                "--observe wandb: nobody is logged in to Weights & Biases: wandb login, "
+                "--observe wandb: not logged in to Weights & Biases; run `wandb login`, "
                 "or keep the run on this machine with WANDB_MODE=offline"
             )
         return wandb.init(
@@ -104,7 +104,7 @@ def _begin(run: Run) -> wandb.Run:
             dir=run.path,
             config=run.config().model_dump(mode="json", exclude={"provenance"}),
             resume="allow",
-            reinit="create_new",  # leaves a run of the user's own alone
+            reinit="create_new",  # does not finish a run of the user's own
             settings=wandb.Settings(**_PRIVATE, **_BRIEF),
         )
     except wandb.Error as error:
@@ -115,12 +115,12 @@ def _begin(run: Run) -> wandb.Run:
 
 
 def _identifier(run: Run) -> str:
-    """The same whenever the run goes on, even if the folder that it is in has been moved."""
-    made = run.path.resolve().name.encode() + run.config_file.read_bytes()  # with when and how
-    return hashlib.sha256(made).hexdigest()[:16]
+    """Return an identifier that stays the same when the run is resumed or its parent folder is moved."""
+    content = run.path.resolve().name.encode() + run.config_file.read_bytes()  # includes the start time
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _log(its: wandb.Run, line: Mapping[str, float]) -> None:
-    # Of what W&B has already, it would complain line by line.
-    if line["step"] >= its.starting_step:
-        its.log({name: value for name, value in line.items() if name != "step"}, step=int(line["step"]))
+def _log(wandb_run: wandb.Run, line: Mapping[str, float]) -> None:
+    if line["step"] >= wandb_run.starting_step:  # W&B warns of every step that it has already
+        values = {name: value for name, value in line.items() if name != "step"}
+        wandb_run.log(values, step=int(line["step"]))

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -165,15 +166,20 @@ def train(
         raise typer.Exit(launch(devices, sys.argv[1:]))
 
     from ssl_zoo.cli import console
+    from ssl_zoo.cli.progress import TrainingProgress
+    from ssl_zoo.plugins.registry import registry
     from ssl_zoo.training import train
 
-    reporter = console.TrainingReporter()
-    try:
-        run = train(resolved, out=out, resume=resume, reporter=None if json else reporter)
-    finally:
-        reporter.stop()
-    if json and os.environ.get("RANK", "0") == "0":
-        console.print_json({"run": str(run.path), **run.results()})
+    with (
+        closing(TrainingProgress()) as progress,
+        nullcontext() if json else registry.observing(progress),
+    ):
+        run = train(resolved, out=out, resume=resume)
+    if os.environ.get("RANK", "0") == "0":
+        if json:
+            console.print_json({"run": str(run.path), **run.results()})
+        else:
+            console.print_run(run)
 
 
 @app.command()
@@ -295,6 +301,7 @@ def compare(
 
     from ssl_zoo import comparison
     from ssl_zoo.cli import console
+    from ssl_zoo.cli.progress import SweepDisplay
     from ssl_zoo.config.load import parse_sets
 
     if runs:
@@ -320,7 +327,7 @@ def compare(
         print("\n".join(comparison.commands(sweep)))
     else:
         place = comparison.launcher(devices, launcher, parse_sets(launcher_sets or ()))
-        display = console.SweepDisplay()
+        display = SweepDisplay()
         try:
             table = comparison.run(sweep, place, None if json else display)
         finally:

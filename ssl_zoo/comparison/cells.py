@@ -28,7 +28,7 @@ from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import file_lock, write_atomic
 from ssl_zoo.text import error_line, locate_error
-from ssl_zoo.training import Reporter, train
+from ssl_zoo.training import train
 
 Status = Literal["waiting", "unfinished", "failed", "done"]
 
@@ -77,7 +77,7 @@ class Cell(ABC):
         """What lies in its folder was made with, None if there is nothing."""
 
     @abstractmethod
-    def subject(self, data: DataSet, device: Device, reporter: Reporter | None) -> Subject | str:
+    def subject(self, data: DataSet, device: Device) -> Subject | str:
         """What is to be evaluated, trained if need be; or why that makes no sense with such data."""
 
     def check(self) -> None:
@@ -100,7 +100,7 @@ class Cell(ABC):
                     "choose another --out, or remove it"
                 )
 
-    def run(self, reporter: Reporter | None = None) -> None:
+    def run(self) -> None:
         """Do what is left to do, and note how it went; a failure is noted and not raised.
 
         What another process is at is waited for.
@@ -119,7 +119,7 @@ class Cell(ABC):
                 device = Device.choose(config.train)
                 data = shared_data(config, device)
                 with device.computing():
-                    subject = self.subject(data, device, reporter)
+                    subject = self.subject(data, device)
                     if isinstance(subject, str):
                         self._note(self.missing(), left_out=subject)
                     else:
@@ -211,7 +211,7 @@ class TrainedCell(Cell):
         run = Run(self.path)
         return run.config() if run.config_file.is_file() else None
 
-    def subject(self, data: DataSet, device: Device, reporter: Reporter | None) -> Subject | str:
+    def subject(self, data: DataSet, device: Device) -> Subject | str:
         """Its features at the end of the budget, until which it is trained, or goes on."""
         if self.baseline and data.bank.labels is None:
             return f"it learns from labels, and {data.name} has none"
@@ -223,7 +223,6 @@ class TrainedCell(Cell):
                     None if started else config,
                     out=None if started else self.path,
                     resume=self.path if started else None,
-                    reporter=reporter,
                     protocol=(),
                     with_baselines=False,
                     data=data,
@@ -260,7 +259,7 @@ class EvaluatedCell(Cell):
 class UntrainedCell(EvaluatedCell):
     """The network before training."""
 
-    def subject(self, data: DataSet, device: Device, reporter: Reporter | None) -> Subject | str:
+    def subject(self, data: DataSet, device: Device) -> Subject | str:
         """The pooled features of the network as its seed makes it."""
         subject = of_encoder(self.config, data, device, self.row)
         assert subject.encoder is not None
@@ -271,7 +270,7 @@ class UntrainedCell(EvaluatedCell):
 class RawCell(EvaluatedCell):
     """The raw input."""
 
-    def subject(self, data: DataSet, device: Device, reporter: Reporter | None) -> Subject | str:
+    def subject(self, data: DataSet, device: Device) -> Subject | str:
         """The raw input as features."""
         self._write(device)
         subject = Subject.raw(data, device)

@@ -9,18 +9,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ssl_zoo.comparison.cells import Cell, cells, shared_data
 from ssl_zoo.comparison.config import Comparison
 from ssl_zoo.errors import Interrupted, SslZooError, Unwritable, UserError
+from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.build import build_encoder
-from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import file_lock, write_atomic
-from ssl_zoo.training import Silent, Trainer
+from ssl_zoo.training import RunSummary
 
 FILE = "compare.yaml"
 """The comparison's own file, in its folder."""
@@ -146,22 +146,28 @@ class Sweep:
         return [seconds for row in rows for seconds in took.get(row, ())]
 
 
-class CellReporter(Silent):
-    """Passes on how far the run of a cell has got."""
+class CellObserver:
+    """An observer of a cell's run that passes its progress on to the watcher of the comparison."""
 
     def __init__(self, sweep: Sweep, cell: Cell, watcher: Watcher) -> None:
         self.sweep, self.cell, self.watcher = sweep, cell, watcher
-        self._told = 0.0
+        self._notified = 0.0
 
-    def started(self, run: Run, trainer: Trainer) -> None:
-        """The run begins, or goes on."""
-        self.step(trainer.progress, {})
+    @hookimpl
+    def ssl_zoo_run_started(self, summary: RunSummary) -> None:
+        """Pass on the progress of a run that begins or is resumed."""
+        self._move(summary.progress)
 
-    def step(self, progress: float, metrics: Mapping[str, Any]) -> None:
-        """A step was logged; of which the watcher is told once a second."""
+    @hookimpl
+    def ssl_zoo_step_logged(self, metrics: Mapping[str, float]) -> None:
+        """Pass on the progress after a step."""
+        self._move(metrics["progress"])
+
+    def _move(self, progress: float) -> None:
+        """Record the progress, and call the watcher at most once a second."""
         self.sweep.progress[self.cell.name] = progress
-        if time.monotonic() - self._told >= 1:
-            self._told = time.monotonic()
+        if time.monotonic() - self._notified >= 1:
+            self._notified = time.monotonic()
             self.watcher.moved(self.sweep)
 
 
@@ -200,7 +206,8 @@ def work(sweep: Sweep, watcher: Watcher) -> None:
         sweep.begin(cell)
         watcher.moved(sweep)
         try:
-            cell.run(CellReporter(sweep, cell, watcher))
+            with registry.observing(CellObserver(sweep, cell, watcher)):
+                cell.run()
         finally:
             sweep.end(cell)
         watcher.ended(sweep, cell)

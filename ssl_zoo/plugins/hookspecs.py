@@ -1,4 +1,4 @@
-"""The hooks that a plugin module can implement, all of them.
+"""All hooks that a plugin module can implement.
 
 A plugin module is named by an entry point ``name = "package.module"`` in the group ``ssl_zoo``. It
 marks its implementations with `hookimpl`, and may leave out parameters that it does not use:
@@ -9,11 +9,14 @@ marks its implementations with `hookimpl`, and may leave out parameters that it 
     def ssl_zoo_step_logged(run, step, metrics):
         print(run.path, step, metrics["loss"])
 
-Those named ``ssl_zoo_register_…``, and `ssl_zoo_table_columns`, give something by name; two plugins
-that give one name are an error. The others observe a run, in its first process alone; one that
-raises is reported once and stops nothing, but for a `UserError` from `ssl_zoo_run_started`, which
-refuses the run. A module observes every run, or with ``on_request = True`` only those that ask for it
-by its entry point's name: ``ssl-zoo train --observe NAME``.
+The hooks ``ssl_zoo_register_…`` and `ssl_zoo_table_columns` register objects by name; it is an error if
+two plugins register the same name. The other hooks observe a run. They are called in its first process
+only. If one raises, this is reported once and the run continues; only a `UserError` from
+`ssl_zoo_run_started` refuses the run.
+
+A module observes every run, or with ``on_request = True`` only the runs that request it by the name of
+its entry point: ``ssl-zoo train --observe NAME``. In Python, any object with marked methods observes the
+runs inside ``with registry.observing(object):``, as the progress bar does.
 """
 
 # mypy: disable-error-code="empty-body"
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from ssl_zoo.runs.run import Run
     from ssl_zoo.spec import Spec
     from ssl_zoo.task import Encoder, Task
+    from ssl_zoo.training import RunSummary
 
 PROJECT = "ssl_zoo"
 
@@ -47,116 +51,118 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def ssl_zoo_register_tasks() -> Mapping[str, type[Task]]:
-    """Give further tasks, for a plugin that makes its classes while it runs.
+    """Register tasks, for a plugin that creates its classes at run time.
 
-    An entry point for each class is the usual way, and the only one that `ssl-zoo tasks` lists.
+    The usual way is an entry point for each class; only such tasks are listed by `ssl-zoo tasks`.
 
     Returns:
-        Classes by name, each the same as the class's `name`.
+        Classes by name, each under the class's own `name`.
     """
 
 
 @hookspec
 def ssl_zoo_register_sources() -> Mapping[str, Callable[[DataConfig, torch.device], DataSet]]:
-    """Give data sources.
+    """Register data sources.
 
     Returns:
-        By the name that ``data.source`` selects, a function from the ``data`` section and the
-        training device to the data.
+        By the name that ``data.source`` selects, a function that takes the ``data`` section and the
+        training device, and returns the data.
     """
 
 
 @hookspec
 def ssl_zoo_register_backbones() -> Mapping[str, Callable[[BackboneConfig, Spec], Encoder]]:
-    """Give backbones.
+    """Register backbones.
 
     Returns:
-        By the name that ``backbone.name`` selects, a function from the ``backbone`` section and the
-        data's spec to a new encoder. Its weights are to follow from torch's global generator.
+        By the name that ``backbone.name`` selects, a function that takes the ``backbone`` section and
+        the data's spec, and returns a new encoder. It must draw the weights from torch's global
+        generator.
     """
 
 
 @hookspec
 def ssl_zoo_register_protocols() -> Mapping[str, Protocol]:
-    """Give evaluation protocols.
+    """Register evaluation protocols.
 
     Returns:
-        By the name that ``--protocol`` selects, a `ssl_zoo.evaluation.Protocol`: a function from
-        what is evaluated to scores, and what these are.
+        By the name that ``--protocol`` selects, a `ssl_zoo.evaluation.Protocol`: a function that
+        computes scores, and a description of each score.
     """
 
 
 @hookspec
 def ssl_zoo_table_columns() -> Mapping[str, Column]:
-    """Give columns of the comparison table.
+    """Register columns of the comparison table.
 
     Returns:
-        By the name that ``--columns`` selects, a `ssl_zoo.comparison.Column`: a title, how the figure
-        is made, and a function from what is known of a run to the figure, None to leave it empty.
+        By the name that ``--columns`` selects, a `ssl_zoo.comparison.Column`: a title, a note on how
+        the figure is computed, and a function that computes it for a run, or returns None.
     """
 
 
 @hookspec
-def ssl_zoo_run_started(run: Run, step: int) -> None:
-    """A run begins or goes on.
+def ssl_zoo_run_started(run: Run, step: int, summary: RunSummary) -> None:
+    """Observe that a run begins or is resumed.
 
     Args:
-        run: its directory; ``run.config()`` is what it was started with.
-        step: the optimiser steps that are done, more than 0 where it goes on. What was logged after
-            them is forgotten, and will be logged again.
+        run: the run directory; ``run.config()`` is its configuration.
+        step: the number of optimiser steps done, more than 0 for a resumed run. Lines that were logged
+            after this step are removed, and will be logged again.
+        summary: what is trained on which data, for how long, and at which learning rate.
 
     Raises:
-        UserError: it must not begin, because what the observer needs is missing.
+        UserError: something that the observer needs is missing; the run does not begin.
     """
 
 
 @hookspec
 def ssl_zoo_step_logged(run: Run, step: int, metrics: Mapping[str, float]) -> None:
-    """A line was written to the run's metrics.
+    """Observe that a line was written to the run's metrics.
 
     Args:
-        run: the run's directory.
-        step: the optimiser steps that are done.
-        metrics: what the line says.
+        run: the run directory.
+        step: the number of optimiser steps done.
+        metrics: the values of the line by name; "progress" is the share of the budget that is done.
     """
 
 
 @hookspec
 def ssl_zoo_epoch_ended(run: Run, epoch: int) -> None:
-    """A pass over the train split is done.
+    """Observe that a pass over the train split is done.
 
     Args:
-        run: the run's directory.
-        epoch: the number of passes that are done.
+        run: the run directory.
+        epoch: the number of passes done.
     """
 
 
 @hookspec
 def ssl_zoo_checkpoint_saved(run: Run, step: int, path: Path) -> None:
-    """A checkpoint was written, and can be read.
+    """Observe that a checkpoint was written completely.
 
     Args:
-        run: the run's directory.
-        step: the optimiser steps that it holds.
-        path: the file.
+        run: the run directory.
+        step: the number of optimiser steps done.
+        path: the checkpoint file.
     """
 
 
 @hookspec
 def ssl_zoo_run_ended(run: Run, results: Mapping[str, Any]) -> None:
-    """A run has ended and was evaluated.
+    """Observe that a run has ended and was evaluated.
 
     Args:
-        run: the run's directory.
-        results: what its ``results.json`` holds.
+        run: the run directory.
+        results: the content of its ``results.json``.
     """
 
 
 @hookspec
 def ssl_zoo_run_stopped(run: Run, error: Exception) -> None:
-    """A run has stopped before its end: it was interrupted, or something failed.
+    """Observe that a run stopped before its end, because of a signal or an error.
 
     Args:
-        run: the run's directory; one that has made no step is removed after this.
-        error: why; `ssl_zoo.errors.Interrupted` if a signal asked for it.
+        run: the run directory; it is removed after this if no step was made.
+        error: the error; `ssl_zoo.errors.Interrupted` for a signal.
     """

@@ -1,8 +1,8 @@
-"""Training: one plain loop, and what surrounds it."""
+"""Training: the loop, one step of it, and a whole run."""
 
 from ssl_zoo.training.api import train
-from ssl_zoo.training.loop import Reporter, Silent
 from ssl_zoo.training.replay import replay
+from ssl_zoo.training.summary import RunSummary
 from ssl_zoo.training.trainer import NotFinite, Trainer
 
-__all__ = ["NotFinite", "Reporter", "Silent", "Trainer", "replay", "train"]
+__all__ = ["NotFinite", "RunSummary", "Trainer", "replay", "train"]

@@ -1,10 +1,11 @@
-"""A whole run: a directory, training, and what was learnt."""
+"""A whole run: its directory, training, evaluation and results."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import open_no_follow, write_errors
-from ssl_zoo.training.loop import Reporter, Silent, fit, resume_command
+from ssl_zoo.training.loop import fit, resume_command
+from ssl_zoo.training.summary import RunSummary
 from ssl_zoo.training.trainer import NotFinite, Trainer
 from ssl_zoo.training.tuning import tune_device
 
@@ -32,41 +34,40 @@ def train(
     *,
     out: str | Path | None = None,
     resume: str | Path | None = None,
-    reporter: Reporter | None = None,
     protocol: Iterable[str] = ("knn", "health"),
     with_baselines: bool = True,
     data: DataSet | None = None,
 ) -> Run:
-    """Train a task on unlabelled data, and evaluate what it has learnt.
+    """Train a task on unlabelled data, and evaluate the trained encoder.
+
+    To follow the run, register an observer: ``with registry.observing(observer): train(config)``.
 
     Args:
-        config: the resolved configuration; None to take a resumed run's own.
+        config: the resolved configuration; None with `resume`, which uses the run's own.
         out: the run directory; None makes a new one under ``runs/``.
-        resume: a run directory to go on with, instead.
-        reporter: who is told how it goes.
-        protocol: how what was learnt is evaluated, as far as the data has labels for it.
+        resume: a run directory to resume, in place of `config` and `out`.
+        protocol: names of evaluation protocols; those that need labels are skipped where there are none.
         with_baselines: whether to evaluate the raw input and the untrained network too.
-        data: what the configuration's `data` section describes, if it is loaded already.
+        data: the data set that the configuration's `data` section describes, if it is loaded already.
 
     Returns:
         The run.
 
     Raises:
-        UserError: the input was wrong; nothing was written, or what was is removed.
-        Interrupted: a signal asked to stop; `resume` goes on.
+        UserError: the input was wrong; the run directory is not created, or is removed again.
+        Interrupted: a signal asked to stop; `resume` continues the run.
         SslZooError: something failed while working, such as a loss that is not finite.
     """
-    reporter = reporter or Silent()
     if (config is None) == (resume is None) or (resume is not None and out is not None):
-        raise TypeError("train needs a config, or else a run to resume, with its own config and place")
+        raise TypeError("train needs either a config, or a run to resume without config and out")
     run = Run.open(resume) if resume is not None else None
     if config is None:
         assert run is not None
         config = run.config()
-        run.results()  # what is broken is told before the work
+        run.results()  # raises now, before the work, where the file is broken
     protocol = list(protocols(protocol))
     registry.check_observers(config.train.observers)
-    with distributed.processes(config.train.device) as local_rank:
+    with distributed.processes(config.train.device) as local_rank, _ignore_ddp_warnings():
         device = Device.choose(config.train, local_rank)
         data = build_data(config, device.device, data)
         device = tune_device(config, data, device)
@@ -81,39 +82,47 @@ def train(
             with run.lock() if first else contextlib.nullcontext():
                 if first and resume is None:
                     run.begin(trainer.config)
-                _carry_out(trainer, run, reporter, protocol, with_baselines, resume is not None)
+                _carry_out(trainer, run, protocol, with_baselines, resumed=resume is not None)
     return run
 
 
+@contextlib.contextmanager
+def _ignore_ddp_warnings() -> Iterator[None]:
+    """Temporarily ignore two warnings of torch's that several processes cause."""
+    if distributed.world_size() == 1:
+        yield
+        return
+    with warnings.catch_warnings():
+        # Deprecated functions and arguments whose replacements are younger than torch 2.4.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"ssl_zoo\.")
+        # Channels-last gradients are copied once.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        yield
+
+
 def _carry_out(
-    trainer: Trainer,
-    run: Run,
-    reporter: Reporter,
-    protocol: list[str],
-    with_baselines: bool,
-    resumed: bool,
+    trainer: Trainer, run: Run, protocol: list[str], with_baselines: bool, *, resumed: bool
 ) -> None:
-    """Train and evaluate in a run's directory, which this process has to itself."""
+    """Train and evaluate in a run's directory, which this process has locked."""
     first = distributed.rank() == 0
     try:
         with signals.interrupt_on_signal(resume_command(run)):
             if resumed:
-                _go_on(trainer, run)
+                _restore(trainer, run)
             if first:
-                reporter.started(run, trainer)
-                trainer.tell("ssl_zoo_run_started", run=run, step=trainer.step)
+                summary = RunSummary.of(trainer)
+                trainer.notify("ssl_zoo_run_started", run=run, step=trainer.step, summary=summary)
             if trainer.progress < 1:
                 if first and run.results_file.is_file():
-                    run.write_results({"scores": {}, "transfer": {}})  # of weights that move on
-                fit(trainer, run, reporter)
+                    run.write_results({"scores": {}, "transfer": {}})  # they are of earlier weights
+                fit(trainer, run)
             if first:
                 results = finish(trainer, run, protocol, with_baselines)
-                trainer.tell("ssl_zoo_run_ended", run=run, results=results)
-                reporter.ended(run, results)
+                trainer.notify("ssl_zoo_run_ended", run=run, results=results)
             distributed.barrier()
     except Exception as error:
         if first:
-            trainer.tell("ssl_zoo_run_stopped", run=run, error=error)
+            trainer.notify("ssl_zoo_run_stopped", run=run, error=error)
         if isinstance(error, Interrupted | NotFinite):
             raise
         if first and not resumed and trainer.step == 0:
@@ -123,8 +132,8 @@ def _carry_out(
         raise
 
 
-def _go_on(trainer: Trainer, run: Run) -> None:
-    """Take up a run where its checkpoint stands; from the start where it has none yet."""
+def _restore(trainer: Trainer, run: Run) -> None:
+    """Restore a run's last checkpoint, if it has one, and cut its metrics back to there."""
     logged = 0
     if run.checkpoints:
         state = run.checkpoints.load()
@@ -132,16 +141,16 @@ def _go_on(trainer: Trainer, run: Run) -> None:
             logged = state["metrics_bytes"]
             trainer.load_state_dict(state)
     if run.metrics_file.exists() and distributed.rank() == 0:
-        # What was logged after the checkpoint will be logged again.
+        # Lines that were logged after the checkpoint will be logged again.
         with write_errors(run.metrics_file), open_no_follow(run.metrics_file, "r+b") as file:
             whole = file.read(logged)
             file.truncate(whole.rfind(b"\n") + 1)
         if len(whole) < logged:
-            log.warning("%s lacks the last lines before the checkpoint", run.metrics_file)
+            log.warning("%s: the last lines before the checkpoint are missing", run.metrics_file)
 
 
 def finish(trainer: Trainer, run: Run, protocol: Iterable[str], with_baselines: bool) -> dict[str, Any]:
-    """Save the backbone, evaluate what was learnt beside its baselines, and write the results."""
+    """Save the backbone, evaluate it beside its baselines, and return the results, which are written."""
     config, data, device = trainer.config, trainer.data, trainer.device
     peak_memory = trainer.peak_memory
     names = supported_protocols(protocol, data)

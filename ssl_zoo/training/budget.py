@@ -1,4 +1,4 @@
-"""How long a run is, counted in epochs, images or minutes, and how far it has got."""
+"""The length of a run, in epochs, images or minutes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Budget:
 
     Attributes:
         step_images: images in an optimiser step, over all processes.
-        steps_per_epoch: optimiser steps in a pass over the data; what is left over is dropped.
+        steps_per_epoch: optimiser steps in a pass over the data; a last, smaller batch is dropped.
         steps: optimiser steps of the whole run; None where minutes count.
         seconds: the time for the whole run; None where steps count.
     """
@@ -27,27 +27,28 @@ class Budget:
 
     @classmethod
     def of(cls, config: TrainConfig, samples: int, processes: int = 1) -> Budget:
-        """The budget of a configuration on a train split of so many samples.
+        """Return the budget of a configuration on a train split of `samples` samples.
 
         Raises:
-            UserError: a step takes more samples than there are, or a batch cannot be shared evenly.
+            UserError: a step takes more samples than there are, or the processes cannot share a batch
+                evenly.
         """
         step_images = config.batch_size * config.accumulate
         per_epoch = samples // step_images
         if not per_epoch:
             times = f" × {config.accumulate} accumulated" if config.accumulate > 1 else ""
-            fitting = max(2, processes, samples // (4 * config.accumulate)) // processes * processes
-            fits = fitting * config.accumulate <= samples
-            mend = f"choose --batch-size {fitting} or less" if fits else "it takes more samples"
+            smaller = max(2, processes, samples // (4 * config.accumulate)) // processes * processes
+            fits = smaller * config.accumulate <= samples
+            hint = f"choose --batch-size {smaller} or less" if fits else "add samples"
             raise UserError(
                 f"train.batch_size: a batch of {config.batch_size}{times} is larger than the train "
-                f"split of {samples} samples; {mend}"
+                f"split of {samples} samples; {hint}"
             )
         if config.batch_size % processes:
-            fitting = max(1, config.batch_size // processes) * processes
+            divisible = max(1, config.batch_size // processes) * processes
             raise UserError(
                 f"train.batch_size: a batch of {config.batch_size} cannot be shared evenly by "
-                f"{processes} processes; choose --batch-size {fitting}"
+                f"{processes} processes; choose --batch-size {divisible}"
             )
         if config.minutes is not None:
             return cls(step_images, per_epoch, None, 60 * config.minutes)
@@ -56,8 +57,14 @@ class Budget:
         assert config.epochs is not None  # TrainConfig's default
         return cls(step_images, per_epoch, max(1, round(config.epochs * per_epoch)), None)
 
+    def __str__(self) -> str:
+        if self.steps is not None:
+            return f"{self.steps:,} steps of {self.step_images:,} images"
+        assert self.seconds is not None
+        return f"{self.seconds / 60:g} minutes in steps of {self.step_images:,} images"
+
     def progress(self, steps: int, seconds: float) -> float:
-        """The share in [0, 1] that is done after so many steps and seconds of training."""
+        """Return the share of the budget, in [0, 1], that `steps` or `seconds` of training use up."""
         if self.steps is not None:
             return min(1.0, steps / self.steps)
         assert self.seconds is not None

@@ -1,4 +1,4 @@
-"""The optimiser and the course of its learning rate, both timm's."""
+"""The optimiser and the schedule of its learning rate, both from timm."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ssl_zoo.task import Task
 from ssl_zoo.text import did_you_mean
 
 TICKS = 1_000_000
-"""Schedules count progress in these, so that every kind of budget has the same one."""
+"""The number of ticks in a run. Schedules count these, so that they fit every kind of budget."""
 
 FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-"""Optimisers of which torch has a single kernel, on CPUs and on CUDA."""
+"""Optimisers whose whole step torch can compute in one kernel, on CPUs and on CUDA."""
 
 _SETTINGS = ("lr", "weight_decay", "momentum")
-"""Arguments of optimisers that are settings of their own."""
+"""Arguments of optimisers that have a setting of their own in `train`."""
 
 
 def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
-    """Every trainable parameter in one group: by weight decay, and by the task's factor on the rate.
+    """Group the trainable parameters by weight decay and by the task's factor on the learning rate.
 
-    Vectors and scalars (biases, the scales of norms) are not decayed, nor what a timm model says that it
-    wants undecayed (a transformer's position embedding and class token).
+    Vectors and scalars (biases, the scales of norms) are not decayed, nor are the parameters that a
+    timm model excludes (a transformer's position embedding and class token).
     """
     undecayed = {
         f"{prefix}.{name}"
@@ -53,20 +53,29 @@ def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
 
 
 def learning_rate(config: TrainConfig, step_images: int) -> float:
-    """The peak learning rate for steps of so many images.
+    """Return the peak learning rate for steps of `step_images` images.
 
     Linear: lr · B / 256 (Goyal et al. 2017). Square root: lr · √(B / 256).
     """
     ratio = step_images / 256
-    scaling = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}
-    return config.lr * float(ratio ** scaling[config.lr_scaling])
+    exponent = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}[config.lr_scaling]
+    return config.lr * float(ratio**exponent)
+
+
+def describe_learning_rate(config: TrainConfig, step_images: int) -> str:
+    """Return the peak learning rate with its origin, such as "0.15 = 0.3 · 128/256"."""
+    if config.lr_scaling == "none":
+        return f"{config.lr:g}"
+    ratio = f"{step_images}/256"
+    factor = ratio if config.lr_scaling == "linear" else f"√({ratio})"
+    return f"{learning_rate(config, step_images):.3g} = {config.lr:g} · {factor}"
 
 
 def create_optimizer(task: Task, config: TrainConfig, step_images: int) -> Optimizer:
-    """Build timm's optimiser of the configured name.
+    """Build timm's optimiser with the configured name.
 
     Raises:
-        UserError: timm has no such optimiser, or it refuses an option.
+        UserError: timm has no such optimiser, or the optimiser refuses an option.
     """
     try:
         optimizer: Optimizer = create_optimizer_v2(
@@ -79,14 +88,15 @@ def create_optimizer(task: Task, config: TrainConfig, step_images: int) -> Optim
         )
     except (ValueError, TypeError, AssertionError, ImportError) as error:
         reason = str(error) or type(error).__name__
-        raise UserError(f"train.optimizer: {config.optimizer} cannot be used so: {reason}") from error
+        raise UserError(f"train.optimizer: {config.optimizer} refuses its options: {reason}") from error
     return optimizer
 
 
 def _options(config: TrainConfig, device: torch.device) -> dict[str, Any]:
-    """The optimiser's further arguments, once it is known to have them; with Adam's betas.
+    """Return the optimiser's further arguments, with Adam's betas and a fused step where there is one.
 
-    Where there is one kernel for the whole step, it is taken.
+    Raises:
+        UserError: timm has no such optimiser, or the optimiser has no such argument.
     """
     name = config.optimizer.lower().removeprefix("lookahead_")
     known = list_optimizers()
@@ -99,29 +109,29 @@ def _options(config: TrainConfig, device: torch.device) -> dict[str, Any]:
     arguments = [argument for argument in parameters if argument not in ("self", "params", *_SETTINGS)]
     for option in config.optimizer_options:
         if option in _SETTINGS:
-            raise UserError(f"train.optimizer_options.{option}: give it as train.{option}")
+            raise UserError(f"train.optimizer_options.{option}: set train.{option} instead")
         if option not in arguments:
             hint = did_you_mean(option, arguments) or f" There are: {', '.join(arguments)}"
             raise UserError(f"train.optimizer_options.{option}: {name} has no such argument.{hint}")
-    given = dict(config.optimizer_options)
+    options = dict(config.optimizer_options)
     cls = get_optimizer_class(name, bind_defaults=False)
-    fusing = cls in FUSED and device.type in ("cpu", "cuda")
+    fused = cls in FUSED and device.type in ("cpu", "cuda")
     if cls is torch.optim.SGD and config.precision == "fp16":
-        fusing = False  # a first step that the scaler leaves out leaves its momentum uninitialised
-    if fusing and not {"foreach", "differentiable"} & given.keys():
-        given.setdefault("fused", True)
+        fused = False  # if the scaler skips the first step, fused SGD has no momentum buffer
+    if fused and not {"foreach", "differentiable"} & options.keys():
+        options.setdefault("fused", True)
     info = get_optimizer_info(name)
     betas = parameters["betas"].default if "betas" in parameters else None
     if isinstance(betas, tuple) and len(betas) == 2 and not info.has_momentum:
-        # timm passes the momentum on to optimisers that call it so; Adam's is its first beta.
-        return {"betas": (config.momentum, betas[1]), **given}
-    return given
+        # timm passes `momentum` only to optimisers with an argument of that name; Adam calls it beta 1.
+        return {"betas": (config.momentum, betas[1]), **options}
+    return options
 
 
 def create_schedule(optimizer: Optimizer, config: TrainConfig) -> Scheduler:
     """Build timm's schedule over `TICKS` ticks of progress; call ``step_update(ticks)`` before a step.
 
-    It multiplies each group's rate by the group's ``lr_scale``.
+    The schedule multiplies each group's rate by the group's ``lr_scale``.
     """
     warmup = round(config.warmup * TICKS)
     if config.schedule == "cosine":

@@ -1,4 +1,4 @@
-"""How much of an encoder's work a step takes."""
+"""Counting of the images that encoders process in a step."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ssl_zoo.task import Encoder, Task
 
 
 class Passes:
-    """A count of the images that encoders have seen."""
+    """A count of the images that encoders have processed."""
 
     images = 0
 
-    def note(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Count the images of a call."""
+    def add(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Add the images of a call."""
         self.images += len(inputs[0]) if inputs else 0
 
 
 @contextmanager
-def counting(task: Task) -> Iterator[Passes]:
-    """Within, count the images that go through the task's encoders, teachers' among them.
+def count_passes(task: Task) -> Iterator[Passes]:
+    """Count the images that pass through the task's encoders, including teachers.
 
     An encoder can be called in several ways, but all of them begin with its first layer.
     """
     passes = Passes()
     encoders = [module for module in task.modules() if isinstance(module, Encoder)]
-    handles = [_first_layer(encoder).register_forward_pre_hook(passes.note) for encoder in encoders]
+    handles = [_first_layer(encoder).register_forward_pre_hook(passes.add) for encoder in encoders]
     try:
         yield passes
     finally:

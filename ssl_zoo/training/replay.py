@@ -1,28 +1,53 @@
-"""A step that came to no number: kept as it was, to be made again."""
+"""Steps whose loss or gradient is not finite: kept as they were, to be made again."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from ssl_zoo import distributed
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import Unwritable, UserError
 from ssl_zoo.runs.build import build_data
 from ssl_zoo.runs.checkpoints import pack_state, read_checkpoint, state_dict_errors
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.task import Losses
-from ssl_zoo.training.trainer import Batch, Trainer
+from ssl_zoo.training.trainer import Batch, NotFinite, Trainer
+
+MAX_SHOWN_INDICES = 8
+"""The number of a batch's sample indices that an error shows; the file has all of them."""
 
 
-def keep_step(trainer: Trainer, run: Run, batches: list[Batch]) -> Path:
-    """Write down a step that failed: the trainer's state, this process's batches and their names.
-
-    Returns:
-        The file, which `replay` reads.
+@contextlib.contextmanager
+def keep_failed_step(trainer: Trainer, run: Run, batches: list[Batch]) -> Iterator[None]:
+    """Write a step that fails to a file, for `replay`.
 
     Raises:
-        SslZooError: it cannot be written.
+        NotFinite: the step raised it; the message names the file and the samples.
+    """
+    try:
+        yield
+    except NotFinite as error:
+        numbers = torch.cat([batch.numbers for batch in batches]).tolist()
+        indices = ", ".join(map(str, numbers[:MAX_SHOWN_INDICES]))
+        if len(numbers) > MAX_SHOWN_INDICES:
+            indices += ", …"
+        try:
+            location = f"kept for a replay, in {_keep_step(trainer, run, batches)}"
+        except Unwritable as unwritable:
+            location = f"not kept, {unwritable}"
+        raise NotFinite(f"{error}; {location}: samples {indices}") from error
+
+
+def _keep_step(trainer: Trainer, run: Run, batches: list[Batch]) -> Path:
+    """Write the trainer's state and this process's batches, with their names, and return the file.
+
+    Raises:
+        Unwritable: the file cannot be written.
     """
     file = run.path / f"not_finite.{distributed.rank()}.pt"
     names = trainer.data.train.names
@@ -36,27 +61,35 @@ def keep_step(trainer: Trainer, run: Run, batches: list[Batch]) -> Path:
 
 
 def replay(file: str | Path) -> Losses:
-    """Make the step again that a run stopped at, because its loss or gradient was no number.
+    """Repeat the step that stopped a run because its loss or gradient was not finite.
 
-    To find the operation that it began with, call this within `torch.autograd.detect_anomaly()`.
+    To find the operation that caused it, call this within `torch.autograd.detect_anomaly()`.
 
     Args:
         file: the ``not_finite.0.pt`` in the run's directory.
 
     Raises:
-        NotFinite: as it was then.
-        UserError: the file, or the run that it lies in, cannot be read, or the step was one of several
-            processes, none of which can make it alone.
+        NotFinite: the step fails as it did then.
+        UserError: the file or its run cannot be read, or the step was shared by several processes, none
+            of which can repeat it alone.
     """
     file = Path(file)
     config = Run.open(file.parent).config()
+    try:
+        state = read_checkpoint(file)
+    except FileNotFoundError:
+        raise UserError(f"{file}: there is no such file") from None
+    if "batches" not in state:
+        raise UserError(f"{file}: not a step kept for a replay, but a checkpoint")
+    if (processes := state["processes"]) > 1:
+        raise UserError(
+            f"{file}: a share of a step of {processes} processes, which one process cannot replay; "
+            "resume the run instead"
+        )
     device = Device.choose(config.train)
     with device.computing():
         trainer = Trainer(config, build_data(config, device.device), device)
         with state_dict_errors(file):
-            state = read_checkpoint(file)
-            if state["processes"] > 1:
-                raise UserError(f"a share of a step of {state['processes']} processes; resume the run")
             trainer.load_state_dict(state)
             batches = [Batch(b["raw"], b["numbers"], tuple(b["labels"])) for b in state["batches"]]
         trainer.task.train()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -25,19 +24,19 @@ from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
 from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.optimizer import TICKS, create_optimizer, create_schedule
-from ssl_zoo.training.passes import counting
+from ssl_zoo.training.passes import count_passes
 from ssl_zoo.views import Rng, derive_seed
 
-LEAST_SCALE = 2.0**-8
-"""In fp16 the loss is scaled, for gradients to fit; if they do not by this one, no other will help."""
+MIN_LOSS_SCALE = 2.0**-8
+"""In fp16 the loss is scaled so that its gradient fits; give up once the scale falls below this."""
 
 
 class Batch(NamedTuple):
-    """What a step draws.
+    """The samples that one forward pass trains on.
 
     Attributes:
         raw: the samples [B, ...].
-        numbers: which of the train split's samples they are, int64 [B].
+        numbers: their indices in the train split, int64 [B].
         labels: their labels [B], where the task needs them.
     """
 
@@ -47,43 +46,43 @@ class Batch(NamedTuple):
 
 
 class NotFinite(SslZooError):
-    """A loss, a gradient or a weight is no number."""
+    """A loss, a gradient or a weight that is not finite."""
 
 
 PHASES = ("data", "views", "forward", "backward", "optimizer", "after_step")
-"""The parts of a step, in their order."""
+"""The phases of a step, in order."""
 
 
 class Trainer:
-    """A task, its optimiser and how far it has got.
+    """A task, its optimiser and its progress through the budget.
 
     Attributes:
         config: the resolved configuration.
         data: the data.
         device: where and how the network computes.
         task: the task in training.
-        budget: how long the run is.
+        budget: the length of the run.
         step: optimiser steps done.
         seconds: time spent in training so far, without evaluation.
-        passes: how often an encoder sees an image for each image drawn; known after a step, and
-            not with `torch.compile`.
-        grad_norm: the norm of the last step's gradient, before it was clipped.
-        phase: what a step does, in order, as `PHASES` has it, happens within ``phase(name)``: a mark
-            for torch's profiler, unless somebody puts a stopwatch in its place.
+        passes: images that encoders process for each image drawn; None before the first step, and
+            with `torch.compile`.
+        grad_norm: the norm of the last step's gradient, before clipping.
+        phase: a context manager around each phase of a step, called with its name in `PHASES`. It
+            marks the phase for torch's profiler; `bench` puts a stopwatch in its place.
     """
 
     def __init__(
         self, config: RunConfig, data: DataSet, device: Device, task: Task | None = None
     ) -> None:
-        """Put everything in its place; nothing is computed yet.
+        """Build the task and its optimiser, and place them on the device.
 
         Args:
             config: the configuration.
             data: the data.
             device: where and how to compute.
-            task: what is to be trained; None builds what the configuration names.
+            task: the task to train; None builds the one that the configuration names.
         """
-        self.config = config = _resolved(config, data, device)
+        self.config = config = _record_choices(config, data, device)
         self.data = data
         self.device = device
         self.budget = Budget.of(config.train, len(data.train), distributed.world_size())
@@ -100,7 +99,7 @@ class Trainer:
         self.seconds = 0.0
         self.passes: float | None = None
         self.grad_norm = torch.zeros(())
-        self.phase: Callable[[str], contextlib.AbstractContextManager[object]] = record_function
+        self.phase: Callable[[str], AbstractContextManager[object]] = record_function
         self._peak_before = 0
         self._skipped_before: dict[str, str] = {}
 
@@ -110,9 +109,6 @@ class Trainer:
             model = torch.compile(model)
         if distributed.world_size() > 1:
             # A head may leave parts of a backbone unused (inpainting never pools).
-            # What replaces them is younger than torch 2.4; and channels-last gradients are copied once.
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"ssl_zoo\.")
-            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             model = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
         wrapped: nn.Module = model
         return wrapped
@@ -124,30 +120,30 @@ class Trainer:
 
     @property
     def peak_memory(self) -> int | None:
-        """The most bytes in use during training so far, as `Device.peak_memory` counts them."""
+        """The peak number of bytes in use during training, as `Device.peak_memory` counts them."""
         now = self.device.peak_memory()
         return None if now is None else max(now, self._peak_before)
 
     @property
     def skipped(self) -> dict[str, str]:
-        """The files that could not be read, with the reason, before a run was taken up too."""
+        """The reason for each file that could not be read, in this process or before resuming."""
         return {**self._skipped_before, **self.data.train.skipped}
 
     @property
     def images(self) -> int:
-        """Images drawn so far, over all processes."""
+        """The number of images drawn so far, over all processes."""
         return self.step * self.budget.step_images
 
     @property
     def epoch(self) -> float:
-        """Passes over the train split so far."""
+        """The number of passes over the train split so far."""
         return self.step / self.budget.steps_per_epoch
 
     def epoch_batches(self) -> Generator[list[Batch]]:
-        """For each step left in the current epoch, this process's batches, to be accumulated.
+        """Yield this process's batches, to be accumulated, for each step left in the current epoch.
 
-        The order follows from the seed and the epoch; each step's samples are laid out as one joint
-        batch after the other, of which every process takes its share.
+        The order depends on the seed and the epoch alone. The samples of a step form one joint batch
+        after the other, and every process takes its share of each.
         """
         config, world = self.config.train, distributed.world_size()
         epoch, done = divmod(self.step, self.budget.steps_per_epoch)
@@ -155,12 +151,12 @@ class Trainer:
         order = torch.randperm(len(self.data.train), generator=generator)
         order = order[: self.budget.steps_per_epoch * self.budget.step_images]
         order = order.view(-1, config.accumulate, world, config.batch_size // world)
-        mine = order[done:, :, distributed.rank()].flatten()
+        numbers = order[done:, :, distributed.rank()].flatten()
         pin = self.device.device.type == "cuda"
         size = config.batch_size // world
-        raw = self.data.train.stream(mine, size, drop_last=True, pin=pin)
-        stream = map(Batch, raw, mine.split(size), self._labels(mine))
-        with contextlib.closing(raw):
+        raw = self.data.train.stream(numbers, size, drop_last=True, pin=pin)
+        stream = map(Batch, raw, numbers.split(size), self._labels(numbers))
+        with closing(raw):
             while True:
                 with self.phase("data"):
                     step = list(itertools.islice(stream, config.accumulate))
@@ -169,28 +165,28 @@ class Trainer:
                 yield step
 
     def _labels(self, numbers: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """For each batch of these samples its labels, for a task that needs them; else nothing."""
+        """Yield the labels of each batch of these samples; empty tuples for a task that needs none."""
         labels = self.data.train.labels if self.task.needs_labels else None
         for batch in numbers.split(self.config.train.batch_size // distributed.world_size()):
             yield () if labels is None else (labels[batch],)
 
     def train_step(self, batches: list[Batch]) -> Losses:
-        """One optimiser step on this process's share; returns the last batch's losses.
+        """Make one optimiser step on this process's batches; return the last batch's losses.
 
         Raises:
-            NotFinite: a loss or the gradient is no number; the weights are as they were before the step.
-                In fp16 the scaler leaves out such steps, until there is nothing left to scale.
+            NotFinite: a loss or the gradient is not finite; the weights are as they were before the
+                step. In fp16 the scaler skips such steps, until its scale is too small.
         """
         views = map(self.views, itertools.count(), batches)
         if self.passes is not None or self.config.train.compile:
             return self.step_on(views, len(batches))
-        with counting(self.task) as passes:
+        with count_passes(self.task) as passes:
             losses = self.step_on(views, len(batches))
         self.passes = passes.images / sum(len(batch.raw) for batch in batches)
         return losses
 
     def views(self, i: int, batch: Batch) -> tuple[Tensor, ...]:
-        """What the task's `loss` takes, of the i-th batch of the coming step, on the device."""
+        """Return the input of the task's `loss`, on the device, for the i-th batch of the next step."""
         with self.phase("views"):
             seed = derive_seed(self.config.train.seed, "views", self.step, i)
             raw = batch.raw.to(self.device.device, non_blocking=True)
@@ -199,108 +195,51 @@ class Trainer:
             return views + tuple(part.to(raw.device, non_blocking=True) for part in batch.labels)
 
     def step_on(self, views: Iterable[tuple[Tensor, ...]], number: int) -> Losses:
-        """One optimiser step on the views of so many batches; returns the last one's losses.
+        """Make one optimiser step on the views of `number` batches; return the last batch's losses.
 
         Raises:
             NotFinite: as in `train_step`.
         """
-        config = self.config.train
+        config, scaler = self.config.train, self.scaler  # without fp16 the scaler does nothing
         self.schedule.step_update(int(self.progress * TICKS))
         torch.manual_seed(derive_seed(config.seed, "network", self.step, distributed.rank()))  # dropout
         totals: list[Tensor] = []
-        for i, given in enumerate(views, 1):
-            with self._no_gradient_exchange(until=i == number):
+        for i, batch_views in enumerate(views, 1):
+            with self._local_gradients() if i < number else nullcontext():
                 with self.phase("forward"), self.device.autocast():
-                    losses: Losses = self.model(given)
-                totals.append(losses.total.detach().reshape(()))
+                    losses: Losses = self.model(batch_views)
                 with self.phase("backward"):
-                    self.scaler.scale(losses.total / number).backward()
+                    scaler.scale(losses.total / number).backward()
+            totals.append(losses.total.detach().reshape(()))
         with self.phase("optimizer"):
-            self.scaler.unscale_(self.optimizer)
-            most = math.inf if config.clip_norm is None else config.clip_norm
-            self.grad_norm = nn.utils.clip_grad_norm_(self.task.parameters(), most)
-            if not self.scaler.is_enabled():
-                self._check_finite(totals)
-            stepped = self._optimizer_step()
-        self.step += 1
-        if stepped:
+            scaler.unscale_(self.optimizer)  # so that the true gradient is measured and clipped
+            max_norm = math.inf if config.clip_norm is None else config.clip_norm
+            self.grad_norm = nn.utils.clip_grad_norm_(self.task.parameters(), max_norm)
+            if not scaler.is_enabled():
+                self._check_finite(totals)  # before the weights are changed
+            scale = scaler.get_scale()  # 1 unless in fp16, where reading it waits for the device
+            scaler.step(self.optimizer)
+            scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+            if scaler.get_scale() < MIN_LOSS_SCALE:
+                raise self._not_finite("gradient", math.nan, self.step + 1)
+            skipped = scaler.get_scale() < scale  # the gradient overflowed
+        self.step += 1  # before `after_step`, so that a budget in steps ends at progress 1
+        if not skipped:
             with self.phase("after_step"):
-                # With this step counted, so that a budget in steps ends at 1.
                 self.task.after_step(self.progress)
                 if self.ema is not None:
                     self.ema.update(self.task.encoder)
         return losses
 
-    def _optimizer_step(self) -> bool:
-        """Step and clear; whether a step was made, which fp16 overflow prevents."""
-        scale = self.scaler.get_scale()  # 1 unless in fp16, where reading it waits for the device
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.scaler.get_scale() < LEAST_SCALE:
-            raise self._not_finite("gradient", math.nan, self.step + 1)
-        return self.scaler.get_scale() >= scale
-
-    def _no_gradient_exchange(self, until: bool) -> contextlib.AbstractContextManager[None]:
-        if isinstance(self.model, DistributedDataParallel) and not until:
-            exchange: contextlib.AbstractContextManager[None] = self.model.no_sync()
-            return exchange
-        return contextlib.nullcontext()
-
-    def tell(self, hook: str, **arguments: Any) -> None:
-        """Tell the observers."""
-        registry.notify(hook, self.config.train.observers, **arguments)
-
-    def _check_finite(self, losses: list[Tensor]) -> None:
-        """Make sure that what a step is made from are numbers; a single value is read from the device.
-
-        Of several processes all see it at once, as the gradient is the joint one.
-
-        Raises:
-            NotFinite: they are not.
-        """
-        values = torch.stack([*(loss.float() for loss in losses), self.grad_norm.float()])
-        if not values.isfinite().all():
-            *read, norm = values.tolist()
-            bad = [loss for loss in read if not math.isfinite(loss)]
-            what, value = ("loss", bad[0]) if bad else ("gradient", norm)
-            raise self._not_finite(what, value, self.step + 1)
-
-    def check_weights(self) -> None:
-        """Make sure that the weights are numbers, before they take the place of the last good ones.
-
-        Raises:
-            NotFinite: they are not.
-        """
-        for name, tensor in (*self.task.named_parameters(), *self.task.named_buffers()):
-            statistic = name.endswith(("running_mean", "running_var"))  # which a forward pass changes
-            if (isinstance(tensor, nn.Parameter) or statistic) and not tensor.isfinite().all():
-                raise self._not_finite(f"weight {name}", math.nan, self.step)
-
-    def _not_finite(self, what: str, value: float, step: int) -> NotFinite:
-        advice = "" if self.device.precision == "fp32" else ", or try --precision fp32"
-        said = f"{self.config.task.name}: the {what} is {value} at step {step}"
-        return NotFinite(f"{said}; lower the learning rate (--lr){advice}")
-
-    @contextlib.contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """Within, the task's encoder is the average of its weights, where one is kept."""
-        encoder = self.task.encoder
-        if self.ema is not None:
-            self.task.encoder = self.ema.module
-        try:
-            yield
-        finally:
-            self.task.encoder = encoder
-
     def metrics(self, losses: Losses) -> dict[str, float]:
-        """What is logged of a step, means over processes; waits for the device.
+        """Return the metrics to log of a step, as means over processes; waits for the device.
 
-        Of a step that fp16's scaler left out, what is no number is missing.
+        For a step that fp16's scaler skipped, values that are not finite are left out.
         """
-        given = {"loss": losses.total.detach(), "grad_norm": self.grad_norm, **losses.logs}
-        values = torch.stack([value.float().reshape(()) for value in given.values()])
-        measured = dict(zip(given, distributed.mean(values).tolist(), strict=True))
+        named = {"loss": losses.total.detach(), "grad_norm": self.grad_norm, **losses.logs}
+        values = torch.stack([value.float().reshape(()) for value in named.values()])
+        measured = dict(zip(named, distributed.mean(values).tolist(), strict=True))
         if self.scaler.is_enabled():
             measured = {name: value for name, value in measured.items() if math.isfinite(value)}
         return {
@@ -310,7 +249,7 @@ class Trainer:
         }
 
     def position(self) -> dict[str, float]:
-        """How far the run has got, as each logged line begins."""
+        """Return how far the run has got, as each logged line begins."""
         return {
             "step": self.step,
             "epoch": round(self.epoch, 4),
@@ -319,8 +258,61 @@ class Trainer:
             "progress": round(self.progress, 5),
         }
 
+    def _local_gradients(self) -> AbstractContextManager[None]:
+        """Temporarily keep gradients in this process; the last batch's backward averages them all."""
+        if isinstance(self.model, DistributedDataParallel):
+            local: AbstractContextManager[None] = self.model.no_sync()
+            return local
+        return nullcontext()
+
+    def _check_finite(self, losses: list[Tensor]) -> None:
+        """Raise unless the losses and the gradient are finite; reads one value from the device.
+
+        All processes raise at the same step, as the gradient is averaged over them.
+
+        Raises:
+            NotFinite: a loss or the gradient is not finite.
+        """
+        values = torch.stack([*(loss.float() for loss in losses), self.grad_norm.float()])
+        if not values.isfinite().all():
+            *totals, norm = values.tolist()
+            bad = [total for total in totals if not math.isfinite(total)]
+            quantity, value = ("loss", bad[0]) if bad else ("gradient", norm)
+            raise self._not_finite(quantity, value, self.step + 1)
+
+    def check_weights(self) -> None:
+        """Raise unless the weights are finite, before they replace the last good checkpoint.
+
+        Raises:
+            NotFinite: a weight, or a running statistic, is not finite.
+        """
+        for name, tensor in (*self.task.named_parameters(), *self.task.named_buffers()):
+            statistic = name.endswith(("running_mean", "running_var"))  # a forward pass changes these
+            if (isinstance(tensor, nn.Parameter) or statistic) and not tensor.isfinite().all():
+                raise self._not_finite(f"weight {name}", math.nan, self.step)
+
+    def _not_finite(self, quantity: str, value: float, step: int) -> NotFinite:
+        advice = "" if self.device.precision == "fp32" else ", or try --precision fp32"
+        message = f"{self.config.task.name}: the {quantity} is {value} at step {step}"
+        return NotFinite(f"{message}; lower the learning rate (--lr){advice}")
+
+    def notify(self, hook: str, **arguments: Any) -> None:
+        """Call an observing hook."""
+        registry.notify(hook, self.config.train.observers, **arguments)
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Temporarily replace the task's encoder by the average of its weights, where one is kept."""
+        encoder = self.task.encoder
+        if self.ema is not None:
+            self.task.encoder = self.ema.module
+        try:
+            yield
+        finally:
+            self.task.encoder = encoder
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on: tensors and plain values only."""
+        """Return everything needed to resume: tensors and plain values only."""
         return {
             "task": self.task.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -334,7 +326,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state_dict` was taken."""
+        """Restore the state that `state_dict` returned."""
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -345,15 +337,15 @@ class Trainer:
         self._skipped_before = dict(state["skipped"])
 
 
-def _resolved(config: RunConfig, data: DataSet, device: Device) -> RunConfig:
-    """The configuration with what was chosen for it here, so that a resumed run does not choose anew."""
+def _record_choices(config: RunConfig, data: DataSet, device: Device) -> RunConfig:
+    """Return the configuration with the settings chosen here, so that a resumed run keeps them."""
     computing = {name: getattr(device, name) for name in ("precision", "channels_last", "threads")}
-    keeping: dict[str, Any] = {}
+    storage: dict[str, Any] = {}
     if config.data.cache is None:
-        keeping["resident"] = "always" if data.train.resident else "never"
+        storage["resident"] = "always" if data.train.resident else "never"
     return config.model_copy(
         update={
             "train": config.train.model_copy(update=computing),
-            "data": config.data.model_copy(update=keeping),
+            "data": config.data.model_copy(update=storage),
         }
     )

@@ -1,4 +1,4 @@
-"""Which precision, memory format and number of threads are quickest here, by a short trial."""
+"""A short trial of the fastest precision, memory format and number of threads on this machine."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from ssl_zoo.training.trainer import Trainer
 log = logging.getLogger("ssl_zoo.training")
 
 STEPS = 3
-"""Steps that a candidate is given, of which the quickest counts."""
+"""The number of steps measured for each candidate; the fastest one counts."""
 MIN_STEPS = 1000
-"""Runs of fewer steps are not worth a trial, which takes some twenty."""
+"""Shorter runs are not worth a trial, which takes about twenty steps."""
 MIN_SECONDS = 60.0
-"""Nor are those that take fewer seconds than this as they are."""
+"""Runs that take less time than this with the default device settings are not worth a trial either."""
 GAIN = 0.9
-"""What is known of the hardware decides, unless another choice takes at most this share of the time."""
+"""A candidate replaces the default settings only if a step takes less than this share of the time."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How long a step takes on a device so set.
+    """A candidate and the time of its fastest step.
 
     Attributes:
-        device: the device with a precision, a format and threads.
-        seconds: of a step; infinite where it cannot be made.
+        device: the device with a precision, a memory format and threads.
+        seconds: the time of a step; infinite if a step fails.
     """
 
     device: Device
@@ -46,19 +46,23 @@ class Trial:
 
 
 def tune_device(config: RunConfig, data: DataSet, device: Device) -> Device:
-    """The device with what the configuration leaves open chosen by a trial, where that pays.
+    """Choose the device settings that the configuration leaves open by a trial, where that pays.
 
-    Each candidate trains a network of its own for a few steps, which leaves nothing behind. Whatever
-    the configuration gives is kept; `train.tune` and `train.deterministic` decide whether there is a
-    trial at all. Several processes make none: one of them could fail where the others wait for it.
+    Each candidate trains a network of its own for a few steps; nothing of it remains. Settings that the
+    configuration fixes are not varied. There is no trial without `train.tune`, nor with
+    `train.deterministic` or `train.compile`, nor in several processes, where one could fail while the
+    others wait for it.
 
     Args:
         config: the configuration.
         data: the data.
-        device: what would be chosen without a trial.
+        device: the device with its default settings.
+
+    Returns:
+        The device with the fastest settings.
     """
     train = config.train
-    if not train.tune or train.deterministic or train.compile or not _open(train):
+    if not train.tune or train.deterministic or train.compile or not _has_open_settings(train):
         return device
     if distributed.world_size() > 1:
         return device
@@ -71,39 +75,39 @@ def tune_device(config: RunConfig, data: DataSet, device: Device) -> Device:
         return device
     for candidates in (_formats, _threads):
         for candidate in candidates(train, best.device):
-            tried = Trial(candidate, _seconds(Trainer(config, data, candidate)))
-            if tried.seconds < GAIN * best.seconds:
-                log.info("a step takes %s, not %s", tried, best)
-                best = tried
+            trial = Trial(candidate, _seconds(Trainer(config, data, candidate)))
+            if trial.seconds < GAIN * best.seconds:
+                log.info("a step takes %s, not %s", trial, best)
+                best = trial
     return best.device
 
 
-def _open(train: TrainConfig) -> bool:
-    """Whether there is anything to choose."""
+def _has_open_settings(train: TrainConfig) -> bool:
+    """Return whether the configuration leaves a setting open."""
     return train.precision == "auto" or train.channels_last == "auto" or train.threads is None
 
 
 def _formats(train: TrainConfig, device: Device) -> Iterator[Device]:
-    """Other precisions and memory formats."""
+    """Yield the device with each other precision and memory format."""
     precisions = {device.precision, "fp32"} if train.precision == "auto" else {device.precision}
-    lasts = (True, False) if train.channels_last == "auto" else (device.channels_last,)
+    formats = (True, False) if train.channels_last == "auto" else (device.channels_last,)
     for precision in sorted(precisions):
-        for last in lasts:
-            other = replace(device, precision=precision, channels_last=last)
+        for channels_last in formats:
+            other = replace(device, precision=precision, channels_last=channels_last)
             if other != device:
                 yield other
 
 
 def _threads(train: TrainConfig, device: Device) -> Iterator[Device]:
-    """Half of the threads: more of them wait for each other, where processors share their cores."""
+    """Yield the device with half of the threads, as two threads on one core can slow each other down."""
     if train.threads is None and device.device.type == "cpu" and device.threads > 1:
         yield replace(device, threads=device.threads // 2)
 
 
 def _seconds(trainer: Trainer) -> float:
-    """The time of a step; infinite if it cannot be made on such a device."""
+    """Return the time of the fastest step in seconds, infinite if a step fails."""
     device = trainer.device
-    taken = []
+    seconds = []
     trainer.task.train()
     with device.computing():
         with contextlib.closing(trainer.epoch_batches()) as batches:
@@ -114,7 +118,7 @@ def _seconds(trainer: Trainer) -> float:
                 start = time.perf_counter()
                 trainer.train_step(step)
                 device.synchronise()
-                taken.append(time.perf_counter() - start)
+                seconds.append(time.perf_counter() - start)
         except (SslZooError, RuntimeError):
-            taken.append(math.inf)
-    return min(taken[1:], default=math.inf)  # in the first one memory is laid out
+            seconds.append(math.inf)
+    return min(seconds[1:], default=math.inf)  # the first step allocates memory

@@ -1,4 +1,4 @@
-"""What TensorBoard and Weights & Biases are told of a run is what it logged."""
+"""Observers, TensorBoard and Weights & Biases among them, receive exactly what a run logs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ import pytest
 import yaml
 
 from ssl_zoo.errors import UserError
+from ssl_zoo.plugins.hookspecs import hookimpl
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
-from ssl_zoo.training import Silent, train
+from ssl_zoo.training import RunSummary, train
 from ssl_zoo_observers import tensorboard, weights_biases
 from ssl_zoo_observers.scores import named_scores
+from ssl_zoo_vision.contrastive.simclr import SimCLR
 from tests.conftest import flags, small_config, ssl_zoo
 from tests.robustness.killing import start_and_signal
 
@@ -42,14 +45,15 @@ Series = dict[str, list[tuple[int, float]]]
 """By name the steps and values, in order."""
 
 
-class Fails(Silent):
-    """A run that fails as its fourth line is logged, before its observers are told of it."""
+class FailsAtFourthStep(SimCLR):
+    """A task whose fourth step raises, after three lines were logged."""
 
-    seen = 0
+    name = "fails"
+    steps = 0
 
-    def step(self, progress: float, metrics: dict[str, float]) -> None:
-        self.seen += 1
-        if self.seen == 4:
+    def after_step(self, progress: float) -> None:
+        self.steps += 1
+        if self.steps == 4:
             raise RuntimeError("no more")
 
 
@@ -81,8 +85,8 @@ def test_a_library_that_is_missing_is_told_in_one_line(
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError) as caught:
         train(small_config("simclr", train__observers=[observer]), out=tmp_path / "run")
-    said = f"--observe {observer} needs the extra: pip install 'ssl-zoo[{observer}]'"
-    assert str(caught.value) == said
+    message = f"--observe {observer} needs the extra: pip install 'ssl-zoo[{observer}]'"
+    assert str(caught.value) == message
     assert not (tmp_path / "run").exists()
 
 
@@ -102,11 +106,70 @@ def test_a_run_whose_start_was_not_seen_is_let_be(tmp_path: Path, observer: Any)
     assert {file.name for file in run.path.iterdir()} == {"config.yaml", ".lock"}
 
 
+# ---- observers that are objects
+
+
+class Recorder:
+    """An observer that records the calls of its hooks."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    @hookimpl
+    def ssl_zoo_run_started(self, step: int, summary: RunSummary) -> None:
+        self.calls.append(("started", (step, summary)))
+
+    @hookimpl
+    def ssl_zoo_step_logged(self, metrics: Any) -> None:
+        self.calls.append(("logged", dict(metrics)))
+
+    @hookimpl
+    def ssl_zoo_run_ended(self, results: Any) -> None:
+        self.calls.append(("ended", results))
+
+
+def test_an_object_observes_the_runs_within_a_block_and_no_others(tmp_path: Path) -> None:
+    recorder, config = Recorder(), small_config("simclr", train__epochs=0.3, train__knn_points=0)
+    with registry.observing(recorder):
+        run = train(config, out=tmp_path / "run", with_baselines=False)
+    assert [name for name, _ in recorder.calls] == ["started", *["logged"] * 3, "ended"]
+    assert [metrics for name, metrics in recorder.calls if name == "logged"] == run.metrics()
+    assert [metrics["progress"] for metrics in run.metrics()] == [0.33333, 0.66667, 1.0]
+    assert recorder.calls[-1][1] == run.results()
+    train(resume=run.path, with_baselines=False)
+    assert len(recorder.calls) == 5
+
+
+def test_a_summary_says_what_is_trained_and_for_how_long(tmp_path: Path) -> None:
+    recorder = Recorder()
+    brief: dict[str, Any] = {"protocol": (), "with_baselines": False}
+    with registry.observing(recorder):
+        config = small_config("moco", train__epochs=1, train__lr=0.3, train__accumulate=2)
+        run = train(config, out=tmp_path / "run", **brief)
+        train(resume=run.path, **brief)
+        timed = {"train__epochs": None, "train__minutes": 0.005, "train__lr_scaling": "sqrt"}
+        train(small_config("moco", train__lr=0.5, **timed), out=tmp_path / "timed", **brief)
+    begun, resumed, in_minutes = (value for name, value in recorder.calls if name == "started")
+    step, summary = begun
+    assert step == summary.progress == 0
+    assert (summary.task, summary.data, summary.backbone) == ("moco", "digits", "test_resnet")
+    assert (summary.samples, summary.step_images, summary.steps, summary.minutes) == (1438, 256, 5, None)
+    assert summary.budget == "5 steps of 256 images"
+    assert summary.parameters == run.results()["parameters"]
+    assert summary.device.startswith("cpu, fp32, channels last, ")
+    assert summary.learning_rate == "0.3 = 0.3 · 256/256"
+    assert (resumed[0], resumed[1].progress) == (5, 1.0)
+    _, summary = in_minutes
+    assert summary.budget == "0.005 minutes in steps of 128 images"
+    assert (summary.steps, summary.minutes) == (None, 0.005)
+    assert summary.learning_rate == "0.354 = 0.5 · √(128/256)"
+
+
 # ---- TensorBoard
 
 
 def events(run: Path) -> Any:
-    """What TensorBoard shows of a run."""
+    """Load the events that TensorBoard shows of a run."""
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.plugin_event_accumulator", reason=MISSING
     )
@@ -122,7 +185,7 @@ def drawn(run: Path) -> Series:
 
 
 def logged(run: Path, lines: int | None = None) -> Series:
-    """What is to be drawn of a run's lines, of the first ones, and of its results if it has any."""
+    """Return the series expected for a run's first `lines` lines, and for its results if it has any."""
     series: Series = {}
     for line in Run.open(run).metrics()[:lines]:
         for name, value in line.items():
@@ -136,8 +199,8 @@ def logged(run: Path, lines: int | None = None) -> Series:
 
 
 def texts(run: Path, tag: str) -> list[tuple[int, str]]:
-    found = events(run).Tensors(f"{tag}/text_summary")
-    return [(e.step, e.tensor_proto.string_val[0].decode()) for e in found]
+    tensors = events(run).Tensors(f"{tag}/text_summary")
+    return [(e.step, e.tensor_proto.string_val[0].decode()) for e in tensors]
 
 
 def test_what_is_drawn_is_what_was_logged(tmp_path: Path) -> None:
@@ -152,7 +215,7 @@ def test_what_is_drawn_is_what_was_logged(tmp_path: Path) -> None:
 
     ((step, text),) = texts(run.path, "config")
     assert step == 0
-    assert all(line.startswith("    ") for line in text.splitlines())  # which Markdown shows as it is
+    assert all(line.startswith("    ") for line in text.splitlines())  # a code block in Markdown
     assert yaml.safe_load(text) == yaml.safe_load(run.config_file.read_text())
     ((step, text),) = texts(run.path, "scores")
     assert step == STEPS
@@ -171,7 +234,7 @@ def test_a_run_that_was_killed_and_goes_on_has_each_step_once(
     settings = {"train__epochs": 2, "train__checkpoint_seconds": checkpoint_seconds}
     arguments = [*flags("moco", **settings), "--observe", "tensorboard"]
     assert start_and_signal(["train", *arguments], run, signal.SIGKILL, after=14) == -signal.SIGKILL
-    # The line that was being told as the run died may be missing, but none before it.
+    # The last line may be missing if the run was killed before its observers were called.
     before = len(drawn(run)["loss"])
     assert before >= len(Run.open(run).metrics()) - 1
     assert drawn(run) == logged(run, before)
@@ -202,11 +265,14 @@ def test_a_run_that_was_not_observed_is_drawn_from_its_first_line(tmp_path: Path
     assert len(texts(run.path, "config")) == 1
 
 
-def test_runs_of_one_process_are_drawn_apart_and_one_that_failed_is_closed(tmp_path: Path) -> None:
+def test_runs_of_one_process_are_drawn_apart_and_one_that_failed_is_closed(
+    tmp_path: Path, isolated_registry: None
+) -> None:
     pytest.importorskip("tensorboard", reason=MISSING)
     config = small_config("simclr", train__observers=["tensorboard"])
+    registry.register_task(FailsAtFourthStep)
     with pytest.raises(RuntimeError, match="no more"):
-        train(config, out=tmp_path / "failed", reporter=Fails())
+        train(small_config("fails", train__observers=["tensorboard"]), out=tmp_path / "failed")
     assert drawn(tmp_path / "failed") == logged(tmp_path / "failed", 3)
     assert not tensorboard._writers  # closed
     runs = [train(config, out=tmp_path / name) for name in ("one", "two")]
@@ -219,7 +285,7 @@ def test_runs_of_one_process_are_drawn_apart_and_one_that_failed_is_closed(tmp_p
 
 @pytest.fixture
 def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """W&B's client, offline, with nothing of this machine's user."""
+    """W&B's client, offline and without the settings of this machine's user."""
     module = pytest.importorskip("wandb", reason="the extra ssl-zoo[wandb] is not installed")
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
@@ -227,37 +293,37 @@ def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTyp
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
     monkeypatch.setenv("WANDB_MODE", "offline")
-    module.teardown()  # a process reads the environment once
+    module.teardown()  # it reads the environment once per process
     yield module
     module.teardown()
 
 
 def folders(run: Path) -> list[Path]:
-    """A run's folders in W&B's offline mode, the oldest first."""
-    found = (run / "wandb").glob("offline-run-*")
-    return sorted(found, key=lambda folder: folder.stat().st_ctime_ns)
+    """Return a run's folders in W&B's offline mode, oldest first."""
+    paths = (run / "wandb").glob("offline-run-*")
+    return sorted(paths, key=lambda folder: folder.stat().st_ctime_ns)
 
 
 def records(folder: Path) -> list[Any]:
-    """What W&B's client would send: protocol buffers in a log of LevelDB's format."""
+    """Read the records that W&B's client would send: protocol buffers in a log of LevelDB's format."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     (file,) = folder.glob("*.wandb")
     size = -1
-    while size < (size := file.stat().st_size):  # the client's own process writes a little later
+    while size < (size := file.stat().st_size):  # the client's process writes with a delay
         time.sleep(1)
-    data, place, part, found = file.read_bytes(), len(":W&B") + 3, b"", []
-    while place + 7 <= len(data):
-        if (left := 2**15 - place % 2**15) < 7:  # no header is cut by the end of a block
-            place += left
+    data, position, part, complete = file.read_bytes(), len(":W&B") + 3, b"", []
+    while position + 7 <= len(data):
+        if (left := 2**15 - position % 2**15) < 7:  # a header does not cross the end of a block
+            position += left
             continue
-        _, length, kind = struct.unpack_from("<IHB", data, place)
-        part += data[place + 7 : place + 7 + length]
-        place += 7 + length
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        part += data[position + 7 : position + 7 + length]
+        position += 7 + length
         if kind in (1, 4):  # whole, or the last part
-            found.append(Record.FromString(part))
+            complete.append(Record.FromString(part))
             part = b""
-    return found
+    return complete
 
 
 def of_kind(folder: Path, kind: str) -> list[Any]:
@@ -269,7 +335,7 @@ def as_dict(items: Any) -> dict[str, Any]:
 
 
 def sent(folder: Path) -> list[dict[str, Any]]:
-    """The steps that are to be sent, without what W&B's client adds."""
+    """Return the steps to send, without the fields that W&B's client adds."""
     rows = [as_dict(history.item) for history in of_kind(folder, "history")]
     return [
         {"step": row["_step"], **{k: v for k, v in row.items() if not k.startswith("_")}} for row in rows
@@ -277,7 +343,7 @@ def sent(folder: Path) -> list[dict[str, Any]]:
 
 
 def by_step(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A run's lines, those of one step as one."""
+    """Merge the lines of a run that belong to the same step."""
     steps: dict[int, dict[str, Any]] = {}
     for line in lines:
         steps.setdefault(line["step"], {}).update(line)
@@ -332,12 +398,12 @@ def test_a_killed_run_goes_on_under_its_name_with_all_of_it(tmp_path: Path, wand
 def test_steps_that_wandb_has_are_not_sent_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Any] = []
-    online = SimpleNamespace(  # W&B has steps to 4, of which the last is after the checkpoint
+    calls: list[Any] = []
+    online = SimpleNamespace(  # W&B has steps 1 to 4; the run resumes from step 3
         starting_step=5,
-        log=lambda line, step: told.append((step, line)),
+        log=lambda line, step: calls.append((step, line)),
         summary={},
-        finish=lambda: told.append("finished"),
+        finish=lambda: calls.append("finished"),
     )
     monkeypatch.setattr(weights_biases, "_begin", lambda run: online)
     run = Run.create(tmp_path / "run", small_config("moco"))
@@ -346,17 +412,18 @@ def test_steps_that_wandb_has_are_not_sent_again(
     for step in (4, 5, 6):
         weights_biases.ssl_zoo_step_logged(run, {"step": step, "loss": 0.25})
     weights_biases.ssl_zoo_run_ended(run, RESULTS)
-    assert told == [(5, {"loss": 0.25}), (6, {"loss": 0.25}), "finished"]
+    assert calls == [(5, {"loss": 0.25}), (6, {"loss": 0.25}), "finished"]
     assert online.summary == {"steps": 7, "images": 896, **named_scores(RESULTS)}
 
 
 def test_runs_of_one_process_are_sent_apart_and_one_that_failed_is_ended(
-    tmp_path: Path, wandb: ModuleType
+    tmp_path: Path, wandb: ModuleType, isolated_registry: None
 ) -> None:
     own = wandb.init(project="mine", dir=tmp_path)
     config = small_config("simclr", train__observers=["wandb"])
+    registry.register_task(FailsAtFourthStep)
     with pytest.raises(RuntimeError, match="no more"):
-        train(config, out=tmp_path / "failed", reporter=Fails())
+        train(small_config("fails", train__observers=["wandb"]), out=tmp_path / "failed")
     runs = [train(config, out=tmp_path / name) for name in ("one", "two")]
     assert wandb.run is own
     own.finish()
@@ -380,9 +447,9 @@ def test_disabled_means_disabled(
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "reason"),
     [
-        ({}, "nobody is logged in to Weights & Biases: wandb login, or "),
+        ({}, "not logged in to Weights & Biases; run `wandb login`, or "),
         ({"WANDB_API_KEY": "short"}, "WANDB_API_KEY invalid: "),
         pytest.param(
             {
@@ -401,7 +468,7 @@ def test_a_run_that_cannot_be_sent_is_refused(
     wandb: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     environment: dict[str, str],
-    said: str,
+    reason: str,
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
     for name, value in environment.items():
@@ -411,7 +478,7 @@ def test_a_run_that_cannot_be_sent_is_refused(
         train(config, out=tmp_path / "run")
     message = str(caught.value)
     assert message.startswith("--observe wandb: ")
-    assert said in message
+    assert reason in message
     assert "WANDB_MODE=offline" in message
     assert len(message.splitlines()) == 1
     assert not (tmp_path / "run").exists()

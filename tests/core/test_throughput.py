@@ -1,4 +1,4 @@
-"""`bench` measures training as it is, against the same step on views that lie ready."""
+"""`bench` measures training against the same steps on views that are ready on the device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conftest import Call, flags, small_config
 
 
 class Counted(SimCLR):
-    """SimCLR that counts how often it is asked for what."""
+    """SimCLR that counts its calls of `views` and `after_step`."""
 
     name = "counted"
     made = 0
@@ -54,8 +54,9 @@ def test_the_ceiling_makes_steps_and_no_views(counted: type[Counted], accumulate
     assert len(measured.ratios) == MIN_PAIRS
     full = counted.made // accumulate - PREFETCHED_BATCHES
     ceiling = counted.stepped - full
-    # Beside the pairs there are two blocks of warm-up, and of training one whose phases are timed;
-    # each block of training has a first step that does not count.
+    # Before the pairs there is one block of warm-up for the ceiling, and one that sets the block length.
+    # Training has two blocks of warm-up, and one more whose phases are timed; each of its blocks begins
+    # with a step that does not count.
     block = (ceiling - 2) // MIN_PAIRS
     assert ceiling == 2 + block * MIN_PAIRS
     assert full == 2 * (1 + 1) + (1 + block) * (MIN_PAIRS + 1)

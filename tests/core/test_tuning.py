@@ -1,4 +1,4 @@
-"""What is quickest is found by a short trial, where that pays, and leaves nothing else behind."""
+"""A short trial finds the fastest device settings, where that pays, and leaves nothing else behind."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ BASE = Device(torch.device("cpu"), "bf16", True, 2)
 
 
 def config(**settings: Any) -> RunConfig:
-    given = {"train__precision": "auto", "train__epochs": 1000, **settings}
-    return small_config("simclr", **given)
+    return small_config("simclr", **{"train__precision": "auto", "train__epochs": 1000, **settings})
 
 
 def chosen(
     monkeypatch: pytest.MonkeyPatch, seconds: dict[tuple[str, bool, int], float], **settings: Any
 ) -> tuple[Device, int]:
-    """What is chosen where a step takes so long, and the number of trials; others take 1 s."""
+    """Return the device chosen for these step times, and the number of trials; other steps take 1 s."""
     trials: list[Device] = []
 
     def measure(trainer: Trainer) -> float:
@@ -64,8 +63,8 @@ def test_what_is_given_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen(monkeypatch, quick, train__precision="bf16")[0] == BASE
     device, _ = chosen(monkeypatch, quick, train__channels_last=True, train__threads=2)
     assert device == replace(BASE, precision="fp32")
-    given = {"train__precision": "bf16", "train__channels_last": True, "train__threads": 2}
-    assert chosen(monkeypatch, quick, **given) == (BASE, 0)
+    fixed = {"train__precision": "bf16", "train__channels_last": True, "train__threads": 2}
+    assert chosen(monkeypatch, quick, **fixed) == (BASE, 0)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +73,8 @@ def test_what_is_given_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_trial_where_it_is_not_wanted_or_does_not_pay(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    given = {f"train__{name}": value for name, value in settings.items()}
-    assert chosen(monkeypatch, {}, **given) == (BASE, 0)
+    disabling = {f"train__{name}": value for name, value in settings.items()}
+    assert chosen(monkeypatch, {}, **disabling) == (BASE, 0)
 
 
 def test_a_run_of_seconds_is_left_after_the_first_trial(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,13 +123,13 @@ def test_threads_and_determinism_hold_while_a_run_computes_and_no_longer() -> No
 
 
 class Fragile(SimCLR):
-    """It cannot be computed, and sees whether torch is strict."""
+    """A task whose loss fails, and which records whether torch is deterministic."""
 
     name = "fragile"
-    strict: list[bool] = []
+    deterministic: list[bool] = []
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        self.strict.append(torch.are_deterministic_algorithms_enabled())
+        self.deterministic.append(torch.are_deterministic_algorithms_enabled())
         raise RuntimeError("not implemented for this precision")
 
 
@@ -138,9 +137,9 @@ def test_what_cannot_be_computed_takes_for_ever(isolated_registry: None) -> None
     registry.register_task(Fragile)
     run = small_config("fragile", train__deterministic=True)
     device = Device.choose(run.train)
-    Fragile.strict.clear()
+    Fragile.deterministic.clear()
     assert tuning._seconds(Trainer(run, load(run.data, device.device), device)) == math.inf
-    assert Fragile.strict == [True]
+    assert Fragile.deterministic == [True]
 
 
 def test_every_task_trains_deterministically(tmp_path: Path, task_name: str) -> None:

@@ -184,6 +184,6 @@ def test_lines_that_the_log_has_lost_do_not_stop_a_run(tmp_path: Path) -> None:
     kept = run.metrics_file.read_bytes().count(b"\n")
     done = ssl_zoo("train", "--resume", run.path)
     assert done.returncode == 0, done.stderr
-    assert f"{run.metrics_file} lacks the last lines before the checkpoint" in done.stderr
+    assert f"{run.metrics_file}: the last lines before the checkpoint are missing" in done.stderr
     steps = [line["step"] for line in run.metrics()]
     assert steps == [*range(1, kept + 1), 22]

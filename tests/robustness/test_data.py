@@ -26,9 +26,11 @@ from ssl_zoo.data import assemble, load
 from ssl_zoo.data.decode import open_image, to_square
 from ssl_zoo.data.folder import find_images, split_folder
 from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.plugins.hookspecs import hookimpl
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
 from ssl_zoo.text import printable
-from ssl_zoo.training import Silent, train
+from ssl_zoo.training import train
 from tests.conftest import Call, flags, small_config
 from tests.core.pictures import CPU, folder, photo, write
 
@@ -307,14 +309,15 @@ def test_images_of_the_most_pixels_are_decoded_in_bounded_memory(
 # Files that change during the run
 
 
-class During(Silent):
-    """A reporter that changes the data once a given step has been logged."""
+class ActAtStep:
+    """An observer that does something to the data once a step has been logged."""
 
-    def __init__(self, step: int, act: Callable[[], object]) -> None:
-        self.number, self.act = step, act
+    def __init__(self, number: int, act: Callable[[], object]) -> None:
+        self.number, self.act = number, act
 
-    def step(self, progress: float, metrics: dict[str, float]) -> None:
-        if metrics["step"] == self.number:
+    @hookimpl
+    def ssl_zoo_step_logged(self, step: int) -> None:
+        if step == self.number:
             self.act()
 
 
@@ -352,7 +355,8 @@ def test_files_that_vanish_are_truncated_or_replaced_during_the_run_are_skipped_
 
     tried["files changed during a run"] += len(gone) + len(cut) + len(other)
     config = small_config("simclr", data__source=str(photos), **LAZY)
-    run = train(config, out=tmp_path / "run", reporter=During(4, act))
+    with registry.observing(ActAtStep(4, act)):
+        run = train(config, out=tmp_path / "run")
     skipped = run.results()["skipped"]
     assert skipped.keys() == set(map(str, gone + cut))
     assert {skipped[str(path)] for path in gone} == {"No such file or directory"}
@@ -372,10 +376,11 @@ def test_a_disk_that_goes_away_stops_the_run_which_goes_on_when_it_is_back(
 
     tried["disks that go away"] += 1
     config = small_config("simclr", data__source=str(photos), **LAZY)
-    with pytest.raises(
-        SslZooError, match=r"data\.source: .*photos is gone; reconnect .*resume"
-    ) as error:
-        train(config, out=tmp_path / "run", reporter=During(14, act), **BRIEF)
+    with (
+        pytest.raises(SslZooError, match=r"data\.source: .*photos is gone; reconnect .*resume") as error,
+        registry.observing(ActAtStep(14, act)),
+    ):
+        train(config, out=tmp_path / "run", **BRIEF)
     assert error.value.exit_code == 1
     assert "\n" not in str(error.value)
     assert Run.open(tmp_path / "run").checkpoints.load()["step"] >= 13
@@ -397,8 +402,11 @@ def test_more_than_a_tenth_that_vanish_stop_the_run(
             path.unlink()
 
     config = small_config("simclr", data__source=str(photos), **LAZY)
-    with pytest.raises(UserError, match=r"21 of 200 images cannot be read, .*: No such file") as error:
-        train(config, out=tmp_path / "run", reporter=During(4, act))
+    with (
+        pytest.raises(UserError, match=r"21 of 200 images cannot be read, .*: No such file") as error,
+        registry.observing(ActAtStep(4, act)),
+    ):
+        train(config, out=tmp_path / "run")
     assert "\n" not in str(error.value)
     assert Run.open(tmp_path / "run").checkpoints.load()["step"] >= 3
 
@@ -442,11 +450,15 @@ def test_a_cache_that_is_damaged_in_use_is_one_line_or_harmless_and_made_again(
 
     config = small_config("simclr", **settings)
     if harm is truncate:
-        with pytest.raises(SslZooError, match=r"cannot read .*\.npy: the file was truncated") as error:
-            train(config, out=tmp_path / "run", reporter=During(14, act), **BRIEF)
+        with (
+            pytest.raises(SslZooError, match=r"cannot read .*\.npy: the file was truncated") as error,
+            registry.observing(ActAtStep(14, act)),
+        ):
+            train(config, out=tmp_path / "run", **BRIEF)
         assert error.value.exit_code == 1
     else:  # the run has the file open and can still read it
-        train(config, out=tmp_path / "run", reporter=During(14, act), **BRIEF)
+        with registry.observing(ActAtStep(14, act)):
+            train(config, out=tmp_path / "run", **BRIEF)
     assert train(resume=tmp_path / "run", **BRIEF).results()["steps"] == 2 * (180 // 16)
 
 

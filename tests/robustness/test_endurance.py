@@ -1,4 +1,4 @@
-"""A process that works for hours, or carries out one run after another, comes to hold no more."""
+"""Memory, threads and open files stay level in a run of hours, and from one run to the next."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from tests.conftest import TASKS, command, flags, small_config
 from tests.core.pictures import photo, write
 from tests.memory import PROCESS, Held
 
-pytestmark = pytest.mark.skipif(not (PROCESS / "status").exists(), reason="only Linux tells")
+pytestmark = pytest.mark.skipif(not (PROCESS / "status").exists(), reason="needs Linux's /proc")
 
 ROOT = Path(__file__).parents[2]
 STEPS_PER_EPOCH = 9
-"""Of eight images, among the 72 of 80 that are trained on."""
+"""Steps of 8 images; the train split has 72 of the 80 images."""
 SAMPLES = 9
-"""How often it is noted what a process holds; a multiple of 3."""
+"""The number of measurements of a process in a run; a multiple of 3."""
 SHORT = 15 * STEPS_PER_EPOCH * SAMPLES
 HOURS = 445 * STEPS_PER_EPOCH * SAMPLES
-"""SimCLR on Fashion-MNIST, as `configs/fashion-mnist` has it, makes two steps a second on two cores:
-18,000 seconds' worth."""
+"""As many steps as 18,000 seconds of SimCLR on Fashion-MNIST (`configs/fashion-mnist`), which makes two
+steps a second on two cores."""
 
 SETTINGS: dict[str, Any] = {
     "data__image_size": 8,
@@ -43,7 +43,7 @@ SETTINGS: dict[str, Any] = {
     "backbone__options": {"channels": [4, 4, 4, 8], "layers": [1, 1, 1, 1]},
     "train__batch_size": 8,
 }
-"""Steps of some milliseconds."""
+"""A network whose steps take a few milliseconds."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "simclr": {"task__out": 16},
     "moco": {"task__out": 16, "task__queue": 64},
@@ -64,7 +64,7 @@ def ssl_zoo_step_logged(run, step, metrics):
         with (run.path / "held.jsonl").open("a") as file:
             file.write(json.dumps(asdict(Held.now())) + "\\n")
 """
-"""Notes what the process holds."""
+"""An observer that records the memory, objects, threads and files of the process."""
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def alone(arguments: list[str]) -> str:
-    """What a process of its own prints, which holds nothing of other tests."""
+    """Run a separate process, which is independent of other tests, and return its output."""
     done = subprocess.run(
         arguments, cwd=ROOT, check=False, capture_output=True, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -86,15 +86,15 @@ def alone(arguments: list[str]) -> str:
     return done.stdout
 
 
-def check_level(samples: Sequence[Held], most_bytes: int, most_objects: int) -> None:
-    """The last third holds no more than the one before it; the first is there to warm up.
+def check_level(samples: Sequence[Held], max_bytes: int, max_objects: int) -> None:
+    """Check that the last third of the samples holds no more than the second; the first is warm-up.
 
-    Memory is given a margin, because what lies between blocks in use is not given back; and objects,
-    because work is not noted at the very same point each time. The threads that decode come one by
-    one, as they are needed; files are given none.
+    Memory has a margin because free memory between blocks in use is not returned to the system; objects
+    have one because the measurements are not at exactly the same point of the work; threads have one
+    because decoding threads start one by one as they are needed. Files have none.
     """
     third = len(samples) // 3
-    margins = {"resident": most_bytes, "objects": most_objects, "threads": 2, "files": 0}
+    margins = {"resident": max_bytes, "objects": max_objects, "threads": 2, "files": 0}
     for name, margin in margins.items():
         counts = [getattr(sample, name) for sample in samples]
         assert max(counts[-third:]) <= max(counts[third:-third]) + margin, f"{name}: {counts}"
@@ -122,15 +122,15 @@ def test_a_long_run_comes_to_hold_no_more(
     alone(command("--plugin", observer, "train", *arguments, "--out", run))
     samples = [Held(**json.loads(line)) for line in (run / "held.jsonl").read_text().splitlines()]
     assert len(samples) == SAMPLES
-    # The progress bar remembers the last 1,000 lines. Whatever else kept a single object of each step,
-    # or of each line for hours, is seen; so is who keeps a view of each step's eight images (6 KiB).
+    # The progress bar remembers the last 1,000 lines. These limits detect a leak of one object per step
+    # or, over hours, per line, and of one view of each step's eight images (6 KiB).
     lines = steps // STEPS_PER_EPOCH // 3
-    check_level(samples, most_bytes=2 * 2**20, most_objects=40 + min(1_000, lines))
+    check_level(samples, max_bytes=2 * 2**20, max_objects=40 + min(1_000, lines))
     tried["steps of long runs"] += steps
 
 
 def registered() -> dict[str, Any]:
-    """What runs could leave something in, beside memory."""
+    """Return the global state, besides memory, in which runs could leave something."""
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     return {
         "filters of warnings": len(warnings.filters),
@@ -147,13 +147,13 @@ def registered() -> dict[str, Any]:
 
 
 def work(folder: str, photos: str, rounds: str, *tasks: str) -> None:
-    """In every round train and evaluate each task; print what is held after each round."""
-    places = ({"data__resident": "never"}, {"data__resident": "always"}, {"data__cache": folder})
+    """Train and evaluate each task in every round, and print the measurements after each round."""
+    storage = ({"data__resident": "never"}, {"data__resident": "always"}, {"data__cache": folder})
     shared = {"data__source": photos, "train__knn_points": 2, "train__checkpoint_seconds": 0}
     for number in range(int(rounds)):
         for i, task in enumerate(tasks):
-            given = {**SETTINGS, **shared, **places[(number + i) % 3], **OPTIONS.get(task, {})}
-            run = train(small_config(task, **given), out=Path(folder) / f"{number}-{i}")
+            settings = {**SETTINGS, **shared, **storage[(number + i) % 3], **OPTIONS.get(task, {})}
+            run = train(small_config(task, **settings), out=Path(folder) / f"{number}-{i}")
             evaluate(run.path, ["knn", "lowshot"], with_baselines=False)
         sections = {
             "data": {"source": photos, "image_size": 8},
@@ -176,11 +176,11 @@ def test_one_run_after_another_leaves_nothing_behind(
 ) -> None:
     program = f"import sys; from {__name__} import work; work(*sys.argv[1:])"
     printed = alone([sys.executable, "-c", program, str(tmp_path), str(photos), str(rounds), *tasks])
-    noted = [json.loads(line) for line in printed.splitlines()]
-    held, left = [Held(**now) for now, _ in noted], [now for _, now in noted]
-    assert len(noted) == rounds
-    assert left[-1] == left[rounds // 3]
-    # Python's objects tell exactly whether anything of a run is still referred to: its trainer alone has
-    # hundreds. The memory is that of the C library's arenas, one for each thread that has decoded.
-    check_level(held, most_bytes=8 * 2**20, most_objects=20)
+    measurements = [json.loads(line) for line in printed.splitlines()]
+    held, state = [Held(**now) for now, _ in measurements], [now for _, now in measurements]
+    assert len(measurements) == rounds
+    assert state[-1] == state[rounds // 3]
+    # The number of Python objects shows whether a run is still referenced: its trainer alone has
+    # hundreds. The memory margin is for the C library's arenas, one for each decoding thread.
+    check_level(held, max_bytes=8 * 2**20, max_objects=20)
     tried["runs one after another"] += rounds * len(tasks)

@@ -1,10 +1,11 @@
-"""A loss or a gradient that is no number stops the run at its step, which can be made again."""
+"""A loss or gradient that is not finite stops the run, and its step can be replayed."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,14 @@ WHERE = ("loss", "gradient")
 
 
 class Delicate(Task):
-    """The mean intensity is to be told; for images of one intensity, that does not come to a number."""
+    """A task that predicts the mean intensity; its loss is not finite for images with one given mean."""
 
     name = "delicate"
 
     class Options(TaskOptions):
-        worst: float = Field(math.pi, description="the mean of an image, as prepared")
-        where: str = Field("loss", description="what is no number: the loss, or the gradient alone")
-        factor: float = Field(1.0, description="what the loss is multiplied by")
+        worst: float = Field(math.pi, description="the mean of a prepared image")
+        where: str = Field("loss", description="what is not finite: the loss, or the gradient alone")
+        factor: float = Field(1.0, description="a factor on the loss")
 
     def __init__(self, encoder: Any, options: Any, spec: Any) -> None:
         super().__init__(encoder, options, spec)
@@ -46,16 +47,16 @@ class Delicate(Task):
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         (x,) = views
         mean = x.mean((1, 2, 3))
-        told = self.head(self.encoder(x)).squeeze(1)
-        nothing = told * 0
-        fine = ((mean - self.options.worst).abs() > 1e-5).to(told.dtype)
-        # The logarithm of 0 is infinite; so is the derivative of its root, but not the root.
-        odd = nothing * fine.log() if self.options.where == "loss" else (nothing + fine).sqrt() - fine
-        return Losses(self.options.factor * ((told - mean).pow(2) + odd).mean())
+        predicted = self.head(self.encoder(x)).squeeze(1)
+        zero = predicted * 0
+        fine = ((mean - self.options.worst).abs() > 1e-5).to(predicted.dtype)
+        # The logarithm is infinite at 0; the square root is finite there, but its derivative is not.
+        odd = zero * fine.log() if self.options.where == "loss" else (zero + fine).sqrt() - fine
+        return Losses(self.options.factor * ((predicted - mean).pow(2) + odd).mean())
 
 
 class Shallow(Delicate):
-    """The same without the encoder, whose convolutions take long in half precision on a CPU."""
+    """A task without the encoder, whose convolutions are slow in half precision on a CPU."""
 
     name = "shallow"
 
@@ -77,7 +78,7 @@ def registered() -> Iterator[None]:
 
 
 def drawn_at(step: int, config: Any) -> Tensor:
-    """The numbers of the samples that a step of the first epoch draws, from the run's seed alone."""
+    """Return the indices of the samples that a step of the first epoch draws, from the seed alone."""
     from ssl_zoo.runtime.device import Device
     from ssl_zoo.training import Trainer
 
@@ -87,13 +88,13 @@ def drawn_at(step: int, config: Any) -> Tensor:
 
 
 def fatal_at(step: int, **settings: Any) -> Any:
-    """A configuration whose given step draws the image that does not come to a number."""
+    """Return a configuration whose loss is not finite at this step, because of one image."""
     config = small_config("delicate", **settings)
     data = build_data(config, CPU)
     everything = torch.arange(len(data.train))
     means = data.spec.prepare(data.train.batch(everything)).mean((1, 2, 3))
-    own = (means[:, None] - means).abs().lt(1e-4).sum(1) == 1
-    worst = next(means[i].item() for i in drawn_at(step, config) if own[i])
+    unique = (means[:, None] - means).abs().lt(1e-4).sum(1) == 1
+    worst = next(means[i].item() for i in drawn_at(step, config) if unique[i])
     return small_config("delicate", task__worst=worst, **settings)
 
 
@@ -113,20 +114,20 @@ def test_a_run_stops_at_the_step_and_says_which_samples_it_drew(
     assert line.startswith(f"delicate: the {where} is nan at step 6; lower the learning rate (--lr)")
     assert line.endswith(f"in {file}: samples {', '.join(map(str, numbers[:8]))}, …")
 
-    # Nothing of that step is in the weights, which are those of the last checkpoint.
-    kept, last = read_checkpoint(file), run.checkpoints.load()
-    assert kept["step"] == last["step"] == 5
+    # The weights are those of the last checkpoint, before the failed step.
+    failed, last = read_checkpoint(file), run.checkpoints.load()
+    assert failed["step"] == last["step"] == 5
     assert [entry["step"] for entry in run.metrics()] == [1, 2, 3, 4, 5]
     parameters = [name for name in last["task"] if not name.endswith(("_mean", "_var", "_tracked"))]
-    assert all(kept["task"][name].equal(last["task"][name]) for name in parameters)
+    assert all(failed["task"][name].equal(last["task"][name]) for name in parameters)
     assert all(value.isfinite().all() for value in last["task"].values())
     assert not run.backbone_file.exists()
 
-    # The samples are there as they were drawn, so that the data need not be.
-    assert torch.cat([batch["numbers"] for batch in kept["batches"]]).tolist() == numbers
-    raw = torch.cat([batch["raw"] for batch in kept["batches"]])
+    # The file holds the samples as they were drawn, so the data set is not needed.
+    assert torch.cat([batch["numbers"] for batch in failed["batches"]]).tolist() == numbers
+    raw = torch.cat([batch["raw"] for batch in failed["batches"]])
     assert raw.equal(build_data(config, CPU).train.batch(torch.tensor(numbers)))
-    tried["steps that came to no number"] += 1
+    tried["steps that were not finite"] += 1
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -173,24 +174,63 @@ def test_of_images_in_files_the_names_are_kept(tmp_path: Path) -> None:
     assert len(batch["names"]) == 4
 
 
-@pytest.mark.parametrize("damage", ["cut off", "other", "elsewhere"])
-def test_what_cannot_be_made_again_is_said_in_a_line(tmp_path: Path, damage: str) -> None:
+def truncate(file: Path) -> Path:
+    file.write_bytes(file.read_bytes()[:-100])
+    return file
+
+
+def flip_a_byte(file: Path) -> Path:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    return file
+
+
+def replace_state(file: Path) -> Path:
+    torch.save({"task": {}}, file)
+    return file
+
+
+def empty_task(file: Path) -> Path:
+    torch.save({**read_checkpoint(file), "task": {}}, file)
+    return file
+
+
+def share_among_two(file: Path) -> Path:
+    torch.save({**read_checkpoint(file), "processes": 2}, file)
+    return file
+
+
+def move(file: Path) -> Path:
+    return file.rename(file.parents[1] / file.name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (truncate, "{file} cannot be read: File is not a zip file"),
+        (flip_a_byte, "{file} cannot be read: .* has a wrong checksum"),
+        (replace_state, "{file}: not a step kept for a replay, but a checkpoint"),
+        (share_among_two, "{file}: a share of a step of 2 processes, .*; resume the run instead"),
+        (move, "is not a run: it has no config.yaml"),
+        (empty_task, "{file} does not fit what is installed here: RuntimeError: .*Missing key"),
+        (Path.unlink, "{file}: there is no such file"),
+    ],
+)
+def test_a_step_that_cannot_be_replayed_is_an_error_of_one_line(
+    tmp_path: Path, change: Callable[[Path], Path | None], message: str
+) -> None:
     with pytest.raises(NotFinite):
         train(fatal_at(1), out=tmp_path / "r")
     file = tmp_path / "r" / "not_finite.0.pt"
-    if damage == "cut off":
-        file.write_bytes(file.read_bytes()[:-100])
-    elif damage == "other":
-        torch.save({"task": {}}, file)
-    else:
-        file = file.rename(tmp_path / file.name)
     with pytest.raises(UserError) as caught:
-        replay(file)
-    assert len(str(caught.value).splitlines()) == 1
+        replay(change(file) or file)
+    (line,) = str(caught.value).splitlines()
+    assert re.search(message.format(file=file), line)
 
 
 def test_weights_that_are_no_numbers_do_not_replace_a_checkpoint(tmp_path: Path) -> None:
-    # The loss and the gradient of the last step are numbers, but the step that they lead to overflows.
+    # The loss and the gradient of the last step are finite, but the updated weights overflow.
     extreme = {"train__lr": 1e38, "train__weight_decay": 1e10, "train__warmup": 0.0}
     with pytest.raises(NotFinite, match=r"the weight .* is nan at step 1; lower the learning rate"):
         train(small_config("delicate", train__epochs=0.1, **extreme), out=tmp_path / "r")
@@ -204,12 +244,12 @@ HALF = {
 
 
 def test_in_half_precision_the_scaler_leaves_out_what_overflows(tmp_path: Path) -> None:
-    # Scaled by the scaler's first 65,536, gradients of such a loss are more than fp16 can hold.
+    # At the scaler's initial scale of 65,536 the gradients of this loss overflow in fp16.
     config = small_config("shallow", task__factor=300.0, train__lr=1e-3, **HALF)
     run = train(config, out=tmp_path / "r", protocol=(), with_baselines=False)
-    overflown = [line["step"] for line in run.metrics() if "grad_norm" not in line]
-    assert overflown[:4] == [1, 2, 3, 4]
-    assert len(overflown) < 15
+    overflowed = [line["step"] for line in run.metrics() if "grad_norm" not in line]
+    assert overflowed[:4] == [1, 2, 3, 4]
+    assert len(overflowed) < 15
     state = run.checkpoints.load()
     assert state["scaler"]["scale"] < 65536
     assert state["step"] == 28

@@ -1,4 +1,4 @@
-"""Equal settings give equal runs, to the bit, whatever else the process and its threads do."""
+"""Equal settings give bit-identical runs, whatever else the process and its threads do."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ SETTINGS: dict[str, Any] = {
     "train__epochs": 1,
     "train__knn_points": 2,
 }
-"""A network that throws dice too, on images that threads decode."""
+"""A network with random layers, on images that threads decode."""
 
 Outcome = tuple[list[dict[str, Any]], dict[str, int], dict[str, Any]]
-"""All of a run that tells no time: what was logged, the weights' checksums, the scores."""
+"""A run without its times: the logged lines, the checksums of the weights, and the scores."""
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of images of two classes, some of which take longer to decode than others."""
+    """A folder of images of two classes and of different sizes, so that decoding times differ."""
     folder = tmp_path_factory.mktemp("photos")
     for i in range(300):
         write(folder / f"class-{i % 2}" / f"{i}.png", photo((10 + i % 7 * 6,) * 2, seed=i))
@@ -61,7 +61,7 @@ def outcome(path: Path) -> Outcome:
 
 @dataclass(frozen=True)
 class First:
-    """A run that others are held to."""
+    """A run that other runs are compared with."""
 
     task: str
     path: Path
@@ -72,13 +72,13 @@ class First:
 def first(
     request: pytest.FixtureRequest, photos: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> First:
-    """One of each task."""
+    """A run of each task."""
     run = train(settings(request.param, photos), out=tmp_path_factory.mktemp("first") / "run")
     return First(request.param, run.path, outcome(run.path))
 
 
 def disturb(seed: int) -> list[Any]:
-    """Put every random state of the process where nothing here would; these states."""
+    """Seed every global generator of the process, and return their states."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -93,11 +93,11 @@ def random_states() -> list[Any]:
 def test_the_seed_decides_everything_and_nothing_else_does(
     first: First, photos: Path, tmp_path: Path, tried: Counter[str]
 ) -> None:
-    before = "byol" if first.task == "moco" else "moco"  # in the same process
-    train(settings(before, photos, train__images=64, train__epochs=None), out=tmp_path / "before")
+    other_task = "byol" if first.task == "moco" else "moco"  # in the same process
+    train(settings(other_task, photos, train__images=64, train__epochs=None), out=tmp_path / "before")
     states = disturb(1)
     again = train(settings(first.task, photos), out=tmp_path / "again")
-    assert random_states() == states  # what the process draws does not depend on runs either
+    assert random_states() == states  # runs leave the global generators unchanged
     assert outcome(again.path) == first.outcome
 
     other = outcome(train(settings(first.task, photos, train__seed=1), out=tmp_path / "other").path)
@@ -110,8 +110,8 @@ def test_the_seed_decides_everything_and_nothing_else_does(
 def test_the_written_configuration_gives_the_same_run_again(
     first: First, call: Call, tried: Counter[str]
 ) -> None:
-    code, _, said = call("train", "--config", first.path / "config.yaml", "--out", "again")
-    assert code == 0, said
+    code, _, err = call("train", "--config", first.path / "config.yaml", "--out", "again")
+    assert code == 0, err
     assert outcome(Path("again")) == first.outcome
     tried["equal runs"] += 1
 
@@ -122,8 +122,8 @@ def test_a_run_evaluated_again_has_the_same_scores(
     states = disturb(2)
     assert evaluate(first.path, ["knn", "health"]) == first.outcome[2]
     assert random_states() == states
-    code, _, said = call("eval", first.path, "--protocol", "health,knn")
-    assert code == 0, said
+    code, _, err = call("eval", first.path, "--protocol", "health,knn")
+    assert code == 0, err
     assert Run.open(first.path).results()["scores"] == first.outcome[2]
     tried["evaluations"] += 2
 
@@ -132,8 +132,8 @@ def test_a_run_evaluated_again_has_the_same_scores(
 def test_every_protocol_gives_the_same_scores_again(
     photos: Path, tmp_path: Path, tried: Counter[str]
 ) -> None:
-    given = settings("simclr", photos, data__resident="always")
-    run = train(given, out=tmp_path / "run", protocol=())
+    config = settings("simclr", photos, data__resident="always")
+    run = train(config, out=tmp_path / "run", protocol=())
     names = ["knn", "linear", "lowshot", "finetune", "health"]
     states = disturb(3)
     scores = evaluate(run.path, names, with_baselines=False)
@@ -150,8 +150,8 @@ def test_every_protocol_gives_the_same_scores_again(
 def test_where_images_are_decoded_and_by_how_many_threads_changes_nothing(
     task: str, photos: Path, tmp_path: Path, tried: Counter[str]
 ) -> None:
-    def run(name: str, **how: Any) -> Outcome:
-        return outcome(train(settings(task, photos, **how), out=tmp_path / name).path)
+    def run(name: str, **loading: Any) -> Outcome:
+        return outcome(train(settings(task, photos, **loading), out=tmp_path / name).path)
 
     resident = run("resident", data__resident="always")
     for workers in (1, 2, 5):
@@ -164,19 +164,19 @@ def test_where_images_are_decoded_and_by_how_many_threads_changes_nothing(
 def test_how_many_threads_the_process_has_by_itself_changes_nothing(
     tmp_path: Path, tried: Counter[str]
 ) -> None:
-    # With larger images, as torch shares out small work to no other thread.
-    given = small_config("simclr", train__epochs=None, train__images=256, train__threads=2)
-    before, found = torch.get_num_threads(), []
+    # Larger images, as torch does not split small tensors over threads.
+    config = small_config("simclr", train__epochs=None, train__images=256, train__threads=2)
+    before, outcomes = torch.get_num_threads(), []
     try:
         for number in (1, 2):
             torch.set_num_threads(number)
-            run = train(given, out=tmp_path / str(number), protocol=["health"], with_baselines=False)
-            found.append(outcome(run.path))
+            run = train(config, out=tmp_path / str(number), protocol=["health"], with_baselines=False)
+            outcomes.append(outcome(run.path))
             torch.set_num_threads(3 - number)
-            assert evaluate(run.path, ["health"], with_baselines=False) == found[-1][2]
+            assert evaluate(run.path, ["health"], with_baselines=False) == outcomes[-1][2]
     finally:
         torch.set_num_threads(before)
-    assert found[0] == found[1]
+    assert outcomes[0] == outcomes[1]
     tried["equal runs"] += 2
     tried["evaluations"] += 2
 
@@ -185,14 +185,14 @@ def test_a_comparison_gives_the_same_table_in_every_process(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Counter[str]
 ) -> None:
     sections: dict[str, dict[str, Any]] = {}
-    given = {**SETTINGS, "data__source": str(photos), "train__device": "cpu", "train__precision": "fp32"}
-    for name, value in given.items():
+    flat = {**SETTINGS, "data__source": str(photos), "train__device": "cpu", "train__precision": "fp32"}
+    for name, value in flat.items():
         section, _, field = name.partition("__")
         sections.setdefault(section, {})[field] = value
-    columns = ["knn", "rankme", "spread", "alignment", "uniformity"]  # none of which tells the time
-    asked = {"seeds": 1, "protocols": ["knn", "health"], "columns": columns, **sections}
+    columns = ["knn", "rankme", "spread", "alignment", "uniformity"]  # columns without times
+    request = {"seeds": 1, "protocols": ["knn", "health"], "columns": columns, **sections}
     file = tmp_path / "comparison.yaml"
-    file.write_text(Comparison.model_validate(asked).dump())
+    file.write_text(Comparison.model_validate(request).dump())
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     here.mkdir()
     elsewhere.mkdir()
@@ -203,8 +203,8 @@ def test_a_comparison_gives_the_same_table_in_every_process(
     )  # fmt: skip
     monkeypatch.chdir(here)
     compare(file, out="compared")
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 0, said
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
     for ending in FORMATS:
         tables = [(folder / "compared" / f"table.{ending}").read_text() for folder in (here, elsewhere)]
         assert all(name in tables[0] for name in (*TASKS, "supervised"))
