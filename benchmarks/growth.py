@@ -203,7 +203,7 @@ def against_side(sides: Iterable[int], batch_size: int = 32) -> Panel:
 
 
 def against_number(numbers: Iterable[int]) -> Panel:
-    """Measure seconds of `ssl-zoo tasks` by installed tasks, and of a comparison's bookkeeping by cells."""
+    """Measure `ssl-zoo tasks` by installed tasks, and a comparison's bookkeeping by cells."""
     panel: Panel = {}
     for number in numbers:
         with tempfile.TemporaryDirectory() as folder:

@@ -361,7 +361,7 @@ class Twice:
     transform: Callable[[Any], Tensor]
 
     def __call__(self, image: Any) -> Sequence[Tensor]:
-        """An image to its two views."""
+        """Return the two views of an image."""
         return [self.transform(image), self.transform(image)]
 
 
