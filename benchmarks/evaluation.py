@@ -1,4 +1,4 @@
-"""How long evaluation takes on 60,000 × D train and 10,000 × D test features.
+"""Time of evaluation on 60,000 × D train and 10,000 × D test features.
 
 python benchmarks/evaluation.py [D]
 """
@@ -18,7 +18,7 @@ from ssl_zoo.evaluation.lowshot import FEW, lowshot_accuracies
 
 
 def features(width: int, classes: int = 10) -> Features:
-    """Features as networks have them: not negative, correlated, of overlapping classes."""
+    """Make features like those of networks: non-negative, correlated, of overlapping classes."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, (70_000,), generator=generator)
     centres = torch.randn(classes, 48, generator=generator)

@@ -69,7 +69,7 @@ Panel = dict[str, Curve]
 
 
 def seconds(work: Callable[[], object], most: int = 7, enough: float = 2.0) -> float:
-    """The median time of some work, repeated until it has taken `enough` seconds in all."""
+    """Return the median time of some work, repeated until it has taken `enough` seconds in all."""
     took: list[float] = []
     while len(took) < most and sum(took) < enough:
         start = time.perf_counter()
@@ -79,25 +79,25 @@ def seconds(work: Callable[[], object], most: int = 7, enough: float = 2.0) -> f
 
 
 def note(panel: Panel, name: str, size: int, value: float) -> None:
-    """Keep a figure, and say it."""
+    """Record and print a figure."""
     panel.setdefault(name, {})[size] = value
     print(f"  {size:>9,}  {name}: {value:.3g} s", flush=True)
 
 
 def part(count: int, side: int) -> ArraySplit:
-    """So many random images with random labels."""
+    """Make `count` random images with random labels."""
     images = torch.randint(256, (count, 1, side, side), dtype=torch.uint8)
     return ArraySplit(images, torch.randint(CLASSES, (count,)))
 
 
 def data_set(train: ArraySplit, side: int) -> DataSet:
-    """The data set that a source makes of its parts."""
+    """Make a data set of its parts, as a source does."""
     config = DataConfig(source="random", image_size=side)
     return assemble("random", config, CPU, size=side, train=train, test=part(QUERIES, side))
 
 
 def config_of(batch_size: int, side: int) -> RunConfig:
-    """SimCLR with a light backbone."""
+    """Return the configuration of SimCLR with a small backbone."""
     return load_config(
         overrides={
             "task.name": "simclr",
@@ -118,9 +118,9 @@ def trainer_of(data: DataSet, batch_size: int, side: int) -> Trainer:
 
 
 def step_seconds(trainer: Trainer) -> float:
-    """The time of a training step, with what it takes to collect its batch from all over the data.
+    """Return the time of a training step, including gathering its batch from the whole data.
 
-    The epoch's order is drawn once an epoch, and is measured by itself.
+    The order of an epoch is drawn once per epoch, and is measured separately.
     """
     train, generator = trainer.data.train, torch.Generator().manual_seed(0)
 
@@ -133,7 +133,7 @@ def step_seconds(trainer: Trainer) -> float:
 
 
 def views_seconds(trainer: Trainer) -> float:
-    """The time of the views of one batch."""
+    """Return the time of the views of one batch."""
     size = trainer.config.train.batch_size
     batch = trainer.data.train.batch(torch.arange(size))
     return seconds(lambda: trainer.task.views(batch, Rng(0)), enough=1.0)
@@ -143,7 +143,7 @@ def views_seconds(trainer: Trainer) -> float:
 
 
 def against_data(sizes: Iterable[int], side: int = 16, batch_size: int = 256) -> tuple[Panel, Curve]:
-    """Seconds per image by the number of images; and the bytes of a checkpoint."""
+    """Measure seconds per image by the number of images, and the bytes of a checkpoint."""
     panel: Panel = {}
     written: Curve = {}
     for size in sizes:
@@ -173,21 +173,21 @@ def _drained(trainer: Trainer) -> Iterable[int]:
 
 
 def random_features(bank: int) -> Features:
-    """Features of no meaning; what the kNN costs does not depend on it."""
+    """Make random features; the cost of kNN does not depend on their values."""
     labels = [torch.randint(CLASSES, (n,)) for n in (bank, QUERIES)]
     bank_features, queries = torch.randn(bank, WIDTH), torch.randn(QUERIES, WIDTH)
     return Features(bank_features, labels[0], queries, labels[1], CLASSES)
 
 
 def note_step(panel: Panel, at: int, batch_size: int, side: int) -> None:
-    """Note the seconds per image of a step, and of its views."""
+    """Record the seconds per image of a step, and of its views."""
     trainer = trainer_of(data_set(part(2 * batch_size, side), side), batch_size, side)
     note(panel, "training", at, step_seconds(trainer) / batch_size)
     note(panel, "views", at, views_seconds(trainer) / batch_size)
 
 
 def against_batch(sizes: Iterable[int], side: int = 16) -> Panel:
-    """Seconds per image by the size of the batch."""
+    """Measure seconds per image by the size of the batch."""
     panel: Panel = {}
     for size in sizes:
         note_step(panel, size, size, side)
@@ -195,7 +195,7 @@ def against_batch(sizes: Iterable[int], side: int = 16) -> Panel:
 
 
 def against_side(sides: Iterable[int], batch_size: int = 32) -> Panel:
-    """Seconds per image by the side of the image."""
+    """Measure seconds per image by the side of the image."""
     panel: Panel = {}
     for side in sides:
         note_step(panel, side, batch_size, side)
@@ -203,7 +203,7 @@ def against_side(sides: Iterable[int], batch_size: int = 32) -> Panel:
 
 
 def against_number(numbers: Iterable[int]) -> Panel:
-    """Seconds of `ssl-zoo tasks` by the number of tasks, and of a comparison's books by its cells."""
+    """Measure `ssl-zoo tasks` by installed tasks, and a comparison's bookkeeping by cells."""
     panel: Panel = {}
     for number in numbers:
         with tempfile.TemporaryDirectory() as folder:
@@ -263,14 +263,14 @@ def list_tasks(folder: str) -> None:
 
 
 def comparison(folder: Path, cells: int) -> Any:
-    """A comparison of one task with so many seeds."""
+    """Open a comparison of one task with `cells` seeds."""
     return open_sweep(
         out=folder, tasks=["simclr"], seeds=cells, baselines=[], protocols=["knn"], train={"epochs": 1}
     )
 
 
 def pretend_done(folder: Path, cells: int) -> None:
-    """Leave in each cell's folder what it would hold in the end, as far as books are kept of it."""
+    """Write into each cell's folder the files that a finished one has."""
     for cell in comparison(folder, cells).cells:
         cell.path.mkdir()
         run = Run(cell.path)
@@ -290,7 +290,7 @@ def pretend_done(folder: Path, cells: int) -> None:
 
 
 def keep_books(folder: Path, cells: int) -> None:
-    """What a comparison does apart from its cells' own work."""
+    """Do what a comparison does apart from the work of its cells."""
     sweep = comparison(folder, cells)
     sweep.write()
     assert not sweep.todo()
@@ -304,7 +304,7 @@ COLOURS = ("#1f5fa8", "#c8553d", "#3a8f5c", "#8a6fb0", "#b08a1e")
 
 
 def draw(panels: dict[str, Panel], checkpoint_bytes: Curve, file: Path) -> None:
-    """Four panels, each line with its name at its end."""
+    """Draw four panels, each line with its name at its end."""
     megabytes = max(checkpoint_bytes.values()) / 1e6
     called = {"checkpoint": f"checkpoint, {megabytes:.1f} MB"}
     data = {called.get(name, name): curve for name, curve in panels["data"].items()}
@@ -351,7 +351,7 @@ def _panel(axes: Axes, panel: Panel, title: str, x: str, y: str, scale: float) -
 
 
 def _room(axes: Axes, panel: Panel, scale: float) -> None:
-    """Whole decades, and two at least, so that little growth looks little."""
+    """Set the limits to whole decades, at least two, so that small growth looks small."""
     values = [value * scale for curve in panel.values() for value in curve.values()]
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     axes.set_ylim(10.0 ** min(low, high - 2), 10.0**high)
@@ -389,7 +389,7 @@ def _short(size: int) -> str:
 
 
 def measure(quick: bool) -> tuple[dict[str, Panel], Curve]:
-    """Every panel, and the bytes of a checkpoint by the size of the data."""
+    """Measure every panel, and the bytes of a checkpoint by the size of the data."""
     torch.manual_seed(0)
     parts: dict[str, Panel] = {}
     print("data")

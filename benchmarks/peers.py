@@ -106,7 +106,7 @@ class Views:
 
     @classmethod
     def of(cls, task: Any) -> Views:
-        """The augmentation of a SimCLR task."""
+        """Return the augmentation of a SimCLR task."""
         parts = {type(part): part for part in task.view.transforms}
         crop, jitter = parts[RandomResizedCrop], parts[ColorJitter]
         blur, spec = parts[GaussianBlur], task.spec
@@ -154,7 +154,7 @@ class Setting:
         return cls(config, trainer.data, device, Views.of(task), task.temperature, widths)
 
     def lasting(self, **budget: float) -> RunConfig:
-        """The settings with another budget, such as ``minutes=2``."""
+        """Return the settings with another budget, such as ``minutes=2``."""
         given = {"epochs": None, "images": None, "minutes": None, **budget}
         return self.config.model_copy(update={"train": self.config.train.model_copy(update=given)})
 
@@ -330,7 +330,7 @@ def plain_nt_xent(temperature: float) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def lightly_transform(views: Views) -> Transform:
-    """The augmentation, of lightly's own parts, with ssl-zoo's numbers."""
+    """Build the augmentation of lightly's own parts, with ssl-zoo's parameters."""
     from lightly.transforms import SimCLRTransform
 
     if views.scale[1] != 1:
@@ -361,12 +361,12 @@ class Twice:
     transform: Callable[[Any], Tensor]
 
     def __call__(self, image: Any) -> Sequence[Tensor]:
-        """An image to its two views."""
+        """Return the two views of an image."""
         return [self.transform(image), self.transform(image)]
 
 
 def torchvision_transform(views: Views, pictures: bool) -> Transform:
-    """The same augmentation of transforms v2, without the steps that never happen."""
+    """Build the same augmentation of transforms v2, without steps of probability 0."""
     blur = v2.RandomApply([v2.GaussianBlur(default_kernel_size(views.size), views.sigma)], views.blur_p)
     steps = [
         v2.RandomResizedCrop(views.size, scale=views.scale, antialias=True),
@@ -382,7 +382,7 @@ def torchvision_transform(views: Views, pictures: bool) -> Transform:
 
 
 def build_peer(name: str, setting: Setting, epochs: float) -> Peer:
-    """A peer with a new network, its workers started."""
+    """Return a peer with a new network and started workers."""
     torch.manual_seed(setting.config.train.seed)
     train = setting.data.train
     images = train.batch(torch.arange(len(train))).cpu()
@@ -419,7 +419,7 @@ def wait_for(device: torch.device) -> None:
 
 
 def seconds_of(contestant: Contestant, steps: int, device: torch.device) -> float:
-    """The time of so many steps."""
+    """Return the time of `steps` steps."""
     wait_for(device)
     start = time.perf_counter()
     for _ in range(steps):
@@ -559,7 +559,7 @@ def table(speeds: dict[str, list[float]], marks: dict[str, Mark], epochs: float)
 
 
 def conditions(setting: Setting, peers: Sequence[str]) -> dict[str, Any]:
-    """What the figures were made with."""
+    """Return the versions and settings of the measurement."""
     packages = ["ssl-zoo", "torch", "torchvision", "timm"]
     packages += ["lightly"] if any(name.startswith("lightly") for name in peers) else []
     return {

@@ -84,7 +84,7 @@ class Keys(nn.Module):
 
 
 def slowest(work: Callable[[], object], repeats: int) -> float:
-    """The median over repeats of the time that the slowest process needs, all beginning together."""
+    """Return the median over repeats of the slowest process's time, with a common start."""
     took: list[float] = []
     for number in range(repeats + 1):
         distributed.barrier()
@@ -139,7 +139,7 @@ def measure(batch_size: int, images: int, repeats: int) -> list[Row]:
 
 
 def gather(share: int, repeats: int) -> Row:
-    """The embeddings of all processes in each."""
+    """Gather the embeddings of all processes."""
     z = torch.randn(share, WIDTH, requires_grad=True)
 
     def both_ways() -> None:
@@ -151,7 +151,7 @@ def gather(share: int, repeats: int) -> Row:
 
 
 def order(trainer: Trainer, repeats: int) -> Row:
-    """An epoch's order and batches."""
+    """Draw an epoch's order and read its batches."""
 
     def epoch() -> None:
         for _ in trainer.epoch_batches():
@@ -174,7 +174,7 @@ def shuffle(batch_size: int, data: DataSet, repeats: int) -> Row:
 
 
 def checkpoint(trainer: Trainer, repeats: int) -> Row:
-    """A checkpoint by the first process."""
+    """Save a checkpoint in the first process."""
     with tempfile.TemporaryDirectory() as folder:
         run = Run(folder)
 
@@ -190,7 +190,7 @@ def checkpoint(trainer: Trainer, repeats: int) -> Row:
 
 
 def gradient(name: str, parameters: int, repeats: int) -> Row:
-    """The gradients of a network, bucket by bucket."""
+    """Reduce the gradients of a network, bucket by bucket."""
     buckets = torch.zeros(parameters).split(BUCKET)
 
     def exchange() -> None:
@@ -204,7 +204,7 @@ def gradient(name: str, parameters: int, repeats: int) -> Row:
 
 
 def show(rows: list[Row]) -> str:
-    """The table in plain text."""
+    """Return the table as plain text."""
     width = max(len(row.what) for row in rows)
     lines = [f"{'part':<11} {'what':<{width}} {'time':>12}"]
     for row in rows:

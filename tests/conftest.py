@@ -1,9 +1,16 @@
-"""What tests share: small runs, and the command line as a process."""
+"""Shared by all tests: small runs, and the command line in this process or as a child.
+
+pytest runs two workers (pytest-xdist) with one thread each, as networks this small only wait for other
+threads; a test that is named (``::`` or ``-k``) runs in this process.
+"""
 
 from __future__ import annotations
 
-import json
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported, and by children
+
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,11 +25,19 @@ from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.plugins.entry_points import installed
 from ssl_zoo.plugins.registry import registry
+from tests import processes
 
 _COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 settings.register_profile("quick", max_examples=60, **_COMMON)
 settings.register_profile("thorough", max_examples=1000, **_COMMON)
 settings.load_profile("quick")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return the number of workers for ``-n auto``: two, or none for a test that is named."""
+    named = config.option.keyword or any("::" in argument for argument in config.args)
+    return 0 if named or config.option.usepdb or config.option.collectonly else 2
+
 
 OTHERS = sorted({entry.distribution for entry in installed()} - {"ssl-zoo"})
 """Distributions of plugins that happen to be installed here, which have tests of their own."""
@@ -65,18 +80,16 @@ def flags(task: str, **settings: Any) -> list[str]:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """The command line of ssl-zoo in this environment."""
+    """Return the command of a new interpreter that runs ssl-zoo."""
     return [sys.executable, "-m", "ssl_zoo", *map(str, arguments)]
 
 
 def ssl_zoo(
     *arguments: str | Path, cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run ssl-zoo as a user would, in a process of its own."""
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, check=False, cwd=cwd,
-        env={**os.environ, **environment}, timeout=300,
-    )  # fmt: skip
+    """Run ssl-zoo as a user would, in a child process."""
+    main = ["-m", "ssl_zoo", *map(str, arguments)]
+    return processes.run(main, cwd=cwd, env={**os.environ, **environment})
 
 
 def figures(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How near training comes to its ceiling: the same step on views that already lie on the device."""
+"""``ssl-zoo bench``: training against its ceiling, the same step on views prepared on the device."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ from ssl_zoo.training.trainer import PHASES, Batch
 from ssl_zoo.training.tuning import tune_device
 
 BLOCK_SECONDS = 0.5
-"""Seconds of the ceiling between changes from one to the other; a step at least."""
+"""Seconds of a block of steps on prepared views; at least one step."""
 MIN_PAIRS = 5
-"""So many blocks of each are measured, however long they take."""
+"""The least number of pairs of blocks, however long they take."""
 PREFETCHED_BATCHES = 4
-"""Batches of views that lie ready for the ceiling."""
+"""Batches of views prepared for the ceiling."""
 PROFILED_STEPS = 5
-"""Steps in a profile."""
+"""The number of steps in a profile."""
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """What a measurement found.
+    """The result of `bench`.
 
     Attributes:
         task: the task's name.
         backbone: the backbone's name.
-        data: what the data set is called.
+        data: the data set's name.
         batch_size: images in a batch.
         device: the device, the precision, the memory format and the threads.
-        views_per_image: how many samples the task's `views` makes of one, masks and numbers aside.
-        images_per_s: images drawn in a second of full training.
-        views_per_s: views made and trained on in a second of full training.
-        ceiling_views_per_s: those that a second of training alone takes, with views at hand.
-        ratio: of the two, the median over pairs of neighbouring blocks.
-        ratios: of each pair.
-        peak_memory_bytes: the most in use during full training, as `Device.peak_memory` has it.
-        shares: the part of a step's time in data, views, forward, backward, optimizer and after_step;
-            what is left to 1 lies between them.
-        trace: the file with the profile, if one was asked for.
+        views_per_image: the samples that the task's `views` makes of one image, masks and indices aside.
+        images_per_s: images per second of full training.
+        views_per_s: views made and trained on per second of full training.
+        ceiling_views_per_s: views trained on per second when they are prepared in advance.
+        ratio: the ratio of the two, the median over pairs of neighbouring blocks.
+        ratios: the ratio of each pair.
+        peak_memory_bytes: the peak of full training, as `Device.peak_memory` measures it.
+        shares: the fractions of a step's time in data, views, forward, backward, optimizer and
+            after_step; the rest to 1 is between them.
+        trace: the file with the profile, if requested.
     """
 
     task: str
@@ -84,17 +84,17 @@ def bench(
     out: str | Path | None = None,
     data: DataSet | None = None,
 ) -> Throughput:
-    """Measure full training against its ceiling, in turns, in this process.
+    """Measure full training against its ceiling, alternately, in this process.
 
-    Full training is what `train` does between checkpoints and evaluations: drawing and decoding a batch,
-    its views, the step, and the log. Each block of steps of it has one of the ceiling beside it.
+    Full training is what `train` does between checkpoints and evaluations: read a batch, make its views,
+    step, and log. Each block of training steps is paired with a block of steps on prepared views.
 
     Args:
         config: the configuration, as for `train`; its budget does not matter.
-        seconds: how long to measure, about; `MIN_PAIRS` of blocks are measured anyway.
+        seconds: the approximate duration; at least `MIN_PAIRS` pairs of blocks are measured.
         profile: whether to write torch's profile of some steps of full training.
-        out: the folder for it, which is made if need be; None makes a new one under ``runs/``.
-        data: what the configuration's `data` section describes, if it is loaded already.
+        out: the folder of the profile; None for a new one under ``runs/``.
+        data: the data of the configuration, if it is loaded already.
 
     Raises:
         UserError: the input was wrong, or the profile cannot be written.
@@ -117,7 +117,7 @@ def bench(
 
 
 class _Bench:
-    """Blocks of full training, and of steps on views that lie ready."""
+    """Blocks of full training, and of steps on prepared views."""
 
     def __init__(self, trainer: Trainer, log: TextIO) -> None:
         self.trainer = trainer
@@ -137,7 +137,7 @@ class _Bench:
         ceiling: list[float] = []
         start = time.perf_counter()
         while time.perf_counter() - start < seconds or len(full) < MIN_PAIRS:
-            # Each is first in turn, so that a machine that grows slower or quicker favours neither.
+            # Alternate which is first, so that a machine that speeds up or slows down favours neither.
             order = [(full, self.full), (ceiling, self.ceiling)]
             for times, block in order if len(full) % 2 else reversed(order):
                 times.append(block(steps))
@@ -160,17 +160,17 @@ class _Bench:
         )
 
     def full(self, steps: int) -> float:
-        """Seconds for a step of training, in a block of so many."""
+        """Return the seconds per step of a block of training."""
         with self.training() as step:
             return self._seconds(step, steps)
 
     def ceiling(self, steps: int) -> float:
-        """Seconds for a step on views that lie ready, in a block of so many."""
+        """Return the seconds per step of a block on prepared views."""
         number = self.trainer.config.train.accumulate
         return self._seconds(lambda: self.trainer.step_on(next(self.ready), number), steps)
 
     def prepare(self) -> float:
-        """Have views of some steps lie ready; how many samples they are for one raw one."""
+        """Prepare views of some steps; return the number of samples per raw one."""
         with closing(_batches(self.trainer)) as stream:
             drawn = list(itertools.islice(stream, PREFETCHED_BATCHES))
         views = [[self.trainer.views(i, b) for i, b in enumerate(batches)] for batches in drawn]
@@ -180,7 +180,7 @@ class _Bench:
         return sum(map(len, samples)) / len(raw)
 
     def shares(self, steps: int) -> dict[str, float]:
-        """The part that each phase has in the time of some steps of training."""
+        """Return the fraction of each phase in the time of some steps of training."""
         device, spent = self.trainer.device, dict.fromkeys(PHASES, 0.0)
 
         @contextmanager
@@ -201,13 +201,13 @@ class _Bench:
         return {phase: seconds / whole for phase, seconds in spent.items()}
 
     def profile(self, folder: Path) -> Path:
-        """Write what torch's profiler sees of some steps of training, for Perfetto or Chrome."""
+        """Write torch's profile of some steps of training, for Perfetto or Chrome."""
         file = folder / "trace.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             file.touch()
         except OSError as error:
-            raise UserError(f"--out {folder}: cannot be written into: {error.strerror}") from error
+            raise UserError(f"--out {folder}: is not writable: {error.strerror}") from error
         activities = [ProfilerActivity.CPU]
         if self.trainer.device.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
@@ -222,10 +222,10 @@ class _Bench:
 
     @contextmanager
     def training(self) -> Iterator[Callable[[], None]]:
-        """A step as `train` makes it, to be called within, after a first one.
+        """Yield a function that makes a step of training, after a first one.
 
-        Without, no batch is decoded ahead. So none is while the ceiling has its turn, and a block ends
-        with as many decoded as it began with.
+        Batches are decoded ahead only inside this context: not during a block of the ceiling, and a
+        block ends with as many decoded batches as it began with.
         """
         with closing(_batches(self.trainer)) as stream:
 
@@ -248,7 +248,7 @@ class _Bench:
 
 
 def _batches(trainer: Trainer) -> Generator[list[Batch]]:
-    """For each step its batches, of one epoch after the other."""
+    """Yield the batches of each step, epoch after epoch."""
     while True:
         with closing(trainer.epoch_batches()) as epoch:
             yield from epoch

@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -29,6 +27,7 @@ from ssl_zoo.data.splits import ArraySplit, MappedSplit
 from ssl_zoo.errors import UserError
 from tests.conftest import flags, ssl_zoo
 from tests.core.pictures import broken, everything, folder, named, one_line, photo, write
+from tests.processes import Child
 from tests.robustness.killing import losses, start_and_signal
 
 
@@ -419,15 +418,10 @@ print(len(decoded), hashlib.sha256(samples.numpy().tobytes()).hexdigest())
 """
 
 
-def loading(
-    photos: Path, cache: Path, number: int, seconds: float, others: int
-) -> subprocess.Popen[str]:
+def loading(photos: Path, cache: Path, number: int, seconds: float, others: int) -> Child:
     """Start a process that loads a folder and takes `seconds` to decode each image."""
     arguments = map(str, (photos, cache, number, seconds, others))
-    return subprocess.Popen(
-        [sys.executable, "-c", LOADS, *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    return Child(["-c", LOADS, *arguments])
 
 
 def test_of_two_processes_one_makes_it_and_the_other_waits(photos: Path, cache: Path) -> None:

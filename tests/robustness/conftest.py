@@ -1,8 +1,9 @@
-"""What the attempts to break the program share; how many were made is said at the end."""
+"""Count the attempts to break the program, over all workers, and report them at the end."""
 
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -11,12 +12,24 @@ TRIED: Counter[str] = Counter()
 
 @pytest.fixture(scope="session")
 def tried() -> Counter[str]:
-    """How many attempts of each kind were made; every test adds its own."""
+    """The number of attempts of each kind; every test adds its own."""
     return TRIED
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Send a worker's counts to the controller."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tried"] = dict(TRIED)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add the counts of a worker that has ended."""
+    TRIED.update(getattr(node, "workeroutput", {}).get("tried", {}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many attempts were made, of which kind."""
+    """Print the number of attempts of each kind."""
     if TRIED:
-        made = ", ".join(f"{number:,} {kind}" for kind, number in sorted(TRIED.items()))
-        terminalreporter.write_line(f"tried: {made}")
+        counts = ", ".join(f"{number:,} {kind}" for kind, number in sorted(TRIED.items()))
+        terminalreporter.write_line(f"tried: {counts}")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,27 +16,18 @@ from safetensors.torch import load_file
 from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.runs.checkpoints import read_checkpoint
 from ssl_zoo.runs.run import Run
-from tests.conftest import command
+from tests.processes import Child
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 LONGEST = 300.0
 """Seconds after which a command hangs."""
 
 
-def start(
-    arguments: list[str], environment: dict[str, str] | None = ENVIRONMENT
-) -> subprocess.Popen[str]:
-    """A command of ssl-zoo as a process, which computes with one thread; None: as this process would."""
-    return subprocess.Popen(
-        command(*arguments),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+def start(arguments: list[str]) -> Child:
+    """Start a command of ssl-zoo as a child process."""
+    return Child(["-m", "ssl_zoo", *arguments])
 
 
-def until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> bool:
+def until(process: Child, happened: Callable[[], bool]) -> bool:
     """Wait for something to happen; False if the process ended before."""
     deadline = time.monotonic() + LONGEST
     while not happened():
@@ -51,7 +40,7 @@ def until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> bool:
 
 def start_and_signal(arguments: list[str], run: Path, number: int, after: int) -> int:
     """Start a run, send a signal once so many lines are logged, and return the exit code."""
-    process = start([*arguments, "--out", str(run)], None)
+    process = start([*arguments, "--out", str(run)])
     metrics = run / "metrics.jsonl"
     logged = until(process, lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= after)
     process.send_signal(number)

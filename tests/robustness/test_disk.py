@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +14,11 @@ import yaml
 
 from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
-from tests.conftest import SMALL, command, flags, small_config, ssl_zoo
+from tests import processes
+from tests.conftest import SMALL, flags, small_config, ssl_zoo
+from tests.processes import Child
 from tests.robustness.disks import Disk, need_disks
-from tests.robustness.killing import ENVIRONMENT, check_whole, losses, saved_step, start, until
+from tests.robustness.killing import check_whole, losses, saved_step, start, until
 
 MIB = 2**20
 SETTINGS = {"train__epochs": 4, "train__checkpoint_seconds": 0}
@@ -48,7 +49,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def complaint(process: subprocess.Popen[str]) -> str:
+def complaint(process: Child) -> str:
     """The last line of what a command says that fails while working, which is its only error."""
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1, said
@@ -107,16 +108,16 @@ def test_a_disk_too_small_for_the_run_is_said_in_a_line(
     tried["troubles with a disk"] += 1
 
 
-def test_a_limit_on_the_size_of_files_is_a_full_disk_too(tmp_path: Path, tried: Counter[str]) -> None:
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, MIB))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+def limit_file_size() -> None:
+    """Let this process write files of at most 1 MiB, with an error instead of a signal."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, MIB))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
+
+def test_a_limit_on_the_size_of_files_is_a_full_disk_too(tmp_path: Path, tried: Counter[str]) -> None:
     run = tmp_path / "run"
-    done = subprocess.run(
-        command("train", *flags("simclr", **SETTINGS), "--out", run),
-        preexec_fn=limited, capture_output=True, text=True, check=False, env=ENVIRONMENT,
-    )  # fmt: skip
+    main = ["-m", "ssl_zoo", "train", *flags("simclr", **SETTINGS), "--out", str(run)]
+    done = processes.run(main, prepare=limit_file_size)
     assert done.returncode == 1, done.stderr
     assert done.stderr.splitlines()[-1] == (
         f"error: cannot write {run}/checkpoint.pt: File too large; "

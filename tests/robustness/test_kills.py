@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,6 +18,7 @@ from ssl_zoo.comparison import COMPARE_FILE
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.run import Run
 from tests.conftest import SMALL, TASKS, figures, flags, small_config, ssl_zoo
+from tests.processes import Child
 from tests.robustness.killing import (
     check_whole,
     kill,
@@ -145,7 +144,7 @@ def ssl_zoo_run_started(run):
 NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
 
 
-def stopped(process: subprocess.Popen[str], number: int) -> str:
+def stopped(process: Child, number: int) -> str:
     """Ask a process to stop; the command that its last line says it goes on with."""
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
@@ -235,9 +234,7 @@ def test_results_that_two_processes_add_at_once_are_all_there(tmp_path: Path) ->
         "import sys; from ssl_zoo.runs.run import Run\n"
         "for i in range(40): Run(sys.argv[1]).add_scores({sys.argv[2]: {f'score {i}': float(i)}})"
     )
-    both = [
-        subprocess.Popen([sys.executable, "-c", program, str(run.path), name]) for name in ("a", "b")
-    ]
+    both = [Child(["-c", program, str(run.path), name]) for name in ("a", "b")]
     while any(process.poll() is None for process in both):
         run.results()  # never half of it
     assert [process.returncode for process in both] == [0, 0]

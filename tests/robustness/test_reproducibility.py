@@ -196,6 +196,7 @@ def test_a_comparison_gives_the_same_table_in_every_process(
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     here.mkdir()
     elsewhere.mkdir()
+    # A new interpreter, as a process's hash seed is set when it starts.
     process = subprocess.Popen(
         command("compare", "--config", file, "--out", "compared"), cwd=elsewhere, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "PYTHONHASHSEED": "1"},

@@ -112,7 +112,7 @@ def test_scores_of_any_size_stay_finite() -> None:
 
 
 def joint_table() -> Tensor:
-    """A joint distribution [4, 5] of two variables that know something of each other."""
+    """Return a joint distribution [4, 5] of two dependent variables."""
     table = (1.5 * noise(4, 5)).exp()
     return table.div(table.sum()).double()
 
@@ -223,7 +223,7 @@ def test_the_moving_average_moves_after_a_step_alone() -> None:
 
 
 def gaussians(n: int, d: int, rho: float, seed: int = 0) -> tuple[Tensor, Tensor, float]:
-    """Samples of two correlated Gaussians in d dimensions, and what they share in nats."""
+    """Return samples of two correlated d-dimensional Gaussians, and their information in nats."""
     x, e = noise(2, n, d, seed=seed)
     return x, rho * x + math.sqrt(1 - rho**2) * e, -d / 2 * math.log(1 - rho**2)
 
