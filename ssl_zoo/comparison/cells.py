@@ -290,6 +290,7 @@ def _reason(error: BaseException) -> str:
 def result_affecting_settings(config: EncoderConfig) -> dict[str, Any]:
     """All settings that decide a run's figures, by dotted path."""
     sections = config.model_dump(exclude={"provenance"})
+    sections["backbone"] = config.backbone.resolve().model_dump()  # a preset equals its spelled-out form
     chosen_here = {"train.precision", "train.channels_last", "train.threads", "train.tune"}
     chosen_here |= {"train.device", "data.resident", "data.workers", "data.root", "data.cache"}
     chosen_here |= {"train.checkpoint_seconds", "train.log_every", "train.observers"}

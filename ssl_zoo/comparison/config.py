@@ -225,5 +225,5 @@ def comparability_key(config: EncoderConfig) -> dict[str, Any]:
         data["source"] = str(path.resolve())
     train = {name: getattr(config.train, name) for name in BUDGETS}
     found = {f"data.{k}": v for k, v in data.items()}
-    found |= {f"backbone.{k}": v for k, v in config.backbone.model_dump().items()}
+    found |= {f"backbone.{k}": v for k, v in config.backbone.resolve().model_dump().items()}
     return {**found, **{f"train.{k}": v for k, v in train.items()}}

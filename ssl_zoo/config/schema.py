@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ssl_zoo.config.presets import DEFAULT_BACKBONE, PRESETS
+
 BUDGETS = ("epochs", "images", "minutes")
 """The fields of which one at most is given."""
 DEFAULT_EPOCHS = 100.0
@@ -51,38 +53,45 @@ class DataConfig(_Section):
     )
 
 
-NARROW_RESNET: dict[str, Any] = {
-    "name": "resnet18",
-    "stem_stride": 2,
-    "options": {"channels": [32, 64, 128, 256], "layers": [1, 1, 1, 1]},
-}
-"""A ResNet-10 of half the usual width, 1.2 M parameters, which two CPU cores train in minutes."""
-
-
 class BackboneConfig(_Section):
-    """The network that is trained: a timm model; a narrow ResNet-10 where none is named."""
+    """The network to train: a preset, a timm model, or a backbone of a plugin."""
 
-    name: str = Field("resnet18", description="any timm model, or one that a plugin registers")
+    name: str = Field(
+        DEFAULT_BACKBONE,
+        description=f"{', '.join(PRESETS)}, any timm model, or a backbone that a plugin registers",
+    )
     pretrained: bool = Field(False, description="start from timm's pretrained weights")
     stem: Literal["auto", "small", "original"] = Field(
         "auto", description="small: 3×3 stem without early pooling; auto: small up to 64 pixels"
     )
-    stem_stride: Literal[1, 2] = Field(1, description="stride of the small stem's convolution")
+    stem_stride: Literal[1, 2] = Field(
+        1, description=f"stride of the small stem's convolution; default for {DEFAULT_BACKBONE}: 2"
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="further arguments of timm.create_model"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _narrow_unless_named(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or "name" in values:
-            return values
-        if values.get("pretrained"):
-            raise ValueError("the default network has no pretrained weights; name one with --backbone")
-        options = values.get("options")
-        if isinstance(options, dict):
-            values = {**values, "options": {**NARROW_RESNET["options"], **options}}
-        return {**NARROW_RESNET, **values}
+    @model_validator(mode="after")
+    def _apply_preset(self) -> BackboneConfig:
+        preset = PRESETS.get(self.name)
+        if preset is not None:
+            if self.pretrained:
+                raise ValueError(
+                    f"{self.name} has no pretrained weights; choose another network with --backbone"
+                )
+            if "stem_stride" not in self.model_fields_set:
+                self.__dict__["stem_stride"] = (
+                    preset.stem_stride
+                )  # does not count as a field that is set
+        return self
+
+    def resolve(self) -> BackboneConfig:
+        """Return the same network with a preset's name replaced by timm's, and its options merged in."""
+        preset = PRESETS.get(self.name)
+        if preset is None:
+            return self
+        options = {**preset.options, **self.options}
+        return self.model_copy(update={"name": preset.model, "options": options})
 
 
 class TrainConfig(_Section):
