@@ -53,8 +53,8 @@ def test_a_shipped_configuration_takes_a_step(file: Path) -> None:
 @pytest.mark.parametrize("file", COMPARISONS, ids=lambda f: f.stem)
 def test_a_shipped_comparison_is_valid_for_every_task(file: Path) -> None:
     comparison = load_comparison(file, {})
-    assert set(TASKS) <= set(comparison.names())
-    assert comparison.supervised() == ["supervised"]
+    assert set(TASKS) <= set(comparison.task_names())
+    assert comparison.supervised_names() == ["supervised"]
     assert set(comparison.overrides) <= {*TASKS, "supervised"}
     for task in (*TASKS, "supervised"):
         config = comparison.run_config(task, 1)

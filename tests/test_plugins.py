@@ -736,7 +736,7 @@ def test_a_hook_can_give_tasks(install: Install) -> None:
 
 
 def test_every_hook_is_called_with_the_arguments_that_it_promises() -> None:
-    """Each `Trainer.tell` in the core gives what the hook's signature says, no more and no less."""
+    """Each call of a `tell` in the core passes exactly the arguments of the hook's signature."""
     calls = [
         node
         for file in Path(ssl_zoo.__file__).parent.rglob("*.py")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import logging
@@ -165,9 +166,10 @@ def train(
         raise typer.Exit(launch(devices, sys.argv[1:]))
 
     from ssl_zoo.cli import console
+    from ssl_zoo.cli.progress import TrainingReporter
     from ssl_zoo.training import train
 
-    reporter = console.TrainingReporter()
+    reporter = TrainingReporter()
     try:
         run = train(resolved, out=out, resume=resume, reporter=None if json else reporter)
     finally:
@@ -295,6 +297,7 @@ def compare(
 
     from ssl_zoo import comparison
     from ssl_zoo.cli import console
+    from ssl_zoo.cli.progress import SweepDisplay
     from ssl_zoo.config.load import parse_sets
 
     if runs:
@@ -315,16 +318,13 @@ def compare(
             given[name] = "all"
     sweep = comparison.open_sweep(config, out, **{k: v for k, v in given.items() if v is not None})
     if only is not None:
-        comparison.only(sweep, only)
+        comparison.run_cell(sweep, only)
     elif dry_run:
         print("\n".join(comparison.commands(sweep)))
     else:
         place = comparison.launcher(devices, launcher, parse_sets(launcher_sets or ()))
-        display = console.SweepDisplay()
-        try:
-            table = comparison.run(sweep, place, None if json else display)
-        finally:
-            display.stop()
+        with contextlib.nullcontext() if json else SweepDisplay().observing():
+            table = comparison.run(sweep, place)
         console.print_table(table, sweep.out, json)
         if table.failed:
             raise typer.Exit(1)

@@ -1,18 +1,16 @@
-"""What the terminal shows: a progress bar, and tables of results."""
+"""What the terminal shows: tables of results."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from shlex import quote
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.table import Table
 
@@ -23,16 +21,12 @@ if TYPE_CHECKING:
 
     from pydantic.fields import FieldInfo
 
-    from ssl_zoo.comparison.cells import Cell
-    from ssl_zoo.comparison.sweep import Sweep
     from ssl_zoo.comparison.table import Table as ComparisonTable
     from ssl_zoo.plugins.info import PluginInfo, TaskInfo
-    from ssl_zoo.runs.run import Run
     from ssl_zoo.task import Task
     from ssl_zoo.testing import CheckResult
     from ssl_zoo.tools.bench import Throughput
     from ssl_zoo.tools.embed import Embedded
-    from ssl_zoo.training import Trainer
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -221,7 +215,7 @@ def _range(field: FieldInfo) -> str:
 
 def print_table(comparison: ComparisonTable, folder: Path | None, json: bool) -> None:
     """Print the table of a comparison, what must be said of its rows, and where it lies."""
-    from ssl_zoo.comparison.render import as_dict, foot, name_of
+    from ssl_zoo.comparison.render import as_dict, foot, row_label
 
     if json:
         print_json(as_dict(comparison))
@@ -233,9 +227,9 @@ def print_table(comparison: ComparisonTable, folder: Path | None, json: bool) ->
     for above, row in zip([None, *comparison.rows], comparison.rows, strict=False):
         if row.baseline and above is not None and not above.baseline:
             table.add_section()
-        entries = [(row.entries[c.name], c) for c in comparison.columns[:fits]]
-        styled = ((escape(e.shown(c)), "bold" if e.best else "none") for e, c in entries)
-        table.add_row(escape(name_of(row)), *(f"[{style}]{text}[/]" for text, style in styled))
+        figures = [(row.figures[c.name], c) for c in comparison.columns[:fits]]
+        styled = ((escape(f.format(c)), "bold" if f.best else "none") for f, c in figures)
+        table.add_row(escape(row_label(row)), *(f"[{style}]{text}[/]" for text, style in styled))
     say(comparison.title)
     out.print(table)
     if left_out := comparison.columns[fits:]:
@@ -249,11 +243,11 @@ def print_table(comparison: ComparisonTable, folder: Path | None, json: bool) ->
 
 def _fitting(comparison: ComparisonTable) -> int:
     """How many columns of a table the terminal has room for; at least one."""
-    from ssl_zoo.comparison.render import name_of
+    from ssl_zoo.comparison.render import row_label
 
-    room = out.width - max((len(name_of(row)) for row in comparison.rows), default=0) - 4
+    room = out.width - max((len(row_label(row)) for row in comparison.rows), default=0) - 4
     for number, column in enumerate(comparison.columns):
-        cells = [len(row.entries[column.name].shown(column)) for row in comparison.rows]
+        cells = [len(row.figures[column.name].format(column)) for row in comparison.rows]
         room -= max([len(column.title), *cells]) + 3
         if room < 0:
             return max(1, number)
@@ -267,132 +261,3 @@ def print_embedded(written: Embedded) -> None:
     if written.skipped:
         name, reason = next(iter(written.skipped.items()))
         say(f"left out {len(written.skipped)} that cannot be read, such as {name}: {reason}")
-
-
-class SweepDisplay:
-    """Shows how far a comparison has got, cell by cell, and how long it will still take."""
-
-    def __init__(self) -> None:
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            console=err,
-        )
-
-    def began(self, sweep: Sweep) -> None:
-        """Say what is to be done, and show the bar."""
-        total, todo = len(sweep.cells), len(sweep.todo())
-        kept = f", {total - todo} of them done" if todo < total else ""
-        _note(f"comparison: {sweep.out}, {total} cells{kept}")
-        self.bar.start()
-        self.task = self.bar.add_task("", total=total, state="")
-        self.moved(sweep)
-
-    def moved(self, sweep: Sweep) -> None:
-        """Move the bar."""
-        names = [escape(name) for name in sweep.progress]
-        done = len(sweep.cells) - len(sweep.todo())
-        left = sweep.seconds_left(max(1, len(names)))
-        self.bar.update(
-            self.task,
-            completed=done + sum(sweep.progress.values()),
-            description=f"{done + len(names)} of {len(sweep.cells)}: {', '.join(names)}",
-            state="" if left is None else f"about {_duration(left)} left",
-        )
-
-    def ended(self, sweep: Sweep, cell: Cell) -> None:
-        """Say what came out of a cell."""
-        if (reason := cell.failure()) is not None:
-            _note(f"{cell.name}: failed: {reason}")
-        else:
-            results = cell.results()
-            scores: dict[str, float] = next(iter(results.get("scores", {}).values()), {})
-            shown = [f"{name} {scores[name]:.1f}" for name in ("knn", "linear") if name in scores]
-            shown += [f"left out: {results['left_out']}"] if "left_out" in results else []
-            _note(f"{cell.name}: {' '.join(shown)} ({_duration(results['cell']['seconds'])})")
-        self.moved(sweep)
-
-    def stop(self) -> None:
-        """Leave the terminal as it was, whatever happened."""
-        if self.bar.live.is_started:
-            self.bar.stop()
-
-
-def _duration(seconds: float) -> str:
-    """A time as one says it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _note(text: str) -> None:
-    err.print(text, markup=False, soft_wrap=True)
-
-
-class TrainingReporter:
-    """Shows a progress bar while a run goes on, and at its end the scores and what to do next."""
-
-    def __init__(self) -> None:
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f} %"),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=err,
-        )
-
-    def started(self, run: Run, trainer: Trainer) -> None:
-        """Say what is trained on what, for how long and into which folder, and show the bar."""
-        config, data, budget = trainer.config, trainer.data, trainer.budget
-        encoder = sum(p.numel() for p in trainer.task.encoder.parameters()) / 1e6
-        if budget.steps is not None:
-            length = f"{budget.steps:,} steps of {budget.step_images:,} images"
-        else:
-            length = f"{config.train.minutes:g} minutes in steps of {budget.step_images:,} images"
-        _note(
-            f"{config.task.name} on {data.name}: {len(data.train):,} samples, {config.backbone.name} "
-            f"({encoder:.1f} M parameters), on {trainer.device}, {length}"
-        )
-        _note(f"run: {run.path}")
-        if trainer.step:
-            _note(f"going on from step {trainer.step:,}")
-        self.bar.start()
-        self.task = self.bar.add_task(escape(config.task.name), total=1.0, state="")
-        self.bar.update(self.task, completed=trainer.progress)
-
-    def step(self, progress: float, metrics: dict[str, float]) -> None:
-        """Move the bar."""
-        state = f"epoch {metrics['epoch']:.1f}"
-        if "knn" not in metrics:
-            speed = metrics["images"] / max(metrics["seconds"], 1e-9)
-            state += f"  loss {metrics.get('loss', math.nan):.3f}  {speed:,.0f} images/s"
-            self.bar.update(self.task, completed=progress, state=state)
-        else:
-            _note(f"{state}  kNN {metrics['knn']:.1f} %")
-        if progress >= 1:
-            self.stop()
-
-    def stop(self) -> None:
-        """Leave the terminal as it was, whatever happened."""
-        if self.bar.live.is_started:
-            self.bar.stop()
-
-    def ended(self, run: Run, results: dict[str, Any]) -> None:
-        """Show the scores beside the baselines', and where the run lies."""
-        self.stop()
-        source = run.config().data.source
-        print_scores(results["scores"], f"evaluated on the test split of {source}")
-        if not any("knn" in row for row in results["scores"].values()):
-            say(f"{source} has no labels, so there is no accuracy to show")
-        if skipped := results["skipped"]:
-            name, reason = next(iter(skipped.items()))
-            say(f"skipped {len(skipped)} of its files that cannot be read, such as {name}: {reason}")
-        say(f"run: {run.path}")
-        if any("knn" in row for row in results["scores"].values()):
-            say(f"  ssl-zoo eval {quote(str(run.path))}")
-        say(f"  model = ssl_zoo.load_backbone({str(run.path)!r})")

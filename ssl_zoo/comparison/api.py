@@ -1,4 +1,4 @@
-"""Comparing, from the request to the files."""
+"""A whole comparison: from the request to the table in its folder."""
 
 from __future__ import annotations
 
@@ -9,96 +9,84 @@ from typing import Any
 from ssl_zoo.comparison.config import load_comparison
 from ssl_zoo.comparison.outcomes import run_table, sweep_table
 from ssl_zoo.comparison.render import FORMATS
-from ssl_zoo.comparison.sweep import FILE, Launcher, Sweep, Watcher, preflight, stoppable, work
+from ssl_zoo.comparison.sweep import (
+    COMPARE_FILE,
+    Launcher,
+    Sweep,
+    interruptible,
+    preflight,
+    run_here,
+)
 from ssl_zoo.comparison.table import Table
 from ssl_zoo.runs.records import file_exists
 from ssl_zoo.runtime.files import write_atomic
 
 
-class Unwatched:
-    """A watcher who does nothing."""
-
-    def began(self, sweep: Sweep) -> None:
-        """Do nothing."""
-
-    def moved(self, sweep: Sweep) -> None:
-        """Do nothing."""
-
-    def ended(self, sweep: Sweep, cell: object) -> None:
-        """Do nothing."""
-
-
-def open_sweep(file: str | Path | None = None, out: str | Path | None = None, **given: Any) -> Sweep:
-    """A comparison in its folder; nothing is written yet.
+def open_sweep(file: str | Path | None = None, out: str | Path | None = None, **settings: Any) -> Sweep:
+    """Open a comparison in its folder, without writing anything yet.
 
     Args:
-        file: YAML as in ``configs/compare``.
-        out: the folder; None for one under ``runs/`` that is always the same for the same settings.
-        given: fields of `ssl_zoo.comparison.Comparison`, which override the file's.
+        file: a YAML file as in ``configs/compare``.
+        out: the folder; None for one under ``runs/`` whose name follows from the settings.
+        settings: fields of `ssl_zoo.comparison.Comparison`, which override those of the file.
 
     Raises:
-        UserError: anything about them is wrong.
+        UserError: the settings are invalid.
     """
-    comparison = load_comparison(file, given)
-    return Sweep(comparison, Path(out) if out is not None else comparison.folder())
+    comparison = load_comparison(file, settings)
+    return Sweep(comparison, Path(out) if out is not None else comparison.default_folder())
 
 
 def compare(
     file: str | Path | None = None,
     *,
     out: str | Path | None = None,
-    launcher: Launcher = work,
-    watcher: Watcher | None = None,
-    **given: Any,
+    launcher: Launcher = run_here,
+    **settings: Any,
 ) -> Table:
     """Train and evaluate tasks under one budget, on the same data, backbone and seeds.
 
-    What is done already in the folder is kept, and what is unfinished goes on; so a comparison that
-    was stopped or killed is taken up by asking for it again.
+    Finished cells in the folder are kept and unfinished ones resumed: to resume a comparison that
+    was stopped or killed, call this again.
 
     Args:
-        file: YAML as in ``configs/compare``.
-        out: the folder; None for one under ``runs/`` that is always the same for the same settings.
-        launcher: where the cells are worked on; in this process, one after the other, by default.
-        watcher: who is told how it goes.
-        given: fields of `ssl_zoo.comparison.Comparison`, which override the file's, such as
+        file: a YAML file as in ``configs/compare``.
+        out: the folder; None for one under ``runs/`` whose name follows from the settings.
+        launcher: works through the cells; by default in this process, one after the other.
+        settings: fields of `ssl_zoo.comparison.Comparison`, which override those of the file, such as
             ``tasks=["simclr", "byol"], seeds=2, data={"source": "digits"}, train={"epochs": 10}``.
 
     Returns:
-        The table, which is also in the folder, in every format. A task that failed has a row that
-        says why.
+        The table, which is also written into the folder in every format. The row of a task that
+        failed has a note with the reason.
 
     Raises:
-        UserError: the request is wrong, or another process works in the folder.
+        UserError: the request is invalid, or another process works in the folder.
         Interrupted: a signal asked to stop.
     """
-    return run(open_sweep(file, out, **given), launcher, watcher)
+    return run(open_sweep(file, out, **settings), launcher)
 
 
-def run(sweep: Sweep, launcher: Launcher = work, watcher: Watcher | None = None) -> Table:
-    """Work through what is left of a comparison, and write its table.
+def run(sweep: Sweep, launcher: Launcher = run_here) -> Table:
+    """Work through the remaining cells of a comparison, and write its table.
+
+    Observers, such as a progress display, are registered with `PluginRegistry.observing`.
 
     Raises:
-        UserError: another process works in the folder, or the data cannot be had.
+        UserError: another process works in the folder, or the data is not available.
         Interrupted: a signal asked to stop.
     """
-    watcher = watcher or Unwatched()
-    with stoppable(sweep):
-        if launcher is work:  # elsewhere other machines have the data and the devices
+    with interruptible(sweep):
+        if launcher is run_here:  # other machines may have data and devices that this one lacks
             preflight(sweep)
         with sweep.lock():
-            return _work_through(sweep, launcher, watcher)
-
-
-def _work_through(sweep: Sweep, launcher: Launcher, watcher: Watcher) -> Table:
-    """Work through a comparison that no other process works on."""
-    sweep.write()
-    watcher.began(sweep)
-    if sweep.todo():
-        launcher(sweep, watcher)
-    table = sweep_table(sweep)
-    write_table(table, sweep.out)
-    return table
+            sweep.write()
+            sweep.tell("ssl_zoo_comparison_started", sweep=sweep)
+            if sweep.todo():
+                launcher(sweep)
+            table = sweep_table(sweep)
+            write_table(table, sweep.out)
+            return table
 
 
 def tabulate(
@@ -110,23 +98,23 @@ def tabulate(
     mixed: bool = False,
     out: str | Path | None = None,
 ) -> Table:
-    """The table of runs that were made one by one, or of a comparison as far as it has got.
+    """Return the table of separate runs, or of a comparison that need not be finished.
 
     Args:
-        runs: their folders, or the one of a comparison.
-        protocol: protocols that all must have been evaluated by; what is missing is evaluated.
+        runs: the folders of the runs, or that of one comparison.
+        protocol: protocols that every run needs scores of; those missing are evaluated.
         columns: names of columns; None for all that have a figure.
         sort: the column to sort by; None for the first.
         mixed: allow runs that differ in data, backbone or budget, and mark them.
         out: a folder to write the table into, in every format; None to write nothing.
 
     Raises:
-        UserError: one is no finished run, two are the same, or they are not comparable.
+        UserError: a run is not finished, two runs are the same, or they are not comparable.
     """
-    file = Path(runs[0]) / FILE
+    file = Path(runs[0]) / COMPARE_FILE
     if len(runs) == 1 and file_exists(file):
-        given = {"columns": columns, "sort": sort}
-        table = sweep_table(open_sweep(file, runs[0], **{k: v for k, v in given.items() if v}))
+        overrides = {name: v for name, v in (("columns", columns), ("sort", sort)) if v}
+        table = sweep_table(open_sweep(file, runs[0], **overrides))
     else:
         table = run_table(runs, protocol, columns, sort, mixed)
     if out is not None:
@@ -137,5 +125,5 @@ def tabulate(
 
 def write_table(table: Table, folder: Path) -> None:
     """Write the table into a folder, in every format."""
-    for ending, write in FORMATS.items():
-        write_atomic(folder / f"table.{ending}", write(table).encode())
+    for extension, write in FORMATS.items():
+        write_atomic(folder / f"table.{extension}", write(table).encode())

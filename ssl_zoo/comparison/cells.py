@@ -1,20 +1,19 @@
-"""The cells of a comparison: one row and one seed each, and what is done for it."""
+"""The cells of a comparison: one row and one seed each, and the work that each needs."""
 
 from __future__ import annotations
 
-import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
 
+from ssl_zoo.comparison.cell_folder import CellFolder
 from ssl_zoo.comparison.config import RAW, Comparison
 from ssl_zoo.config.schema import DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
@@ -24,24 +23,25 @@ from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.runs.build import load_data
-from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
-from ssl_zoo.runtime.files import file_lock, write_atomic
 from ssl_zoo.text import error_line, locate_error
-from ssl_zoo.training import Reporter, train
+from ssl_zoo.training import train
 
 Status = Literal["waiting", "unfinished", "failed", "done"]
 
 
 @lru_cache(maxsize=1)
-def _data(config_json: str, device: str) -> DataSet:
-    """The data of the last cell, which is that of the next one too."""
+def _load_data(config_json: str, device: str) -> DataSet:
     return load_data(DataConfig.model_validate_json(config_json), torch.device(device))
 
 
 def shared_data(config: EncoderConfig, device: Device) -> DataSet:
-    """The data of a configuration, loaded once for all cells that are worked on in this process."""
-    return _data(config.data.model_dump_json(), str(device.device))
+    """Return the data of a configuration, loaded once for all cells in this process."""
+    return _load_data(config.data.model_dump_json(), str(device.device))
+
+
+class LeftOut(Exception):
+    """A cell makes no sense with this data or this backbone; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Cell(ABC):
     """One row and one seed of a comparison.
 
     Attributes:
-        comparison: what it belongs to.
-        row: the name of its row.
-        seed: its seed; None for what does not depend on any.
-        path: its folder, in which a run lies, or `results.json` alone.
-        baseline: whether it is one: not trained, or a task that learns from labels.
+        comparison: the comparison.
+        row: the name of the row.
+        seed: the seed; None for a baseline that does not depend on one.
+        path: the folder.
+        baseline: whether it is a baseline: not trained, or a task that learns from labels.
     """
 
     comparison: Comparison
@@ -62,37 +62,54 @@ class Cell(ABC):
     path: Path
     baseline: bool = True
 
+    @cached_property
+    def folder(self) -> CellFolder:
+        """The folder with its files."""
+        return CellFolder(self.path)
+
     @property
     def name(self) -> str:
-        """What it is called, as its folder is."""
+        """The name of the cell and of its folder."""
         return self.path.name
 
     @property
     @abstractmethod
     def config(self) -> EncoderConfig:
-        """What it is made with."""
+        """The configuration, resolved once.
+
+        Raises:
+            UserError: it is invalid, or its task cannot be loaded.
+        """
 
     @abstractmethod
-    def made_with(self) -> EncoderConfig | None:
-        """What lies in its folder was made with, None if there is nothing."""
+    def existing_config(self) -> EncoderConfig | None:
+        """Return the configuration that the results in the folder were made with; None if empty.
+
+        Raises:
+            UserError: it cannot be read.
+        """
 
     @abstractmethod
-    def subject(self, data: DataSet, device: Device, reporter: Reporter | None) -> Subject | str:
-        """What is to be evaluated, trained if need be; or why that makes no sense with such data."""
+    def subject(self, data: DataSet, device: Device) -> Subject:
+        """Return the subject to evaluate, trained first if needed.
+
+        Raises:
+            LeftOut: the cell makes no sense with this data or this backbone.
+        """
 
     def check(self) -> None:
-        """Make sure that what lies in its folder belongs to this comparison.
+        """Check that what is in the folder belongs to this comparison.
 
         Raises:
             UserError: it was made with other settings.
         """
         try:
-            there, wanted = self.made_with(), self.config
-        except UserError:  # its task is broken or gone, which its row will say
+            existing, wanted = self.existing_config(), self.config
+        except UserError:  # its task is broken or gone, which its row will show
             return
-        if there is None:
+        if existing is None:
             return
-        old, new = result_affecting_settings(there), result_affecting_settings(wanted)
+        old, new = result_affecting_settings(existing), result_affecting_settings(wanted)
         for path, value in new.items():
             if old.get(path) != value:
                 raise UserError(
@@ -100,54 +117,51 @@ class Cell(ABC):
                     "choose another --out, or remove it"
                 )
 
-    def run(self, reporter: Reporter | None = None) -> None:
-        """Do what is left to do, and note how it went; a failure is noted and not raised.
+    def run(self) -> None:
+        """Do the remaining work and record the outcome; a failure is recorded, not raised.
 
-        What another process is at is waited for.
+        Wait first for any other process that works on the cell.
 
         Raises:
             Interrupted: a signal asked to stop.
-            Unwritable: the disk takes no more, of this cell or of another.
+            Unwritable: the disk is full or read-only, which would fail the other cells too.
         """
-        with self._alone():
+        with self.folder.cell_lock():
             if self.status == "done":
                 return
-            self._failure_file.unlink(missing_ok=True)
+            self.folder.failure_file.unlink(missing_ok=True)
             start = time.monotonic()
             try:
-                config = self.config
-                device = Device.choose(config.train)
-                data = shared_data(config, device)
+                device = Device.choose(self.config.train)
+                data = shared_data(self.config, device)
                 with device.computing():
-                    subject = self.subject(data, device, reporter)
-                    if isinstance(subject, str):
-                        self._note(self.missing(), left_out=subject)
-                    else:
-                        self._judge(subject)
+                    self._evaluate(self.subject(data, device))
+            except LeftOut as reason:
+                self._record(self.missing_protocols(), left_out=str(reason))
             except (Interrupted, Unwritable):
                 raise
             except PLUGIN_ERRORS as error:
-                self.fail(_reason(error))
-            self._note([], seconds=time.monotonic() - start)
+                self.folder.record_failure(_failure_reason(error))
+            self._record([], seconds=time.monotonic() - start)
 
-    def _judge(self, subject: Subject) -> None:
-        """Evaluate by the protocols that are missing; one that fails costs no other its figures."""
-        can = supported_protocols(self.missing(), subject.data)
-        for name in self.missing():
-            if name in can:
+    def _evaluate(self, subject: Subject) -> None:
+        """Evaluate by the missing protocols; a protocol that fails does not stop the others."""
+        supported = supported_protocols(self.missing_protocols(), subject.data)
+        for name in self.missing_protocols():
+            if name in supported:
                 try:
-                    Run(self.path).add_scores({subject.name: score(subject, [name])})
+                    self.folder.add_scores({subject.name: score(subject, [name])})
                 except Unwritable:
                     raise
                 except PLUGIN_ERRORS as error:
-                    self.fail(f"{name}: {_reason(error)}")
+                    self.folder.record_failure(f"{name}: {_failure_reason(error)}")
                     continue
-            self._note([name], unlabelled=[] if name in can else [name])
+            self._record([name], unlabelled=[] if name in supported else [name])
 
-    def _note(
+    def _record(
         self, protocols: list[str], seconds: float = 0.0, unlabelled: Sequence[str] = (), **facts: Any
     ) -> None:
-        """Note protocols that are done, time that was spent, and those that need labels."""
+        """Add to the results: finished protocols, time spent, protocols skipped for lack of labels."""
         before = self.results().get("cell", {})
         cell = {
             "row": self.row,
@@ -156,74 +170,55 @@ class Cell(ABC):
             "unlabelled": [*before.get("unlabelled", ()), *unlabelled],
             "seconds": round(before.get("seconds", 0.0) + seconds, 1),
         }
-        Run(self.path).write_results({"cell": cell, **facts})
-
-    def fail(self, reason: str) -> None:
-        """Note that it failed, and why."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._failure_file, json.dumps({"failed": reason}).encode())
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Within, no other process works on it; one that does is waited for."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with file_lock(Run(self.path).cell_lock_file):
-            yield
+        self.folder.write_results({"cell": cell, **facts})
 
     @property
     def status(self) -> Status:
-        """How far it has got, by what lies in its folder."""
-        if not self.missing():
+        """The progress of the cell, read from its folder."""
+        if not self.missing_protocols():
             return "done"
-        if self._failure_file.is_file():
+        if self.folder.failure_file.is_file():
             return "failed"
         return "unfinished" if self.path.is_dir() else "waiting"
 
-    def missing(self) -> list[str]:
-        """The protocols that it has not been evaluated by."""
-        known = self.results().get("cell", {}).get("protocols", ())
-        return [name for name in self.comparison.protocols if name not in known]
+    def missing_protocols(self) -> list[str]:
+        """Return the protocols that the cell has not been evaluated by."""
+        done = self.results().get("cell", {}).get("protocols", ())
+        return [name for name in self.comparison.protocols if name not in done]
 
     def results(self) -> dict[str, Any]:
-        """What is known of it so far."""
-        return Run(self.path).results()
+        """Return the results so far."""
+        return self.folder.results()
 
     def failure(self) -> str | None:
-        """Why it failed, None if it did not, or is done by now."""
-        return Run(self.path).failure() if self.missing() else None
-
-    @property
-    def _failure_file(self) -> Path:
-        return Run(self.path).failure_file
+        """Return why the cell failed; None if it did not, or if it is done by now."""
+        return self.folder.failure() if self.missing_protocols() else None
 
 
 class TrainedCell(Cell):
-    """A task that is trained, then evaluated."""
+    """A task to train and evaluate."""
 
-    @property
+    @cached_property
     def config(self) -> RunConfig:
-        """The configuration of its run."""
+        """The configuration of its run, resolved once."""
         assert self.seed is not None
         return self.comparison.run_config(self.row, self.seed)
 
-    def made_with(self) -> RunConfig | None:
-        """The configuration of the run in its folder, None if there is none."""
-        run = Run(self.path)
-        return run.config() if run.config_file.is_file() else None
+    def existing_config(self) -> RunConfig | None:
+        """Return the configuration of the run in the folder; None if there is no run."""
+        return self.folder.config() if self.folder.config_file.is_file() else None
 
-    def subject(self, data: DataSet, device: Device, reporter: Reporter | None) -> Subject | str:
-        """Its features at the end of the budget, until which it is trained, or goes on."""
+    def subject(self, data: DataSet, device: Device) -> Subject:
+        """Return the features of the task, trained to the end of the budget first."""
         if self.baseline and data.bank.labels is None:
-            return f"it learns from labels, and {data.name} has none"
-        config, run = self.config, Run(self.path)
-        if not run.results().get("steps"):
-            started = run.config_file.is_file()
+            raise LeftOut(f"it learns from labels, and {data.name} has none")
+        if not self.results().get("steps"):
+            started = self.folder.config_file.is_file()
             try:
                 train(
-                    None if started else config,
+                    None if started else self.config,
                     out=None if started else self.path,
                     resume=self.path if started else None,
-                    reporter=reporter,
                     protocol=(),
                     with_baselines=False,
                     data=data,
@@ -231,64 +226,64 @@ class TrainedCell(Cell):
             except Unsuitable as reason:
                 if self.comparison.tasks != "all":
                     raise
-                return str(reason)
-        task = device.place(run.load_task(data.spec))
-        return Subject.of_task(task, data, device, seed=config.train.seed)
+                raise LeftOut(str(reason)) from reason
+        task = device.place(self.folder.load_task(data.spec))
+        return Subject.of_task(task, data, device, seed=self.config.train.seed)
 
 
 class EvaluatedCell(Cell):
     """A baseline that is not trained."""
 
-    @property
+    @cached_property
     def config(self) -> EncoderConfig:
-        """What all runs have in common."""
+        """The configuration that all cells have in common, resolved once."""
         return self.comparison.encoder_config(self.seed or 0)
 
-    def made_with(self) -> EncoderConfig | None:
-        """The configuration beside the results in its folder."""
-        made = self.results().get("config")
+    def existing_config(self) -> EncoderConfig | None:
+        """Return the configuration among the results in the folder; None if there is none."""
+        values = self.results().get("config")
         try:
-            return None if made is None else EncoderConfig.model_validate(made)
+            return None if values is None else EncoderConfig.model_validate(values)
         except ValidationError as error:
             raise UserError(f"{self.path} was made by another version; remove it") from error
 
-    def _write(self, device: Device, **facts: Any) -> None:
+    def _record_config(self, device: Device, **facts: Any) -> None:
         config = self.config.model_dump(mode="json")
-        Run(self.path).write_results({"device": str(device.device), "config": config, **facts})
+        self.folder.write_results({"device": str(device.device), "config": config, **facts})
 
 
 class UntrainedCell(EvaluatedCell):
     """The network before training."""
 
-    def subject(self, data: DataSet, device: Device, reporter: Reporter | None) -> Subject | str:
-        """The pooled features of the network as its seed makes it."""
+    def subject(self, data: DataSet, device: Device) -> Subject:
+        """Return the pooled features of the network with its initial weights."""
         subject = of_encoder(self.config, data, device, self.row)
         assert subject.encoder is not None
-        self._write(device, parameters=sum(p.numel() for p in subject.encoder.parameters()))
+        parameters = sum(p.numel() for p in subject.encoder.parameters())
+        self._record_config(device, parameters=parameters)
         return subject
 
 
 class RawCell(EvaluatedCell):
     """The raw input."""
 
-    def subject(self, data: DataSet, device: Device, reporter: Reporter | None) -> Subject | str:
-        """The raw input as features."""
-        self._write(device)
+    def subject(self, data: DataSet, device: Device) -> Subject:
+        """Return the raw input as features."""
+        self._record_config(device)
         subject = Subject.raw(data, device)
-        return f"the raw input of {data.name} makes no sense as features" if subject is None else subject
+        if subject is None:
+            raise LeftOut(f"the raw input of {data.name} makes no sense as features")
+        return subject
 
 
-def _reason(error: BaseException) -> str:
-    """Why something failed, in one line."""
-    return (
-        error_line(error)
-        if isinstance(error, SslZooError)
-        else registry.describe_error(error) or locate_error(error)
-    )
+def _failure_reason(error: BaseException) -> str:
+    if isinstance(error, SslZooError):
+        return error_line(error)
+    return registry.describe_error(error) or locate_error(error)
 
 
 def result_affecting_settings(config: EncoderConfig) -> dict[str, Any]:
-    """All settings that decide a run's figures, by dotted path."""
+    """Return all settings that affect the figures of a run, by dotted path."""
     sections = config.model_dump(exclude={"provenance"})
     sections["backbone"] = config.backbone.resolve().model_dump()  # a preset equals its spelled-out form
     chosen_here = {"train.precision", "train.channels_last", "train.threads", "train.tune"}
@@ -298,18 +293,19 @@ def result_affecting_settings(config: EncoderConfig) -> dict[str, Any]:
     return {path: value for path, value in flat.items() if path not in chosen_here}
 
 
-def cells(comparison: Comparison, out: Path) -> list[Cell]:
-    """All cells in the order in which they are worked on: each row once, then the next seed."""
+def make_cells(comparison: Comparison, out: Path) -> list[Cell]:
+    """Return all cells in the order of work: every row with the first seed, then the next seed."""
     return list(_cells(comparison, out))
 
 
 def _cells(comparison: Comparison, out: Path) -> Iterator[Cell]:
-    names, supervised = comparison.names(), comparison.supervised()
+    names, supervised = comparison.task_names(), comparison.supervised_names()
     if comparison.has_baseline(RAW):
         yield RawCell(comparison, RAW, None, out / RAW)
+    pretrained = comparison.encoder_config(0).backbone.pretrained
+    untrained = PRETRAINED if pretrained else UNTRAINED
     for seed in range(comparison.seeds):
         if comparison.has_baseline(UNTRAINED):
-            row = PRETRAINED if comparison.encoder_config(0).backbone.pretrained else UNTRAINED
-            yield UntrainedCell(comparison, row, seed, out / f"{row}-{seed}")
+            yield UntrainedCell(comparison, untrained, seed, out / f"{untrained}-{seed}")
         for name in (*names, *supervised):
             yield TrainedCell(comparison, name, seed, out / f"{name}-{seed}", name in supervised)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from ssl_zoo.comparison.cells import Cell
-from ssl_zoo.comparison.sweep import Launcher, Sweep, Watcher, cores, work
+from ssl_zoo.comparison.sweep import Launcher, Sweep, cores, run_here
 from ssl_zoo.errors import UserError
 from ssl_zoo.runtime.files import open_no_follow
 
@@ -42,7 +42,7 @@ def launcher(devices: int, cluster: str | None, parameters: Mapping[str, Any]) -
     if cluster is None:
         if parameters:
             raise UserError("--launcher-set goes with --launcher slurm")
-        return work if devices == 1 else partial(on_devices, number=devices)
+        return run_here if devices == 1 else partial(on_devices, number=devices)
     if cluster not in ("slurm", "local"):
         raise UserError(f"--launcher: there is no {cluster!r}; there are: slurm, local")
     if devices != 1:
@@ -60,10 +60,10 @@ def _observe(sweep: Sweep, cell: Cell) -> None:
     """Read from a cell's folder how far it has got."""
     with suppress(OSError, ValueError, TypeError, LookupError):
         lines = (cell.path / "metrics.jsonl").read_text().splitlines()
-        sweep.progress[cell.name] = float(json.loads(lines[-1])["progress"])
+        sweep.advance(cell, float(json.loads(lines[-1])["progress"]))
 
 
-def on_devices(sweep: Sweep, watcher: Watcher, number: int) -> None:
+def on_devices(sweep: Sweep, number: int) -> None:
     """Work through the cells with so many processes, each on a device of its own.
 
     On CUDA every process sees one device; on the CPU they share the processors evenly.
@@ -104,14 +104,14 @@ def on_devices(sweep: Sweep, watcher: Watcher, number: int) -> None:
             if process.returncode and cell.status != "done" and not stop.is_set():
                 _note_death(cell, f"its process ended with code {process.returncode}")
         except OSError as error:
-            cell.fail(f"its process cannot be started: {error.strerror or error}")
+            cell.folder.record_failure(f"its process cannot be started: {error.strerror or error}")
         finally:
             free.put(index)
 
     with ThreadPoolExecutor(number) as pool:
         waiting = {cell.name: (cell, pool.submit(run, cell)) for cell in sweep.todo()}
         try:
-            _watch(sweep, watcher, {n: (c, f.done, f.running) for n, (c, f) in waiting.items()})
+            _watch(sweep, {n: (c, f.done, f.running) for n, (c, f) in waiting.items()})
         except BaseException:
             stop.set()
             raise
@@ -121,22 +121,19 @@ def on_devices(sweep: Sweep, watcher: Watcher, number: int) -> None:
 
 def _watch(
     sweep: Sweep,
-    watcher: Watcher,
     waiting: Mapping[str, tuple[Cell, Callable[[], bool], Callable[[], bool]]],
 ) -> None:
-    """Tell the watcher of cells that other processes work on, until all are done."""
+    """Follow the progress of cells that other processes work on until all have ended."""
     open_cells = dict(waiting)
     while open_cells:
         for name, (cell, done, running) in list(open_cells.items()):
             if done():
                 del open_cells[name]
                 sweep.end(cell)
-                watcher.ended(sweep, cell)
             elif running():
                 if name not in sweep.progress:
                     sweep.begin(cell)
                 _observe(sweep, cell)
-        watcher.moved(sweep)
         time.sleep(POLL if open_cells else 0)
 
 
@@ -151,15 +148,14 @@ def _note_death(cell: Cell, what: str) -> None:
     """Where a process ended without saying why, let the row say what is known."""
     if cell.failure() is None:
         lines = _log(cell).read_text(errors="replace").strip().splitlines() or [""]
-        cell.fail(f"{what}: {lines[-1]}" if lines[-1] else what)
+        cell.folder.record_failure(f"{what}: {lines[-1]}" if lines[-1] else what)
 
 
-def submit(sweep: Sweep, watcher: Watcher, cluster: str, parameters: Mapping[str, Any]) -> None:
+def submit(sweep: Sweep, cluster: str, parameters: Mapping[str, Any]) -> None:
     """Submit every cell as a job through submitit, and wait for them all.
 
     Args:
         sweep: the comparison.
-        watcher: who is told how it goes.
         cluster: "slurm", or "local" for processes on this machine.
         parameters: submitit's, such as ``{"slurm_partition": "gpu", "timeout_min": 240}``.
 
@@ -178,10 +174,10 @@ def submit(sweep: Sweep, watcher: Watcher, cluster: str, parameters: Mapping[str
     todo = sweep.todo()
     # The local executor starts whatever it is given at once.
     for some in [[cell] for cell in todo] if cluster == "local" else [todo]:
-        _submit(executor, sweep, some, watcher)
+        _submit(executor, sweep, some)
 
 
-def _submit(executor: Any, sweep: Sweep, cells: Sequence[Cell], watcher: Watcher) -> None:
+def _submit(executor: Any, sweep: Sweep, cells: Sequence[Cell]) -> None:
     from submitit.helpers import CommandFunction
 
     with executor.batch():
@@ -192,12 +188,11 @@ def _submit(executor: Any, sweep: Sweep, cells: Sequence[Cell], watcher: Watcher
         if not job.done():
             return False
         if cell.status not in ("done", "failed"):
-            cell.fail(f"job {job.job_id} ended as {job.state}; see {job.paths.stderr}")
+            cell.folder.record_failure(f"job {job.job_id} ended as {job.state}; see {job.paths.stderr}")
         return True
 
     _watch(
         sweep,
-        watcher,
         {
             cell.name: (cell, partial(has_ended, cell, job), partial(_runs, job))
             for cell, job in zip(cells, jobs, strict=True)

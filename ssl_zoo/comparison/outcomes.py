@@ -1,4 +1,4 @@
-"""From folders to the table: the cells of a comparison, or runs that were made one by one."""
+"""From folders to the table: the cells of a comparison, or separate runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_zoo.comparison.cells import Cell, result_affecting_settings
-from ssl_zoo.comparison.config import comparability_key
+from ssl_zoo.comparison.config import RAW, comparability_key
 from ssl_zoo.comparison.sweep import Sweep
 from ssl_zoo.comparison.table import Outcome, Table, build_table
 from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig
@@ -19,16 +19,15 @@ from ssl_zoo.runs.run import Run
 
 
 def sweep_table(sweep: Sweep) -> Table:
-    """The table of a comparison, of as many of its cells as are done or have failed.
+    """Return the table of a comparison, of the cells that are done or have failed.
 
     Raises:
-        UserError: a column is asked for that there is not.
+        UserError: there is no column of such a name.
     """
+    outcomes = [outcome for cell in sweep.cells if (outcome := _outcome(cell)) is not None]
+    foot = [*_baseline_notes(outcomes), *_settings_notes(outcomes)]
     comparison = sweep.comparison
-    outcomes = [o for cell in sweep.cells if (o := _outcome(cell)) is not None]
-    config = comparison.encoder_config(0)
-    foot = [*_on_rows(outcomes), *_on_settings(outcomes)]
-    return build_table(outcomes, _title(config), comparison.columns, comparison.sort, foot)
+    return build_table(outcomes, _title(sweep.config), comparison.columns, comparison.sort, foot)
 
 
 def _outcome(cell: Cell) -> Outcome | None:
@@ -37,9 +36,7 @@ def _outcome(cell: Cell) -> Outcome | None:
         return None
     scores = results.get("scores", {})
     name = next(iter(scores), cell.row)
-    return Outcome(
-        name, cell.seed, Run(cell.path), scores.get(name, {}), results, cell.baseline, failure
-    )
+    return Outcome(name, cell.seed, cell.folder, scores.get(name, {}), results, cell.baseline, failure)
 
 
 def run_table(
@@ -49,98 +46,99 @@ def run_table(
     sort: str | None = None,
     mixed: bool = False,
 ) -> Table:
-    """The table of runs that were made one by one.
+    """Return the table of separate runs.
 
-    Runs of one task are one row where they differ in nothing but the seed, else a row for each of the
-    settings.
+    Runs of one task that differ only in the seed share a row.
 
     Args:
-        runs: their folders.
-        protocol: protocols that all must have been evaluated by; what is missing is evaluated.
+        runs: the folders of the runs.
+        protocol: protocols that every run needs scores of; those missing are evaluated.
         columns: names of columns; None for all that have a figure.
         sort: the column to sort by; None for the first.
         mixed: allow runs that differ in data, backbone or budget, and mark them.
 
     Raises:
-        UserError: one is no finished run, two are the same, or they are not comparable.
+        UserError: a run is not finished, two runs are the same, or they are not comparable.
     """
     opened = [Run.open(path) for path in dict.fromkeys(map(Path, runs))]
     configs = [run.config() for run in opened]
     for run in opened:
         if not run.results().get("steps"):
-            raise UserError(f"{run.path} has not ended: go on with ssl-zoo train --resume {run.path}")
-    varying = _varying([comparability_key(config) for config in configs])
+            raise UserError(
+                f"{run.path} is not finished; resume it with: ssl-zoo train --resume {run.path}"
+            )
+    keys = [comparability_key(config) for config in configs]
+    varying = _varying(keys)
     if varying and not mixed:
         path = varying[0]
-        values = [(comparability_key(c)[path], run.path) for c, run in zip(configs, opened, strict=True)]
-        (a, first), (b, second) = _two_different(values)
+        first = keys[0][path]
+        other = next(i for i, key in enumerate(keys) if key[path] != first)
         raise UserError(
-            f"runs are not comparable: {path} is {a} in {first}, but {b} in {second}; "
-            "--mixed tabulates them all the same, and marks them"
+            f"runs are not comparable: {path} is {first} in {opened[0].path}, but {keys[other][path]} "
+            f"in {opened[other].path}; --mixed tabulates them anyway, marked"
         )
     chosen = protocols(protocol)
-    for run in opened:
-        _evaluate_missing(run, chosen)
-    rows = _rows(configs, varying)
+    for run, config in zip(opened, configs, strict=True):
+        _evaluate_missing(run, config.task.name, chosen)
+    rows = _row_names(configs, varying)
     outcomes: list[Outcome] = []
     for run, config, row in zip(opened, configs, rows, strict=True):
-        results = run.results()
-        scores, seed = results.get("scores", {}), config.train.seed
-        task, labels = config.task.name, registry.load_task(config.task.name).needs_labels
-        outcomes.append(Outcome(row, seed, run, scores.get(task, {}), results, labels))
-    outcomes += _baselines(opened, configs, _suffixes(configs, varying))
-    foot = [*_on_rows(outcomes), *_on_settings(outcomes)]
+        results, task = run.results(), config.task.name
+        scores = results.get("scores", {}).get(task, {})
+        needs_labels = registry.load_task(task).needs_labels
+        outcomes.append(Outcome(row, config.train.seed, run, scores, results, needs_labels))
+    suffixes = [_in_brackets({path: key[path] for path in varying}) for key in keys]
+    outcomes += _baselines(opened, configs, suffixes)
+    foot = [*_baseline_notes(outcomes), *_settings_notes(outcomes)]
     if varying:
         foot.insert(0, f"NOT COMPARABLE: the runs differ in {', '.join(varying)}.")
     title = "runs that differ in " + ", ".join(varying) if varying else _title(configs[0])
     return build_table(outcomes, title, columns, sort, foot)
 
 
-def _evaluate_missing(run: Run, chosen: Mapping[str, Any]) -> None:
-    scores = run.results().get("scores", {}).get(run.config().task.name, {})
+def _evaluate_missing(run: Run, task: str, chosen: Mapping[str, Any]) -> None:
+    scores = run.results().get("scores", {}).get(task, {})
     missing = [name for name, p in chosen.items() if not p.metrics.keys() & scores.keys()]
     if missing:
         evaluate(run.path, missing)
 
 
-def _varying(flat: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The settings that are not the same in all."""
-    paths = dict.fromkeys(path for one in flat for path in one)
-    return [path for path in paths if any(one.get(path) != flat[0].get(path) for one in flat)]
+def _varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the dotted paths of settings that are not equal in all runs."""
+    paths = dict.fromkeys(path for of_run in settings for path in of_run)
+    first = settings[0]
+    return [path for path in paths if any(s.get(path) != first.get(path) for s in settings)]
 
 
-def _two_different(values: Sequence[tuple[Any, Path]]) -> tuple[tuple[Any, Path], tuple[Any, Path]]:
-    first = values[0]
-    return first, next(other for other in values if other[0] != first[0])
+def _in_brackets(settings: Mapping[str, Any]) -> str:
+    """Return settings in the form `` (name=value, …)``, to append to a name; "" if there are none."""
+    text = ", ".join(f"{path.partition('.')[2]}={value}" for path, value in settings.items())
+    return f" ({text})" if text else ""
 
 
-def _suffixes(configs: Sequence[RunConfig], varying: Sequence[str]) -> list[str]:
-    """What must be said of each run beside its task, empty where all conditions are the same."""
-    return [_said({path: comparability_key(config)[path] for path in varying}) for config in configs]
+def _row_names(configs: Sequence[RunConfig], varying: Sequence[str]) -> list[str]:
+    """Return the name of each run's row: its task and the settings that distinguish it.
 
-
-def _said(settings: Mapping[str, Any]) -> str:
-    given = ", ".join(f"{path.partition('.')[2]}={value}" for path, value in settings.items())
-    return f" ({given})" if given else ""
-
-
-def _rows(configs: Sequence[RunConfig], varying: Sequence[str]) -> list[str]:
-    """The name of each run's row: its task, and what tells it from others of that task."""
-    flat = [result_affecting_settings(config) for config in configs]
+    Raises:
+        UserError: two runs are the same.
+    """
+    settings = [result_affecting_settings(config) for config in configs]
     rows = []
-    for config, its in zip(configs, flat, strict=True):
-        same_task = [
-            other for c, other in zip(configs, flat, strict=True) if c.task.name == config.task.name
+    for config, own in zip(configs, settings, strict=True):
+        of_task = [
+            other
+            for other_config, other in zip(configs, settings, strict=True)
+            if other_config.task.name == config.task.name
         ]
-        telling = dict.fromkeys([*varying, *_varying(same_task)])
-        telling.pop("train.seed", None)
-        known = {**its, **comparability_key(config)}
-        rows.append(config.task.name + _said({path: known.get(path) for path in telling}))
+        distinguishing = dict.fromkeys([*varying, *_varying(of_task)])
+        distinguishing.pop("train.seed", None)
+        values = {**own, **comparability_key(config)}
+        rows.append(config.task.name + _in_brackets({p: values.get(p) for p in distinguishing}))
     seen: set[tuple[str, int]] = set()
     for row, config in zip(rows, configs, strict=True):
         if (row, config.train.seed) in seen:
             raise UserError(
-                f"two of the runs are the same: {row} with the seed {config.train.seed}; give one"
+                f"two of the runs are the same: {row} with seed {config.train.seed}; leave one out"
             )
         seen.add((row, config.train.seed))
     return rows
@@ -149,18 +147,18 @@ def _rows(configs: Sequence[RunConfig], varying: Sequence[str]) -> list[str]:
 def _baselines(
     runs: Sequence[Run], configs: Sequence[RunConfig], suffixes: Sequence[str]
 ) -> list[Outcome]:
-    """What the runs' own results say of the raw input and of the network before training."""
-    found: dict[tuple[str, int | None], Outcome] = {}
+    """Return the raw input and the untrained networks, as evaluated beside the runs."""
+    outcomes: dict[tuple[str, int | None], Outcome] = {}
     for run, config, suffix in zip(runs, configs, suffixes, strict=True):
         for name, scores in run.results().get("scores", {}).items():
             if name == config.task.name:
                 continue
             seed = config.train.seed if name in (UNTRAINED, PRETRAINED) else None
             outcome = Outcome(name + suffix, seed, run, scores, {}, True)
-            known = found.get((outcome.row, seed))
+            known = outcomes.get((outcome.row, seed))
             if known is None or len(known.scores) < len(scores):
-                found[outcome.row, seed] = outcome
-    return list(found.values())
+                outcomes[outcome.row, seed] = outcome
+    return list(outcomes.values())
 
 
 def _title(config: EncoderConfig) -> str:
@@ -176,48 +174,48 @@ def _budget(config: EncoderConfig) -> str:
     raise AssertionError("TrainConfig has a budget")
 
 
-def _on_rows(outcomes: Sequence[Outcome]) -> list[str]:
-    """What the baselines' rows are."""
+def _baseline_notes(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return a note on each baseline in the table."""
     rows = {outcome.row for outcome in outcomes}
-    texts = {
-        "pixels": "pixels: the raw input, shrunk to at most 32×32.",
-        UNTRAINED: "random-init: the network before its first step.",
-        PRETRAINED: "pretrained: the network with the weights that training began with.",
+    notes = {
+        RAW: f"{RAW}: the raw input, shrunk to at most 32×32.",
+        UNTRAINED: f"{UNTRAINED}: the network before its first step.",
+        PRETRAINED: f"{PRETRAINED}: the network with the weights that training started from.",
     }
     labelled = dict.fromkeys(o.row for o in outcomes if o.facts.get("needs_labels"))
     trained = [f"{row}: the same network and budget, trained on the labels." for row in labelled]
-    return [*(text for row, text in texts.items() if row in rows), *trained]
+    return [*(note for row, note in notes.items() if row in rows), *trained]
 
 
-def _on_settings(outcomes: Sequence[Outcome]) -> list[str]:
-    """What the runs were made with, as each has noted it, and what is not the same in all."""
-    noted = [_versions(outcome.run) for outcome in outcomes]
-    names = [name for name in ("ssl-zoo", "torch", "timm") if any(name in v for v in noted)]
+def _settings_notes(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return notes on the settings, machines and versions, and on differences between the runs."""
+    by_outcome = [_versions(outcome.run) for outcome in outcomes]
+    names = [name for name in ("ssl-zoo", "torch", "timm") if any(name in v for v in by_outcome)]
     versions = [
-        f"{name} {' and '.join(sorted({str(v[name]) for v in noted if name in v}))}" for name in names
+        f"{name} {' and '.join(sorted({str(v[name]) for v in by_outcome if name in v}))}"
+        for name in names
     ]
     devices = sorted({str(o.facts["device"]) for o in outcomes if "device" in o.facts})
     formats = sorted({str(o.facts["precision"]) for o in outcomes if "precision" in o.facts})
-    texts = [
-        f"Settings: each task's own recipe, and what the comparison's file says. Made on "
+    notes = [
+        "Settings: each task's own recipe, with the changes in the comparison's file. Computed on "
         f"{' and '.join(devices) or 'unknown devices'} in {' and '.join(formats) or 'fp32'}; "
         f"{', '.join(versions) or 'unknown versions'}."
     ]
     drawn = [o.facts["images"] for o in outcomes if o.facts.get("images")]
     if drawn and max(drawn) > 1.1 * min(drawn):
-        texts.append(f"The runs drew different numbers of images, {min(drawn):,} to {max(drawn):,}.")
+        notes.append(f"The runs drew different numbers of images, {min(drawn):,} to {max(drawn):,}.")
     unlabelled = {n for o in outcomes for n in o.facts.get("cell", {}).get("unlabelled", ())}
     if unlabelled:
-        texts.append(
-            f"The data has no labels of two classes, so there is no {', no '.join(sorted(unlabelled))}."
-        )
-    return texts
+        without = f"no {', no '.join(sorted(unlabelled))}"
+        notes.append(f"The data lacks labels of at least two classes, so there is {without}.")
+    return notes
 
 
 def _versions(run: Run) -> Mapping[str, Any]:
-    """What a run was made with, as far as that can still be read."""
+    """Return the versions that a run was made with, if they can still be read."""
     try:
         versions = Run.open(run.path).config().provenance.get("versions")
-    except UserError:  # a baseline has no configuration; of a run its task may be gone
+    except UserError:  # a baseline has no configuration, and the task of a run may be gone
         return {}
     return versions if isinstance(versions, dict) else {}

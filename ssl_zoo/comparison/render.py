@@ -9,67 +9,67 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import ChoiceLoader, Environment, PackageLoader
 
 from ssl_zoo.comparison.table import Figure, Row, Table
 
 
-def _cells(table: Table, row: Row) -> list[tuple[Figure, str]]:
-    return [(row.entries[c.name], row.entries[c.name].shown(c)) for c in table.columns]
+def _figures(table: Table, row: Row) -> list[tuple[Figure, str]]:
+    return [(row.figures[c.name], row.figures[c.name].format(c)) for c in table.columns]
 
 
-def name_of(row: Row) -> str:
-    """A row's name as it is printed."""
+def row_label(row: Row) -> str:
+    """Return the name of a row as it is printed."""
     return f"{row.name} (labels)" if "uses labels" in row.notes else row.name
 
 
 def foot(table: Table) -> list[str]:
-    """All that stands under the table."""
-    return [*_notes(table), *table.foot]
+    """Return all notes below the table: remarks on rows, then how figures are measured."""
+    return [*_row_notes(table), *table.foot]
 
 
-def _notes(table: Table) -> list[str]:
-    """What must be said of rows."""
+def _row_notes(table: Table) -> list[str]:
     return [f"{row.name}: {note}." for row in table.rows for note in row.notes if note != "uses labels"]
 
 
 def to_markdown(table: Table) -> str:
-    """GitHub's Markdown."""
+    """Return the table as GitHub's Markdown."""
 
     def escaped(text: str) -> str:
         return re.sub(r"[\\|<\[]", r"\\\g<0>", " ".join(text.split()))  # no link, no HTML
 
-    heads = ["", *(column.title for column in table.columns)]
-    lines = [f"**{escaped(table.title)}**", "", f"| {' | '.join(map(escaped, heads))} |"]
+    headings = ["", *(column.title for column in table.columns)]
+    lines = [f"**{escaped(table.title)}**", "", f"| {' | '.join(map(escaped, headings))} |"]
     lines.append(f"|---|{'---:|' * len(table.columns)}")
     for row in table.rows:
-        cells = [f"**{text}**" if entry.best else text for entry, text in _cells(table, row)]
-        lines.append(f"| {' | '.join([escaped(name_of(row)), *map(escaped, cells)])} |")
+        texts = [f"**{text}**" if figure.best else text for figure, text in _figures(table, row)]
+        lines.append(f"| {' | '.join(map(escaped, [row_label(row), *texts]))} |")
     return "\n".join([*lines, "", *(f"- {escaped(text)}" for text in foot(table))]) + "\n"
 
 
 def to_csv(table: Table) -> str:
-    """A line a row; of each figure the mean, half of the interval and the number of runs."""
+    """Return a line per row, with the mean, half of the interval and the number of runs per figure."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    heads = [[c.name, f"{c.name}_interval", f"{c.name}_n"] for c in table.columns]
-    writer.writerow(["row", "baseline", *(head for three in heads for head in three), "notes"])
+    headings = [h for c in table.columns for h in (c.name, f"{c.name}_interval", f"{c.name}_n")]
+    writer.writerow(["row", "baseline", *headings, "notes"])
     for row in table.rows:
-        cells: list[Any] = []
+        values: list[Any] = []
         for column in table.columns:
-            entry = row.entries[column.name]
-            estimate = entry.estimate
+            figure = row.figures[column.name]
+            estimate = figure.estimate
             if estimate is None:
-                cells += [_plain(entry.text), "", ""]
+                values += [_no_formula(figure.text), "", ""]
             else:
                 half = estimate.half_width
-                cells += [repr(estimate.mean), "" if half is None else repr(half), estimate.n]
-        writer.writerow([_plain(row.name), int(row.baseline), *cells, _plain("; ".join(row.notes))])
+                values += [repr(estimate.mean), "" if half is None else repr(half), estimate.n]
+        notes = _no_formula("; ".join(row.notes))
+        writer.writerow([_no_formula(row.name), int(row.baseline), *values, notes])
     return buffer.getvalue()
 
 
-def _plain(text: str) -> str:
-    """Text on one line that no spreadsheet takes for a formula."""
+def _no_formula(text: str) -> str:
+    """Return the text on one line, quoted if a spreadsheet would execute it as a formula."""
     line = " ".join(text.split())
     return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
 
@@ -83,13 +83,13 @@ _LATEX = {
 
 
 def to_latex(table: Table) -> str:
-    """A table for LaTeX with the package booktabs."""
+    """Return the table for LaTeX with the package booktabs."""
 
     def escaped(text: str) -> str:
         return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
 
-    def line(cells: list[str]) -> str:
-        return f"  {' & '.join(cells)} \\\\"
+    def line(texts: list[str]) -> str:
+        return f"  {' & '.join(texts)} \\\\"
 
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}"]
     lines += [r"  \toprule", line(["", *(escaped(c.title) for c in table.columns)]), r"  \midrule"]
@@ -98,29 +98,32 @@ def to_latex(table: Table) -> str:
         if row.baseline and not baseline and row is not table.rows[0]:
             lines.append(r"  \midrule")
         baseline = row.baseline
-        cells = [rf"\textbf{{{escaped(t)}}}" if e.best else escaped(t) for e, t in _cells(table, row)]
-        lines.append(line([escaped(name_of(row)), *cells]))
+        texts = [
+            rf"\textbf{{{escaped(text)}}}" if figure.best else escaped(text)
+            for figure, text in _figures(table, row)
+        ]
+        lines.append(line([escaped(row_label(row)), *texts]))
     lines += [r"  \bottomrule", r"\end{tabular}"]
     caption = " ".join([f"{table.title}.", *foot(table)])
     return "\n".join([*lines, rf"\caption{{{escaped(caption)}}}", r"\end{table}"]) + "\n"
 
 
 def to_json(table: Table) -> str:
-    """Everything, every run's own figures included, for programs."""
+    """Return the table, and the scores of every run, as JSON."""
     return json.dumps(as_dict(table), indent=2, ensure_ascii=False) + "\n"
 
 
 def as_dict(table: Table) -> dict[str, Any]:
-    """The table as plain values."""
+    """Return the table as plain values, with the scores of every run."""
 
-    def entry(value: Figure) -> Any:
-        if value.estimate is None:
-            return value.text or None
+    def plain(figure: Figure) -> Any:
+        if figure.estimate is None:
+            return figure.text or None
         return {
-            "mean": value.estimate.mean,
-            "interval": value.estimate.half_width,
-            "n": value.estimate.n,
-            "best": value.best,
+            "mean": figure.estimate.mean,
+            "interval": figure.estimate.half_width,
+            "n": figure.estimate.n,
+            "best": figure.best,
         }
 
     return {
@@ -134,7 +137,7 @@ def as_dict(table: Table) -> dict[str, Any]:
                 "baseline": row.baseline,
                 "runs": row.runs,
                 "notes": list(row.notes),
-                "figures": {name: entry(value) for name, value in row.entries.items()},
+                "figures": {name: plain(figure) for name, figure in row.figures.items()},
             }
             for row in table.rows
         ],
@@ -152,10 +155,14 @@ def as_dict(table: Table) -> dict[str, Any]:
     }
 
 
-def environment() -> Environment:
-    """Jinja with the package's templates; whatever is put into them is escaped."""
+def environment(*packages: str) -> Environment:
+    """Return a Jinja environment that escapes all values, with the templates of the table.
+
+    Args:
+        packages: packages whose ``templates`` are searched first.
+    """
     return Environment(
-        loader=PackageLoader("ssl_zoo.comparison", "templates"),
+        loader=ChoiceLoader([PackageLoader(name) for name in (*packages, "ssl_zoo.comparison")]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -163,17 +170,17 @@ def environment() -> Environment:
 
 
 def to_html(table: Table) -> str:
-    """A page of its own that needs nothing else."""
-    return environment().get_template("table.html").render(**page(table))
+    """Return a self-contained HTML page."""
+    return environment().get_template("table.html").render(**template_values(table))
 
 
-def page(table: Table) -> dict[str, Any]:
-    """What the template of a table takes."""
+def template_values(table: Table) -> dict[str, Any]:
+    """Return the values that the templates of a table need."""
     return {
         "title": table.title,
         "columns": table.columns,
-        "rows": [(row, name_of(row), _cells(table, row)) for row in table.rows],
-        "notes": _notes(table),
+        "rows": [(row, row_label(row), _figures(table, row)) for row in table.rows],
+        "notes": _row_notes(table),
         "foot": table.foot,
     }
 
@@ -185,4 +192,4 @@ FORMATS: Mapping[str, Callable[[Table], str]] = {
     "json": to_json,
     "html": to_html,
 }
-"""By the ending of the file."""
+"""The formats by file extension."""

@@ -1,4 +1,4 @@
-"""Working through the cells of a comparison, and showing how far it has got."""
+"""Working through the cells of a comparison, and telling observers about the progress."""
 
 from __future__ import annotations
 
@@ -9,91 +9,72 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from ssl_zoo.comparison.cells import Cell, cells, shared_data
+from ssl_zoo.comparison.cells import Cell, make_cells, shared_data
 from ssl_zoo.comparison.config import Comparison
 from ssl_zoo.errors import Interrupted, SslZooError, Unwritable, UserError
+from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.build import build_encoder
-from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import file_lock, write_atomic
-from ssl_zoo.training import Silent, Trainer
 
-FILE = "compare.yaml"
-"""The comparison's own file, in its folder."""
-
-
-class Watcher(Protocol):
-    """Who is told how a comparison goes: a progress display, or nobody."""
-
-    def began(self, sweep: Sweep) -> None:
-        """It begins, or goes on."""
-
-    def moved(self, sweep: Sweep) -> None:
-        """Something has got further, or the time has come to look again."""
-
-    def ended(self, sweep: Sweep, cell: Cell) -> None:
-        """A cell is done, or has failed."""
+COMPARE_FILE = "compare.yaml"
+"""The name of the file with the settings of a comparison, in its folder."""
 
 
 class Sweep:
-    """A comparison in its folder, and how far its cells have got.
+    """A comparison in its folder, and the progress of its cells.
 
     Attributes:
-        comparison: what is compared.
+        comparison: the settings.
         out: the folder.
-        cells: all cells, in order.
-        progress: the share that is done of the cells that are being worked on, by name.
+        config: the configuration that all cells have in common.
+        cells: all cells, in the order of work.
+        progress: by name of each cell being worked on, the share in [0, 1] that is done.
     """
 
     def __init__(self, comparison: Comparison, out: Path) -> None:
         self.comparison = comparison
         self.out = out
-        self.cells = cells(comparison, out)
+        self.config = comparison.encoder_config(0)
+        self.cells = make_cells(comparison, out)
         self.progress: dict[str, float] = {}
-        self._began: dict[str, float] = {}
+        self._started: dict[str, float] = {}
 
     def todo(self) -> list[Cell]:
-        """The cells that are not done; those that failed are tried again."""
+        """Return the cells that are not done, failed ones included."""
         return [cell for cell in self.cells if cell.status != "done"]
 
     def write(self) -> None:
-        """Write the comparison's own file.
+        """Write the settings into the folder.
 
         Raises:
-            UserError: it cannot be written, or a cell in the folder was made with other settings.
+            UserError: they cannot be written, or a cell in the folder was made with other settings.
         """
         for cell in self.cells:
             cell.check()
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.out / FILE, self.comparison.dump().encode())
+            write_atomic(self.out / COMPARE_FILE, self.comparison.to_yaml().encode())
         except (OSError, SslZooError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"--out {self.out}: cannot be made: {reason}") from error
 
     def command(self, cell: Cell | None = None) -> list[str]:
-        """The arguments of ``ssl-zoo`` that go on with the whole, or do one cell and nothing else."""
+        """Return the arguments of ``ssl-zoo`` that resume the comparison, or do one cell only."""
         only = ["--only", cell.name] if cell is not None else []
-        return [
-            *registry.arguments(),
-            "compare",
-            "--config",
-            f"{self.out / FILE}",
-            "--out",
-            f"{self.out}",
-            *only,
-        ]
+        file = str(self.out / COMPARE_FILE)
+        return [*registry.arguments(), "compare", "--config", file, "--out", str(self.out), *only]
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep another process from working through the same folder.
+        """Hold an exclusive lock on the folder.
 
         Raises:
-            UserError: one does.
+            UserError: another process holds it, or the folder cannot be made.
         """
         try:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -105,128 +86,128 @@ class Sweep:
         except BlockingIOError:
             raise UserError(f"{self.out}: another process works on this comparison") from None
 
+    def tell(self, hook: str, **arguments: Any) -> None:
+        """Call a hook of the observers."""
+        registry.notify(hook, self.config.train.observers, **arguments)
+
     def begin(self, cell: Cell) -> None:
-        """A cell is being worked on from now on."""
-        self.progress[cell.name] = 0.0
-        self._began[cell.name] = time.monotonic()
+        """Record that work on a cell begins."""
+        self._started[cell.name] = time.monotonic()
+        self.advance(cell, 0.0)
+
+    def advance(self, cell: Cell, progress: float) -> None:
+        """Record the share in [0, 1] of a cell that is done."""
+        self.progress[cell.name] = progress
+        self.tell("ssl_zoo_cell_progressed", sweep=self, cell=cell)
 
     def end(self, cell: Cell) -> None:
-        """A cell is no longer worked on."""
+        """Record that work on a cell has ended."""
         self.progress.pop(cell.name, None)
-        self._began.pop(cell.name, None)
+        self._started.pop(cell.name, None)
+        self.tell("ssl_zoo_cell_ended", sweep=self, cell=cell)
 
     def seconds_left(self, at_once: int = 1) -> float | None:
-        """An estimate of the time that is left; None before anything is known.
+        """Return an estimate of the remaining seconds; None if there is nothing to base it on.
 
-        A cell takes as long as the others of its row did, else as the other trained, or untrained,
-        cells on average; one that is being worked on tells by how far it has got.
+        A cell is expected to take as long as the finished cells of its row did on average; without
+        any, as long as those of its kind (trained or not). The duration of a cell being worked on
+        follows from its progress.
 
         Args:
-            at_once: how many cells are worked on at the same time.
+            at_once: the number of cells worked on at the same time.
         """
-        took: dict[str, list[float]] = {}
+        durations: dict[str, list[float]] = {}
         for cell in self.cells:
             if (seconds := cell.results().get("cell", {}).get("seconds")) is not None:
-                took.setdefault(cell.row, []).append(seconds)
+                durations.setdefault(cell.row, []).append(seconds)
         for cell in self.cells:
             share = self.progress.get(cell.name, 0.0)
-            if share > 0.05 and cell.row not in took:
-                took[cell.row] = [(time.monotonic() - self._began[cell.name]) / share]
+            if share > 0.05 and cell.row not in durations:
+                durations[cell.row] = [(time.monotonic() - self._started[cell.name]) / share]
         left = 0.0
         for cell in self.todo():
-            known = took.get(cell.row) or self._alike(cell, took)
-            if not known:
+            similar = durations.get(cell.row) or self._durations_of_kind(cell, durations)
+            if not similar:
                 return None
-            left += statistics.mean(known) * (1 - self.progress.get(cell.name, 0.0))
+            left += statistics.mean(similar) * (1 - self.progress.get(cell.name, 0.0))
         return left / at_once
 
-    def _alike(self, cell: Cell, took: Mapping[str, Sequence[float]]) -> list[float]:
-        """The times of cells of the same kind."""
+    def _durations_of_kind(self, cell: Cell, durations: Mapping[str, Sequence[float]]) -> list[float]:
         rows = {other.row for other in self.cells if type(other) is type(cell)}
-        return [seconds for row in rows for seconds in took.get(row, ())]
+        return [seconds for row in rows for seconds in durations.get(row, ())]
 
 
-class CellReporter(Silent):
-    """Passes on how far the run of a cell has got."""
+class CellProgress:
+    """An observer of a cell's run in this process that passes its progress on to the sweep."""
 
-    def __init__(self, sweep: Sweep, cell: Cell, watcher: Watcher) -> None:
-        self.sweep, self.cell, self.watcher = sweep, cell, watcher
-        self._told = 0.0
+    def __init__(self, sweep: Sweep, cell: Cell) -> None:
+        self.sweep, self.cell = sweep, cell
 
-    def started(self, run: Run, trainer: Trainer) -> None:
-        """The run begins, or goes on."""
-        self.step(trainer.progress, {})
-
-    def step(self, progress: float, metrics: Mapping[str, Any]) -> None:
-        """A step was logged; of which the watcher is told once a second."""
-        self.sweep.progress[self.cell.name] = progress
-        if time.monotonic() - self._told >= 1:
-            self._told = time.monotonic()
-            self.watcher.moved(self.sweep)
+    @hookimpl
+    def ssl_zoo_step_logged(self, metrics: Mapping[str, float]) -> None:
+        """Pass on the progress of the run."""
+        self.sweep.advance(self.cell, metrics["progress"])
 
 
 def preflight(sweep: Sweep) -> None:
-    """Load the data and build the backbone once, as what ails them ails all cells.
+    """Load the data and build the backbone once, as an error in them would fail every cell.
 
     Raises:
-        UserError: the device, the data or the backbone cannot be had.
+        UserError: the device, the data or the backbone is not available.
     """
-    config = sweep.comparison.encoder_config(0)
-    data = shared_data(config, Device.choose(config.train))
-    build_encoder(config.backbone, data.spec, 0)
+    data = shared_data(sweep.config, Device.choose(sweep.config.train))
+    build_encoder(sweep.config.backbone, data.spec, 0)
 
 
 @contextmanager
-def stoppable(sweep: Sweep, cell: Cell | None = None) -> Iterator[None]:
-    """Within, a signal that asks to stop ends the work on a comparison, or on one cell of it.
+def interruptible(sweep: Sweep, cell: Cell | None = None) -> Iterator[None]:
+    """Temporarily let stop signals interrupt the work on a comparison, or on one cell of it.
 
     Raises:
-        Interrupted: one came; it says how to go on.
-        Unwritable: the disk takes no more; likewise.
+        Interrupted: a signal came; the message has the command that resumes the comparison.
+        Unwritable: the disk is full or read-only; likewise.
     """
-    again = shlex.join(["ssl-zoo", *sweep.command(cell)])
+    resume = shlex.join(["ssl-zoo", *sweep.command(cell)])
     try:
-        with signals.interrupt_on_signal(again):
+        with signals.interrupt_on_signal(resume):
             yield
-    except Interrupted as error:  # of a cell, it would say how the cell alone goes on
-        raise Interrupted(error.signal_number, again) from error
+    except Interrupted as error:  # raised by a run, it would name the command that resumes the run
+        raise Interrupted(error.signal_number, resume) from error
     except Unwritable as error:
-        raise Unwritable(error.what, again) from error
+        raise Unwritable(error.what, resume) from error
 
 
-def work(sweep: Sweep, watcher: Watcher) -> None:
-    """Work through all cells in this process."""
+def run_here(sweep: Sweep) -> None:
+    """Work through all cells in this process, one after the other."""
     for cell in sweep.todo():
         sweep.begin(cell)
-        watcher.moved(sweep)
-        try:
-            cell.run(CellReporter(sweep, cell, watcher))
-        finally:
-            sweep.end(cell)
-        watcher.ended(sweep, cell)
+        with registry.observing(CellProgress(sweep, cell)):
+            cell.run()
+        sweep.end(cell)
 
 
-Launcher = Callable[[Sweep, Watcher], None]
-"""Works through the cells of a comparison, wherever that may be."""
+Launcher = Callable[[Sweep], None]
+"""Works through the cells of a comparison, in this process or elsewhere."""
 
 
-def only(sweep: Sweep, name: str) -> None:
-    """Do one cell, as other machines are told to.
+def run_cell(sweep: Sweep, name: str) -> None:
+    """Do one cell and nothing else, for ``--only``.
 
     Raises:
         UserError: there is no such cell.
         SslZooError: it failed.
     """
-    known = {cell.name: cell for cell in sweep.cells}
-    if name not in known:
-        raise UserError(f"--only {name}: there is no such cell; there are: {', '.join(known)}")
-    known[name].check()
-    with stoppable(sweep, known[name]):
-        known[name].run()
-    if (reason := known[name].failure()) is not None:
+    cells = {cell.name: cell for cell in sweep.cells}
+    if name not in cells:
+        raise UserError(f"--only {name}: there is no such cell; there are: {', '.join(cells)}")
+    cell = cells[name]
+    cell.check()
+    with interruptible(sweep, cell):
+        cell.run()
+    if (reason := cell.failure()) is not None:
         raise SslZooError(f"{name}: {reason}")
 
 
 def cores() -> int:
-    """The processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

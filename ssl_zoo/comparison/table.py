@@ -1,4 +1,4 @@
-"""The table: rows of tasks and baselines, columns of figures, and at its foot how each was made."""
+"""The table: rows of tasks and baselines, columns of figures, and below it how each is measured."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ log = logging.getLogger("ssl_zoo.comparison")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of one run, or of a baseline that is none.
+    """The outcome of one run, or of a baseline that is not trained.
 
     Attributes:
-        row: the row that it belongs to.
-        seed: its seed; None for what does not depend on any.
-        run: its folder.
-        scores: by metric.
-        facts: what else its `results.json` says.
-        baseline: whether it is what others are compared with.
+        row: the row of the table that it belongs to.
+        seed: the seed; None for a baseline that does not depend on one.
+        run: the folder.
+        scores: the scores by metric.
+        facts: everything in its `results.json`.
+        baseline: whether it is a baseline.
         failure: why it failed; None if it did not.
     """
 
@@ -43,16 +43,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of every row.
+    """A column of the table.
 
     Attributes:
-        name: what ``--columns`` and ``--sort`` call it.
-        title: its head, with the unit.
-        how: how the figure is made, for the foot.
-        value: from what is known of a run to the figure; None where there is none.
-        better: which values are the better ones; None where neither is.
-        digits: decimals.
-        measured: whether it is a result of the features, and not what they cost.
+        name: the name in ``--columns`` and ``--sort``.
+        title: the heading, with the unit.
+        how: how the figure is measured, for the notes below the table.
+        value: computes the figure from the outcome of a run; returns None where there is none.
+        better: whether higher or lower values are better; None if neither.
+        digits: the number of decimals.
+        measured: whether it measures the features rather than what they cost.
     """
 
     name: str
@@ -64,48 +64,48 @@ class Column:
     measured: bool = False
 
     def __call__(self, outcome: Outcome) -> float | str | None:
-        """The figure of a run."""
+        """Return the figure of a run."""
         return self.value(outcome)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a row.
+    """A figure in the table: of one row in one column.
 
     Attributes:
-        estimate: over the row's runs; None where there is none, or it is a text.
-        text: a text instead.
-        best: whether it is the best of the tasks by more than chance.
+        estimate: the estimate over the runs of the row; None if there is no number.
+        text: a text in place of a number.
+        best: whether it is significantly better than that of every other task.
     """
 
     estimate: Estimate | None = None
     text: str = ""
     best: bool = False
 
-    def shown(self, column: Column) -> str:
-        """As it is printed: the mean, and of what was measured on features ± half of the interval."""
+    def format(self, column: Column) -> str:
+        """Return the text to print: the mean, with ± half of the interval if `column.measured`."""
         if self.estimate is None:
             return self.text
         mean, half = f"{self.estimate.mean:,.{column.digits}f}", self.estimate.half_width
-        if half is None or self.estimate.exact or not column.measured:
+        if half is None or not column.measured:
             return mean
         return f"{mean} ± {half:.{column.digits}f}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A task or a baseline.
+    """A row of the table: a task or a baseline.
 
     Attributes:
-        name: of the task or the baseline.
-        entries: by the column's name.
-        baseline: whether it is what others are compared with.
-        runs: the number of runs in its figures.
-        notes: what must be said of it: that it failed, collapsed, or used labels.
+        name: the name of the task or the baseline.
+        figures: the figures by name of the column.
+        baseline: whether it is a baseline.
+        runs: the number of runs behind its figures.
+        notes: remarks, such as that it failed, collapsed, or used labels.
     """
 
     name: str
-    entries: Mapping[str, Figure]
+    figures: Mapping[str, Figure]
     baseline: bool
     runs: int
     notes: Sequence[str] = ()
@@ -113,14 +113,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A comparison as it is shown.
+    """A comparison as a table.
 
     Attributes:
-        title: what is compared on what.
-        columns: in order.
-        rows: in order, baselines last.
-        foot: how the figures were made, a sentence each.
-        outcomes: what it was made of.
+        title: the data, the backbone and the budget.
+        columns: the columns in order.
+        rows: the rows in order, baselines last.
+        foot: the notes below the table on how the figures are measured.
+        outcomes: the runs and baselines in the table.
     """
 
     title: str
@@ -137,8 +137,8 @@ class Table:
 
 def _fact(name: str, factor: float = 1.0) -> Callable[[Outcome], float | None]:
     def value(outcome: Outcome) -> float | None:
-        given = outcome.facts.get(name)
-        return None if given is None else given * factor
+        fact = outcome.facts.get(name)
+        return None if fact is None else fact * factor
 
     return value
 
@@ -146,15 +146,15 @@ def _fact(name: str, factor: float = 1.0) -> Callable[[Outcome], float | None]:
 COSTS = (
     Column("throughput", "images/s", "images drawn per second of training", _fact("images_per_second"),
            digits=0),
-    Column("minutes", "minutes", "time of training, without evaluation", _fact("seconds", 1 / 60),
+    Column("minutes", "minutes", "duration of training, without evaluation", _fact("seconds", 1 / 60),
            digits=2),
-    Column("images", "images", "images drawn in training", _fact("images"), digits=0),
-    Column("memory", "memory GB", "the most memory in use during training: on CUDA that of tensors, on "
-           "a CPU the whole process's, libraries included", _fact("peak_memory_bytes", 1e-9), digits=2),
+    Column("images", "images", "images drawn during training", _fact("images"), digits=0),
+    Column("memory", "memory GB", "peak memory during training: on CUDA that of tensors, on a CPU that "
+           "of the whole process, libraries included", _fact("peak_memory_bytes", 1e-9), digits=2),
     Column("parameters", "params M", "parameters of the backbone, in millions",
            _fact("parameters", 1e-6), digits=2),
-    Column("passes", "passes", "how often a backbone, a teacher's included, sees an image for each "
-           "image drawn", _fact("passes_per_image")),
+    Column("passes", "passes", "passes through a backbone (a teacher's included) per image drawn",
+           _fact("passes_per_image")),
 )  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def _metric(name: str) -> Callable[[Outcome], float | str | None]:
 
 
 def _guarded(column: Column) -> Column:
-    """A plugin's column, of which a failure costs a cell and no more."""
+    """Return a plugin's column whose errors are logged and leave the figure empty."""
 
     def value(outcome: Outcome) -> float | str | None:
         try:
@@ -178,26 +178,26 @@ def _guarded(column: Column) -> Column:
 
 
 def known_columns() -> dict[str, Column]:
-    """All columns by name: the protocols' metrics, what training costs, and those of plugins."""
+    """Return all columns by name: metrics of protocols, costs of training, and those of plugins."""
     metrics = known_metrics().items()
     columns = [Column(n, m.title, m.how, _metric(n), m.better, m.digits, True) for n, m in metrics]
-    given = registry.collect("ssl_zoo_table_columns").values()
-    columns += [*COSTS, *(_guarded(column) for column in given if isinstance(column, Column))]
+    from_plugins = registry.collect("ssl_zoo_table_columns").values()
+    columns += [*COSTS, *(_guarded(column) for column in from_plugins if isinstance(column, Column))]
     return {column.name: column for column in columns}
 
 
 def unknown_column(option: str, name: str, known: Iterable[str]) -> str:
-    """What is said of a column that there is not."""
+    """Return the message for a column that does not exist."""
     known = list(known)
     hint = f"{did_you_mean(name, known)} There are: {', '.join(known)}"
     return f"{option}: there is no column {name!r}.{hint}"
 
 
 def choose_columns(names: Sequence[str] | None, outcomes: Iterable[Outcome]) -> list[Column]:
-    """The columns of these names; of None those that have a figure.
+    """Return the columns with these names; for None those that have a figure.
 
     Raises:
-        UserError: there is no such column.
+        UserError: there is no column of such a name.
     """
     known = known_columns()
     if names is None:
@@ -216,66 +216,69 @@ def build_table(
     sort: str | None = None,
     foot: Sequence[str] = (),
 ) -> Table:
-    """Make the table of what is known of some runs.
+    """Build the table of some runs.
 
     Args:
-        outcomes: the runs.
-        title: what is compared on what.
+        outcomes: the outcomes of the runs.
+        title: the title of the table.
         columns: names of columns; None for all that have a figure.
         sort: the column to sort by; None for the first.
-        foot: sentences that stand at its foot before those on the columns.
+        foot: notes to put before those on the columns.
 
     Raises:
-        UserError: there is no such column.
+        UserError: there is no column of such a name.
     """
-    chosen = choose_columns(columns, _done(outcomes))
+    chosen = choose_columns(columns, _with_figures(outcomes))
     by_row: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_row.setdefault(outcome.row, []).append(outcome)
-    rows = [_row(name, its, chosen) for name, its in by_row.items()]
-    if (column := _sorting(sort, chosen)) is not None:
+    rows = [_row(name, in_row, chosen) for name, in_row in by_row.items()]
+    if (column := _sort_column(sort, chosen)) is not None:
         sign = 1 if column.better == "lower" else -1
 
-        def place(row: Row) -> tuple[bool, bool, float]:
-            estimate = _entry(column, _done(by_row[row.name])).estimate
+        def sort_key(row: Row) -> tuple[bool, bool, float]:
+            estimate = _figure(column, _with_figures(by_row[row.name])).estimate
             return row.baseline, estimate is None, 0.0 if estimate is None else sign * estimate.mean
 
-        rows.sort(key=place)
+        rows.sort(key=sort_key)
     rows = _mark_best(rows, chosen)
     explained = [f"{column.title}: {column.how}." for column in chosen]
-    return Table(title, chosen, rows, [*foot, *_on_intervals(rows), *explained], outcomes)
+    return Table(title, chosen, rows, [*foot, *_interval_notes(rows), *explained], outcomes)
 
 
 def _row(name: str, outcomes: Sequence[Outcome], columns: Sequence[Column]) -> Row:
-    done = _done(outcomes)
+    done = _with_figures(outcomes)
     notes = ["uses labels"] if any(outcome.facts.get("needs_labels") for outcome in done) else []
     failed = [outcome for outcome in outcomes if outcome.failure is not None]
     if failed:
         count = f"{len(failed)} of {len(outcomes)} runs " if len(outcomes) > 1 else ""
         notes.append(f"{count}failed: {failed[0].failure}")
-    notes += list(
-        dict.fromkeys(f"left out: {o.facts['left_out']}" for o in done if "left_out" in o.facts)
-    )
+    left_out = [f"left out: {o.facts['left_out']}" for o in done if "left_out" in o.facts]
+    notes += list(dict.fromkeys(left_out))
     collapsed = [text for outcome in done for text in warnings(outcome.scores)]
     notes += list(dict.fromkeys(collapsed))[:1]
-    entries = {column.name: _entry(column, done) for column in columns}
+    figures = {column.name: _figure(column, done) for column in columns}
     for column in columns:
-        estimate = entries[column.name].estimate
+        estimate = figures[column.name].estimate
         if estimate is not None and column.measured and estimate.n < len(done):
-            notes.append(f"{column.title} of {estimate.n} of {len(done)} runs")
-    return Row(name, entries, outcomes[0].baseline, len(done), notes)
+            notes.append(f"{column.title} from {estimate.n} of {len(done)} runs")
+    return Row(name, figures, outcomes[0].baseline, len(done), notes)
 
 
-def _entry(column: Column, outcomes: Sequence[Outcome]) -> Figure:
-    values = [value for o in outcomes if (value := column.value(o)) is not None]
+def _figure(column: Column, outcomes: Sequence[Outcome]) -> Figure:
+    values = [value for outcome in outcomes if (value := column.value(outcome)) is not None]
     numbers = [float(value) for value in values if not isinstance(value, str)]
     if numbers:
-        return Figure(Estimate.of(numbers, exact=all(o.seed is None for o in outcomes)))
+        return Figure(Estimate.of(numbers))
     return Figure(text=", ".join(dict.fromkeys(map(str, values))))
 
 
-def _sorting(sort: str | None, columns: Sequence[Column]) -> Column | None:
-    """The column to sort by, shown or not; None where there is none."""
+def _sort_column(sort: str | None, columns: Sequence[Column]) -> Column | None:
+    """Return the column to sort by, in the table or not; None if there is none.
+
+    Raises:
+        UserError: there is no column of such a name.
+    """
     if sort is None:
         return columns[0] if columns else None
     known = known_columns()
@@ -284,47 +287,41 @@ def _sorting(sort: str | None, columns: Sequence[Column]) -> Column | None:
     return known[sort]
 
 
-def _done(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Those that have figures: of a run that failed those that it had before."""
+def _with_figures(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return the outcomes that have figures; a run that failed may have some from before."""
     return [outcome for outcome in outcomes if outcome.failure is None or outcome.scores]
 
 
 def _mark_best(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
-    """Mark of each column the best task, where it differs from the next by more than chance."""
+    """Mark in each column the best task, if it differs significantly from every other task."""
     best: dict[str, str] = {}
     for column in columns:
         if column.better is None:
             continue
         sign = 1 if column.better == "higher" else -1
-        found = [
+        ranking = [
             (row.name, estimate)
             for row in rows
-            if not row.baseline and (estimate := row.entries[column.name].estimate) is not None
+            if not row.baseline and (estimate := row.figures[column.name].estimate) is not None
         ]
-        found.sort(key=lambda pair: -sign * pair[1].mean)
-        if len(found) > 1 and all(differ(found[0][1], other) for _, other in found[1:]):
-            best[column.name] = found[0][0]
-    return [
-        Row(
-            row.name,
-            {
-                name: Figure(entry.estimate, entry.text, best.get(name) == row.name)
-                for name, entry in row.entries.items()
-            },
-            row.baseline,
-            row.runs,
-            row.notes,
-        )
-        for row in rows
-    ]
+        ranking.sort(key=lambda pair: -sign * pair[1].mean)
+        if len(ranking) > 1 and all(differ(ranking[0][1], other) for _, other in ranking[1:]):
+            best[column.name] = ranking[0][0]
+
+    def marked(row: Row) -> Row:
+        figures = {n: replace(f, best=best.get(n) == row.name) for n, f in row.figures.items()}
+        return replace(row, figures=figures)
+
+    return [marked(row) for row in rows]
 
 
-def _on_intervals(rows: Sequence[Row]) -> list[str]:
+def _interval_notes(rows: Sequence[Row]) -> list[str]:
     runs = sorted({row.runs for row in rows if not row.baseline and row.runs})
     if not runs or runs[-1] < 2:
-        return ["One run each, so no intervals, and no value is marked as the best."]
+        return ["One run per task: there are no intervals, and no value is marked as the best."]
     count = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
     return [
-        f"Mean ± half of the 95 % interval (Student's t) over {count} seeds. Bold: better than every "
-        "other task by more than the 95 % interval of the difference (Welch); baselines do not compete."
+        f"Mean ± half of the 95 % confidence interval (Student's t) over {count} seeds. Bold: "
+        "significantly better than every other task (Welch's t-test, 5 % level); baselines are not "
+        "marked."
     ]

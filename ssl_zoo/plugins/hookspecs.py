@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ssl_zoo.comparison import Column
+    from ssl_zoo.comparison import Cell, Column, Sweep
     from ssl_zoo.config.schema import BackboneConfig, DataConfig
     from ssl_zoo.data import DataSet
     from ssl_zoo.evaluation import Protocol
@@ -159,4 +159,33 @@ def ssl_zoo_run_stopped(run: Run, error: Exception) -> None:
     Args:
         run: the run's directory; one that has made no step is removed after this.
         error: why; `ssl_zoo.errors.Interrupted` if a signal asked for it.
+    """
+
+
+@hookspec
+def ssl_zoo_comparison_started(sweep: Sweep) -> None:
+    """Observe that a comparison starts or resumes, in the process that works through its cells.
+
+    Args:
+        sweep: the comparison; ``sweep.cells`` are all its cells, ``sweep.todo()`` those not done.
+    """
+
+
+@hookspec
+def ssl_zoo_cell_progressed(sweep: Sweep, cell: Cell) -> None:
+    """Observe the progress of a cell: when work on it begins, and as its run logs steps.
+
+    Args:
+        sweep: the comparison.
+        cell: the cell; ``sweep.progress[cell.name]`` is the share in [0, 1] that is done.
+    """
+
+
+@hookspec
+def ssl_zoo_cell_ended(sweep: Sweep, cell: Cell) -> None:
+    """Observe that a cell is done, or has failed.
+
+    Args:
+        sweep: the comparison.
+        cell: the cell; ``cell.results()`` has its scores, ``cell.failure()`` why it failed.
     """

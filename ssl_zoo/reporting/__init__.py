@@ -1,4 +1,4 @@
-"""A page about a comparison or a run: its figures, its curves, and what its networks see."""
+"""A page about a comparison or a run: its figures, its curves, and views of the features."""
 
 from ssl_zoo.reporting.page import report
 

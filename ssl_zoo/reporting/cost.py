@@ -1,4 +1,4 @@
-"""Accuracy against its cost."""
+"""Accuracy against training time."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from matplotlib.axes import Axes
 from ssl_zoo.comparison.table import Outcome
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import known_metrics
-from ssl_zoo.reporting.curves import finish
-from ssl_zoo.reporting.inputs import Material, Missing, figures
-from ssl_zoo.reporting.pictures import Look, drawn, label_ends
+from ssl_zoo.reporting.curves import format_x_axis
+from ssl_zoo.reporting.inputs import Missing, ReportInputs, values_by_row
+from ssl_zoo.reporting.pictures import Style, label_ends, render_svg
 
 METRICS = ("linear", "knn")
-"""The accuracies, of which the first is taken that there is."""
+"""The accuracies in order of preference; the plot shows the first that is available."""
 
 
-def section(material: Material, looks: Mapping[str, Look]) -> dict[str, Any]:
-    """Accuracy against minutes of training.
+def section(inputs: ReportInputs, styles: Mapping[str, Style]) -> dict[str, Any]:
+    """Return the plot of accuracy against minutes of training.
 
     Raises:
-        UserError: there is no accuracy yet, or none of anything that was trained.
+        UserError: there is no accuracy yet, or only that of baselines that are not trained.
     """
-    if isinstance(material.table, Missing):
-        raise UserError(material.table.reason)
-    seconds = figures(material.table, lambda outcome: outcome.facts.get("seconds"))
-    minutes = {row: [value / 60 for value in its] for row, its in seconds.items()}
-    for metric in METRICS:
-        accuracy = figures(material.table, partial(_score, metric))
+    if isinstance(inputs.table, Missing):
+        raise UserError(inputs.table.reason)
+    seconds = values_by_row(inputs.table, lambda outcome: outcome.facts.get("seconds"))
+    minutes = {row: [value / 60 for value in values] for row, values in seconds.items()}
+    for name in METRICS:
+        accuracy = values_by_row(inputs.table, partial(_score, name))
         if accuracy.keys() & minutes.keys():
-            what = known_metrics()[metric]
-            picture = against_minutes(accuracy, minutes, looks, what.title)
-            return {"picture": picture, "metric": what.title, "how": what.how}
+            metric = known_metrics()[name]
+            picture = against_minutes(accuracy, minutes, styles, metric.title)
+            return {"picture": picture, "metric": metric.title, "how": metric.how}
     raise UserError("there is no accuracy to show: the data has no labels, or no run has ended")
 
 
@@ -47,44 +47,44 @@ def _score(metric: str, outcome: Outcome) -> float | None:
 def against_minutes(
     accuracy: Mapping[str, Sequence[float]],
     minutes: Mapping[str, Sequence[float]],
-    looks: Mapping[str, Look],
-    what: str,
+    styles: Mapping[str, Style],
+    label: str,
 ) -> Markup:
-    """Draw a point for each row that was trained, and a line across for each that was not.
+    """Draw a point for each trained row, and a horizontal line for each other row.
 
     Args:
-        accuracy: of each row, run by run.
-        minutes: of training, likewise, for each row that was trained.
-        looks: of each row.
-        what: the accuracy, with the unit.
+        accuracy: the accuracies by row, one per run.
+        minutes: the minutes of training by row, one per run; trained rows only.
+        styles: the style of each row.
+        label: the label of the accuracy axis, with the unit.
     """
-    points = [(row, minutes[row], its) for row, its in accuracy.items() if row in minutes]
-    levels = [(row, mean(its)) for row, its in accuracy.items() if row not in minutes]
-    most = max(max(x) for _, x, _ in points) * 1.1
+    points = [(row, minutes[row], values) for row, values in accuracy.items() if row in minutes]
+    levels = [(row, mean(values)) for row, values in accuracy.items() if row not in minutes]
+    limit = max(max(x) for _, x, _ in points) * 1.1
 
     def paint(axes: Axes) -> None:
         for row, x, y in points:
-            look = looks[row]
+            style = styles[row]
             axes.errorbar(
-                mean(x), mean(y), _reach(y), _reach(x), color=look.colour, marker=look.marker,
+                mean(x), mean(y), _reach(y), _reach(x), color=style.colour, marker=style.marker,
                 markersize=6, linewidth=1.2, capsize=2.5,
             )  # fmt: skip
         for row, level in levels:
-            axes.axhline(level, color=looks[row].colour, linestyle=looks[row].dash, linewidth=1.2)
+            axes.axhline(level, color=styles[row].colour, linestyle=styles[row].dash, linewidth=1.2)
         axes.margins(y=0.1)
-        axes.set_ylabel(what)
-        finish(axes, "minutes", most)
-        ends = [(row, mean(x), mean(y), looks[row]) for row, x, y in points]
-        ends += [(row, most * 1.02, level, looks[row]) for row, level in levels]
+        axes.set_ylabel(label)
+        format_x_axis(axes, "minutes", limit)
+        ends = [(row, mean(x), mean(y), styles[row]) for row, x, y in points]
+        ends += [(row, limit * 1.02, level, styles[row]) for row, level in levels]
         label_ends(axes, ends)
 
-    said = "; ".join(f"{row} {mean(y):.1f} in {mean(x):.2g} minutes" for row, x, y in points)
-    return drawn(paint, "cost", f"{what} against minutes of training: {said}", (4.6, 3.0))
+    values = "; ".join(f"{row} {mean(y):.1f} in {mean(x):.2g} minutes" for row, x, y in points)
+    return render_svg(paint, "cost", f"{label} against minutes of training: {values}", (4.6, 3.0))
 
 
 def _reach(values: Sequence[float]) -> list[list[float]] | None:
-    """How far the mean of several values is from the least and from the greatest."""
+    """Return the distances [2][1] of the mean to the minimum and the maximum; None for one value."""
     if len(values) < 2:
         return None
-    middle = mean(values)
-    return [[max(middle - min(values), 0.0)], [max(max(values) - middle, 0.0)]]
+    centre = mean(values)
+    return [[max(centre - min(values), 0.0)], [max(max(values) - centre, 0.0)]]

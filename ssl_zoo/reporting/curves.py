@@ -1,4 +1,4 @@
-"""Curves of what was logged while tasks were trained."""
+"""Curves of the metrics logged during training."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from ssl_zoo.evaluation import ONLINE_EVAL_SIZES
-from ssl_zoo.reporting.inputs import Material, Member, Missing, attempt, figures
-from ssl_zoo.reporting.pictures import Look, Panel, drawn, label_ends
+from ssl_zoo.reporting.inputs import Member, Missing, ReportInputs, attempt, values_by_row
+from ssl_zoo.reporting.pictures import Panel, Style, label_ends, render_svg
 from ssl_zoo.runs.run import Run
 
 Values = NDArray[np.float64]
 
 AXES = {"images": "by images seen", "minutes": "by minutes of training"}
-FEW_POINTS = 20
-"""Up to so many points of a curve have a marker each."""
-MOST_POINTS = 150
-"""A curve of more points than this is drawn by the means of so many parts of it."""
+MAX_MARKERS = 20
+"""A curve of more points than this is drawn without markers."""
+MAX_POINTS = 150
+"""A curve of more points than this is reduced to the means of this many segments."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A logged figure of all runs of a row: at each of P points its mean and range over the runs.
+    """A logged metric of all runs of a row: its mean and range over the runs at P points.
 
     Attributes:
-        images: drawn so far [P], the mean over the runs.
-        minutes: of training so far [P], likewise.
-        mean: of the figure [P].
-        low: the least of the runs [P].
-        high: the greatest of the runs [P].
-        runs: how many there are.
+        images: the images drawn so far [P], mean over the runs.
+        minutes: the minutes of training so far [P], mean over the runs.
+        mean: the mean of the metric [P].
+        low: the minimum of the metric [P].
+        high: the maximum of the metric [P].
+        runs: the number of runs.
     """
 
     images: Values
@@ -48,13 +48,13 @@ class Curve:
     high: Values
     runs: int
 
-    def along(self, axis: str) -> Values:
-        """The points [P] in images or in minutes."""
+    def x(self, axis: str) -> Values:
+        """Return the points [P] on the axis `images` or `minutes`."""
         return self.images if axis == "images" else self.minutes
 
 
 def logged(run: Run, key: str) -> Values:
-    """What a run logged under a name: for each line [P, 3] images, minutes and the value."""
+    """Return a metric that a run logged: images, minutes and the value of each line, [P, 3]."""
     lines = [line for line in run.metrics() if key in line]
     values = [(line["images"], line["seconds"] / 60, line[key]) for line in lines]
     array = np.array(values, dtype=np.float64).reshape(-1, 3)
@@ -62,10 +62,10 @@ def logged(run: Run, key: str) -> Values:
 
 
 def curve(runs: Sequence[Values]) -> Curve | None:
-    """The curve of several runs, line by line, as far as all of them have got; None without any line.
+    """Return the curve of several runs, up to the point that all have reached; None if empty.
 
     Args:
-        runs: of each what `logged` gives.
+        runs: the logged metric of each run, [P, 3], as `logged` returns it.
     """
     length = min(map(len, runs), default=0)
     if not length:
@@ -73,139 +73,141 @@ def curve(runs: Sequence[Values]) -> Curve | None:
     stacked = np.stack([run[:length] for run in runs])  # [R, P, 3]
     values = stacked[..., 2]
     columns = [*stacked[..., :2].mean(0).T, values.mean(0), values.min(0), values.max(0)]
-    parts = np.array_split(np.arange(length), min(length, MOST_POINTS))
-    images, minutes, *rest = (np.array([c[part].mean() for part in parts]) for c in columns)
-    mean, low, high = rest
+    segments = np.array_split(np.arange(length), min(length, MAX_POINTS))
+    images, minutes, mean, low, high = (
+        np.array([column[segment].mean() for segment in segments]) for column in columns
+    )
     return Curve(images, minutes, mean, low, high, len(runs))
 
 
 def curves_of(runs: Mapping[str, Sequence[Run]], key: str) -> dict[str, Curve | Missing]:
-    """The curve of each row that logged a figure, or why its log cannot be read."""
-    found = {row: attempt(partial(_curve_of, its, key)) for row, its in runs.items()}
-    return {row: its for row, its in found.items() if its is not None}
+    """Return the curve of each row that logged a metric, or why its log cannot be read."""
+    curves = {row: attempt(partial(_curve_of, of_row, key)) for row, of_row in runs.items()}
+    return {row: value for row, value in curves.items() if value is not None}
 
 
 def _curve_of(runs: Sequence[Run], key: str) -> Curve | None:
     return curve([logged(run, key) for run in runs])
 
 
-def _line(axes: Axes, x: Values, its: Curve, look: Look) -> None:
-    marker = look.marker if len(x) <= FEW_POINTS else None
-    axes.plot(x, its.mean, color=look.colour, marker=marker)
-    if its.runs > 1:
-        axes.fill_between(x, its.low, its.high, color=look.colour, alpha=0.18, linewidth=0)
+def _draw_curve(axes: Axes, x: Values, curve: Curve, style: Style) -> None:
+    marker = style.marker if len(x) <= MAX_MARKERS else None
+    axes.plot(x, curve.mean, color=style.colour, marker=marker)
+    if curve.runs > 1:
+        axes.fill_between(x, curve.low, curve.high, color=style.colour, alpha=0.18, linewidth=0)
 
 
-def finish(axes: Axes, axis: str, most: float) -> None:
-    """Give the axis of images or minutes its range and its name."""
-    axes.set_xlim(0, most * 1.02 or 1.0)
+def format_x_axis(axes: Axes, axis: str, limit: float) -> None:
+    """Set the range, the label and the ticks of the axis `images` or `minutes`."""
+    axes.set_xlim(0, limit * 1.02 or 1.0)
     axes.set_xlabel("images seen" if axis == "images" else "minutes of training")
-    _ticks(axes, axis)
+    _format_ticks(axes, axis)
 
 
-def _ticks(axes: Any, axis: str) -> None:
+def _format_ticks(axes: Any, axis: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     if axis == "images":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def loss(row: str, its: Curve, look: Look, name: str) -> Markup:
-    """The loss of one row by images seen, and on a second axis by minutes of training.
+def loss_plot(row: str, curve: Curve, style: Style, name: str) -> Markup:
+    """Draw the loss of one row by images seen, with a second axis for minutes of training.
 
-    The second axis is exact where a run was equally fast all the time.
+    The second axis assumes a constant speed.
     """
 
     def paint(axes: Axes) -> None:
-        _line(axes, its.images, its, look)
-        finish(axes, "images", float(its.images[-1]))
-        speed = its.images[-1] / max(its.minutes[-1], 1e-9)
+        _draw_curve(axes, curve.images, curve, style)
+        format_x_axis(axes, "images", float(curve.images[-1]))
+        speed = curve.images[-1] / max(curve.minutes[-1], 1e-9)
         above = axes.secondary_xaxis("top", functions=(lambda x: x / speed, lambda x: x * speed))
         above.spines["top"].set_visible(True)
         above.set_xlabel("minutes of training")
-        _ticks(above, "minutes")
+        _format_ticks(above, "minutes")
         axes.set_ylabel("loss")
 
-    alt = f"Loss of {row}, from {its.mean[0]:.3g} to {its.mean[-1]:.3g}"
-    return drawn(paint, name, alt, (3.4, 2.5))
+    alt = f"Loss of {row}, from {curve.mean[0]:.3g} to {curve.mean[-1]:.3g}"
+    return render_svg(paint, name, alt, (3.4, 2.5))
 
 
-def together(
+def joint_plot(
     curves: Mapping[str, Curve],
-    looks: Mapping[str, Look],
+    styles: Mapping[str, Style],
     axis: str,
-    what: str,
+    label: str,
     name: str,
     levels: Mapping[str, float] | None = None,
 ) -> Markup:
-    """A figure that all rows have in common, in one panel.
+    """Draw a metric of all rows in one plot.
 
     Args:
-        curves: of each row its curve.
-        looks: of each row.
+        curves: the curve of each row.
+        styles: the style of each row.
         axis: ``images`` or ``minutes``.
-        what: the figure, with the unit.
-        name: of the picture.
-        levels: of rows without a curve a value, drawn across the panel.
+        label: the label of the metric, with the unit.
+        name: the name of the plot, unique on the page.
+        levels: values of rows without a curve, drawn as horizontal lines.
     """
 
     def paint(axes: Axes) -> None:
-        most = max(float(its.along(axis)[-1]) for its in curves.values())
+        limit = max(float(curve.x(axis)[-1]) for curve in curves.values())
         ends = []
-        for row, its in curves.items():
-            x = its.along(axis)
-            _line(axes, x, its, looks[row])
-            ends.append((row, float(x[-1]), float(its.mean[-1]), looks[row]))
+        for row, curve in curves.items():
+            x = curve.x(axis)
+            _draw_curve(axes, x, curve, styles[row])
+            ends.append((row, float(x[-1]), float(curve.mean[-1]), styles[row]))
         for row, level in (levels or {}).items():
-            axes.axhline(level, color=looks[row].colour, linestyle=looks[row].dash, linewidth=1.2)
-            ends.append((row, most, level, looks[row]))
-        finish(axes, axis, most)
-        axes.set_ylabel(what)
+            axes.axhline(level, color=styles[row].colour, linestyle=styles[row].dash, linewidth=1.2)
+            ends.append((row, limit, level, styles[row]))
+        format_x_axis(axes, axis, limit)
+        axes.set_ylabel(label)
         label_ends(axes, ends)
 
-    said = ", ".join(f"{row} {its.mean[-1]:.3g}" for row, its in curves.items())
-    return drawn(paint, name, f"{what} by {axis}, at the end: {said}")
+    values = ", ".join(f"{row} {curve.mean[-1]:.3g}" for row, curve in curves.items())
+    return render_svg(paint, name, f"{label} by {axis}, at the end: {values}")
 
 
-def section(material: Material, looks: Mapping[str, Look]) -> dict[str, Any]:
-    """The panels of the loss, of kNN on the way, and of bounds on mutual information."""
-    runs = {row: its for row, members in material.rows.items() if (its := logging_runs(members))}
+def section(inputs: ReportInputs, styles: Mapping[str, Style]) -> dict[str, Any]:
+    """Return the plots of the loss, of kNN during training, and of bounds on mutual information."""
+    runs = {row: of_row for row, members in inputs.rows.items() if (of_row := logging_runs(members))}
     losses = curves_of(runs, "loss")
     knn, bounds = (_readable(curves_of(runs, key)) for key in ("knn", "mi_bound"))
-    final = figures(material.table, lambda outcome: outcome.scores.get("knn"))
-    levels = {row: mean(its) for row, its in final.items() if row not in knn}
-    return {
-        "loss": [
+    final = values_by_row(inputs.table, lambda outcome: outcome.scores.get("knn"))
+    levels = {row: mean(values) for row, values in final.items() if row not in knn}
+
+    def loss_panel(number: int, row: str, curve: Curve | Missing) -> Panel:
+        if isinstance(curve, Missing):
+            return Panel(row, curve, row)
+        return Panel(row, attempt(partial(loss_plot, row, curve, styles[row], f"loss-{number}")), row)
+
+    def joint_panels(
+        name: str, label: str, curves: Mapping[str, Curve], levels: Mapping[str, float] | None = None
+    ) -> list[Panel]:
+        return [
             Panel(
-                row,
-                its
-                if isinstance(its, Missing)
-                else attempt(partial(loss, row, its, looks[row], f"loss-{i}")),
-                row,
+                title,
+                attempt(partial(joint_plot, curves, styles, axis, label, f"{name}-{axis}", levels)),
             )
-            for i, (row, its) in enumerate(losses.items())
-        ],
-        "knn": [
-            Panel(title, attempt(partial(together, knn, looks, axis, "kNN %", f"knn-{axis}", levels)))
             for axis, title in AXES.items()
-            if knn
-        ],
-        "bound": [
-            Panel(title, attempt(partial(together, bounds, looks, axis, "nats", f"bound-{axis}")))
-            for axis, title in AXES.items()
-            if bounds
-        ],
-        "midway": ONLINE_EVAL_SIZES,
+            if curves
+        ]
+
+    return {
+        "loss": [loss_panel(number, *item) for number, item in enumerate(losses.items())],
+        "knn": joint_panels("knn", "kNN %", knn, levels),
+        "bound": joint_panels("bound", "nats", bounds),
+        "online_eval_sizes": ONLINE_EVAL_SIZES,
         "levels": list(levels),
     }
 
 
-def _readable(found: Mapping[str, Curve | Missing]) -> dict[str, Curve]:
-    return {row: its for row, its in found.items() if isinstance(its, Curve)}
+def _readable(curves: Mapping[str, Curve | Missing]) -> dict[str, Curve]:
+    return {row: curve for row, curve in curves.items() if isinstance(curve, Curve)}
 
 
 def logging_runs(members: Sequence[Member]) -> list[Run]:
-    """The runs of a row that its curves are of: those that are done, else the one that got furthest."""
+    """Return the runs to draw the curves of a row from: those that are done, else the longest one."""
     trained = [m for m in members if m.kind == "trained" and m.run.metrics_file.is_file()]
-    done = [m.run for m in trained if m.lacking is None]
+    done = [m.run for m in trained if m.incomplete is None]
     furthest = sorted((m.run for m in trained), key=lambda run: -run.metrics_file.stat().st_size)
     return done or furthest[:1]

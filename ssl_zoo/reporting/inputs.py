@@ -1,4 +1,4 @@
-"""What a report is about: the runs of a folder, their table, and their networks built anew."""
+"""The inputs of a report: the runs in a folder, their table, and the features of their networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from ssl_zoo.comparison import FILE, Sweep, Table, open_sweep, tabulate
+from ssl_zoo.comparison import COMPARE_FILE, Sweep, Table, open_sweep, tabulate
 from ssl_zoo.comparison.cells import Cell, RawCell, Status, TrainedCell, shared_data
 from ssl_zoo.comparison.outcomes import sweep_table
 from ssl_zoo.comparison.table import Outcome
@@ -31,17 +31,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Missing:
-    """A part of the page that there is not.
+    """A part of the page that cannot be shown.
 
     Attributes:
-        reason: why.
+        reason: the reason.
     """
 
     reason: str
 
 
 def attempt(make: Callable[[], T]) -> T | Missing:
-    """What a function makes; if it fails, why."""
+    """Return what `make` returns, or why it fails."""
     try:
         return make()
     except PLUGIN_ERRORS as error:
@@ -50,15 +50,15 @@ def attempt(make: Callable[[], T]) -> T | Missing:
 
 @dataclass(frozen=True)
 class Member:
-    """One run, or one baseline that is none.
+    """One run, or one baseline that is not trained.
 
     Attributes:
         row: the row of the table that it belongs to.
-        seed: its seed; None for what does not depend on any.
-        run: its folder.
-        kind: what is done to represent samples.
-        baseline: whether it is what others are compared with.
-        lacking: why it has no figures; None where it is done.
+        seed: the seed; None for a baseline that does not depend on one.
+        run: the folder.
+        kind: which features it has.
+        baseline: whether it is a baseline.
+        incomplete: why it has no figures; None if it is done.
     """
 
     row: str
@@ -66,25 +66,25 @@ class Member:
     run: Run
     kind: Kind
     baseline: bool = False
-    lacking: str | None = None
+    incomplete: str | None = None
 
     @property
     def name(self) -> str:
-        """What its folder is called."""
+        """The name of its folder."""
         return printable(self.run.path.resolve().name)
 
 
 @dataclass(frozen=True)
-class Material:
-    """All that a page is made of.
+class ReportInputs:
+    """The inputs of a page.
 
     Attributes:
-        folder: of the comparison or the run.
-        title: of the page.
-        summary: in a few words, what is in the folder.
+        folder: the folder of the comparison or the run.
+        title: the title of the page.
+        summary: a phrase about the content of the folder.
         table: the figures.
-        members: all runs and baselines, in the order of the table's rows as far as it has them.
-        config: the data and the machine, which all have in common.
+        members: all runs and baselines, in the order of the rows of the table.
+        config: the configuration that all have in common.
     """
 
     folder: Path
@@ -96,48 +96,46 @@ class Material:
 
     @property
     def rows(self) -> dict[str, list[Member]]:
-        """The members of each row."""
-        found: dict[str, list[Member]] = {}
+        """The members by row."""
+        rows: dict[str, list[Member]] = {}
         for member in self.members:
-            found.setdefault(member.row, []).append(member)
-        return found
+            rows.setdefault(member.row, []).append(member)
+        return rows
 
 
-def gather(folder: Path) -> Material:
-    """Find out what is in a folder.
+def read_folder(folder: Path) -> ReportInputs:
+    """Read the comparison or the run in a folder.
 
     Raises:
-        UserError: there is neither a comparison nor a run, or what it was made with is unreadable.
+        UserError: there is neither, or its settings cannot be read.
     """
-    if file_exists(folder / FILE):
-        return _of_sweep(open_sweep(folder / FILE, folder))
+    if file_exists(folder / COMPARE_FILE):
+        return _of_sweep(open_sweep(folder / COMPARE_FILE, folder))
     if file_exists(Run(folder).config_file):
         return _of_run(Run(folder))
-    what = "has neither" if folder.is_dir() else "is no folder that has"
-    raise UserError(
-        f"{folder} {what} {FILE} nor config.yaml; give the folder of a comparison or of a run"
-    )
+    missing = f"has neither {COMPARE_FILE} nor config.yaml"
+    problem = missing if folder.is_dir() else "is not a directory"
+    raise UserError(f"{folder} {problem}; give the folder of a comparison or of a run")
 
 
-def _of_sweep(sweep: Sweep) -> Material:
+def _of_sweep(sweep: Sweep) -> ReportInputs:
     table = attempt(partial(sweep_table, sweep))
     members = [_member(cell) for cell in sweep.cells]
     rows = [] if isinstance(table, Missing) else table.rows
     order = {row.name: number for number, row in enumerate(rows)}
     members.sort(key=lambda m: (m.baseline, order.get(m.row, len(order))))
-    done, seeds = sum(m.lacking is None for m in members), sweep.comparison.seeds
-    tasks = len(sweep.comparison.names())
+    done, seeds = sum(m.incomplete is None for m in members), sweep.comparison.seeds
+    tasks = len(sweep.comparison.task_names())
     summary = f"Comparison of {_count(tasks, 'task')} with {_count(seeds, 'seed')} each"
     if done < len(members):
-        summary += f", of which {done} of {len(members)} cells are done"
-    config = sweep.comparison.encoder_config(0)
+        summary += f"; {done} of {len(members)} cells are done"
     title = "A comparison of tasks" if isinstance(table, Missing) else table.title
-    return Material(sweep.out, title, summary, table, members, config)
+    return ReportInputs(sweep.out, title, summary, table, members, sweep.config)
 
 
-_LACKING: Mapping[Status, str | None] = {
-    "waiting": "has not begun",
-    "unfinished": "has not ended",
+_INCOMPLETE: Mapping[Status, str | None] = {
+    "waiting": "has not started",
+    "unfinished": "is not finished",
     "failed": "failed",
     "done": None,
 }
@@ -148,13 +146,13 @@ def _member(cell: Cell) -> Member:
     if isinstance(cell, TrainedCell):
         kind = "trained"
     status = attempt(lambda: cell.status)
-    lacking = status.reason if isinstance(status, Missing) else _LACKING[status]
+    incomplete = status.reason if isinstance(status, Missing) else _INCOMPLETE[status]
     if status == "failed":
-        lacking = f"failed: {cell.failure()}"
-    return Member(cell.row, cell.seed, Run(cell.path), kind, cell.baseline, lacking)
+        incomplete = f"failed: {cell.failure()}"
+    return Member(cell.row, cell.seed, cell.folder, kind, cell.baseline, incomplete)
 
 
-def _of_run(run: Run) -> Material:
+def _of_run(run: Run) -> ReportInputs:
     config = attempt(run.config)
     table = attempt(lambda: tabulate([run.path]))
     title, row, seed = run.path.resolve().name, run.path.resolve().name, 0
@@ -163,73 +161,75 @@ def _of_run(run: Run) -> Material:
         title = f"{row} on {Path(config.data.source).name}"
     if not isinstance(table, Missing):
         title = f"{row}: {table.title}"
-    lacking = table.reason if isinstance(table, Missing) else None
-    member = Member(row, seed, run, "trained", lacking=lacking)
-    return Material(run.path, title, "One run", table, [member], config)
+    incomplete = table.reason if isinstance(table, Missing) else None
+    member = Member(row, seed, run, "trained", incomplete=incomplete)
+    return ReportInputs(run.path, title, "One run", table, [member], config)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def figures(table: Table | Missing, value: Callable[[Outcome], float | None]) -> dict[str, list[float]]:
-    """A figure of each row that has it, run by run, of those that are done.
+def values_by_row(
+    table: Table | Missing, value: Callable[[Outcome], float | None]
+) -> dict[str, list[float]]:
+    """Return a value for each run that did not fail, by row; without rows that have none.
 
     Args:
-        table: what is known.
-        value: from what is known of a run to the figure; None where there is none.
+        table: the table.
+        value: computes the value from the outcome of a run; returns None where there is none.
     """
     if isinstance(table, Missing):
         return {}
-    found: dict[str, list[float]] = {row.name: [] for row in table.rows}
+    rows: dict[str, list[float]] = {row.name: [] for row in table.rows}
     for outcome in table.outcomes:
-        if outcome.failure is None and (its := value(outcome)) is not None:
-            found[outcome.row].append(its)
-    return {row: its for row, its in found.items() if its}
+        if outcome.failure is None and (number := value(outcome)) is not None:
+            rows[outcome.row].append(number)
+    return {row: values for row, values in rows.items() if values}
 
 
 def representative(members: Sequence[Member]) -> Member:
-    """The run that stands for its row in pictures: the first that is done and has its network."""
+    """Return the run that represents its row in pictures: the first that is done and has weights."""
     return min(
         members,
         key=lambda m: (
-            m.lacking is not None,
+            m.incomplete is not None,
             m.kind == "trained" and not m.run.checkpoints,
         ),
     )
 
 
-class Studio:
-    """Where samples are represented: the data, loaded once, and the device.
+class FeatureExtractor:
+    """The data and the device on which networks are rebuilt and compute features.
 
     Attributes:
-        config: the data and the machine.
-        device: where and how to compute.
-        data: the samples.
+        config: the configuration that all runs have in common.
+        device: the device, and how to compute on it.
+        data: the samples, loaded once.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         """Load the data.
 
         Raises:
-            UserError: the data cannot be had.
+            UserError: the data is not available.
         """
         self.config = config
         try:
             self.device = Device.choose(config.train)
-        except UserError:  # that of another machine
-            here = {"device": "auto", "precision": "auto"}
-            self.device = Device.choose(config.train.model_copy(update=here))
+        except UserError:  # made on another machine, whose device this one lacks
+            automatic = {"device": "auto", "precision": "auto"}
+            self.device = Device.choose(config.train.model_copy(update=automatic))
         self.data: DataSet = shared_data(config, self.device)
 
     def subject(self, member: Member) -> tuple[Subject, Task | None]:
-        """What a run, or a baseline, makes of the samples, and the task where it is one.
+        """Return the features of a run or a baseline, and the task if it has one.
 
         Raises:
-            UserError: it is not done, or it cannot be built any more.
+            UserError: it is not done, or it can no longer be built.
         """
-        if member.lacking is not None:
-            raise UserError(member.lacking)
+        if member.incomplete is not None:
+            raise UserError(member.incomplete)
         if member.kind == "raw":
             raw = Subject.raw(self.data, self.device)
             if raw is None:
@@ -239,16 +239,16 @@ class Studio:
             train = self.config.train.model_copy(update={"seed": member.seed})
             config = self.config.model_copy(update={"train": train})
             return of_encoder(config, self.data, self.device, member.row), None
-        own = self._own(member.run)
+        own = self._run_config(member.run)
         data = build_data(own, self.device.device, self.data)
         task = self.device.place(member.run.load_task(data.spec))
         return Subject.of_task(task, data, self.device, member.row, seed=own.train.seed), task
 
-    def _own(self, run: Run) -> RunConfig:
-        """The configuration of a run.
+    def _run_config(self, run: Run) -> RunConfig:
+        """Return the configuration of a run.
 
         Raises:
-            UserError: it is of other data.
+            UserError: the run was trained on other data.
         """
         config = run.config()
         if config.data.source != self.config.data.source:

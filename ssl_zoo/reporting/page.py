@@ -1,4 +1,4 @@
-"""The page: its parts in order, each made of what there is, or saying why there is nothing."""
+"""The page: each section in order, or the reason why it cannot be shown."""
 
 from __future__ import annotations
 
@@ -8,38 +8,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ssl_zoo.comparison.render import environment
-from ssl_zoo.comparison.render import page as table_page
-from ssl_zoo.reporting import (
-    cost,
-    curves,
-)
-from ssl_zoo.reporting import (
-    projection as embedding,
-)
-from ssl_zoo.reporting import (
-    provenance as made,
-)
-from ssl_zoo.reporting import (
-    samples as sights,
-)
-from ssl_zoo.reporting.inputs import Material, Missing, Studio, attempt, gather
-from ssl_zoo.reporting.pictures import Look, looks
+from ssl_zoo.comparison.render import environment, template_values
+from ssl_zoo.reporting import cost, curves, projection, provenance, samples
+from ssl_zoo.reporting.inputs import FeatureExtractor, Missing, ReportInputs, attempt, read_folder
+from ssl_zoo.reporting.pictures import Style, row_styles
 from ssl_zoo.runtime.files import check_output_file, write_atomic
 from ssl_zoo.text import printable
 
 
 def report(folder: str | Path, to: str | Path | None = None, *, map: str = "auto") -> Path:
-    """Write a page about a comparison, or about one run, which needs no other file and no network.
+    """Write a self-contained HTML page about a comparison or one run.
 
-    It has the table, curves, accuracy against cost, a map of the features, nearest neighbours, what the
-    networks see, and how all was made. A part that cannot be made says why.
+    It has the table, curves, accuracy against cost, a map of the features, nearest neighbours, the
+    inputs of the networks, and how the runs were made. A section that cannot be made gives the reason.
 
     Args:
-        folder: of a comparison, whether or not it has ended, or of a run.
-        to: the file to write; None for ``report.html`` in the folder. One that is there is replaced.
-        map: how features are laid out in two dimensions: ``pca``, ``tsne``, ``umap`` (if installed),
-            or ``auto`` for UMAP where it is installed, else t-SNE.
+        folder: the folder of a comparison, finished or not, or of a run.
+        to: the file to write or replace; None for ``report.html`` in the folder.
+        map: how to project features to two dimensions: ``pca``, ``tsne``, ``umap`` (if installed),
+            or ``auto`` for UMAP if it is installed, else t-SNE.
 
     Returns:
         The file.
@@ -49,56 +36,54 @@ def report(folder: str | Path, to: str | Path | None = None, *, map: str = "auto
         SslZooError: writing fails.
     """
     folder = Path(folder)
-    method = embedding.choose(map)
-    material = gather(folder)
+    method = projection.choose_method(map)
+    inputs = read_folder(folder)
     file = folder / "report.html" if to is None else Path(to)
     check_output_file("-o", file, {".html": ()})
-    text = environment().get_template("report.html").render(**_page(material, method))
-    write_atomic(file, text.encode("utf-8", "backslashreplace"))
+    template = environment("ssl_zoo.reporting").get_template("report.html")
+    write_atomic(file, template.render(**_sections(inputs, method)).encode("utf-8", "backslashreplace"))
     return file
 
 
-def _page(material: Material, method: str) -> dict[str, Any]:
-    """What the template takes."""
-    table, its_looks = material.table, _looks(material)
-    studio: Studio | Missing = (
-        material.config
-        if isinstance(material.config, Missing)
-        else attempt(partial(Studio, material.config))
+def _sections(inputs: ReportInputs, method: str) -> dict[str, Any]:
+    """Return the values that the template needs."""
+    table, styles, config = inputs.table, _styles(inputs), inputs.config
+    extractor: FeatureExtractor | Missing = (
+        config if isinstance(config, Missing) else attempt(partial(FeatureExtractor, config))
     )
     return {
-        "title": printable(material.title),
-        "summary": material.summary,
-        "folder": printable(material.folder),
+        "title": printable(inputs.title),
+        "summary": inputs.summary,
+        "folder": printable(inputs.folder),
         "now": datetime.now().astimezone().isoformat(" ", "minutes"),
         "version": version("ssl-zoo"),
-        "looks": its_looks,
-        "table": table if isinstance(table, Missing) else table_page(table),
-        "curves": curves.section(material, its_looks),
-        "cost": attempt(partial(cost.section, material, its_looks)),
-        "sights": studio
-        if isinstance(studio, Missing)
-        else attempt(partial(sights.section, material, studio, method)),
-        "made": made.section(material),
-        "lacking": [
-            (member.name, member.lacking)
-            for member in material.members
-            if member.lacking is not None and len(material.members) > 1
+        "styles": styles,
+        "table": table if isinstance(table, Missing) else template_values(table),
+        "curves": curves.section(inputs, styles),
+        "cost": attempt(partial(cost.section, inputs, styles)),
+        "samples": extractor
+        if isinstance(extractor, Missing)
+        else attempt(partial(samples.section, inputs, extractor, method)),
+        "provenance": provenance.section(inputs),
+        "incomplete": [
+            (member.name, member.incomplete)
+            for member in inputs.members
+            if member.incomplete is not None and len(inputs.members) > 1
         ],
-        "skipped": made.skipped(material, studio),
+        "skipped": provenance.skipped(inputs, extractor),
     }
 
 
-def _looks(material: Material) -> dict[str, Look]:
-    """The look of each row of the page."""
+def _styles(inputs: ReportInputs) -> dict[str, Style]:
+    """Return the style of each row on the page."""
     tasks, baselines = [], {}
-    for row, members in material.rows.items():
+    for row, members in inputs.rows.items():
         if members[0].baseline:
             baselines[row] = members[0].kind == "trained"
         else:
             tasks.append(row)
-    if not isinstance(material.table, Missing):
-        for its in material.table.rows:
-            if its.name not in tasks:
-                baselines.setdefault(its.name, False)
-    return looks(sorted(tasks), baselines)
+    if not isinstance(inputs.table, Missing):
+        for table_row in inputs.table.rows:
+            if table_row.name not in tasks:
+                baselines.setdefault(table_row.name, False)
+    return row_styles(sorted(tasks), baselines)

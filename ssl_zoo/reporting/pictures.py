@@ -1,4 +1,4 @@
-"""Figures as inline SVG, images as data URIs, and the look of each row on the whole page."""
+"""Plots as inline SVG, images as data URIs, and the style of each row on the page."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from ssl_zoo.reporting.inputs import Missing
 from ssl_zoo.text import printable
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's colours, which colour-blind people can tell apart, without the black and the yellow
-that vanish on a dark and on a white page."""
-SHAPES = {
+"""Okabe and Ito's colours, which colour-blind people can tell apart, without black (invisible on a
+dark page) and yellow (invisible on a white one)."""
+MARKER_PATHS = {
     "o": "M5 1a4 4 0 1 0 .01 0z",
     "s": "M1.5 1.5h7v7h-7z",
     "^": "M5 .8 9.5 9h-9z",
     "D": "M5 .3 9.7 5 5 9.7.3 5z",
 }
-"""The markers, as matplotlib calls them, and as paths in a square of 10 units."""
-DISTINCT = len(PALETTE) * len(SHAPES)
-"""How many looks can be told apart."""
+"""By matplotlib's name of a marker, its SVG path in a square of 10 units."""
+DISTINCT_STYLES = len(PALETTE) * len(MARKER_PATHS)
+"""The number of different styles."""
 
-# Colours that stand for the page's own, which depend on whether it is shown dark.
+# Placeholders for the colours of the page, which depend on whether it is shown dark.
 INK, SOFT, LINE = "#010203", "#010204", "#010205"
 _PAGE = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)"}
 
-_STYLE: Any = {
+_RC_PARAMS: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "ssl-zoo",
     "text.parse_math": False,  # a $ in a name is a $
@@ -66,18 +66,18 @@ _STYLE: Any = {
     "lines.linewidth": 1.6,
     "lines.markersize": 5.0,
 }
-_SMALLEST_JPEG = 48
-"""Smaller images, in pixels, keep every pixel as it is."""
+_MIN_JPEG_SIZE = 48
+"""Images of fewer pixels a side are stored without loss."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a row, or a class, is drawn wherever it stands on the page.
+class Style:
+    """The style in which a row, or a class, is drawn everywhere on the page.
 
     Attributes:
-        colour: as matplotlib takes it.
-        marker: likewise.
-        dash: the style of its lines, likewise.
+        colour: the colour, in matplotlib's notation.
+        marker: the marker, in matplotlib's notation.
+        dash: the line style, in matplotlib's notation.
     """
 
     colour: str
@@ -86,64 +86,64 @@ class Look:
 
     @property
     def css(self) -> str:
-        """The colour as a style sheet takes it."""
+        """The colour in CSS."""
         return _PAGE.get(self.colour, self.colour)
 
     @property
-    def shape(self) -> str:
-        """The marker as a path in a square of 10 units."""
-        return SHAPES[self.marker]
+    def path(self) -> str:
+        """The marker as an SVG path in a square of 10 units."""
+        return MARKER_PATHS[self.marker]
 
 
-def look(number: int) -> Look:
-    """One of the `DISTINCT` looks; beyond them they repeat."""
-    markers = list(SHAPES)
+def numbered_style(number: int) -> Style:
+    """Return one of the `DISTINCT_STYLES` styles; they repeat after that."""
+    markers = list(MARKER_PATHS)
     marker = markers[(number + number // (2 * len(PALETTE))) % len(markers)]
-    return Look(PALETTE[number % len(PALETTE)], marker)
+    return Style(PALETTE[number % len(PALETTE)], marker)
 
 
-OTHER = Look("#8C959F")
-"""What has no look of its own."""
+OTHER = Style("#8C959F")
+"""The style of all classes without a style of their own."""
 
 
-def looks(tasks: Iterable[str], baselines: Mapping[str, bool]) -> dict[str, Look]:
-    """The look of each row: tasks in colour, baselines in the page's own inks.
+def row_styles(tasks: Iterable[str], baselines: Mapping[str, bool]) -> dict[str, Style]:
+    """Return the style of each row: tasks in colour, baselines in the colours of the page's text.
 
     Args:
-        tasks: names, in an order that does not depend on how well they do.
-        baselines: by name whether it is trained.
+        tasks: names of tasks, in an order that does not depend on their scores.
+        baselines: whether each baseline is trained, by name.
     """
-    found = {name: look(number) for number, name in enumerate(tasks)}
+    styles = {name: numbered_style(number) for number, name in enumerate(tasks)}
     dashes = cycle((":", "--", "-."))
-    for (name, trained), marker in zip(baselines.items(), cycle(SHAPES), strict=False):
-        found[name] = Look(INK, marker) if trained else Look(SOFT, marker, next(dashes))
-    return found
+    for (name, trained), marker in zip(baselines.items(), cycle(MARKER_PATHS), strict=False):
+        styles[name] = Style(INK, marker) if trained else Style(SOFT, marker, next(dashes))
+    return styles
 
 
-def drawn(
+def render_svg(
     paint: Callable[[Axes], None], name: str, alt: str, size: tuple[float, float] = (4.4, 2.9)
 ) -> Markup:
-    """A figure as an SVG element to be put into a page.
+    """Draw a plot and return it as an SVG element for a page.
 
     Args:
-        paint: what draws it.
-        name: begins all its ids; no other figure of the page may have it.
-        alt: what it shows, for who cannot see it.
-        size: in inches of 72 units.
+        paint: draws on the axes.
+        name: the prefix of all ids, unique on the page.
+        alt: the alternative text.
+        size: width and height in inches of 72 units.
     """
     buffer = io.StringIO()
-    with rc_context(_STYLE), warnings.catch_warnings():
-        # Browsers have the letters that matplotlib's font lacks.
+    with rc_context(_RC_PARAMS), warnings.catch_warnings():
+        # Browsers have the glyphs that matplotlib's font lacks.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure = Figure(figsize=size, layout="constrained")
         paint(figure.subplots())
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        no_metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     return _inline(buffer.getvalue(), name, alt)
 
 
 def _inline(document: str, name: str, alt: str) -> Markup:
-    """An SVG document as an element of HTML: no namespaces, no style of its own, no id twice."""
+    """Turn an SVG document into an HTML element: no namespaces or style sheet, and ids with a prefix."""
     root = ElementTree.fromstring(document)
     for parent in list(root.iter()):
         parent.tag = parent.tag.rpartition("}")[2]
@@ -175,13 +175,13 @@ def _inline(document: str, name: str, alt: str) -> Markup:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture with its title, or what there is in its place.
+    """A picture with its title, or the reason why it is missing.
 
     Attributes:
-        title: what it shows.
-        picture: SVG, or the address of an image; else why there is none.
-        row: whose it is, where it is of one row.
-        alt: what an image shows, for who cannot see it.
+        title: the title.
+        picture: SVG, the URI of an image, or why there is none.
+        row: the row that it shows; None if it shows several.
+        alt: the alternative text of an image.
     """
 
     title: str
@@ -191,9 +191,9 @@ class Panel:
 
 
 def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """The nearest values in the same order, between two bounds, with a gap between neighbours.
+    """Move values apart as little as possible: in the same order, `gap` apart, from `low` to `high`.
 
-    Where there is no room for all they go beyond the upper bound.
+    If there is not enough room, they exceed `high`.
     """
     if not values:
         return []
@@ -201,53 +201,52 @@ def spread(values: Sequence[float], gap: float, low: float, high: float) -> list
     steps = gap * np.arange(len(order))
     fit = IsotonicRegression(y_min=low, y_max=max(low, high - gap * (len(order) - 1)))
     moved = fit.fit_transform(steps, np.asarray(values)[order] - steps) + steps
-    return [float(moved[place]) for place in np.argsort(order)]
+    return [float(moved[rank]) for rank in np.argsort(order)]
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, Look]]) -> None:
-    """Write names at the right edge, each with a thin line to the point that it names.
+def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, Style]]) -> None:
+    """Write names at the right edge, each with a thin line to its point.
 
     Args:
-        axes: whose limits are final.
-        ends: of each name its text, the point x and y, and the look.
+        axes: the axes, with final limits.
+        ends: the name, x, y and style of each point.
     """
     low, high = axes.get_ylim()
     heights = spread([y for _, _, y, _ in ends], 0.075 * (high - low), low, high)
-    for (name, x, y, its), height in zip(ends, heights, strict=True):
+    for (name, x, y, style), height in zip(ends, heights, strict=True):
         axes.annotate(
-            shortened(name), (x, y), (1.04, height), "data", axes.get_yaxis_transform(),
+            shorten(name), (x, y), (1.04, height), "data", axes.get_yaxis_transform(),
             va="center", color=INK, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": its.colour, "lw": 0.6, "alpha": 0.6,
+            arrowprops={"arrowstyle": "-", "color": style.colour, "lw": 0.6, "alpha": 0.6,
                         "shrinkA": 0, "shrinkB": 2, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
-def shortened(text: str, most: int = 24) -> str:
-    """A name that a figure has room for, of letters that XML may hold."""
+def shorten(text: str, limit: int = 24) -> str:
+    """Return a name with at most `limit` characters, all of them allowed in XML."""
     text = printable(text)
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def scatter_png(points: np.ndarray[Any, np.dtype[Any]], kinds: Sequence[Look]) -> str:
-    """Points [N, 2] on a transparent square without axes, as a data URI.
+def scatter_png(points: np.ndarray[Any, np.dtype[Any]], styles: Sequence[Style]) -> str:
+    """Draw points on a transparent square without axes, and return it as a data URI.
 
     Args:
-        points: where they are.
-        kinds: of each the look.
+        points: the coordinates [N, 2].
+        styles: the style of each point [N].
     """
     figure = Figure(figsize=(3.6, 3.6), dpi=180)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
     axes.margins(0.04)
-    # One group after the other would hide the first below the last; so they are drawn in turns.
-    turns = np.array_split(np.arange(len(points)), min(10, len(points)))
-    for turn in turns:
-        for its in dict.fromkeys(kinds):
-            of_kind = points[[i for i in turn if kinds[i] == its]]
+    # Drawn class by class, the last would hide the first; so part of each is drawn in turn.
+    for part in np.array_split(np.arange(len(points)), min(10, len(points))):
+        for style in dict.fromkeys(styles):
+            chosen = points[[i for i in part if styles[i] == style]]
             axes.scatter(
-                of_kind[:, 0], of_kind[:, 1], s=15, c=its.colour,
-                marker=its.marker, linewidths=0, alpha=0.85,
+                chosen[:, 0], chosen[:, 1], s=15, c=style.colour,
+                marker=style.marker, linewidths=0, alpha=0.85,
             )  # fmt: skip
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", transparent=True)
@@ -256,15 +255,15 @@ def scatter_png(points: np.ndarray[Any, np.dtype[Any]], kinds: Sequence[Look]) -
 
 
 def image_of(pixels: Tensor) -> Image.Image:
-    """An image uint8 [C, h, w], of one or three channels."""
+    """Return pixels uint8 [C, h, w] of one or three channels as an image."""
     array = pixels.cpu().permute(1, 2, 0).numpy()
     return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[-1] == 1 else array))
 
 
 def data_uri(image: Image.Image) -> str:
-    """An image as the address that holds it: PNG, or JPEG for a photograph, which takes far less."""
+    """Return an image as a data URI: PNG, or JPEG if that is less than a third of the size."""
     content, kind = _encoded(image, "PNG", optimize=True), "png"
-    if image.mode in ("L", "RGB") and max(image.size) >= _SMALLEST_JPEG:
+    if image.mode in ("L", "RGB") and max(image.size) >= _MIN_JPEG_SIZE:
         lossy = _encoded(image, "JPEG", quality=85)
         if 3 * len(lossy) < len(content):
             content, kind = lossy, "jpeg"

@@ -1,4 +1,4 @@
-"""Maps: features in two dimensions."""
+"""Projections of features to two dimensions, for maps."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ssl_zoo.text import did_you_mean
 
 Points = NDArray[np.floating[Any]]
 
-KEPT = 50
-"""So many principal components are left of features before they are laid out as a map."""
-FEWEST = 10
-"""Of fewer samples than this a map is that of the principal components alone."""
+MAX_COMPONENTS = 50
+"""Features are reduced to at most this many principal components before t-SNE or UMAP."""
+MIN_SAMPLES = 10
+"""Fewer samples are always projected by PCA."""
 
 
 def pca(features: Points, components: int = 2) -> Points:
-    """The principal components of features [N, D], as [N, components]; what there is not is 0."""
-    kept = min(components, *features.shape)
-    with np.errstate(divide="ignore", invalid="ignore"):  # of shares of a variance that is 0
-        found = PCA(kept, svd_solver="full").fit_transform(features.astype(np.float64))
-    return np.pad(found, ((0, 0), (0, components - kept)))
+    """Return the principal components [N, components] of features [N, D], padded with 0 if fewer."""
+    available = min(components, *features.shape)
+    with np.errstate(divide="ignore", invalid="ignore"):  # explained shares of a variance of 0
+        points = PCA(available, svd_solver="full").fit_transform(features.astype(np.float64))
+    return np.pad(points, ((0, 0), (0, components - available)))
 
 
 def _tsne(features: Points) -> Points:
@@ -49,11 +49,11 @@ METHODS: Mapping[str, tuple[str, Callable[[Points], Points]]] = {
     "tsne": ("t-SNE", _tsne),
     "umap": ("UMAP", _umap),
 }
-"""By name how a method is written, and the method: from principal components [N, P] to points [N, 2]."""
+"""By name, the title of a method and the function from principal components [N, P] to points [N, 2]."""
 
 
-def choose(name: str) -> str:
-    """The method of this name; of ``auto`` UMAP where it is installed, else t-SNE.
+def choose_method(name: str) -> str:
+    """Return the name of the method; for ``auto`` UMAP if it is installed, else t-SNE.
 
     Raises:
         UserError: there is no such method, or it is not installed.
@@ -67,17 +67,17 @@ def choose(name: str) -> str:
             f"--map: there is no map {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}"
         )
     if name == "umap" and not installed:
-        raise UserError("--map umap needs the extra: pip install 'ssl-zoo[umap]'; or take --map tsne")
+        raise UserError("--map umap needs the extra: pip install 'ssl-zoo[umap]'; or use --map tsne")
     return name
 
 
-def layout(features: Points, method: str) -> Points:
-    """Features [N, D], each scaled to unit length, as points [N, 2]; the same each time.
+def project(features: Points, method: str) -> Points:
+    """Project features [N, D], each scaled to unit length, to points [N, 2], reproducibly.
 
-    Features that do not differ, and few samples, have no map but that of their principal components.
+    Features that are all equal, and fewer than `MIN_SAMPLES` samples, are projected by PCA.
     """
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    reduced = pca(features / np.maximum(lengths, 1e-12), max(2, min(KEPT, *features.shape)))
-    if len(features) < FEWEST or reduced[:, 0].std() < 1e-6:
+    reduced = pca(features / np.maximum(lengths, 1e-12), max(2, min(MAX_COMPONENTS, *features.shape)))
+    if len(features) < MIN_SAMPLES or reduced[:, 0].std() < 1e-6:
         method = "pca"
     return METHODS[method][1](reduced)

@@ -1,4 +1,4 @@
-"""How the runs were made, and what could not be read."""
+"""How the runs were made, and the files that could not be read."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from typing import Any
 from ssl_zoo.comparison.cells import result_affecting_settings
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import RunConfig
-from ssl_zoo.reporting.inputs import Material, Member, Missing, Studio, attempt
+from ssl_zoo.reporting.inputs import FeatureExtractor, Member, Missing, ReportInputs, attempt
 from ssl_zoo.text import printable
 
-MOST_SKIPPED = 30
-"""So many of the files that could not be read are listed."""
+MAX_SKIPPED = 30
+"""The maximum number of unreadable files to list."""
 
 Facts = dict[str, list[str]]
-"""What is known of how a run was made: by name one or several lines."""
+"""How a run was made: lines of text by name."""
 
 
-def section(material: Material) -> dict[str, Any]:
-    """What all trained runs have in common, and what each has of its own, line by line."""
-    trained = [m for m in material.members if m.kind == "trained" and m.run.config_file.is_file()]
+def section(inputs: ReportInputs) -> dict[str, Any]:
+    """Return the facts that all trained runs have in common, and those of each run, line by line."""
+    trained = [m for m in inputs.members if m.kind == "trained" and m.run.config_file.is_file()]
     facts = [_facts(member) for member in trained]
-    names = list(dict.fromkeys(name for its in facts for name in its))
+    names = list(dict.fromkeys(name for of_run in facts for name in of_run))
     common: Facts = {}
     for name in names:
-        first, *others = (its.get(name, []) for its in facts)
+        first, *others = (of_run.get(name, []) for of_run in facts)
         if shared := [line for line in first if all(line in lines for lines in others)]:
             common[name] = shared
-    rests = [
-        {name: [x for x in lines if x not in common.get(name, [])] for name, lines in its.items()}
-        for its in facts
+    own = [
+        {name: [x for x in lines if x not in common.get(name, [])] for name, lines in of_run.items()}
+        for of_run in facts
     ]
-    own = [name for name in names if any(rest.get(name) for rest in rests)]
+    differing = [name for name in names if any(of_run.get(name) for of_run in own)]
     runs = [
-        (member.name, member.row, [rest.get(name, []) for name in own])
-        for member, rest in zip(trained, rests, strict=True)
+        (member.name, member.row, [of_run.get(name, []) for name in differing])
+        for member, of_run in zip(trained, own, strict=True)
     ]
-    return {"common": common, "names": own, "runs": runs}
+    return {"common": common, "names": differing, "runs": runs}
 
 
 def _facts(member: Member) -> Facts:
@@ -45,14 +45,14 @@ def _facts(member: Member) -> Facts:
         return {"settings": [config.reason]}
     provenance, results = config.provenance, _results(member)
     versions = provenance.get("versions")
-    known = {
+    facts = {
         "seed": config.train.seed,
-        "settings": _unusual(config),
+        "settings": _changed_settings(config),
         "command": provenance.get("command"),
         "started": provenance.get("started"),
         "device": results.get("device", config.train.device),
         "precision": config.train.precision,
-        "versions": [f"{name} {its}" for name, its in versions.items()]
+        "versions": [f"{name} {release}" for name, release in versions.items()]
         if isinstance(versions, dict)
         else versions,
         "python": provenance.get("python"),
@@ -60,7 +60,7 @@ def _facts(member: Member) -> Facts:
     }
     return {
         name: [printable(line) for line in (value if isinstance(value, list) else [value])]
-        for name, value in known.items()
+        for name, value in facts.items()
         if value is not None
     }
 
@@ -70,25 +70,25 @@ def _results(member: Member) -> dict[str, Any]:
     return {} if isinstance(results, Missing) else results
 
 
-def _unusual(config: RunConfig) -> list[str]:
-    """The settings that decide a run's figures and are not the defaults of its task."""
+def _changed_settings(config: RunConfig) -> list[str]:
+    """Return the settings that affect the figures and differ from the defaults of the task."""
     defaults = attempt(lambda: load_config(overrides={"task.name": config.task.name}))
-    # An option without a default leaves none to compare with.
-    usual = {} if isinstance(defaults, Missing) else result_affecting_settings(defaults)
+    # There are no defaults if the task has a required option.
+    expected = {} if isinstance(defaults, Missing) else result_affecting_settings(defaults)
     return [
         f"{path} = {'none' if value is None else value}"
         for path, value in result_affecting_settings(config).items()
-        if path != "train.seed" and (path not in usual or value != usual[path])
+        if path != "train.seed" and (path not in expected or value != expected[path])
     ]
 
 
-def skipped(material: Material, studio: Studio | Missing) -> dict[str, Any]:
-    """The files that could not be read, with the reasons, and how many there are."""
+def skipped(inputs: ReportInputs, extractor: FeatureExtractor | Missing) -> dict[str, Any]:
+    """Return the files that could not be read, with the reasons, and their number."""
     files: dict[str, Any] = {}
-    for member in material.members:
-        given = _results(member).get("skipped")
-        files |= given if isinstance(given, dict) else {}
-    if isinstance(studio, Studio):
-        files |= studio.data.train.skipped
-    shown = [(printable(name), files[name]) for name in sorted(files)[:MOST_SKIPPED]]
-    return {"files": shown, "count": len(files)}
+    for member in inputs.members:
+        in_run = _results(member).get("skipped")
+        files |= in_run if isinstance(in_run, dict) else {}
+    if isinstance(extractor, FeatureExtractor):
+        files |= extractor.data.train.skipped
+    listed = [(printable(name), files[name]) for name in sorted(files)[:MAX_SKIPPED]]
+    return {"files": listed, "count": len(files)}

@@ -55,12 +55,6 @@ class MetricsLine(RootModel[dict[str, float]]):
     """A line of `metrics.jsonl`: numbers by name."""
 
 
-class FailureRecord(BaseModel):
-    """Why a run of a comparison failed, as `failed.json` has it."""
-
-    failed: str
-
-
 def file_exists(file: Path) -> bool:
     """Whether there is such a file.
 

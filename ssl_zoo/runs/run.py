@@ -26,7 +26,6 @@ from ssl_zoo.runs.build import build_task
 from ssl_zoo.runs.checkpoints import Checkpoints, state_dict_errors
 from ssl_zoo.runs.provenance import provenance
 from ssl_zoo.runs.records import (
-    FailureRecord,
     MetricsLine,
     ResultsRecord,
     file_exists,
@@ -54,8 +53,6 @@ class Run:
         checkpoints: everything needed to go on.
         backbone_file: the weights, as timm names them, and in the header how to build the model.
         results_file: the evaluation of the finished run.
-        failure_file: why it failed, as a run of a comparison.
-        cell_lock_file: held by who works on it, as a run of a comparison.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -65,8 +62,6 @@ class Run:
         self.checkpoints = Checkpoints(self.path)
         self.backbone_file = self.path / BACKBONE_FILE
         self.results_file = self.path / "results.json"
-        self.failure_file = self.path / "failed.json"
-        self.cell_lock_file = self.path / ".cell.lock"
 
     @classmethod
     def create(cls, path: str | Path | None, config: RunConfig) -> Run:
@@ -237,15 +232,6 @@ class Run:
             UserError: the file is broken.
         """
         return read_lines(self.metrics_file, MetricsLine, "remove the line, or the file")
-
-    def failure(self) -> str | None:
-        """Why it failed, as a run of a comparison; None if it did not.
-
-        Raises:
-            UserError: the file is broken.
-        """
-        noted = read_record(self.failure_file, FailureRecord, "remove it, and it is tried again")
-        return None if noted is None else str(noted["failed"])
 
     def write_backbone(self, encoder: Encoder, config: BackboneConfig, spec: Spec) -> None:
         """Save the backbone's weights, with all that `load_backbone` needs to build it again."""

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import ssl_zoo
-from ssl_zoo.comparison import FILE, compare, open_sweep, run, tabulate
+from ssl_zoo.comparison import COMPARE_FILE, compare, open_sweep, run, tabulate
 from ssl_zoo.comparison.config import comparability_key
 from ssl_zoo.comparison.outcomes import sweep_table
 from ssl_zoo.config.load import dump_config
@@ -117,8 +117,8 @@ def test_more_seeds_and_protocols_take_up_what_is_there(done: Path, tmp_path: Pa
     assert {p: p.stat().st_mtime_ns for p in checkpoints} == checkpoints
     (row,) = (row for row in table.rows if row.name == "rotation")
     assert row.runs == 3
-    assert row.entries["linear"].estimate is not None
-    assert row.entries["linear"].estimate.n == 3
+    assert row.figures["linear"].estimate is not None
+    assert row.figures["linear"].estimate.n == 3
 
 
 def test_the_folder_follows_from_the_settings_that_decide() -> None:
@@ -176,7 +176,7 @@ def test_a_task_that_fails_has_a_row_that_says_why_and_the_others_go_on(
     registry.register_task(type("Failing", (Rotation,), {"name": "failing", "__module__": __name__}))
     mended = {row.name: row for row in compare(out=tmp_path / "c", **given).rows}
     assert mended["failing"].notes == []
-    assert mended["failing"].entries["knn"].estimate == mended["rotation"].entries["knn"].estimate
+    assert mended["failing"].figures["knn"].estimate == mended["rotation"].figures["knn"].estimate
 
 
 def test_the_command_line_says_that_a_task_failed_and_exits_with_1(call: Call, tmp_path: Path) -> None:
@@ -194,8 +194,8 @@ def test_the_command_line_says_that_a_task_failed_and_exits_with_1(call: Call, t
 
 WRONG: dict[str, tuple[list[str], str]] = {
     "task": (["--tasks", "simlcr"], "there is no task 'simlcr'. Did you mean 'simclr'?"),
-    "baseline as task": (["--tasks", "supervised"], "--tasks: 'supervised' is a baseline, which"),
-    "baseline": (["--baselines", "pixel"], "--baselines: there is no 'pixel'. Did you mean 'pixels'?"),
+    "baseline as task": (["--tasks", "supervised"], "--tasks: 'supervised' is a baseline; select"),
+    "baseline": (["--baselines", "pixel"], "--baselines: there is no baseline 'pixel'. Did you mean"),
     "protocol": (["--protocol", "knm"], "--protocol: there is no protocol 'knm'. Did you mean 'knn'?"),
     "column": (["--columns", "knm"], "--columns: there is no column 'knm'. Did you mean 'knn'?"),
     "sort": (["--sort", "knm"], "--sort: there is no column 'knm'. Did you mean 'knn'?"),
@@ -264,7 +264,7 @@ def test_each_cell_is_a_command_of_its_own(call: Call, tmp_path: Path) -> None:
         "rotation-0",
         "supervised-0",
     ]
-    assert sorted(p.name for p in out.iterdir()) == [FILE]
+    assert sorted(p.name for p in out.iterdir()) == [COMPARE_FILE]
     for line in reversed(printed):
         program, *arguments = line.split()
         assert program == "ssl-zoo"
@@ -325,7 +325,7 @@ def test_the_estimate_of_the_time_left_is_the_mean_of_what_cells_took(tmp_path: 
     assert sweep.seconds_left() == pytest.approx(100 + 40)
     assert sweep.seconds_left(at_once=2) == pytest.approx(70)
     sweep.begin(sweep.todo()[0])
-    sweep.progress[sweep.todo()[0].name] = 0.5
+    sweep.advance(sweep.todo()[0], 0.5)
     assert sweep.seconds_left() == pytest.approx(50 + 40)
     assert [cell.status for cell in sweep.cells] == ["done", "done", "done", "waiting", "waiting"]
 
@@ -405,7 +405,7 @@ def test_runs_that_are_not_comparable_are_refused_or_marked(
         tabulate(unlike)
     assert str(caught.value) == (
         f"runs are not comparable: train.epochs is 0.5 in {runs['a0']}, but 1.0 in {runs['long']}; "
-        "--mixed tabulates them all the same, and marks them"
+        "--mixed tabulates them anyway, marked"
     )
     table = tabulate(unlike, mixed=True, out=tmp_path / "t")
     assert table.foot[0] == "NOT COMPARABLE: the runs differ in train.epochs."
@@ -415,13 +415,13 @@ def test_runs_that_are_not_comparable_are_refused_or_marked(
 
 def test_one_run_does_not_count_twice(runs: dict[str, Path]) -> None:
     assert len(tabulate([runs["a0"], runs["a0"]]).outcomes) == len(tabulate([runs["a0"]]).outcomes)
-    with pytest.raises(UserError, match="two of the runs are the same: rotation with the seed 0"):
+    with pytest.raises(UserError, match="two of the runs are the same: rotation with seed 0"):
         tabulate([runs["a0"], runs["twin"]])
 
 
 def test_protocols_that_are_missing_are_evaluated(runs: dict[str, Path]) -> None:
     table = tabulate([runs["cold"]], protocol=["linear"], columns=["linear"])
-    assert {row.name: row.entries["linear"].estimate is not None for row in table.rows} == {
+    assert {row.name: row.figures["linear"].estimate is not None for row in table.rows} == {
         "simclr": True, "pixels": True, "random-init": True,
     }  # fmt: skip
 
@@ -436,7 +436,7 @@ def test_a_comparison_is_tabulated_by_its_folder(call: Call, done: Path) -> None
 
 def test_an_unfinished_run_is_not_tabulated(tmp_path: Path) -> None:
     made = Run.create(tmp_path / "r", small_config("rotation"))
-    with pytest.raises(UserError, match="has not ended: go on with ssl-zoo train --resume"):
+    with pytest.raises(UserError, match="is not finished; resume it with: ssl-zoo train --resume"):
         tabulate([made.path])
 
 
@@ -527,8 +527,10 @@ def test_without_labels_there_is_health_and_no_supervised_row(tmp_path: Path) ->
     given = {"seeds": 1, "tasks": ["rotation"], "protocols": ["knn", "linear", "health"]}
     table = compare(out=tmp_path / "c", set=settings, **given)
     assert table.failed == []
-    assert any("no labels of two classes, so there is no knn, no linear" in text for text in table.foot)
+    assert any(
+        "labels of at least two classes, so there is no knn, no linear" in text for text in table.foot
+    )
     rows = {row.name: row for row in table.rows}
     assert "knn" not in {column.name for column in table.columns}
-    assert rows["rotation"].entries["rankme"].estimate is not None
+    assert rows["rotation"].figures["rankme"].estimate is not None
     assert rows["supervised"].notes == ["left out: it learns from labels, and photos has none"]

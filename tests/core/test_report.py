@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing else, says what it lacks, and takes every name for text."""
+"""The report: a self-contained page that names what is missing and shows every name as text."""
 
 from __future__ import annotations
 
@@ -29,20 +29,18 @@ from ssl_zoo.config.schema import EncoderConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject
-from ssl_zoo.reporting import projection as embedding
-from ssl_zoo.reporting import report
-from ssl_zoo.reporting import samples as sights
+from ssl_zoo.reporting import projection, report, samples
 from ssl_zoo.reporting.curves import curve
-from ssl_zoo.reporting.inputs import Material, Member, Missing, Studio, gather
+from ssl_zoo.reporting.inputs import FeatureExtractor, Member, Missing, ReportInputs, read_folder
 from ssl_zoo.reporting.neighbours import choose_queries, nearest
 from ssl_zoo.reporting.pictures import (
-    DISTINCT,
+    DISTINCT_STYLES,
     data_uri,
-    drawn,
     image_of,
     label_ends,
-    look,
-    looks,
+    numbered_style,
+    render_svg,
+    row_styles,
     spread,
 )
 from ssl_zoo.runs.run import Run
@@ -53,17 +51,17 @@ from tests.conftest import small_config
 from tests.core.pictures import broken, photo, write
 
 HOSTILE = ('"><img src=x onerror=alert(1)>', "<script>alert(1)", "$x_{1}")
-"""Names of classes that no page may take for markup, nor matplotlib for mathematics."""
+"""Names of classes that look like markup, or like mathematics to matplotlib."""
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 SECTIONS = ["results", "curves", "cost", "map", "neighbours", "views", "made"]
 
 
 class Page(HTMLParser):
-    """A page as a browser reads it, each fault an assertion.
+    """A page as a browser reads it; malformed HTML fails an assertion.
 
     Attributes:
-        tags: of each element its name and attributes.
-        text: all text outside styles.
+        tags: the name and the attributes of each element.
+        text: all text outside style sheets.
     """
 
     def __init__(self, file: Path) -> None:
@@ -95,17 +93,17 @@ class Page(HTMLParser):
             self.text += f" {data}"
 
     def all(self, attribute: str) -> list[str]:
-        """The values of an attribute, in order."""
+        """Return the values of an attribute, in order."""
         return [attributes[attribute] for _, attributes in self.tags if attribute in attributes]
 
     def section(self, name: str) -> list[tuple[str, dict[str, str]]]:
-        """The elements between the head of a section and that of the next."""
+        """Return the elements from the start of a section to that of the next."""
         starts = [i for i, (tag, _) in enumerate(self.tags) if tag == "section"]
         start = next(i for i in starts if self.tags[i][1]["id"] == name)
         return self.tags[start : next((i for i in starts if i > start), len(self.tags))]
 
     def check(self) -> None:
-        """It needs nothing else, runs nothing, and no id is there twice."""
+        """Check that the page loads and runs nothing, and that ids are unique."""
         ids = self.all("id")
         assert len(ids) == len(set(ids))
         assert {tag for tag, _ in self.tags}.isdisjoint({"script", "link", "iframe", "object", "base"})
@@ -113,10 +111,10 @@ class Page(HTMLParser):
             assert target.startswith("data:image/") or (target[:1] == "#" and target[1:] in ids), target
         for value in (v for _, attributes in self.tags for v in attributes.values()):
             assert all(name in ids for name in re.findall(r"url\(#?(.*?)\)", value)), value
-        assert not any(name.startswith("on") for _, its in self.tags for name in its)
+        assert not any(name.startswith("on") for _, attributes in self.tags for name in attributes)
         assert "url(" not in self.styles
         assert "@import" not in self.styles
-        assert all(its.get("alt") for tag, its in self.tags if tag == "img")
+        assert all(attributes.get("alt") for tag, attributes in self.tags if tag == "img")
 
 
 def read(file: Path) -> Page:
@@ -160,8 +158,8 @@ def whole_page(comparison: Path) -> Page:
 
 
 @pytest.fixture(name="copy")
-def its_copy(comparison: Path, tmp_path: Path) -> Path:
-    """The comparison, to be damaged."""
+def comparison_copy(comparison: Path, tmp_path: Path) -> Path:
+    """Return a copy of the comparison that a test may damage."""
     copy = tmp_path / "copy"
     shutil.copytree(comparison, copy)
     (copy / "report.html").unlink(missing_ok=True)
@@ -173,7 +171,7 @@ def its_copy(comparison: Path, tmp_path: Path) -> Path:
 
 def test_the_page_has_all_parts_and_each_row_in_each(page: Page) -> None:
     rows = {"simclr", "inpainting", "pixels", "random-init"}
-    assert [its["id"] for tag, its in page.tags if tag == "section"] == SECTIONS
+    assert [attributes["id"] for tag, attributes in page.tags if tag == "section"] == SECTIONS
     assert page.all("href")[: len(SECTIONS)] == [f"#{name}" for name in SECTIONS]
     assert rows <= set(page.text.split())
     count = {name: sum(tag == "img" for tag, _ in page.section(name)) for name in SECTIONS}
@@ -182,12 +180,13 @@ def test_the_page_has_all_parts_and_each_row_in_each(page: Page) -> None:
     assert count["views"] == 2
     assert "Not shown" not in page.text
     assert "has not" not in page.text
+    assert "is not finished" not in page.text
     # Two losses, kNN and the one bound by images and by minutes, and accuracy against cost.
     assert page.all("class").count("plot") == 2 + 2 + 2 + 1
 
 
 def test_names_of_classes_and_files_are_text(page: Page) -> None:
-    assert not any(tag == "b" and not its for tag, its in page.section("made"))
+    assert not any(tag == "b" and not attributes for tag, attributes in page.section("made"))
     for name in HOSTILE:
         assert name in page.text
     assert "<b>bad.png" in page.text
@@ -230,9 +229,9 @@ def test_what_failed_or_has_not_ended_or_lost_its_weights_says_so(copy: Path) ->
     shutil.rmtree(copy / "random-init-1")
     page = read(report(copy, map="pca"))
     assert f"simclr-0 failed: {reason}" in page.text
-    assert "simclr-1 has not ended" in page.text
-    assert "random-init-0 has not begun" in page.text
-    assert "of which 3 of 7 cells are done" in page.text
+    assert "simclr-1 is not finished" in page.text
+    assert "random-init-0 has not started" in page.text
+    assert "; 3 of 7 cells are done" in page.text
     assert "has no checkpoint; train it first" in page.text
     assert sum(tag == "img" for tag, _ in page.section("map")) == 1  # of pixels
     # The curves of what was logged are there all the same.
@@ -244,9 +243,9 @@ def test_a_comparison_that_has_not_begun_has_a_page(copy: Path) -> None:
         if path.is_dir():
             shutil.rmtree(path)
     page = read(report(copy, map="pca"))
-    assert "Nothing has ended yet" in page.text
+    assert "No run is finished yet" in page.text
     assert "Nothing was logged" in page.text
-    assert "No run has begun" in page.text
+    assert "No run has started" in page.text
 
 
 def test_broken_files_and_missing_data_are_said_in_their_parts(copy: Path) -> None:
@@ -254,21 +253,23 @@ def test_broken_files_and_missing_data_are_said_in_their_parts(copy: Path) -> No
     (copy / "simclr-1" / "config.yaml").write_text("task: {name: gone}\n")
     sweep = open_sweep(copy / "compare.yaml", copy)
     moved = sweep.comparison.model_copy(update={"data": {"source": str(copy / "moved away")}})
-    (copy / "compare.yaml").write_text(moved.dump())
+    (copy / "compare.yaml").write_text(moved.to_yaml())
     page = read(report(copy, map="pca"))
     assert "metrics.jsonl, line 1 cannot be read" in page.text
     assert "there is no task 'gone'" in page.text
     assert "moved away" in page.text
-    assert [its["id"] for tag, its in page.tags if tag == "section"] == [
+    assert [attributes["id"] for tag, attributes in page.tags if tag == "section"] == [
         name for name in SECTIONS if name not in ("neighbours", "views")
     ]
 
 
 def test_what_was_trained_on_another_machine_is_shown_on_this_one(comparison: Path) -> None:
-    config = gather(comparison).config
+    config = read_folder(comparison).config
     assert isinstance(config, EncoderConfig)
     train = config.train.model_copy(update={"device": "cuda:63"})
-    assert Studio(config.model_copy(update={"train": train})).data.classes == tuple(sorted(HOSTILE))
+    assert FeatureExtractor(config.model_copy(update={"train": train})).data.classes == tuple(
+        sorted(HOSTILE)
+    )
 
 
 # ---- one run
@@ -292,7 +293,7 @@ def test_a_run_has_a_page_with_the_scores_beside_the_baselines(comparison: Path,
     # Before it has ended there are the curves, and why there is no more.
     run.results_file.unlink()
     page = read(report(run.path, map="pca"))
-    assert "has not ended: go on with ssl-zoo train --resume" in page.text
+    assert "is not finished; resume it with: ssl-zoo train --resume" in page.text
     assert page.all("class").count("plot") == 1 + 2
 
 
@@ -302,15 +303,15 @@ def test_without_labels_there_are_pictures_and_no_classes(tmp_path: Path) -> Non
     config = small_config("rotation", data__source=str(tmp_path / "photos"), train__batch_size=8)
     run = train(config, out=tmp_path / "run")
     page = read(report(run.path, map="pca"))
-    assert "without classes, which are not known" in page.text
+    assert "all alike, as the classes are not known" in page.text
     assert "the data has no labels" in page.text
-    assert "There was no evaluation on the way" in page.text
+    assert "There was no evaluation during training" in page.text
     assert {"wrong", "legend"}.isdisjoint(page.all("class"))
     assert sum(tag == "img" for tag, _ in page.section("neighbours")) == 4 * (1 + 6)
 
 
 def seen(labels: torch.Tensor, classes: tuple[str, ...] | None) -> Any:
-    """What a page shows of samples that are no images."""
+    """Return the values of the sections on samples that are not images."""
     split = ArraySplit(torch.randn(len(labels), 5), labels)
     data = DataSet("x", Spec("numbers"), split, split, split, classes)
     device = Device(torch.device("cpu"), "fp32", False)
@@ -324,8 +325,8 @@ def seen(labels: torch.Tensor, classes: tuple[str, ...] | None) -> Any:
 
     member = Member("<row>", 0, Run("nowhere"), "untrained")
     nothing = Missing("")
-    material = Material(Path(), "", "", nothing, [member], nothing)
-    return sights.section(material, Numbers(), "pca")  # type: ignore[arg-type]
+    inputs = ReportInputs(Path(), "", "", nothing, [member], nothing)
+    return samples.section(inputs, Numbers(), "pca")  # type: ignore[arg-type]
 
 
 def test_samples_that_are_no_images_have_a_map_and_neither_neighbours_nor_views() -> None:
@@ -338,8 +339,8 @@ def test_samples_that_are_no_images_have_a_map_and_neither_neighbours_nor_views(
 
 
 def test_more_classes_than_can_be_told_apart_share_a_look() -> None:
-    legend = seen(torch.arange(2 * DISTINCT) % (DISTINCT + 6), None)["legend"]
-    assert len({its for _, its in legend}) == DISTINCT + 1
+    legend = seen(torch.arange(2 * DISTINCT_STYLES) % (DISTINCT_STYLES + 6), None)["legend"]
+    assert len({style for _, style in legend}) == DISTINCT_STYLES + 1
     assert legend[0][0] == "0"
     assert legend[-1][0] == "6 other classes"
 
@@ -350,7 +351,7 @@ def test_more_classes_than_can_be_told_apart_share_a_look() -> None:
 def test_what_is_neither_a_run_nor_a_comparison_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has neither compare\.yaml nor config\.yaml"):
         report(tmp_path)
-    with pytest.raises(UserError, match=r"nowhere is no folder that has compare\.yaml nor"):
+    with pytest.raises(UserError, match=r"nowhere is not a directory; give"):
         report(tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
 
@@ -372,7 +373,7 @@ def test_the_principal_components_are_those_of_the_singular_value_decomposition(
     x = np.random.default_rng(0).normal(size=(40, 7)) * np.arange(1, 8) + 3
     centred = x - x.mean(0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
-    ours, theirs = embedding.pca(x, 3), (u * s)[:, :3]
+    ours, theirs = projection.pca(x, 3), (u * s)[:, :3]
     signs = np.sign((ours * theirs).sum(0))
     np.testing.assert_allclose(ours, theirs * signs, atol=1e-9)
 
@@ -381,40 +382,42 @@ def test_the_principal_components_are_those_of_the_singular_value_decomposition(
 @pytest.mark.parametrize("shape", [(30, 6), (30, 1), (12, 100), (3, 5), (2, 2), (1, 4)])
 def test_a_map_is_finite_and_the_same_each_time(method: str, shape: tuple[int, int]) -> None:
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    points = embedding.layout(x, method)
+    points = projection.project(x, method)
     assert points.shape == (shape[0], 2)
     assert np.isfinite(points).all()
-    assert (points == embedding.layout(x, method)).all()
+    assert (points == projection.project(x, method)).all()
 
 
 def test_features_that_have_collapsed_or_are_zero_have_a_map() -> None:
     for x in (np.ones((30, 4), np.float32), np.zeros((30, 4), np.float32)):
-        np.testing.assert_allclose(embedding.layout(x, "tsne"), 0, atol=1e-6)
+        np.testing.assert_allclose(projection.project(x, "tsne"), 0, atol=1e-6)
 
 
 def test_the_length_of_a_feature_does_not_matter() -> None:
     generator = np.random.default_rng(0)
     x = generator.normal(size=(30, 6))
     longer = x * generator.uniform(0.5, 9, size=(30, 1))
-    np.testing.assert_allclose(embedding.layout(x, "pca"), embedding.layout(longer, "pca"), atol=1e-9)
+    np.testing.assert_allclose(
+        projection.project(x, "pca"), projection.project(longer, "pca"), atol=1e-9
+    )
 
 
 def test_groups_that_are_apart_stay_apart() -> None:
     generator = np.random.default_rng(0)
     labels = np.arange(60) % 3
     x = np.eye(3)[labels] * 5 + generator.normal(size=(60, 3)) * 0.2
-    points = embedding.layout(x, "tsne")
+    points = projection.project(x, "tsne")
     distances = np.linalg.norm(points[:, None] - points[None], axis=-1) + np.eye(60) * 1e9
     assert (labels[distances.argmin(1)] == labels).all()
 
 
 def test_umap_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "find_spec", lambda name: None)
-    assert embedding.choose("auto") == "tsne"
+    monkeypatch.setattr(projection, "find_spec", lambda name: None)
+    assert projection.choose_method("auto") == "tsne"
     with pytest.raises(UserError, match=r"--map umap needs the extra: pip install 'ssl-zoo\[umap\]'"):
-        embedding.choose("umap")
-    monkeypatch.setattr(embedding, "find_spec", lambda name: object())
-    assert embedding.choose("auto") == embedding.choose("umap") == "umap"
+        projection.choose_method("umap")
+    monkeypatch.setattr(projection, "find_spec", lambda name: object())
+    assert projection.choose_method("auto") == projection.choose_method("umap") == "umap"
 
     class UMAP:
         def __init__(self, **settings: Any) -> None:
@@ -428,7 +431,7 @@ def test_umap_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) ->
     module.UMAP = UMAP  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "umap", module)
     x = np.random.default_rng(0).normal(size=(30, 6))
-    np.testing.assert_allclose(embedding.layout(x, "umap"), 2 * embedding.layout(x, "pca"))
+    np.testing.assert_allclose(projection.project(x, "umap"), 2 * projection.project(x, "pca"))
 
 
 # ---- neighbours
@@ -473,13 +476,15 @@ def test_queries_are_of_different_classes_and_always_the_same() -> None:
 def painted(axes: Axes) -> None:
     axes.plot([0, 1], [0, 1], marker="o")
     axes.set_xlabel('$x_{1}$ <script>alert(1)</script> & "quoted"')
-    label_ends(axes, [(name, 1.0, 1.0, look(i)) for i, name in enumerate(["<b>", "a&b", "$a$"])])
+    label_ends(
+        axes, [(name, 1.0, 1.0, numbered_style(i)) for i, name in enumerate(["<b>", "a&b", "$a$"])]
+    )
 
 
 def test_figures_are_svg_that_takes_names_for_text_and_shares_no_id(tmp_path: Path) -> None:
-    first, second = (drawn(painted, name, 'an "alt" <text>') for name in ("first", "second"))
+    first, second = (render_svg(painted, name, 'an "alt" <text>') for name in ("first", "second"))
     assert isinstance(first, Markup)
-    assert first == drawn(painted, "first", 'an "alt" <text>')
+    assert first == render_svg(painted, "first", 'an "alt" <text>')
     file = tmp_path / "page.html"
     file.write_text(f"<section id='s'>{first}{second}</section>")
     page = read(file)
@@ -498,7 +503,7 @@ def test_a_name_of_letters_that_the_font_lacks_draws_without_a_warning() -> None
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert "猫 🐈" in drawn(paint, "x", "x")
+        assert "猫 🐈" in render_svg(paint, "x", "x")
 
 
 def test_images_keep_every_pixel_but_photographs_take_little_room() -> None:
@@ -521,10 +526,10 @@ def decoded(address: str) -> tuple[str, Image.Image]:
 
 
 def test_looks_differ_and_depend_on_names_alone() -> None:
-    assert len({look(i) for i in range(DISTINCT)}) == DISTINCT
-    found = looks(["a", "b"], {"supervised": True, "pixels": False, "random-init": False})
+    assert len({numbered_style(i) for i in range(DISTINCT_STYLES)}) == DISTINCT_STYLES
+    found = row_styles(["a", "b"], {"supervised": True, "pixels": False, "random-init": False})
     assert len(set(found.values())) == 5
-    assert found["a"] == looks(["a", "b"], {})["a"]
+    assert found["a"] == row_styles(["a", "b"], {})["a"]
 
 
 def test_labels_are_moved_apart_as_little_as_can_be() -> None:
@@ -538,12 +543,12 @@ def test_labels_are_moved_apart_as_little_as_can_be() -> None:
 def test_a_curve_is_the_mean_and_the_range_over_runs_as_far_as_all_have_got() -> None:
     a = np.array([[10, 1, 5], [20, 2, 3], [30, 3, 1]], dtype=float)
     b = np.array([[10, 3, 7], [20, 4, 3]], dtype=float)
-    its = curve([a, b])
-    assert its is not None
-    assert its.runs == 2
-    assert its.images.tolist() == [10, 20]
-    assert its.minutes.tolist() == [2, 3]
-    assert (its.mean.tolist(), its.low.tolist(), its.high.tolist()) == ([6, 3], [5, 3], [7, 3])
+    joint = curve([a, b])
+    assert joint is not None
+    assert joint.runs == 2
+    assert joint.images.tolist() == [10, 20]
+    assert joint.minutes.tolist() == [2, 3]
+    assert (joint.mean.tolist(), joint.low.tolist(), joint.high.tolist()) == ([6, 3], [5, 3], [7, 3])
     assert curve([]) is None
     assert curve([a, np.zeros((0, 3))]) is None
     long = np.stack([np.arange(1000.0)] * 3, 1)
@@ -563,7 +568,7 @@ MEASURE = """
   document.title = [contentWindow.innerWidth, root.scrollWidth, root.scrollHeight].join()
 "></iframe>
 """
-"""A frame, as Chromium's own window is never narrower than 500 pixels."""
+"""A frame, because Chromium's own window is never narrower than 500 pixels."""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from ssl_zoo.comparison import FILE
+from ssl_zoo.comparison import COMPARE_FILE
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.run import Run
 from tests.conftest import SMALL, TASKS, figures, flags, small_config, ssl_zoo
@@ -193,7 +193,7 @@ def test_a_signal_stops_a_comparison_with_what_to_do_next(
     file.write_text(yaml.safe_dump({**COMPARISON, "baselines": [], "set": settings}))
     process = start(["compare", "--config", str(file), "--out", str(out)])
     assert until(process, lambda: len(Run(out / "simclr-0").metrics()) > 3)
-    assert stopped(process, number) == f"ssl-zoo compare --config {out / FILE} --out {out}"
+    assert stopped(process, number) == f"ssl-zoo compare --config {out / COMPARE_FILE} --out {out}"
     assert len(losses(out / "simclr-0")) == saved_step(out / "simclr-0")
     tried["signals"] += 1
 

@@ -192,7 +192,7 @@ def test_a_comparison_gives_the_same_table_in_every_process(
     columns = ["knn", "rankme", "spread", "alignment", "uniformity"]  # none of which tells the time
     asked = {"seeds": 1, "protocols": ["knn", "health"], "columns": columns, **sections}
     file = tmp_path / "comparison.yaml"
-    file.write_text(Comparison.model_validate(asked).dump())
+    file.write_text(Comparison.model_validate(asked).to_yaml())
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     here.mkdir()
     elsewhere.mkdir()

@@ -1,0 +1,57 @@
+"""The folder of a cell: a run directory, why the cell failed, and the lock of who works on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from ssl_zoo.runs.records import read_record
+from ssl_zoo.runs.run import Run
+from ssl_zoo.runtime.files import file_lock, write_atomic
+
+
+class FailureRecord(BaseModel):
+    """The content of `failed.json`."""
+
+    failed: str
+
+
+class CellFolder(Run):
+    """The folder of one cell of a comparison.
+
+    A cell that is not trained has no run in it, only `results.json`.
+
+    Attributes:
+        failure_file: holds why the cell failed.
+        cell_lock_file: locked by the process that works on the cell.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self.failure_file = self.path / "failed.json"
+        self.cell_lock_file = self.path / ".cell.lock"
+
+    def failure(self) -> str | None:
+        """Return why the cell failed, or None.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        record = read_record(self.failure_file, FailureRecord, "remove it to try the cell again")
+        return None if record is None else str(record["failed"])
+
+    def record_failure(self, reason: str) -> None:
+        """Write why the cell failed."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.failure_file, json.dumps({"failed": reason}).encode())
+
+    @contextmanager
+    def cell_lock(self) -> Iterator[None]:
+        """Hold an exclusive lock on the cell; wait for a process that holds it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with file_lock(self.cell_lock_file):
+            yield
