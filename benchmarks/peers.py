@@ -53,7 +53,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from ssl_zoo.config.load import Given, load_config
+from ssl_zoo.config.load import SettingsSource, load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.data import DataSet
@@ -580,10 +580,10 @@ def conditions(setting: Setting, peers: Sequence[str]) -> dict[str, Any]:
 
 def read_settings(args: argparse.Namespace) -> RunConfig:
     """ssl-zoo's configuration; of a file the sections task and train alone, the same for everybody."""
-    base = [Given(DEFAULTS, "the benchmark's defaults")]
+    base = [SettingsSource(DEFAULTS, "the benchmark's defaults")]
     if args.config is not None:
         chosen = {k: v for k, v in read_yaml(args.config).items() if k in ("task", "train")}
-        base.append(Given(chosen, f"--config {args.config}"))
+        base.append(SettingsSource(chosen, f"--config {args.config}"))
     common = {"task.name": "simclr", "data.source": args.data, "backbone.name": args.backbone}
     common |= {"train.batch_size": args.batch_size, "train.epochs": 100.0, "train.seed": args.seed}
     config = load_config(base=base, overrides=common, sets=args.set)

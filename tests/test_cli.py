@@ -51,7 +51,7 @@ WRONG = [
     ("", "views --task simclr", "Missing option '-o'"),
     ("", "views --task simclr -o x.png --rows 0", "Invalid value for '--rows'"),
     # Settings.
-    ("", "train", "which task? Give --task NAME; there are: byol, inpainting, jigsaw, mae, moco"),
+    ("", "train", "task.name: is required (--task NAME); there are: byol, inpainting, jigsaw"),
     ("", "train --task simlcr", "--task: there is no task 'simlcr'. Did you mean 'simclr'?"),
     ("", "tasks simlcr", "there is no task 'simlcr'. Did you mean 'simclr'?"),
     ("", "train --task simclr --epochs -1", "--epochs: train.epochs: must be greater than 0, not -1"),
@@ -83,7 +83,7 @@ WRONG = [
     ("", "views --task simclr -o none/x.png", "there is no folder none to write into"),
     ("", "views --task simclr -o x.jpg", "written as PNG; name it x.png"),
     ("", "views --task simclr -o x", "written as PNG; name it x.png"),
-    ("", "views -o x.png", "which task? Give --task NAME"),
+    ("", "views -o x.png", "task.name: is required (--task NAME)"),
     ("run", "views --run {} --task moco -o x.png", "--run draws with the run's own settings"),
     ("empty", "views --run {} -o x.png", "is not a run"),
     ("", "--plugin none.py tasks", "--plugin none.py: there is no such Python file"),
