@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from ssl_zoo.cli import app as cli
+from ssl_zoo.cli.options import FLAGS
 from ssl_zoo.config.load import dump_config, load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.errors import UserError
@@ -192,7 +193,7 @@ def test_a_wrong_value_is_called_by_the_path_of_its_field(
     assert refused
 
 
-@pytest.mark.parametrize(("parameter", "path"), list(cli.FLAGS.items()))
+@pytest.mark.parametrize(("parameter", "path"), list(FLAGS.items()))
 def test_a_wrong_flag_is_called_by_its_name(here: Path, parameter: str, path: str) -> None:
     flag = f"--{parameter.replace('_', '-')}"
     if flag in options("train") and path not in ("data.source", "backbone.name"):
