@@ -41,7 +41,7 @@ BROKEN_HOOKS = [
     (observing("ssl_zoo_run_started", "yield", "run", "@hookimpl(wrapper=True)"), "must be a plain"),
     (
         observing("ssl_zoo_step_logged", "...", "run, step: int, values"),
-        "ssl_zoo_step_logged(run, step: int, values) does not fit the hook, "
+        "ssl_zoo_step_logged(run, step: int, values) does not match the hook, "
         "which is ssl_zoo_step_logged(run, step, metrics)",
     ),
     (observing("ssl_zoo_run_started", "...", "run, *, deep"), "must take its arguments by position"),

@@ -278,7 +278,7 @@ def test_entry_points_that_cannot_be_understood_are_a_fault_of_that_distribution
     (binary / "entry_points.txt").write_bytes(b"[ssl_zoo]\nmine = \xff\n")
     found = {p.distribution: p.error for p in registry.plugins() if p.distribution != "ssl-zoo"}
     assert found == {
-        "dist-line": "entry_points.txt cannot be understood",
+        "dist-line": "entry_points.txt cannot be parsed",
         "dist-value": "'no module!' is neither module nor module:Class",
         "a distribution without a name": None,
     }
@@ -362,7 +362,7 @@ def test_two_files_of_one_name_are_two_plugins(tmp_path: Path) -> None:
         ),
         (
             OBSERVER.replace("step, metrics", "step, loss"),
-            "ssl_zoo_step_logged(step, loss) does not fit",
+            "ssl_zoo_step_logged(step, loss) does not match",
         ),
     ],
 )
