@@ -91,9 +91,9 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("needs", "line", "said"), WRONG, ids=[line or "-" for _, line, _ in WRONG])
+@pytest.mark.parametrize(("needs", "line", "expected"), WRONG, ids=[line or "-" for _, line, _ in WRONG])
 def test_wrong_input_is_one_line_and_code_2_and_leaves_nothing(
-    call: Call, tmp_path: Path, run: Run, needs: str, line: str, said: str
+    call: Call, tmp_path: Path, run: Run, needs: str, line: str, expected: str
 ) -> None:
     given = tmp_path / "given"
     if needs == "empty":
@@ -107,7 +107,7 @@ def test_wrong_input_is_one_line_and_code_2_and_leaves_nothing(
     assert out == ""
     (complaint,) = err.splitlines()
     assert complaint.startswith("error: ")
-    assert said in complaint
+    assert expected in complaint
     assert list(Path.cwd().iterdir()) == []
     assert {p: p.read_bytes() for p in run.path.iterdir()} == before
 

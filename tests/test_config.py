@@ -1,4 +1,4 @@
-"""Whatever is given, a configuration comes of it that can be written and read back, or one line."""
+"""Any input gives a configuration that can be written and read again, or an error of one line."""
 
 from __future__ import annotations
 
@@ -211,11 +211,11 @@ WRONG_SETS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "said"), WRONG_SETS, ids=[text[:40] for text, _ in WRONG_SETS])
-def test_a_wrong_set_is_named_with_path_and_reason(text: str, said: str) -> None:
+@pytest.mark.parametrize(("text", "expected"), WRONG_SETS, ids=[text[:40] for text, _ in WRONG_SETS])
+def test_a_wrong_set_is_named_with_path_and_reason(text: str, expected: str) -> None:
     message = complaint(None, SIMCLR, [text])
     assert message.startswith(f"--set {text}"[:80].rstrip())
-    assert said in message
+    assert expected in message
 
 
 WRONG_FILES = [
@@ -235,14 +235,14 @@ WRONG_FILES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "said"), WRONG_FILES)
+@pytest.mark.parametrize(("text", "expected"), WRONG_FILES)
 def test_a_wrong_file_is_named_with_path_and_reason(
-    tmp_path: Path, text: str | bytes, said: str
+    tmp_path: Path, text: str | bytes, expected: str
 ) -> None:
     file = write(tmp_path, text)
     message = complaint(file)
     assert message.startswith(f"--config {file}")
-    assert said in message
+    assert expected in message
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -410,7 +410,7 @@ QUICK = settings(
 
 
 def configured(folder: Path, *arguments: Any) -> None:
-    """There is a configuration, which survives being written, or an error of one line."""
+    """Check that the configuration is the same once written and read, or the error is one line."""
     try:
         config = load_config(*arguments)
     except UserError as error:

@@ -25,7 +25,7 @@ FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(COMPARISONS))
 
 
 def spec_of(config: RunConfig) -> ImageSpec:
-    """What the configured data looks like, without having it."""
+    """Return the description of the configured data without loading it."""
     known = CATALOGUE.get(config.data.source)
     channels, size = (known.channels, known.size) if known else (3, 16)
     half = (0.5,) * channels

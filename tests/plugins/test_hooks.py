@@ -49,9 +49,9 @@ BROKEN_HOOKS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("source", "said"), BROKEN_HOOKS)
+@pytest.mark.parametrize(("source", "expected"), BROKEN_HOOKS)
 def test_a_broken_hook_module_is_told_once_and_harms_no_other(
-    install: Install, caplog: pytest.LogCaptureFixture, source: str, said: str
+    install: Install, caplog: pytest.LogCaptureFixture, source: str, expected: str
 ) -> None:
     install("dist-bad", {"broken": "dist_bad"}, version="0.3", dist_bad=source)
     install("dist-good", {"watch": "dist_good"}, dist_good=OBSERVER)
@@ -61,11 +61,11 @@ def test_a_broken_hook_module_is_told_once_and_harms_no_other(
         registry._hook_modules = None
     (warning,) = (record.getMessage() for record in caplog.records)
     assert warning.startswith("plugin 'broken', from dist-bad 0.3 (dist_bad): ")
-    assert said in warning
+    assert expected in warning
     assert len(warning.splitlines()) == 1
     assert len(sys.modules["dist_good"].seen) == 2
     assert faults().keys() == {"broken"}
-    assert said in faults()["broken"]
+    assert expected in faults()["broken"]
     assert registry.load_task("moco").name == "moco"
 
 
@@ -147,7 +147,7 @@ def test_asking_for_an_observer_that_there_is_not_is_an_error(install: Install) 
     install("dist-one", {"watch": "dist_one"}, dist_one=OBSERVER)
     install("dist-bad", {"broken": "dist_bad"}, dist_bad=BROKEN)
     registry.check_observers(["watch"])
-    for name, said in (
+    for name, expected in (
         ("wach", "there is no observer 'wach'. Did you mean 'watch'?"),
         ("simclr", "there is no observer 'simclr'. There are: "),
         ("protocols", "there is no observer 'protocols'. There are: "),
@@ -155,7 +155,7 @@ def test_asking_for_an_observer_that_there_is_not_is_an_error(install: Install) 
     ):
         with pytest.raises(UserError) as caught:
             registry.check_observers([name])
-        assert str(caught.value).startswith(f"train.observers: {said}")
+        assert str(caught.value).startswith(f"train.observers: {expected}")
 
 
 def test_an_observer_may_refuse_a_run_but_not_stop_one(install: Install) -> None:
@@ -179,11 +179,11 @@ def test_an_error_is_laid_to_the_plugin_in_whose_code_it_arose(install: Install)
     cls = registry.load_task("mine")
     with pytest.raises(RuntimeError) as caught:
         cls.loss(None, (torch.ones(3),))  # type: ignore[arg-type]
-    said = registry.describe_error(caught.value)
+    message = registry.describe_error(caught.value)
     line = 1 + source[: source.index("# seven")].count("\n")
-    assert said is not None
-    assert said.startswith("RuntimeError: ")
-    assert said.endswith(f" at {folder / 'dist_one' / 'task.py'}:{line}, in dist-one 1.5")
+    assert message is not None
+    assert message.startswith("RuntimeError: ")
+    assert message.endswith(f" at {folder / 'dist_one' / 'task.py'}:{line}, in dist-one 1.5")
     with pytest.raises(ZeroDivisionError) as caught:
         divmod(1, 0)
     assert registry.describe_error(caught.value) is None
@@ -240,9 +240,9 @@ def test_one_name_from_two_plugins_is_an_error_that_names_both(install: Install)
     assert "plugin 'one', from dist-one 1.5 (dist_one)" in str(caught.value)
     assert "plugin 'two', from dist-two 2 (dist_two)" in str(caught.value)
     assert faults() == {}
-    found = faults(check=True)
-    assert "also registered by plugin 'two', from dist-two 2 (dist_two)" in found["one"]
-    assert "also registered by plugin 'one', from dist-one 1.5 (dist_one)" in found["two"]
+    errors = faults(check=True)
+    assert "also registered by plugin 'two', from dist-two 2 (dist_two)" in errors["one"]
+    assert "also registered by plugin 'one', from dist-one 1.5 (dist_one)" in errors["two"]
     registry.disable(["two"])
     assert registry.collect(SOURCES) == {"a": print}
 

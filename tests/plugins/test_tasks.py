@@ -136,7 +136,7 @@ def test_a_task_that_cannot_be_imported_is_named_with_all_that_is_needed(install
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "expected"),
     [
         ("x = (\n", "SyntaxError: '(' was never closed at "),
         ("raise SystemExit(3)", "SystemExit: 3 at "),
@@ -153,11 +153,11 @@ def test_a_task_that_cannot_be_imported_is_named_with_all_that_is_needed(install
         (TASK + "    recipe = ['sgd']\n", "has a `recipe` that is not a mapping: ['sgd']"),
     ],
 )
-def test_a_broken_task_harms_no_other(install: Install, source: str, said: str) -> None:
+def test_a_broken_task_harms_no_other(install: Install, source: str, expected: str) -> None:
     install("dist-bad", {"mine": "dist_bad:Mine"}, version="2.0rc1", dist_bad=source)
     message = load_error("mine")
     assert message.startswith("task 'mine', from dist-bad 2.0rc1 (dist_bad:Mine), ")
-    assert said in message
+    assert expected in message
     assert faults(check=True) == {"mine": message}
     assert registry.load_task("rotation").name == "rotation"
     assert set(registry.tasks()) == {"mine", *SHIPPED}
@@ -210,8 +210,8 @@ def test_what_is_installed_is_read_again_where_it_has_changed(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = []
-    found = entries.distributions
-    monkeypatch.setattr(entries, "distributions", lambda: reads.append(1) or found())
+    read = entries.distributions
+    monkeypatch.setattr(entries, "distributions", lambda: reads.append(1) or read())
     folder = install("dist-one", {"mine": "dist_one:Mine"}, dist_one=TASK)
     os.utime(folder, (0, 0))  # its next change may come in the same tick of the clock
     for _ in range(5):
@@ -276,8 +276,8 @@ def test_entry_points_that_cannot_be_understood_are_a_fault_of_that_distribution
     (nameless / "METADATA").unlink()
     binary = next(install("dist-bytes", {"mine": "dist_bytes:Mine"}).glob("*.dist-info"))
     (binary / "entry_points.txt").write_bytes(b"[ssl_zoo]\nmine = \xff\n")
-    found = {p.distribution: p.error for p in registry.plugins() if p.distribution != "ssl-zoo"}
-    assert found == {
+    errors = {p.distribution: p.error for p in registry.plugins() if p.distribution != "ssl-zoo"}
+    assert errors == {
         "dist-line": "entry_points.txt cannot be parsed",
         "dist-value": "'no module!' is neither module nor module:Class",
         "a distribution without a name": None,
@@ -349,7 +349,7 @@ def test_two_files_of_one_name_are_two_plugins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "expected"),
     [
         ("x = 3", "defines no task and implements no hook"),
         (BROKEN, "cannot be imported: ModuleNotFoundError: No module named 'no_such_module' at "),
@@ -367,16 +367,16 @@ def test_two_files_of_one_name_are_two_plugins(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_file_is_one_line_and_leaves_nothing_behind(
-    tmp_path: Path, source: str, said: str
+    tmp_path: Path, source: str, expected: str
 ) -> None:
     file = tmp_path / "broken.py"
     file.write_text(source)
     with pytest.raises(UserError) as caught:
         registry.load_file(file)
     assert str(caught.value).startswith(f"--plugin {file}: ")
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert set(registry.tasks()) == set(SHIPPED)
-    if "cannot be imported" in said:
+    if "cannot be imported" in expected:
         assert not any(name.endswith("_broken") for name in sys.modules)
 
 
