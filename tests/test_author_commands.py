@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_zoo.testing.suite import PROMISES
+from ssl_zoo.testing.catalogue import CHECKS
 from tests.conftest import Call
 
 pytestmark = pytest.mark.usefixtures("isolated_registry")
@@ -40,7 +40,7 @@ def test_check_tells_of_every_promise_and_fails_where_one_is_not_kept(call: Call
     code, out, err = call("check", "near", "--plugin", near(), "--json")
     assert (code, err) == (1, "")
     read = json.loads(out)
-    assert [entry["check"] for entry in read] == list(PROMISES)
+    assert [entry["check"] for entry in read] == list(CHECKS)
     failed = {entry["check"] for entry in read if entry["state"] == "failed"}
     assert failed == {"representations_do_not_collapse"}  # nothing keeps images apart
 
@@ -48,7 +48,7 @@ def test_check_tells_of_every_promise_and_fails_where_one_is_not_kept(call: Call
     code, out, _ = call("check", "near", "--plugin", near(), "--expect", expect)
     assert code == 0
     assert "expected   representations_do_not_collapse: it is there to show that (" in out
-    assert out.splitlines()[-1] == f"{len(PROMISES) - 1} passed, 1 expected"
+    assert out.splitlines()[-1] == f"{len(CHECKS) - 1} passed, 1 expected"
 
 
 @pytest.mark.slow

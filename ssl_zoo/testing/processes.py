@@ -23,7 +23,6 @@ from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped, backward, require, snapshot
-from ssl_zoo.testing.suite import promise
 from ssl_zoo.text import locate_error
 from ssl_zoo.views import Rng
 
@@ -33,8 +32,7 @@ _TOTAL = 16
 """Samples in the joint batch."""
 
 
-@promise
-def two_processes_are_one(case: Case) -> str:
+def check_two_processes_are_one(case: Case) -> str:
     """Two processes with half of the batch each have the loss and the gradient of one with all."""
     joint = _share(case, 0, 1)
     with tempfile.TemporaryDirectory() as folder:

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_zoo import Encoder, Field, Losses, Rng, Task, UserError, distributed
-from ssl_zoo.nn import ema_update, full_precision
-from ssl_zoo.testing.suite import PROMISES
+from ssl_zoo.nn import FeatureQueue, ema_update, full_precision
+from ssl_zoo.testing.catalogue import CHECKS
 from ssl_zoo.training import Trainer
 from tests.core.sound_tasks import Centred, Queued, Sound
 
 BROKEN: list[Any] = []
-EVERYTHING = frozenset(PROMISES)
+EVERYTHING = frozenset(CHECKS)
 
 
 def broken(check: str, says: str, *, also: Iterable[str] = ()) -> Callable[[type[Task]], type[Task]]:
@@ -742,6 +742,18 @@ class QueueThatDrops(Queued):
         end = min(start + len(keys), len(self.queue.features))
         self.queue.features[start:end] = keys[: end - start]
         self.queue.place.fill_(end % len(self.queue.features))
+
+
+@broken(
+    "batches_of_any_size_follow_each_other",
+    "queue.features: a step usually replaces 211 rows, but step 4 only 106: does the queue wrap around",
+)
+class LongQueueThatDrops(QueueThatDrops):
+    """The queue is so long that the check skips to its end."""
+
+    def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
+        super().__init__(encoder, options, spec)
+        self.queue = FeatureQueue(6000, 16)
 
 
 @broken("batches_of_any_size_follow_each_other", "a batch of 2: the loss is nan")

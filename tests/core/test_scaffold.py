@@ -133,7 +133,7 @@ def test_the_task_keeps_every_promise(packages: dict[str, Path], kind: str) -> N
     if kind != "joint-embedding":  # which alone compares images; two processes take their time
         checks = [check for check in checks if check.name != "two_processes_are_one"]
     made = list(run_checks(checks))
-    assert [(o.check.name, o.note) for o in made if o.state != "passed"] == []
+    assert [(o.check.name, o.note) for o in made if o.status != "passed"] == []
 
 
 def test_the_tests_that_come_with_it_pass(packages: dict[str, Path], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from ssl_zoo.testing import (
     run_checks,
     task_checks,
 )
-from ssl_zoo.testing.suite import PROMISES
+from ssl_zoo.testing.catalogue import CHECKS
 from ssl_zoo.views import ColorJitter, Compose, Normalise, RandomResizedCrop
 from tests.core.broken_tasks import (
     BROKEN,
@@ -77,12 +77,12 @@ class AttractionAlone(Sound):
 @pytest.mark.parametrize("settings", [[Small(norm=False)], None], ids=["two convolutions", "ResNet"])
 def test_attraction_without_repulsion_collapses(settings: list[Setting] | None) -> None:
     given = outcome(AttractionAlone, "representations_do_not_collapse", settings=settings)
-    assert given.state == "failed"
+    assert given.status == "failed"
     assert re.match(r"the features have collapsed after \d+ steps: spread 0\.0\d\d of 1", given.note)
 
 
 def test_each_promise_is_broken_by_some_task() -> None:
-    assert {parameters.values[1] for parameters in BROKEN} == set(PROMISES)
+    assert {parameters.values[1] for parameters in BROKEN} == set(CHECKS)
 
 
 # --- what is sound passes ---
@@ -187,7 +187,7 @@ def test_a_task_of_another_modality_passes(check: Check) -> None:
 def test_what_is_meant_for_images_is_skipped_elsewhere() -> None:
     for name in ("views_take_any_image", "pictures_are_images"):
         given = outcome(NextToken, name, settings=[Sentences()])
-        assert (given.state, given.note) == ("skipped", "it takes text data, no images")
+        assert (given.status, given.note) == ("skipped", "it takes text data, no images")
 
 
 # --- what comes of checks ---
@@ -197,19 +197,19 @@ def test_what_is_meant_for_images_is_skipped_elsewhere() -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The suite has no checks that take seconds."""
     for name in SLOW:
-        monkeypatch.delitem(PROMISES, name)
+        monkeypatch.delitem(CHECKS, name)
 
 
 def test_a_failure_that_is_expected_is_no_fault() -> None:
     given = outcome(ViewsOfOneSeed, "views_vary", expected_failures={"views_vary": "no augmentation"})
-    assert (given.state, given.bad) == ("expected", False)
+    assert (given.status, given.bad) == ("expected", False)
     assert given.note == "no augmentation (another seed gives the same views)"
 
 
 def test_a_failure_that_is_expected_in_vain_is_a_fault() -> None:
     given = outcome(Sound, "views_vary", expected_failures={"views_vary": "no augmentation"})
-    assert (given.state, given.bad) == ("unexpected", True)
-    assert given.note == "it passes; take it from the expected failures"
+    assert (given.status, given.bad) == ("unexpected", True)
+    assert given.note == "it passes; remove it from the expected failures"
 
 
 def test_a_task_raises_what_it_raises_when_a_check_is_called() -> None:
@@ -222,8 +222,8 @@ def test_a_task_raises_what_it_raises_when_a_check_is_called() -> None:
 def test_check_task_gives_what_came_of_each_check() -> None:
     expected = {"views_vary": "no augmentation"}
     found = check_task(ViewsOfOneSeed, settings=SMALL, expected_failures=expected)
-    assert [o.check.name for o in found] == list(PROMISES)
-    assert {o.check.name: o.state for o in found if o.state != "passed"} == {"views_vary": "expected"}
+    assert [o.check.name for o in found] == list(CHECKS)
+    assert {o.check.name: o.status for o in found if o.status != "passed"} == {"views_vary": "expected"}
     assert all(o.check.title.endswith(".") for o in found)
 
 
@@ -236,10 +236,10 @@ def test_check_task_has_a_line_for_each_fault() -> None:
     with pytest.raises(CheckFailed) as raised:
         check_task(TwoFaults, settings=SMALL, expected_failures={"features_are_pure": "as it were"})
     assert str(raised.value).splitlines() == [
-        f"task 'sound' fails 3 of {len(PROMISES)} checks",
+        f"task 'sound' fails 3 of {len(CHECKS)} checks",
         "  views_vary: all samples of a batch are changed in the same way: draw parameters for each",
         "  pictures_are_images: gallery gives no column, so there is nothing to look at",
-        "  features_are_pure: it passes; take it from the expected failures",
+        "  features_are_pure: it passes; remove it from the expected failures",
     ]
 
 
@@ -261,7 +261,7 @@ def test_a_class_inside_of_a_function_is_not_taken_to_other_processes() -> None:
         """Another process cannot import it."""
 
     given = outcome(Local, "two_processes_are_one")
-    assert given.state == "skipped", given.note
+    assert given.status == "skipped", given.note
     assert re.match(r"another process cannot build it: .*Local.* importable by name", given.note)
 
 
@@ -269,7 +269,7 @@ def test_a_class_of_a_script_is_not_taken_to_other_processes(monkeypatch: pytest
     script = type("Scripted", (Sound,), {"__doc__": "Here.", "__module__": "__main__"})
     monkeypatch.setattr(sys.modules["__main__"], "Scripted", script, raising=False)
     given = outcome(script, "two_processes_are_one")
-    assert given.state == "skipped", given.note
+    assert given.status == "skipped", given.note
     assert re.match(r"another process cannot build it: .*__main__.* importable by name", given.note)
 
 
@@ -278,7 +278,7 @@ def test_a_class_of_a_script_is_not_taken_to_other_processes(monkeypatch: pytest
 
 def test_each_check_is_a_test_of_its_own() -> None:
     parameters = list(parametrize_with_checks(Sound, settings=SMALL).args[1])
-    assert [p.id for p in parameters] == list(PROMISES)
+    assert [p.id for p in parameters] == list(CHECKS)
 
 
 TESTS = """
