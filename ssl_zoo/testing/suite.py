@@ -17,6 +17,8 @@ from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped
 from ssl_zoo.testing.catalogue import CHECKS, public_name, skip_reason
+from ssl_zoo.testing.processes import check_two_processes_are_one
+from ssl_zoo.testing.rank_server import server
 from ssl_zoo.testing.setting import Setting, Source
 from ssl_zoo.text import did_you_mean, docstring_summary, error_line, locate_error
 
@@ -183,6 +185,9 @@ def checks_of(
 
 def run_checks(checks: Iterable[Check]) -> Iterator[CheckResult]:
     """Run the checks one after the other and yield their results."""
+    checks = list(checks)
+    if any(CHECKS[check.name] is check_two_processes_are_one for check in checks):
+        server.start()  # it loads while the other checks run
     for check in checks:
         yield check.outcome()
 
