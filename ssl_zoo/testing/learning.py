@@ -25,7 +25,7 @@ from ssl_zoo.training.optimizer import parameter_groups
 
 
 def check_loss_is_finite_in_fp32(case: Case) -> None:
-    """Check that the loss is a finite float32 scalar with a gradient; logged values are scalars without one."""
+    """Check that the loss is a finite float32 scalar with a gradient, and logs are scalars without."""
     _finite(case, autocast=False)
 
 
@@ -54,7 +54,7 @@ def _finite(case: Case, autocast: bool) -> None:
 
 
 def check_loss_changes_nothing_that_it_reads(case: Case) -> None:
-    """Check that the loss of the same views is the same twice: queues and teachers move only after a step."""
+    """Check that the same views have the same loss twice: queues and teachers move only after a step."""
     task = case.build()
     views = case.views(task)
     copies = [v.clone() for v in views]
@@ -69,7 +69,7 @@ def check_loss_changes_nothing_that_it_reads(case: Case) -> None:
 
 
 def check_every_parameter_is_trained(case: Case) -> None:
-    """Check that every trainable parameter gets a gradient, and is in exactly one group of the optimiser."""
+    """Check that every trainable parameter gets a gradient, and is in one group of the optimiser."""
     task = case.build()
     optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=1e-2)
     trained = {name for name, p in task.named_parameters() if p.requires_grad}
@@ -122,7 +122,7 @@ def _shifts(name: str) -> bool:
 
 
 def check_teachers_move_after_a_step_alone(case: Case) -> str | None:
-    """Check that frozen parameters get no gradient and move only in after_step; trained ones do not move there."""
+    """Check that frozen parameters get no gradient, and that they alone move in after_step."""
     task = case.build()
     frozen = {name for name, p in task.named_parameters() if not p.requires_grad}
     optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=0.1)
@@ -196,7 +196,7 @@ against a limit of 0.09 to 0.1. MAE on its transformer has 0.20 to 0.62, so it m
 
 
 def check_representations_do_not_collapse(case: Case) -> str:
-    """Check that after some steps in new views each time, different samples still have different features."""
+    """Check that different samples still have different features after some steps of training."""
     task = case.build()
     raw = case.setting.batch(32)
     x = task.spec.prepare(raw)

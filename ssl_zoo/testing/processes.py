@@ -1,4 +1,4 @@
-"""Check that two processes that share a batch equal one process with the whole batch."""
+"""The check of two processes that share a batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TOTAL = 16
 
 
 def check_two_processes_are_one(case: Case) -> str:
-    """Check that two processes with half a batch each have the loss and gradients of one with the whole batch."""
+    """Check that two processes with half a batch each equal one process with the whole batch."""
     joint = _share(case, 0, 1)
     with tempfile.TemporaryDirectory() as folder:
         shares = _run(case, Path(folder))

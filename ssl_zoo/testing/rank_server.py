@@ -113,8 +113,8 @@ def serve() -> None:
 
 def _run(request: dict[str, Any]) -> int | str | None:
     """Return the rank that failed first, None if none did, or ``"timeout"``."""
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    ranks = [context.Process(target=_rank, args=(request, i), daemon=True) for i in range(RANKS)]
+    multiprocessing.set_start_method("fork" if sys.platform == "linux" else "spawn", force=True)
+    ranks = [multiprocessing.Process(target=_rank, args=(request, i), daemon=True) for i in range(RANKS)]
     for rank in ranks:
         rank.start()
     try:
@@ -125,16 +125,16 @@ def _run(request: dict[str, Any]) -> int | str | None:
             rank.join()
 
 
-def _first_failure(ranks: list[Any]) -> int | str | None:
+def _first_failure(ranks: list[multiprocessing.Process]) -> int | str | None:
     deadline = time.monotonic() + TIMEOUT
-    running = {rank.sentinel: i for i, rank in enumerate(ranks)}
+    running = list(ranks)
     while running:
-        ended = multiprocessing.connection.wait(list(running), deadline - time.monotonic())
-        if not ended:
+        sentinels = [rank.sentinel for rank in running]
+        if not multiprocessing.connection.wait(sentinels, max(0.0, deadline - time.monotonic())):
             return "timeout"
-        for i in sorted(running.pop(sentinel) for sentinel in ended):  # type: ignore[call-overload]
-            ranks[i].join()
-            if ranks[i].exitcode:
+        running = [rank for rank in running if rank.is_alive()]
+        for i, rank in enumerate(ranks):
+            if rank.exitcode:
                 return i
     return None
 

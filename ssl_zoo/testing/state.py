@@ -29,7 +29,7 @@ from ssl_zoo.training import Trainer
 
 
 def check_features_are_pure(case: Case) -> None:
-    """Check that features are [B, D], repeatable and independent of the batch; computing them changes no state."""
+    """Check that features are [B, D], repeatable, independent of the batch, and change no state."""
     task = case.build()
     step(task, torch.optim.SGD(_trained(task), lr=0.01), case.views(task), 0.1)
     task.eval()
@@ -102,7 +102,7 @@ def _labels(case: Case) -> torch.Tensor | None:
 
 
 def check_batches_of_any_size_follow_each_other(case: Case) -> str | None:
-    """Check that batches of odd sizes work, and a queue takes in each whole batch, also where it wraps around."""
+    """Check that batches of odd sizes work, and that a queue takes in all of each as it wraps around."""
     task = case.build()
     rows = max((len(b) for b in _row_buffers(task).values()), default=1)
     n = max(7, min(211, rows // 5 | 1))

@@ -45,7 +45,7 @@ def _shown(view: Tensor) -> str:
 
 
 def check_views_obey_the_seed(case: Case) -> None:
-    """Check that the same seed gives the same views; torch's global generator is neither read nor moved."""
+    """Check that the same seed gives the same views, without torch's global generator."""
     task = case.build()
     batch = case.setting.batch(6)
     with torch.random.fork_rng(devices=[]):
@@ -61,7 +61,7 @@ def check_views_obey_the_seed(case: Case) -> None:
 
 
 def check_views_vary(case: Case) -> None:
-    """Check that another seed gives other views, and copies of a sample in one batch get different views."""
+    """Check that another seed gives other views, and so does a copy of a sample in the same batch."""
     task = case.build()
     one = case.setting.batch(1)
     batch = one.expand(8, *one.shape[1:]).contiguous()
