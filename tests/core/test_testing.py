@@ -29,8 +29,8 @@ from ssl_zoo.testing import (
 )
 from ssl_zoo.testing.catalogue import CHECKS
 from ssl_zoo.views import ColorJitter, Compose, Normalise, RandomResizedCrop
-from tests.core.broken_tasks import (
-    BROKEN,
+from tests.core.broken_tasks import BROKEN
+from tests.core.broken_tasks.views import (
     BatchesUpToAHundred,
     GalleryOfNothing,
     ViewsOfOneFactor,
@@ -283,7 +283,7 @@ def test_each_check_is_a_test_of_its_own() -> None:
 
 TESTS = """
 from ssl_zoo.testing import parametrize_with_checks
-from tests.core.broken_tasks import ViewsOfOneSeed
+from tests.core.broken_tasks.views import ViewsOfOneSeed
 from tests.core.sound_tasks import SMALL, Sound
 
 EXPECTED = {"views_vary": "no augmentation"}
