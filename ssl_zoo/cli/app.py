@@ -395,20 +395,18 @@ def tasks(
 def check(
     name: Annotated[str, typer.Argument(help="A task.")],
     data: Annotated[
-        str | None, typer.Option(help="Check on samples of this data, rather than on made ones.")
+        str | None, typer.Option(help="Check on samples of this data instead of synthetic ones.")
     ] = None,
     image_size: ImageSize = None,
     backbone: Backbone = None,
     sets: Sets = None,
     expect: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="CHECK=REASON", help="A check that the task is right not to pass, and why."
-        ),
+        typer.Option(metavar="CHECK=REASON", help="A check that the task rightly fails, and why."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Check that a task keeps what every task promises; exit code 1 where it does not."""
+    """Check a task against the contract that all tasks must fulfil; exit code 1 if it fails."""
     from ssl_zoo import testing
     from ssl_zoo.cli import console
 

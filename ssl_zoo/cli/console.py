@@ -172,7 +172,7 @@ def print_plugins(entries: Iterable[PluginInfo], json: bool) -> None:
 
 
 def print_checks(outcomes: Iterable[CheckResult], json: bool) -> bool:
-    """Show what comes of each check as it comes; whether all is well."""
+    """Print the result of each check as it comes; return whether none is bad."""
     made: list[CheckResult] = []
     for outcome in outcomes:
         made.append(outcome)

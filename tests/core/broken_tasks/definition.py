@@ -31,7 +31,7 @@ class OptionNamedName(Sound):
 
 @broken("options_round_trip", r"option scales: \(0.5, 1.0\) is \[0.5, 1.0\] once written and read")
 class DefaultThatYamlDoesNotKnow(Sound):
-    """A tuple comes back as a list, because nothing says that it is to be a tuple."""
+    """A tuple comes back as a list, because the option is typed `Any`."""
 
     class Options(Sound.Options):
         scales: Any = Field((0.5, 1.0), description="of crops")
@@ -42,7 +42,7 @@ class DefaultThatYamlDoesNotKnow(Sound):
     "option momentum: its own default is refused: .*less than or equal to 1",
 )
 class DefaultOutOfRange(Sound):
-    """Pydantic does not look at a default before it comes back from a file."""
+    """Pydantic validates a default only once it is read from a file."""
 
     class Options(Sound.Options):
         momentum: float = Field(1.5, le=1, description="of the teacher")
@@ -50,7 +50,7 @@ class DefaultOutOfRange(Sound):
 
 @broken("options_refuse_nonsense", "an option that it does not have is accepted")
 class OptionsThatTakeAnything(Sound):
-    """A misspelt option would pass unseen."""
+    """A misspelt option would go unnoticed."""
 
     class Options(Sound.Options, extra="allow"):
         pass
@@ -66,21 +66,21 @@ class OptionThatTakesNan(Sound):
 
 @broken("recipe_is_valid", "train.optimizer: timm has no optimiser 'larz'.*'lars'", also=TRAINING)
 class RecipeOfAnUnknownOptimiser(Sound):
-    """A slip of the pen."""
+    """The name of the optimiser is misspelt."""
 
     recipe = {"train": {"optimizer": "larz"}}
 
 
 @broken("recipe_is_valid", "the recipe's train.learning_rate: Extra inputs", also=TRAINING)
 class RecipeOfAnUnknownKey(Sound):
-    """The setting is called lr."""
+    """The setting's name is lr."""
 
     recipe = {"train": {"learning_rate": 0.1}}
 
 
 @broken("recipe_is_valid", "the recipe has no section 'optimizer': data, backbone, train")
 class RecipeWithoutSections(Sound):
-    """What belongs to the train section stands outside of it."""
+    """A setting of the train section stands outside of it."""
 
     recipe = {"optimizer": "lars"}
 
@@ -91,7 +91,7 @@ class RecipeWithoutSections(Sound):
     also=EVERYTHING,
 )
 class RecipeThatIsNoMapping(Sound):
-    """The name of an optimiser is no recipe."""
+    """The recipe is a string instead of a mapping."""
 
     recipe: Any = "lars"
 
@@ -101,6 +101,6 @@ class RecipeThatIsNoMapping(Sound):
     "the recipe's backbone.nmae: Extra inputs",
 )
 class RecipeOfNoBackbone(Sound):
-    """The setting is called name."""
+    """The setting's name is misspelt."""
 
     recipe = {"backbone": {"nmae": "resnet18"}}

@@ -18,7 +18,7 @@ from tests.core.sound_tasks import Centred, Queued, Sound
 
 @broken("loss_is_finite_in_fp32", r"the loss must be a scalar, not \[1\]", also=BF16_TOO)
 class LossInAVector(Sound):
-    """One number is not a scalar."""
+    """The loss is a vector of one element, not a scalar."""
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         return Losses(super().loss(views).total.view(1))
@@ -26,7 +26,7 @@ class LossInAVector(Sound):
 
 @broken("loss_is_finite_in_fp32", "the loss is float64: compute it in float32", also=BF16_TOO)
 class LossOfDoubles(Sound):
-    """Half of the devices have no doubles."""
+    """The loss is in float64, which many devices do not have."""
 
     def embed(self, x: Tensor) -> Tensor:
         return super().embed(x).double()
@@ -34,7 +34,7 @@ class LossOfDoubles(Sound):
 
 @broken("loss_is_finite_in_fp32", "what is logged as pull keeps the gradient: detach it", also=BF16_TOO)
 class LogWithAGradient(Sound):
-    """What is logged keeps the graph of each step in memory."""
+    """A logged value keeps the graph of each step in memory."""
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         losses = super().loss(views)
@@ -43,7 +43,7 @@ class LogWithAGradient(Sound):
 
 @broken("loss_is_finite_in_fp32", r"what is logged as pulls must be a scalar, not \[\d\]", also=BF16_TOO)
 class LogOfEachSample(Sound):
-    """What is logged is a line's number, not a vector."""
+    """A logged value is a vector instead of a scalar."""
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         return Losses(super().loss(views).total, {"pulls": views[0].mean((1, 2, 3))})
@@ -61,7 +61,7 @@ class RootOfNothing(Sound):
 
 @broken("loss_is_finite_in_bf16", "the loss is bfloat16: compute it in float32 .full_precision.")
 class LossOfHalfPrecision(Sound):
-    """The loss is as rough as the network's outputs."""
+    """The loss has the low precision of the network's outputs."""
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         losses = super().loss(views)
@@ -70,7 +70,7 @@ class LossOfHalfPrecision(Sound):
 
 @broken("loss_is_finite_in_bf16", "the loss is (nan|inf)")
 class VarianceOfHalfPrecision(Sound):
-    """E[x²] - E[x]² of large numbers is anything in half precision, below 0 too."""
+    """E[x²] - E[x]² of large numbers is inaccurate in half precision, and can be negative."""
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         z = self.head(self.encoder(views[0])) + 50
@@ -83,7 +83,7 @@ UNSTEADY = "the loss of the same views is .* must move in after_step"
 
 @broken("loss_changes_nothing_that_it_reads", UNSTEADY)
 class KeysPushedBeforeNegativesAreRead(Queued):
-    """The positive stands among the negatives."""
+    """The positive key is among the negatives."""
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         self.queue.push(self.keys(views[1]))
@@ -95,7 +95,7 @@ class KeysPushedBeforeNegativesAreRead(Queued):
 
 @broken("loss_changes_nothing_that_it_reads", UNSTEADY)
 class KeysPushedAfterNegativesAreRead(Queued):
-    """Batches that are accumulated into one step see each other's keys."""
+    """Batches accumulated into one step see each other's keys."""
 
     def logits(self, q: Tensor, k: Tensor) -> Tensor:
         return super().logits(q, k.clone())  # or else torch itself would say so
@@ -136,7 +136,7 @@ class DiceInLoss(Sound):
 
 @broken("loss_changes_nothing_that_it_reads", "loss changes the views that it is given")
 class LossThatClampsItsViews(Sound):
-    """An operation in place saves memory at the wrong place."""
+    """An in-place operation changes the views."""
 
     def embed(self, x: Tensor) -> Tensor:
         return super().embed(x.clamp_(-1, 1))
@@ -147,7 +147,7 @@ class LossThatClampsItsViews(Sound):
     "no gradient reaches spare.bias, spare.weight: use them in the loss, or freeze .*frozen_copy",
 )
 class HeadThatIsNeverUsed(Sound):
-    """A head takes part in nothing."""
+    """A head is never used."""
 
     def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
         super().__init__(encoder, options, spec)
@@ -156,7 +156,7 @@ class HeadThatIsNeverUsed(Sound):
 
 @broken("every_parameter_is_trained", "no gradient reaches head.bias, head.weight")
 class HeadWithoutGradient(Sound):
-    """The head is used where nothing is learnt."""
+    """The head is used without gradient."""
 
     def embed(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -182,7 +182,7 @@ class HeadInAList(Sound):
 
 @broken("every_parameter_is_trained", "no gradient reaches encoder.*: use them in the loss")
 class EncoderDetached(Sound):
-    """The head learns alone."""
+    """Only the head is trained, because features are detached."""
 
     def embed(self, x: Tensor) -> Tensor:
         return F.normalize(full_precision(self.head(self.encoder(x).detach())), dim=1)
@@ -194,7 +194,7 @@ class EncoderDetached(Sound):
     also=["teachers_move_after_a_step_alone"],
 )
 class EncoderFrozen(Sound):
-    """The head learns alone, and on purpose."""
+    """Only the head is trained, because the encoder is frozen."""
 
     def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
         super().__init__(encoder.requires_grad_(False), options, spec)
@@ -206,7 +206,7 @@ class EncoderFrozen(Sound):
     also=["teachers_move_after_a_step_alone"],
 )
 class TeacherNeverFrozen(Queued):
-    """The optimiser decays a teacher that it should not know of."""
+    """The optimiser applies weight decay to a teacher."""
 
     def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
         super().__init__(encoder, options, spec)
@@ -218,7 +218,7 @@ class TeacherNeverFrozen(Queued):
     "after_step moves what is trained: teacher.*is it a teacher that was never frozen .*frozen_copy",
 )
 class TeacherWithGradient(TeacherNeverFrozen):
-    """The teacher is trained too, and then overwritten by its pupil."""
+    """The teacher is trained, and then overwritten by the student."""
 
     def keys(self, x: Tensor) -> Tensor:
         return F.normalize(full_precision(self.teacher(x)), dim=1)
@@ -232,7 +232,7 @@ class TeacherWithGradient(TeacherNeverFrozen):
     "frozen copy of what is trained never moves: teacher.*; move it in after_step",
 )
 class TeacherThatNeverMoves(Queued):
-    """The teacher is forgotten."""
+    """The teacher is never updated."""
 
     def after_step(self, progress: float) -> None:
         self.push(self.new)
@@ -249,7 +249,7 @@ class TeacherMovedInLoss(Queued):
 
 @broken("teachers_move_after_a_step_alone", "frozen parameters get a gradient: teacher")
 class TeacherThawedInLoss(Queued):
-    """A network is frozen for one of two losses, and then thawed, though it was frozen before."""
+    """The loss makes a frozen teacher trainable again."""
 
     def keys(self, x: Tensor) -> Tensor:
         self.teacher.requires_grad_()
@@ -261,7 +261,7 @@ class TeacherThawedInLoss(Queued):
 
 @broken("small_batch_overfits", r"the loss of the same 8 samples only goes from \d.* in 30 steps")
 class LearnsNothing(Sound):
-    """The factor on the rate is 0."""
+    """The factor on the learning rate is 0."""
 
     def lr_scale(self, parameter: str) -> float:
         return 0.0

@@ -14,7 +14,7 @@ from tests.core.sound_tasks import Queued, Sound
 
 @broken("two_processes_are_one", "the loss is .* in one process, .* in two: gather what couples samples")
 class NegativesNeverGathered(Sound):
-    """Each process has negatives of its own alone."""
+    """Each process has only its own negatives."""
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         q, k = map(self.embed, views)
@@ -25,7 +25,7 @@ class NegativesNeverGathered(Sound):
     "two_processes_are_one", "the gradient of .* is not that of one process .*: gather with gradient"
 )
 class GatheredWithoutGradient(Sound):
-    """The embeddings of others are there, but learn nothing from being there."""
+    """The embeddings of other processes are gathered, but get no gradient."""
 
     def gathered(self, k: Tensor) -> Tensor:
         if distributed.world_size() == 1:
@@ -38,7 +38,7 @@ class GatheredWithoutGradient(Sound):
 
 @broken("two_processes_are_one", "queue.features differs between processes after a step: gather what")
 class QueueOfEachProcess(Queued):
-    """Each process queues its own keys."""
+    """Each process queues only its own keys."""
 
     def push(self, keys: Tensor) -> None:
         self.queue.push(self.new)

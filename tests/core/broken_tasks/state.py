@@ -19,7 +19,7 @@ from tests.core.sound_tasks import Centred, Queued, Sound
 
 @broken("features_are_pure", "features changes encoder.*running_mean.*; it must change no state")
 class FeaturesThatUpdateBatchNorm(Sound):
-    """Features are computed as if in training."""
+    """Features are computed in training mode."""
 
     def features(self, x: Tensor) -> Tensor:
         self.encoder.train()
@@ -30,7 +30,7 @@ class FeaturesThatUpdateBatchNorm(Sound):
 
 @broken("features_are_pure", "features switches parts of the task between training and evaluation")
 class FeaturesThatSwitchModes(Sound):
-    """Training would go on in the mode of evaluation, or the other way round."""
+    """Features leave a module in another mode than before."""
 
     def features(self, x: Tensor) -> Tensor:
         self.head.train()
@@ -39,7 +39,7 @@ class FeaturesThatSwitchModes(Sound):
 
 @broken("features_are_pure", "features of the same samples differ from call to call")
 class FeaturesWithDropout(Sound):
-    """Dropout that does not know of evaluation."""
+    """Dropout stays on in evaluation."""
 
     def features(self, x: Tensor) -> Tensor:
         return F.dropout(super().features(x), 0.5)
@@ -47,7 +47,7 @@ class FeaturesWithDropout(Sound):
 
 @broken("features_are_pure", "features draws random numbers")
 class FeaturesThatSeed(Sound):
-    """Noise that is the same each time, at the cost of all that others draw."""
+    """Features set the global seed, which changes all later random numbers."""
 
     def features(self, x: Tensor) -> Tensor:
         torch.manual_seed(0)
@@ -65,7 +65,7 @@ class FeaturesOfTheBatch(Sound):
 
 @broken("features_are_pure", r"features of 6 samples must be \[6, D\], not \[6, 16, 4, 4\]")
 class FeaturesNeverPooled(Sound):
-    """Features are maps."""
+    """Features are maps instead of vectors."""
 
     def features(self, x: Tensor) -> Tensor:
         return self.encoder.feature_map(x)
@@ -144,7 +144,7 @@ class CentreMadeLater(Centred):
     "^batch 5 of 9 samples: RuntimeError: The expanded size.*wrap around",
 )
 class QueueThatDoesNotWrap(Queued):
-    """The last keys of a batch find no rows where the batch does not divide the queue."""
+    """Writing past the end of the queue fails."""
 
     def push(self, keys: Tensor) -> None:
         start = int(self.queue.place)
@@ -157,7 +157,7 @@ class QueueThatDoesNotWrap(Queued):
     "queue.features: a step usually replaces 9 rows, but step 5 only 4: does the queue wrap around",
 )
 class QueueThatDrops(Queued):
-    """The last keys of a batch are left out where the batch does not divide the queue."""
+    """Keys past the end of the queue are dropped."""
 
     def push(self, keys: Tensor) -> None:
         start = int(self.queue.place)
@@ -180,7 +180,7 @@ class LongQueueThatDrops(QueueThatDrops):
 
 @broken("batches_of_any_size_follow_each_other", "a batch of 2: the loss is nan")
 class MeanOfFurtherSamples(Sound):
-    """Of two samples there are no further ones."""
+    """The loss needs more than two samples."""
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         losses = super().loss(views)
@@ -188,7 +188,7 @@ class MeanOfFurtherSamples(Sound):
 
 
 def labels_on_the_stack() -> Iterator[Any]:
-    """The labels of any trainer that is at work, which are nobody's business."""
+    """Yield the labels of every trainer on the call stack."""
     frame = inspect.currentframe()
     while frame := frame and frame.f_back:
         trainer = frame.f_locals.get("self")
@@ -211,7 +211,7 @@ class LabelsFromTheStack(Sound):
     r"^the labels were touched \(labels\[...\] and \d+ more\)",
 )
 class LabelsOnTheSly(Sound):
-    """It looks for the trainer's labels, and does not mind if there are none."""
+    """It looks for the trainer's labels, and swallows errors."""
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         for labels in labels_on_the_stack():

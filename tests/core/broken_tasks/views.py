@@ -15,7 +15,7 @@ from tests.core.sound_tasks import Sound
 
 @broken("views_are_tensors_of_steady_shape", r"view \d has no steady shape: .*\[6, 3, \d+, 16\] of 6")
 class ViewsOfAnySize(Sound):
-    """A crop is left at the size that was drawn."""
+    """A crop is not resized to the network's input."""
 
     def view(self, batch: Tensor, rng: Rng) -> Tensor:
         return super().view(batch, rng)[:, :, rng.order(8)[0] :]
@@ -23,7 +23,7 @@ class ViewsOfAnySize(Sound):
 
 @broken("views_are_tensors_of_steady_shape", "views changes the batch that it is given")
 class ViewsThatBlackenTheBatch(Sound):
-    """The margin of the very images that a later view is made of is blackened in place."""
+    """Views change the raw batch in place."""
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         batch[..., 0] = 0
@@ -32,7 +32,7 @@ class ViewsThatBlackenTheBatch(Sound):
 
 @broken("views_are_tensors_of_steady_shape", "views must return a tuple of tensors")
 class ViewsInAList(Sound):
-    """A list is no tuple."""
+    """Views are a list instead of a tuple."""
 
     def views(self, batch: Tensor, rng: Rng) -> Any:
         return list(super().views(batch, rng))
@@ -40,7 +40,7 @@ class ViewsInAList(Sound):
 
 @broken("views_are_tensors_of_steady_shape", "view 3 is no tensor, but int", also=EVERYTHING)
 class ViewThatIsANumber(Sound):
-    """A number between tensors cannot be put on a device."""
+    """A view is a number, which cannot be moved to a device."""
 
     def views(self, batch: Tensor, rng: Rng) -> Any:
         return *super().views(batch, rng), 3
@@ -48,7 +48,7 @@ class ViewThatIsANumber(Sound):
 
 @broken("views_are_tensors_of_steady_shape", "view 1 requires a gradient")
 class ViewsThatAreLearnt(Sound):
-    """Views are made outside of what the trainer differentiates."""
+    """Views depend on a parameter, but the trainer makes them without gradient."""
 
     def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
         super().__init__(encoder, options, spec)
@@ -60,7 +60,7 @@ class ViewsThatAreLearnt(Sound):
 
 @broken("views_are_tensors_of_steady_shape", "2 views at one time, 3 at another", also=EVERYTHING)
 class ViewsOfAnyNumber(Sound):
-    """How many there are is drawn."""
+    """The number of views is random."""
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         return super().views(batch, rng) + (self.spec.prepare(batch),) * (rng.order(2)[0])
@@ -71,7 +71,7 @@ class ViewsOfAnyNumber(Sound):
 
 @broken("views_obey_the_seed", "view 1 is another one each time: draw all that is random from `rng`")
 class ViewsOfTheGlobalGenerator(Sound):
-    """What torch draws by itself is lost to the seed, and the same in all processes."""
+    """Torch's global generator ignores the seed, and is the same in all processes."""
 
     def factors(self, n: int, rng: Rng) -> Tensor:
         return 0.5 + torch.rand(n)
@@ -79,7 +79,7 @@ class ViewsOfTheGlobalGenerator(Sound):
 
 @broken("views_obey_the_seed", "view 1 is another one each time", also=["resumed_training_is_the_same"])
 class ViewsOfPythonsGenerator(Sound):
-    """Python's own generator is no better."""
+    """Python's global generator ignores the seed."""
 
     def factors(self, n: int, rng: Rng) -> Tensor:
         return torch.tensor([0.5 + random.random() for _ in range(n)])
@@ -87,7 +87,7 @@ class ViewsOfPythonsGenerator(Sound):
 
 @broken("views_obey_the_seed", "views draws from torch's global generator")
 class ViewsThatSeedTheGlobalGenerator(Sound):
-    """The views are the same each time, but so is all that anybody else draws thereafter."""
+    """Views set the global seed, which changes all later random numbers."""
 
     def factors(self, n: int, rng: Rng) -> Tensor:
         torch.manual_seed(rng.seed())
@@ -115,7 +115,7 @@ class ViewsOfOneFactor(Sound):
     "^21×13 images of 3 channels, network at 17: RuntimeError: The size of tensor a",
 )
 class SizeHardCoded(Sound):
-    """A mask is made for the network's size in the first experiment."""
+    """A mask has a fixed size."""
 
     def view(self, batch: Tensor, rng: Rng) -> Tensor:
         x = super().view(batch, rng)
@@ -127,7 +127,7 @@ class SizeHardCoded(Sound):
     "^8×8 images of 1 channels, network at 16: RuntimeError",
 )
 class ChannelsHardCoded(Sound):
-    """A weight for each of three channels makes three of one."""
+    """A weight for each of three channels fails or broadcasts on one channel."""
 
     def view(self, batch: Tensor, rng: Rng) -> Tensor:
         return super().view(batch, rng) * torch.tensor([0.9, 1.0, 1.1]).view(3, 1, 1)
@@ -138,7 +138,7 @@ class ChannelsHardCoded(Sound):
     "^8×8 images of 1 channels, network at 16: task: it takes images in colours",
 )
 class GrayRefused(Sound):
-    """It takes colours alone."""
+    """Grayscale images are refused."""
 
     def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
         super().__init__(encoder, options, spec)
@@ -148,7 +148,7 @@ class GrayRefused(Sound):
 
 @broken("pictures_are_images", r"column 'view 1' must be \[B, C, h, w\], not float32 \[3, 16, 16\]")
 class GalleryOfOneChannel(Sound):
-    """A column without a dimension of channels."""
+    """A column lacks the dimension of channels."""
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
         return {name: column[:, 0] for name, column in super().gallery(views).items()}
@@ -156,7 +156,7 @@ class GalleryOfOneChannel(Sound):
 
 @broken("pictures_are_images", r"column 'first' must be \[B, C, h, w\], not float32 \[1, 3, 16, 16\]")
 class GalleryOfOneRow(Sound):
-    """A column of the first sample alone."""
+    """A column has only the first sample."""
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
         return {"first": views[0][:1]}
@@ -164,7 +164,7 @@ class GalleryOfOneRow(Sound):
 
 @broken("pictures_are_images", "column 'painted' must be normalised, not torch.uint8")
 class ReconstructionsOfBytes(Sound):
-    """A column is meant for the screen already."""
+    """A column is in bytes instead of normalised values."""
 
     def reconstructions(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
         return {"painted": (255 * self.spec.denormalise(views[0])).byte()}
@@ -172,7 +172,7 @@ class ReconstructionsOfBytes(Sound):
 
 @broken("pictures_are_images", "gallery gives no column, so there is nothing to look at")
 class GalleryOfNothing(Sound):
-    """No column at all."""
+    """There is no column."""
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
         return {}
@@ -180,7 +180,7 @@ class GalleryOfNothing(Sound):
 
 @broken("throughput", "RuntimeError: .*256")
 class BatchesUpToAHundred(Sound):
-    """Factors are drawn for a largest batch."""
+    """The batch size is limited to 100."""
 
     def factors(self, n: int, rng: Rng) -> Tensor:
         return super().factors(100, rng)[:n]
