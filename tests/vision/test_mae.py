@@ -1,4 +1,4 @@
-"""MAE: what every task promises, then what the paper says, against slow literal references."""
+"""MAE: the conformance suite, then what the paper says, against slow literal references."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deep InfoMax and MINE: what every task promises, then what the papers say, by literal loops."""
+"""Deep InfoMax and MINE: the conformance suite, then what the papers say, by literal loops."""
 
 from __future__ import annotations
 
