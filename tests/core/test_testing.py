@@ -206,6 +206,12 @@ def test_a_failure_that_is_expected_is_no_fault() -> None:
     assert result.note == "no augmentation (another seed gives the same views)"
 
 
+def test_an_expected_failure_may_be_named_as_the_function_is() -> None:
+    expected = {"check_views_vary": "no augmentation"}
+    result = outcome(ViewsOfOneSeed, "views_vary", expected_failures=expected)
+    assert (result.status, result.check.name) == ("expected", "views_vary")
+
+
 def test_a_failure_that_is_expected_in_vain_is_a_fault() -> None:
     result = outcome(Sound, "views_vary", expected_failures={"views_vary": "no augmentation"})
     assert (result.status, result.bad) == ("unexpected", True)
