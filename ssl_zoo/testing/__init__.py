@@ -5,7 +5,7 @@
 """
 
 from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped
-from ssl_zoo.testing.setting import Images, Setting, Source
+from ssl_zoo.testing.check_data import CheckData, SourceData, SyntheticImages
 from ssl_zoo.testing.suite import (
     Check,
     CheckResult,
@@ -19,12 +19,12 @@ from ssl_zoo.testing.suite import (
 __all__ = [
     "Case",
     "Check",
+    "CheckData",
     "CheckFailed",
     "CheckResult",
     "CheckSkipped",
-    "Images",
-    "Setting",
-    "Source",
+    "SourceData",
+    "SyntheticImages",
     "check_task",
     "checks_of",
     "parametrize_with_checks",

@@ -16,7 +16,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.data.splits import ArraySplit
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
-from ssl_zoo.testing.setting import TINY, Setting, Source, image_settings
+from ssl_zoo.testing.check_data import TINY, CheckData, SourceData, image_data
 from ssl_zoo.training import Trainer
 from ssl_zoo.training.optimizer import parameter_groups
 from ssl_zoo.views import Rng
@@ -45,12 +45,12 @@ class Case:
     Attributes:
         cls: the task.
         options: its options that differ from the defaults.
-        settings: the data; most checks use the first one only.
+        all_data: the data of each kind; most checks use the first only.
     """
 
     cls: type[Task]
     options: Mapping[str, Any]
-    settings: Sequence[Setting]
+    all_data: Sequence[CheckData]
 
     @classmethod
     def of(
@@ -58,7 +58,7 @@ class Case:
         task: type[Task],
         options: Mapping[str, Any] | None = None,
         backbone: Mapping[str, Any] | BackboneConfig | None = None,
-        settings: Sequence[Setting] | None = None,
+        data: Sequence[CheckData] | None = None,
     ) -> Case:
         """Return the case of a task.
 
@@ -67,7 +67,7 @@ class Case:
             options: its options that differ from the defaults.
             backbone: the ``backbone`` section of a configuration; None for that of the task's recipe,
                 or a tiny ResNet if it has none.
-            settings: the data to check on; None for images of several kinds, or for the source in
+            data: the data to check on; None for images of several kinds, or for the source in
                 the recipe of a task of another modality.
         """
         if backbone is None:
@@ -76,29 +76,29 @@ class Case:
             config = backbone
         else:
             config = BackboneConfig.model_validate(backbone)
-        if settings is None and task.modality != "image":
-            settings = [Source(DataConfig.model_validate(task.recipe.get("data", {})), config)]
-        if settings is None:
-            settings = image_settings(config, 2 if task.needs_labels else None)
-        return cls(task, dict(options or {}), settings)
+        if data is None and task.modality != "image":
+            data = [SourceData(DataConfig.model_validate(task.recipe.get("data", {})), config)]
+        if data is None:
+            data = image_data(config, 2 if task.needs_labels else None)
+        return cls(task, dict(options or {}), data)
 
     @property
-    def setting(self) -> Setting:
+    def data(self) -> CheckData:
         """The data for checks that need only one kind."""
-        return self.settings[0]
+        return self.all_data[0]
 
-    def build(self, setting: Setting | None = None, seed: int = 0) -> Task:
+    def build(self, data: CheckData | None = None, seed: int = 0) -> Task:
         """Return the task in training mode, with weights drawn from the seed."""
-        setting = setting or self.setting
+        data = data or self.data
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.cls(setting.encoder(), self.cls.Options(**self.options), setting.spec).train()
+            return self.cls(data.encoder(), self.cls.Options(**self.options), data.spec).train()
 
     def views(
-        self, task: Task, n: int = 8, seed: int = 0, setting: Setting | None = None
+        self, task: Task, n: int = 8, seed: int = 0, data: CheckData | None = None
     ) -> tuple[Tensor, ...]:
         """Return views of n samples, with their labels if the task needs them, for its loss."""
-        batch = (setting or self.setting).batch(n)
+        batch = (data or self.data).batch(n)
         return tuple(task.views(batch, Rng(seed))) + self.labels(n)
 
     def labels(self, n: int) -> tuple[Tensor, ...]:
@@ -107,16 +107,16 @@ class Case:
 
     def trainer(self, seed: int = 0, labels: Any = None, batch_size: int = 8) -> Trainer:
         """Return a trainer of the task, with its recipe, on four batches of samples."""
-        samples = self.setting.batch(4 * batch_size)
+        samples = self.data.batch(4 * batch_size)
         split = ArraySplit(samples, labels)
-        data = DataSet("conformance", self.setting.spec, split, None, split)
+        dataset = DataSet("conformance", self.data.spec, split, None, split)
         train = {"log_every": 1, **self.cls.recipe.get("train", {})}
         short = {"epochs": 8, "images": None, "minutes": None, "batch_size": batch_size, "seed": seed}
         config = RunConfig(
             task=TaskConfig(name=self.cls.name),
             train=TrainConfig.model_validate({**train, **short, "device": "cpu", "precision": "fp32"}),
         )
-        return Trainer(config, data, Device.choose(config.train), self.build(seed=seed))
+        return Trainer(config, dataset, Device.choose(config.train), self.build(seed=seed))
 
 
 def _recipe_backbone(task: type[Task]) -> BackboneConfig:

@@ -50,7 +50,7 @@ def public_name(name: str) -> str:
 
 def skip_reason(check: CheckFunction, case: Case) -> str | None:
     """Return why a check does not apply to a task, or None if it does."""
-    spec = case.setting.spec
+    spec = case.data.spec
     if check in _IMAGE_TASKS_ONLY and not isinstance(spec, ImageSpec):
         return f"it takes {spec.modality} data, no images"
     return None

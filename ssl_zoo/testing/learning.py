@@ -198,7 +198,7 @@ against a limit of 0.09 to 0.1. MAE on its transformer has 0.20 to 0.62, so it m
 def check_representations_do_not_collapse(case: Case) -> str:
     """Check that different samples still have different features after some steps of training."""
     task = case.build()
-    raw = case.setting.batch(32)
+    raw = case.data.batch(32)
     x = task.spec.prepare(raw)
     spread_before, _ = _health(task, x)
     optimizer = adam(task)

@@ -63,7 +63,7 @@ def _share(case: Case, rank: int, world: int) -> dict[str, Any]:
     if world > 1:
         distributed.sync_batchnorm(task)
     mine = slice(rank * _TOTAL // world, (rank + 1) * _TOTAL // world)
-    views = tuple(task.views(case.setting.batch(_TOTAL)[mine], Rng(3, "cpu", rank, world)))
+    views = tuple(task.views(case.data.batch(_TOTAL)[mine], Rng(3, "cpu", rank, world)))
     losses = backward(task, views + tuple(labels[mine] for labels in case.labels(_TOTAL)))
     gradients = {n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None}
     task.after_step(0.5)
@@ -97,7 +97,7 @@ def _run(case: Case, folder: Path) -> list[dict[str, Any]]:
     except Exception as error:
         raise CheckSkipped(
             f"another process cannot build it: {' '.join(str(error).split())}; let the class and "
-            "the setting be importable by name"
+            "its data be importable by name"
         ) from error
     (folder / "case.pickle").write_bytes(content)
     (folder / "plugins.json").write_text(json.dumps(registry.files()))

@@ -33,7 +33,7 @@ def check_features_are_pure(case: Case) -> None:
     task = case.build()
     step(task, torch.optim.SGD(_trained(task), lr=0.01), case.views(task), 0.1)
     task.eval()
-    x = task.spec.prepare(case.setting.batch(6))
+    x = task.spec.prepare(case.data.batch(6))
     before, modes, generator = snapshot(task), _modes(task), torch.get_rng_state()
     with torch.no_grad():
         features, again = task.features(x), task.features(x)

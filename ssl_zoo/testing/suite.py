@@ -17,9 +17,9 @@ from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped
 from ssl_zoo.testing.catalogue import CHECKS, public_name, skip_reason
+from ssl_zoo.testing.check_data import CheckData, SourceData
 from ssl_zoo.testing.processes import check_two_processes_are_one
 from ssl_zoo.testing.rank_server import server
-from ssl_zoo.testing.setting import Setting, Source
 from ssl_zoo.text import did_you_mean, docstring_summary, error_line, locate_error
 
 Status = Literal["passed", "failed", "expected", "unexpected", "skipped"]
@@ -115,7 +115,7 @@ def task_checks(
     *,
     options: Mapping[str, Any] | None = None,
     backbone: Mapping[str, Any] | BackboneConfig | None = None,
-    settings: Sequence[Setting] | None = None,
+    data: Sequence[CheckData] | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> list[Check]:
     """Return all checks of a task, without running them.
@@ -125,7 +125,7 @@ def task_checks(
         options: the task's options that differ from the defaults; smaller networks are quicker.
         backbone: the ``backbone`` section of a configuration; None for that of the task's recipe, or
             a tiny ResNet if it has none.
-        settings: the data to check on, as `Setting`; None for images of several kinds, or for the
+        data: the data to check on, as `CheckData`; None for images of several kinds, or for the
             source in the recipe of a task of another modality.
         expected_failures: by the name of a check, the reason why the task rightly fails it.
 
@@ -139,7 +139,7 @@ def task_checks(
             raise ValueError(f"expected_failures: there is no check {name!r}.{known}")
         if not reason.strip():
             raise ValueError(f"expected_failures: {name} needs a reason")
-    case = Case.of(task, options, backbone, settings)
+    case = Case.of(task, options, backbone, data)
     return [Check(name, case, expected.get(name)) for name in CHECKS]
 
 
@@ -168,7 +168,7 @@ def checks_of(
     paths = {*(settings or {}), *parse_sets(sets)}
     config = load_config(None, {**(settings or {}), "task.name": name}, sets, **arguments)
     backbone = config.backbone if any(path.startswith("backbone.") for path in paths) else None
-    source = [Source(config.data, config.backbone)] if "data.source" in paths else None
+    source = [SourceData(config.data, config.backbone)] if "data.source" in paths else None
     if source:
         _ = source[0].spec  # raises here if it cannot be loaded, which is no fault of the task
     try:
@@ -176,7 +176,7 @@ def checks_of(
             task,
             options=config.task.option_values(),
             backbone=backbone,
-            settings=source,
+            data=source,
             expected_failures=expected_failures,
         )
     except ValueError as error:
@@ -192,12 +192,12 @@ def run_checks(checks: Iterable[Check]) -> Iterator[CheckResult]:
         yield check.outcome()
 
 
-def check_task(task: type[Task], **settings: Any) -> list[CheckResult]:
+def check_task(task: type[Task], **arguments: Any) -> list[CheckResult]:
     """Run all checks of a task.
 
     Args:
         task: the class.
-        settings: the further arguments of `task_checks`.
+        arguments: the further arguments of `task_checks`.
 
     Returns:
         The result of each check, including those that were skipped or expected to fail.
@@ -205,19 +205,19 @@ def check_task(task: type[Task], **settings: Any) -> list[CheckResult]:
     Raises:
         CheckFailed: the task fails a check; the message has a line for each.
     """
-    results = list(run_checks(task_checks(task, **settings)))
+    results = list(run_checks(task_checks(task, **arguments)))
     if failed := [result for result in results if result.bad]:
         lines = "\n".join(f"  {result.check.name}: {result.note}" for result in failed)
         raise CheckFailed(f"task {task.name!r} fails {len(failed)} of {len(results)} checks\n{lines}")
     return results
 
 
-def parametrize_with_checks(task: type[Task], **settings: Any) -> Callable[[Test], Test]:
+def parametrize_with_checks(task: type[Task], **arguments: Any) -> Callable[[Test], Test]:
     """Parametrise a pytest function over the checks of a task, as its argument ``check``.
 
     Args:
         task: the class.
-        settings: the further arguments of `task_checks`. An expected failure that passes fails the
+        arguments: the further arguments of `task_checks`. An expected failure that passes fails the
             test, so that the list stays current.
 
     For example:
@@ -235,7 +235,7 @@ def parametrize_with_checks(task: type[Task], **settings: Any) -> Callable[[Test
         )
 
     decorator: Callable[[Test], Test] = pytest.mark.parametrize(
-        "check", [parameter(check) for check in task_checks(task, **settings)]
+        "check", [parameter(check) for check in task_checks(task, **arguments)]
     )
     return decorator
 

@@ -18,7 +18,7 @@ from ssl_zoo.views import Rng
 def check_views_are_tensors_of_steady_shape(case: Case) -> None:
     """Check that views are tensors whose shapes depend only on the number of samples."""
     task = case.build()
-    batch = case.setting.batch(6)
+    batch = case.data.batch(6)
     untouched = batch.clone()
     views = task.views(batch, Rng(0))
     require(same(batch, untouched), "views changes the batch that it is given")
@@ -29,7 +29,7 @@ def check_views_are_tensors_of_steady_shape(case: Case) -> None:
         finite = not view.is_floating_point() or bool(view.isfinite().all())
         require(finite, f"view {i} has values that are not finite")
     for n, seed in ((6, 1), (6, 2), (4, 0), (2, 0)):
-        others = task.views(case.setting.batch(n, seed), Rng(seed))
+        others = task.views(case.data.batch(n, seed), Rng(seed))
         require(len(others) == len(views), f"{len(views)} views at one time, {len(others)} at another")
         for i, (view, other) in enumerate(zip(views, others, strict=True), 1):
             # The first dimension counts samples, or views of them, or is the same for all batches.
@@ -47,7 +47,7 @@ def _shown(view: Tensor) -> str:
 def check_views_obey_the_seed(case: Case) -> None:
     """Check that the same seed gives the same views, without torch's global generator."""
     task = case.build()
-    batch = case.setting.batch(6)
+    batch = case.data.batch(6)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         before = torch.get_rng_state()
@@ -63,7 +63,7 @@ def check_views_obey_the_seed(case: Case) -> None:
 def check_views_vary(case: Case) -> None:
     """Check that another seed gives other views, and so does a copy of a sample in the same batch."""
     task = case.build()
-    one = case.setting.batch(1)
+    one = case.data.batch(1)
     batch = one.expand(8, *one.shape[1:]).contiguous()
     views = task.views(batch, Rng(0))
     again = task.views(batch, Rng(1))
@@ -76,16 +76,16 @@ def check_views_vary(case: Case) -> None:
 
 def check_views_take_any_image(case: Case) -> str:
     """Check that images of one or three channels and of any height and width are accepted."""
-    for setting in case.settings:
+    for data in case.all_data:
         try:
-            task = case.build(setting)
-            views = case.views(task, 5, setting=setting)
+            task = case.build(data)
+            views = case.views(task, 5, data=data)
             total = compute(task, views).total
         except PLUGIN_ERRORS as error:
             message = error_line(error) if isinstance(error, UserError) else locate_error(error)
-            raise CheckFailed(f"{setting}: {message}") from error
-        require(bool(total.isfinite()), f"{setting}: the loss is {total.item()}")
-    return f"{len(case.settings)} kinds"
+            raise CheckFailed(f"{data}: {message}") from error
+        require(bool(total.isfinite()), f"{data}: the loss is {total.item()}")
+    return f"{len(case.all_data)} kinds"
 
 
 def check_pictures_are_images(case: Case) -> None:
@@ -103,13 +103,13 @@ def check_pictures_are_images(case: Case) -> None:
 
 def check_throughput(case: Case) -> str:
     """Check that views of 256 samples can be made; the throughput is reported, not judged."""
-    task, setting = case.build(), case.setting
+    task, data = case.build(), case.data
     n = 256
-    batch = setting.batch(n)
+    batch = data.batch(n)
     task.views(batch, Rng(0))
     times = []
     for seed in range(5):
         start = time.perf_counter()
         task.views(batch, Rng(seed))
         times.append(time.perf_counter() - start)
-    return f"views of {n / statistics.median(times):,.0f} samples/s ({setting})"
+    return f"views of {n / statistics.median(times):,.0f} samples/s ({data})"

@@ -11,12 +11,7 @@ from torch import Tensor, nn
 
 from ssl_zoo import Encoder, Field, Losses, Rng, Task, TaskOptions, distributed
 from ssl_zoo.nn import FeatureQueue, ema_update, frozen_copy, full_precision
-from ssl_zoo.testing import (
-    Check,
-    CheckResult,
-    Images,
-    task_checks,
-)
+from ssl_zoo.testing import Check, CheckResult, SyntheticImages, task_checks
 
 SLOW = {"small_batch_overfits", "representations_do_not_collapse", "two_processes_are_one"}
 """Slow checks, which run only on the tasks that they should catch."""
@@ -43,8 +38,8 @@ class Convolutions(Encoder):
 
 
 @dataclass(frozen=True)
-class Small(Images):
-    """The suite's own images, for two convolutions."""
+class Small(SyntheticImages):
+    """The synthetic images of the suite, for two convolutions."""
 
     norm: bool = True
 
@@ -57,7 +52,7 @@ SMALL = [Small(), Small(channels=1, height=8, width=8), Small(size=17, height=21
 
 def chosen(task: type[Task], *slow: str, **arguments: Any) -> list[Check]:
     """Return the quick checks of a task, and the named slow ones."""
-    checks = task_checks(task, **{"settings": SMALL, **arguments})
+    checks = task_checks(task, **{"data": SMALL, **arguments})
     return [check for check in checks if check.name not in SLOW or check.name in slow]
 
 

@@ -20,8 +20,8 @@ from ssl_zoo.nn import full_precision
 from ssl_zoo.spec import Spec
 from ssl_zoo.testing import (
     Check,
+    CheckData,
     CheckFailed,
-    Setting,
     check_task,
     parametrize_with_checks,
     run_checks,
@@ -74,9 +74,9 @@ class AttractionAlone(Sound):
         return Losses((x - y).pow(2).sum(1).mean())
 
 
-@pytest.mark.parametrize("settings", [[Small(norm=False)], None], ids=["two convolutions", "ResNet"])
-def test_attraction_without_repulsion_collapses(settings: list[Setting] | None) -> None:
-    result = outcome(AttractionAlone, "representations_do_not_collapse", settings=settings)
+@pytest.mark.parametrize("data", [[Small(norm=False)], None], ids=["two convolutions", "ResNet"])
+def test_attraction_without_repulsion_collapses(data: list[CheckData] | None) -> None:
+    result = outcome(AttractionAlone, "representations_do_not_collapse", data=data)
     assert result.status == "failed"
     assert re.match(r"the features have collapsed after \d+ steps: spread 0\.0\d\d of 1", result.note)
 
@@ -88,7 +88,7 @@ def test_each_check_catches_some_task() -> None:
 # --- what is sound passes ---
 
 
-@parametrize_with_checks(Sound, settings=SMALL)
+@parametrize_with_checks(Sound, data=SMALL)
 def test_a_sound_task_passes(check: Check) -> None:
     check()
 
@@ -139,7 +139,7 @@ class Causal(Encoder):
 
 
 @dataclass(frozen=True)
-class Sentences(Setting):
+class Sentences(CheckData):
     """Sequences that count in steps of different sizes."""
 
     @property
@@ -177,7 +177,7 @@ class NextToken(Task):
 
 @parametrize_with_checks(
     NextToken,
-    settings=[Sentences()],
+    data=[Sentences()],
     expected_failures={"views_vary": "a language model reads its text as it is"},
 )
 def test_a_task_of_another_modality_passes(check: Check) -> None:
@@ -186,7 +186,7 @@ def test_a_task_of_another_modality_passes(check: Check) -> None:
 
 def test_what_is_meant_for_images_is_skipped_elsewhere() -> None:
     for name in ("views_take_any_image", "pictures_are_images"):
-        result = outcome(NextToken, name, settings=[Sentences()])
+        result = outcome(NextToken, name, data=[Sentences()])
         assert (result.status, result.note) == ("skipped", "it takes text data, no images")
 
 
@@ -206,6 +206,12 @@ def test_a_failure_that_is_expected_is_no_fault() -> None:
     assert result.note == "no augmentation (another seed gives the same views)"
 
 
+def test_an_expected_failure_may_be_named_as_the_function_is() -> None:
+    expected = {"check_views_vary": "no augmentation"}
+    result = outcome(ViewsOfOneSeed, "views_vary", expected_failures=expected)
+    assert (result.status, result.check.name) == ("expected", "views_vary")
+
+
 def test_a_failure_that_is_expected_in_vain_is_a_fault() -> None:
     result = outcome(Sound, "views_vary", expected_failures={"views_vary": "no augmentation"})
     assert (result.status, result.bad) == ("unexpected", True)
@@ -213,7 +219,7 @@ def test_a_failure_that_is_expected_in_vain_is_a_fault() -> None:
 
 
 def test_a_task_raises_what_it_raises_when_a_check_is_called() -> None:
-    check = next(c for c in task_checks(BatchesUpToAHundred, settings=SMALL) if c.name == "throughput")
+    check = next(c for c in task_checks(BatchesUpToAHundred, data=SMALL) if c.name == "throughput")
     with pytest.raises(RuntimeError, match="256"):
         check()
 
@@ -221,7 +227,7 @@ def test_a_task_raises_what_it_raises_when_a_check_is_called() -> None:
 @pytest.mark.usefixtures("quick")
 def test_check_task_gives_what_came_of_each_check() -> None:
     expected = {"views_vary": "no augmentation"}
-    results = check_task(ViewsOfOneSeed, settings=SMALL, expected_failures=expected)
+    results = check_task(ViewsOfOneSeed, data=SMALL, expected_failures=expected)
     assert [o.check.name for o in results] == list(CHECKS)
     assert {o.check.name: o.status for o in results if o.status != "passed"} == {
         "views_vary": "expected"
@@ -236,7 +242,7 @@ class TwoFaults(ViewsOfOneFactor, GalleryOfNothing):
 @pytest.mark.usefixtures("quick")
 def test_check_task_has_a_line_for_each_fault() -> None:
     with pytest.raises(CheckFailed) as raised:
-        check_task(TwoFaults, settings=SMALL, expected_failures={"features_are_pure": "as it were"})
+        check_task(TwoFaults, data=SMALL, expected_failures={"features_are_pure": "as it were"})
     assert str(raised.value).splitlines() == [
         f"task 'sound' fails 3 of {len(CHECKS)} checks",
         "  views_vary: all samples of a batch are changed in the same way: draw parameters for each",
@@ -279,7 +285,7 @@ def test_a_class_of_a_script_is_not_taken_to_other_processes(monkeypatch: pytest
 
 
 def test_each_check_is_a_test_of_its_own() -> None:
-    parameters = list(parametrize_with_checks(Sound, settings=SMALL).args[1])
+    parameters = list(parametrize_with_checks(Sound, data=SMALL).args[1])
     assert [p.id for p in parameters] == list(CHECKS)
 
 
@@ -297,17 +303,17 @@ def local():
     return Local
 
 
-@parametrize_with_checks(ViewsOfOneSeed, settings=SMALL, expected_failures=EXPECTED)
+@parametrize_with_checks(ViewsOfOneSeed, data=SMALL, expected_failures=EXPECTED)
 def test_expected(check):
     check()
 
 
-@parametrize_with_checks(Sound, settings=SMALL, expected_failures=EXPECTED)
+@parametrize_with_checks(Sound, data=SMALL, expected_failures=EXPECTED)
 def test_unexpected(check):
     check()
 
 
-@parametrize_with_checks(local(), settings=SMALL)
+@parametrize_with_checks(local(), data=SMALL)
 def test_local(check):
     check()
 """

@@ -28,7 +28,7 @@ _IMAGES = ((16, 3, 20, 20), (16, 1, 8, 8), (17, 3, 21, 13), (32, 1, 28, 28))
 """For each kind of images: the side of the network's input, the channels, the raw height and width."""
 
 
-class Setting(ABC):
+class CheckData(ABC):
     """Data of one kind, and a network for it. Derive a class for data that no source has.
 
     It must be picklable, because other processes build the same.
@@ -52,7 +52,7 @@ class Setting(ABC):
 
 
 @dataclass(frozen=True)
-class Images(Setting):
+class SyntheticImages(CheckData):
     """Synthetic images: smooth coloured blotches.
 
     Attributes:
@@ -94,7 +94,7 @@ class Images(Setting):
 
 
 @dataclass(frozen=True)
-class Source(Setting):
+class SourceData(CheckData):
     """Samples of a data source.
 
     Attributes:
@@ -129,20 +129,20 @@ class Source(Setting):
         return f"data of {self.data.source}"
 
 
-def image_settings(backbone: BackboneConfig, classes: int | None = None) -> list[Images]:
+def image_data(backbone: BackboneConfig, classes: int | None = None) -> list[SyntheticImages]:
     """Return the kinds of images that a backbone can be built for, the usual one first."""
-    settings: list[Images] = []
+    kinds: list[SyntheticImages] = []
     for size, channels, height, width in _IMAGES:
-        setting = Images(backbone, size, channels, height, width, classes)
-        if not settings or _can_be_built(setting):
-            settings.append(setting)
-    return settings
+        data = SyntheticImages(backbone, size, channels, height, width, classes)
+        if not kinds or _can_be_built(data):
+            kinds.append(data)
+    return kinds
 
 
-def _can_be_built(setting: Setting) -> bool:
+def _can_be_built(data: CheckData) -> bool:
     """Return whether the network takes such data at all; if not, the task is not at fault."""
     try:
-        setting.encoder()
+        data.encoder()
     except UserError:
         return False
     return True
