@@ -53,7 +53,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from ssl_zoo.config.load import Given, load_config
+from ssl_zoo.config.load import SettingsSource, load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.data import DataSet
@@ -80,7 +80,6 @@ AHEAD = 2
 Transform = Callable[[Any], Sequence[Tensor]]
 """An image to its two views."""
 
-NARROW = "or narrow, for ssl-zoo's default, a narrow ResNet-10"
 
 DEFAULTS = {"train": {"optimizer": "sgd", "lr": 0.06, "momentum": 0.9, "weight_decay": 1e-4}}
 """The rate is that of lightly's example, and of ssl-zoo where a task has no recipe."""
@@ -581,12 +580,11 @@ def conditions(setting: Setting, peers: Sequence[str]) -> dict[str, Any]:
 
 def read_settings(args: argparse.Namespace) -> RunConfig:
     """ssl-zoo's configuration; of a file the sections task and train alone, the same for everybody."""
-    base = [Given(DEFAULTS, "the benchmark's defaults")]
+    base = [SettingsSource(DEFAULTS, "the benchmark's defaults")]
     if args.config is not None:
         chosen = {k: v for k, v in read_yaml(args.config).items() if k in ("task", "train")}
-        base.append(Given(chosen, f"--config {args.config}"))
-    backbone = None if args.backbone == "narrow" else args.backbone
-    common = {"task.name": "simclr", "data.source": args.data, "backbone.name": backbone}
+        base.append(SettingsSource(chosen, f"--config {args.config}"))
+    common = {"task.name": "simclr", "data.source": args.data, "backbone.name": args.backbone}
     common |= {"train.batch_size": args.batch_size, "train.epochs": 100.0, "train.seed": args.seed}
     config = load_config(base=base, overrides=common, sets=args.set)
     for name, value in (("accumulate", 1), ("clip_norm", None), ("ema", None)):
@@ -600,7 +598,7 @@ def arguments() -> argparse.Namespace:
         description="SimCLR with ssl-zoo, lightly and torchvision: throughput, and time to accuracy."
     )
     parser.add_argument("--data", default="fashion-mnist", help="as in ssl-zoo train")
-    parser.add_argument("--backbone", default="test_resnet", help=f"any timm model; {NARROW}")
+    parser.add_argument("--backbone", default="test_resnet", help="as in ssl-zoo train")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--config", type=Path, help="YAML; its sections task and train, for everybody")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting")

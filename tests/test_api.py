@@ -22,5 +22,6 @@ def test_public_names_are_themselves_whatever_was_imported_before() -> None:
 
 
 def test_importing_the_package_imports_no_torch() -> None:
-    code = "import sys, ssl_zoo; ssl_zoo.__version__; assert 'torch' not in sys.modules"
+    code = "import sys, ssl_zoo, ssl_zoo.config as c; ssl_zoo.__version__; c.TrainConfig; "
+    code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -128,5 +128,5 @@ def test_plugins_tells_what_each_gives_and_what_is_wrong(call: Call) -> None:
     assert listed["simclr"]["contributes"] == "task"
     assert listed["vision-protocols"]["contributes"] == "protocols: dense"
     assert listed["wandb"]["contributes"] == "observer, on request"
-    assert listed["broken.py"]["error"].startswith("ssl_zoo_register_sources must give a mapping")
+    assert listed["broken.py"]["error"].startswith("ssl_zoo_register_sources must return a mapping")
     assert all(entry["error"] is None for name, entry in listed.items() if name != "broken.py")

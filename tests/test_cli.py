@@ -51,7 +51,7 @@ WRONG = [
     ("", "views --task simclr", "Missing option '-o'"),
     ("", "views --task simclr -o x.png --rows 0", "Invalid value for '--rows'"),
     # Settings.
-    ("", "train", "which task? Give --task NAME; there are: byol, inpainting, jigsaw, mae, moco"),
+    ("", "train", "task.name: is required (--task NAME); there are: byol, inpainting, jigsaw"),
     ("", "train --task simlcr", "--task: there is no task 'simlcr'. Did you mean 'simclr'?"),
     ("", "tasks simlcr", "there is no task 'simlcr'. Did you mean 'simclr'?"),
     ("", "train --task simclr --epochs -1", "--epochs: train.epochs: must be greater than 0, not -1"),
@@ -73,8 +73,8 @@ WRONG = [
     ("", "train --task simclr --set train.optimizer=sgdd", "Did you mean 'sgd'"),
     # Runs and files.
     ("run", "train --task simclr --out {}", "exists and is not empty; choose another folder, or go on"),
-    ("run", "train --resume {} --epochs 3", "--resume goes on with the run's own settings"),
-    ("run", "train --resume {} --out x", "--resume goes on with the run's own settings"),
+    ("run", "train --resume {} --epochs 3", "--resume uses the run's own settings"),
+    ("run", "train --resume {} --out x", "--resume uses the run's own settings"),
     ("empty", "train --resume {}", "is not a run: it has no config.yaml"),
     ("text", "train --task simclr --out {}/run", "cannot be"),
     ("empty", "eval {}", "is not a run: it has no config.yaml"),
@@ -83,17 +83,17 @@ WRONG = [
     ("", "views --task simclr -o none/x.png", "there is no folder none to write into"),
     ("", "views --task simclr -o x.jpg", "written as PNG; name it x.png"),
     ("", "views --task simclr -o x", "written as PNG; name it x.png"),
-    ("", "views -o x.png", "which task? Give --task NAME"),
-    ("run", "views --run {} --task moco -o x.png", "--run draws with the run's own settings"),
+    ("", "views -o x.png", "task.name: is required (--task NAME)"),
+    ("run", "views --run {} --task moco -o x.png", "--run uses the run's own settings"),
     ("empty", "views --run {} -o x.png", "is not a run"),
     ("", "--plugin none.py tasks", "--plugin none.py: there is no such Python file"),
     ("", "--no-plugin simlcr tasks", "there is no such plugin. Did you mean 'simclr'?"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("needs", "line", "said"), WRONG, ids=[line or "-" for _, line, _ in WRONG])
+@pytest.mark.parametrize(("needs", "line", "expected"), WRONG, ids=[line or "-" for _, line, _ in WRONG])
 def test_wrong_input_is_one_line_and_code_2_and_leaves_nothing(
-    call: Call, tmp_path: Path, run: Run, needs: str, line: str, said: str
+    call: Call, tmp_path: Path, run: Run, needs: str, line: str, expected: str
 ) -> None:
     given = tmp_path / "given"
     if needs == "empty":
@@ -107,7 +107,7 @@ def test_wrong_input_is_one_line_and_code_2_and_leaves_nothing(
     assert out == ""
     (complaint,) = err.splitlines()
     assert complaint.startswith("error: ")
-    assert said in complaint
+    assert expected in complaint
     assert list(Path.cwd().iterdir()) == []
     assert {p: p.read_bytes() for p in run.path.iterdir()} == before
 

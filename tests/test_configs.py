@@ -10,10 +10,10 @@ import torch
 
 from ssl_zoo.comparison.config import load_comparison
 from ssl_zoo.config.load import load_config
-from ssl_zoo.config.schema import NARROW_RESNET, RunConfig
+from ssl_zoo.config.schema import BackboneConfig, RunConfig
 from ssl_zoo.data.catalogue import CATALOGUE
 from ssl_zoo.errors import UserError
-from ssl_zoo.runs.build import build_task
+from ssl_zoo.runs.build import build_encoder, build_task
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.training.optimizer import create_optimizer
 from ssl_zoo.views import Rng
@@ -25,7 +25,7 @@ FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(COMPARISONS))
 
 
 def spec_of(config: RunConfig) -> ImageSpec:
-    """What the configured data looks like, without having it."""
+    """Return the description of the configured data without loading it."""
     known = CATALOGUE.get(config.data.source)
     channels, size = (known.channels, known.size) if known else (3, 16)
     half = (0.5,) * channels
@@ -94,17 +94,45 @@ def test_the_default_is_spelled_out_and_gives_way_whole_to_a_named_backbone() ->
     default = load_config(None, {"task.name": "simclr"})
     spelled = load_config(CONFIGS / "default.yaml")
     assert spelled.backbone == default.backbone
-    assert default.backbone.options["layers"] == [1, 1, 1, 1]
+    assert default.backbone.name == "resnet10_narrow"
     named = load_config(None, {"task.name": "simclr", "backbone.name": "vit_tiny_patch16_224"})
     assert (named.backbone.options, named.backbone.stem_stride) == ({}, 1)
 
 
+def test_leaving_the_backbone_out_and_naming_the_default_give_the_same_network() -> None:
+    left_out, named = BackboneConfig(), BackboneConfig(name="resnet10_narrow")
+    spelled_out = BackboneConfig(
+        name="resnet18", stem_stride=2, options={"channels": [32, 64, 128, 256], "layers": [1, 1, 1, 1]}
+    )
+    assert left_out == named
+    assert named.resolve() == spelled_out
+    spec = ImageSpec(channels=1, size=16, mean=(0.5,), std=(0.25,))
+    first, *others = [build_encoder(c, spec, 3).state_dict() for c in (left_out, named, spelled_out)]
+    for other in others:
+        assert first.keys() == other.keys()
+        assert all(torch.equal(first[name], other[name]) for name in first)
+
+
 def test_the_default_backbone_takes_further_options_beside_its_own() -> None:
-    config = load_config(None, {"task.name": "simclr", "backbone.options.drop_rate": 0.1})
-    assert config.backbone.options == {**NARROW_RESNET["options"], "drop_rate": 0.1}
+    given = {"backbone.options.drop_rate": 0.1, "backbone.options.layers": [1, 1, 1, 2]}
+    config = load_config(None, {"task.name": "simclr", **given})
     assert config.backbone.stem_stride == 2
+    assert config.backbone.resolve().options == {
+        "channels": [32, 64, 128, 256],
+        "layers": [1, 1, 1, 2],
+        "drop_rate": 0.1,
+    }
+    assert (
+        load_config(None, {"task.name": "simclr", "backbone.stem_stride": 1}).backbone.stem_stride == 1
+    )
 
 
-def test_the_default_backbone_has_no_pretrained_weights_and_says_so() -> None:
-    with pytest.raises(UserError, match="backbone: the default network has no pretrained weights; name"):
-        load_config(None, {"task.name": "simclr", "backbone.pretrained": True})
+@pytest.mark.parametrize("given", [{}, {"backbone.name": "resnet10_narrow"}])
+def test_the_default_backbone_has_no_pretrained_weights_and_says_so(given: dict[str, str]) -> None:
+    message = "--pretrained: backbone: resnet10_narrow has no pretrained weights; choose another network"
+    with pytest.raises(UserError, match=message):
+        load_config(
+            None,
+            {"task.name": "simclr", "backbone.pretrained": True, **given},
+            flags={"backbone.pretrained": "--pretrained"},
+        )

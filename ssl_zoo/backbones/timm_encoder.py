@@ -14,6 +14,7 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from ssl_zoo.backbones.small_stem import use_small_stem
+from ssl_zoo.config.presets import PRESETS
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.spec import ImageSpec
@@ -141,7 +142,7 @@ class TimmEncoder(Encoder):
 
 
 def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
-    """Build the timm model that `config` names, for images as `spec` describes them.
+    """Build the timm model or preset that `config` names, for images as `spec` describes them.
 
     The stem depends on the configuration except `pretrained`, so that a trained network can be built
     again without its initial weights.
@@ -150,18 +151,20 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
         UserError: timm has no such model, it refuses an option, its weights are not available, it
             has no single feature map, or it cannot take images of this size.
     """
-    if not timm.is_model(config.name):
+    resolved = config.resolve()
+    if not timm.is_model(resolved.name):
         # timm's own search is by wildcard; the nearest names help more.
         raise UserError(
             f"backbone.name: timm has no model {config.name!r}."
-            f"{did_you_mean(config.name, timm.list_models())} `timm.list_models()` lists all."
+            f"{did_you_mean(config.name, [*PRESETS, *timm.list_models()])} "
+            "`timm.list_models()` lists all."
         )
     for option in sorted(_RESERVED_OPTIONS.keys() & config.options.keys()):
         raise UserError(f"backbone.options.{option}: leave it out; {_RESERVED_OPTIONS[option]}")
     try:
         with _weights_only():
             model = timm.create_model(
-                config.name, pretrained=config.pretrained, **timm_arguments(config, spec)
+                resolved.name, pretrained=config.pretrained, **timm_arguments(resolved, spec)
             )
     except Exception as error:  # a model's code may raise anything
         raise UserError(_not_made(config, spec, error)) from error
@@ -171,7 +174,7 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
             "which has no pooled features; leave out features_only and the like"
         )
     if config.stem == "small" or (config.stem == "auto" and spec.size <= SMALL_IMAGE):
-        adapted = not _takes_image_size(config.name) and use_small_stem(
+        adapted = not _takes_image_size(resolved.name) and use_small_stem(
             model, config.stem_stride, keep_weights=config.pretrained
         )
         if config.stem == "small" and not adapted:
@@ -206,6 +209,10 @@ def _weights_only() -> Iterator[None]:
 
 def timm_arguments(config: BackboneConfig, spec: ImageSpec) -> dict[str, Any]:
     """Return the arguments of `timm.create_model`, without the name and `pretrained`.
+
+    Args:
+        config: the network, with a preset resolved.
+        spec: the description of its images.
 
     Raises:
         RuntimeError: timm does not know the tag in the name.

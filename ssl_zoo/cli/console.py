@@ -1,4 +1,4 @@
-"""What the terminal shows: tables of results."""
+"""Results as text and tables in the terminal, or as JSON."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
-class _Tamed:
-    """What is printed, which makes a terminal do nothing, whatever others wrote into it."""
+class _Escaped:
+    """A renderable with control characters escaped, as it may contain text from files."""
 
-    def __init__(self, shown: ConsoleRenderable) -> None:
-        self.shown = shown
+    def __init__(self, content: ConsoleRenderable) -> None:
+        self.content = content
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for text, style, control in console.render(self.shown, options):
+        for text, style, control in console.render(self.content, options):
             yield Segment(text if control else escape_control_chars(text), style, control)
 
 
-class _Taming(RenderHook):
+class _EscapeHook(RenderHook):
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        return [_Tamed(shown) for shown in renderables]
+        return [_Escaped(content) for content in renderables]
 
 
 for _console in (out, err):
-    _console.push_render_hook(_Taming())
+    _console.push_render_hook(_EscapeHook())
 
 
 def print_json(value: object) -> None:
@@ -59,11 +59,11 @@ def print_json(value: object) -> None:
 
 
 def print_scores(scores: Mapping[str, Mapping[str, float]], title: str) -> None:
-    """A column for each of what was evaluated, a row for each metric, and what is alarming."""
+    """Print scores, with a column for each subject and a row for each metric, and warnings."""
     from ssl_zoo.evaluation import known_metrics, warnings
 
-    given = {name for row in scores.values() for name in row}
-    metrics = {name: metric for name, metric in known_metrics().items() if name in given}
+    measured = {name for row in scores.values() for name in row}
+    metrics = {name: metric for name, metric in known_metrics().items() if name in measured}
     table = Table("")
     for name in scores:
         table.add_column(escape(name), justify="right")
@@ -78,18 +78,18 @@ def print_scores(scores: Mapping[str, Mapping[str, float]], title: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line on standard output as it stands, however long."""
+    """Print a line on standard output without markup or wrapping."""
     out.print(text, markup=False, soft_wrap=True)
 
 
 def print_tasks(entries: Iterable[TaskInfo], json: bool) -> None:
-    """List the tasks."""
+    """Print the tasks, as a table or JSON."""
     entries = list(entries)
     if json:
         keys = ("name", "summary", "paper", "distribution", "version")
         print_json([{key: getattr(entry, key) for key in keys} for entry in entries])
     elif not entries:
-        say("There are no tasks: no installed distribution brings any.")
+        say("There are no tasks: no installed distribution provides any.")
     else:
         table = Table("task", "what it does", "from")
         for entry in entries:
@@ -99,7 +99,7 @@ def print_tasks(entries: Iterable[TaskInfo], json: bool) -> None:
 
 
 def print_task(name: str, cls: type[Task], json: bool) -> None:
-    """Show a task's options with their defaults and ranges, its paper and its recipe."""
+    """Print the options of a task with their defaults and ranges, its paper and its recipe."""
     recipe = {section: dict(values) for section, values in cls.recipe.items()}
     if json:
         options = cls.Options.model_json_schema()
@@ -109,21 +109,21 @@ def print_task(name: str, cls: type[Task], json: bool) -> None:
     if cls.paper:
         say(cls.paper)
     if cls.Options.model_fields:
-        table = Table("option", "default", "what it is", "range")
+        table = Table("option", "default", "description", "range")
         for option, field in cls.Options.model_fields.items():
-            default = "required" if field.is_required() else _shown(field.default)
+            default = "required" if field.is_required() else _yaml(field.default)
             _add_row(table, option, default, field.description or "", _range(field))
-        say("its options, --set task.OPTION=VALUE")
+        say("options, --set task.OPTION=VALUE")
         out.print(table)
     if recipe:
-        say("its recipe, which --set SECTION.KEY=VALUE overrides")
+        say("recipe, overridden by --set SECTION.KEY=VALUE")
         for section, values in recipe.items():
             for key, value in values.items():
-                say(f"  {section}.{key} {_shown(value)}")
+                say(f"  {section}.{key} {_yaml(value)}")
 
 
 def print_throughput(measured: Throughput, json: bool) -> None:
-    """Show how near training comes to its ceiling, where its time goes, and its memory."""
+    """Print the throughput of training beside its ceiling, the shares of time, and the memory."""
     if json:
         print_json(asdict(measured))
         return
@@ -147,7 +147,7 @@ def print_throughput(measured: Throughput, json: bool) -> None:
 
 
 def print_new_task(name: str, folder: Path) -> None:
-    """Say what was written, and what to do next."""
+    """Print the folder of a new task, and the next commands."""
     say(f"wrote {folder}")
     say(f"  pip install -e {quote(str(folder))}")
     say(f"  ssl-zoo check {name}")
@@ -155,7 +155,7 @@ def print_new_task(name: str, folder: Path) -> None:
 
 
 def print_plugins(entries: Iterable[PluginInfo], json: bool) -> None:
-    """List plugins, and what is wrong with them."""
+    """Print the plugins with their errors, as a table or JSON."""
     if json:
         print_json([asdict(entry) for entry in entries])
         return
@@ -167,10 +167,10 @@ def print_plugins(entries: Iterable[PluginInfo], json: bool) -> None:
 
 
 def print_checks(outcomes: Iterable[CheckResult], json: bool) -> bool:
-    """Show what comes of each check as it comes; whether all is well."""
-    made: list[CheckResult] = []
+    """Print the result of each check when it is known; return whether no check is bad."""
+    results: list[CheckResult] = []
     for outcome in outcomes:
-        made.append(outcome)
+        results.append(outcome)
         if not json:
             colour = {"passed": "green", "skipped": "dim", "expected": "yellow"}.get(
                 outcome.state, "red"
@@ -178,30 +178,30 @@ def print_checks(outcomes: Iterable[CheckResult], json: bool) -> bool:
             note = outcome.note or outcome.check.title
             text = f"[{colour}]{outcome.state:10}[/] {outcome.check.name}: {escape(note)}"
             out.print(text, soft_wrap=True)
-    counts = Counter(outcome.state for outcome in made)
+    counts = Counter(outcome.state for outcome in results)
     if json:
-        keys = [{"check": o.check.name, "state": o.state, "note": o.note} for o in made]
-        print_json(keys)
+        values = [{"check": o.check.name, "state": o.state, "note": o.note} for o in results]
+        print_json(values)
     else:
         say(", ".join(f"{number} {state}" for state, number in counts.items()))
-    return not any(outcome.bad for outcome in made)
+    return not any(outcome.bad for outcome in results)
 
 
 def _add_row(table: Table, *cells: str) -> None:
     table.add_row(*map(escape, cells))
 
 
-def _shown(value: object) -> str:
-    """A value as it is written in YAML, which ``--set`` reads."""
+def _yaml(value: object) -> str:
+    """Return a value as YAML, as ``--set`` reads it."""
     if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_shown, value))}]"
+        return f"[{', '.join(map(_yaml, value))}]"
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_shown(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{key}: {_yaml(item)}' for key, item in value.items())}}}"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _range(field: FieldInfo) -> str:
-    """The values that an option may have, as far as they are declared."""
+    """Return the declared limits or choices of an option."""
     signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
     limits = [
         f"{sign} {limit}"
@@ -210,40 +210,40 @@ def _range(field: FieldInfo) -> str:
         if (limit := getattr(part, key, None)) is not None
     ]
     if get_origin(field.annotation) is Literal:
-        limits.append(" or ".join(map(_shown, get_args(field.annotation))))
+        limits.append(" or ".join(map(_yaml, get_args(field.annotation))))
     return ", ".join(limits)
 
 
 def print_table(comparison: ComparisonTable, folder: Path | None, json: bool) -> None:
-    """Print the table of a comparison, what must be said of its rows, and where it lies."""
+    """Print the table of a comparison, its notes, and the files that hold it."""
     from ssl_zoo.comparison.render import as_dict, foot, row_label
 
     if json:
         print_json(as_dict(comparison))
         return
-    fits = _fitting(comparison)
+    n_columns = _columns_that_fit(comparison)
     table = Table("")
-    for column in comparison.columns[:fits]:
+    for column in comparison.columns[:n_columns]:
         table.add_column(escape(column.title), justify="right", no_wrap=True)
     for above, row in zip([None, *comparison.rows], comparison.rows, strict=False):
         if row.baseline and above is not None and not above.baseline:
             table.add_section()
-        figures = [(row.figures[c.name], c) for c in comparison.columns[:fits]]
+        figures = [(row.figures[c.name], c) for c in comparison.columns[:n_columns]]
         styled = ((escape(f.format(c)), "bold" if f.best else "none") for f, c in figures)
         table.add_row(escape(row_label(row)), *(f"[{style}]{text}[/]" for text, style in styled))
     say(comparison.title)
     out.print(table)
-    if left_out := comparison.columns[fits:]:
+    if left_out := comparison.columns[n_columns:]:
         names = ", ".join(column.name for column in left_out)
-        say(f"The terminal has no room for {names}; --columns chooses, the files have all.")
+        say(f"The terminal has no room for {names}; select with --columns, or see the files.")
     for text in foot(comparison):
         say(text)
     if folder is not None:
         say(f"table: {folder}/table.md, .csv, .tex, .json, .html")
 
 
-def _fitting(comparison: ComparisonTable) -> int:
-    """How many columns of a table the terminal has room for; at least one."""
+def _columns_that_fit(comparison: ComparisonTable) -> int:
+    """Return the number of columns for which the terminal has room, at least 1."""
     from ssl_zoo.comparison.render import row_label
 
     room = out.width - max((len(row_label(row)) for row in comparison.rows), default=0) - 4
@@ -256,7 +256,7 @@ def _fitting(comparison: ComparisonTable) -> int:
 
 
 def print_embedded(written: Embedded) -> None:
-    """Say what features were written, and what was left out."""
+    """Print the number of features and samples written, and of those left out."""
     parts = ", ".join(f"{count:,} {name}" for name, count in written.samples.items())
     say(f"wrote {written.file}: {written.width} features of {parts} samples")
     if written.skipped:

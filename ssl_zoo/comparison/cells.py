@@ -285,6 +285,7 @@ def _failure_reason(error: BaseException) -> str:
 def result_affecting_settings(config: EncoderConfig) -> dict[str, Any]:
     """Return all settings that affect the figures of a run, by dotted path."""
     sections = config.model_dump(exclude={"provenance"})
+    sections["backbone"] = config.backbone.resolve().model_dump()  # a preset equals its spelled-out form
     chosen_here = {"train.precision", "train.channels_last", "train.threads", "train.tune"}
     chosen_here |= {"train.device", "data.resident", "data.workers", "data.root", "data.cache"}
     chosen_here |= {"train.checkpoint_seconds", "train.log_every", "train.observers"}

@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ssl_zoo.comparison.table import known_columns, unknown_column
-from ssl_zoo.config.load import Given, load_config, load_encoder_config
+from ssl_zoo.config.errors import SettingError, first_error
+from ssl_zoo.config.load import SettingsSource, load_config, load_encoder_config
 from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig
 from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.errors import UserError
@@ -119,12 +120,12 @@ class Comparison(BaseModel):
         Raises:
             UserError: a setting is invalid, or an override would make the run incomparable.
         """
-        own = Given(self.overrides.get(task, {}), f"{self._origin}: overrides.{task}")
+        own = SettingsSource(self.overrides.get(task, {}), f"{self._origin}: overrides.{task}")
         settings = {**self.set, "task.name": task, "train.seed": seed}
         common = self.encoder_config(seed)
         # Given in full, so that no task's recipe changes the data or the backbone.
         same = {name: getattr(common, name).model_dump() for name in ("data", "backbone")}
-        base = Given({**same, "train": self.train}, self._origin)
+        base = SettingsSource({**same, "train": self.train}, self._origin)
         config = load_config(overrides=settings, base=[base, own])
         expected = comparability_key(common)
         for path, value in comparability_key(config).items():
@@ -140,9 +141,9 @@ class Comparison(BaseModel):
         new = {k: v for k, v in defaults.items() if k not in config.train.model_fields_set}
         return config.model_copy(update={"train": config.train.model_copy(update=new)})
 
-    def _common(self) -> Given:
+    def _common(self) -> SettingsSource:
         sections = {"data": self.data, "backbone": self.backbone, "train": self.train}
-        return Given(sections, self._origin)
+        return SettingsSource(sections, self._origin)
 
     def to_yaml(self) -> str:
         """Return the settings as YAML that `load_comparison` reads."""
@@ -172,10 +173,12 @@ def load_comparison(file: str | Path | None, overrides: Mapping[str, Any]) -> Co
     values = read_yaml(file, "the settings of a comparison, such as tasks") if file is not None else {}
     if isinstance(values.get("set"), dict):
         overrides = {**overrides, "set": {**values["set"], **overrides.get("set", {})}}
+    merged = {**values, **overrides}
     try:
-        comparison = Comparison.model_validate({**values, **overrides})
+        comparison = Comparison.model_validate(merged)
     except ValidationError as error:
-        raise UserError(_reason(error, file)) from error
+        path, reason = first_error(error, merged, list(Comparison.model_fields))
+        raise SettingError(path, reason, f"--config {file}" if file is not None else "") from error
     if file is not None:
         comparison._origin = f"--config {file}"
         comparison._locations = {n: f"--config {file}: {n}" for n in values if n not in overrides}
@@ -210,17 +213,6 @@ def _check(comparison: Comparison) -> None:
         comparison.run_config(name, 0)
 
 
-def _reason(error: ValidationError, file: str | Path | None) -> str:
-    first = error.errors(include_url=False)[0]
-    path = ".".join(str(part) for part in first["loc"] if part not in ("list[str]", "literal['all']"))
-    prefix = f"--config {file}: " if file is not None else ""
-    if first["type"] == "extra_forbidden":
-        known = list(Comparison.model_fields)
-        hint = did_you_mean(path, known) or f" There are: {', '.join(known)}"
-        return f"{prefix}{path}: there is no such setting of a comparison.{hint}"
-    return f"{prefix}{path}: {first['msg'].replace('Input should be', 'must be')}"
-
-
 def comparability_key(config: EncoderConfig) -> dict[str, Any]:
     """Return the settings that must be equal for runs to stand in one table, by dotted path."""
     data = config.data.model_dump(include={"source", "image_size", "holdout"})
@@ -228,5 +220,5 @@ def comparability_key(config: EncoderConfig) -> dict[str, Any]:
         data["source"] = str(path.resolve())
     train = {name: getattr(config.train, name) for name in BUDGETS}
     key = {f"data.{k}": v for k, v in data.items()}
-    key |= {f"backbone.{k}": v for k, v in config.backbone.model_dump().items()}
+    key |= {f"backbone.{k}": v for k, v in config.backbone.resolve().model_dump().items()}
     return {**key, **{f"train.{k}": v for k, v in train.items()}}

@@ -10,7 +10,7 @@ from ssl_zoo.comparison.cells import Cell, result_affecting_settings
 from ssl_zoo.comparison.config import RAW, comparability_key
 from ssl_zoo.comparison.sweep import Sweep
 from ssl_zoo.comparison.table import Outcome, Table, build_table
-from ssl_zoo.config.schema import BUDGETS, NARROW_RESNET, EncoderConfig, RunConfig
+from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate, protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED
@@ -162,14 +162,8 @@ def _baselines(
 
 
 def _title(config: EncoderConfig) -> str:
-    return f"{Path(config.data.source).name}, {_backbone(config)}, {_budget(config)}"
-
-
-def _backbone(config: EncoderConfig) -> str:
-    backbone = config.backbone
-    if backbone.options == NARROW_RESNET["options"] and backbone.name == NARROW_RESNET["name"]:
-        return "narrow ResNet-10"
-    return backbone.name + (" pretrained" if backbone.pretrained else "")
+    backbone = config.backbone.name + (" pretrained" if config.backbone.pretrained else "")
+    return f"{Path(config.data.source).name}, {backbone}, {_budget(config)}"
 
 
 def _budget(config: EncoderConfig) -> str:

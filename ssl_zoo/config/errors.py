@@ -1,4 +1,4 @@
-"""Errors in settings: one line with the path, the reason, and where the value comes from."""
+"""Errors in settings, with the setting's path, the reason and the origin; pydantic's errors as text."""
 
 from __future__ import annotations
 
@@ -10,53 +10,84 @@ from pydantic import BaseModel, ValidationError
 
 from ssl_zoo.config.schema import SECTION_MODELS
 from ssl_zoo.errors import UserError
-from ssl_zoo.text import did_you_mean, shorten_repr
+from ssl_zoo.text import did_you_mean, one_line, shorten_repr
 
 
 class SettingError(UserError):
-    """A setting is wrong; the message is one line, whatever the setting holds."""
+    """An error in a setting; its text is one line, ``ORIGIN: PATH: REASON`` without empty parts.
 
-    def __init__(self, message: str) -> None:
-        super().__init__(_line(message))
+    Attributes:
+        path: the dotted path of the setting, such as ``train.lr``; "" if no single setting is wrong.
+        reason: what is wrong, and what to do.
+        origin: where the value comes from, such as ``--config FILE`` or ``--lr``; "" if unknown.
+    """
+
+    def __init__(self, path: str, reason: str, origin: str = "") -> None:
+        self.path, self.reason, self.origin = one_line(path), one_line(reason), one_line(origin)
+        super().__init__(": ".join(filter(None, (self.origin, self.path, self.reason))))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.reason, self.origin)
 
 
-def describe_validation_error(
+def setting_error(
     error: ValidationError,
     model: type[BaseModel],
     values: dict[str, Any],
     section: str,
     origins: Mapping[tuple[str, str], str],
-) -> str:
-    """The first of pydantic's complaints, in one line."""
+) -> SettingError:
+    """Return pydantic's first error in a section as a `SettingError`.
+
+    Args:
+        error: the error.
+        model: the model of the section.
+        values: the values that were validated.
+        section: the section's name.
+        origins: where values come from, by section and field.
+    """
+    path, reason = first_error(error, values, field_names(section, model))
+    # An error about several fields has no path, but its message names them.
+    name = path.partition(".")[0] or next(filter(re.findall(r"\w+", reason).__contains__, values), "")
+    return SettingError(f"{section}.{path}".rstrip("."), reason, origins.get((section, name), ""))
+
+
+def first_error(error: ValidationError, values: Any, known: Sequence[str] = ()) -> tuple[str, str]:
+    """Return the dotted path, "" if there is none, and the reason of pydantic's first error.
+
+    Args:
+        error: the error.
+        values: the values that were validated.
+        known: the names of the model's fields, suggested in place of an unknown one.
+    """
     first = error.errors(include_url=False)[0]
     path = _path(first["loc"], values)
-    # A complaint about several fields has no path, but says which they are.
-    name = path[0] if path else next(filter(re.findall(r"\w+", first["msg"]).__contains__, values), "")
-    said = f"{origin_prefix(origins.get((section, name), ''))}{'.'.join([section, *path])}"
     if first["type"] == "extra_forbidden":
-        known = field_names(section, model)
-        hint = did_you_mean(name, known) or f" There are: {', '.join(known)}"
-        return f"{said}: there is no such setting.{hint if len(path) == 1 else ''}"
-    if first["type"] == "missing":
-        what = "must be given" if isinstance(first["loc"][-1], str) else "has too few values"
-        return f"{said}: {what}"
-    message = first["msg"].removeprefix("Value error, ")
-    message = re.sub(r"^Input should be", "must be", message)
-    shown = f", not {shorten_repr(first['input'])}" if path else ""
-    return f"{said}: {message[:1].lower()}{message[1:]}{shown}"
+        hint = ""
+        if known and len(path) == 1:
+            hint = did_you_mean(path[0], known) or f" There are: {', '.join(known)}"
+        reason = f"there is no such setting.{hint}"
+    elif first["type"] == "missing":
+        reason = "must be given" if isinstance(first["loc"][-1], str) else "has too few values"
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        message = re.sub(r"^Input should be", "must be", message)
+        value = f", not {shorten_repr(first['input'])}" if path else ""
+        reason = f"{message[:1].lower()}{message[1:]}{value}"
+    return ".".join(path), reason
 
 
 def _path(location: Sequence[int | str], values: Any) -> list[str]:
-    """Where in the values a complaint is, without pydantic's names for the members of a union."""
+    """Return the location of an error in the values, without pydantic's names of union members."""
     path: list[str] = []
     for part in location:
-        inside = isinstance(values, dict | list)
+        exists = isinstance(values, dict | list)
         try:
-            values = values[part] if inside else None
+            values = values[part] if exists else None
         except (LookupError, TypeError):
             values = None
-            inside = not path
-        if not inside:
+            exists = not path
+        if not exists:
             break
         path.append(str(part))
     return path
@@ -67,12 +98,3 @@ def field_names(section: str, model: type[BaseModel] | None = None) -> list[str]
     model = model or SECTION_MODELS.get(section)
     names = list(model.model_fields) if model is not None else []
     return ["name", *names] if section == "task" and "name" not in names else names
-
-
-def origin_prefix(origin: str) -> str:
-    """Return `origin` as the beginning of a message, "" where it is empty."""
-    return f"{origin}: " if origin else ""
-
-
-def _line(message: object) -> str:
-    return " ".join(str(message).split())

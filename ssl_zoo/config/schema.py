@@ -1,15 +1,19 @@
-"""The run's configuration: one validated model of four sections."""
+"""The schema of a run's configuration: one pydantic model for each section."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ssl_zoo.config.presets import DEFAULT_BACKBONE, PRESETS
+
 BUDGETS = ("epochs", "images", "minutes")
-"""The fields of which one at most is given."""
+"""The fields of which at most one is set."""
 DEFAULT_EPOCHS = 100.0
-"""The budget where none is given."""
+"""The budget if none is set."""
+Options = TypeVar("Options", bound=BaseModel)
 
 
 class _Section(BaseModel):
@@ -17,146 +21,182 @@ class _Section(BaseModel):
 
 
 class TaskConfig(BaseModel):
-    """The task's name; every other key is an option of that task, validated by its own `Options`."""
+    """A task's name and options; every key but ``name`` is an option of that task."""
 
     model_config = ConfigDict(extra="allow")
+    _options: BaseModel | None = None
 
     name: str = Field(description="name of a task, as `ssl-zoo tasks` lists them")
 
-    def options(self) -> dict[str, Any]:
-        """The task's options as given, not yet validated."""
+    @classmethod
+    def of(cls, name: str, values: Mapping[str, Any], options: BaseModel) -> TaskConfig:
+        """Return the section of a task with the values of its options, and the validated options."""
+        config = cls(name=name, **values)
+        config._options = options
+        return config
+
+    def options(self, model: type[Options]) -> Options:
+        """Return the options as an instance of `model`, the task's `Options`.
+
+        Raises:
+            ValidationError: options that were set by hand are wrong.
+        """
+        if isinstance(self._options, model):
+            return self._options
+        return model(**self.option_values())
+
+    def option_values(self) -> dict[str, Any]:
+        """Return the options by name, as in ``config.yaml``."""
         return dict(self.model_extra or {})
+
+    def __eq__(self, other: object) -> bool:
+        # Whether options are validated already makes no difference.
+        return isinstance(other, TaskConfig) and self.model_dump() == other.model_dump()
 
 
 class DataConfig(_Section):
-    """Where the samples come from."""
+    """The source of the samples."""
 
     source: str = Field("digits", description="a bundled name, a folder, or timm:NAME, hf:NAME")
-    root: str | None = Field(None, description="folder in which downloaded data sets are kept")
+    root: str | None = Field(None, description="folder for downloaded data sets")
     image_size: int | None = Field(
         None,
         ge=4,
         le=4096,
-        description="side of the network's input in pixels; none: the source's own",
+        description="side of the network's input in pixels; none: that of the source",
     )
     holdout: float = Field(
-        0.1, gt=0, lt=1, description="share kept for evaluation where the source has no test split"
+        0.1, gt=0, lt=1, description="share held out for evaluation if the source has no test split"
     )
     workers: int = Field(2, ge=1, le=256, description="decoding threads")
     resident: Literal["auto", "always", "never"] = Field(
-        "auto", description="keep decoded samples in memory on the device (auto: where they fit)"
+        "auto", description="keep decoded samples in memory on the device (auto: if they fit)"
     )
-    cache: str | None = Field(
-        None, description="folder in which decoded images are kept on disk, for this and later runs"
-    )
-
-
-NARROW_RESNET: dict[str, Any] = {
-    "name": "resnet18",
-    "stem_stride": 2,
-    "options": {"channels": [32, 64, 128, 256], "layers": [1, 1, 1, 1]},
-}
-"""A ResNet-10 of half the usual width, 1.2 M parameters, which two CPU cores train in minutes."""
+    cache: str | None = Field(None, description="folder for decoded images, used by this and later runs")
 
 
 class BackboneConfig(_Section):
-    """The network that is trained: a timm model; a narrow ResNet-10 where none is named."""
+    """The network to train: a preset, a timm model, or a backbone of a plugin."""
 
-    name: str = Field("resnet18", description="any timm model, or one that a plugin registers")
+    name: str = Field(
+        DEFAULT_BACKBONE,
+        description=f"{', '.join(PRESETS)}, any timm model, or a backbone that a plugin registers",
+    )
     pretrained: bool = Field(False, description="start from timm's pretrained weights")
     stem: Literal["auto", "small", "original"] = Field(
         "auto", description="small: 3×3 stem without early pooling; auto: small up to 64 pixels"
     )
-    stem_stride: Literal[1, 2] = Field(1, description="stride of the small stem's convolution")
+    stem_stride: Literal[1, 2] = Field(
+        1, description=f"stride of the small stem's convolution; default for {DEFAULT_BACKBONE}: 2"
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="further arguments of timm.create_model"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _narrow_unless_named(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or "name" in values:
-            return values
-        if values.get("pretrained"):
-            raise ValueError("the default network has no pretrained weights; name one with --backbone")
-        options = values.get("options")
-        if isinstance(options, dict):
-            values = {**values, "options": {**NARROW_RESNET["options"], **options}}
-        return {**NARROW_RESNET, **values}
+    @model_validator(mode="after")
+    def _apply_preset(self) -> BackboneConfig:
+        preset = PRESETS.get(self.name)
+        if preset is not None:
+            if self.pretrained:
+                raise ValueError(
+                    f"{self.name} has no pretrained weights; choose another network with --backbone"
+                )
+            if "stem_stride" not in self.model_fields_set:
+                self.__dict__["stem_stride"] = (
+                    preset.stem_stride
+                )  # does not count as a field that is set
+        return self
+
+    def resolve(self) -> BackboneConfig:
+        """Return the same network with a preset's name replaced by timm's, and its options merged in."""
+        preset = PRESETS.get(self.name)
+        if preset is None:
+            return self
+        options = {**preset.options, **self.options}
+        return self.model_copy(update={"name": preset.model, "options": options})
 
 
 class TrainConfig(_Section):
-    """The budget, the optimiser and the machine."""
+    """The budget, the optimiser and the use of the machine."""
 
     epochs: float | None = Field(
-        None, gt=0, description="budget in passes over the train split; 100 where none is given"
+        None, gt=0, description="budget in passes over the train split; 100 if no budget is set"
     )
     images: int | None = Field(None, gt=0, description="budget in images drawn")
     minutes: float | None = Field(None, gt=0, description="budget in minutes of training")
     batch_size: int = Field(256, ge=2, description="images in a batch, over all processes")
     accumulate: int = Field(1, ge=1, description="batches per optimiser step")
 
-    optimizer: str = Field("sgd", description="any of timm's optimisers")
-    optimizer_options: dict[str, Any] = Field(default_factory=dict, description="its arguments")
+    optimizer: str = Field("sgd", description="name of a timm optimiser")
+    optimizer_options: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of the optimiser"
+    )
     lr: float = Field(0.06, gt=0, description="learning rate at a batch of 256 images, see lr_scaling")
     lr_scaling: Literal["linear", "sqrt", "none"] = Field(
         "linear", description="lr · B/256, lr · √(B/256), or lr as it stands"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum, or Adam's first beta")
     weight_decay: float = Field(1e-4, ge=0, description="not applied to biases and norms")
-    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient")
-    schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="of the rate")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the budget with a rising rate")
+    clip_norm: float | None = Field(None, gt=0, description="maximum norm of the gradient")
+    schedule: Literal["cosine", "step", "constant"] = Field(
+        "cosine", description="schedule of the learning rate"
+    )
+    warmup: float = Field(
+        0.05, ge=0, lt=1, description="share of the budget in which the learning rate rises"
+    )
     milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         default=[0.3, 0.6, 0.8], description="for schedule=step: shares of the budget"
     )
     decay: float = Field(0.1, gt=0, lt=1, description="for schedule=step: factor at a milestone")
-    ema: float | None = Field(None, gt=0, lt=1, description="average the backbone's weights too")
+    ema: float | None = Field(None, gt=0, lt=1, description="momentum of an average of the weights")
 
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="of the network")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="number format of the network"
+    )
     channels_last: bool | Literal["auto"] = Field("auto", description="memory format of convolutions")
     threads: int | None = Field(
-        None, ge=1, le=1024, description="of the CPU for computing; none: torch's choice"
+        None, ge=1, le=1024, description="CPU threads for computing; none: torch's choice"
     )
     tune: bool = Field(
-        True, description="try which precision, format and threads are quickest, where that pays"
+        True,
+        description="measure which precision, format and threads are fastest, if that pays off",
     )
     deterministic: bool = Field(
-        False, description="refuse what computes differently each time, and choose nothing by the clock"
+        False, description="refuse nondeterministic operations, and measure nothing"
     )
-    compile: bool = Field(False, description="torch.compile the task")
+    compile: bool = Field(False, description="apply torch.compile to the task")
     cached_gradients: bool = Field(
         False, description="pass a large batch through the network in parts, each twice, to save memory"
     )
-    part_size: int = Field(64, ge=1, description="samples in such a part")
-    sync_batchnorm: bool = Field(True, description="batch statistics over all processes")
+    part_size: int = Field(64, ge=1, description="samples in a part, see cached_gradients")
+    sync_batchnorm: bool = Field(True, description="compute batch statistics over all processes")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
-    seed: int = Field(0, ge=0, lt=2**31, description="all randomness follows from it")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of all randomness")
 
     knn_every: float | None = Field(None, gt=0, description="epochs between kNN evaluations")
     knn_points: int = Field(0, ge=0, description="kNN evaluations, evenly spread over the run")
     log_every: int = Field(10, ge=1, description="steps between logged lines")
     observers: list[str] = Field(
-        default=[], description="observers on request that are told of the run, e.g. tensorboard, wandb"
+        default=[], description="observers on request that follow the run, e.g. tensorboard, wandb"
     )
     checkpoint_seconds: float = Field(60, ge=0, description="time between checkpoints; 0: each step")
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainConfig:
-        given = [name for name in BUDGETS if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"give one budget, not {' and '.join(given)}")
-        if not given:
-            self.__dict__["epochs"] = DEFAULT_EPOCHS  # without counting as a field that was given
+        budgets = [name for name in BUDGETS if getattr(self, name) is not None]
+        if len(budgets) > 1:
+            raise ValueError(f"give one budget, not {' and '.join(budgets)}")
+        if not budgets:
+            self.__dict__["epochs"] = DEFAULT_EPOCHS  # without counting as set
         if self.compile and self.cached_gradients:
-            raise ValueError("give compile or cached_gradients: a part's second pass is not compiled")
+            raise ValueError("compile cannot be combined with cached_gradients; set one")
         if self.knn_every is not None and self.knn_points:
-            raise ValueError("give knn_every or knn_points, not both")
+            raise ValueError("knn_every cannot be combined with knn_points; set one")
         return self
 
 
 class EncoderConfig(_Section):
-    """A network, the data that it sees, and the machine: what is needed to evaluate one as it is."""
+    """The settings without a task, with which a network is evaluated as it is."""
 
     data: DataConfig = Field(default_factory=DataConfig)
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
@@ -164,25 +204,25 @@ class EncoderConfig(_Section):
 
 
 class RunConfig(EncoderConfig):
-    """Everything that decides a run."""
+    """All settings of a run."""
 
     task: TaskConfig
     provenance: dict[str, Any] = Field(
-        default_factory=dict, description="what a run was made with; written, never read"
+        default_factory=dict, description="versions and command of the run; written, never read"
     )
 
 
-SECTIONS = ("task", "data", "backbone", "train", "provenance")
-
-
 SECTION_MODELS: dict[str, type[BaseModel]] = {
-    section: info.annotation
-    for section in SECTIONS
-    if isinstance((info := RunConfig.model_fields[section]).annotation, type)
-    and issubclass(info.annotation, BaseModel)
+    "task": TaskConfig,
+    "data": DataConfig,
+    "backbone": BackboneConfig,
+    "train": TrainConfig,
 }
+"""The sections that users set, in the order of ``config.yaml``."""
 
+SECTIONS = (*SECTION_MODELS, "provenance")
 
 SETTING_PATHS = {
     name: f"{section}.{name}" for section, model in SECTION_MODELS.items() for name in model.model_fields
 }
+"""The dotted path of each field, by its name."""

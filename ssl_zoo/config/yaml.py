@@ -1,4 +1,4 @@
-"""YAML: plain values only, read and written."""
+"""Reading and writing YAML with plain values only."""
 
 from __future__ import annotations
 
@@ -12,34 +12,33 @@ from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import SECTIONS
 from ssl_zoo.text import shorten_repr
 
-_LONGEST = 2**18
-"""A file of more characters than this is something else, which would take long to read, or for ever."""
-
+_MAX_CHARACTERS = 2**18
+"""A longer file holds something else, and could take very long to read."""
 
 _EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
-"""Numbers such as 1e-3, which YAML 1.2 reads as such, and PyYAML (YAML 1.1) as text."""
+"""Numbers such as 1e-3: numbers in YAML 1.2, but text to PyYAML (YAML 1.1)."""
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Plain values alone: no tags that make objects, no references, no key twice; 1e-3 is a number."""
+    """A loader of plain values: no objects, references or duplicate keys; 1e-3 is a number."""
 
-    yaml_implicit_resolvers = {  # the folders 2024-01-01 and = are text
+    yaml_implicit_resolvers = {  # folders named 2024-01-01 or = stay text
         start: [(tag, text) for tag, text in resolvers if not tag.endswith((":timestamp", ":value"))]
         for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose a node; refuse a reference."""
-        # References can make a structure that holds itself, or one too large to print.
+        """Compose a node; refuse references."""
+        # References can build a structure that contains itself or is too large to print.
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
-            problem = f"the reference *{event.anchor} is not supported, write the value out"
+            problem = f"the reference *{event.anchor} is not supported; write the value out"
             raise yaml.MarkedYAMLError(None, None, problem, event.start_mark)
         node: yaml.Node | None = super().compose_node(parent, index)
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Construct a mapping; refuse a key that is there twice."""
+        """Construct a mapping; refuse duplicate keys."""
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
@@ -51,11 +50,11 @@ class PlainLoader(yaml.SafeLoader):
 
 
 class PlainDumper(yaml.SafeDumper):
-    """Quotes text that `PlainLoader` would read as something else."""
+    """A dumper that quotes text which `PlainLoader` would read as another type."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
-        """Represent text on one line, whatever characters it has."""
-        # Only in double quotes is every character escaped that a reader would take for a line's end.
+        """Represent text on one line, with any characters."""
+        # Only double quotes escape every character that a reader would take for a line break.
         style = None if data.isprintable() else '"'
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
@@ -67,40 +66,45 @@ for _class in (PlainLoader, PlainDumper):
 
 
 def parse_yaml(text: str, origin: str) -> Any:
-    """Read YAML, with any fault in one line."""
+    """Read YAML.
+
+    Raises:
+        SettingError: the text is not valid YAML; the message names its origin and the line.
+    """
     try:
         return yaml.load(text, PlainLoader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise SettingError(f"{origin}{line}: is not valid YAML: {error.problem}") from error
+        raise SettingError("", f"is not valid YAML: {error.problem}", f"{origin}{line}") from error
     except RecursionError as error:
-        raise SettingError(f"{origin}: is nested too deeply") from error
-    except Exception as error:  # PyYAML passes on whatever a value such as `!!int ''` makes int() raise
-        raise SettingError(f"{origin}: is not valid YAML: {error}") from error
+        raise SettingError("", "is nested too deeply", origin) from error
+    except Exception as error:  # for a value such as `!!int ''`, PyYAML passes on the error of int()
+        raise SettingError("", f"is not valid YAML: {error}", origin) from error
 
 
-def read_yaml(file: str | Path, what: str = f"the sections {', '.join(SECTIONS)}") -> dict[str, Any]:
-    """What a YAML file holds, plain values alone.
+def read_yaml(file: str | Path, content: str = f"the sections {', '.join(SECTIONS)}") -> dict[str, Any]:
+    """Return the settings in a YAML file, as plain values.
 
     Args:
         file: the file.
-        what: what must be in it, for messages.
+        content: the expected content, for error messages.
 
     Raises:
-        UserError: it cannot be read, or holds no settings by name.
+        SettingError: the file cannot be read, or does not hold settings by name.
     """
     origin = f"--config {file}"
     try:
         with Path(file).open(encoding="utf-8") as opened:
-            text = opened.read(_LONGEST + 1)
+            text = opened.read(_MAX_CHARACTERS + 1)
     except UnicodeDecodeError as error:
-        raise SettingError(f"{origin}: is no text in UTF-8") from error
+        raise SettingError("", "is not valid UTF-8", origin) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SettingError(f"{origin}: cannot be read: {reason}") from error
-    if len(text) > _LONGEST:
-        raise SettingError(f"{origin}: is longer than {_LONGEST:,} characters, which no settings are")
-    given = parse_yaml(text, origin)
-    if given is not None and not isinstance(given, dict):
-        raise SettingError(f"{origin}: must hold {what}, not {shorten_repr(given)}")
-    return {str(key): value for key, value in (given or {}).items()}
+        raise SettingError("", f"cannot be read: {reason}", origin) from error
+    if len(text) > _MAX_CHARACTERS:
+        reason = f"is longer than {_MAX_CHARACTERS:,} characters, so it is not a file of settings"
+        raise SettingError("", reason, origin)
+    values = parse_yaml(text, origin)
+    if values is not None and not isinstance(values, dict):
+        raise SettingError("", f"must hold {content}, not {shorten_repr(values)}", origin)
+    return {str(key): value for key, value in (values or {}).items()}

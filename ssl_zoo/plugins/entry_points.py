@@ -1,4 +1,4 @@
-"""What is announced under the entry-point group ``ssl_zoo``, found without importing any of it."""
+"""Entry points of the group ``ssl_zoo``, read without importing any plugin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache, reduce
 from importlib import import_module
@@ -24,14 +24,14 @@ _VALUE = re.compile(r"[\w.]+\s*(:\s*[\w.]+\s*(\[.*\]\s*)?)?")
 
 @dataclass(frozen=True)
 class EntryPoint:
-    """One line of the group: ``name = "module:Class"`` is a task, ``name = "module"`` has hooks.
+    """An entry point: ``name = "module:Class"`` is a task, ``name = "module"`` has hooks.
 
     Attributes:
-        name: what stands left of the equals sign.
-        value: what stands right of it.
-        distribution: the name of the distribution, or where else it comes from.
-        version: that distribution's version, empty if it has none.
-        error: why it cannot be understood, None if it can.
+        name: the text left of the equals sign.
+        value: the text right of it.
+        distribution: the name of the distribution, or another origin.
+        version: the distribution's version, "" if it has none.
+        error: why it cannot be parsed, or None.
     """
 
     name: str
@@ -42,17 +42,17 @@ class EntryPoint:
 
     @property
     def module(self) -> str:
-        """The module that it names."""
+        """The name of the module."""
         return self.value.partition(":")[0].strip()
 
     @property
     def attr(self) -> str:
-        """The class that it names, empty for a module of hooks."""
+        """The name of the class, "" for a module of hooks."""
         return self.value.partition(":")[2].partition("[")[0].strip()
 
     @property
     def origin(self) -> str:
-        """Where it comes from, as messages name it."""
+        """The origin in messages."""
         return f"{self.distribution} {self.version}".strip() + f" ({self.value})"
 
     @property
@@ -61,51 +61,51 @@ class EntryPoint:
         return f"{self.name!r}, from {self.origin}"
 
     def load(self) -> Any:
-        """Import what it names; raises whatever that raises."""
+        """Import the class or module; pass on any exception."""
         names = self.attr.split(".") if self.attr else []
         return reduce(getattr, names, import_module(self.module))
 
 
 @cache
 def canonical_name(name: str) -> str:
-    """A name as distributions are compared by (PEP 503)."""
+    """Return a name in the form by which distributions are compared (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def installed() -> list[EntryPoint]:
-    """The entries of every installed distribution, by name; a broken one costs no other.
+    """Return the entry points of all installed distributions, sorted by name; a broken one stays apart.
 
-    They are read again only after a distribution has come or gone, as the folders of `sys.path` tell.
+    They are read again only after a folder of `sys.path` has changed.
     """
-    return list(_read_all(tuple(map(_state, sys.path))))
+    return list(_read_all(tuple(map(_folder_state, sys.path))))
 
 
-def _state(place: str) -> tuple[str, int, int]:
-    """What is not the same once a distribution has been put into a folder or taken out of it."""
+def _folder_state(folder: str) -> tuple[str, int, int]:
+    """Return a cache key: changes when a distribution is installed in a folder or removed from it."""
     try:
-        stat = Path(place).stat()  # of "", the current folder
+        stat = Path(folder).stat()  # "" is the current folder
     except OSError:
-        return place, 0, 0
-    return place, stat.st_ino, stat.st_mtime_ns
+        return folder, 0, 0
+    return folder, stat.st_ino, stat.st_mtime_ns
 
 
 @lru_cache(maxsize=1)
 def _read_all(state: tuple[tuple[str, int, int], ...]) -> tuple[EntryPoint, ...]:
-    found: dict[str, list[EntryPoint]] = {}
+    by_distribution: dict[str, list[EntryPoint]] = {}
     for distribution in distributions():
-        # Most have none; the rest of their metadata is then not read.
-        if _announces(distribution):
-            # Of two copies on sys.path the first is the one that is imported.
+        # Most distributions have none; the rest of their metadata need not be read.
+        if _has_group(distribution):
+            # Of two copies on sys.path, Python imports the first.
             entries = list(_read(distribution))
-            found.setdefault(canonical_name(_metadata(distribution, "Name")), entries)
-    everything = (entry for entries in found.values() for entry in entries)
-    return tuple(sorted(everything, key=lambda entry: (entry.name, entry.distribution)))
+            by_distribution.setdefault(canonical_name(_metadata(distribution, "Name")), entries)
+    all_entries = (entry for entries in by_distribution.values() for entry in entries)
+    return tuple(sorted(all_entries, key=lambda entry: (entry.name, entry.distribution)))
 
 
-def _announces(distribution: Distribution) -> bool:
+def _has_group(distribution: Distribution) -> bool:
     try:
         return GROUP in (distribution.read_text("entry_points.txt") or "")
-    except ValueError:  # is no UTF-8
+    except ValueError:  # is not valid UTF-8
         return False
 
 
@@ -114,33 +114,33 @@ def _read(distribution: Distribution) -> Iterator[EntryPoint]:
     version = _metadata(distribution, "Version")
     try:
         points = list(distribution.entry_points)
-    except Exception:  # importlib.metadata stumbles over a line without an equals sign
-        yield EntryPoint("?", "entry_points.txt", name, version, "entry_points.txt cannot be understood")
+    except Exception:  # importlib.metadata fails at a line without an equals sign
+        yield EntryPoint("?", "entry_points.txt", name, version, "entry_points.txt cannot be parsed")
         return
     for point in points:
         if point.group == GROUP:
-            understood = _VALUE.fullmatch(point.value) is not None
-            error = None if understood else f"{point.value!r} is neither module nor module:Class"
+            valid = _VALUE.fullmatch(point.value) is not None
+            error = None if valid else f"{point.value!r} is neither module nor module:Class"
             yield EntryPoint(point.name, point.value, name, version, error)
 
 
 def _metadata(distribution: Distribution, key: str) -> str:
     try:
         return str(distribution.metadata[key] or "")
-    except Exception:  # what is missing is None or an error, depending on Python's version
+    except Exception:  # a missing key is None or an error, depending on Python's version
         return ""
 
 
 def describe(entry: EntryPoint) -> tuple[str, str]:
-    """The first line of a class's docstring and its `paper`, read from the source.
+    """Return the first line of a class's docstring and its `paper`, read from the source.
 
-    No code of the plugin runs, not even its package's. What cannot be found is empty.
+    No code of the plugin runs, not even that of its package. Texts that cannot be found are "".
     """
     try:
         spec = _find(entry.module)
         source = spec.loader.get_source(entry.module)  # type: ignore[union-attr]
         body = ast.parse(source).body
-    except Exception:  # whatever is the matter with it, importing it will tell
+    except Exception:  # importing it will report the error
         return "", ""
     for node in body:
         if isinstance(node, ast.ClassDef) and node.name == entry.attr:
@@ -154,13 +154,13 @@ def _find(module: str) -> ModuleSpec | None:
     spec = importlib.util.find_spec(name)
     for part in rest:
         name = f"{name}.{part}"
-        places = spec.submodule_search_locations if spec is not None else None
-        spec = PathFinder.find_spec(name, places) if places is not None else None
+        folders = spec.submodule_search_locations if spec is not None else None
+        spec = PathFinder.find_spec(name, folders) if folders is not None else None
     return spec
 
 
 def _text(node: ast.ClassDef, attribute: str) -> str:
-    """The value of a class attribute that is a string literal, empty if it is none."""
+    """Return the value of a class attribute if it is a string literal, else ""."""
     for statement in node.body:
         if isinstance(statement, ast.Assign | ast.AnnAssign):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
@@ -169,3 +169,20 @@ def _text(node: ast.ClassDef, attribute: str) -> str:
             if named and isinstance(value, ast.Constant) and isinstance(value.value, str):
                 return value.value
     return ""
+
+
+def imported_location(entry: EntryPoint) -> Path | None:
+    """Return the folder of an entry point's package, or its file; None if it is not imported."""
+    top = entry.module.partition(".")[0]
+    file = getattr(sys.modules.get(top), "__file__", None)
+    if file is None or top == "ssl_zoo":
+        return None
+    return Path(file).parent if hasattr(sys.modules[top], "__path__") else Path(file)
+
+
+def conflict(claims: Iterable[EntryPoint]) -> str:
+    """Return the error of entry points that claim one name."""
+    return (
+        f"claimed by {' and by '.join(entry.origin for entry in claims)}; "
+        "uninstall one, or disable it with --no-plugin"
+    )

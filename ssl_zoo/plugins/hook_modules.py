@@ -24,8 +24,8 @@ class Registered:
     """The answers of all plugins to one registering hook.
 
     Attributes:
-        values: for each registered name, the value that each plugin gave.
-        errors: for each plugin that failed, why.
+        values: the value from each plugin, by registered name.
+        errors: the error of each plugin that failed.
     """
 
     values: Mapping[str, Mapping[str, Any]]
@@ -33,20 +33,20 @@ class Registered:
 
 
 class HookModules:
-    """The valid hook modules in a pluggy manager, and why the others are not in it.
+    """The valid hook modules in a pluggy manager, and the errors of the others.
 
     The hooks are called one plugin at a time rather than through pluggy, so that an error stays with
     its plugin.
 
     Args:
-        entry_points: those of all plugins; tasks are skipped.
+        entry_points: the entry points of all plugins; tasks are skipped.
         local: the modules of entry points that were added to this process.
 
     Attributes:
-        entry_points: those it was made from.
+        entry_points: the entry points that the modules were loaded from.
         manager: pluggy's manager, with every valid module.
         hooks: the names of the hooks that each entry point implements.
-        errors: why each other module is not used.
+        errors: the error of each other module.
     """
 
     def __init__(self, entry_points: Sequence[EntryPoint], local: Mapping[EntryPoint, Any]) -> None:
@@ -71,7 +71,7 @@ class HookModules:
 
     @classmethod
     def of_objects(cls, observers: Iterable[object]) -> HookModules:
-        """Return the hooks of objects rather than of plugins' modules."""
+        """Return the hooks of objects in place of modules."""
         modules = cls((), {})
         for observer in observers:
             modules.manager.register(observer)
@@ -89,21 +89,21 @@ class HookModules:
         for implementation in self.implementations_of(hook):
             plugin = implementation.plugin_name
             try:
-                given: Any = implementation.function()
+                answer: Any = implementation.function()
             except PLUGIN_ERRORS as error:
                 errors[plugin] = f"{hook} raised {locate_error(error)}"
                 continue
-            if isinstance(given, Mapping) and all(map(callable, given.values())):
-                for name, value in given.items():
+            if isinstance(answer, Mapping) and all(map(callable, answer.values())):
+                for name, value in answer.items():
                     values.setdefault(str(name), {})[plugin] = value
             else:
                 errors[plugin] = (
-                    f"{hook} must return a mapping from names to callables, not {shorten_repr(given)}"
+                    f"{hook} must return a mapping from names to callables, not {shorten_repr(answer)}"
                 )
         return Registered(values, errors)
 
     def contributed(self, entry: EntryPoint, registered: Mapping[str, Registered]) -> str:
-        """Return what a module gives: the names that its hooks register, where they were called."""
+        """Return the contributions of a module, with registered names for the hooks in `registered`."""
         hooks = self.hooks.get(entry, [])
         parts = []
         for hook in (hook for hook in hooks if hook not in OBSERVING):

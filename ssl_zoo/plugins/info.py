@@ -1,4 +1,4 @@
-"""What is known of a task or a plugin, working or not."""
+"""Descriptions of tasks and plugins, including broken ones."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class TaskInfo:
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """A plugin, working or not.
+    """A plugin, possibly a broken one.
 
     Attributes:
         name: the entry point's name.
         distribution: the distribution that provides it.
         version: the distribution's version.
-        contributes: "task", or what its hooks register or observe.
-        error: why it cannot be used, None if nothing was found.
+        contributes: "task", or the names that its hooks register, or "observer".
+        error: why it cannot be used, or None.
     """
 
     name: str

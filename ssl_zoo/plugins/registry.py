@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_zoo.errors import UserError
-from ssl_zoo.plugins.entry_points import EntryPoint, canonical_name, describe, installed
+from ssl_zoo.plugins.entry_points import (
+    EntryPoint,
+    canonical_name,
+    conflict,
+    describe,
+    imported_location,
+    installed,
+)
 from ssl_zoo.plugins.hook_modules import HookModules, Registered
 from ssl_zoo.plugins.info import PluginInfo, TaskInfo
 from ssl_zoo.plugins.plugin_files import defined_tasks, import_file
@@ -57,7 +63,7 @@ class PluginRegistry:
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
-        """Forget what was added, disabled or warned about, and restore it on exit."""
+        """Temporarily forget added and disabled plugins and past warnings; restore them on exit."""
         before = dict(vars(self))
         vars(self).update(vars(PluginRegistry(self.find)))
         try:
@@ -145,17 +151,17 @@ class PluginRegistry:
 
     def tasks(self) -> dict[str, TaskInfo]:
         """Return the tasks by name, importing none; of a name claimed twice the first."""
-        found: dict[str, TaskInfo] = {}
+        tasks: dict[str, TaskInfo] = {}
         for entry in self.entry_points():
-            if entry.attr and entry.name not in found:
+            if entry.attr and entry.name not in tasks:
                 summary, paper = describe(entry)
                 if entry in self._local:
                     cls = self._local[entry]
                     summary, paper = docstring_summary(cls.__doc__), cls.paper
-                found[entry.name] = TaskInfo(
+                tasks[entry.name] = TaskInfo(
                     entry.name, entry.value, entry.distribution, entry.version, summary, paper
                 )
-        return dict(sorted(found.items()))
+        return dict(sorted(tasks.items()))
 
     def load_task(self, name: str) -> type[Task]:
         """Import one task, and no other.
@@ -168,7 +174,7 @@ class PluginRegistry:
         if not claims:
             return self._load_hooked_task(name)
         if len(claims) > 1:
-            raise UserError(f"task {name!r} is {_claimed_by(claims)}")
+            raise UserError(f"task {name!r} is {conflict(claims)}")
         (entry,) = claims
         try:
             cls = self._local[entry] if entry in self._local else entry.load()
@@ -298,7 +304,7 @@ class PluginRegistry:
             error = entry.error or modules.errors.get(entry) or hook_errors.get(entry.label)
             claims = self._claims(entry.name) if entry.attr else []
             if len(claims) > 1:
-                error = _claimed_by(claims)
+                error = conflict(claims)
             elif claims and check:
                 error = self._load_error(entry.name)
             listed.append(PluginInfo(entry.name, entry.distribution, entry.version, contributes, error))
@@ -312,24 +318,24 @@ class PluginRegistry:
         """
         files = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
         for entry in self.entry_points():
-            location = _location(entry)
+            location = imported_location(entry)
             if location is not None and any(file.is_relative_to(location) for file in files):
                 origin = f"{entry.distribution} {entry.version}".strip()
                 return f"{locate_error(error, [location])}, in {origin}"
         return None
 
     def entry_points(self) -> list[EntryPoint]:
-        """Return what was added to this process and what is installed, without what is disabled."""
+        """Return the entry points added to this process and those installed, without disabled ones."""
         variable = os.environ.get(DISABLE_VARIABLE, "").split(",")
         off = {canonical_name(name.strip()) for name in (*self._disabled, *variable)}
-        kept = [
+        enabled = [
             entry
             for entry in self.find()
             if off.isdisjoint((canonical_name(entry.name), canonical_name(entry.distribution)))
         ]
         # A registered class that is also installed is the same task.
-        values = {entry.value for entry in kept}
-        return [*(entry for entry in self._local if entry.value not in values), *kept]
+        values = {entry.value for entry in enabled}
+        return [*(entry for entry in self._local if entry.value not in values), *enabled]
 
     def _claims(self, name: str) -> list[EntryPoint]:
         return [entry for entry in self.entry_points() if entry.name == name and entry.attr]
@@ -392,19 +398,3 @@ def _validated(cls: Any, name: str, origin: str) -> type[Task]:
         raise UserError(f"task {name!r}, from {origin}, {reason}")
     task: type[Task] = cls
     return task
-
-
-def _claimed_by(claims: Iterable[EntryPoint]) -> str:
-    return (
-        f"claimed by {' and by '.join(entry.origin for entry in claims)}; "
-        "uninstall one, or disable it with --no-plugin"
-    )
-
-
-def _location(entry: EntryPoint) -> Path | None:
-    """Return the folder of an entry point's package, or its file; None if it is not imported."""
-    top = entry.module.partition(".")[0]
-    file = getattr(sys.modules.get(top), "__file__", None)
-    if file is None or top == "ssl_zoo":
-        return None
-    return Path(file).parent if hasattr(sys.modules[top], "__path__") else Path(file)

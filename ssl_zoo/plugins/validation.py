@@ -75,8 +75,8 @@ def implementations(module: ModuleType) -> list[Implementation]:
 def invalid_module_reason(module: ModuleType) -> str | None:
     """Return why a module cannot be used as a hook module, or None.
 
-    pluggy verifies the names and the arguments of marked hooks; what it does not notice is checked
-    here: hooks that are not marked, and generators.
+    pluggy verifies the names and the arguments of marked hooks; this function also refuses hooks that
+    are not marked, and generators.
     """
     found = implementations(module)
     if not found:
@@ -102,10 +102,10 @@ def invalid_module_reason(module: ModuleType) -> str | None:
 
 
 def _describe_mismatch(error: pluggy.PluginValidationError, found: list[Implementation]) -> str:
-    """Return pluggy's complaint about a hook's arguments, with the arguments that it has."""
+    """Return pluggy's error about the arguments of a hook, with the expected arguments."""
     for name, function in found:
         if f"hook {name!r}" in str(error):
-            given = inspect.signature(function)
-            wanted = ", ".join(inspect.signature(getattr(hookspecs, name)).parameters)
-            return f"{name}{given} does not fit the hook, which is {name}({wanted})"
+            actual = inspect.signature(function)
+            expected = ", ".join(inspect.signature(getattr(hookspecs, name)).parameters)
+            return f"{name}{actual} does not match the hook, which is {name}({expected})"
     return one_line(error)

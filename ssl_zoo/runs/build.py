@@ -87,4 +87,4 @@ def build_task(config: RunConfig, spec: Spec) -> Task:
         encoder = _build_encoder(config.backbone, spec)
         if config.train.cached_gradients:
             cache_gradients(encoder, config.train.part_size)
-        return cls(encoder, cls.Options(**config.task.options()), spec)
+        return cls(encoder, config.task.options(cls.Options), spec)

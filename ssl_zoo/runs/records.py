@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
+from ssl_zoo.config.errors import first_error
 from ssl_zoo.errors import UserError
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -108,10 +109,8 @@ def _record(text: str, model: type[BaseModel], place: str, mend: str) -> dict[st
         record: dict[str, Any] = json.loads(text)
         model.model_validate(record, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(map(str, first["loc"]))
-        said = f"{path}: {first['msg']}" if path else first["msg"]
-        raise UserError(f"{place} cannot be read: {said}; {mend}") from error
+        reason = ": ".join(filter(None, first_error(error, record)))
+        raise UserError(f"{place} cannot be read: {reason}; {mend}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place} cannot be read: {error}; {mend}") from error
     return record

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ssl_zoo.config.errors import first_error
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, TrainConfig
 from ssl_zoo.plugins.validation import invalid_task_reason
 from ssl_zoo.testing.case import Case, CheckFailed, require
@@ -31,13 +32,12 @@ def describes_itself(case: Case) -> None:
 def options_round_trip(case: Case) -> None:
     """Options written to a file and read again are the same."""
     options = case.cls.Options(**case.options)
-    written = yaml.safe_dump(options.model_dump(mode="json"))
+    written = yaml.safe_load(yaml.safe_dump(options.model_dump(mode="json")))
     try:
-        again = case.cls.Options(**yaml.safe_load(written))
+        again = case.cls.Options(**written)
     except ValidationError as error:  # defaults are not validated as they are taken
-        first = error.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"]))
-        raise CheckFailed(f"option {name}: its own default is refused: {first['msg']}") from error
+        name, reason = first_error(error, written)
+        raise CheckFailed(f"option {name}: its own default is refused: {reason}") from error
     for name in case.cls.Options.model_fields:
         old, new = getattr(options, name), getattr(again, name)
         require(
@@ -86,7 +86,7 @@ def recipe_is_valid(case: Case) -> None:
         try:
             models[section].model_validate(values)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            path = ".".join(map(str, (section, *first["loc"])))
-            require(False, f"the recipe's {path}: {first['msg']}")
+            path, reason = first_error(error, values, list(models[section].model_fields))
+            location = f"{section}.{path}".rstrip(".")
+            require(False, f"the recipe's {location}: {reason}")
     create_optimizer(case.build(), TrainConfig(**case.cls.recipe.get("train", {})), 256)

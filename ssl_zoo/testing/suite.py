@@ -176,7 +176,7 @@ def checks_of(
     try:
         return task_checks(
             task,
-            options=config.task.options(),
+            options=config.task.option_values(),
             backbone=backbone,
             settings=source,
             expected_failures=expected_failures,

@@ -61,7 +61,7 @@ def export(run: str | Path, to: str | Path) -> str:
     to = Path(to)
     suffix = check_output_file("--to", to, FORMATS)
     config, spec, state = read_backbone(run)
-    if not timm.is_model(config.name):
+    if not timm.is_model(config.resolve().name):
         raise UserError(
             f"{run}: its backbone {config.name!r} belongs to a plugin, and timm cannot load it"
         )
@@ -71,7 +71,7 @@ def export(run: str | Path, to: str | Path) -> str:
     if suffix == ".onnx":
         write_atomic(to, _onnx(model, spec, notes))
         return onnx_code(spec, str(to))
-    config = _without_sources(config)
+    config = _without_sources(config).resolve()  # timm knows no preset of ours
     plain = timm.create_model(config.name, **timm_arguments(config, spec))
     changes = stem_changes(model, plain)
     notes |= {

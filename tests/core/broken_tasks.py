@@ -111,7 +111,7 @@ class RecipeOfAnUnknownOptimiser(Sound):
     recipe = {"train": {"optimizer": "larz"}}
 
 
-@broken("recipe_is_valid", "the recipe's train.learning_rate: Extra inputs", also=TRAINER)
+@broken("recipe_is_valid", "the recipe's train.learning_rate: there is no such setting", also=TRAINER)
 class RecipeOfAnUnknownKey(Sound):
     """The setting is called lr."""
 
@@ -138,7 +138,7 @@ class RecipeThatIsNoMapping(Sound):
 
 @broken(
     "recipe_is_valid",
-    "the recipe's backbone.nmae: Extra inputs",
+    "the recipe's backbone.nmae: there is no such setting. Did you mean 'name'",
 )
 class RecipeOfNoBackbone(Sound):
     """The setting is called name."""

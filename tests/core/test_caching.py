@@ -142,7 +142,7 @@ def test_batch_statistics_are_of_a_part_and_move_once_for_each(half: bool) -> No
 
 
 def test_it_is_not_compiled() -> None:
-    with pytest.raises(UserError, match="train: give compile or cached_gradients"):
+    with pytest.raises(UserError, match="train: compile cannot be combined with cached_gradients"):
         small_config("simclr", train__compile=True, train__cached_gradients=True)
 
 

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ssl_zoo.backbones.timm_encoder import create_backbone
-from ssl_zoo.config.schema import NARROW_RESNET, BackboneConfig
+from ssl_zoo.config.presets import PRESETS
+from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.runs.backbone import load_backbone
 from ssl_zoo.runs.run import Run
@@ -27,7 +28,7 @@ from ssl_zoo.spec import ImageSpec
 from ssl_zoo.tools import export as module
 from ssl_zoo.tools.export import export, stem_changes
 
-NARROW = NARROW_RESNET["options"]
+NARROW = dict(PRESETS["resnet10_narrow"].options)
 SWIN = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
 
 # What is trained, at which size, and the lines that its stem takes beside timm's own arguments.

@@ -90,7 +90,7 @@ def test_json_has_what_scripts_read(call: Call, task_name: str) -> None:
 def test_a_trace_names_each_phase(call: Call) -> None:
     arguments = flags("moco", train__batch_size=32, train__tune=False)
     assert call("bench", *arguments, "--out", "here") == (
-        2, "", "error: --out is where --profile writes; give both\n"
+        2, "", "error: --out requires --profile, which writes there\n"
     )  # fmt: skip
     wrong = call("bench", *arguments, "--set", "data.source=nowhere", "--profile")
     assert wrong[0] == 2

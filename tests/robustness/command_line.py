@@ -17,13 +17,13 @@ from ssl_zoo.plugins.registry import registry
 
 
 @dataclass(frozen=True)
-class Said:
-    """What came of a command.
+class CommandResult:
+    """The result of a command.
 
     Attributes:
-        code: its exit code.
-        out: what it wrote to standard output.
-        err: what it wrote to standard error.
+        code: the exit code.
+        out: the text on standard output.
+        err: the text on standard error.
     """
 
     code: int
@@ -32,7 +32,7 @@ class Said:
 
     @property
     def complaint(self) -> str:
-        """The one line of an error, which is all that was said."""
+        """The error message, which must be the only output, in one line."""
         assert self.out == "", self
         assert self.err.startswith("error: "), self
         assert self.err.count("\n") == 1, self
@@ -45,7 +45,7 @@ class Said:
 
 @contextmanager
 def _fresh(folder: Path) -> Iterator[pytest.MonkeyPatch]:
-    """Within, the process stands in a folder, and knows of no plugin but those installed."""
+    """Temporarily work in a folder, with installed plugins only."""
     before = Path.cwd()
     with pytest.MonkeyPatch.context() as patch, registry.isolated():
         os.chdir(folder)
@@ -55,8 +55,8 @@ def _fresh(folder: Path) -> Iterator[pytest.MonkeyPatch]:
             os.chdir(before)
 
 
-def say(arguments: Iterable[str | Path], folder: Path) -> Said:
-    """Call the command line as a process in a folder would, with streams as strict as its own."""
+def say(arguments: Iterable[str | Path], folder: Path) -> CommandResult:
+    """Call the command line as a process in a folder would, with equally strict streams."""
     out = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="strict", newline="\n")
     err = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace", newline="\n")
     with _fresh(folder) as patch:
@@ -69,4 +69,4 @@ def say(arguments: Iterable[str | Path], folder: Path) -> Said:
         stream.flush()
     code = ended.value.code
     texts = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
-    return Said(code if isinstance(code, int) else 0, *texts)
+    return CommandResult(code if isinstance(code, int) else 0, *texts)

@@ -1,4 +1,4 @@
-"""Whatever a user gives, a wrong setting is one line that names it, exit code 2, and nothing is left."""
+"""A wrong setting is reported in one line that names it, with exit code 2, and leaves no files."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from ssl_zoo.cli import app as cli
+from ssl_zoo.cli.options import FLAGS
 from ssl_zoo.config.load import dump_config, load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.errors import UserError
@@ -27,7 +28,7 @@ from tests.robustness.command_line import say
 
 NOWHERE = "/no/such/folder"
 NOT_YET = ("--set", f"data.source={NOWHERE}")
-"""Given last, whatever else is asked for never begins."""
+"""With this as the last setting, no command gets as far as its work."""
 COMMAND: Any = typer.main.get_command(cli.app)
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -45,7 +46,7 @@ BEGINNINGS: dict[str, list[str]] = {
     "tasks": ["no-such-task"],
     "plugins": ["too-many"],
 }
-"""Of each command what makes it end soon, and with a complaint."""
+"""Arguments with which each command soon ends with an error."""
 ENDINGS = dict.fromkeys(("train", "bench", "views", "compare"), NOT_YET)
 
 ODD = [
@@ -59,23 +60,23 @@ TEXT = st.sampled_from(ODD) | st.text(st.characters(), max_size=12)
 
 
 def options(command: str) -> Iterator[str]:
-    """The options of a command that take a value."""
+    """Yield the options of a command that take a value."""
     for option in COMMAND.commands[command].params:
         if option.param_type_name == "option" and not option.is_flag:
             yield max(option.opts, key=len)
 
 
 def complain(folder: Path, *arguments: str) -> str:
-    """What is said of arguments that are wrong, of which nothing else comes."""
-    said = say(arguments, folder)
-    assert said.code == 2, said
+    """Return the error of wrong arguments, and check that they had no other effect."""
+    result = say(arguments, folder)
+    assert result.code == 2, result
     assert list(folder.iterdir()) == []
-    return said.complaint
+    return result.complaint
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    """An empty folder."""
+    """Return an empty folder."""
     folder = tmp_path / "here"
     folder.mkdir()
     return folder
@@ -142,9 +143,9 @@ PATHS = [
 )
 def test_every_reader_of_a_path_names_it(here: Path, tried: Counter[str], command: str) -> None:
     for path in PATHS:
-        said = complain(here, *(path if word == "PATH" else word for word in command.split()))
+        message = complain(here, *(path if word == "PATH" else word for word in command.split()))
         shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in path)
-        assert shown in said or path == "/dev/null", said  # which is an empty file of settings
+        assert shown in message or path == "/dev/null", message  # which is an empty file of settings
         tried["paths"] += 1
 
 
@@ -154,7 +155,7 @@ WRONG: list[Any] = [{"a": 1}, [[1]], [{}], "x y", "", None, True, -1e18, 1e18, 1
 
 
 def fields() -> Iterator[tuple[str, str]]:
-    """Each task, and the path of each setting of it."""
+    """Yield each setting as a task and a dotted path."""
     for section in ("data", "backbone", "train"):
         model = RunConfig.model_fields[section].annotation
         assert isinstance(model, type)
@@ -183,28 +184,28 @@ def test_a_wrong_value_is_called_by_the_path_of_its_field(
             try:
                 load_config(given_file, overrides, sets, flags={path: "--its-flag"})
             except UserError as error:
-                said = str(error)
-                assert said.startswith(origin), said
-                assert re.search(rf": {path}(\.[\w.]+)?: |: {section}: .*\b{name}\b", said), said
-                assert len(said) < 600
+                message = str(error)
+                assert message.startswith(origin), message
+                assert re.search(rf": {path}(\.[\w.]+)?: |: {section}: .*\b{name}\b", message), message
+                assert len(message) < 600
                 refused += 1
             tried["settings"] += 1
     assert refused
 
 
-@pytest.mark.parametrize(("parameter", "path"), list(cli.FLAGS.items()))
+@pytest.mark.parametrize(("parameter", "path"), list(FLAGS.items()))
 def test_a_wrong_flag_is_called_by_its_name(here: Path, parameter: str, path: str) -> None:
     flag = f"--{parameter.replace('_', '-')}"
     if flag in options("train") and path not in ("data.source", "backbone.name"):
-        said = complain(here, "train", "--task", "simclr", f"{flag}=-3 x", *NOT_YET)
-        assert flag in said or path in said, said
+        message = complain(here, "train", "--task", "simclr", f"{flag}=-3 x", *NOT_YET)
+        assert flag in message or path in message, message
 
 
 # ---- files
 
 
 def mutated(original: bytes, draw: st.DrawFn) -> bytes:
-    """A file of settings that is no longer quite what it was."""
+    """Return a damaged copy of a file of settings."""
     content = bytearray(original)
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, max(0, len(content) - 1)))
@@ -221,8 +222,12 @@ def mutated(original: bytes, draw: st.DrawFn) -> bytes:
         else:
             odd = draw(TEXT).encode("utf-8", "surrogateescape" if kind == "value" else "ignore")
             key = lines[line].partition(b":")[0]
-            its = {"drop": [], "double": [lines[line]] * 2, "value": [key + b": " + odd + b"\n"]}
-            lines[line : line + 1] = its.get(kind, lines[line : line + 2][::-1])
+            new_lines = {
+                "drop": [],
+                "double": [lines[line]] * 2,
+                "value": [key + b": " + odd + b"\n"],
+            }
+            lines[line : line + 1] = new_lines.get(kind, lines[line : line + 2][::-1])
             content = bytearray(b"".join(lines))
     return bytes(content)
 
@@ -238,13 +243,13 @@ MADE = dump_config(small_config("moco")).encode()
 
 @st.composite
 def broken(draw: st.DrawFn, originals: list[bytes]) -> bytes:
-    """One of some files, mutated."""
+    """Draw one of the files, and damage it."""
     return mutated(draw(st.sampled_from(originals)), draw)
 
 
-def named(said: str, file: Path) -> bool:
-    """Whether a complaint says where the fault is: the file, or a setting that it has well-formed."""
-    return str(file) in said or bool(re.search(r"\b(data|backbone|train)\.\w+|--\w+", said))
+def named(message: str, file: Path) -> bool:
+    """Return whether an error names the file, or a setting that is well-formed in it."""
+    return str(file) in message or bool(re.search(r"\b(data|backbone|train)\.\w+|--\w+", message))
 
 
 @given(content=broken([*RUNS, MADE]))
@@ -288,9 +293,9 @@ def test_no_file_takes_long_to_refuse(here: Path, tried: Counter[str], kind: str
         file.write_bytes(HUGE[kind])
     start = time.process_time()
     for command in (["train", "--task", "simclr"], ["compare"]):
-        said = complain(here, *command, "--config", str(file), *NOT_YET)
-        assert str(file) in said
-        assert len(said) < 1000
+        message = complain(here, *command, "--config", str(file), *NOT_YET)
+        assert str(file) in message
+        assert len(message) < 1000
         tried["settings files"] += 1
     assert time.process_time() - start < 15
 

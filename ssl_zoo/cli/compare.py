@@ -1,0 +1,136 @@
+"""``ssl-zoo compare``. Heavy modules are imported inside the command, so that help is fast."""
+
+from __future__ import annotations
+
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ssl_zoo.cli.options import (
+    MAX_DEVICES,
+    Backbone,
+    BatchSize,
+    ConfigFile,
+    Data,
+    DeviceName,
+    Epochs,
+    Images,
+    ImageSize,
+    Json,
+    Minutes,
+    Observe,
+    Precision,
+    Pretrained,
+    Sets,
+    settings_of,
+    split_names,
+)
+from ssl_zoo.errors import UserError
+
+
+def compare_command(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Finished runs, to tabulate them.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks, or all.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each task (default 3).")] = None,
+    baselines: Annotated[
+        str | None, typer.Option(help="Comma-separated: pixels, random-init, supervised; or all.")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Comma-separated protocols (default knn,linear,health).")
+    ] = None,
+    data: Data = None,
+    image_size: ImageSize = None,
+    backbone: Backbone = None,
+    pretrained: Pretrained = None,
+    epochs: Epochs = None,
+    images: Images = None,
+    minutes: Minutes = None,
+    batch_size: BatchSize = None,
+    device: DeviceName = None,
+    precision: Precision = None,
+    observe: Observe = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    columns: Annotated[str | None, typer.Option(help="Comma-separated columns of the table.")] = None,
+    sort: Annotated[str | None, typer.Option(help="Column to sort by (default the first).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder (default: one under runs/, named by the settings).")
+    ] = None,
+    devices: Annotated[
+        int, typer.Option(min=1, max=MAX_DEVICES, help="Runs at a time, one on each device.")
+    ] = 1,
+    launcher: Annotated[
+        str | None, typer.Option(help="slurm: submit the runs as jobs; local: run the jobs here.")
+    ] = None,
+    launcher_sets: Annotated[
+        list[str] | None,
+        typer.Option("--launcher-set", metavar="KEY=VALUE", help="For submitit, e.g. timeout_min=60."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command of each run.")] = False,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Tabulate runs that are not comparable, with a mark.")
+    ] = False,
+    only: Annotated[str | None, typer.Option(metavar="CELL", help="Make this run alone.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare tasks: the same backbone, data, budget and seeds, and one table.
+
+    After a stop, the same command continues. With RUNs, tabulate these instead.
+    """
+    settings = settings_of(
+        data=data,
+        image_size=image_size,
+        backbone=backbone,
+        pretrained=pretrained,
+        epochs=epochs,
+        images=images,
+        minutes=minutes,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        observe=observe,
+    )
+    lists = {"tasks": tasks, "baselines": baselines, "protocols": protocol, "columns": columns}
+    names = {name: split_names(text) for name, text in lists.items() if text is not None}
+
+    from ssl_zoo import comparison
+    from ssl_zoo.cli import console
+    from ssl_zoo.cli.progress import ComparisonProgress
+    from ssl_zoo.config.load import parse_sets
+    from ssl_zoo.plugins.registry import registry
+
+    if runs:
+        if any((settings, tasks, seeds, baselines, config, sets, only, dry_run, launcher)):
+            raise UserError(
+                "RUN... tabulates finished runs, and cannot be combined with --tasks or with training "
+                "options"
+            )
+        table = comparison.tabulate(
+            runs, names.get("protocols", ()), names.get("columns"), sort, mixed=mixed, out=out
+        )
+        console.print_table(table, out, json)
+        return
+    fields: dict[str, Any] = {**names, "seeds": seeds, "sort": sort}
+    fields["set"] = {**settings, **parse_sets(sets or ())} or None
+    for name in ("tasks", "baselines"):
+        if names.get(name) == ["all"]:
+            fields[name] = "all"
+    sweep = comparison.open_sweep(config, out, **{k: v for k, v in fields.items() if v is not None})
+    if only is not None:
+        comparison.run_cell(sweep, only)
+    elif dry_run:
+        print("\n".join(comparison.commands(sweep)))
+    else:
+        run_cells = comparison.launcher(devices, launcher, parse_sets(launcher_sets or ()))
+        with (
+            closing(ComparisonProgress()) as progress,
+            nullcontext() if json else registry.observing(progress),
+        ):
+            table = comparison.run(sweep, run_cells)
+        console.print_table(table, sweep.out, json)
+        if table.failed:
+            raise typer.Exit(1)

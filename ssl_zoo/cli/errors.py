@@ -1,0 +1,43 @@
+"""Errors as one line on standard error, and the exit code of each."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import NoReturn
+
+from ssl_zoo.errors import SslZooError
+from ssl_zoo.text import escape_control_chars, one_line
+
+
+class EscapingFormatter(logging.Formatter):
+    """A formatter that escapes control characters, as warnings may quote text from files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, with control characters escaped."""
+        return escape_control_chars(super().format(record))
+
+
+def describe(error: Exception) -> tuple[str, int]:
+    """Return the message and the exit code of an error."""
+    if isinstance(error, SslZooError):
+        return str(error), error.exit_code
+    if hasattr(error, "format_message"):  # an error of typer, from click or from its copy of click
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "ssl-zoo"
+        return f"{error.format_message()} (see {command} --help)", 2
+    from ssl_zoo.plugins.registry import registry
+
+    message = registry.describe_error(error)
+    if message is None and isinstance(error, OSError) and error.strerror is not None:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None), 1
+    return f"{message or f'{type(error).__name__}: {error}'} (--debug shows the traceback)", 1
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print an error and exit; of several processes, each prints only errors of its own."""
+    rank = os.environ.get("RANK", "0")
+    if rank == "0" or code == 1:  # wrong input and signals reach every process
+        sys.stderr.write(f"error: {escape_control_chars(one_line(message))}\n")
+    sys.exit(code)

@@ -1,0 +1,101 @@
+"""Options that several commands share, and the settings that they set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ssl_zoo.config.schema import RunConfig
+
+FLAGS = {
+    "task": "task.name",
+    "data": "data.source",
+    "image_size": "data.image_size",
+    "backbone": "backbone.name",
+    "pretrained": "backbone.pretrained",
+    "epochs": "train.epochs",
+    "images": "train.images",
+    "minutes": "train.minutes",
+    "batch_size": "train.batch_size",
+    "lr": "train.lr",
+    "precision": "train.precision",
+    "device": "train.device",
+    "tune": "train.tune",
+    "deterministic": "train.deterministic",
+    "seed": "train.seed",
+    "knn_every": "train.knn_every",
+    "observe": "train.observers",
+}
+"""The setting of each flag, by dotted path."""
+
+MAX_DEVICES = max(8, os.cpu_count() or 1)
+"""The limit of processes on one machine; more than it has processors would stall it."""
+
+TaskName = Annotated[str | None, typer.Option("--task", help="Name of a task (ssl-zoo tasks).")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="digits, fashion-mnist, cifar10, …, a folder, timm:NAME or hf:NAME."),
+]
+ImageSize = Annotated[int | None, typer.Option(help="Side of the network's input, in pixels.")]
+Backbone = Annotated[str | None, typer.Option(help="Any timm model (default resnet10_narrow).")]
+Pretrained = Annotated[bool | None, typer.Option("--pretrained", help="Use timm's pretrained weights.")]
+Epochs = Annotated[float | None, typer.Option(help="Budget in epochs (default 100).")]
+Images = Annotated[int | None, typer.Option(help="Budget in images drawn.")]
+Minutes = Annotated[float | None, typer.Option(help="Budget in minutes.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images in a batch, over all processes.")]
+Observe = Annotated[
+    str | None, typer.Option(help="Comma-separated observers on request: tensorboard, wandb, …")
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.")]
+DeviceName = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, mps, …")]
+Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Tune = Annotated[
+    bool | None,
+    typer.Option("--tune/--no-tune", help="Find the fastest settings before a long run (default: yes)."),
+]
+Deterministic = Annotated[
+    bool | None,
+    typer.Option("--deterministic", help="Refuse nondeterministic operations; implies --no-tune."),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML file of settings; flags override it.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. task.temperature=0.1."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
+
+
+def settings_of(**flags: Any) -> dict[str, Any]:
+    """Return the settings of the flags that are not None, by dotted path.
+
+    Args:
+        flags: values by the names in `FLAGS`.
+    """
+    settings = {FLAGS[name]: value for name, value in flags.items() if value is not None}
+    if "train.observers" in settings:
+        settings["train.observers"] = split_names(settings["train.observers"])
+    return settings
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names in a comma-separated list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def load_run_config(file: Path | None, settings: Mapping[str, Any], sets: list[str] | None) -> RunConfig:
+    """Return the configuration of ``--config``, flags and ``--set``; errors name the flag."""
+    from ssl_zoo.config.load import load_config
+
+    return load_config(file, settings, sets or (), flags=flag_names())
+
+
+def flag_names() -> dict[str, str]:
+    """Return the flag of each setting, by dotted path, for error messages."""
+    return {path: f"--{name.replace('_', '-')}" for name, path in FLAGS.items()}

@@ -1,0 +1,117 @@
+"""``ssl-zoo train``. Heavy modules are imported inside the command, so that help is fast."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssl_zoo.cli.options import (
+    MAX_DEVICES,
+    Backbone,
+    BatchSize,
+    ConfigFile,
+    Data,
+    Deterministic,
+    DeviceName,
+    Epochs,
+    Images,
+    ImageSize,
+    Json,
+    Minutes,
+    Observe,
+    Precision,
+    Pretrained,
+    Seed,
+    Sets,
+    TaskName,
+    Tune,
+    load_run_config,
+    settings_of,
+)
+from ssl_zoo.errors import UserError
+
+
+def train_command(
+    task: TaskName = None,
+    data: Data = None,
+    image_size: ImageSize = None,
+    backbone: Backbone = None,
+    pretrained: Pretrained = None,
+    epochs: Epochs = None,
+    images: Images = None,
+    minutes: Minutes = None,
+    batch_size: BatchSize = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate, see train.lr_scaling.")] = None,
+    precision: Precision = None,
+    device: DeviceName = None,
+    devices: Annotated[
+        int, typer.Option(min=1, max=MAX_DEVICES, help="Processes, one on each device.")
+    ] = 1,
+    tune: Tune = None,
+    deterministic: Deterministic = None,
+    seed: Seed = None,
+    knn_every: Annotated[float | None, typer.Option(help="Epochs between evaluations.")] = None,
+    observe: Observe = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory (default under runs/).")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Run directory to continue.")] = None,
+    json: Json = False,
+) -> None:
+    """Train a task without labels, then compare its features with raw pixels and no training."""
+    settings = settings_of(
+        task=task,
+        data=data,
+        image_size=image_size,
+        backbone=backbone,
+        pretrained=pretrained,
+        epochs=epochs,
+        images=images,
+        minutes=minutes,
+        batch_size=batch_size,
+        lr=lr,
+        precision=precision,
+        device=device,
+        tune=tune,
+        deterministic=deterministic,
+        seed=seed,
+        knn_every=knn_every,
+        observe=observe,
+    )
+    if resume is not None and (settings or config or sets or out):
+        raise UserError("--resume uses the run's own settings, and cannot be combined with others")
+
+    from ssl_zoo.runs.run import Run
+
+    resolved = None
+    if resume is not None:
+        Run.open(resume).config()  # reports errors before data are downloaded
+    else:
+        resolved = load_run_config(config, settings, sets)
+        if out is not None and os.environ.get("RANK", "0") == "0":
+            Run(out).check_free()
+    if devices > 1 and "WORLD_SIZE" not in os.environ:
+        from ssl_zoo.runtime.launch import launch
+
+        raise typer.Exit(launch(devices, sys.argv[1:]))
+
+    from ssl_zoo.cli import console
+    from ssl_zoo.cli.progress import TrainingProgress
+    from ssl_zoo.plugins.registry import registry
+    from ssl_zoo.training import train
+
+    with (
+        closing(TrainingProgress()) as progress,
+        nullcontext() if json else registry.observing(progress),
+    ):
+        run = train(resolved, out=out, resume=resume)
+    if os.environ.get("RANK", "0") == "0":
+        if json:
+            console.print_json({"run": str(run.path), **run.results()})
+        else:
+            console.print_run(run)
