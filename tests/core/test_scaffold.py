@@ -39,7 +39,7 @@ def fresh() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A package of each kind."""
+    """Return a package of each kind."""
     home = tmp_path_factory.mktemp("packages")
     return {kind: new_task(name, kind, home / name) for kind, name in PACKAGES.items()}  # type: ignore[arg-type]
 

@@ -38,7 +38,7 @@ def saved(value: Any, **options: Any) -> bytes:
 
 
 def two_faced(canary: Path) -> bytes:
-    """A checkpoint at which PyTorch's safe reader stumbles, without having seen what comes after.
+    """Make a checkpoint at which PyTorch's safe reader fails before it sees the payload.
 
     An ordered dictionary is given a state that only pickle itself understands: who takes this error for
     one of another kind and reads the file once more, by pickle, executes the rest.

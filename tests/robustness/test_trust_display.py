@@ -67,7 +67,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 def title_in_browser(page: Path, profile: Path) -> str:
-    """The title of a page, once a browser has opened it and done what is in it."""
+    """Return the title of a page after a browser has opened it and run its scripts."""
     assert CHROMIUM is not None
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
@@ -80,7 +80,7 @@ def title_in_browser(page: Path, profile: Path) -> str:
 
 @pytest.fixture(name="hostile", scope="module")
 def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run in which every text that others can write is markup, trained on files named so."""
+    """Train a run in which every text that others can write is markup."""
     place = tmp_path_factory.mktemp("hostile")
     photos = place / AS_FILE[0]
     for c, name in enumerate(AS_FILE):

@@ -123,7 +123,7 @@ MEMBERS = ["../outside", "../../outside", "../../../../outside", "{outside}", "l
 
 
 def archive_of(file: Path, outside: Path, suffix: str = "") -> None:
-    """An archive whose members would lie outside of where it is unpacked, some by links."""
+    """Write an archive whose members would be unpacked outside its folder, some by links."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(file, "w:gz" if file.suffix == ".gz" else "w") as archive:
         for target, name in ((str(outside.parent), "link"), (str(outside), "hard")):

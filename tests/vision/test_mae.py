@@ -37,13 +37,13 @@ def views(task: Any, n: int = 4, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]
 
 
 def patch_of(x: Tensor, place: int, columns: int, p: int) -> Tensor:
-    """The pixels [C, p, p] of one patch of an image [C, H, W], cut out."""
+    """Return the pixels [C, p, p] of one patch of an image [C, H, W], cut out."""
     row, column = divmod(place, columns)
     return x[:, row * p : (row + 1) * p, column * p : (column + 1) * p]
 
 
 def pixels_at(x: Tensor, places: Tensor, columns: int, p: int) -> Tensor:
-    """A mask [B, 1, H, W], true in the patches at `places` [B, K]."""
+    """Return a mask [B, 1, H, W], true in the patches at `places` [B, K]."""
     mask = torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool)
     for image, row in zip(mask, places, strict=True):
         for place in row.tolist():
