@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.runs.backbone import load_backbone
-from ssl_zoo.runs.build import build_data, build_task
+from ssl_zoo.runs.backbone import load_backbone, write_backbone
+from ssl_zoo.runs.build import build_data, build_task, restore_task
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.training import train
@@ -111,7 +111,7 @@ def test_runs_without_a_place_of_their_own_get_different_ones(
 def test_a_run_is_not_made_over_anything(empty: Run, tmp_path: Path) -> None:
     config = small_config("simclr")
     said = complaint(Run.create, empty.path, config)
-    assert said.endswith(f"choose another folder, or go on with it: --resume {empty.path}")
+    assert said.endswith(f"choose another folder, or resume it: --resume {empty.path}")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     (tmp_path / "file").write_text("x")
@@ -160,7 +160,7 @@ def test_a_checkpoint_of_something_else(empty: Run) -> None:
     torch.save([1, 2], empty.checkpoints.file)
     assert "is no checkpoint of ssl-zoo's" in complaint(empty.checkpoints.load)
     torch.save({"task": {"w": torch.ones(3)}, "ema": None}, empty.checkpoints.file)
-    said = complaint(empty.load_task, data.spec)
+    said = complaint(restore_task, empty, data.spec)
     assert said.startswith(f"{empty.checkpoints.file} does not fit what is installed here: ")
     assert "does not fit what is installed here" in complaint(lambda: train(resume=empty.path))
 
@@ -207,7 +207,7 @@ def test_results_that_are_broken_and_metrics_that_are_still_being_written(empty:
 def test_the_backbone_gives_the_features_of_the_trained_task_to_the_bit(run: Run) -> None:
     data = build_data(run.config(), CPU)
     x = data.spec.prepare(data.train.batch(torch.arange(64)))
-    expected = run.load_task(data.spec).features(x)
+    expected = restore_task(run, data.spec).features(x)
     for path in (run.path, str(run.path), run.backbone_file):
         model = load_backbone(path)
         assert not model.training
@@ -226,7 +226,7 @@ def test_timm_alone_loads_the_weights_of_a_backbone(tmp_path: Path, name: str, s
     config = run.config()
     data = build_data(config, CPU)
     task = build_task(config, data.spec).eval()
-    run.write_backbone(task.encoder, config.backbone, data.spec)
+    write_backbone(run.backbone_file, task.encoder, config.backbone, data.spec)
 
     with safe_open(run.backbone_file, "pt") as file:
         header = {key: json.loads(value) for key, value in file.metadata().items() if key != "modality"}
@@ -257,7 +257,7 @@ def test_a_backbone_that_is_broken_or_not_ours(
 ) -> None:
     for name in ("cut", "garbage"):
         assert "cannot be read: " in complaint(load_backbone, broken_backbones[name])
-    assert "is no image backbone of ssl-zoo's" in complaint(load_backbone, broken_backbones["foreign"])
+    assert "is not an image backbone of ssl-zoo" in complaint(load_backbone, broken_backbones["foreign"])
     assert "does not fit what is installed here" in complaint(load_backbone, broken_backbones["other"])
     for path in (tmp_path, tmp_path / "none"):
         assert "does not exist: give a run that has ended" in complaint(load_backbone, path)
