@@ -158,7 +158,7 @@ def test_a_checkpoint_of_something_else(empty: Run) -> None:
     data = build_data(empty.config(), CPU)
     assert complaint(empty.checkpoints.load) == f"{empty.path} has no checkpoint; train it first"
     torch.save([1, 2], empty.checkpoints.file)
-    assert "is no checkpoint of ssl-zoo's" in complaint(empty.checkpoints.load)
+    assert "is not a checkpoint of ssl-zoo" in complaint(empty.checkpoints.load)
     torch.save({"task": {"w": torch.ones(3)}, "ema": None}, empty.checkpoints.file)
     said = complaint(restore_task, empty, data.spec)
     assert said.startswith(f"{empty.checkpoints.file} does not fit what is installed here: ")
