@@ -75,10 +75,8 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_never_been(
                 code = process.returncode
                 assert code == 0, output
             check_whole(victim)
-            assert resumed_step(output) in (
-                saved,
-                None,
-            )  # no step before the last checkpoint is repeated
+            # No step before the last checkpoint is repeated.
+            assert resumed_step(output) in (saved, None)
         assert losses(victim) == losses(whole)
         assert scores(victim) == scores(whole)
         ours, theirs = (load_file(run / "backbone.safetensors") for run in (victim, whole))
