@@ -1,4 +1,4 @@
-"""What a task needs to know of the other processes; in a single process each is the identity.
+"""Communication between the processes of a run; in a single process each function is the identity.
 
 Losses are means over a process's own samples, and gradients are averaged over processes, so a loss
 over gathered embeddings has the gradient of the joint batch.
@@ -22,27 +22,31 @@ from ssl_zoo.errors import UserError
 
 TIMEOUT = timedelta(hours=6)
 """How long processes wait for one that works alone, such as on the evaluation at the end."""
+RENDEZVOUS = "SSL_ZOO_RENDEZVOUS"
+"""The environment variable with the address at which the processes meet, as
+`torch.distributed.init_process_group` takes it; without it torchrun's variables are used."""
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """The number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @contextmanager
 def processes(device: str = "cpu") -> Iterator[int]:
-    """Join the other processes that torchrun has started, if it has, and yield the local rank.
+    """Join the other processes of the run, if there are any, and yield the local rank.
 
     Args:
-        device: where they are to compute, which decides how they talk; auto for CUDA where there is.
+        device: the device that they compute on, which decides on the backend (NCCL or Gloo); auto for
+            CUDA where it is available.
 
     Raises:
-        UserError: there are fewer GPUs here than processes.
+        UserError: this machine has fewer GPUs than processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield int(os.environ.get("LOCAL_RANK", "0"))
@@ -53,7 +57,13 @@ def processes(device: str = "cpu") -> Iterator[int]:
         if local_rank >= torch.cuda.device_count():
             raise UserError(f"--devices: there are no more than {torch.cuda.device_count()} GPUs here")
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        init_method=os.environ.get(RENDEZVOUS, "env://"),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=TIMEOUT,
+    )
     try:
         yield local_rank
     finally:
@@ -67,7 +77,7 @@ def barrier() -> None:
 
 
 def all_reduce_max(*values: float) -> list[float]:
-    """The largest of each value over processes."""
+    """Return the maximum of each value over processes."""
     if world_size() == 1:
         return list(values)
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -77,32 +87,32 @@ def all_reduce_max(*values: float) -> list[float]:
 
 
 def broadcast_from_rank0(text: str) -> str:
-    """The first process's text, for all of them."""
-    given = [text]
+    """Return the text of the process of rank 0, on all processes."""
+    texts = [text]
     if world_size() > 1:
-        dist.broadcast_object_list(given)
-    return given[0]
+        dist.broadcast_object_list(texts)
+    return texts[0]
 
 
 def all_gather(x: Tensor) -> Tensor:
-    """Rows of all processes, [B, ...] to [world_size · B, ...] in the order of ranks, with gradient."""
+    """Gather rows [B, ...] to [world_size · B, ...] in the order of ranks, with gradient."""
     if world_size() == 1:
         return x
     gathered: tuple[Tensor, ...] = dist_nn.all_gather(x.contiguous())
     joint = torch.cat(gathered)
     if joint.requires_grad:
-        # Its backward sends the memory of a gradient as it lies, whatever the strides.
+        # The backward of all_gather ignores the strides of a gradient.
         joint.register_hook(lambda gradient: gradient.contiguous())
     return joint
 
 
 def local_rows(x: Tensor) -> Tensor:
-    """The rows of a joint tensor that are this process's, [world_size · B, ...] to [B, ...]."""
+    """Return this process's rows of a joint tensor, [world_size · B, ...] to [B, ...]."""
     return x.chunk(world_size())[rank()]
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean of a tensor over processes, without gradient."""
+    """Return the mean of a tensor over processes, without gradient."""
     if world_size() == 1:
         return x.detach()
     x = x.detach().clone()
@@ -111,10 +121,10 @@ def mean(x: Tensor) -> Tensor:
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch normalisation with statistics over all processes, on any device.
+    """A batch normalisation with statistics over all processes, on any device.
 
-    PyTorch's own runs on CUDA only; this one lets processes on CPUs agree with one that holds the
-    joint batch. Every process must hold the same number of samples.
+    PyTorch's own works on CUDA only. With this one, processes on CPUs compute the same as one process
+    with the joint batch. Every process must have the same number of samples.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -122,7 +132,7 @@ class SyncBatchNorm(_BatchNorm):
             raise ValueError(f"expected at least 2 dimensions, got {input.ndim}")
 
     def forward(self, input: Tensor) -> Tensor:
-        """[B, C, ...] to the same shape."""
+        """Normalise [B, C, ...] to the same shape."""
         if not self.training or world_size() == 1:
             return self._activated(super().forward(input))
         over = [d for d in range(input.ndim) if d != 1]
@@ -146,7 +156,7 @@ class SyncBatchNorm(_BatchNorm):
         return self._activated(out.to(input.dtype))
 
     def _activated(self, x: Tensor) -> Tensor:
-        """Go on as timm's BatchNormAct2d does, where one was replaced."""
+        """Apply the dropout and activation of a replaced timm BatchNormAct2d, if there are any."""
         for part in ("drop", "act"):
             if hasattr(self, part):
                 x = getattr(self, part)(x)
@@ -156,8 +166,8 @@ class SyncBatchNorm(_BatchNorm):
 def sync_batchnorm(module: nn.Module) -> nn.Module:
     """Replace every batch normalisation in `module` by one over all processes, and return it.
 
-    A module with the attribute ``local_batchnorm = True`` keeps statistics of its own (MoCo's key
-    encoder, whose statistics must differ from the query's).
+    A module with the attribute ``local_batchnorm = True`` keeps the statistics of its own process
+    (MoCo's key encoder, whose statistics must differ from the query's).
     """
     if getattr(module, "local_batchnorm", False):
         return module
@@ -169,7 +179,7 @@ def sync_batchnorm(module: nn.Module) -> nn.Module:
 
 
 def _synchronised(old: _BatchNorm) -> nn.Module:
-    """A synchronised batch normalisation with the old one's parameters, buffers and their names."""
+    """Return a synchronised batch normalisation with the same parameters and buffers."""
     kind = SyncBatchNormAct if _on_cuda(old) else SyncBatchNorm
     new = kind(old.num_features, old.eps, old.momentum, old.affine, old.track_running_stats)
     new._parameters, new._buffers = old._parameters, old._buffers

@@ -22,7 +22,7 @@ from ssl_zoo.evaluation import Subject, score, supported_protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
-from ssl_zoo.runs.build import load_data
+from ssl_zoo.runs.build import load_data, restore_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.text import error_line, locate_error
 from ssl_zoo.training import train
@@ -227,7 +227,7 @@ class TrainedCell(Cell):
                 if self.comparison.tasks != "all":
                     raise
                 raise LeftOut(str(reason)) from reason
-        task = device.place(self.folder.load_task(data.spec))
+        task = device.place(restore_task(self.folder, data.spec))
         return Subject.of_task(task, data, device, seed=self.config.train.seed)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ import torch
 from ssl_zoo.comparison.cells import Cell
 from ssl_zoo.comparison.sweep import Launcher, Sweep, cores, run_here
 from ssl_zoo.errors import UserError
+from ssl_zoo.runtime.children import Children
 from ssl_zoo.runtime.files import open_no_follow
 
 POLL = 1.0
@@ -29,15 +29,15 @@ POLL = 1.0
 
 
 def launcher(devices: int, cluster: str | None, parameters: Mapping[str, Any]) -> Launcher:
-    """Where the cells are worked on.
+    """Return the function that works through the cells of a comparison.
 
     Args:
-        devices: how many at a time on this machine; 1 for this process.
-        cluster: "slurm" or "local", to submit them as jobs instead.
-        parameters: submitit's.
+        devices: the number of cells at a time on this machine; 1 for this process.
+        cluster: "slurm" or "local", to submit the cells as jobs instead.
+        parameters: the parameters of submitit.
 
     Raises:
-        UserError: these do not go together, or there is no such cluster.
+        UserError: the arguments cannot be combined, or there is no such cluster.
     """
     if cluster is None:
         if parameters:
@@ -51,25 +51,25 @@ def launcher(devices: int, cluster: str | None, parameters: Mapping[str, Any]) -
 
 
 def commands(sweep: Sweep) -> list[str]:
-    """For each cell that is not done the command that does it, on any machine that has the folder."""
+    """Return the command of each cell that is not done, for any machine that has the folder."""
     sweep.write()
     return [shlex.join(["ssl-zoo", *sweep.command(cell)]) for cell in sweep.todo()]
 
 
 def _observe(sweep: Sweep, cell: Cell) -> None:
-    """Read from a cell's folder how far it has got."""
+    """Report the progress that a cell's folder shows."""
     with suppress(OSError, ValueError, TypeError, LookupError):
         lines = (cell.path / "metrics.jsonl").read_text().splitlines()
         sweep.advance(cell, float(json.loads(lines[-1])["progress"]))
 
 
 def on_devices(sweep: Sweep, number: int) -> None:
-    """Work through the cells with so many processes, each on a device of its own.
+    """Work through the cells with `number` processes, each on a device of its own.
 
     On CUDA every process sees one device; on the CPU they share the processors evenly.
 
     Raises:
-        UserError: there are not so many devices.
+        UserError: there are fewer devices.
     """
     config = sweep.comparison.encoder_config(0).train
     cuda = torch.cuda.is_available() and config.device in ("auto", "cuda")
@@ -77,7 +77,7 @@ def on_devices(sweep: Sweep, number: int) -> None:
         raise UserError(f"--devices {number}: does not go with --device {config.device}, which is one")
     if cuda and number > torch.cuda.device_count():
         raise UserError(f"--devices {number}: there are {torch.cuda.device_count()} CUDA devices here")
-    # Those that are visible, as whoever made them so calls them.
+    # The visible devices, by the names that the variable gives them.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     free: Queue[str] = Queue()
     for index in range(number):
@@ -94,15 +94,12 @@ def on_devices(sweep: Sweep, number: int) -> None:
             if cuda:
                 environment["CUDA_VISIBLE_DEVICES"] = index
             command = [sys.executable, "-m", "ssl_zoo", *sweep.command(cell)]
+            child = Children()
             with open_no_follow(_log(cell), "ab") as log:
-                process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-                while process.poll() is None and not stop.wait(0.1):
-                    pass
-                if stop.is_set():
-                    process.terminate()
-                process.wait()
-            if process.returncode and cell.status != "done" and not stop.is_set():
-                _note_death(cell, f"its process ended with code {process.returncode}")
+                child.start(command, environment, log)
+                code = child.wait(stop)
+            if code and cell.status != "done" and not stop.is_set():
+                _record_end(cell, f"its process ended with code {code}")
         except OSError as error:
             cell.folder.record_failure(f"its process cannot be started: {error.strerror or error}")
         finally:
@@ -144,11 +141,11 @@ def _log(cell: Cell) -> Path:
     return folder / f"{cell.name}.log"
 
 
-def _note_death(cell: Cell, what: str) -> None:
-    """Where a process ended without saying why, let the row say what is known."""
+def _record_end(cell: Cell, problem: str) -> None:
+    """Record the failure of a process that recorded none itself, with the last line of its log."""
     if cell.failure() is None:
         lines = _log(cell).read_text(errors="replace").strip().splitlines() or [""]
-        cell.folder.record_failure(f"{what}: {lines[-1]}" if lines[-1] else what)
+        cell.folder.record_failure(f"{problem}: {lines[-1]}" if lines[-1] else problem)
 
 
 def submit(sweep: Sweep, cluster: str, parameters: Mapping[str, Any]) -> None:
@@ -157,7 +154,8 @@ def submit(sweep: Sweep, cluster: str, parameters: Mapping[str, Any]) -> None:
     Args:
         sweep: the comparison.
         cluster: "slurm", or "local" for processes on this machine.
-        parameters: submitit's, such as ``{"slurm_partition": "gpu", "timeout_min": 240}``.
+        parameters: the parameters of submitit, such as
+            ``{"slurm_partition": "gpu", "timeout_min": 240}``.
 
     Raises:
         UserError: submitit is not installed, the cluster is not there, or a parameter is unknown.
@@ -172,9 +170,9 @@ def submit(sweep: Sweep, cluster: str, parameters: Mapping[str, Any]) -> None:
     except (RuntimeError, TypeError, NameError, ValueError, AssertionError) as error:
         raise UserError(f"--launcher {cluster}: {' '.join(str(error).split())}") from error
     todo = sweep.todo()
-    # The local executor starts whatever it is given at once.
-    for some in [[cell] for cell in todo] if cluster == "local" else [todo]:
-        _submit(executor, sweep, some)
+    # The local executor starts all jobs at once.
+    for cells in [[cell] for cell in todo] if cluster == "local" else [todo]:
+        _submit(executor, sweep, cells)
 
 
 def _submit(executor: Any, sweep: Sweep, cells: Sequence[Cell]) -> None:

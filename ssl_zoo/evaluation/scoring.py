@@ -13,7 +13,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.protocol import Scores, protocols
 from ssl_zoo.evaluation.subject import Subject
-from ssl_zoo.runs.build import build_data, build_encoder, build_task, load_data
+from ssl_zoo.runs.build import build_data, build_encoder, build_task, load_data, restore_task
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.spec import ImageSpec
@@ -146,7 +146,7 @@ def _evaluate_run(
         # Normalised as in training; only the meaning of a mirror image is the new data's.
         samples = replace(samples, spec=replace(spec, mirror=samples.spec.mirror))
     with device.computing():
-        task = device.place(run.load_task(samples.spec))
+        task = device.place(restore_task(run, samples.spec))
         subject = Subject.of_task(task, samples, device, seed=config.train.seed)
         rows: dict[str, Scores] = {config.task.name: score(subject, names)}
         if with_baselines:

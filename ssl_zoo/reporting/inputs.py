@@ -18,7 +18,7 @@ from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.scoring import of_encoder
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
-from ssl_zoo.runs.build import build_data
+from ssl_zoo.runs.build import build_data, restore_task
 from ssl_zoo.runs.records import file_exists
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
@@ -241,7 +241,7 @@ class FeatureExtractor:
             return of_encoder(config, self.data, self.device, member.row), None
         own = self._run_config(member.run)
         data = build_data(own, self.device.device, self.data)
-        task = self.device.place(member.run.load_task(data.spec))
+        task = self.device.place(restore_task(member.run, data.spec))
         return Subject.of_task(task, data, self.device, member.row, seed=own.train.seed), task
 
     def _run_config(self, run: Run) -> RunConfig:

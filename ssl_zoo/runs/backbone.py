@@ -1,4 +1,4 @@
-"""The trained backbone of a run: loading it, and reading its file."""
+"""The trained backbone of a run: writing and reading its file, and building the network."""
 
 from __future__ import annotations
 
@@ -8,32 +8,47 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.backbones.timm_encoder import TimmEncoder, create_backbone
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.checkpoints import state_dict_errors
-from ssl_zoo.runs.records import (
-    file_exists,
-)
-from ssl_zoo.spec import ImageSpec
+from ssl_zoo.runs.records import file_exists
+from ssl_zoo.runtime.files import write_atomic
+from ssl_zoo.spec import ImageSpec, Spec
+from ssl_zoo.task import Encoder
 
 BACKBONE_FILE = "backbone.safetensors"
 
 
+def write_backbone(file: Path, encoder: Encoder, config: BackboneConfig, spec: Spec) -> None:
+    """Save the weights of a backbone, with all that `load_backbone` needs to build it again.
+
+    Raises:
+        Unwritable: the file cannot be written.
+    """
+    weights = encoder.model if isinstance(encoder, TimmEncoder) else encoder
+    state = {k: v.detach().cpu().contiguous() for k, v in weights.state_dict().items()}
+    header = {"backbone": config.model_dump_json(), "modality": spec.modality}
+    if isinstance(spec, ImageSpec):
+        header["spec"] = json.dumps(asdict(spec))
+    write_atomic(file, safetensors_bytes(state, header))
+
+
 def load_backbone(path: str | Path) -> nn.Module:
-    """The trained backbone of a run, ready for use: a timm model in evaluation mode.
+    """Load the trained backbone of a run: a timm model in evaluation mode.
 
     Args:
         path: a run directory, or its `backbone.safetensors`.
 
     Returns:
-        The timm model: `model(x)` gives pooled features [B, D], `model.forward_features(x)` the map.
-        Images are to be normalised by `model.ssl_zoo_spec` (`ssl_zoo.spec.ImageSpec.prepare`).
+        The timm model: `model(x)` returns pooled features [B, D], `model.forward_features(x)` the map.
+        Normalise images with `model.ssl_zoo_spec` (`ssl_zoo.spec.ImageSpec.prepare`) first.
 
     Raises:
-        UserError: there is no backbone at `path`, it cannot be read, or it is not of images.
+        UserError: there is no backbone at `path`, it cannot be read, or it is not for images.
     """
     config, spec, state = read_backbone(path)
     with state_dict_errors(_backbone_file(path)):
@@ -45,10 +60,10 @@ def load_backbone(path: str | Path) -> nn.Module:
 
 
 def read_backbone(path: str | Path) -> tuple[BackboneConfig, ImageSpec, dict[str, Tensor]]:
-    """What `backbone.safetensors` holds: how the network is built, its images, its weights.
+    """Read from `backbone.safetensors` the configuration, the image format and the weights.
 
     Raises:
-        UserError: there is no backbone at `path`, it cannot be read, or it is not of images.
+        UserError: there is no backbone at `path`, it cannot be read, or it is not for images.
     """
     file = _backbone_file(path)
     if not file_exists(file):
@@ -60,7 +75,7 @@ def read_backbone(path: str | Path) -> tuple[BackboneConfig, ImageSpec, dict[str
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     if "spec" not in header or "backbone" not in header:
-        raise UserError(f"{file} is no image backbone of ssl-zoo's; load its weights yourself")
+        raise UserError(f"{file} is not an image backbone of ssl-zoo; load its weights yourself")
     try:
         spec = TypeAdapter(ImageSpec).validate_json(header["spec"])
         if unknown := json.loads(header["spec"]).keys() - asdict(spec):
@@ -74,6 +89,6 @@ def read_backbone(path: str | Path) -> tuple[BackboneConfig, ImageSpec, dict[str
 
 
 def _backbone_file(path: str | Path) -> Path:
-    """The file itself, of a run or given as it is."""
+    """Return `path` if it is a file, else the file in this run directory."""
     file = Path(path)
     return file if file_exists(file) or not file.is_dir() else file / BACKBONE_FILE

@@ -1,4 +1,4 @@
-"""Building the data, the encoder and the task that a configuration names."""
+"""Building the data, the encoder and the task of a configuration or a run."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from ssl_zoo.config.schema import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.plugins.registry import registry
+from ssl_zoo.runs.checkpoints import state_dict_errors
+from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder, Task
 
 
 def build_data(config: RunConfig, device: torch.device, data: DataSet | None = None) -> DataSet:
-    """Load the data that a configuration names, for its task.
+    """Load the data of a configuration, for its task.
 
     Args:
         config: the configuration.
-        device: where samples are kept that fit.
-        data: what its `data` section describes, if it is loaded already.
+        device: the device whose memory holds the samples, if they fit.
+        data: the data of the configuration, if they are loaded already.
 
     Raises:
-        UserError: there is no such source; `Unsuitable` if it does not go with the task.
+        UserError: there is no such source.
+        Unsuitable: the data do not fit the task.
     """
     data = load_data(config.data, device) if data is None else data
     cls, name = registry.load_task(config.task.name), config.task.name
@@ -42,7 +45,7 @@ def build_data(config: RunConfig, device: torch.device, data: DataSet | None = N
 
 
 def load_data(config: DataConfig, device: torch.device) -> DataSet:
-    """Load the data that a configuration names, from a plugin's source or one of the core's.
+    """Load the data of a configuration, from a source of a plugin or of the core.
 
     Raises:
         UserError: there is no such source.
@@ -51,7 +54,7 @@ def load_data(config: DataConfig, device: torch.device) -> DataSet:
 
 
 def build_encoder(config: BackboneConfig, spec: Spec, seed: int) -> Encoder:
-    """Build the backbone that a configuration names, with weights that follow from the seed.
+    """Build the backbone of a configuration; the seed alone determines its weights.
 
     Raises:
         UserError: there is no such backbone for such data.
@@ -62,7 +65,7 @@ def build_encoder(config: BackboneConfig, spec: Spec, seed: int) -> Encoder:
 
 
 def _build_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
-    """Build the backbone that a configuration names, from a plugin or from timm.
+    """Build the backbone of a configuration, from a plugin or from timm.
 
     Raises:
         UserError: there is no such backbone for such data.
@@ -80,7 +83,7 @@ def _build_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
 
 
 def build_task(config: RunConfig, spec: Spec) -> Task:
-    """Build the task with a new network; its weights follow from the seed alone."""
+    """Build the task with a new network; the seed alone determines its weights."""
     cls = registry.load_task(config.task.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
@@ -88,3 +91,21 @@ def build_task(config: RunConfig, spec: Spec) -> Task:
         if config.train.cached_gradients:
             cache_gradients(encoder, config.train.part_size)
         return cls(encoder, config.task.options(cls.Options), spec)
+
+
+def restore_task(run: Run, spec: Spec) -> Task:
+    """Build the task of a run with the weights of its checkpoint, on the CPU, in evaluation mode.
+
+    Raises:
+        UserError: the run has no checkpoint that fits.
+    """
+    state = run.checkpoints.load()
+    config = run.config()
+    # All weights come from the checkpoint; timm's need not be fetched.
+    backbone = config.backbone.model_copy(update={"pretrained": False})
+    task = build_task(config.model_copy(update={"backbone": backbone}), spec)
+    with state_dict_errors(run.checkpoints.file):
+        task.load_state_dict(state["task"])
+        if state["ema"] is not None:
+            task.encoder.load_state_dict(state["ema"])
+    return task.eval()

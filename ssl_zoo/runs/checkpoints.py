@@ -25,9 +25,9 @@ StateDict = dict[str, Any]
 class Checkpoints:
     """The last two checkpoints in a run's directory.
 
-    A checkpoint is what `torch.save` writes: a ZIP archive, whose members each have a CRC-32. PyTorch
-    does not look at these when it reads; here they are checked, so that a checkpoint that was cut off
-    or has a wrong bit is recognised, and the one before it is used.
+    A checkpoint is a ZIP archive written by `torch.save`; each member has a CRC-32. PyTorch does not
+    check these; this class does, so that a truncated checkpoint, or one with a wrong bit, is
+    recognised and the one before it is used.
 
     Attributes:
         file: the last one.
@@ -40,13 +40,13 @@ class Checkpoints:
         self._keep_last = True
 
     def __bool__(self) -> bool:
-        """Whether there is any, whole or not."""
+        """Return whether there is a checkpoint, intact or not."""
         return self.file.exists() or self.before.exists()
 
     def save(self, state: StateDict) -> None:
-        """Put a checkpoint in the place of the last one, which becomes the one before it.
+        """Save a checkpoint as the last one; the last one becomes the one before it.
 
-        At any moment there is a whole one, if there was one when this began.
+        At any moment there is an intact one, if there was one before.
 
         Raises:
             Unwritable: it cannot be written; the last one is still there, under one of the two names.
@@ -61,10 +61,10 @@ class Checkpoints:
         self._keep_last = True
 
     def load(self) -> StateDict:
-        """Read the last one that is whole; only tensors and plain values are read, no code.
+        """Load the last intact checkpoint; only tensors and plain values are read, no code.
 
         Raises:
-            UserError: there is none, or none can be read.
+            UserError: there is no checkpoint, or none can be read.
         """
         faults: list[str] = []
         for file in (self.file, self.before):
@@ -77,24 +77,24 @@ class Checkpoints:
                 continue
             if faults:
                 log.warning("%s; the one before it is used, of step %s", faults[0], state.get("step"))
-                self._keep_last = False  # a broken one must not take the good one's place
+                self._keep_last = False  # a damaged one must not replace the intact one
             return state
         raise UserError(faults[0] if faults else f"{self.file.parent} has no checkpoint; train it first")
 
 
 def pack_state(state: StateDict) -> memoryview:
-    """A state as it is written, with checksums."""
+    """Return a state in the format of a checkpoint, with checksums."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getbuffer()
 
 
 def read_checkpoint(file: Path) -> StateDict:
-    """Read one checkpoint, whose checksums must be right.
+    """Read one checkpoint and verify its checksums.
 
     Raises:
-        FileNotFoundError: it is not there.
-        UserError: it cannot be read, or is something else.
+        FileNotFoundError: it does not exist.
+        UserError: it cannot be read, or is not a checkpoint.
     """
     try:
         with file.open("rb") as opened:
@@ -105,23 +105,23 @@ def read_checkpoint(file: Path) -> StateDict:
             state = torch.load(opened, map_location="cpu", weights_only=True)
     except (FileNotFoundError, MemoryError):
         raise
-    except Exception as error:  # whatever a broken file makes its readers raise
+    except Exception as error:  # damaged files raise errors of every kind
         raise UserError(f"{file} cannot be read: {error_line(error)}") from error
     if not isinstance(state, dict) or "task" not in state:
-        raise UserError(f"{file} cannot be read: it is no checkpoint of ssl-zoo's")
+        raise UserError(f"{file} cannot be read: it is not a checkpoint of ssl-zoo")
     return state
 
 
 @contextlib.contextmanager
 def state_dict_errors(file: Path) -> Iterator[None]:
-    """Within, states are loaded from a file; one that does not fit is the file's fault.
+    """Raise errors of loading a state from `file` as errors about the file.
 
     Raises:
-        UserError: a state does not fit.
+        UserError: the state does not fit the module.
     """
     try:
         yield
-    except Exception as error:  # whatever a state of another shape makes its readers raise
-        said = str(error) if isinstance(error, SslZooError) else f"{type(error).__name__}: {error}"
-        reason = " ".join(said.split())[:200]
+    except Exception as error:  # states of other shapes raise errors of every kind
+        message = str(error) if isinstance(error, SslZooError) else f"{type(error).__name__}: {error}"
+        reason = " ".join(message.split())[:200]
         raise UserError(f"{file} does not fit what is installed here: {reason}") from error

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, command, git revision."""
+"""The provenance of a run: versions, command, git revision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssl_zoo.plugins.registry import registry
 
 
 def provenance(config: RunConfig) -> dict[str, Any]:
-    """What a run was made with: versions, plugin, command, git revision."""
+    """Return the versions, the plugin, the command and the git revision of a new run."""
     entry = registry.tasks().get(config.task.name)
     versions = {p: metadata.version(p) for p in ("ssl-zoo", "torch", "torchvision", "timm")}
     if entry is not None:
@@ -29,12 +29,12 @@ def provenance(config: RunConfig) -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """The revision of the checkout in the working directory, if it is one.
+    """Return the revision of the checkout in the working directory, None if it is not one.
 
-    Whether files were changed is not asked: for that git would run what the checkout's settings name.
+    Changed files are not looked for: git would run programs that the checkout's settings name.
     """
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             ["git", "rev-parse", "--verify", "--short=12", "HEAD"],
             capture_output=True,
             text=True,
@@ -43,4 +43,4 @@ def _git_revision() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    return result.stdout.strip() or None

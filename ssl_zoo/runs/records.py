@@ -1,4 +1,4 @@
-"""What a run notes of itself as JSON, and what is said of a file that does not hold it."""
+"""The JSON files of a run: their formats, and reading them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Scores = dict[str, float]
 
 
 class CellRecord(BaseModel):
-    """What a run of a comparison notes beside its results."""
+    """The facts that a comparison adds to the results of a run."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -29,7 +29,7 @@ class CellRecord(BaseModel):
 
 
 class ResultsRecord(BaseModel):
-    """What is read again of `results.json`; whatever else is in it is left alone."""
+    """The fields of `results.json` that are read; other fields are kept unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -57,10 +57,10 @@ class MetricsLine(RootModel[dict[str, float]]):
 
 
 def file_exists(file: Path) -> bool:
-    """Whether there is such a file.
+    """Return whether a file exists.
 
     Raises:
-        UserError: that cannot be told, as of one in a folder that others may not look into.
+        UserError: it is unknown, as in a folder without read permission.
     """
     try:
         return file.is_file()
@@ -68,49 +68,49 @@ def file_exists(file: Path) -> bool:
         raise UserError(f"{file} cannot be read: {error.strerror}") from error
 
 
-def read_record(file: Path, model: type[BaseModel], mend: str) -> dict[str, Any] | None:
-    """What a file of JSON holds; None if there is none.
+def read_record(file: Path, model: type[BaseModel], hint: str) -> dict[str, Any] | None:
+    """Read a JSON file; return None if it does not exist.
 
     Args:
         file: the file.
-        model: what must be in it.
-        mend: what is to be done if it is not.
+        model: the format of its content.
+        hint: what to do if the content is invalid, for messages.
 
     Raises:
-        UserError: it cannot be read, or holds something else.
+        UserError: it cannot be read, or its content is invalid.
     """
-    text = _text(file, mend)
-    return None if text is None else _record(text, model, str(file), mend)
+    text = _text(file, hint)
+    return None if text is None else _record(text, model, str(file), hint)
 
 
-def read_lines(file: Path, model: type[BaseModel], mend: str) -> list[dict[str, Any]]:
-    """What a file of JSON holds line by line, without a last one that is still being written.
+def read_lines(file: Path, model: type[BaseModel], hint: str) -> list[dict[str, Any]]:
+    """Read a JSON Lines file, without a last line that is still being written.
 
     Raises:
-        UserError: it cannot be read, or a line holds something else.
+        UserError: it cannot be read, or a line is invalid.
     """
-    *lines, _ = (_text(file, mend) or "").split("\n")
-    return [_record(line, model, f"{file}, line {number}", mend) for number, line in enumerate(lines, 1)]
+    *lines, _ = (_text(file, hint) or "").split("\n")
+    return [_record(line, model, f"{file}, line {number}", hint) for number, line in enumerate(lines, 1)]
 
 
-def _text(file: Path, mend: str) -> str | None:
+def _text(file: Path, hint: str) -> str | None:
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} cannot be read: is no text in UTF-8; {mend}") from error
+        raise UserError(f"{file} cannot be read: is not valid UTF-8; {hint}") from error
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}; {mend}") from error
+        raise UserError(f"{file} cannot be read: {error.strerror}; {hint}") from error
 
 
-def _record(text: str, model: type[BaseModel], place: str, mend: str) -> dict[str, Any]:
+def _record(text: str, model: type[BaseModel], location: str, hint: str) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(text)
         model.model_validate(record, strict=True)
     except ValidationError as error:
         reason = ": ".join(filter(None, first_error(error, record)))
-        raise UserError(f"{place} cannot be read: {reason}; {mend}") from error
+        raise UserError(f"{location} cannot be read: {reason}; {hint}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{place} cannot be read: {error}; {mend}") from error
+        raise UserError(f"{location} cannot be read: {error}; {hint}") from error
     return record

@@ -1,4 +1,4 @@
-"""Where and in which number format a network computes."""
+"""The device, the precision and the threads with which a network computes."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Device:
     Attributes:
         device: the device.
         precision: fp32, bf16 or fp16.
-        channels_last: whether convolutions see channels last.
-        threads: of the CPU, for computing.
-        deterministic: whether what computes differently each time is refused.
+        channels_last: whether images are in the memory format channels last.
+        threads: the number of CPU threads.
+        deterministic: whether torch refuses nondeterministic operations.
     """
 
     device: torch.device
@@ -47,13 +47,13 @@ class Device:
 
     @classmethod
     def choose(cls, config: TrainConfig, local_rank: int = 0) -> Device:
-        """Resolve what a configuration leaves open, by what is known of the hardware.
+        """Return the device of a configuration, with defaults for this hardware.
 
-        The best accelerator there is, else the CPU; bf16 where the hardware computes in it, else
-        fp16 on CUDA, else fp32; channels last; as many threads as torch takes.
+        The defaults are the best accelerator, else the CPU; bf16 where the hardware supports it, else
+        fp16 on CUDA, else fp32; channels last; torch's number of threads.
 
         Raises:
-            UserError: there is no such device here, or it cannot compute in that precision.
+            UserError: there is no such device, or it does not support the precision.
         """
         name = config.device
         if name == "auto":
@@ -67,15 +67,15 @@ class Device:
                 f"train.device: {name!r} cannot be used here: {error_line(error)}; "
                 "choose --device cpu or auto"
             ) from error
-        given = config.precision != "auto"
+        explicit = config.precision != "auto"
         chosen = cls(
             device,
-            config.precision if given else _best_precision(device),
+            config.precision if explicit else _best_precision(device),
             config.channels_last is not False,
             config.threads or torch.get_num_threads(),
             config.deterministic,
         )
-        if not given:
+        if not explicit:
             return chosen
         try:
             chosen._try()
@@ -93,28 +93,28 @@ class Device:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """Within, the process computes with these threads, and deterministically if asked to.
+        """Temporarily set the threads and deterministic algorithms, and fork torch's random state.
 
-        Its global generators of random numbers are then as they were before.
+        The global random generators are restored at the end.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
-            strictly = _deterministic() if self.deterministic else contextlib.nullcontext()
-            with strictly, torch.random.fork_rng(self.forked), _freed_memory_kept():
+            algorithms = _deterministic() if self.deterministic else contextlib.nullcontext()
+            with algorithms, torch.random.fork_rng(self.forked), _retain_freed_memory():
                 yield
         finally:
             torch.set_num_threads(threads)
 
     def synchronise(self) -> None:
-        """Wait until the device has done what it was told, before a clock is read."""
+        """Wait until the device has finished its work, so that a clock can be read."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
 
     def _try(self) -> None:
-        """Compute what every network does, and its gradient, once."""
+        """Compute a convolution and a matrix product with gradients once, to see whether it works."""
         weight = torch.ones(1, 1, 3, 3, device=self.device, requires_grad=True)
         with self.autocast():
             y = F.conv2d(torch.ones(1, 1, 4, 4, device=self.device), weight).flatten(1)
@@ -123,17 +123,17 @@ class Device:
 
     @property
     def forked(self) -> list[torch.device]:
-        """The devices whose generators `torch.random.fork_rng` is to keep, beside the CPU's."""
+        """The devices whose generators `torch.random.fork_rng` restores, beside the CPU's."""
         return [self.device] if self.device.type == "cuda" else []
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The context in which networks are called."""
+        """Return the autocast context in which networks are called."""
         return torch.autocast(
             self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"
         )
 
     def reset_peak_memory(self) -> None:
-        """Start to measure anew what `peak_memory` gives."""
+        """Restart the measurement of `peak_memory`."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         elif _CLEAR_REFS.exists():
@@ -141,9 +141,9 @@ class Device:
                 _CLEAR_REFS.write_text("5")
 
     def peak_memory(self) -> int | None:
-        """The most bytes in use since `reset_peak_memory`; None where that cannot be told.
+        """Return the maximum of bytes in use since `reset_peak_memory`, None where it is unknown.
 
-        On CUDA those of tensors; on Linux's CPUs the process's resident set, libraries included.
+        On CUDA this counts tensors; on Linux's CPUs the process's resident set, with libraries.
         """
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
@@ -153,13 +153,13 @@ class Device:
         return next((int(n.split()[1]) * 1024 for n in lines if n.startswith("VmHWM:")), None)
 
     def to_format(self, x: Tensor) -> Tensor:
-        """A batch of images in the memory format of the network; any other tensor as it is."""
+        """Return a batch of images in the memory format of the network, other tensors unchanged."""
         if self.channels_last and x.ndim == 4 and x.is_floating_point():
             return x.contiguous(memory_format=torch.channels_last)
         return x
 
     def place(self, module: M) -> M:
-        """Move a module here, in place, in the memory format."""
+        """Move a module to the device and into the memory format, in place."""
         module.to(self.device)
         if self.channels_last:
             for parameter in module.parameters():
@@ -170,10 +170,10 @@ class Device:
 
 @contextlib.contextmanager
 def _deterministic() -> Iterator[None]:
-    """Within, torch refuses what computes differently each time."""
+    """Temporarily let torch refuse nondeterministic operations."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS is refused
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
     torch.use_deterministic_algorithms(True)
     try:
         yield
@@ -182,14 +182,14 @@ def _deterministic() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _freed_memory_kept() -> Iterator[None]:
-    """Within, what one step frees is there for the next.
+def _retain_freed_memory() -> Iterator[None]:
+    """Temporarily keep the memory that one step frees for the next step.
 
-    By itself the C library returns a large block at once, and the system hands it out again page by
-    page, filled with zeros: in a step on a CPU that can take longer than what is computed there.
+    By default the C library returns a large block to the system at once, which then provides it page
+    by page, filled with zeros: that can take longer than the computation of a step on a CPU.
     """
     libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-    # Only glibc has it, and old ones take no more than 32 MiB.
+    # Only glibc has mallopt, and old versions accept at most 32 MiB.
     if not hasattr(libc, "mallopt") or not any(
         libc.mallopt(_M_MMAP_THRESHOLD, n) for n in (2**30, 2**25)
     ):
@@ -199,7 +199,7 @@ def _freed_memory_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        # Where its own rule, which ends with the first setting, lets them grow to.
+        # The maxima of glibc's dynamic rule, which the first setting switches off.
         libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**26)
         libc.malloc_trim(0)

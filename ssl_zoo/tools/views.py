@@ -15,7 +15,7 @@ from torch import Tensor
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
-from ssl_zoo.runs.build import build_data, build_task
+from ssl_zoo.runs.build import build_data, build_task, restore_task
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.spec import ImageSpec
@@ -48,7 +48,7 @@ def picture(
     data = build_data(config, torch.device("cpu"))
     if not isinstance(data.spec, ImageSpec):
         raise UserError(f"{config.data.source} is {data.spec.modality} data, which cannot be drawn")
-    task = build_task(config, data.spec) if opened is None else opened.load_task(data.spec)
+    task = build_task(config, data.spec) if opened is None else restore_task(opened, data.spec)
     seed = config.train.seed if seed is None else seed
     return draw(columns(task, data, rows, seed, trained=opened is not None), data.spec)
 

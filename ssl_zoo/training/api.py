@@ -15,6 +15,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, Unwritable
 from ssl_zoo.evaluation import Scores, Subject, baselines, dry_run, protocols, score, supported_protocols
 from ssl_zoo.plugins.registry import registry
+from ssl_zoo.runs.backbone import write_backbone
 from ssl_zoo.runs.build import build_data, build_task
 from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.run import Run
@@ -155,7 +156,7 @@ def finish(trainer: Trainer, run: Run, protocol: Iterable[str], with_baselines: 
     peak_memory = trainer.peak_memory
     names = supported_protocols(protocol, data)
     with trainer.averaged_weights():
-        run.write_backbone(trainer.task.encoder, config.backbone, data.spec)
+        write_backbone(run.backbone_file, trainer.task.encoder, config.backbone, data.spec)
         subject = Subject.of_task(trainer.task, data, device, seed=config.train.seed)
         rows: dict[str, Scores] = {config.task.name: score(subject, names)}
     if with_baselines:

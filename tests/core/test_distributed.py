@@ -23,7 +23,7 @@ def losses(run: Path) -> list[float]:
 
 
 def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run something in two processes."""
+    """Run Python with these arguments in two processes."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.run(
         [*launcher, *arguments],

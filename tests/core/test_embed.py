@@ -16,7 +16,7 @@ from torch import Tensor
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit, DataSet, LazySplit, Split, load
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.runs.backbone import load_backbone
+from ssl_zoo.runs.backbone import load_backbone, write_backbone
 from ssl_zoo.runs.build import build_encoder, load_data
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import Spec
@@ -32,7 +32,7 @@ def run_on(path: Path, **settings: Any) -> Path:
     config = small_config("simclr", **settings)
     run = Run.create(path, config)
     spec = load_data(config.data, CPU).spec
-    run.write_backbone(build_encoder(config.backbone, spec, 0), config.backbone, spec)
+    write_backbone(run.backbone_file, build_encoder(config.backbone, spec, 0), config.backbone, spec)
     return path
 
 

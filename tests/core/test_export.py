@@ -22,7 +22,7 @@ from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.config.presets import PRESETS
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.runs.backbone import load_backbone
+from ssl_zoo.runs.backbone import load_backbone, write_backbone
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.tools import export as module
@@ -93,7 +93,7 @@ def trained(path: Path, backbone: BackboneConfig, size: int, channels: int = 2) 
         elif value.is_floating_point():
             value.add_(0.05 * torch.randn_like(value))
     path.mkdir(parents=True)
-    Run(path).write_backbone(encoder, backbone, spec)
+    write_backbone(Run(path).backbone_file, encoder, backbone, spec)
     return path
 
 
@@ -354,7 +354,7 @@ def test_a_backbone_that_is_not_there_or_not_timms(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     spec = ImageSpec(channels=1, size=8, mean=(0.5,), std=(0.5,))
-    Run(run).write_backbone(nn.Linear(2, 2), BackboneConfig(name="my_own"), spec)  # type: ignore[arg-type]
+    write_backbone(Run(run).backbone_file, nn.Linear(2, 2), BackboneConfig(name="my_own"), spec)  # type: ignore[arg-type]
     reason = "its backbone 'my_own' belongs to a plugin, and timm cannot load it"
     assert complaint(run, file) == f"{run}: {reason}"
     assert not file.exists()

@@ -1,4 +1,4 @@
-"""A run that is taken up again, whatever state it was left in."""
+"""Runs are resumed from every state in which they may have been left."""
 
 from __future__ import annotations
 

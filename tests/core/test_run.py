@@ -1,4 +1,4 @@
-"""A run directory is whole at any moment, and what is wrong with one is said in a line."""
+"""A run directory is intact at any moment, and an error in one is reported in one line."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ssl_zoo.errors import SslZooError, UserError
-from ssl_zoo.runs.backbone import load_backbone
-from ssl_zoo.runs.build import build_data, build_task
+from ssl_zoo.runs.backbone import load_backbone, write_backbone
+from ssl_zoo.runs.build import build_data, build_task, restore_task
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.training import train
@@ -35,7 +35,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Run:
-    """A run that has only begun."""
+    """Create a run that has made no step."""
     return Run.create(tmp_path / "run", small_config("simclr"))
 
 
@@ -110,8 +110,8 @@ def test_runs_without_a_place_of_their_own_get_different_ones(
 
 def test_a_run_is_not_made_over_anything(empty: Run, tmp_path: Path) -> None:
     config = small_config("simclr")
-    said = complaint(Run.create, empty.path, config)
-    assert said.endswith(f"choose another folder, or go on with it: --resume {empty.path}")
+    message = complaint(Run.create, empty.path, config)
+    assert message.endswith(f"choose another folder, or resume it: --resume {empty.path}")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     (tmp_path / "file").write_text("x")
@@ -131,9 +131,9 @@ def test_discarding_a_run_spares_what_is_not_its_own(empty: Run) -> None:
 
 
 def test_what_a_run_was_made_with_is_written_down(run: Run) -> None:
-    made = run.config().provenance
-    assert {"ssl-zoo", "torch", "torchvision", "timm"} <= made["versions"].keys()
-    assert made["versions"]["torch"] == version("torch")
+    provenance = run.config().provenance
+    assert {"ssl-zoo", "torch", "torchvision", "timm"} <= provenance["versions"].keys()
+    assert provenance["versions"]["torch"] == version("torch")
     assert run.config().task == small_config("simclr").task
 
 
@@ -149,19 +149,19 @@ def test_a_directory_that_is_no_run(tmp_path: Path) -> None:
 def test_a_checkpoint_that_is_cut_off_or_garbage(empty: Run, run: Run, content: bytes | None) -> None:
     whole = run.checkpoints.file.read_bytes()
     empty.checkpoints.file.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    said = complaint(empty.checkpoints.load)
-    assert said.startswith(f"{empty.checkpoints.file} cannot be read: ")
-    assert complaint(lambda: train(resume=empty.path)) == said
+    message = complaint(empty.checkpoints.load)
+    assert message.startswith(f"{empty.checkpoints.file} cannot be read: ")
+    assert complaint(lambda: train(resume=empty.path)) == message
 
 
 def test_a_checkpoint_of_something_else(empty: Run) -> None:
     data = build_data(empty.config(), CPU)
     assert complaint(empty.checkpoints.load) == f"{empty.path} has no checkpoint; train it first"
     torch.save([1, 2], empty.checkpoints.file)
-    assert "is no checkpoint of ssl-zoo's" in complaint(empty.checkpoints.load)
+    assert "is not a checkpoint of ssl-zoo" in complaint(empty.checkpoints.load)
     torch.save({"task": {"w": torch.ones(3)}, "ema": None}, empty.checkpoints.file)
-    said = complaint(empty.load_task, data.spec)
-    assert said.startswith(f"{empty.checkpoints.file} does not fit what is installed here: ")
+    message = complaint(restore_task, empty, data.spec)
+    assert message.startswith(f"{empty.checkpoints.file} does not fit what is installed here: ")
     assert "does not fit what is installed here" in complaint(lambda: train(resume=empty.path))
 
 
@@ -169,9 +169,9 @@ def test_a_run_whose_task_is_no_longer_installed(empty: Run) -> None:
     text = empty.config_file.read_text()
     empty.config_file.write_text(text.replace("name: simclr", "name: origami"))
     for function in (Run.open(empty.path).config, lambda: train(resume=empty.path)):
-        said = complaint(function)
-        assert said.startswith(f"{empty.config_file}: ")
-        assert "there is no task 'origami'" in said
+        message = complaint(function)
+        assert message.startswith(f"{empty.config_file}: ")
+        assert "there is no task 'origami'" in message
 
 
 @pytest.mark.parametrize("newer", ["99.0.0", "0.99.1", "1000.1"])
@@ -207,7 +207,7 @@ def test_results_that_are_broken_and_metrics_that_are_still_being_written(empty:
 def test_the_backbone_gives_the_features_of_the_trained_task_to_the_bit(run: Run) -> None:
     data = build_data(run.config(), CPU)
     x = data.spec.prepare(data.train.batch(torch.arange(64)))
-    expected = run.load_task(data.spec).features(x)
+    expected = restore_task(run, data.spec).features(x)
     for path in (run.path, str(run.path), run.backbone_file):
         model = load_backbone(path)
         assert not model.training
@@ -226,7 +226,7 @@ def test_timm_alone_loads_the_weights_of_a_backbone(tmp_path: Path, name: str, s
     config = run.config()
     data = build_data(config, CPU)
     task = build_task(config, data.spec).eval()
-    run.write_backbone(task.encoder, config.backbone, data.spec)
+    write_backbone(run.backbone_file, task.encoder, config.backbone, data.spec)
 
     with safe_open(run.backbone_file, "pt") as file:
         header = {key: json.loads(value) for key, value in file.metadata().items() if key != "modality"}
@@ -257,7 +257,7 @@ def test_a_backbone_that_is_broken_or_not_ours(
 ) -> None:
     for name in ("cut", "garbage"):
         assert "cannot be read: " in complaint(load_backbone, broken_backbones[name])
-    assert "is no image backbone of ssl-zoo's" in complaint(load_backbone, broken_backbones["foreign"])
+    assert "is not an image backbone of ssl-zoo" in complaint(load_backbone, broken_backbones["foreign"])
     assert "does not fit what is installed here" in complaint(load_backbone, broken_backbones["other"])
     for path in (tmp_path, tmp_path / "none"):
         assert "does not exist: give a run that has ended" in complaint(load_backbone, path)

@@ -22,7 +22,7 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject, score
 from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
-from ssl_zoo.runs.build import build_data, build_task
+from ssl_zoo.runs.build import build_data, build_task, restore_task
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Field, Losses, Task, TaskOptions
@@ -301,7 +301,7 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_saved(tmp_path: Pat
     assert all(weights[k].equal(average[k]) for k in weights)
     assert not weights["conv1.0.weight"].equal(raw["conv1.0.weight"])
     data = build_data(config, CPU)
-    rebuilt = scores_of(run.load_task(data.spec), data, Device.choose(config.train))
+    rebuilt = scores_of(restore_task(run, data.spec), data, Device.choose(config.train))
     assert rebuilt == pytest.approx(run.results()["scores"]["colour"], rel=1e-6)
 
 

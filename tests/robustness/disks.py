@@ -1,4 +1,4 @@
-"""A small disk of one's own, which can be full, read-only, or gone."""
+"""A small disk for tests that can be full, read-only, or gone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
-"""Where one may mount, without being root."""
+"""The command of a shell that may mount file systems without being root."""
 
 
 class Disk:
-    """A file system in memory, mounted where only a shell of its own, and who asks it, sees it.
+    """A file system in memory, mounted in the namespace of a shell of its own.
 
     Args:
         place: an empty folder to mount it on.
@@ -32,7 +32,7 @@ class Disk:
         self.path = Path(f"/proc/{self.shell.pid}/root{place}")
 
     def do(self, command: str) -> None:
-        """Have the shell do something, and make sure that it did."""
+        """Run a command in the shell, and check that it succeeds."""
         assert self.shell.stdin is not None
         assert self.shell.stdout is not None
         self.shell.stdin.write(f"{command} >&2; echo $?\n")
@@ -40,7 +40,7 @@ class Disk:
         assert self.shell.stdout.readline() == "0\n", command
 
     def fill(self) -> Path:
-        """Fill it to the last byte; the file to remove, to make room again."""
+        """Fill the disk to the last byte, and return the file to remove to make room again."""
         filler = self.path / "filler"
         with filler.open("wb", buffering=0) as file:
             for size in (2**16, 1):
@@ -52,23 +52,23 @@ class Disk:
         return filler
 
     def become_read_only(self) -> None:
-        """Refuse from now on that files are made or opened for writing."""
+        """Make the disk read-only."""
         self.do(f"mount --bind '{self.place}' '{self.place}'")
         self.do(f"mount -o remount,bind,ro '{self.place}'")
 
     def become_writable(self) -> None:
-        """Take that back."""
+        """Make the disk writable again."""
         self.do(f"umount -l '{self.place}'")
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Unmount the disk and remove its folder."""
         assert self.shell.stdin is not None
         self.shell.stdin.close()
         self.shell.wait(timeout=10)
 
 
 def need_disks() -> None:
-    """Skip a test where one cannot have disks of one's own."""
+    """Skip a test where the system does not let users mount file systems."""
     if shutil.which("unshare") is None:
         pytest.skip("needs unshare, of util-linux")
     if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode:

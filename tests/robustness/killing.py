@@ -1,4 +1,4 @@
-"""Start a command, and kill it at a random moment, as often as is wanted."""
+"""Starting commands, and killing them at random moments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ssl_zoo.runs.run import Run
 from tests.processes import Child
 
 LONGEST = 300.0
-"""Seconds after which a command hangs."""
+"""Seconds after which a command is taken to hang."""
 
 
 def start(arguments: list[str]) -> Child:
@@ -28,7 +28,7 @@ def start(arguments: list[str]) -> Child:
 
 
 def until(process: Child, happened: Callable[[], bool]) -> bool:
-    """Wait for something to happen; False if the process ended before."""
+    """Wait for a condition; return False if the process ended before."""
     deadline = time.monotonic() + LONGEST
     while not happened():
         if process.poll() is not None:
@@ -39,32 +39,32 @@ def until(process: Child, happened: Callable[[], bool]) -> bool:
 
 
 def start_and_signal(arguments: list[str], run: Path, number: int, after: int) -> int:
-    """Start a run, send a signal once so many lines are logged, and return the exit code."""
+    """Start a run, send a signal after a number of logged lines, and return the exit code."""
     process = start([*arguments, "--out", str(run)])
     metrics = run / "metrics.jsonl"
     logged = until(process, lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= after)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert logged, said
+    _, output = process.communicate(timeout=60)
+    assert logged, output
     return process.returncode
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds from a process's start to when there is something to lose, and to its end."""
+    """The seconds from the start of a process to its first file, and to its end."""
 
     begun: float
     ended: float
 
 
 def undisturbed(arguments: list[str], folder: Path) -> Times:
-    """Let a command come to its end; when it began to write, and when it ended."""
+    """Run a command to its end, and return when it began to write and when it ended."""
     started = time.monotonic()
     process = start(arguments)
     until(process, lambda: any(folder.rglob("config.yaml")))
     begun = time.monotonic() - started
-    _, said = process.communicate(timeout=LONGEST)
-    assert process.returncode == 0, said
+    _, output = process.communicate(timeout=LONGEST)
+    assert process.returncode == 0, output
     return Times(begun, time.monotonic() - started)
 
 
@@ -81,7 +81,7 @@ def kill(
         writing: whether to wait from then on until a file is being written.
 
     Returns:
-        The exit code, and what it said.
+        The exit code and the standard error.
     """
     moment = time.monotonic() + rng.uniform(0.8 * times.begun, times.ended)
     process = start(arguments)
@@ -89,13 +89,13 @@ def kill(
         until(process, lambda: any(folder.rglob(".*.part")))
         time.sleep(rng.uniform(0, 0.002))
     process.send_signal(signal.SIGKILL)
-    _, said = process.communicate(timeout=LONGEST)
-    assert process.returncode in (0, -signal.SIGKILL), said
-    return process.returncode, said
+    _, output = process.communicate(timeout=LONGEST)
+    assert process.returncode in (0, -signal.SIGKILL), output
+    return process.returncode, output
 
 
 def losses(run: Path) -> list[dict[str, float]]:
-    """What was logged but for the time it took."""
+    """Return the logged values without the times."""
     return [
         {k: v for k, v in line.items() if k != "seconds"}
         for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
@@ -103,21 +103,21 @@ def losses(run: Path) -> list[dict[str, float]]:
 
 
 def saved_step(run: Path) -> int:
-    """The step of a run's last checkpoint; 0 without one."""
+    """Return the step of the last checkpoint of a run, 0 without one."""
     checkpoints = Run(run).checkpoints
     return int(checkpoints.load()["step"]) if checkpoints else 0
 
 
-def said_step(said: str) -> int | None:
-    """The step that a run said it goes on from; None if it did not come to say so."""
-    found = re.search(r"going on from step ([\d,]+)", said)
-    if found is not None:
-        return int(found[1].replace(",", ""))
-    return 0 if "run: " in said else None
+def resumed_step(output: str) -> int | None:
+    """Return the step from which a run reports to resume, None if it reports nothing."""
+    match = re.search(r"going on from step ([\d,]+)", output)
+    if match is not None:
+        return int(match[1].replace(",", ""))
+    return 0 if "run: " in output else None
 
 
 def check_whole(folder: Path) -> None:
-    """Make sure that below a folder each file that has its name can be read, to its end."""
+    """Check that each file below a folder that has its final name can be read to its end."""
     for file in folder.rglob("*"):
         if file.name == "config.yaml":
             assert set(read_yaml(file)) == {"task", "data", "backbone", "train", "provenance"}

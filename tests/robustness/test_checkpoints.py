@@ -20,7 +20,7 @@ from tests.robustness.killing import losses
 
 
 def state(step: int) -> dict[str, Any]:
-    """A checkpoint in little: tensors of several types, and plain values."""
+    """Return a small checkpoint: tensors of several types, and plain values."""
     generator = torch.Generator().manual_seed(step)
     weights = torch.randn(20, 3, generator=generator)
     return {
@@ -32,7 +32,7 @@ def state(step: int) -> dict[str, Any]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two states are equal to the bit."""
+    """Return whether two states are equal to the bit."""
     if isinstance(one, torch.Tensor):
         return isinstance(other, torch.Tensor) and one.dtype == other.dtype and one.equal(other)
     if isinstance(one, dict):
@@ -51,18 +51,18 @@ def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recognised(file: Path, content: bytes) -> bool:
-    """Whether a damaged checkpoint is recognised as such; if not, it must be none the worse for it."""
+    """Return whether a damaged checkpoint is recognised; if not, its content must be unchanged."""
     file.write_bytes(content)
     TRIED["damaged checkpoints"] += 1
     try:
         found = read_checkpoint(file)
     except UserError as error:
-        said = str(error)
+        message = str(error)
     else:
         assert same(found, state(7))
         return False
-    assert said.startswith(f"{file} cannot be read: ")
-    assert len(said.splitlines()) == 1
+    assert message.startswith(f"{file} cannot be read: ")
+    assert len(message.splitlines()) == 1
     return True
 
 
@@ -99,7 +99,7 @@ def test_every_wrong_bit_of_a_tensor_is_recognised(file: Path) -> None:
 
 
 def damage(file: Path) -> None:
-    """Turn a bit over in the middle of a file."""
+    """Flip a bit in the middle of a file."""
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
@@ -158,9 +158,9 @@ def test_a_run_goes_on_from_the_one_before_as_if_nothing_had_happened(tmp_path: 
     before = read_checkpoint(cut.checkpoints.before)["step"]
     done = ssl_zoo("train", "--resume", cut.path)
     assert done.returncode == 0, done.stderr
-    said = done.stderr.splitlines()
-    assert f"; the one before it is used, of step {before}" in said[0]
-    assert f"going on from step {before}" in said
+    message = done.stderr.splitlines()
+    assert f"; the one before it is used, of step {before}" in message[0]
+    assert f"going on from step {before}" in message
     assert losses(cut.path) == losses(whole.path)
     assert Run(cut.path).results()["scores"] == whole.results()["scores"]
 

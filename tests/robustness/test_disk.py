@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or gone costs one clear line, and no checkpoint."""
+"""A disk that is full, read-only or gone causes one clear line, and no lost checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTINGS = {"train__epochs": 4, "train__checkpoint_seconds": 0}
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[int], Disk]]:
-    """Make a disk of so many bytes."""
+    """Mount a disk of this size in bytes."""
     need_disks()
     made: list[Disk] = []
 
@@ -50,12 +50,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def complaint(process: Child) -> str:
-    """The last line of what a command says that fails while working, which is its only error."""
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 1, said
-    assert "Traceback" not in said
-    assert said.count("error: ") == 1
-    return said.splitlines()[-1]
+    """Return the last line of a command that fails while working, which is its only error."""
+    _, output = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert "Traceback" not in output
+    assert output.count("error: ") == 1
+    return output.splitlines()[-1]
 
 
 @pytest.mark.parametrize("trouble", ["full", "read-only", "gone"])

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run goes on as if nothing had been; asked to stop, it saves and says how."""
+"""A run killed at any moment resumes with the same figures; one that is stopped saves first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.robustness.killing import (
     check_whole,
     kill,
     losses,
-    said_step,
+    resumed_step,
     saved_step,
     start,
     undisturbed,
@@ -31,10 +31,10 @@ from tests.robustness.killing import (
 )
 
 SETTINGS = {"train.epochs": 6, "train.knn_every": 2, "train.checkpoint_seconds": 0.1}
-"""Sixty-six steps, with checkpoints some steps old, and evaluations on the way."""
+"""Settings of 66 steps, with checkpoints some steps old, and evaluations on the way."""
 
 OTHERS = {"train.batch_size": 64, "train.accumulate": 2, "train.ema": 0.9, "train.checkpoint_seconds": 0}
-"""Twice as many batches, an average of the weights, and a checkpoint after each step."""
+"""Settings of twice as many batches, averaged weights, and a checkpoint after each step."""
 
 
 def scores(run: Path) -> dict[str, Any]:
@@ -65,17 +65,18 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_never_been(
             now = ["train", "--resume", str(victim)] if resumes else [*arguments, "--out", str(victim)]
             if survived < kills:
                 begun = time.time()
-                code, said = kill(now, victim, rng, times, writing=survived % 2 == 1)
+                code, output = kill(now, victim, rng, times, writing=survived % 2 == 1)
                 survived += code != 0
                 parts = [part.stat().st_mtime for part in victim.glob(".*.part")]
                 amid_a_write += any(written > begun for written in parts)
             else:
                 process = start(now)
-                said = process.communicate()[1]
+                output = process.communicate()[1]
                 code = process.returncode
-                assert code == 0, said
+                assert code == 0, output
             check_whole(victim)
-            assert said_step(said) in (saved, None)  # no step before the last checkpoint is repeated
+            # No step before the last checkpoint is repeated.
+            assert resumed_step(output) in (saved, None)
         assert losses(victim) == losses(whole)
         assert scores(victim) == scores(whole)
         ours, theirs = (load_file(run / "backbone.safetensors") for run in (victim, whole))
@@ -139,17 +140,17 @@ def late(*arguments):
 def ssl_zoo_run_started(run):
     api.score = late
 """
-"""A plugin that gives one the time to send a signal."""
+"""A plugin whose slow evaluation leaves time to send a signal."""
 
 NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
 
 
 def stopped(process: Child, number: int) -> str:
-    """Ask a process to stop; the command that its last line says it goes on with."""
+    """Stop a process and return the command in its last line that resumes the work."""
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    start_of_line, _, again = said.splitlines()[-1].partition("; resume with: ")
+    start_of_line, _, again = output.splitlines()[-1].partition("; resume with: ")
     assert start_of_line == "error: stopped and saved"
     return again
 
@@ -244,9 +245,9 @@ def test_results_that_two_processes_add_at_once_are_all_there(tmp_path: Path) ->
 def test_of_two_processes_that_begin_in_one_place_one_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
     both = [start(["train", *flags("simclr", train__seed=seed), "--out", str(out)]) for seed in (0, 1)]
-    said = [process.communicate(timeout=120)[1] for process in both]
-    assert sorted(process.returncode for process in both) == [0, 2], said
+    output = [process.communicate(timeout=120)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], output
     (winner,) = (seed for seed, process in enumerate(both) if process.returncode == 0)
     assert Run(out).config().train.seed == winner
     assert Run(out).results()["steps"] == 1437 // 128
-    assert "exists and is not empty" in said[1 - winner] or "another process" in said[1 - winner]
+    assert "exists and is not empty" in output[1 - winner] or "another process" in output[1 - winner]

@@ -1,4 +1,4 @@
-"""A run or a comparison of which a file was damaged works, or is one line that names the file."""
+"""A run or a comparison with a damaged file works, or fails with one line that names the file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RUN_FILES = (
 
 @pytest.fixture(name="photos", scope="module")
 def few_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty small images of two classes."""
+    """Make forty small images of two classes."""
     folder = tmp_path_factory.mktemp("photos")
     for number in range(40):
         file = folder / "ab"[number % 2] / f"{number}.png"
@@ -45,14 +45,14 @@ def few_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(name="run", scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
-    """A run of a few steps, with every file that a run can have."""
+    """Train a run of a few steps, with every file that a run can have."""
     given = {"data__source": str(photos), "train__batch_size": 8, "train__checkpoint_seconds": 0}
     return train(small_config("rotation", **given), out=tmp_path_factory.mktemp("run") / "run").path
 
 
 @pytest.fixture(name="comparison", scope="module")
 def finished_comparison(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
-    """A comparison of one task, one run of which has failed."""
+    """Make a comparison of one task, one run of which has failed."""
     out = tmp_path_factory.mktemp("comparison") / "c"
     settings = {**SMALL, "train.batch_size": 8, "data.source": str(photos)}
     compare(out=out, tasks=["rotation"], seeds=2, protocols=["knn"], baselines=["pixels"], set=settings)
@@ -72,7 +72,7 @@ JSONS: list[Any] = [
 
 
 def rewrite(content: bytes, at: int, value: Any) -> bytes:
-    """JSON with some of its fields replaced or left out, or something else in the place of it."""
+    """Return JSON with some fields replaced or left out, or other content in its place."""
     try:
         whole = json.loads(content)
     except ValueError:
@@ -84,7 +84,7 @@ def rewrite(content: bytes, at: int, value: Any) -> bytes:
 
 
 def replaced(path: Path, make: Callable[[], object]) -> None:
-    """Something that is no file in the place of one."""
+    """Put something that is not a file in the place of one."""
     path.unlink(missing_ok=True)
     make()
 
@@ -104,7 +104,7 @@ DAMAGE: dict[str, Callable[[Path, int, Any], object]] = {
 
 
 def flipped(content: bytes, at: int) -> bytes:
-    """With one bit changed."""
+    """Return the content with one bit flipped."""
     changed = bytearray(content)
     if changed:
         changed[at // 8 % len(changed)] ^= 1 << at % 8
@@ -115,7 +115,7 @@ DAMAGES = st.tuples(st.sampled_from(sorted(DAMAGE)), st.integers(0, 2**40), st.s
 
 
 def damaged(original: Path, copy: Path, name: str, how: tuple[str, int, Any]) -> Path:
-    """A copy, one file of which is damaged."""
+    """Copy a folder and damage one file of the copy."""
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(original, copy)
     kind, at, value = how
@@ -124,7 +124,7 @@ def damaged(original: Path, copy: Path, name: str, how: tuple[str, int, Any]) ->
 
 
 def content(folder: Path) -> dict[str, bytes | None]:
-    """All files of a folder but for locks."""
+    """Return all files of a folder without locks."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
@@ -149,24 +149,24 @@ WRITTEN = {
     "compare": {"compare.yaml", "failed.json", "table.csv", "table.html", "table.json", "table.md",
                 "table.tex", *RUN_FILES} - {"config.yaml"},
 }  # fmt: skip
-"""What each command may change in a folder, whatever happens."""
+"""The files in a folder that each command may change in any case."""
 SETTING = re.compile(r"\b(data|backbone|train|task)\.\w+: ")
-"""What is said where a damaged file still holds settings, but of something that there is not."""
+"""The messages about a damaged file with valid syntax, but settings that do not exist."""
 
 
 def attempt(original: Path, place: Path, command: str, name: str, how: tuple[str, int, Any]) -> None:
-    """Call a command on a damaged copy: it works, or one line names what is damaged; nothing is lost."""
+    """Call a command on a damaged copy: it works, or one line names the damage; nothing is lost."""
     folder = damaged(original, place / "run", name, how)
     before = content(folder)
     words = command.replace("RUN", str(folder)).replace("OUT", str(place / "out")).split()
-    said = say(words, place)
-    assert said.code in (0, 1, 2), said
-    assert "Traceback" not in said.err
-    assert "--debug" not in said.err
-    if said.code:
+    result = say(words, place)
+    assert result.code in (0, 1, 2), result
+    assert "Traceback" not in result.err
+    assert "--debug" not in result.err
+    if result.code:
         # What was going on, such as that another checkpoint is used, stands before it.
-        line = said.err.splitlines()[-1] if words[0] in WRITTEN else f"error: {said.complaint}"
-        assert str(folder) in line or SETTING.search(line) or "failed: " in said.err, said
+        line = result.err.splitlines()[-1] if words[0] in WRITTEN else f"error: {result.complaint}"
+        assert str(folder) in line or SETTING.search(line) or "failed: " in result.err, result
     after = content(folder)
     lost = {file for file, its in before.items() if file not in after or after[file] != its}
     assert {Path(file).name for file in lost} <= WRITTEN.get(words[0], set())
@@ -218,16 +218,16 @@ def test_readers_in_python_give_what_they_promise_or_name_the_file(
         "results.json": Run(folder).results,
         "backbone.safetensors": lambda: load_backbone(folder),
     }
-    found, said = None, ""
+    value, message = None, ""
     try:
-        found = read[name]()
+        value = read[name]()
     except UserError as error:
-        said = str(error)
-    assert found is not None or str(folder / name) in said
-    if found and name == "metrics.jsonl":
-        assert all(isinstance(v, int | float) for line in found for v in line.values())
-    if found and name == "results.json":
-        assert all(isinstance(row, dict) for row in found.get("scores", {}).values())
+        message = str(error)
+    assert value is not None or str(folder / name) in message
+    if value and name == "metrics.jsonl":
+        assert all(isinstance(v, int | float) for line in value for v in line.values())
+    if value and name == "results.json":
+        assert all(isinstance(row, dict) for row in value.get("scores", {}).values())
     tried["damaged runs"] += 1
 
 
@@ -240,14 +240,14 @@ def test_a_broken_line_of_metrics_is_named(run: Path, tmp_path: Path) -> None:
 
 def test_broken_results_are_told_before_anything_is_computed(run: Path, tmp_path: Path) -> None:
     folder = damaged(run, tmp_path / "run", "results.json", ("emptied", 0, None))
-    said = say(["train", "--resume", str(folder)], tmp_path)
-    assert said.complaint.startswith(f"{folder / 'results.json'} cannot be read: ")
+    result = say(["train", "--resume", str(folder)], tmp_path)
+    assert result.complaint.startswith(f"{folder / 'results.json'} cannot be read: ")
 
 
 def test_a_comparison_of_which_a_settings_file_is_lost_still_has_its_table(
     comparison: Path, tmp_path: Path
 ) -> None:
     folder = damaged(comparison, tmp_path / "c", "rotation-0/config.yaml", ("emptied", 0, None))
-    said = say(["compare", str(folder), "--json"], tmp_path)
-    assert (said.code, said.err) == (0, "")
-    assert "rotation" in [row["name"] for row in json.loads(said.out)["rows"]]
+    result = say(["compare", str(folder), "--json"], tmp_path)
+    assert (result.code, result.err) == (0, "")
+    assert "rotation" in [row["name"] for row in json.loads(result.out)["rows"]]

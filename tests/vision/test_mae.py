@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import ssl_zoo
 from ssl_zoo import ImageSpec, Rng, Unsuitable, UserError
 from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.runs.build import restore_task
 from ssl_zoo.testing import Check, SyntheticImages, parametrize_with_checks
 from ssl_zoo_vision.masked.mae import MAE, Decoder, moments, patchify, put, take, unpatchify
 
@@ -399,7 +400,7 @@ def test_a_run_paints_hidden_patches_and_leaves_visible_ones(tmp_path: Path) -> 
     model = ssl_zoo.load_backbone(run.path)
     spec = model.ssl_zoo_spec
     assert isinstance(spec, ImageSpec)
-    task: Any = run.load_task(spec)
+    task: Any = restore_task(run, spec)
     x, visible, hidden = views(task.eval())
     with torch.no_grad():
         (painted,) = task.reconstructions((x, visible, hidden)).values()
