@@ -1,43 +1,88 @@
-"""The errors that a user can mend: one line that says what was wrong, where, and what to do."""
+"""The exceptions of ssl-zoo.
+
+::
+
+    SslZooError            exit code 1: something failed
+    ├── UserError          exit code 2: the input was wrong
+    │   └── Unsuitable     a task does not fit the data or the backbone
+    ├── Unwritable         a file cannot be written
+    └── Interrupted        exit code 128 + signal: a signal stopped the work
+
+Each has a text of one line that says what was wrong, where, and what to do.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class SslZooError(Exception):
-    """Something failed while working. The command line prints it as one line and exits with 1."""
+    """A failure. The command line prints it as one line and exits with 1.
+
+    Attributes:
+        exit_code: the exit code of the command line.
+    """
 
     exit_code = 1
 
 
 class UserError(SslZooError):
-    """The input was wrong. The command line prints it as one line and exits with 2."""
+    """A mistake in the input. The command line prints it as one line and exits with 2."""
 
     exit_code = 2
 
 
 class Unsuitable(UserError):
-    """A task cannot do with this data or this backbone, as a transformer's task cannot with a ResNet.
+    """A task that does not fit the data or the backbone, as a transformer's does not fit a ResNet.
 
-    Raised where a task is built. A comparison of all tasks leaves it out, and says so.
+    Raised where a task is built. A comparison of all tasks leaves the task out and reports why.
     """
 
 
 class Unwritable(SslZooError):
-    """A file cannot be written: the disk is full, read-only, or gone.
+    """A file that cannot be written: the disk is full, read-only, or gone.
+
+    Args:
+        problem: what could not be done, such as "cannot write FILE".
+        path: the file.
+        reason: why, as the operating system puts it.
+        resume: the command that continues the work, if any.
 
     Attributes:
-        what: which file, and why.
+        problem: the argument.
+        path: the argument.
+        reason: the argument.
     """
 
-    def __init__(self, what: str, go_on: str | None = None) -> None:
-        super().__init__(what if go_on is None else f"{what}; mend that, and go on with: {go_on}")
-        self.what = what
+    def __init__(self, problem: str, *, path: Path, reason: str, resume: str | None = None) -> None:
+        message = f"{problem}: {reason}"
+        super().__init__(
+            message if resume is None else f"{message}; fix this, then resume with: {resume}"
+        )
+        self.problem = problem
+        self.path = path
+        self.reason = reason
+
+    def with_resume(self, resume: str) -> Unwritable:
+        """Return the same error with the command that continues the work."""
+        return Unwritable(self.problem, path=self.path, reason=self.reason, resume=resume)
 
 
 class Interrupted(SslZooError):
-    """A signal asked a run to stop; it has saved what it had. The exit code is 128 + the signal."""
+    """A run that a signal stopped, after its state was saved.
 
-    def __init__(self, signal_number: int, go_on: str) -> None:
-        super().__init__(f"stopped, and saved; go on with: {go_on}")
+    Args:
+        signal_number: the signal.
+        resume: the command that continues the work.
+
+    Attributes:
+        signal_number: the signal.
+        resume: the command that continues the work.
+        exit_code: 128 + the signal.
+    """
+
+    def __init__(self, signal_number: int, resume: str) -> None:
+        super().__init__(f"stopped and saved; resume with: {resume}")
         self.signal_number = signal_number
+        self.resume = resume
         self.exit_code = 128 + signal_number

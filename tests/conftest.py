@@ -67,13 +67,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def small_config(task: str, **settings: Any) -> RunConfig:
-    """A small run of a task; settings are dotted paths with `__` for the dot."""
+    """Return the configuration of a small run; settings are dotted paths with `__` for the dot."""
     given = {name.replace("__", "."): value for name, value in settings.items()}
     return load_config(None, {"task.name": task, **SMALL, **OPTIONS.get(task, {}), **given})
 
 
 def flags(task: str, **settings: Any) -> list[str]:
-    """The same as arguments of ``ssl-zoo train``."""
+    """Return the same settings as arguments of ``ssl-zoo train``."""
     given = {name.replace("__", "."): value for name, value in settings.items()}
     merged = {**SMALL, **OPTIONS.get(task, {}), **given}
     return ["--task", task, *(a for k, v in merged.items() for a in ("--set", f"{k}={v}"))]
@@ -126,7 +126,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
 
 @pytest.fixture
 def isolated_registry() -> Iterator[None]:
-    """A registry as in a new process, and no module of a plugin left behind."""
+    """Isolate the registry as in a new process, and remove the modules of plugins."""
     before = set(sys.modules)
     with registry.isolated():
         yield

@@ -46,7 +46,7 @@ class Held:
 
     @classmethod
     def now(cls) -> Held:
-        """What this process holds now; cycles that nobody refers to are collected first."""
+        """Measure what this process holds, after collecting garbage."""
         gc.collect()
         lines = (PROCESS / "status").read_text().splitlines()
         resident = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))

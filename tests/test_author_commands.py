@@ -1,4 +1,4 @@
-"""What the command line offers to who writes a plugin: new-task, check, --plugin, plugins."""
+"""Commands for authors of plugins: new-task, check, --plugin, plugins."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_zoo.testing.suite import PROMISES
+from ssl_zoo.testing.catalogue import CHECKS
 from tests.conftest import Call
 
 pytestmark = pytest.mark.usefixtures("isolated_registry")
@@ -36,11 +36,11 @@ def near(loss: str = SOUND) -> Path:
     return Path("near.py")
 
 
-def test_check_tells_of_every_promise_and_fails_where_one_is_not_kept(call: Call) -> None:
+def test_check_reports_every_check_and_fails_where_one_fails(call: Call) -> None:
     code, out, err = call("check", "near", "--plugin", near(), "--json")
     assert (code, err) == (1, "")
     read = json.loads(out)
-    assert [entry["check"] for entry in read] == list(PROMISES)
+    assert [entry["check"] for entry in read] == list(CHECKS)
     failed = {entry["check"] for entry in read if entry["state"] == "failed"}
     assert failed == {"representations_do_not_collapse"}  # nothing keeps images apart
 
@@ -48,19 +48,19 @@ def test_check_tells_of_every_promise_and_fails_where_one_is_not_kept(call: Call
     code, out, _ = call("check", "near", "--plugin", near(), "--expect", expect)
     assert code == 0
     assert "expected   representations_do_not_collapse: it is there to show that (" in out
-    assert out.splitlines()[-1] == f"{len(PROMISES) - 1} passed, 1 expected"
+    assert out.splitlines()[-1] == f"{len(CHECKS) - 1} passed, 1 expected"
 
 
 @pytest.mark.slow
 def test_a_task_can_be_checked_with_settings_and_on_data(call: Call) -> None:
-    given = ["--data", "digits", "--set", "task.stage=1", "--backbone", "test_resnet"]
-    code, out, _ = call("check", "rotation", *given)
+    arguments = ["--data", "digits", "--set", "task.stage=1", "--backbone", "test_resnet"]
+    code, out, _ = call("check", "rotation", *arguments)
     assert code == 0, out
     assert "(data of digits)" in out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["rotatoin"], "Did you mean 'rotation'?"),
         (
@@ -73,12 +73,12 @@ def test_a_task_can_be_checked_with_settings_and_on_data(call: Call) -> None:
     ],
 )
 def test_what_cannot_be_checked_is_one_line_and_code_2(
-    call: Call, arguments: list[str], said: str
+    call: Call, arguments: list[str], message: str
 ) -> None:
     code, out, err = call("check", *arguments)
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
-    assert said in err
+    assert message in err
 
 
 def test_an_error_in_the_middle_of_training_names_the_plugin_and_the_line(call: Call) -> None:
@@ -86,8 +86,10 @@ def test_an_error_in_the_middle_of_training_names_the_plugin_and_the_line(call: 
     line = file.read_text().splitlines().index(f"        {FAILING}") + 1
     code, _, err = call("train", "--task", "near", "--epochs", "1", "--plugin", file)
     assert code == 1
-    said = f"error: RuntimeError: out of crops at {file}:{line}, in {file} (--debug shows the traceback)"
-    assert err.splitlines()[-1] == said
+    message = (
+        f"error: RuntimeError: out of crops at {file}:{line}, in {file} (--debug shows the traceback)"
+    )
+    assert err.splitlines()[-1] == message
 
 
 @pytest.mark.parametrize("place", ["before", "after", "equals"])

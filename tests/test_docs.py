@@ -64,7 +64,7 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The fenced blocks of a page, and the lines of its indented ones."""
+    """Return the fenced blocks of a page, and the lines of its indented ones."""
     fence: tuple[str, str | None, int] | None = None
     inside: list[str] = []
     for number, line in enumerate(page.read_text().splitlines(), 1):
@@ -102,7 +102,7 @@ def test_every_command_is_one_that_there_is(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def supposed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the pages suppose it: images, two runs, a comparison, configurations."""
+    """Make the folder that the pages assume: images, two runs, a comparison, configurations."""
     home = tmp_path_factory.mktemp("home")
     for i in range(120):
         write(home / "photos" / ("cats" if i % 2 else "dogs") / f"{i}.png", photo(seed=i))

@@ -173,14 +173,14 @@ def print_checks(outcomes: Iterable[CheckResult], json: bool) -> bool:
         results.append(outcome)
         if not json:
             colour = {"passed": "green", "skipped": "dim", "expected": "yellow"}.get(
-                outcome.state, "red"
+                outcome.status, "red"
             )
             note = outcome.note or outcome.check.title
-            text = f"[{colour}]{outcome.state:10}[/] {outcome.check.name}: {escape(note)}"
+            text = f"[{colour}]{outcome.status:10}[/] {outcome.check.name}: {escape(note)}"
             out.print(text, soft_wrap=True)
-    counts = Counter(outcome.state for outcome in results)
+    counts = Counter(outcome.status for outcome in results)
     if json:
-        values = [{"check": o.check.name, "state": o.state, "note": o.note} for o in results]
+        values = [{"check": o.check.name, "state": o.status, "note": o.note} for o in results]
         print_json(values)
     else:
         say(", ".join(f"{number} {state}" for state, number in counts.items()))

@@ -180,7 +180,7 @@ def interruptible(sweep: Sweep, cell: Cell | None = None) -> Iterator[None]:
     except Interrupted as error:  # raised by a run, it would name the command that resumes the run
         raise Interrupted(error.signal_number, resume) from error
     except Unwritable as error:
-        raise Unwritable(error.what, resume) from error
+        raise error.with_resume(resume) from error
 
 
 def run_here(sweep: Sweep) -> None:

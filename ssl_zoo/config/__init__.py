@@ -1,4 +1,4 @@
-"""The configuration: its schema, and how it is read, merged and written."""
+"""The configuration: the schema, and reading, merging and writing it."""
 
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import (

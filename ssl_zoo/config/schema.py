@@ -80,14 +80,14 @@ class BackboneConfig(_Section):
 
     name: str = Field(
         DEFAULT_BACKBONE,
-        description=f"{', '.join(PRESETS)}, any timm model, or a backbone that a plugin registers",
+        description="resnet10_narrow, any timm model, or a backbone that a plugin registers",
     )
     pretrained: bool = Field(False, description="start from timm's pretrained weights")
     stem: Literal["auto", "small", "original"] = Field(
         "auto", description="small: 3×3 stem without early pooling; auto: small up to 64 pixels"
     )
     stem_stride: Literal[1, 2] = Field(
-        1, description=f"stride of the small stem's convolution; default for {DEFAULT_BACKBONE}: 2"
+        1, description="stride of the small stem's convolution; default for resnet10_narrow: 2"
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="further arguments of timm.create_model"

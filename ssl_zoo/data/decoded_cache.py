@@ -25,6 +25,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,14 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ssl_zoo import distributed
 from ssl_zoo.data.image_files import ImageFiles, Origin
 from ssl_zoo.data.splits import ArrayFile
-from ssl_zoo.errors import UserError
-from ssl_zoo.runtime.files import commit_file
-from ssl_zoo.text import printable
+from ssl_zoo.errors import Unwritable, UserError
+from ssl_zoo.runtime.files import commit_file, file_lock
+from ssl_zoo.text import error_reason, printable
 
 log = logging.getLogger("ssl_zoo.data")
 
@@ -94,9 +94,10 @@ def provide(images: ImageFiles, name: str, folder: Path) -> ArrayFile:
             folder.mkdir(parents=True, exist_ok=True)
             with entry.lock():
                 images.squares = entry.read() or entry.make()  # another process may have made it
-    except OSError as error:
+    except (OSError, Unwritable) as error:
+        reason = error.reason if isinstance(error, Unwritable) else error_reason(error)
         raise UserError(
-            f"data.cache: cannot write into {printable(folder)}: {error.strerror or error}; "
+            f"data.cache: cannot write into {printable(folder)}: {reason}; "
             "name another folder, or leave data.cache out"
         ) from error
     return images.squares
@@ -147,15 +148,18 @@ class _CacheEntry:
             )  # fmt: skip
         return squares
 
-    def lock(self) -> Any:
-        """Hold an exclusive lock on the entry until the returned context is left."""
-        lock = FileLock(self.folder / f".{self._source}.lock")
-        try:
-            return lock.acquire(timeout=0)
-        except Timeout:
-            level = logging.WARNING if distributed.rank() == 0 else logging.INFO
-            log.log(level, "another process is decoding %s into %s; waiting", self.name, self.folder)
-            return lock.acquire()
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold an exclusive lock on the entry."""
+        file = self.folder / f".{self._source}.lock"
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(file_lock(file, wait=False))
+            except BlockingIOError:
+                level = logging.WARNING if distributed.rank() == 0 else logging.INFO
+                log.log(level, "another process is decoding %s into %s; waiting", self.name, self.folder)
+                held.enter_context(file_lock(file))
+            yield
 
     def make(self) -> ArrayFile:
         """Decode all images into the cache in place of older ones; to be called under the lock.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gzip
 import os
 import shutil
@@ -17,6 +16,7 @@ import torchvision
 
 from ssl_zoo.data.catalogue import CATALOGUE
 from ssl_zoo.errors import UserError
+from ssl_zoo.runtime.files import file_lock
 from ssl_zoo.text import error_reason
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -79,16 +79,21 @@ def _scratch_folder(root: Path) -> Iterator[Path]:
     """
     made = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
-    lock = os.open(root, os.O_RDONLY)
+    lock_file = root / ".lock"
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in root.glob(".part-*"):  # by a process that was killed
-                shutil.rmtree(left)
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=root, ignore_cleanup_errors=True) as aside:
-            yield Path(aside)
+        with file_lock(lock_file, required=False):
+            try:
+                with contextlib.suppress(OSError):
+                    for left in root.glob(".part-*"):  # by a process that was killed
+                        shutil.rmtree(left)
+                with tempfile.TemporaryDirectory(
+                    prefix=".part-", dir=root, ignore_cleanup_errors=True
+                ) as aside:
+                    yield Path(aside)
+            finally:
+                with contextlib.suppress(OSError):  # Windows does not remove an open file
+                    lock_file.unlink()
     finally:
-        os.close(lock)
         if made:
             with contextlib.suppress(OSError):  # it is not empty
                 root.rmdir()

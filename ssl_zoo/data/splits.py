@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import warnings
 import weakref
 from abc import ABC, abstractmethod
@@ -178,8 +179,9 @@ class ArrayFile:
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             self.whole = torch.from_numpy(mapped)
         self._file, self._offset = file, mapped.offset
-        self._opened = os.open(file, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._opened)
+        self._opened = file.open("rb", buffering=0)
+        self._seeking = threading.Lock()
+        weakref.finalize(self, self._opened.close)
 
     def read(self, numbers: Tensor) -> Tensor:
         """Return a copy of the rows with these numbers [B], on the CPU.
@@ -190,13 +192,25 @@ class ArrayFile:
         rows = np.empty((len(numbers), *self.whole.shape[1:]), np.uint8)
         for row, number in zip(rows, numbers.tolist(), strict=True):
             try:
-                read = os.pread(self._opened, row.nbytes, self._offset + number * row.nbytes)
+                read = self._read_at(self._offset + number * row.nbytes, row.nbytes)
             except OSError as error:
                 raise SslZooError(f"cannot read {self._file}: {error.strerror}") from error
             if len(read) < row.nbytes:
                 raise SslZooError(f"cannot read {self._file}: the file was truncated")
             row[:] = np.frombuffer(read, np.uint8).reshape(row.shape)
         return torch.from_numpy(rows)
+
+    def _read_at(self, offset: int, size: int) -> bytes:
+        """Return at most `size` bytes from `offset`, for several threads at once.
+
+        Raises:
+            OSError: they cannot be read.
+        """
+        if hasattr(os, "pread"):
+            return os.pread(self._opened.fileno(), size, offset)
+        with self._seeking:  # Windows has no pread
+            self._opened.seek(offset)
+            return self._opened.read(size)
 
 
 class MappedSplit(Split):

@@ -1,1 +1,1 @@
-"""Plugins: found, validated, and kept apart from each other's faults."""
+"""Plugins: finding, validating and calling them, with the errors of each kept apart."""

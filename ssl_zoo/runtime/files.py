@@ -1,33 +1,38 @@
-"""Files that are written: whether they can be, known before the work begins, and whole or not at all."""
+"""Writing files: checks before the work begins, locks, and atomic replacement."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import lock_descriptor
+
 from ssl_zoo.errors import Unwritable, UserError
+from ssl_zoo.text import error_reason
+
+LOCK_POLL = 0.01
+"""Seconds between attempts to get a lock that another process holds."""
 
 
 def check_output_file(option: str, file: Path, formats: Mapping[str, Sequence[str]]) -> str:
-    """Make sure that a file can be written, before there is anything to write.
+    """Check that a file can be written, before there is anything to write.
 
     Args:
         option: the option that names the file, for messages.
         file: the file.
-        formats: for each suffix that the file may have the modules that writing it needs; the extra
-            of ssl-zoo that brings them is called as the suffix is.
+        formats: the modules needed to write the file, by its suffix. The extra of ssl-zoo that
+            installs them has the name of the suffix.
 
     Returns:
         The suffix, in lower case.
 
     Raises:
-        UserError: it cannot be written, or not in this format.
+        UserError: the file cannot be written, or its format is unknown.
     """
     suffix = file.suffix.lower()
     if suffix not in formats:
@@ -45,71 +50,93 @@ def check_output_file(option: str, file: Path, formats: Mapping[str, Sequence[st
 
 @contextlib.contextmanager
 def write_errors(file: Path) -> Iterator[None]:
-    """Within, a file is written.
+    """Raise errors of writing `file` as `Unwritable`.
 
     Raises:
-        Unwritable: the system does not let it be written.
+        Unwritable: the operating system refused to write the file.
     """
     try:
         yield
     except OSError as error:
-        raise Unwritable(f"cannot write {file}: {error.strerror or error}") from error
+        raise Unwritable(f"cannot write {file}", path=file, reason=error_reason(error)) from error
 
 
 def open_no_follow(file: Path, mode: str) -> IO[Any]:
-    """Open a file to write into it; a link, which would lead that elsewhere, is not followed.
+    """Open a file for writing; a symbolic link is refused, since it could lead anywhere.
 
     Raises:
-        OSError: it is one, or it cannot be opened.
+        OSError: the file is a link, or cannot be opened.
     """
-    return open(file, mode, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666))
+    if not hasattr(os, "O_NOFOLLOW") and file.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(file))
+    no_follow = getattr(os, "O_NOFOLLOW", 0)
+    return open(file, mode, opener=lambda path, flags: os.open(path, flags | no_follow, 0o666))
 
 
 @contextlib.contextmanager
-def file_lock(file: Path, wait: bool = True) -> Iterator[None]:
-    """Within, no other process has this file locked.
+def file_lock(file: Path, *, wait: bool = True, required: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on `file`, which is created if it does not exist.
+
+    The system releases the lock when the process ends, however that happens; the file stays.
 
     Args:
-        file: the file, made if it is not there.
-        wait: whether one that has is waited for.
+        file: the file.
+        wait: wait for a process that holds the lock.
+        required: whether to raise if the file system has no locks, instead of going on without.
 
     Raises:
-        BlockingIOError: another process has, and is not waited for.
-        Unwritable: the file cannot be opened, or the file system has no locks.
+        BlockingIOError: another process holds the lock, and `wait` is false.
+        Unwritable: the file cannot be opened or locked.
     """
-    with write_errors(file):
-        opened = open_no_follow(file, "a")
-    with opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            raise Unwritable(f"cannot lock {file}: {error.strerror}") from error
-        yield
+    while True:
+        with write_errors(file):
+            opened = open_no_follow(file, "ab")
+        with opened:
+            try:
+                _lock(opened, wait)
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                if required:
+                    reason = error_reason(error)
+                    raise Unwritable(f"cannot lock {file}", path=file, reason=reason) from error
+            if _has_name(opened, file):
+                yield
+                return
 
 
 @contextlib.contextmanager
-def _alone(file: Path) -> Iterator[IO[bytes]]:
-    """An empty file that no other process has under this name until it is renamed.
+def _open_part(file: Path) -> Iterator[IO[bytes]]:
+    """Open an empty file that no other process writes under this name until it is renamed.
 
     Raises:
         OSError: it cannot be opened.
     """
     while True:
-        if file.is_symlink():  # which would lead what is written elsewhere
+        if file.is_symlink():  # it would lead to another place
             file.unlink()
         with open_no_follow(file, "ab") as opened:
             with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(opened, fcntl.LOCK_EX)
-            if _is_still(file, opened):
+                _lock(opened)
+            if _has_name(opened, file):
                 opened.truncate(0)
                 yield opened
                 return
 
 
-def _is_still(file: Path, opened: IO[bytes]) -> bool:
-    """Whether an open file still has its name, which another process may have changed meanwhile."""
+def _lock(opened: IO[bytes], wait: bool = True) -> None:
+    """Lock an open file until it is closed.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and `wait` is false.
+        OSError: the file system has no locks.
+    """
+    if not lock_descriptor(opened.fileno(), blocking=wait, poll_interval=LOCK_POLL):
+        raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
+
+
+def _has_name(opened: IO[bytes], file: Path) -> bool:
+    """Return whether an open file is still at `file`; another process may have replaced it."""
     try:
         return os.path.samestat(os.fstat(opened.fileno()), file.stat())
     except FileNotFoundError:
@@ -119,43 +146,55 @@ def _is_still(file: Path, opened: IO[bytes]) -> bool:
 def write_atomic(
     path: Path, content: bytes | memoryview, make_room: Callable[[], None] = lambda: None
 ) -> None:
-    """Write a file so that at any moment there is the old one or the new one, whole.
+    """Write a file atomically: at any moment either the old one or the new one is there, complete.
 
     Args:
         path: the file.
-        content: what is to be in it.
-        make_room: called when the new one lies on the disk and only lacks its name.
+        content: the new content.
+        make_room: called when the new content is on the disk and only has to be renamed.
 
     Raises:
-        Unwritable: it cannot be written; the old one is as it was.
+        Unwritable: it cannot be written; the old file is unchanged.
     """
-    aside = path.with_name(f".{path.name}.part")
-    with write_errors(path), _alone(aside) as opened:
+    part = path.with_name(f".{path.name}.part")
+    with write_errors(path), _open_part(part) as opened:
         try:
             opened.write(content)
             opened.flush()
-            commit_file(aside, path, make_room)
+            if os.name == "nt":  # Windows does not rename an open file
+                opened.close()
+            commit_file(part, path, make_room)
         except OSError:
             with contextlib.suppress(OSError):
-                aside.unlink()
+                part.unlink()
             raise
 
 
-def commit_file(aside: Path, file: Path, make_room: Callable[[], None] = lambda: None) -> None:
-    """Give a written file its name; at any moment there is the old one or the new one, whole.
+def commit_file(part: Path, file: Path, make_room: Callable[[], None] = lambda: None) -> None:
+    """Rename a written file to `file`: at any moment the old or the new one is there, complete.
 
     Raises:
-        OSError: it cannot be.
+        OSError: it cannot be flushed to the disk, or renamed.
     """
-    with aside.open("rb") as opened:
+    with part.open("r+b") as opened:
         os.fsync(opened.fileno())
     make_room()
-    aside.replace(file)
-    directory = os.open(file.parent, os.O_RDONLY)
+    part.replace(file)
+    if os.name != "nt":  # Windows does not open folders
+        _flush_folder(file.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk, where the file system can.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(opened)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems do not sync folders
             raise
     finally:
-        os.close(directory)
+        os.close(opened)

@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop: noted, where it can stop in order, or obeyed at once."""
+"""Signals that ask a process to stop: recorded until a safe moment, or obeyed at once."""
 
 from __future__ import annotations
 
@@ -8,66 +8,72 @@ from contextlib import contextmanager
 
 from ssl_zoo.errors import Interrupted
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Ctrl-C, the end that a system announces, and the notice that a scheduler gives ahead of it
-(Slurm's ``--signal=USR1@120``)."""
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+"""Ctrl-C, the system's request to end, and a scheduler's early notice of it (Slurm's
+``--signal=USR1@120``); Windows has no SIGUSR1."""
 
 
 @contextmanager
 def handle_stop_signals(handler: Callable[[int], None]) -> Iterator[None]:
-    """Within, a stopping signal calls the handler with its number, instead of ending the process.
+    """Temporarily call `handler` with the number of a stop signal, instead of ending the process.
 
-    Signals come to the main thread alone; in another this does nothing.
+    Only the main thread receives signals; in another thread this does nothing.
     """
     try:
-        old = {number: signal.signal(number, lambda n, _: handler(n)) for number in STOP_SIGNALS}
+        previous = {number: signal.signal(number, lambda n, _: handler(n)) for number in STOP_SIGNALS}
     except ValueError:  # not the main thread
-        old = {}
+        previous = {}
     try:
         yield
     finally:
-        for number, before in old.items():
-            signal.signal(number, signal.SIG_DFL if before is None else before)  # None: not Python's
+        for number, old in previous.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)  # None: not set by Python
 
 
 class StopRequest:
-    """What came: `number` is the last signal's, 0 if none did."""
+    """A record of stop signals.
+
+    Attributes:
+        number: the last signal, 0 if none came.
+    """
 
     number = 0
 
 
 @contextmanager
 def record_stop_signals() -> Iterator[StopRequest]:
-    """Within, stopping signals are noted, for who asks at moments that suit."""
-    came = StopRequest()
+    """Temporarily record stop signals, for code that checks for them between steps."""
+    request = StopRequest()
 
-    def note(number: int) -> None:
-        came.number = number
+    def record(number: int) -> None:
+        request.number = number
 
-    with handle_stop_signals(note):
-        yield came
+    with handle_stop_signals(record):
+        yield request
 
 
 @contextmanager
-def interrupt_on_signal(go_on: str) -> Iterator[None]:
-    """Within, a stopping signal ends the work wherever it finds it.
+def interrupt_on_signal(resume: str) -> Iterator[None]:
+    """Temporarily let a stop signal interrupt the work at once.
 
     Args:
-        go_on: the command that goes on with the work.
+        resume: the command that resumes the work.
 
     Raises:
-        Interrupted: one came.
+        Interrupted: a signal came.
     """
-    came = StopRequest()
+    request = StopRequest()
 
-    def stop(number: int) -> None:
-        came.number = number
-        raise KeyboardInterrupt  # which nobody takes for a failure of theirs
+    def interrupt(number: int) -> None:
+        request.number = number
+        raise KeyboardInterrupt  # not an Exception, so that no plugin is blamed for it
 
     try:
-        with handle_stop_signals(stop):
+        with handle_stop_signals(interrupt):
             yield
     except KeyboardInterrupt as error:
-        raise Interrupted(came.number or signal.SIGINT, go_on) from error
-    if came.number:  # where Python drops what is raised, as while it frees an object
-        raise Interrupted(came.number, go_on)
+        raise Interrupted(request.number or signal.SIGINT, resume) from error
+    if request.number:  # Python drops an exception that is raised while it frees an object
+        raise Interrupted(request.number, resume)

@@ -16,7 +16,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.data.splits import ArraySplit
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
-from ssl_zoo.testing.setting import TINY, Setting, Source, image_settings
+from ssl_zoo.testing.check_data import TINY, CheckData, SourceData, image_data
 from ssl_zoo.training import Trainer
 from ssl_zoo.training.optimizer import parameter_groups
 from ssl_zoo.views import Rng
@@ -25,36 +25,32 @@ Snapshot = dict[str, Tensor]
 
 
 class CheckFailed(AssertionError):
-    """A task does not keep a promise; the message says which, in one line."""
+    """Raised when a task fails a check; the message says why, in one line."""
 
 
 class CheckSkipped(Exception):
-    """A promise cannot be checked here; the message says why."""
+    """Raised when a check does not apply or cannot run; the message says why."""
 
 
 def require(condition: bool, message: str) -> None:
-    """Make sure that a promise is kept.
-
-    Raises:
-        CheckFailed: it is not.
-    """
+    """Raise `CheckFailed` with the message unless the condition holds."""
     if not condition:
         raise CheckFailed(message)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A task with its options, and what it is checked on.
+    """A test case: a task with its options, and the data that it is checked on.
 
     Attributes:
         cls: the task.
-        options: its options, where they are not the defaults.
-        settings: what it is checked on; the first one where one is enough.
+        options: its options that differ from the defaults.
+        all_data: the data of each kind; most checks use the first only.
     """
 
     cls: type[Task]
     options: Mapping[str, Any]
-    settings: Sequence[Setting]
+    all_data: Sequence[CheckData]
 
     @classmethod
     def of(
@@ -62,83 +58,83 @@ class Case:
         task: type[Task],
         options: Mapping[str, Any] | None = None,
         backbone: Mapping[str, Any] | BackboneConfig | None = None,
-        settings: Sequence[Setting] | None = None,
+        data: Sequence[CheckData] | None = None,
     ) -> Case:
-        """The case of a task.
+        """Return the case of a task.
 
         Args:
             task: the class.
-            options: its options, where they are not the defaults.
+            options: its options that differ from the defaults.
             backbone: the ``backbone`` section of a configuration; None for that of the task's recipe,
-                or else a tiny ResNet.
-            settings: what it is checked on; None for images of several kinds, or for the source
-                that the recipe of a task of another modality names.
+                or a tiny ResNet if it has none.
+            data: the data to check on; None for images of several kinds, or for the source in
+                the recipe of a task of another modality.
         """
         if backbone is None:
-            given = _recipe_backbone(task)
+            config = _recipe_backbone(task)
         elif isinstance(backbone, BackboneConfig):
-            given = backbone
+            config = backbone
         else:
-            given = BackboneConfig.model_validate(backbone)
-        if settings is None and task.modality != "image":
-            settings = [Source(DataConfig.model_validate(task.recipe.get("data", {})), given)]
-        if settings is None:
-            settings = image_settings(given, 2 if task.needs_labels else None)
-        return cls(task, dict(options or {}), settings)
+            config = BackboneConfig.model_validate(backbone)
+        if data is None and task.modality != "image":
+            data = [SourceData(DataConfig.model_validate(task.recipe.get("data", {})), config)]
+        if data is None:
+            data = image_data(config, 2 if task.needs_labels else None)
+        return cls(task, dict(options or {}), data)
 
     @property
-    def setting(self) -> Setting:
-        """What it is checked on where one is enough."""
-        return self.settings[0]
+    def data(self) -> CheckData:
+        """The data for checks that need only one kind."""
+        return self.all_data[0]
 
-    def build(self, setting: Setting | None = None, seed: int = 0) -> Task:
-        """The task in training mode, with weights that follow from the seed."""
-        setting = setting or self.setting
+    def build(self, data: CheckData | None = None, seed: int = 0) -> Task:
+        """Return the task in training mode, with weights drawn from the seed."""
+        data = data or self.data
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.cls(setting.encoder(), self.cls.Options(**self.options), setting.spec).train()
+            return self.cls(data.encoder(), self.cls.Options(**self.options), data.spec).train()
 
     def views(
-        self, task: Task, n: int = 8, seed: int = 0, setting: Setting | None = None
+        self, task: Task, n: int = 8, seed: int = 0, data: CheckData | None = None
     ) -> tuple[Tensor, ...]:
-        """What the task's loss is given of n samples."""
-        batch = (setting or self.setting).batch(n)
+        """Return views of n samples, with their labels if the task needs them, for its loss."""
+        batch = (data or self.data).batch(n)
         return tuple(task.views(batch, Rng(seed))) + self.labels(n)
 
     def labels(self, n: int) -> tuple[Tensor, ...]:
-        """The labels [n] that a task is given which needs them; nothing for any other."""
+        """Return labels [n] for a task that needs them, and nothing for any other."""
         return (torch.arange(n) % 2,) if self.cls.needs_labels else ()
 
     def trainer(self, seed: int = 0, labels: Any = None, batch_size: int = 8) -> Trainer:
-        """The zoo's own trainer for the task, with its recipe, on 32 samples."""
-        samples = self.setting.batch(4 * batch_size)
+        """Return a trainer of the task, with its recipe, on four batches of samples."""
+        samples = self.data.batch(4 * batch_size)
         split = ArraySplit(samples, labels)
-        data = DataSet("conformance", self.setting.spec, split, None, split)
+        dataset = DataSet("conformance", self.data.spec, split, None, split)
         train = {"log_every": 1, **self.cls.recipe.get("train", {})}
-        given = {"epochs": 8, "images": None, "minutes": None, "batch_size": batch_size, "seed": seed}
+        short = {"epochs": 8, "images": None, "minutes": None, "batch_size": batch_size, "seed": seed}
         config = RunConfig(
             task=TaskConfig(name=self.cls.name),
-            train=TrainConfig.model_validate({**train, **given, "device": "cpu", "precision": "fp32"}),
+            train=TrainConfig.model_validate({**train, **short, "device": "cpu", "precision": "fp32"}),
         )
-        return Trainer(config, data, Device.choose(config.train), self.build(seed=seed))
+        return Trainer(config, dataset, Device.choose(config.train), self.build(seed=seed))
 
 
 def _recipe_backbone(task: type[Task]) -> BackboneConfig:
-    """The backbone that a task's recipe names; a tiny ResNet if there is none, or it is wrong."""
+    """Return the backbone of a task's recipe, or a tiny ResNet if it has none or it is invalid."""
     try:
         return BackboneConfig.model_validate(task.recipe["backbone"])
-    except (KeyError, TypeError, ValidationError):  # of which checks of their own tell
+    except (KeyError, TypeError, ValidationError):  # reported by checks of their own
         return TINY
 
 
 def adam(task: Task, lr: float = 3e-3) -> Optimizer:
-    """A plain optimiser that heeds the task's factors on the rate."""
+    """Return a plain optimiser that applies the task's factors on the learning rate."""
     groups = parameter_groups(task, TrainConfig(weight_decay=0))
     return torch.optim.Adam([{**group, "lr": lr * group["lr_scale"]} for group in groups])
 
 
 def compute(task: Task, views: tuple[Tensor, ...]) -> Losses:
-    """The losses of views; dropout, if there is any, is always the same."""
+    """Return the losses of views, with the same dropout each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         losses: Losses = task(views)
@@ -146,14 +142,14 @@ def compute(task: Task, views: tuple[Tensor, ...]) -> Losses:
 
 
 def backward(task: Task, views: tuple[Tensor, ...]) -> Losses:
-    """The same, and the gradients."""
+    """Compute the losses of views and their gradients, and return the losses."""
     losses = compute(task, views)
     losses.total.backward()
     return losses
 
 
 def step(task: Task, optimizer: Optimizer, views: tuple[Tensor, ...], progress: float) -> float:
-    """One optimiser step and what follows it; the loss."""
+    """Make an optimiser step, call `after_step`, and return the loss."""
     loss = backward(task, views).total.item()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -162,22 +158,22 @@ def step(task: Task, optimizer: Optimizer, views: tuple[Tensor, ...], progress: 
 
 
 def snapshot(module: nn.Module) -> Snapshot:
-    """A copy of all parameters and buffers."""
+    """Return a copy of all parameters and buffers."""
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def changed(before: Snapshot, after: Snapshot) -> list[str]:
-    """The names of what is not the same to the bit, or not there before or after."""
+    """Return the names of tensors that differ by a bit, or exist only before or only after."""
     both = before.keys() & after.keys()
     return [n for n in {**before, **after} if n not in both or not same(before[n], after[n])]
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal to the bit, in shape and type too."""
+    """Return whether two tensors are equal to the bit, in shape and type, too."""
     return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
 
 
-def listed(names: Sequence[str], most: int = 4) -> str:
-    """Names in a message."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def listed(names: Sequence[str], limit: int = 4) -> str:
+    """Join names for a message, of which it shows at most `limit`."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

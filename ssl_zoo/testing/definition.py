@@ -1,4 +1,4 @@
-"""What a task says of itself: name, options, recipe."""
+"""Checks of the name, the options and the recipe of a task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from ssl_zoo.config.errors import first_error
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, TrainConfig
 from ssl_zoo.plugins.validation import invalid_task_reason
 from ssl_zoo.testing.case import Case, CheckFailed, require
-from ssl_zoo.testing.suite import promise
 from ssl_zoo.text import shorten_repr
 from ssl_zoo.training.optimizer import create_optimizer
 
@@ -20,22 +19,20 @@ _NONSENSE: tuple[Any, ...] = ({"no": ["such", "value"]}, math.nan, -math.inf)
 _ANYTHING = (Any, object, dict, list)
 
 
-@promise
-def describes_itself(case: Case) -> None:
-    """It has a name, a docstring and sound options."""
+def check_describes_itself(case: Case) -> None:
+    """Check that the task has a name, a docstring and valid options."""
     fault = invalid_task_reason(case.cls)
     require(fault is None, f"{case.cls.__qualname__} {fault}")
     require(bool((case.cls.__doc__ or "").strip()), "it has no docstring, which `ssl-zoo tasks` shows")
 
 
-@promise
-def options_round_trip(case: Case) -> None:
-    """Options written to a file and read again are the same."""
+def check_options_round_trip(case: Case) -> None:
+    """Check that options are the same after they are written to a file and read again."""
     options = case.cls.Options(**case.options)
     written = yaml.safe_load(yaml.safe_dump(options.model_dump(mode="json")))
     try:
         again = case.cls.Options(**written)
-    except ValidationError as error:  # defaults are not validated as they are taken
+    except ValidationError as error:  # pydantic does not validate defaults
         name, reason = first_error(error, written)
         raise CheckFailed(f"option {name}: its own default is refused: {reason}") from error
     for name in case.cls.Options.model_fields:
@@ -46,9 +43,8 @@ def options_round_trip(case: Case) -> None:
         )
 
 
-@promise
-def options_refuse_nonsense(case: Case) -> None:
-    """Options refuse names that they do not have, and values that make no sense."""
+def check_options_refuse_nonsense(case: Case) -> None:
+    """Check that options refuse unknown names and meaningless values."""
     model = case.cls.Options
     require(not _takes(case, "no_such_option", 1), "an option that it does not have is accepted")
     for name, info in model.model_fields.items():
@@ -59,7 +55,7 @@ def options_refuse_nonsense(case: Case) -> None:
 
 
 def _holds_anything(annotation: Any) -> bool:
-    """Whether a type is so wide that no value is nonsense."""
+    """Return whether a type is so wide that any value is valid."""
     return annotation in _ANYTHING or any(map(_holds_anything, (annotation.__origin__,)
         if hasattr(annotation, "__origin__") and annotation.__origin__ in _ANYTHING
         else get_args(annotation)))  # fmt: skip
@@ -73,9 +69,8 @@ def _takes(case: Case, name: str, value: Any) -> bool:
     return True
 
 
-@promise
-def recipe_is_valid(case: Case) -> None:
-    """The recipe has settings that there are, and an optimiser that timm has."""
+def check_recipe_is_valid(case: Case) -> None:
+    """Check that the recipe has known settings and an optimiser of timm."""
     models: dict[str, type[BaseModel]] = {
         "data": DataConfig,
         "backbone": BackboneConfig,

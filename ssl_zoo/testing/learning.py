@@ -1,4 +1,4 @@
-"""What a task teaches its network: the loss, its gradients, and what comes of some steps."""
+"""Checks of the loss, its gradients, and the network after some steps."""
 
 from __future__ import annotations
 
@@ -21,19 +21,16 @@ from ssl_zoo.testing.case import (
     snapshot,
     step,
 )
-from ssl_zoo.testing.suite import promise
 from ssl_zoo.training.optimizer import parameter_groups
 
 
-@promise
-def loss_is_finite_in_fp32(case: Case) -> None:
-    """The loss is a finite float32 scalar with a gradient; what is logged are scalars without."""
+def check_loss_is_finite_in_fp32(case: Case) -> None:
+    """Check that the loss is a finite float32 scalar with a gradient, and logs are scalars without."""
     _finite(case, autocast=False)
 
 
-@promise
-def loss_is_finite_in_bf16(case: Case) -> None:
-    """The same where the network computes in bf16."""
+def check_loss_is_finite_in_bf16(case: Case) -> None:
+    """Check that the loss is a finite float32 scalar where the network computes in bf16, too."""
     _finite(case, autocast=True)
 
 
@@ -56,37 +53,35 @@ def _finite(case: Case, autocast: bool) -> None:
     require(not bad, f"gradients that are not finite: {listed(bad)}")
 
 
-@promise
-def loss_changes_nothing_that_it_reads(case: Case) -> None:
-    """The same views twice have the same loss: queues and teachers move after a step alone."""
+def check_loss_changes_nothing_that_it_reads(case: Case) -> None:
+    """Check that the same views have the same loss twice: queues and teachers move only after a step."""
     task = case.build()
     views = case.views(task)
-    kept = [v.clone() for v in views]
+    copies = [v.clone() for v in views]
     first, second = (compute(task, views).total.item() for _ in range(2))
     require(
         abs(first - second) <= 1e-6 * max(1.0, abs(first)),
         f"the loss of the same views is {first:.6f}, then {second:.6f}: what it reads (a queue, a "
         "teacher, a centre) must move in after_step, and what is random be drawn in views",
     )
-    untouched = all(torch.equal(a, b) for a, b in zip(kept, views, strict=True))
+    untouched = all(torch.equal(a, b) for a, b in zip(copies, views, strict=True))
     require(untouched, "loss changes the views that it is given")
 
 
-@promise
-def every_parameter_is_trained(case: Case) -> None:
-    """Every trainable parameter gets a gradient, and is in one group of the optimiser."""
+def check_every_parameter_is_trained(case: Case) -> None:
+    """Check that every trainable parameter gets a gradient, and is in one group of the optimiser."""
     task = case.build()
     optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=1e-2)
     trained = {name for name, p in task.named_parameters() if p.requires_grad}
     require(bool(trained), "nothing is trained")
-    strange = _leaves(compute(task, case.views(task)).total) - {id(p) for p in task.parameters()}
+    foreign = _leaves(compute(task, case.views(task)).total) - {id(p) for p in task.parameters()}
     require(
-        not strange,
-        f"the loss trains what is no parameter of the task, {len(strange)} tensors: a head that is kept "
+        not foreign,
+        f"the loss trains what is no parameter of the task, {len(foreign)} tensors: a head that is kept "
         "in a list or a dict? Use nn.ModuleList or nn.ModuleDict",
     )
     reached: set[str] = set()
-    for seed in range(3):  # what stands behind a factor of 0 is reached after a step
+    for seed in range(3):  # a parameter behind a factor of 0 gets a gradient after a step
         backward(task, case.views(task, seed=seed))
         for name, p in task.named_parameters():
             if p.grad is not None and (p.grad.abs().sum() > 0 or _shifts(name)):
@@ -109,26 +104,25 @@ def every_parameter_is_trained(case: Case) -> None:
 
 
 def _leaves(loss: Tensor) -> set[int]:
-    """The ids of the tensors that a loss would give a gradient to."""
-    found, seen, left = set(), set(), [loss.grad_fn]
-    while left:
-        node = left.pop()
+    """Return the ids of the tensors that a loss gives a gradient to."""
+    leaves, seen, pending = set(), set(), [loss.grad_fn]
+    while pending:
+        node = pending.pop()
         if node is not None and node not in seen:
             seen.add(node)
-            left += [before for before, _ in node.next_functions]
+            pending += [before for before, _ in node.next_functions]
             if hasattr(node, "variable"):
-                found.add(id(node.variable))
-    return found
+                leaves.add(id(node.variable))
+    return leaves
 
 
 def _shifts(name: str) -> bool:
-    """Whether it is a bias, which a normalisation after it may make meaningless."""
+    """Return whether a parameter is a bias, which a later normalisation may cancel."""
     return name.endswith("bias")
 
 
-@promise
-def teachers_move_after_a_step_alone(case: Case) -> str | None:
-    """Frozen parameters get no gradient and move in after_step; trained ones do not move there."""
+def check_teachers_move_after_a_step_alone(case: Case) -> str | None:
+    """Check that frozen parameters get no gradient, and that they alone move in after_step."""
     task = case.build()
     frozen = {name for name, p in task.named_parameters() if not p.requires_grad}
     optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=0.1)
@@ -142,8 +136,8 @@ def teachers_move_after_a_step_alone(case: Case) -> str | None:
     for seed in range(2):
         before = snapshot(task)
         backward(task, case.views(task, seed=seed))
-        given = [n for n, p in task.named_parameters() if n in frozen and p.grad is not None]
-        require(not given, f"frozen parameters get a gradient: {listed(given)}")
+        received = [n for n, p in task.named_parameters() if n in frozen and p.grad is not None]
+        require(not received, f"frozen parameters get a gradient: {listed(received)}")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         early = sorted(frozen.intersection(changed(before, snapshot(task))))
@@ -157,7 +151,7 @@ def teachers_move_after_a_step_alone(case: Case) -> str | None:
         f"after_step moves what is trained: {listed(astray)}; is it a teacher that was never frozen "
         "(ssl_zoo.nn.frozen_copy)?",
     )
-    # Constants may stay, and vectors: the bias before a normalisation does in the student too.
+    # Constants may stay, and vectors: a bias before a normalisation stays in the student, too.
     still = sorted(copies - moved)
     require(
         not still,
@@ -166,9 +160,8 @@ def teachers_move_after_a_step_alone(case: Case) -> str | None:
     return f"{len(frozen)} frozen parameters" if frozen else None
 
 
-@promise
-def small_batch_overfits(case: Case) -> str:
-    """The loss of a few samples in the same views falls clearly in thirty steps.
+def check_small_batch_overfits(case: Case) -> str:
+    """Check that the loss of a few samples in the same views falls clearly within thirty steps.
 
     Teachers and queues are held still meanwhile: a queue that fills with keys of these very samples
     would have the positive among the negatives.
@@ -176,40 +169,57 @@ def small_batch_overfits(case: Case) -> str:
     task = case.build()
     views = case.views(task)
     optimizer = adam(task)
-    losses = []
-    for _ in range(30):
-        losses.append(backward(task, views).total.item())
+    losses = [backward(task, views).total.item()]
+    wanted = losses[0] - 0.1 * max(abs(losses[0]), 0.1)
+    # Stops early once five losses in a row are low enough.
+    while len(losses) < 30 and not max(losses[-5:]) < wanted:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        losses.append(backward(task, views).total.item())
     start, end = losses[0], min(losses[-5:])
     require(
-        start - end > 0.1 * max(abs(start), 0.1),
+        end < wanted,
         f"the loss of the same 8 samples only goes from {start:.4f} to {end:.4f} in 30 steps",
     )
     return f"from {start:.3f} to {end:.3f}"
 
 
-@promise
-def representations_do_not_collapse(case: Case) -> str:
-    """After some steps in ever new views different samples still have different features."""
+COLLAPSE_STEPS = 80
+EARLY_STEPS, CLEAR_SPREAD, CLEAR_RANK = 30, 0.4, 4.0
+"""A task that is clearly healthy after the early steps passes without the others.
+
+Measured on seeds 0 to 4. Sound tasks on the tiny ResNet have a spread of 0.48 to 0.68 after 30 steps
+and a rank of at least 19; tasks that collapse have 0.13 to 0.19 (strong crops) or 0.19 to 0.36
+(weak crops), or a rank of at most 1.6. After 80 steps tasks with strong crops have 0.06 to 0.08,
+against a limit of 0.09 to 0.1. MAE on its transformer has 0.20 to 0.62, so it may need all steps.
+"""
+
+
+def check_representations_do_not_collapse(case: Case) -> str:
+    """Check that different samples still have different features after some steps of training."""
     task = case.build()
-    raw = case.setting.batch(32)
+    raw = case.data.batch(32)
     x = task.spec.prepare(raw)
     spread_before, _ = _health(task, x)
     optimizer = adam(task)
-    for i in range(80):
-        step(task, optimizer, case.views(task, 16, seed=i), (i + 1) / 80)
-    spread_now, rank = _health(task, x)
-    told = f"spread {spread_now:.3f} of 1, effective rank {rank:.1f} of {len(x)} samples"
-    # Some backbones' features are close to each other from the beginning.
+    for i in range(1, COLLAPSE_STEPS + 1):
+        step(task, optimizer, case.views(task, 16, seed=i - 1), i / COLLAPSE_STEPS)
+        if i == EARLY_STEPS:
+            spread_now, rank = _health(task, x)
+            if spread_now > max(CLEAR_SPREAD, spread_before / 2) and rank > CLEAR_RANK:
+                break
+    else:
+        spread_now, rank = _health(task, x)
+    measured = f"spread {spread_now:.3f} of 1, effective rank {rank:.1f} of {len(x)} samples"
+    # The features of some backbones are close to each other from the beginning.
     healthy = spread_now > min(0.1, spread_before / 2) and rank > 2
-    require(healthy, f"the features have collapsed after 80 steps: {told}")
-    return told
+    require(healthy, f"the features have collapsed after {i} steps: {measured}")
+    return measured
 
 
 @torch.no_grad()
 def _health(task: Task, x: Tensor) -> tuple[float, float]:
-    """How far features are spread, and the effective rank of their differences."""
+    """Return the spread of features, and the effective rank of their differences."""
     task.eval()
     features = task.features(x).float()
     task.train()

@@ -1,4 +1,4 @@
-"""The suite: checks by name, what came of each, and those that are expected to fail."""
+"""The suite: run checks, collect their results, and compare them with the expected failures."""
 
 from __future__ import annotations
 
@@ -16,27 +16,19 @@ from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped
-from ssl_zoo.testing.setting import Setting, Source
-from ssl_zoo.text import did_you_mean, error_line, locate_error
+from ssl_zoo.testing.catalogue import CHECKS, public_name, skip_reason
+from ssl_zoo.testing.check_data import CheckData, SourceData
+from ssl_zoo.testing.processes import check_two_processes_are_one
+from ssl_zoo.testing.rank_server import server
+from ssl_zoo.text import did_you_mean, docstring_summary, error_line, locate_error
 
 Status = Literal["passed", "failed", "expected", "unexpected", "skipped"]
 Test = TypeVar("Test", bound=Callable[..., Any])
-Promise = Callable[[Case], str | None]
-"""Raises if a task does not keep it; returns what is worth reporting."""
-
-PROMISES: dict[str, Promise] = {}
-"""All that is checked, by name, in the order of checking."""
-
-
-def promise(function: Promise) -> Promise:
-    """Add a function to the suite under its own name; its docstring says what is promised."""
-    PROMISES[function.__name__] = function
-    return function
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Within, torch computes on one thread: on networks so small others only wait for each other."""
+    """Temporarily compute on one thread: with networks so small, more threads only wait."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -47,12 +39,12 @@ def _one_thread() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Check:
-    """One promise of one task. Call it: it raises if the task does not keep the promise.
+    """A check of one task. Call it: it raises if the task fails the check.
 
     Attributes:
-        name: what it is called.
-        case: the task, and what it is checked on.
-        expected: why it is expected to fail, None if it is not.
+        name: the name in `ssl_zoo.testing.catalogue`, without ``check_``.
+        case: the task, with the data that it is checked on.
+        expected: the reason why it is expected to fail, or None if it is not.
     """
 
     name: str
@@ -60,56 +52,62 @@ class Check:
     expected: str | None = None
 
     def __call__(self) -> str | None:
-        """Check; returns what is worth reporting.
+        """Run the check and return a measurement to report, if any.
 
         Raises:
-            CheckFailed: the promise is not kept.
-            CheckSkipped: it cannot be checked here.
-            Exception: whatever the task raises.
+            CheckFailed: the task fails it.
+            CheckSkipped: it does not apply to the task, or cannot run here.
+            Exception: any exception of the task itself.
         """
+        function = CHECKS[self.name]
+        reason = skip_reason(function, self.case)
+        if reason is not None:
+            raise CheckSkipped(reason)
         with _one_thread():
-            return PROMISES[self.name](self.case)
+            return function(self.case)
 
     @property
     def title(self) -> str:
-        """What is promised, in a sentence."""
-        return (PROMISES[self.name].__doc__ or "").strip().partition("\n")[0]
+        """A sentence that says what a sound task does."""
+        claim = docstring_summary(CHECKS[self.name].__doc__).removeprefix("Check that ")
+        return claim[:1].upper() + claim[1:]
 
     def outcome(self) -> CheckResult:
-        """Check, and say what came of it."""
+        """Run the check and return its result."""
         try:
             note = self()
         except CheckSkipped as reason:
             return CheckResult(self, "skipped", str(reason))
         except PLUGIN_ERRORS as error:
             known = isinstance(error, CheckFailed | SslZooError)
-            said = error_line(error) if known else locate_error(error)
+            message = error_line(error) if known else locate_error(error)
             if self.expected is not None:
-                return CheckResult(self, "expected", f"{self.expected} ({said})")
-            return CheckResult(self, "failed", said)
+                return CheckResult(self, "expected", f"{self.expected} ({message})")
+            return CheckResult(self, "failed", message)
         if self.expected is not None:
-            return CheckResult(self, "unexpected", "it passes; take it from the expected failures")
+            return CheckResult(self, "unexpected", "it passes; remove it from the expected failures")
         return CheckResult(self, "passed", note or "")
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What came of a check.
+    """The result of a check.
 
     Attributes:
-        check: which one.
-        state: passed, failed, expected (to fail, and did), unexpected (to pass, but did), skipped.
-        note: why it failed or was skipped, or what was measured.
+        check: the check.
+        status: passed, failed, expected (failed as expected), unexpected (passed, though expected to
+            fail) or skipped.
+        note: the reason of a failure or a skip, or a measurement.
     """
 
     check: Check
-    state: Status
+    status: Status
     note: str
 
     @property
     def bad(self) -> bool:
-        """Whether the task, or what is expected of it, must be mended."""
-        return self.state in ("failed", "unexpected")
+        """Whether the task, or its list of expected failures, must be corrected."""
+        return self.status in ("failed", "unexpected")
 
 
 def task_checks(
@@ -117,32 +115,32 @@ def task_checks(
     *,
     options: Mapping[str, Any] | None = None,
     backbone: Mapping[str, Any] | BackboneConfig | None = None,
-    settings: Sequence[Setting] | None = None,
+    data: Sequence[CheckData] | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> list[Check]:
-    """All checks of a task, none of them made yet.
+    """Return all checks of a task, without running them.
 
     Args:
         task: the class.
-        options: the task's options, where they are not the defaults; small ones are quicker.
+        options: the task's options that differ from the defaults; smaller networks are quicker.
         backbone: the ``backbone`` section of a configuration; None for that of the task's recipe, or
-            else a tiny ResNet.
-        settings: what to check on, as `Setting`; None for images of several kinds, or for the
-            source that the recipe of a task of another modality names.
-        expected_failures: by the name of a check, why the task is right not to pass it.
+            a tiny ResNet if it has none.
+        data: the data to check on, as `CheckData`; None for images of several kinds, or for the
+            source in the recipe of a task of another modality.
+        expected_failures: by the name of a check, the reason why the task rightly fails it.
 
     Raises:
-        ValueError: there is no check of an expected failure's name, or it has no reason.
+        ValueError: an expected failure names no check, or has no reason.
     """
-    expected = dict(expected_failures or {})
+    expected = {public_name(name): reason for name, reason in (expected_failures or {}).items()}
     for name, reason in expected.items():
-        if name not in PROMISES:
-            known = did_you_mean(name, PROMISES) or f" There are: {', '.join(PROMISES)}"
+        if name not in CHECKS:
+            known = did_you_mean(name, CHECKS) or f" There are: {', '.join(CHECKS)}"
             raise ValueError(f"expected_failures: there is no check {name!r}.{known}")
         if not reason.strip():
             raise ValueError(f"expected_failures: {name} needs a reason")
-    case = Case.of(task, options, backbone, settings)
-    return [Check(name, case, expected.get(name)) for name in PROMISES]
+    case = Case.of(task, options, backbone, data)
+    return [Check(name, case, expected.get(name)) for name in CHECKS]
 
 
 def checks_of(
@@ -150,35 +148,35 @@ def checks_of(
     settings: Mapping[str, Any] | None = None,
     sets: Sequence[str] = (),
     expected_failures: Mapping[str, str] | None = None,
-    **given: Any,
+    **arguments: Any,
 ) -> list[Check]:
-    """All checks of an installed task, with settings as a run has them.
+    """Return all checks of an installed task, with the settings of a run.
 
-    Where they name a data source, the task is checked on its samples rather than on made ones.
+    If they name a data source, the task is checked on its samples instead of synthetic ones.
 
     Args:
         name: the task's name.
         settings: values by dotted path, as in `ssl_zoo.load_config`.
         sets: texts of the form ``path=value``, likewise.
-        expected_failures: by the name of a check, why the task is right not to pass it.
-        given: further arguments of `ssl_zoo.load_config`.
+        expected_failures: by the name of a check, the reason why the task rightly fails it.
+        arguments: further arguments of `ssl_zoo.load_config`.
 
     Raises:
-        UserError: there is no such task, or anything about the settings is wrong.
+        UserError: there is no such task, or a setting is wrong.
     """
     task = registry.load_task(name)
     paths = {*(settings or {}), *parse_sets(sets)}
-    config = load_config(None, {**(settings or {}), "task.name": name}, sets, **given)
+    config = load_config(None, {**(settings or {}), "task.name": name}, sets, **arguments)
     backbone = config.backbone if any(path.startswith("backbone.") for path in paths) else None
-    source = [Source(config.data, config.backbone)] if "data.source" in paths else None
+    source = [SourceData(config.data, config.backbone)] if "data.source" in paths else None
     if source:
-        _ = source[0].spec  # what cannot be loaded is no fault of the task
+        _ = source[0].spec  # raises here if it cannot be loaded, which is no fault of the task
     try:
         return task_checks(
             task,
             options=config.task.option_values(),
             backbone=backbone,
-            settings=source,
+            data=source,
             expected_failures=expected_failures,
         )
     except ValueError as error:
@@ -186,38 +184,41 @@ def checks_of(
 
 
 def run_checks(checks: Iterable[Check]) -> Iterator[CheckResult]:
-    """Make the checks one after the other."""
+    """Run the checks one after the other and yield their results."""
+    checks = list(checks)
+    if any(CHECKS[check.name] is check_two_processes_are_one for check in checks):
+        server.start()  # it loads while the other checks run
     for check in checks:
         yield check.outcome()
 
 
-def check_task(task: type[Task], **settings: Any) -> list[CheckResult]:
-    """Check that a task keeps all promises.
+def check_task(task: type[Task], **arguments: Any) -> list[CheckResult]:
+    """Run all checks of a task.
 
     Args:
         task: the class.
-        settings: as for `task_checks`.
+        arguments: the further arguments of `task_checks`.
 
     Returns:
-        What came of each check, those that were skipped or expected to fail among them.
+        The result of each check, including those that were skipped or expected to fail.
 
     Raises:
-        CheckFailed: it does not keep one; the message has a line for each.
+        CheckFailed: the task fails a check; the message has a line for each.
     """
-    found = list(run_checks(task_checks(task, **settings)))
-    if broken := [o for o in found if o.bad]:
-        lines = "\n".join(f"  {o.check.name}: {o.note}" for o in broken)
-        raise CheckFailed(f"task {task.name!r} fails {len(broken)} of {len(found)} checks\n{lines}")
-    return found
+    results = list(run_checks(task_checks(task, **arguments)))
+    if failed := [result for result in results if result.bad]:
+        lines = "\n".join(f"  {result.check.name}: {result.note}" for result in failed)
+        raise CheckFailed(f"task {task.name!r} fails {len(failed)} of {len(results)} checks\n{lines}")
+    return results
 
 
-def parametrize_with_checks(task: type[Task], **settings: Any) -> Callable[[Test], Test]:
-    """Make a pytest function with a parameter ``check`` into one test for each check of a task.
+def parametrize_with_checks(task: type[Task], **arguments: Any) -> Callable[[Test], Test]:
+    """Parametrise a pytest function over the checks of a task, as its argument ``check``.
 
     Args:
         task: the class.
-        settings: as for `task_checks`. Those that are expected to fail are strict: one that passes
-            is a failure, so that the list does not grow old.
+        arguments: the further arguments of `task_checks`. An expected failure that passes fails the
+            test, so that the list stays current.
 
     For example:
 
@@ -227,20 +228,23 @@ def parametrize_with_checks(task: type[Task], **settings: Any) -> Callable[[Test
     """
     import pytest
 
-    def tested(check: Check) -> Any:
-        strict = [pytest.mark.xfail(reason=check.expected, strict=True)] if check.expected else []
-        return pytest.param(_Tested(check.name, check.case, check.expected), id=check.name, marks=strict)
+    def parameter(check: Check) -> Any:
+        marks = [pytest.mark.xfail(reason=check.expected, strict=True)] if check.expected else []
+        return pytest.param(
+            _PytestCheck(check.name, check.case, check.expected), id=check.name, marks=marks
+        )
 
     decorator: Callable[[Test], Test] = pytest.mark.parametrize(
-        "check", [tested(check) for check in task_checks(task, **settings)]
+        "check", [parameter(check) for check in task_checks(task, **arguments)]
     )
     return decorator
 
 
-class _Tested(Check):
-    """A check as a test: what cannot be checked here is skipped."""
+class _PytestCheck(Check):
+    """A check that skips its pytest test where it raises `CheckSkipped`."""
 
     def __call__(self) -> str | None:
+        """Run the check, as `Check` does."""
         import pytest
 
         try:

@@ -1,4 +1,4 @@
-"""What a task makes of raw data."""
+"""Checks of the views that a task makes of raw data."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ from torch import Tensor
 
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
-from ssl_zoo.spec import ImageSpec
-from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped, compute, require, same
-from ssl_zoo.testing.suite import promise
+from ssl_zoo.testing.case import Case, CheckFailed, compute, require, same
 from ssl_zoo.text import error_line, locate_error
 from ssl_zoo.views import Rng
 
 
-@promise
-def views_are_tensors_of_steady_shape(case: Case) -> None:
-    """Views are tensors, whose shapes follow from the number of samples alone."""
+def check_views_are_tensors_of_steady_shape(case: Case) -> None:
+    """Check that views are tensors whose shapes depend only on the number of samples."""
     task = case.build()
-    batch = case.setting.batch(6)
+    batch = case.data.batch(6)
     untouched = batch.clone()
     views = task.views(batch, Rng(0))
     require(same(batch, untouched), "views changes the batch that it is given")
@@ -32,10 +29,10 @@ def views_are_tensors_of_steady_shape(case: Case) -> None:
         finite = not view.is_floating_point() or bool(view.isfinite().all())
         require(finite, f"view {i} has values that are not finite")
     for n, seed in ((6, 1), (6, 2), (4, 0), (2, 0)):
-        others = task.views(case.setting.batch(n, seed), Rng(seed))
+        others = task.views(case.data.batch(n, seed), Rng(seed))
         require(len(others) == len(views), f"{len(views)} views at one time, {len(others)} at another")
         for i, (view, other) in enumerate(zip(views, others, strict=True), 1):
-            # A first dimension counts samples, or several of each, or is the same for all batches.
+            # The first dimension counts samples, or views of them, or is the same for all batches.
             of_n = [len(view) * n // 6, len(view)] if view.ndim else []
             fits = view.dtype == other.dtype and view.shape[1:] == other.shape[1:]
             fits = fits and (not view.ndim or len(other) in of_n)
@@ -47,11 +44,10 @@ def _shown(view: Tensor) -> str:
     return f"{str(view.dtype).removeprefix('torch.')} {list(view.shape)}"
 
 
-@promise
-def views_obey_the_seed(case: Case) -> None:
-    """The same seed gives the same views, whatever torch's global generator is at; it is not moved."""
+def check_views_obey_the_seed(case: Case) -> None:
+    """Check that the same seed gives the same views, without torch's global generator."""
     task = case.build()
-    batch = case.setting.batch(6)
+    batch = case.data.batch(6)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         before = torch.get_rng_state()
@@ -64,11 +60,10 @@ def views_obey_the_seed(case: Case) -> None:
     require(not moved, "views draws from torch's global generator: draw all that is random from `rng`")
 
 
-@promise
-def views_vary(case: Case) -> None:
-    """Another seed gives other views, and a sample that is there twice is changed in two ways."""
+def check_views_vary(case: Case) -> None:
+    """Check that another seed gives other views, and so does a copy of a sample in the same batch."""
     task = case.build()
-    one = case.setting.batch(1)
+    one = case.data.batch(1)
     batch = one.expand(8, *one.shape[1:]).contiguous()
     views = task.views(batch, Rng(0))
     again = task.views(batch, Rng(1))
@@ -79,28 +74,22 @@ def views_vary(case: Case) -> None:
     require(differ, "all samples of a batch are changed in the same way: draw parameters for each")
 
 
-@promise
-def views_take_any_image(case: Case) -> str:
-    """Images of one and three channels, of odd and unequal sides, larger and smaller than the input."""
-    if not isinstance(case.setting.spec, ImageSpec):
-        raise CheckSkipped(f"it takes {case.setting.spec.modality} data, no images")
-    for setting in case.settings:
+def check_views_take_any_image(case: Case) -> str:
+    """Check that images of one or three channels and of any height and width are accepted."""
+    for data in case.all_data:
         try:
-            task = case.build(setting)
-            views = case.views(task, 5, setting=setting)
+            task = case.build(data)
+            views = case.views(task, 5, data=data)
             total = compute(task, views).total
         except PLUGIN_ERRORS as error:
-            said = error_line(error) if isinstance(error, UserError) else locate_error(error)
-            raise CheckFailed(f"{setting}: {said}") from error
-        require(bool(total.isfinite()), f"{setting}: the loss is {total.item()}")
-    return f"{len(case.settings)} kinds"
+            message = error_line(error) if isinstance(error, UserError) else locate_error(error)
+            raise CheckFailed(f"{data}: {message}") from error
+        require(bool(total.isfinite()), f"{data}: the loss is {total.item()}")
+    return f"{len(case.all_data)} kinds"
 
 
-@promise
-def pictures_are_images(case: Case) -> None:
-    """What `ssl-zoo views` and the report draw are columns of images, one of each sample."""
-    if not isinstance(case.setting.spec, ImageSpec):
-        raise CheckSkipped(f"it takes {case.setting.spec.modality} data, no images")
+def check_pictures_are_images(case: Case) -> None:
+    """Check that the columns of `ssl-zoo views` and of the report are images, one of each sample."""
     task = case.build().eval()
     views = case.views(task, 3)
     with torch.no_grad():
@@ -112,16 +101,15 @@ def pictures_are_images(case: Case) -> None:
         require(column.is_floating_point(), f"column {caption!r} must be normalised, not {column.dtype}")
 
 
-@promise
-def throughput(case: Case) -> str:
-    """How fast views are made, which is told and not judged."""
-    task, setting = case.build(), case.setting
+def check_throughput(case: Case) -> str:
+    """Check that views of 256 samples can be made; the throughput is reported, not judged."""
+    task, data = case.build(), case.data
     n = 256
-    batch = setting.batch(n)
+    batch = data.batch(n)
     task.views(batch, Rng(0))
     times = []
     for seed in range(5):
         start = time.perf_counter()
         task.views(batch, Rng(seed))
         times.append(time.perf_counter() - start)
-    return f"views of {n / statistics.median(times):,.0f} samples/s ({setting})"
+    return f"views of {n / statistics.median(times):,.0f} samples/s ({data})"

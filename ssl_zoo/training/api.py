@@ -128,7 +128,7 @@ def _carry_out(
         if first and not resumed and trainer.step == 0:
             run.discard()
         elif isinstance(error, Unwritable):
-            raise Unwritable(error.what, resume_command(run)) from error
+            raise error.with_resume(resume_command(run)) from error
         raise
 
 

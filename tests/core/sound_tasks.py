@@ -1,4 +1,4 @@
-"""Small tasks that keep every promise, and what they are checked on."""
+"""Small tasks that pass every check, and the data that they are checked on."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ from torch import Tensor, nn
 
 from ssl_zoo import Encoder, Field, Losses, Rng, Task, TaskOptions, distributed
 from ssl_zoo.nn import FeatureQueue, ema_update, frozen_copy, full_precision
-from ssl_zoo.testing import (
-    Check,
-    CheckResult,
-    Images,
-    task_checks,
-)
+from ssl_zoo.testing import Check, CheckResult, SyntheticImages, task_checks
 
 SLOW = {"small_batch_overfits", "representations_do_not_collapse", "two_processes_are_one"}
-"""The checks that take seconds: only a task that is broken in their sense is given to them."""
+"""Slow checks, which run only on the tasks that they should catch."""
 
 
 class Convolutions(Encoder):
@@ -43,8 +38,8 @@ class Convolutions(Encoder):
 
 
 @dataclass(frozen=True)
-class Small(Images):
-    """The suite's own images, for two convolutions."""
+class Small(SyntheticImages):
+    """The synthetic images of the suite, for two convolutions."""
 
     norm: bool = True
 
@@ -55,25 +50,25 @@ class Small(Images):
 SMALL = [Small(), Small(channels=1, height=8, width=8), Small(size=17, height=21, width=13)]
 
 
-def chosen(task: type[Task], *slow: str, **given: Any) -> list[Check]:
-    """The quick checks of a task, and those of the slow ones that are named."""
-    checks = task_checks(task, **{"settings": SMALL, **given})
+def chosen(task: type[Task], *slow: str, **arguments: Any) -> list[Check]:
+    """Return the quick checks of a task, and the named slow ones."""
+    checks = task_checks(task, **{"data": SMALL, **arguments})
     return [check for check in checks if check.name not in SLOW or check.name in slow]
 
 
-def outcome(task: type[Task], name: str, **given: Any) -> CheckResult:
-    """What comes of one check of a task."""
-    return next(check for check in chosen(task, name, **given) if check.name == name).outcome()
+def outcome(task: type[Task], name: str, **arguments: Any) -> CheckResult:
+    """Return the result of one check of a task."""
+    return next(check for check in chosen(task, name, **arguments) if check.name == name).outcome()
 
 
 class Sound(Task):
-    """Two shades of an image attract each other, all others of the joint batch repel."""
+    """Two shades of an image attract each other, and repel all others of the joint batch."""
 
     name = "sound"
     recipe = {"train": {"optimizer": "adamw", "lr": 1e-3}}
 
     class Options(TaskOptions):
-        """Its options."""
+        """The options."""
 
         temperature: float = Field(0.5, gt=0, description="τ")
         shades: tuple[float, float] = Field((0.5, 1.5), description="range of the factor")
@@ -86,16 +81,16 @@ class Sound(Task):
         return self.view(batch, rng), self.view(batch, rng)
 
     def view(self, batch: Tensor, rng: Rng) -> Tensor:
-        """Images [B, C, h, w] to [B, C, H, W], each in a shade of its own."""
+        """Resize images [B, C, h, w] to [B, C, H, W], each in its own shade."""
         return self.spec.prepare(batch) * self.factors(len(batch), rng).view(-1, 1, 1, 1)
 
     def factors(self, n: int, rng: Rng) -> Tensor:
-        """The factors [n]."""
+        """Return the factors [n]."""
         low, high = self.options.shades
         return rng.uniform(n, low=low, high=high)
 
     def embed(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, 16], unit rows."""
+        """Embed images [B, C, H, W] in unit rows [B, 16]."""
         return F.normalize(full_precision(self.head(self.encoder(x))), dim=1)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
@@ -105,7 +100,7 @@ class Sound(Task):
         return Losses(loss, {"similarity": (q * k).detach().sum(1).mean()})
 
     def gathered(self, k: Tensor) -> Tensor:
-        """The embeddings [B, 16] of all processes."""
+        """Return the embeddings [world_size · B, 16] of all processes."""
         return distributed.all_gather(k)
 
     def logits(self, q: Tensor, k: Tensor) -> Tensor:
@@ -127,7 +122,7 @@ class Queued(Sound):
         return Losses(F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long)))
 
     def keys(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, 16], unit rows without gradient."""
+        """Embed images [B, C, H, W] in unit rows [B, 16], without gradient."""
         with torch.no_grad():
             return F.normalize(full_precision(self.teacher(x)), dim=1)
 
@@ -141,7 +136,7 @@ class Queued(Sound):
 
 
 class Centred(Sound):
-    """Embeddings are taken from where their moving mean lies."""
+    """The moving mean of embeddings is subtracted from them."""
 
     def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
         super().__init__(encoder, options, spec)
@@ -160,7 +155,7 @@ class Centred(Sound):
 
 
 class Clustered(Queued):
-    """Of a few prototypes those move that are nearest to a key: rows that are no queue."""
+    """The prototypes nearest to the keys move: rows that are not a queue."""
 
     def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
         super().__init__(encoder, options, spec)
@@ -173,7 +168,7 @@ class Clustered(Queued):
 
 
 class Constant(Sound):
-    """A table that stands still, as MAE's position embedding does, is a parameter without gradient."""
+    """A constant table is a parameter without gradient, as MAE's position embedding is."""
 
     def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
         super().__init__(encoder, options, spec)

@@ -92,7 +92,7 @@ def pooled_stage(encoder: TimmEncoder, x: Tensor, index: int) -> Tensor:
 
 
 def refusal(*args: Any, **kwargs: Any) -> str:
-    """The message of the error that building raises, which is one line of bearable length."""
+    """Return the message of the error that building raises: one line of less than 450 characters."""
     with pytest.raises(UserError) as error:
         build(*args, **kwargs)
     message = str(error.value)
@@ -271,7 +271,7 @@ def test_a_wrong_option_is_refused_in_one_line(options: dict[str, Any], reason: 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
-    """A file of weights as timm publishes them: three channels, a classifier, the original stem."""
+    """Write weights as timm publishes them: three channels, a classifier, the original stem."""
     torch.manual_seed(1)
     state = timm.create_model("resnet18", **TINY).state_dict()
     state = {k: v + 0.25 if v.is_floating_point() else v for k, v in state.items()}

@@ -33,7 +33,7 @@ from tests.robustness.killing import losses, start_and_signal
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of two classes of ten readable images, JPEG and PNG."""
+    """Return a folder of two classes of ten readable images, JPEG and PNG."""
     for i in range(10):
         write(tmp_path / "photos" / "cat" / f"{i}.jpg", photo((60, 40), i))
         write(tmp_path / "photos" / "dog" / f"{i}.png", photo((17, 30), 50 + i))
@@ -42,13 +42,13 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """The folder of the cache, which does not exist yet."""
+    """Return the folder of the cache, which does not exist yet."""
     return tmp_path / "some" / "cache"
 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list with one entry for each image that has been decoded."""
+    """Return a list with one entry for each image that has been decoded."""
     counted: list[int] = []
     to_square = image_files.to_square
     monkeypatch.setattr(image_files, "to_square", lambda *args: (counted.append(1), to_square(*args))[1])

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 def run_on(path: Path, **settings: Any) -> Path:
-    """A run with a backbone, which is untrained, as features do not mind."""
+    """Make a run with an untrained backbone."""
     config = small_config("simclr", **settings)
     run = Run.create(path, config)
     spec = load_data(config.data, CPU).spec
@@ -51,7 +51,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def expected(run: Path, split: Split) -> Tensor:
-    """The features of a split as a user would compute them."""
+    """Return the features of a split, computed as a user would."""
     model: Any = load_backbone(run)
     with torch.no_grad():
         features: Tensor = model(model.ssl_zoo_spec.prepare(split.batch(torch.arange(len(split)))))

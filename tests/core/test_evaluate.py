@@ -72,7 +72,7 @@ def test_knn_is_the_papers_vote(k: int, temperature: float, seed: int) -> None:
 
 
 def scikit_learn(f: Features) -> float:
-    """The same vote by scikit-learn, in percent."""
+    """Return the accuracy of the same vote by scikit-learn, in percent."""
     theirs = KNeighborsClassifier(20, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
     theirs.fit(f.bank.double().numpy(), f.bank_labels.numpy())
     return 100 * float(theirs.score(f.test.double().numpy(), f.test_labels.numpy()))

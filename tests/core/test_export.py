@@ -82,7 +82,7 @@ for file in sys.argv[1:]:
 
 
 def trained(path: Path, backbone: BackboneConfig, size: int, channels: int = 2) -> Path:
-    """A run with a backbone of which no weight and no statistic is as it was made."""
+    """Make a run with a backbone whose weights and statistics all differ from their initial values."""
     mean, std = (0.3, 0.6, 0.5)[:channels], (0.2, 0.3, 0.25)[:channels]
     spec = ImageSpec(channels=channels, size=size, mean=mean, std=std)
     torch.manual_seed(0)

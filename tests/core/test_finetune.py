@@ -17,7 +17,7 @@ from ssl_zoo.task import Encoder
 from tests.conftest import small_config
 
 CPU = torch.device("cpu")
-DEVICE = Device(CPU, "fp32", False)
+DEVICE = Device(CPU, "fp32", channels_last=True)
 
 
 @pytest.fixture(name="data", scope="module")

@@ -1,4 +1,4 @@
-"""A new package is whole, clean, installs, and its task keeps every promise as it stands."""
+"""A new package is whole, clean, installs, and its task passes every check as it stands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fresh() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A package of each kind."""
+    """Return a package of each kind."""
     home = tmp_path_factory.mktemp("packages")
     return {kind: new_task(name, kind, home / name) for kind, name in PACKAGES.items()}  # type: ignore[arg-type]
 
@@ -127,13 +127,13 @@ def test_types_are_right(packages: dict[str, Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_task_keeps_every_promise(packages: dict[str, Path], kind: str) -> None:
+def test_the_task_passes_every_check(packages: dict[str, Path], kind: str) -> None:
     registry.load_file(packages[kind] / f"{module_of(kind)}.py")
     checks = task_checks(registry.load_task(PACKAGES[kind]))
     if kind != "joint-embedding":  # which alone compares images; two processes take their time
         checks = [check for check in checks if check.name != "two_processes_are_one"]
     made = list(run_checks(checks))
-    assert [(o.check.name, o.note) for o in made if o.state != "passed"] == []
+    assert [(o.check.name, o.note) for o in made if o.status != "passed"] == []
 
 
 def test_the_tests_that_come_with_it_pass(packages: dict[str, Path], tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_the_tests_that_come_with_it_pass(packages: dict[str, Path], tmp_path: P
     done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", selection, *tests,
                   cwd=tmp_path, path=path)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 passed" in done.stdout  # a promise of each, and three, one and one claims
+    assert "8 passed" in done.stdout  # a check of each, and three, one and one claims
 
 
 def test_a_package_installs_and_is_listed(packages: dict[str, Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The conformance suite: what is sound passes, what is broken is caught by the check meant for it."""
+"""The conformance suite: sound tasks pass, and each broken task is caught by its check."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from ssl_zoo.nn import full_precision
 from ssl_zoo.spec import Spec
 from ssl_zoo.testing import (
     Check,
+    CheckData,
     CheckFailed,
-    Setting,
     check_task,
     parametrize_with_checks,
     run_checks,
     task_checks,
 )
-from ssl_zoo.testing.suite import PROMISES
+from ssl_zoo.testing.catalogue import CHECKS
 from ssl_zoo.views import ColorJitter, Compose, Normalise, RandomResizedCrop
-from tests.core.broken_tasks import (
-    BROKEN,
+from tests.core.broken_tasks import BROKEN
+from tests.core.broken_tasks.views import (
     BatchesUpToAHundred,
     GalleryOfNothing,
     ViewsOfOneFactor,
@@ -51,15 +51,15 @@ from tests.core.sound_tasks import (
 )
 
 
-@pytest.mark.parametrize(("task", "check", "says", "also"), BROKEN)
-def test_what_is_broken_is_caught(task: type[Task], check: str, says: str, also: set[str]) -> None:
+@pytest.mark.parametrize(("task", "check", "message", "also"), BROKEN)
+def test_what_is_broken_is_caught(task: type[Task], check: str, message: str, also: set[str]) -> None:
     failed = {o.check.name: o.note for o in run_checks(chosen(task, check)) if o.bad}
-    assert re.search(says, failed.get(check, "it passes")), failed
+    assert re.search(message, failed.get(check, "it passes")), failed
     assert failed.keys() <= {check, *also}, failed
 
 
 class AttractionAlone(Sound):
-    """Two crops of an image attract each other and nothing repels, until all images are one."""
+    """Two crops of an image attract each other, and nothing keeps images apart."""
 
     def __init__(self, encoder: Encoder, options: Any, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
@@ -74,21 +74,21 @@ class AttractionAlone(Sound):
         return Losses((x - y).pow(2).sum(1).mean())
 
 
-@pytest.mark.parametrize("settings", [[Small(norm=False)], None], ids=["two convolutions", "ResNet"])
-def test_attraction_without_repulsion_collapses(settings: list[Setting] | None) -> None:
-    given = outcome(AttractionAlone, "representations_do_not_collapse", settings=settings)
-    assert given.state == "failed"
-    assert re.match(r"the features have collapsed after \d+ steps: spread 0\.0\d\d of 1", given.note)
+@pytest.mark.parametrize("data", [[Small(norm=False)], None], ids=["two convolutions", "ResNet"])
+def test_attraction_without_repulsion_collapses(data: list[CheckData] | None) -> None:
+    result = outcome(AttractionAlone, "representations_do_not_collapse", data=data)
+    assert result.status == "failed"
+    assert re.match(r"the features have collapsed after \d+ steps: spread 0\.0\d\d of 1", result.note)
 
 
-def test_each_promise_is_broken_by_some_task() -> None:
-    assert {parameters.values[1] for parameters in BROKEN} == set(PROMISES)
+def test_each_check_catches_some_task() -> None:
+    assert {parameters.values[1] for parameters in BROKEN} == set(CHECKS)
 
 
 # --- what is sound passes ---
 
 
-@parametrize_with_checks(Sound, settings=SMALL)
+@parametrize_with_checks(Sound, data=SMALL)
 def test_a_sound_task_passes(check: Check) -> None:
     check()
 
@@ -113,14 +113,14 @@ def test_dropout_is_no_difference_between_processes() -> None:
 
 @dataclass(frozen=True)
 class TokenSpec(Spec):
-    """Sentences: int64 [B, 16], of so many tokens."""
+    """Sentences int64 [B, 16] of tokens below `vocabulary`."""
 
     modality: str = "text"
     vocabulary: int = 11
 
 
 class Causal(Encoder):
-    """A transformer's layer, in which a token sees only those before it."""
+    """A layer of a transformer with causal attention."""
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
@@ -139,8 +139,8 @@ class Causal(Encoder):
 
 
 @dataclass(frozen=True)
-class Sentences(Setting):
-    """Counting, in steps of different sizes."""
+class Sentences(CheckData):
+    """Sequences that count in steps of different sizes."""
 
     @property
     def spec(self) -> TokenSpec:
@@ -177,7 +177,7 @@ class NextToken(Task):
 
 @parametrize_with_checks(
     NextToken,
-    settings=[Sentences()],
+    data=[Sentences()],
     expected_failures={"views_vary": "a language model reads its text as it is"},
 )
 def test_a_task_of_another_modality_passes(check: Check) -> None:
@@ -186,8 +186,8 @@ def test_a_task_of_another_modality_passes(check: Check) -> None:
 
 def test_what_is_meant_for_images_is_skipped_elsewhere() -> None:
     for name in ("views_take_any_image", "pictures_are_images"):
-        given = outcome(NextToken, name, settings=[Sentences()])
-        assert (given.state, given.note) == ("skipped", "it takes text data, no images")
+        result = outcome(NextToken, name, data=[Sentences()])
+        assert (result.status, result.note) == ("skipped", "it takes text data, no images")
 
 
 # --- what comes of checks ---
@@ -195,25 +195,31 @@ def test_what_is_meant_for_images_is_skipped_elsewhere() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The suite has no checks that take seconds."""
+    """Remove the slow checks from the suite."""
     for name in SLOW:
-        monkeypatch.delitem(PROMISES, name)
+        monkeypatch.delitem(CHECKS, name)
 
 
 def test_a_failure_that_is_expected_is_no_fault() -> None:
-    given = outcome(ViewsOfOneSeed, "views_vary", expected_failures={"views_vary": "no augmentation"})
-    assert (given.state, given.bad) == ("expected", False)
-    assert given.note == "no augmentation (another seed gives the same views)"
+    result = outcome(ViewsOfOneSeed, "views_vary", expected_failures={"views_vary": "no augmentation"})
+    assert (result.status, result.bad) == ("expected", False)
+    assert result.note == "no augmentation (another seed gives the same views)"
+
+
+def test_an_expected_failure_may_be_named_as_the_function_is() -> None:
+    expected = {"check_views_vary": "no augmentation"}
+    result = outcome(ViewsOfOneSeed, "views_vary", expected_failures=expected)
+    assert (result.status, result.check.name) == ("expected", "views_vary")
 
 
 def test_a_failure_that_is_expected_in_vain_is_a_fault() -> None:
-    given = outcome(Sound, "views_vary", expected_failures={"views_vary": "no augmentation"})
-    assert (given.state, given.bad) == ("unexpected", True)
-    assert given.note == "it passes; take it from the expected failures"
+    result = outcome(Sound, "views_vary", expected_failures={"views_vary": "no augmentation"})
+    assert (result.status, result.bad) == ("unexpected", True)
+    assert result.note == "it passes; remove it from the expected failures"
 
 
 def test_a_task_raises_what_it_raises_when_a_check_is_called() -> None:
-    check = next(c for c in task_checks(BatchesUpToAHundred, settings=SMALL) if c.name == "throughput")
+    check = next(c for c in task_checks(BatchesUpToAHundred, data=SMALL) if c.name == "throughput")
     with pytest.raises(RuntimeError, match="256"):
         check()
 
@@ -221,69 +227,71 @@ def test_a_task_raises_what_it_raises_when_a_check_is_called() -> None:
 @pytest.mark.usefixtures("quick")
 def test_check_task_gives_what_came_of_each_check() -> None:
     expected = {"views_vary": "no augmentation"}
-    found = check_task(ViewsOfOneSeed, settings=SMALL, expected_failures=expected)
-    assert [o.check.name for o in found] == list(PROMISES)
-    assert {o.check.name: o.state for o in found if o.state != "passed"} == {"views_vary": "expected"}
-    assert all(o.check.title.endswith(".") for o in found)
+    results = check_task(ViewsOfOneSeed, data=SMALL, expected_failures=expected)
+    assert [o.check.name for o in results] == list(CHECKS)
+    assert {o.check.name: o.status for o in results if o.status != "passed"} == {
+        "views_vary": "expected"
+    }
+    assert all(o.check.title.endswith(".") for o in results)
 
 
 class TwoFaults(ViewsOfOneFactor, GalleryOfNothing):
-    """Two things are wrong with it, and a third is said to be."""
+    """It has two faults, and a third is expected."""
 
 
 @pytest.mark.usefixtures("quick")
 def test_check_task_has_a_line_for_each_fault() -> None:
     with pytest.raises(CheckFailed) as raised:
-        check_task(TwoFaults, settings=SMALL, expected_failures={"features_are_pure": "as it were"})
+        check_task(TwoFaults, data=SMALL, expected_failures={"features_are_pure": "as it were"})
     assert str(raised.value).splitlines() == [
-        f"task 'sound' fails 3 of {len(PROMISES)} checks",
+        f"task 'sound' fails 3 of {len(CHECKS)} checks",
         "  views_vary: all samples of a batch are changed in the same way: draw parameters for each",
         "  pictures_are_images: gallery gives no column, so there is nothing to look at",
-        "  features_are_pure: it passes; take it from the expected failures",
+        "  features_are_pure: it passes; remove it from the expected failures",
     ]
 
 
 @pytest.mark.parametrize(
-    ("expected", "says"),
+    ("expected", "message"),
     [
         ({"views_varies": "why"}, r"there is no check 'views_varies'\. Did you mean 'views_vary'"),
         ({"x": "why"}, r"there is no check 'x'\. There are: describes_itself, .*two_processes_are_one"),
         ({"views_vary": " "}, "expected_failures: views_vary needs a reason"),
     ],
 )
-def test_an_expected_failure_has_a_check_and_a_reason(expected: dict[str, str], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_an_expected_failure_has_a_check_and_a_reason(expected: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         task_checks(Sound, expected_failures=expected)
 
 
 def test_a_class_inside_of_a_function_is_not_taken_to_other_processes() -> None:
     class Local(Sound):
-        """Another process cannot import it."""
+        """A class that another process cannot import."""
 
-    given = outcome(Local, "two_processes_are_one")
-    assert given.state == "skipped", given.note
-    assert re.match(r"another process cannot build it: .*Local.* importable by name", given.note)
+    result = outcome(Local, "two_processes_are_one")
+    assert result.status == "skipped", result.note
+    assert re.match(r"another process cannot build it: .*Local.* importable by name", result.note)
 
 
 def test_a_class_of_a_script_is_not_taken_to_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     script = type("Scripted", (Sound,), {"__doc__": "Here.", "__module__": "__main__"})
     monkeypatch.setattr(sys.modules["__main__"], "Scripted", script, raising=False)
-    given = outcome(script, "two_processes_are_one")
-    assert given.state == "skipped", given.note
-    assert re.match(r"another process cannot build it: .*__main__.* importable by name", given.note)
+    result = outcome(script, "two_processes_are_one")
+    assert result.status == "skipped", result.note
+    assert re.match(r"another process cannot build it: .*__main__.* importable by name", result.note)
 
 
 # --- under pytest ---
 
 
 def test_each_check_is_a_test_of_its_own() -> None:
-    parameters = list(parametrize_with_checks(Sound, settings=SMALL).args[1])
-    assert [p.id for p in parameters] == list(PROMISES)
+    parameters = list(parametrize_with_checks(Sound, data=SMALL).args[1])
+    assert [p.id for p in parameters] == list(CHECKS)
 
 
 TESTS = """
 from ssl_zoo.testing import parametrize_with_checks
-from tests.core.broken_tasks import ViewsOfOneSeed
+from tests.core.broken_tasks.views import ViewsOfOneSeed
 from tests.core.sound_tasks import SMALL, Sound
 
 EXPECTED = {"views_vary": "no augmentation"}
@@ -295,17 +303,17 @@ def local():
     return Local
 
 
-@parametrize_with_checks(ViewsOfOneSeed, settings=SMALL, expected_failures=EXPECTED)
+@parametrize_with_checks(ViewsOfOneSeed, data=SMALL, expected_failures=EXPECTED)
 def test_expected(check):
     check()
 
 
-@parametrize_with_checks(Sound, settings=SMALL, expected_failures=EXPECTED)
+@parametrize_with_checks(Sound, data=SMALL, expected_failures=EXPECTED)
 def test_unexpected(check):
     check()
 
 
-@parametrize_with_checks(local(), settings=SMALL)
+@parametrize_with_checks(local(), data=SMALL)
 def test_local(check):
     check()
 """
@@ -330,10 +338,10 @@ def test_pytest_skips_and_expects_failures(tmp_path: Path) -> None:
     assert ended.returncode == 1, ended.stdout + ended.stderr
     for name, state in names.items():
         assert re.search(rf"{re.escape(name)} {state}", ended.stdout), ended.stdout
-    for said in (
+    for pattern in (
         r"XFAIL .*test_expected\[views_vary\] - no augmentation",
         r"FAILED .*test_unexpected\[views_vary\] - \[XPASS\(strict\)\] no augmentation",
         r"FAILED .*test_local\[describes_itself\] - .*CheckFailed: it has no docstring",
         r"SKIPPED .*another process cannot build it",
     ):
-        assert re.search(said, ended.stdout), ended.stdout
+        assert re.search(pattern, ended.stdout), ended.stdout

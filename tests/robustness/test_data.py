@@ -158,7 +158,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture(scope="module")
 def odd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two classes of 150 readable images each, with one file of each odd kind."""
+    """Return a folder of two classes of 150 readable images each, with one file of each odd kind."""
     root = tmp_path_factory.mktemp("odd") / os.fsdecode(b"photos\n\xff\x1b[31m")
     outside = write(tmp_path_factory.mktemp("outside") / "linked.png")
     for label in ("a", "b\x1b[31m\n"):
@@ -323,7 +323,7 @@ class ActAtStep:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of two classes of a hundred images each."""
+    """Return a folder of two classes of a hundred images each."""
     for label in ("a", "b"):
         for i in range(100):
             write(tmp_path / "photos" / label / f"{i:02}.png", photo((20, 20), i))

@@ -76,7 +76,7 @@ def test_trouble_while_training_costs_no_checkpoint(
     last = complaint(process)
     assert last.startswith(f"error: cannot write {run}/")
     assert why.get(trouble, "No such file or directory") in last
-    assert last.endswith(f"; mend that, and go on with: ssl-zoo train --resume {run}")
+    assert last.endswith(f"; fix this, then resume with: ssl-zoo train --resume {run}")
 
     if trouble == "full":
         filler.unlink()
@@ -121,7 +121,7 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk_too(tmp_path: Path, tried: 
     assert done.returncode == 1, done.stderr
     assert done.stderr.splitlines()[-1] == (
         f"error: cannot write {run}/checkpoint.pt: File too large; "
-        f"mend that, and go on with: ssl-zoo train --resume {run}"
+        f"fix this, then resume with: ssl-zoo train --resume {run}"
     )
     assert not list(run.glob("*.part"))
     assert not list(run.glob(".*.part"))

@@ -69,7 +69,7 @@ def ssl_zoo_step_logged(run, step, metrics):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 80 images of two classes."""
+    """Return a folder of 80 images of two classes."""
     folder = tmp_path_factory.mktemp("photos")
     for i in range(80):
         write(folder / f"class-{i % 2}" / f"{i}.png", photo((12, 12), seed=i))

@@ -149,8 +149,8 @@ def stopped(process: Child, number: int) -> str:
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    start_of_line, _, again = said.splitlines()[-1].partition("; go on with: ")
-    assert start_of_line == "error: stopped, and saved"
+    start_of_line, _, again = said.splitlines()[-1].partition("; resume with: ")
+    assert start_of_line == "error: stopped and saved"
     return again
 
 

@@ -74,7 +74,7 @@ def harms(draw: st.DrawFn) -> Harm:
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A folder in which each example of a test makes its own."""
+    """Return a folder for the files of each example."""
     with tempfile.TemporaryDirectory() as path:
         yield Path(path)
 

@@ -40,7 +40,7 @@ Outcome = tuple[list[dict[str, Any]], dict[str, int], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of images of two classes and of different sizes, so that decoding times differ."""
+    """Return a folder of images of two classes and of different sizes, so that decoding times differ."""
     folder = tmp_path_factory.mktemp("photos")
     for i in range(300):
         write(folder / f"class-{i % 2}" / f"{i}.png", photo((10 + i % 7 * 6,) * 2, seed=i))
@@ -72,7 +72,7 @@ class First:
 def first(
     request: pytest.FixtureRequest, photos: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> First:
-    """A run of each task."""
+    """Return a run of each task."""
     run = train(settings(request.param, photos), out=tmp_path_factory.mktemp("first") / "run")
     return First(request.param, run.path, outcome(run.path))
 

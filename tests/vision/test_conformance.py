@@ -1,4 +1,4 @@
-"""The shipped tasks keep what every task promises, in their variants and on another backbone."""
+"""The shipped tasks pass the conformance suite, in their variants and on another backbone."""
 
 from __future__ import annotations
 

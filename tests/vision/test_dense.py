@@ -425,7 +425,7 @@ class Known(Encoder):
 
 
 def perfect(part: Canvases, classes: int, stride: int = 4) -> Tensor:
-    """What there is to know at each place of a canvas: the classes, what it is to find, and where."""
+    """Return, for each position of a canvas, the classes, the assigned object and its box."""
     side = part.images.shape[-1]
     kinds = F.one_hot(part.masks.long(), classes + 1).movedim(-1, 1).float()
     kinds = F.avg_pool2d(kinds, stride)
@@ -527,7 +527,7 @@ def test_the_protocol_describes_what_it_gives() -> None:
 
 
 def write_voc(root: Path, images: int = 4) -> Path:
-    """A tree as torchvision unpacks it: a red car (class 7) left, a difficult cat (8) right of it."""
+    """Write VOC as torchvision unpacks it: a red car (class 7) left, a difficult cat (8) right."""
     voc = root / "VOCdevkit" / "VOC2012"
     for folder in ("JPEGImages", "SegmentationClass", "Annotations", "ImageSets/Segmentation"):
         (voc / folder).mkdir(parents=True)

@@ -56,7 +56,7 @@ def noise(n: int, size: int, channels: int = 3) -> Tensor:
 
 
 def plain(**options: Any) -> Jigsaw:
-    """A task that cuts tiles of 8 out of cells of 10, and changes nothing else of images of side 30."""
+    """Return a task that cuts tiles of 8 out of cells of 10, and changes nothing else."""
     unchanged = {"crop_scale": (1.0, 1.0), "flip": 0.0, "grayscale_p": 0.0, "channel_shift": 0}
     return build(**{"gap": 0.25, **unchanged, **options})
 

@@ -1,4 +1,4 @@
-"""MAE: what every task promises, then what the paper says, against slow literal references."""
+"""MAE: the conformance suite, then what the paper says, against slow literal references."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import ssl_zoo
 from ssl_zoo import ImageSpec, Rng, Unsuitable, UserError
 from ssl_zoo.config.schema import BackboneConfig
-from ssl_zoo.testing import Check, Images, parametrize_with_checks
+from ssl_zoo.testing import Check, SyntheticImages, parametrize_with_checks
 from ssl_zoo_vision.masked.mae import MAE, Decoder, moments, patchify, put, take, unpatchify
 
 SMALL = {"decoder_width": 32, "decoder_depth": 1}
@@ -22,7 +22,7 @@ VIT = {"name": "test_vit", "options": {"patch_size": 4}}  # has a class token, a
 
 def build(size: int = 16, channels: int = 3, backbone: Any = VIT, **options: Any) -> Any:
     torch.manual_seed(0)
-    images = Images(BackboneConfig.model_validate(backbone), size, channels)
+    images = SyntheticImages(BackboneConfig.model_validate(backbone), size, channels)
     return MAE(images.encoder(), MAE.Options(**{**SMALL, **options}), images.spec)
 
 
@@ -31,19 +31,19 @@ def vit(**options: Any) -> dict[str, Any]:
 
 
 def views(task: Any, n: int = 4, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    raw = Images(channels=task.spec.channels).batch(n, seed)
+    raw = SyntheticImages(channels=task.spec.channels).batch(n, seed)
     x, visible, hidden = task.views(raw, Rng(seed))
     return x, visible, hidden
 
 
 def patch_of(x: Tensor, place: int, columns: int, p: int) -> Tensor:
-    """The pixels [C, p, p] of one patch of an image [C, H, W], cut out."""
+    """Return the pixels [C, p, p] of one patch of an image [C, H, W], cut out."""
     row, column = divmod(place, columns)
     return x[:, row * p : (row + 1) * p, column * p : (column + 1) * p]
 
 
 def pixels_at(x: Tensor, places: Tensor, columns: int, p: int) -> Tensor:
-    """A mask [B, 1, H, W], true in the patches at `places` [B, K]."""
+    """Return a mask [B, 1, H, W], true in the patches at `places` [B, K]."""
     mask = torch.zeros(len(x), 1, *x.shape[2:], dtype=torch.bool)
     for image, row in zip(mask, places, strict=True):
         for place in row.tolist():
@@ -115,7 +115,7 @@ def test_each_place_is_hidden_as_often_as_any_other_and_in_each_image_others_are
 
 
 def test_images_are_cropped_and_mirrored_where_that_may_be_and_nothing_else() -> None:
-    raw = Images(height=16, width=16).batch(1).expand(64, -1, -1, -1).contiguous()
+    raw = SyntheticImages(height=16, width=16).batch(1).expand(64, -1, -1, -1).contiguous()
     for mirror in (False, True):
         task = build(crop_scale=(1.0, 1.0))
         spec = replace(task.spec, mirror=mirror)
@@ -306,7 +306,7 @@ def test_the_features_of_the_recipes_network_are_those_of_its_own_pooling() -> N
 
 
 def test_building_leaves_the_encoder_as_it_was() -> None:
-    images = Images(BackboneConfig.model_validate(VIT))
+    images = SyntheticImages(BackboneConfig.model_validate(VIT))
     encoder = images.encoder().train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     torch.manual_seed(3)

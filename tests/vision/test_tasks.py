@@ -168,7 +168,7 @@ def test_simclrs_head_is_as_wide_as_the_features_unless_told_otherwise() -> None
 
 
 def moco_step(task: Any, drawn: tuple[Tensor, ...], skipped: bool = False) -> Tensor:
-    """A step without a change of weights; fp16 overflow skips it."""
+    """Make a step without a change of weights, as when fp16 overflows."""
     task.zero_grad(set_to_none=True)
     total: Tensor = task.loss(drawn).total
     total.backward()

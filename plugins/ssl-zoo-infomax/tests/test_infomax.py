@@ -1,4 +1,4 @@
-"""Deep InfoMax and MINE: what every task promises, then what the papers say, by literal loops."""
+"""Deep InfoMax and MINE: the conformance suite, then what the papers say, by literal loops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ssl_zoo import UserError, distributed
 from ssl_zoo.evaluation import Subject, known_metrics, known_protocols
 from ssl_zoo.runtime.device import Device
-from ssl_zoo.testing import Case, Check, Images, parametrize_with_checks
+from ssl_zoo.testing import Case, Check, SyntheticImages, parametrize_with_checks
 from ssl_zoo.views import Rng
 
 SMALL = {"units": 32}
@@ -68,7 +68,7 @@ def task(**options: Any) -> DeepInfoMax:
 
 
 def photos(n: int = 6, seed: int = 0) -> Tensor:
-    return Images().batch(n, seed)
+    return SyntheticImages().batch(n, seed)
 
 
 # --- the estimators ---
@@ -495,7 +495,11 @@ def subject(embed: Any, encoder: Any, n: int = 300) -> Subject:
     split = ArraySplit(photos(n), None)
     device = Device(torch.device("cpu"), "fp32", False)
     return Subject(
-        "x", DataSet("photos", Images().spec, split, None, split), device, embed, encoder=encoder
+        "x",
+        DataSet("photos", SyntheticImages().spec, split, None, split),
+        device,
+        embed,
+        encoder=encoder,
     )
 
 
@@ -528,7 +532,9 @@ def test_features_that_ignore_the_image_share_nothing_and_those_that_see_it_do(
 
 def test_few_samples_and_views_that_never_differ_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert measure(subject(lambda x: x.mean((2, 3)), Named(), n=20)) == {}
-    monkeypatch.setattr(type(Images().spec), "vary", lambda self, batch, generator: self.prepare(batch))
+    monkeypatch.setattr(
+        type(SyntheticImages().spec), "vary", lambda self, batch, generator: self.prepare(batch)
+    )
     assert measure(subject(lambda x: x.mean((2, 3)), Named())) == {}
 
 

@@ -1,4 +1,4 @@
-"""What a task is checked on: data that are like no others, and a network that is quick."""
+"""The data that tasks are checked on, and a small network for each kind."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ TINY = BackboneConfig(
     name="resnet18",
     options={"channels": [8, 16, 32, 64], "layers": [1, 1, 1, 1], "zero_init_last": False},
 )
-"""A ResNet-10 of an eighth of the usual width, whose gradients are nowhere 0 at the beginning."""
+"""A ResNet-10 of an eighth of the usual width, without gradients that are 0 at the beginning."""
 
 _IMAGES = ((16, 3, 20, 20), (16, 1, 8, 8), (17, 3, 21, 13), (32, 1, 28, 28))
-"""For each setting of images the network's input, the channels, and the raw height and width."""
+"""For each kind of images: the side of the network's input, the channels, the raw height and width."""
 
 
-class Setting(ABC):
-    """Data of one kind, and a network for it. Derive from it for data that no source gives.
+class CheckData(ABC):
+    """Data of one kind, and a network for it. Derive a class for data that no source has.
 
-    What it holds must be picklable, because other processes build the same.
+    It must be picklable, because other processes build the same.
     """
 
     @property
     @abstractmethod
     def spec(self) -> Spec:
-        """What the data looks like."""
+        """The description of the data."""
 
     @abstractmethod
     def encoder(self) -> Encoder:
-        """A new network, whose weights follow from torch's global generator."""
+        """Return a new network, with weights drawn from torch's global generator."""
 
     @abstractmethod
     def batch(self, n: int, seed: int = 0) -> Tensor:
-        """A raw batch [n, ...], always the same for the same seed, of samples that differ."""
+        """Return a raw batch [n, ...] of different samples, the same for the same seed."""
 
     def __str__(self) -> str:
         return f"{self.spec.modality} data"
 
 
 @dataclass(frozen=True)
-class Images(Setting):
-    """Smooth coloured blotches.
+class SyntheticImages(CheckData):
+    """Synthetic images: smooth coloured blotches.
 
     Attributes:
         backbone: a timm model, or one that a plugin registers.
         size: the side of the network's input, in pixels.
         channels: 1 or 3.
-        height: of the raw images, in pixels.
-        width: likewise.
+        height: the height of the raw images, in pixels.
+        width: the width of the raw images, in pixels.
         classes: the number of classes, for a task that needs labels.
     """
 
@@ -73,17 +73,17 @@ class Images(Setting):
 
     @property
     def spec(self) -> ImageSpec:
-        """Normalised by half and a quarter of the range."""
+        """The description of the images, normalised by half and a quarter of the range."""
         c = self.channels
         mean, std = (0.5,) * c, (0.25,) * c
         return ImageSpec(channels=c, size=self.size, mean=mean, std=std, classes=self.classes)
 
     def encoder(self) -> Encoder:
-        """A new network."""
+        """Return a new network."""
         return create_backbone(self.backbone, self.spec)
 
     def batch(self, n: int, seed: int = 0) -> Tensor:
-        """Images uint8 [n, channels, height, width]."""
+        """Return images uint8 [n, channels, height, width]."""
         generator = torch.Generator().manual_seed(seed)
         coarse = torch.rand(n, self.channels, 4, 4, generator=generator)
         fine = F.interpolate(coarse, (self.height, self.width), mode="bicubic").clamp(0, 1)
@@ -94,12 +94,12 @@ class Images(Setting):
 
 
 @dataclass(frozen=True)
-class Source(Setting):
-    """Samples of a data source, as a configuration names it.
+class SourceData(CheckData):
+    """Samples of a data source.
 
     Attributes:
-        data: the section of the configuration.
-        backbone: likewise.
+        data: the ``data`` section of a configuration.
+        backbone: the ``backbone`` section.
     """
 
     data: DataConfig
@@ -111,15 +111,15 @@ class Source(Setting):
 
     @property
     def spec(self) -> Spec:
-        """What its samples look like."""
+        """The description of the samples."""
         return self._loaded.spec
 
     def encoder(self) -> Encoder:
-        """A new network."""
+        """Return a new network."""
         return build_encoder(self.backbone, self.spec, int(torch.randint(2**31, ())))
 
     def batch(self, n: int, seed: int = 0) -> Tensor:
-        """Samples [n, ...] drawn from the train split."""
+        """Return samples [n, ...] drawn from the train split."""
         split = self._loaded.train
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(split), generator=generator)
@@ -129,20 +129,20 @@ class Source(Setting):
         return f"data of {self.data.source}"
 
 
-def image_settings(backbone: BackboneConfig, classes: int | None = None) -> list[Images]:
-    """The settings of images that a backbone can be built for, the usual one first."""
-    found: list[Images] = []
+def image_data(backbone: BackboneConfig, classes: int | None = None) -> list[SyntheticImages]:
+    """Return the kinds of images that a backbone can be built for, the usual one first."""
+    kinds: list[SyntheticImages] = []
     for size, channels, height, width in _IMAGES:
-        setting = Images(backbone, size, channels, height, width, classes)
-        if not found or _can_be_built(setting):
-            found.append(setting)
-    return found
+        data = SyntheticImages(backbone, size, channels, height, width, classes)
+        if not kinds or _can_be_built(data):
+            kinds.append(data)
+    return kinds
 
 
-def _can_be_built(setting: Setting) -> bool:
-    """Whether the network takes such data at all; if not, that is no fault of the task."""
+def _can_be_built(data: CheckData) -> bool:
+    """Return whether the network takes such data at all; if not, the task is not at fault."""
     try:
-        setting.encoder()
+        data.encoder()
     except UserError:
         return False
     return True

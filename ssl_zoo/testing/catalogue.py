@@ -1,0 +1,56 @@
+"""The list of checks: each one's name, its function, and the tasks that it applies to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.testing import definition, learning, processes, state, views
+from ssl_zoo.testing.case import Case
+
+CheckFunction = Callable[[Case], str | None]
+"""Raises `CheckFailed` if a task fails it; returns a measurement to report, if any."""
+
+_ALL: tuple[CheckFunction, ...] = (
+    definition.check_describes_itself,
+    definition.check_options_round_trip,
+    definition.check_options_refuse_nonsense,
+    definition.check_recipe_is_valid,
+    views.check_views_are_tensors_of_steady_shape,
+    views.check_views_obey_the_seed,
+    views.check_views_vary,
+    views.check_views_take_any_image,
+    views.check_pictures_are_images,
+    views.check_throughput,
+    learning.check_loss_is_finite_in_fp32,
+    learning.check_loss_is_finite_in_bf16,
+    learning.check_loss_changes_nothing_that_it_reads,
+    learning.check_every_parameter_is_trained,
+    learning.check_teachers_move_after_a_step_alone,
+    learning.check_small_batch_overfits,
+    learning.check_representations_do_not_collapse,
+    state.check_features_are_pure,
+    state.check_resumed_training_is_the_same,
+    state.check_batches_of_any_size_follow_each_other,
+    state.check_labels_are_never_touched,
+    processes.check_two_processes_are_one,
+)
+_IMAGE_TASKS_ONLY = (views.check_views_take_any_image, views.check_pictures_are_images)
+
+_PREFIX = "check_"
+
+CHECKS: dict[str, CheckFunction] = {check.__name__.removeprefix(_PREFIX): check for check in _ALL}
+"""All checks in the order in which they run, by the function's name without ``check_``."""
+
+
+def public_name(name: str) -> str:
+    """Return the name of a check as users see it, from the name with or without ``check_``."""
+    return name.removeprefix(_PREFIX)
+
+
+def skip_reason(check: CheckFunction, case: Case) -> str | None:
+    """Return why a check does not apply to a task, or None if it does."""
+    spec = case.data.spec
+    if check in _IMAGE_TASKS_ONLY and not isinstance(spec, ImageSpec):
+        return f"it takes {spec.modality} data, no images"
+    return None

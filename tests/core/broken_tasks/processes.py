@@ -1,0 +1,57 @@
+"""Tasks whose processes do not agree."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_zoo import Losses, distributed
+from tests.core.broken_tasks.declare import broken
+from tests.core.sound_tasks import Queued, Sound
+
+
+@broken("two_processes_are_one", "the loss is .* in one process, .* in two: gather what couples samples")
+class NegativesNeverGathered(Sound):
+    """Each process has only its own negatives."""
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        q, k = map(self.embed, views)
+        return Losses(F.cross_entropy(self.logits(q, k), torch.arange(len(q))))
+
+
+@broken(
+    "two_processes_are_one", "the gradient of .* is not that of one process .*: gather with gradient"
+)
+class GatheredWithoutGradient(Sound):
+    """The embeddings of other processes are gathered, but get no gradient."""
+
+    def gathered(self, k: Tensor) -> Tensor:
+        if distributed.world_size() == 1:
+            return k
+        parts = [torch.empty_like(k) for _ in range(distributed.world_size())]
+        dist.all_gather(parts, k.detach())
+        parts[distributed.rank()] = k
+        return torch.cat(parts)
+
+
+@broken("two_processes_are_one", "queue.features differs between processes after a step: gather what")
+class QueueOfEachProcess(Queued):
+    """Each process queues only its own keys."""
+
+    def push(self, keys: Tensor) -> None:
+        self.queue.push(self.new)
+
+
+@broken(
+    "two_processes_are_one",
+    "one of two processes failed: RuntimeError: the second process has no data",
+)
+class SecondProcessThatFails(Sound):
+    """One process fails while the other waits for it."""
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        if distributed.rank() == 1:
+            raise RuntimeError("the second process has no data")
+        return super().loss(views)
