@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ssl_zoo.config.load import Given, dump_config, load_config
+from ssl_zoo.config.load import SettingsSource, dump_config, load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.errors import Unwritable, UserError
@@ -156,7 +156,7 @@ class Run:
         try:
             sections = read_yaml(file)
             self._check_version(sections)
-            return load_config(base=[Given(sections, file)])
+            return load_config(base=[SettingsSource(sections, file)])
         except UserError as error:
             message = str(error).removeprefix("--config ")
             if message.startswith((file, str(self.path))):
