@@ -26,10 +26,10 @@ class ViewOptions(CropOptions):
     jitter: tuple[float, float, float, float] = Field(
         (0.4, 0.4, 0.4, 0.1), description="brightness, contrast, saturation, hue"
     )
-    jitter_p: float = Field(0.8, ge=0, le=1, description="probability of the jitter")
-    grayscale_p: float = Field(0.2, ge=0, le=1, description="probability of losing colour")
+    jitter_p: float = Field(0.8, ge=0, le=1, description="probability of colour jitter")
+    grayscale_p: float = Field(0.2, ge=0, le=1, description="probability of conversion to gray")
     blur_p: float | None = Field(
-        None, ge=0, le=1, description="probability; none: the paper's, or 0 up to 64 pixels"
+        None, ge=0, le=1, description="probability of blur; none: the paper's, or 0 up to 64 pixels"
     )
 
     @field_validator("jitter")

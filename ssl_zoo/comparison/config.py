@@ -43,13 +43,15 @@ class Comparison(BaseModel):
     baselines: list[str] | Literal["all"] = Field(
         "all", description=f"{RAW}, {UNTRAINED}, and tasks that learn from labels; or all"
     )
-    columns: list[str] | None = Field(None, description="columns of the table; none: all with a figure")
+    columns: list[str] | None = Field(
+        None, description="columns of the table; none: all that have values"
+    )
     sort: str | None = Field(None, description="column to sort by; none: the first")
     data: dict[str, Any] = Field(default_factory=dict, description="as in a run's configuration")
     backbone: dict[str, Any] = Field(default_factory=dict, description="as in a run's configuration")
     train: dict[str, Any] = Field(default_factory=dict, description="as in a run's configuration")
     overrides: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="by task, its own sections task and train"
+        default_factory=dict, description="sections task and train of single tasks, by the task's name"
     )
     set: dict[str, Any] = Field(
         default_factory=dict, description="settings by dotted path, which override all others"

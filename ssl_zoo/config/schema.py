@@ -57,13 +57,13 @@ class TaskConfig(BaseModel):
 class DataConfig(_Section):
     """The source of the samples."""
 
-    source: str = Field("digits", description="a bundled name, a folder, or timm:NAME, hf:NAME")
+    source: str = Field("digits", description="name of a data set, a folder, timm:NAME or hf:NAME")
     root: str | None = Field(None, description="folder for downloaded data sets")
     image_size: int | None = Field(
         None,
         ge=4,
         le=4096,
-        description="side of the network's input in pixels; none: that of the source",
+        description="side of the network's input in pixels; none: the source's default",
     )
     holdout: float = Field(
         0.1, gt=0, lt=1, description="share held out for evaluation if the source has no test split"
@@ -133,25 +133,30 @@ class TrainConfig(_Section):
     )
     lr: float = Field(0.06, gt=0, description="learning rate at a batch of 256 images, see lr_scaling")
     lr_scaling: Literal["linear", "sqrt", "none"] = Field(
-        "linear", description="lr · B/256, lr · √(B/256), or lr as it stands"
+        "linear", description="linear: lr · B/256; sqrt: lr · √(B/256); none: lr unchanged"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum, or Adam's first beta")
-    weight_decay: float = Field(1e-4, ge=0, description="not applied to biases and norms")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay, not applied to biases and norms")
     clip_norm: float | None = Field(None, gt=0, description="maximum norm of the gradient")
     schedule: Literal["cosine", "step", "constant"] = Field(
         "cosine", description="schedule of the learning rate"
     )
     warmup: float = Field(
-        0.05, ge=0, lt=1, description="share of the budget in which the learning rate rises"
+        0.05, ge=0, lt=1, description="share of the budget for warm-up of the learning rate"
     )
     milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        default=[0.3, 0.6, 0.8], description="for schedule=step: shares of the budget"
+        default=[0.3, 0.6, 0.8],
+        description="for schedule=step: when to lower the rate, as shares of the budget",
     )
-    decay: float = Field(0.1, gt=0, lt=1, description="for schedule=step: factor at a milestone")
-    ema: float | None = Field(None, gt=0, lt=1, description="momentum of an average of the weights")
+    decay: float = Field(
+        0.1, gt=0, lt=1, description="for schedule=step: factor on the rate at each milestone"
+    )
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="momentum of a moving average of the weights"
+    )
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="number format of the network"
+        "auto", description="number format in which the network computes"
     )
     channels_last: bool | Literal["auto"] = Field("auto", description="memory format of convolutions")
     threads: int | None = Field(
@@ -159,10 +164,10 @@ class TrainConfig(_Section):
     )
     tune: bool = Field(
         True,
-        description="measure which precision, format and threads are fastest, if that pays off",
+        description="find the fastest precision, memory format and threads before a long run",
     )
     deterministic: bool = Field(
-        False, description="refuse nondeterministic operations, and measure nothing"
+        False, description="refuse nondeterministic operations; implies no tuning"
     )
     compile: bool = Field(False, description="apply torch.compile to the task")
     cached_gradients: bool = Field(
@@ -179,7 +184,9 @@ class TrainConfig(_Section):
     observers: list[str] = Field(
         default=[], description="observers on request that follow the run, e.g. tensorboard, wandb"
     )
-    checkpoint_seconds: float = Field(60, ge=0, description="time between checkpoints; 0: each step")
+    checkpoint_seconds: float = Field(
+        60, ge=0, description="seconds between checkpoints; 0: after each step"
+    )
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainConfig:

@@ -157,14 +157,21 @@ class DeepInfoMax(Task):
     class Options(CropOptions):
         """Deep InfoMax's options; the defaults are the paper's DIM(L); alpha=1, beta=0 is its DIM(G)."""
 
-        alpha: float = Field(0.0, ge=0, description="weight of the global objective, the whole map's")
-        beta: float = Field(1.0, ge=0, description="weight of the local objective, its cells' mean")
-        gamma: float = Field(0.1, ge=0, description="weight of the prior's, a uniform distribution")
-        estimator: Literal["jsd", "infonce", "dv"] = Field("jsd", description="of mutual information")
-        stage: int = Field(-2, description="stage whose map has the parts, from the end if negative")
+        alpha: float = Field(0.0, ge=0, description="weight of the objective on the whole map (global)")
+        beta: float = Field(
+            1.0, ge=0, description="weight of the objective on each cell of the map (local)"
+        )
+        gamma: float = Field(0.1, ge=0, description="weight of matching a uniform prior")
+        estimator: Literal["jsd", "infonce", "dv"] = Field(
+            "jsd", description="estimator of mutual information"
+        )
+        stage: int = Field(
+            -2, description="backbone stage that provides the map; negative counts from the end"
+        )
         units: int = Field(512, ge=1, description="width of the critics; the authors' is 2048")
         global_critic: Literal["concat", "dot"] = Field(
-            "concat", description="layers on vector and map, as in the paper, or a product of embeddings"
+            "concat",
+            description="concat: layers on vector and map, as in the paper; dot: inner product",
         )
         crop_scale: tuple[float, float] = Field((0.5, 1.0), description="share of the image's area")
 

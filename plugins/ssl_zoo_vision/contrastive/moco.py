@@ -67,16 +67,21 @@ class MoCo(Task):
         For v1, set temperature=0.07, head=linear, blur_p=0, jitter=[0.4, 0.4, 0.4, 0.4], jitter_p=1.
         """
 
-        temperature: float = Field(0.2, gt=0, description="τ")
+        temperature: float = Field(0.2, gt=0, description="temperature τ")
         momentum: float | None = Field(
-            None, ge=0, le=1, description="of the key encoder; none: 0.999, or 0.99 up to 64 pixels"
+            None,
+            ge=0,
+            le=1,
+            description="momentum of the key encoder; none: 0.999, or 0.99 up to 64 pixels",
         )
         queue: int | None = Field(
             None, ge=1, description="number of negatives; none: 65536, or 4096 up to 64 pixels"
         )
-        head: Literal["mlp", "linear"] = Field("mlp", description="v2's head or v1's")
+        head: Literal["mlp", "linear"] = Field(
+            "mlp", description="mlp: head of MoCo v2; linear: head of MoCo v1"
+        )
         out: int = Field(128, ge=2, description="width of the embedding")
-        symmetric: bool = Field(False, description="each view is the query once, the key once")
+        symmetric: bool = Field(False, description="use each view once as query and once as key")
         key_groups: int = Field(2, ge=1, description="groups in which keys are batch-normalised")
         crop_scale: tuple[float, float] = Field((0.2, 1.0), description="share of the image's area")
 

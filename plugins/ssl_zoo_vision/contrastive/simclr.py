@@ -59,8 +59,12 @@ class SimCLR(Task):
     class Options(ViewOptions):
         """SimCLR's options."""
 
-        temperature: float | None = Field(None, gt=0, description="τ; none: 0.1, or 0.5 up to 64 pixels")
-        hidden: int | None = Field(None, ge=1, description="head's hidden width; none: the features'")
+        temperature: float | None = Field(
+            None, gt=0, description="temperature τ; none: 0.1, or 0.5 up to 64 pixels"
+        )
+        hidden: int | None = Field(
+            None, ge=1, description="hidden width of the head; none: the width of the features"
+        )
         out: int = Field(128, ge=2, description="width of the embedding")
         jitter: tuple[float, float, float, float] = Field(
             (0.8, 0.8, 0.8, 0.2), description="brightness, contrast, saturation, hue"

@@ -48,14 +48,16 @@ class BYOL(Task):
             None,
             ge=0,
             le=1,
-            description="of the target at the start; none: 0.996, 0.99 up to 64 px",
+            description="initial momentum of the target; none: 0.996, or 0.99 up to 64 pixels",
         )
-        hidden: int = Field(4096, ge=1, description="hidden width of projector and predictor")
-        out: int = Field(256, ge=2, description="width of projection and prediction")
+        hidden: int = Field(4096, ge=1, description="hidden width of the projector and the predictor")
+        out: int = Field(256, ge=2, description="width of the projection and the prediction")
         jitter: tuple[float, float, float, float] = Field(
             (0.4, 0.4, 0.2, 0.1), description="brightness, contrast, saturation, hue"
         )
-        solarise_p: float = Field(0.2, ge=0, le=1, description="probability, second view only")
+        solarise_p: float = Field(
+            0.2, ge=0, le=1, description="probability of solarising the second view"
+        )
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)

@@ -112,9 +112,12 @@ class Inpainting(Task):
         overlap: int | None = Field(
             None, ge=0, description="width of the weighted band in pixels; none: side / 32, at least 1"
         )
-        overlap_weight: float = Field(10.0, ge=0, description="weight of an error in the band")
+        overlap_weight: float = Field(10.0, ge=0, description="weight of errors in the band")
         adversarial: float = Field(
-            0.0, ge=0, lt=1, description="share of the adversarial loss; the paper's is 0.001"
+            0.0,
+            ge=0,
+            lt=1,
+            description="share of the adversarial loss in the total; the paper's is 0.001",
         )
         hidden: int = Field(256, ge=32, description="width of the decoder's first layer")
 

@@ -133,9 +133,9 @@ class MAE(Task):
     class Options(CropOptions):
         """MAE's options."""
 
-        mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of the patches that is hidden")
+        mask_ratio: float = Field(0.75, gt=0, lt=1, description="share of patches that are hidden")
         normalise_targets: bool = Field(
-            True, description="predict each patch relative to its own mean and deviation"
+            True, description="normalise each target patch by its own mean and deviation"
         )
         decoder_width: int = Field(
             128, ge=32, multiple_of=32, description="width of the decoder; the paper's is 512"

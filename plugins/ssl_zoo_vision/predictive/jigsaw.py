@@ -132,22 +132,29 @@ class Jigsaw(Task):
     class Options(TaskOptions):
         """Jigsaw's options."""
 
-        permutations: int = Field(100, ge=2, le=1000, description="their number, of 9! = 362,880")
+        permutations: int = Field(
+            100, ge=2, le=1000, description="number of permutations, out of 9! = 362,880"
+        )
         tile: int | None = Field(
             None, ge=2, description="side of a tile in pixels; none: 64/225 of the input's, at least 16"
         )
         gap: float = Field(
-            11 / 64, ge=0, le=1, description="room in a cell, as a share of a tile's side"
+            11 / 64, ge=0, le=1, description="space around a tile in its cell, as a share of its side"
         )
         crop_scale: tuple[Share, Share] = Field((0.6, 1.0), description="share of the image's area")
         flip: float | None = Field(
-            None, ge=0, le=1, description="probability; none: 0.5, or 0 if the data has a reading side"
+            None,
+            ge=0,
+            le=1,
+            description="probability of a flip; none: 0.5, or 0 if mirroring changes the meaning",
         )
-        grayscale_p: float = Field(0.3, ge=0, le=1, description="probability of losing colour")
+        grayscale_p: float = Field(0.3, ge=0, le=1, description="probability of conversion to gray")
         channel_shift: int | None = Field(
-            None, ge=0, description="of colours, in pixels; none: the paper's 2 in 225"
+            None,
+            ge=0,
+            description="maximum shift of a channel in pixels; none: the paper's 2 in 225",
         )
-        width: int = Field(256, ge=1, description="of fc6, for each tile; the paper's is 1024")
+        width: int = Field(256, ge=1, description="width of fc6, for each tile; the paper's is 1024")
         hidden: int = Field(1024, ge=1, description="width of fc7, for the puzzle; the paper's is 4096")
 
     permutations: Tensor
