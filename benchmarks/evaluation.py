@@ -29,12 +29,12 @@ def features(width: int, classes: int = 10) -> Features:
 
 def main() -> None:
     width = int(sys.argv[1]) if len(sys.argv) > 1 else 512
-    given = features(width)
+    data = features(width)
     timed = {
-        "knn": lambda: knn_accuracy(given),
-        "linear": lambda: linear_accuracy(given),
-        "lowshot": lambda: [lowshot_accuracies(given, count) for _, count in FEW.values()],
-        "health": lambda: (rankme(given.test), spread(given.test), uniformity(given.test[:2048])),
+        "knn": lambda: knn_accuracy(data),
+        "linear": lambda: linear_accuracy(data),
+        "lowshot": lambda: [lowshot_accuracies(data, count) for _, count in FEW.values()],
+        "health": lambda: (rankme(data.test), spread(data.test), uniformity(data.test[:2048])),
     }
     print(f"60,000 × {width} train, 10,000 × {width} test, {torch.get_num_threads()} threads")
     for name, function in timed.items():

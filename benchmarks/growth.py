@@ -68,14 +68,14 @@ Panel = dict[str, Curve]
 # ---- measuring
 
 
-def seconds(work: Callable[[], object], most: int = 7, enough: float = 2.0) -> float:
+def seconds(work: Callable[[], object], max_repeats: int = 7, enough: float = 2.0) -> float:
     """Return the median time of some work, repeated until it has taken `enough` seconds in all."""
-    took: list[float] = []
-    while len(took) < most and sum(took) < enough:
+    times: list[float] = []
+    while len(times) < max_repeats and sum(times) < enough:
         start = time.perf_counter()
         work()
-        took.append(time.perf_counter() - start)
-    return statistics.median(took)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def note(panel: Panel, name: str, size: int, value: float) -> None:
@@ -162,7 +162,7 @@ def against_data(sizes: Iterable[int], side: int = 16, batch_size: int = 256) ->
             written[size] = run.checkpoints.file.stat().st_size
         del trainer, train
         features = random_features(size)
-        taken = seconds(lambda f=features: knn_accuracy(f), most=3)
+        taken = seconds(lambda f=features: knn_accuracy(f), max_repeats=3)
         note(panel, "kNN of 1,000", size, taken / size)
     return panel, written
 
@@ -208,10 +208,10 @@ def against_number(numbers: Iterable[int]) -> Panel:
     for number in numbers:
         with tempfile.TemporaryDirectory() as folder:
             install_tasks(Path(folder), number)
-            note(panel, "ssl-zoo tasks", number, seconds(lambda f=folder: list_tasks(f), most=3))
+            note(panel, "ssl-zoo tasks", number, seconds(lambda f=folder: list_tasks(f), max_repeats=3))
         with tempfile.TemporaryDirectory() as folder:
             pretend_done(Path(folder), number)
-            taken = seconds(lambda f=folder, n=number: keep_books(Path(f), n), most=3)
+            taken = seconds(lambda f=folder, n=number: keep_books(Path(f), n), max_repeats=3)
             note(panel, "comparison, a cell", number, taken / number)
     return panel
 
@@ -414,13 +414,13 @@ def main() -> None:
     panels, written = measure(args.quick)
     draw(panels, written, args.out)
     if args.json is not None:
-        found = {
+        results = {
             "seconds": panels,
             "checkpoint_bytes": written,
             "threads": torch.get_num_threads(),
             "versions": {name: metadata.version(name) for name in ("ssl-zoo", "torch", "timm")},
         }
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
     print(f"{args.out}, after {(time.perf_counter() - start) / 60:.1f} minutes")
 
 

@@ -154,8 +154,8 @@ class Setting:
 
     def lasting(self, **budget: float) -> RunConfig:
         """Return the settings with another budget, such as ``minutes=2``."""
-        given = {"epochs": None, "images": None, "minutes": None, **budget}
-        return self.config.model_copy(update={"train": self.config.train.model_copy(update=given)})
+        budgets = {"epochs": None, "images": None, "minutes": None, **budget}
+        return self.config.model_copy(update={"train": self.config.train.model_copy(update=budgets)})
 
 
 class Contestant(Protocol):
@@ -445,8 +445,8 @@ def throughput(
                 # Its workers make some batches more, for which the next contestant is not to pay; and
                 # the warm-up takes them away again, so that they are no head start.
                 time.sleep((WORKERS * AHEAD + 1) * seconds / steps)
-        said = ", ".join(f"{name} {its[-1]:,.0f}" for name, its in speeds.items())
-        print(f"round {number + 1} of {rounds}, images/s: {said}", flush=True)
+        speeds_shown = ", ".join(f"{name} {values[-1]:,.0f}" for name, values in speeds.items())
+        print(f"round {number + 1} of {rounds}, images/s: {speeds_shown}", flush=True)
     return speeds
 
 
@@ -526,8 +526,8 @@ def race(setting: Setting, marks: dict[str, Mark], every: float) -> list[tuple[f
 def ratios(speeds: dict[str, list[float]]) -> dict[str, list[float]]:
     """By how much ssl-zoo is faster than each peer, by round."""
     return {
-        name: [a / b for a, b in zip(speeds[OURS], its, strict=True)]
-        for name, its in speeds.items()
+        name: [a / b for a, b in zip(speeds[OURS], values, strict=True)]
+        for name, values in speeds.items()
         if name != OURS
     }
 
@@ -539,11 +539,11 @@ def table(speeds: dict[str, list[float]], marks: dict[str, Mark], epochs: float)
         heads += [f"minutes for {epochs:g} epochs", "kNN %", "minutes of ssl-zoo's to as much", "ratio"]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     faster = ratios(speeds)
-    for name, its in speeds.items():
-        row = [name, f"{statistics.median(its):,.0f}", ""]
+    for name, values in speeds.items():
+        row = [name, f"{statistics.median(values):,.0f}", ""]
         if name in faster:
-            its = faster[name]
-            row[2] = f"{statistics.median(its):.2f} ({min(its):.2f} to {max(its):.2f})"
+            values = faster[name]
+            row[2] = f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
         if marks:
             row += [""] * 4
         if name in marks:
@@ -672,7 +672,7 @@ def main() -> None:
             ours = "not reached" if mark.ours is None else f"{mark.ours / 60:.2f} minutes"
             print(f"{name}: {mark.accuracy:.1f} % in {mark.seconds / 60:.2f} minutes; {OURS}: {ours}")
     if args.json is not None:
-        found = {
+        results = {
             "conditions": made_with,
             "images_per_second": speeds,
             "ratios": ratios(speeds) if speeds else {},
@@ -680,7 +680,7 @@ def main() -> None:
             "marks": {name: asdict(mark) for name, mark in marks.items()},
             "curve": curve,
         }
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -85,15 +85,15 @@ class Keys(nn.Module):
 
 def slowest(work: Callable[[], object], repeats: int) -> float:
     """Return the median over repeats of the slowest process's time, with a common start."""
-    took: list[float] = []
+    times: list[float] = []
     for number in range(repeats + 1):
         distributed.barrier()
         start = time.perf_counter()
         work()
-        (longest,) = distributed.all_reduce_max(time.perf_counter() - start)
+        (slowest_time,) = distributed.all_reduce_max(time.perf_counter() - start)
         if number:  # the first one meets cold caches
-            took.append(longest)
-    return statistics.median(took)
+            times.append(slowest_time)
+    return statistics.median(times)
 
 
 def random_data(count: int) -> DataSet:
@@ -229,8 +229,8 @@ def main() -> None:
             print(f"processes {world}, threads of each {threads}, joint batch {args.batch_size}\n")
             print(show(rows))
             if args.json is not None:
-                found = {"processes": world, "threads": threads, "rows": [asdict(row) for row in rows]}
-                args.json.write_text(json.dumps(found, indent=2) + "\n")
+                results = {"processes": world, "threads": threads, "rows": [asdict(row) for row in rows]}
+                args.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
                 resolved.name, pretrained=config.pretrained, **timm_arguments(resolved, spec)
             )
     except Exception as error:  # a model's code may raise anything
-        raise UserError(_not_made(config, spec, error)) from error
+        raise UserError(_build_error(config, spec, error)) from error
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
         raise UserError(
             f"backbone.options: they make {config.name} a {type(model).__name__}, "
@@ -243,7 +243,7 @@ def _takes_image_size(name: str) -> bool:
     return bool(config is not None and config.fixed_input_size)
 
 
-def _not_made(config: BackboneConfig, spec: ImageSpec, error: Exception) -> str:
+def _build_error(config: BackboneConfig, spec: ImageSpec, error: Exception) -> str:
     if isinstance(error, TypeError) and config.options:
         return f"backbone.options: {config.name} does not accept them: {_one_line(error)}"
     if isinstance(error, AssertionError | ArithmeticError):

@@ -104,12 +104,12 @@ class Cell(ABC):
             UserError: it was made with other settings.
         """
         try:
-            existing, wanted = self.existing_config(), self.config
+            existing, current = self.existing_config(), self.config
         except UserError:  # its task is broken or gone, which its row will show
             return
         if existing is None:
             return
-        old, new = result_affecting_settings(existing), result_affecting_settings(wanted)
+        old, new = result_affecting_settings(existing), result_affecting_settings(current)
         for path, value in new.items():
             if old.get(path) != value:
                 raise UserError(

@@ -194,13 +194,13 @@ class _CacheEntry:
             for file in (*partial_files, self.file):
                 file.unlink(missing_ok=True)
             raise
-        made = ArrayFile(self.file)
+        result = ArrayFile(self.file)
         for suffix in (".json", ".npy"):
             for old in self.folder.glob(f"{self._source}-*{suffix}"):
                 if old.stem != self._stem:
                     with contextlib.suppress(OSError):  # it may belong to another user
                         old.unlink()
-        return made
+        return result
 
     def _unreadable(self, readable: Tensor) -> list[dict[str, Any]]:
         """Return the number, name and reason of each unreadable image."""

@@ -77,15 +77,15 @@ def _scratch_folder(root: Path) -> Iterator[Path]:
 
     The folder is removed at the end, and so is `root` if it was created here and is empty.
     """
-    made = not root.exists()
+    is_new = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
     lock_file = root / ".lock"
     try:
         with file_lock(lock_file, required=False):
             try:
                 with contextlib.suppress(OSError):
-                    for left in root.glob(".part-*"):  # by a process that was killed
-                        shutil.rmtree(left)
+                    for leftover in root.glob(".part-*"):  # by a process that was killed
+                        shutil.rmtree(leftover)
                 with tempfile.TemporaryDirectory(
                     prefix=".part-", dir=root, ignore_cleanup_errors=True
                 ) as aside:
@@ -94,7 +94,7 @@ def _scratch_folder(root: Path) -> Iterator[Path]:
                 with contextlib.suppress(OSError):  # Windows does not remove an open file
                     lock_file.unlink()
     finally:
-        if made:
+        if is_new:
             with contextlib.suppress(OSError):  # it is not empty
                 root.rmdir()
 

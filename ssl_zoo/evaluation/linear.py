@@ -114,7 +114,7 @@ def accuracy(weight: Tensor, x: Tensor, y: Tensor) -> float:
 
 def fit_chosen(
     whole: tuple[Tensor, Tensor],
-    kept: tuple[Tensor, Tensor],
+    fit_on: tuple[Tensor, Tensor],
     classes: int,
     variance: Tensor,
     judge: Callable[[Tensor], float],
@@ -123,7 +123,7 @@ def fit_chosen(
 
     Args:
         whole: x [N, D] and y [N].
-        kept: the samples that are not held out, likewise.
+        fit_on: the samples that are not held out, likewise.
         classes: the number of classes.
         variance: [D], of x.
         judge: scores a fit on the held-out samples; higher is better.
@@ -135,7 +135,7 @@ def fit_chosen(
     fits: dict[float, Tensor] = {}
     weight = None
     for penalty in PENALTIES:
-        weight = fits[penalty] = fit_logistic(*kept, classes, penalty, weight, variance)
+        weight = fits[penalty] = fit_logistic(*fit_on, classes, penalty, weight, variance)
     best = max(fits, key=lambda penalty: judge(fits[penalty]))
     return fit_logistic(*whole, classes, best, fits[best], variance)
 
@@ -154,10 +154,10 @@ def linear_accuracy(features: Features, holdout: float = 0.1, seed: int = 0) -> 
     axes = Axes.of(features.bank)
     x, y, classes = axes(features.bank), features.bank_labels, features.classes
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
-    held, kept = order.tensor_split([max(1, round(holdout * len(x)))])
+    held, rest = order.tensor_split([max(1, round(holdout * len(x)))])
     x_held, y_held = x[held], y[held]
     final = fit_chosen(
-        (x, y), (x[kept], y[kept]), classes, axes.variance, lambda w: accuracy(w, x_held, y_held)
+        (x, y), (x[rest], y[rest]), classes, axes.variance, lambda w: accuracy(w, x_held, y_held)
     )
     return accuracy(final, axes(features.test), features.test_labels)
 

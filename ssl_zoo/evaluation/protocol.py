@@ -71,10 +71,10 @@ def known_protocols() -> dict[str, Protocol]:
     """Return all registered protocols by name."""
     known: dict[str, Protocol] = {}
     metrics: dict[str, str] = {}
-    for name, given in registry.collect("ssl_zoo_register_protocols").items():
-        if not isinstance(given, Protocol):
+    for name, protocol in registry.collect("ssl_zoo_register_protocols").items():
+        if not isinstance(protocol, Protocol):
             log.warning("protocol %r is not an ssl_zoo.evaluation.Protocol and is left out", name)
-        elif taken := given.metrics.keys() & metrics.keys():
+        elif taken := protocol.metrics.keys() & metrics.keys():
             metric = min(taken)
             log.warning(
                 "protocol %r has a metric %r, which %r has already; it is left out",
@@ -83,8 +83,8 @@ def known_protocols() -> dict[str, Protocol]:
                 metrics[metric],
             )
         else:
-            known[name] = given
-            metrics |= dict.fromkeys(given.metrics, name)
+            known[name] = protocol
+            metrics |= dict.fromkeys(protocol.metrics, name)
     return known
 
 

@@ -98,8 +98,8 @@ def evaluate(
     """
     names, settings = list(protocols(protocol)), dict(settings or {})
     if str(subject).startswith(TIMM):
-        given = {"backbone.name": str(subject)[len(TIMM) :], "data.source": data, **settings}
-        return _evaluate_timm(load_encoder_config(given), names, with_baselines)
+        values = {"backbone.name": str(subject)[len(TIMM) :], "data.source": data, **settings}
+        return _evaluate_timm(load_encoder_config(values), names, with_baselines)
     return _evaluate_run(Run.open(subject), names, with_baselines, data, settings)
 
 
@@ -131,15 +131,15 @@ def _evaluate_run(
                 f"{path}: cannot be changed for an existing run ({run.path}); give only --data and "
                 f"{', '.join(_MACHINE)}"
             )
-    given = load_encoder_config({"data.source": data, **settings})
+    changed = load_encoder_config({"data.source": data, **settings})
     names_set = [path.partition(".")[2] for path in settings if path in _MACHINE]
-    machine = {name: getattr(given.train, name) for name in names_set}
+    machine = {name: getattr(changed.train, name) for name in names_set}
     device = Device.choose(config.train.model_copy(update=machine))
     if other is None:
         samples = build_data(config, device.device)
     else:
         spec = run.spec()
-        section = given.data.model_copy(update={"image_size": spec.size})
+        section = changed.data.model_copy(update={"image_size": spec.size})
         samples = load_data(section, device.device)
         if not isinstance(samples.spec, ImageSpec):
             raise UserError(f"--data {data}: is {samples.spec.modality} data, {run.path} takes images")

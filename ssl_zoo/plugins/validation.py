@@ -62,14 +62,14 @@ def invalid_task_reason(cls: Any, name: str | None = None) -> str | None:
 
 def implementations(module: ModuleType) -> list[Implementation]:
     """Return the functions of a module that are marked as hooks, or named like one."""
-    found: list[Implementation] = []
+    functions: list[Implementation] = []
     for name, value in vars(module).items():
         if inspect.isfunction(value):
             marker = getattr(value, f"{hookspecs.PROJECT}_impl", None)
             named = name.startswith("ssl_zoo_") and value.__module__ == module.__name__
             if marker is not None or named:
-                found.append(((marker or {}).get("specname") or name, value))
-    return found
+                functions.append(((marker or {}).get("specname") or name, value))
+    return functions
 
 
 def invalid_module_reason(module: ModuleType) -> str | None:
@@ -78,10 +78,10 @@ def invalid_module_reason(module: ModuleType) -> str | None:
     pluggy verifies the names and the arguments of marked hooks; this function also refuses hooks that
     are not marked, and generators.
     """
-    found = implementations(module)
-    if not found:
+    functions = implementations(module)
+    if not functions:
         return "implements no hook (the entry point of a task ends in :Class)"
-    for name, function in found:
+    for name, function in functions:
         if name not in HOOKS:
             return f"there is no hook {name!r}.{did_you_mean(name, HOOKS)}"
         if not hasattr(function, f"{hookspecs.PROJECT}_impl"):
@@ -97,13 +97,13 @@ def invalid_module_reason(module: ModuleType) -> str | None:
         manager.register(module, "")
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        return _describe_mismatch(error, found)
+        return _describe_mismatch(error, functions)
     return None
 
 
-def _describe_mismatch(error: pluggy.PluginValidationError, found: list[Implementation]) -> str:
+def _describe_mismatch(error: pluggy.PluginValidationError, functions: list[Implementation]) -> str:
     """Return pluggy's error about the arguments of a hook, with the expected arguments."""
-    for name, function in found:
+    for name, function in functions:
         if f"hook {name!r}" in str(error):
             actual = inspect.signature(function)
             expected = ", ".join(inspect.signature(getattr(hookspecs, name)).parameters)

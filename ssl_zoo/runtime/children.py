@@ -51,14 +51,14 @@ class Children:
             The exit code of the first process that failed, 128 + signal if a signal ended it; 0 if
             none failed.
         """
-        asked = False
+        terminated = False
         while not (failed := [code for p in self._processes if (code := p.poll())]):
             if all(process.returncode == 0 for process in self._processes):
                 return 0
-            if stop is None or asked:
+            if stop is None or terminated:
                 time.sleep(POLL)
             elif stop.wait(POLL):
-                asked = True
+                terminated = True
                 for process in self._processes:
                     process.terminate()
         self._kill_after(GRACE)

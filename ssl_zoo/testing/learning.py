@@ -98,8 +98,8 @@ def check_every_parameter_is_trained(case: Case) -> None:
     require(any(p.requires_grad for p in task.encoder.parameters()), "the encoder itself is not trained")
     groups = parameter_groups(task, TrainConfig())
     numbers = [id(p) for group in groups for p in group["params"]]
-    wanted = [id(p) for p in task.parameters() if p.requires_grad]
-    once = sorted(numbers) == sorted(wanted)
+    expected = [id(p) for p in task.parameters() if p.requires_grad]
+    once = sorted(numbers) == sorted(expected)
     require(once, "a parameter is in no group of the optimiser, or in several: is one registered twice?")
 
 
@@ -170,15 +170,15 @@ def check_small_batch_overfits(case: Case) -> str:
     views = case.views(task)
     optimizer = adam(task)
     losses = [backward(task, views).total.item()]
-    wanted = losses[0] - 0.1 * max(abs(losses[0]), 0.1)
+    threshold = losses[0] - 0.1 * max(abs(losses[0]), 0.1)
     # Stops early once five losses in a row are low enough.
-    while len(losses) < 30 and not max(losses[-5:]) < wanted:
+    while len(losses) < 30 and not max(losses[-5:]) < threshold:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(backward(task, views).total.item())
     start, end = losses[0], min(losses[-5:])
     require(
-        end < wanted,
+        end < threshold,
         f"the loss of the same 8 samples only goes from {start:.4f} to {end:.4f} in 30 steps",
     )
     return f"from {start:.3f} to {end:.3f}"

@@ -109,11 +109,11 @@ def bench(
         trainer = Trainer(config, data, device)
         trainer.task.train()
         measured = _Bench(trainer, log)
-        found = measured.measure(seconds)
+        result = measured.measure(seconds)
         if profile:
             folder = new_run_folder(config) if out is None else Path(out)
-            found = replace(found, trace=str(measured.profile(folder)))
-    return found
+            result = replace(result, trace=str(measured.profile(folder)))
+    return result
 
 
 class _Bench:
@@ -122,7 +122,7 @@ class _Bench:
     def __init__(self, trainer: Trainer, log: TextIO) -> None:
         self.trainer = trainer
         self.log = log
-        self.ready: Iterator[list[tuple[Tensor, ...]]] = iter(())
+        self.prepared: Iterator[list[tuple[Tensor, ...]]] = iter(())
 
     def measure(self, seconds: float) -> Throughput:
         trainer = self.trainer
@@ -167,14 +167,14 @@ class _Bench:
     def ceiling(self, steps: int) -> float:
         """Return the seconds per step of a block on prepared views."""
         number = self.trainer.config.train.accumulate
-        return self._seconds(lambda: self.trainer.step_on(next(self.ready), number), steps)
+        return self._seconds(lambda: self.trainer.step_on(next(self.prepared), number), steps)
 
     def prepare(self) -> float:
         """Prepare views of some steps; return the number of samples per raw one."""
         with closing(_batches(self.trainer)) as stream:
             drawn = list(itertools.islice(stream, PREFETCHED_BATCHES))
         views = [[self.trainer.views(i, b) for i, b in enumerate(batches)] for batches in drawn]
-        self.ready = itertools.cycle(views)
+        self.prepared = itertools.cycle(views)
         raw = drawn[0][0][0]
         samples = (v for v in views[0][0] if v.ndim == raw.ndim and v.dtype != torch.bool)
         return sum(map(len, samples)) / len(raw)

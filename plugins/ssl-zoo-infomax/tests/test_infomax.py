@@ -421,10 +421,10 @@ def test_each_player_moves_itself_alone() -> None:
         return 1 / (1 + math.exp(-discriminator(v).item()))
 
     assert fooling.item() == pytest.approx(-sum(math.log(probability(v)) for v in y) / 5, rel=1e-4)
-    told = sum(
+    log_likelihood = sum(
         math.log(probability(u)) + math.log(1 - probability(v)) for u, v in zip(prior, y, strict=True)
     )
-    assert telling.item() == pytest.approx(-told / 10, rel=1e-4)
+    assert telling.item() == pytest.approx(-log_likelihood / 10, rel=1e-4)
     fooling.backward()
     assert y.grad is not None
     assert y.grad.abs().sum() > 0
@@ -454,26 +454,26 @@ def test_matching_the_prior_spreads_features_over_the_unit_interval() -> None:
 def test_the_local_objective_raises_the_bound() -> None:
     model = task(estimator="infonce", gamma=0.0)
     adam = torch.optim.Adam(model.parameters(), lr=3e-3)
-    found = []
+    bounds = []
     for step in range(40):
         losses = model.loss(model.views(photos(32), Rng(step)))
         adam.zero_grad()
         losses.total.backward()
         adam.step()
-        found.append(losses.logs["mi_bound"].item())
-    assert found[0] < 0.5
-    assert 1.5 < found[-1] < math.log(32)
+        bounds.append(losses.logs["mi_bound"].item())
+    assert bounds[0] < 0.5
+    assert 1.5 < bounds[-1] < math.log(32)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"alpha": 0.0, "beta": 0.0}, "one of them must be above 0"),
         ({"crop_scale": (0.9, 0.5)}, "the smaller one first"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         DeepInfoMax.Options(**options)
 
 

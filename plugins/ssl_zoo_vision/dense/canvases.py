@@ -22,8 +22,8 @@ TRAIN, TEST = 400, 200
 """The number of canvases from each split."""
 MAX_OBJECTS = 4
 """The most objects on a canvas."""
-SMALLEST, LARGEST = 1 / 4, 1 / 2
-"""The range of the side of a pasted image, as a fraction of the canvas's."""
+MIN_SIDE, MAX_SIDE = 1 / 4, 1 / 2
+"""The limits of the side of a pasted image, as a fraction of the canvas's side."""
 TRIES = 16
 """The number of positions tried for an image."""
 OVERLAP = 0.1
@@ -124,12 +124,12 @@ def _drawn(
     shows = (split.labels[:, None] == classes).float()
     weights = (shows / shows.sum(0)).sum(1)
     numbers = torch.multinomial(weights, number * MAX_OBJECTS, replacement=True, generator=generator)
-    largest = round(LARGEST * side)
+    max_side = round(MAX_SIDE * side)
 
     def shrunk(batch: Tensor) -> Tensor:
-        if max(batch.shape[-2:]) <= largest:
+        if max(batch.shape[-2:]) <= max_side:
             return batch
-        return F.interpolate(batch, (largest, largest), mode="bilinear", antialias=True)
+        return F.interpolate(batch, (max_side, max_side), mode="bilinear", antialias=True)
 
     parts = split.stream(numbers, 256)
     pictures = torch.cat([shrunk(batch.cpu()) for batch in parts])
@@ -146,9 +146,9 @@ def layout(number: int, side: int, generator: torch.Generator) -> tuple[Tensor, 
         The left and top edges [N, M, 2] and the sides [N, M] in pixels, and which are used [N, M].
     """
     shape = (number, MAX_OBJECTS)
-    sides = side * (SMALLEST + (LARGEST - SMALLEST) * torch.rand(shape, generator=generator))
+    sides = side * (MIN_SIDE + (MAX_SIDE - MIN_SIDE) * torch.rand(shape, generator=generator))
     tries = torch.rand(*shape, TRIES, 2, generator=generator) * (side - sides)[..., None, None]
-    wanted = torch.randint(1, MAX_OBJECTS + 1, (number, 1), generator=generator)
+    counts = torch.randint(1, MAX_OBJECTS + 1, (number, 1), generator=generator)
     corners, there = torch.zeros(*shape, 2), torch.zeros(shape, dtype=torch.bool)
     for k in range(MAX_OBJECTS):
         # Each try [N, TRIES, 1, 2] against each image placed already [N, 1, M, 2].
@@ -160,7 +160,7 @@ def layout(number: int, side: int, generator: torch.Generator) -> tuple[Tensor, 
         smaller = torch.minimum(sides[:, k, None], sides).square()[:, None]
         overlap, best = (shared / smaller).amax(2).min(1)
         corners[:, k] = tries[torch.arange(number), k, best]
-        there[:, k] = (overlap <= OVERLAP) & (k < wanted[:, 0])
+        there[:, k] = (overlap <= OVERLAP) & (k < counts[:, 0])
     return corners, sides, there
 
 
@@ -195,10 +195,10 @@ def paste(
             shown &= picture[:, 0] > DARK
         images = torch.where(shown[:, None], picture, images)
         owners.masked_fill_(shown, k + 1)
-    boxes, seen = _boxes(owners, count)
-    labels = labels.masked_fill(~seen, -1)
+    boxes, visible = _boxes(owners, count)
+    labels = labels.masked_fill(~visible, -1)
     masks = F.pad(labels + 1, (1, 0)).gather(1, owners.flatten(1)).view_as(owners)
-    return Canvases(images.round().byte(), masks.byte(), boxes, labels, torch.zeros_like(seen))
+    return Canvases(images.round().byte(), masks.byte(), boxes, labels, torch.zeros_like(visible))
 
 
 def _boxes(owners: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -213,5 +213,5 @@ def _boxes(owners: Tensor, count: int) -> tuple[Tensor, Tensor]:
     side = owners.shape[-1]
     first = [line.int().argmax(-1) for line in (columns, rows)]
     after = [side - line.flip(-1).int().argmax(-1) for line in (columns, rows)]
-    seen = columns.any(-1)
-    return torch.stack([*first, *after], -1).float() * seen[..., None], seen
+    visible = columns.any(-1)
+    return torch.stack([*first, *after], -1).float() * visible[..., None], visible

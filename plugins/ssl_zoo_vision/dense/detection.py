@@ -141,8 +141,8 @@ def fit_detector(
         logits, predicted = detector(maps[batch])
         number = target[batch]
         at = number >= 0
-        wanted = labels[batch].gather(1, number.clamp(min=0)).masked_fill(~at, classes)
-        one_hot = F.one_hot(wanted, classes + 1)[..., :-1].float()
+        classes_at = labels[batch].gather(1, number.clamp(min=0)).masked_fill(~at, classes)
+        one_hot = F.one_hot(classes_at, classes + 1)[..., :-1].float()
         loss = sigmoid_focal_loss(logits, one_hot, alpha=0.25, gamma=2, reduction="sum")
         image = torch.arange(len(batch), device=maps.device)[:, None].expand_as(number)[at]
         true = boxes[batch][image, number[at]]
@@ -192,9 +192,11 @@ def find(detector: Detector, maps: Tensor, first: int = 0) -> Detections:
     for number, (score, box) in enumerate(zip(logits.sigmoid(), boxes, strict=True), first):
         best, index = score.flatten().topk(min(score.numel(), 10 * MAX_DETECTIONS))
         place, label = index // detector.classes, index % detector.classes
-        kept = batched_nms(box[place], best, label, NMS_IOU)[:MAX_DETECTIONS]
+        selected = batched_nms(box[place], best, label, NMS_IOU)[:MAX_DETECTIONS]
         parts.append(
-            Detections(torch.full_like(kept, number), label[kept], best[kept], box[place[kept]])
+            Detections(
+                torch.full_like(selected, number), label[selected], best[selected], box[place[selected]]
+            )
         )
     return Detections.joined(parts)
 

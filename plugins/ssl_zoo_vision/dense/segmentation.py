@@ -86,8 +86,8 @@ def fit_segmenter(maps: Tensor, masks: Tensor, classes: int, seed: int) -> Segme
     def held_iou(weight: Tensor) -> float:
         return mean_iou(confusion(y_held, logits(weight, x_held).argmax(1), classes + 1))
 
-    kept = x[~held], y[~held]
-    return Segmenter(axes, fit_chosen((x, y), kept, classes + 1, axes.variance, held_iou))
+    rest = x[~held], y[~held]
+    return Segmenter(axes, fit_chosen((x, y), rest, classes + 1, axes.variance, held_iou))
 
 
 def confusion(truth: Tensor, predicted: Tensor, kinds: int) -> Tensor:

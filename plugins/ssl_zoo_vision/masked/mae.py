@@ -61,13 +61,13 @@ def fit_to_tokens(encoder: Encoder, spec: ImageSpec, patch: Pair) -> None:
         raise Unsuitable(f"backbone.name: {error}") from error
     finally:
         encoder.train(training)
-    seen, *used = torch.autograd.grad(tokens[0, 0, 0], [x, *parameters], allow_unused=True)
-    if patchify(seen, patch)[0, 1:].any():
+    of_image, *of_parameters = torch.autograd.grad(tokens[0, 0, 0], [x, *parameters], allow_unused=True)
+    if patchify(of_image, patch)[0, 1:].any():
         raise Unsuitable(
             "backbone.name: its patches overlap or come from convolutions, so visible ones reveal "
             "hidden ones; choose a backbone with plain patches, such as --backbone vit_small_patch16_224"
         )
-    for parameter, gradient in zip(parameters, used, strict=True):
+    for parameter, gradient in zip(parameters, of_parameters, strict=True):
         parameter.requires_grad_(gradient is not None)
 
 
@@ -99,9 +99,9 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
         """Return the pixels [B, N, P] of all positions, from the tokens [B, K, d] of visible ones."""
-        seen = self.embed(tokens)  # [B, K, D]
-        masked = self.mask_token.to(seen.dtype).expand(len(seen), *self.positions.shape)
-        x = put(masked, visible, seen) + self.positions  # [B, N, D]
+        embedded = self.embed(tokens)  # [B, K, D]
+        masked = self.mask_token.to(embedded.dtype).expand(len(embedded), *self.positions.shape)
+        x = put(masked, visible, embedded) + self.positions  # [B, N, D]
         pixels: Tensor = self.pixels(self.norm(self.blocks(x)))
         return pixels
 
