@@ -55,7 +55,7 @@ def processes(device: str = "cpu") -> Iterator[int]:
     cuda = torch.cuda.is_available() and device.startswith(("auto", "cuda"))
     if cuda:
         if local_rank >= torch.cuda.device_count():
-            raise UserError(f"--devices: there are no more than {torch.cuda.device_count()} GPUs here")
+            raise UserError(f"--devices: this machine has only {torch.cuda.device_count()} GPUs")
         torch.cuda.set_device(local_rank)
     dist.init_process_group(
         "nccl" if cuda else "gloo",

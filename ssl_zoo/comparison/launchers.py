@@ -41,12 +41,12 @@ def launcher(devices: int, cluster: str | None, parameters: Mapping[str, Any]) -
     """
     if cluster is None:
         if parameters:
-            raise UserError("--launcher-set goes with --launcher slurm")
+            raise UserError("--launcher-set requires --launcher slurm")
         return run_here if devices == 1 else partial(on_devices, number=devices)
     if cluster not in ("slurm", "local"):
         raise UserError(f"--launcher: there is no {cluster!r}; there are: slurm, local")
     if devices != 1:
-        raise UserError("--devices and --launcher exclude each other: a job is one run on one device")
+        raise UserError("--devices cannot be combined with --launcher: a job is one run on one device")
     return partial(submit, cluster=cluster, parameters=parameters)
 
 
@@ -74,7 +74,9 @@ def on_devices(sweep: Sweep, number: int) -> None:
     config = sweep.comparison.encoder_config(0).train
     cuda = torch.cuda.is_available() and config.device in ("auto", "cuda")
     if config.device not in ("auto", "cuda", "cpu"):
-        raise UserError(f"--devices {number}: does not go with --device {config.device}, which is one")
+        raise UserError(
+            f"--devices {number}: cannot be combined with --device {config.device}, a single device"
+        )
     if cuda and number > torch.cuda.device_count():
         raise UserError(f"--devices {number}: there are {torch.cuda.device_count()} CUDA devices here")
     # The visible devices, by the names that the variable gives them.

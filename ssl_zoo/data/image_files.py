@@ -89,8 +89,8 @@ class Origin:
             exists = False
         if not exists:
             raise SslZooError(
-                f"data.source: {printable(self.root)} is gone; reconnect its disk, then start again "
-                "or continue a run that had begun: --resume"
+                f"data.source: {printable(self.root)} is gone; reconnect its disk, then start again, "
+                "or resume the run with --resume"
             )
 
 

@@ -142,7 +142,9 @@ def _evaluate_run(
         section = changed.data.model_copy(update={"image_size": spec.size})
         samples = load_data(section, device.device)
         if not isinstance(samples.spec, ImageSpec):
-            raise UserError(f"--data {data}: is {samples.spec.modality} data, {run.path} takes images")
+            raise UserError(
+                f"--data {data}: is {samples.spec.modality} data, but {run.path} takes images"
+            )
         # Normalised as in training; only the meaning of a mirror image is the new data's.
         samples = replace(samples, spec=replace(spec, mirror=samples.spec.mirror))
     with device.computing():

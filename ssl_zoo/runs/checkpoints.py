@@ -124,4 +124,4 @@ def state_dict_errors(file: Path) -> Iterator[None]:
     except Exception as error:  # states of other shapes raise errors of every kind
         message = str(error) if isinstance(error, SslZooError) else f"{type(error).__name__}: {error}"
         reason = " ".join(message.split())[:200]
-        raise UserError(f"{file} does not fit what is installed here: {reason}") from error
+        raise UserError(f"{file} does not fit the installed versions: {reason}") from error

@@ -45,9 +45,9 @@ def _finite(case: Case, autocast: bool) -> None:
     require(bool(total.isfinite()), f"the loss is {total.item()}")
     require(total.requires_grad, "the loss has no gradient")
     for name, value in losses.logs.items():
-        require(value.shape == (), f"what is logged as {name} must be a scalar, not {list(value.shape)}")
-        require(bool(value.isfinite()), f"what is logged as {name} is {value.item()}")
-        require(not value.requires_grad, f"what is logged as {name} keeps the gradient: detach it")
+        require(value.shape == (), f"the logged value {name} must be a scalar, not {list(value.shape)}")
+        require(bool(value.isfinite()), f"the logged value {name} is {value.item()}")
+        require(not value.requires_grad, f"the logged value {name} keeps the gradient: detach it")
     total.backward()
     bad = [n for n, p in task.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     require(not bad, f"gradients that are not finite: {listed(bad)}")
@@ -61,8 +61,8 @@ def check_loss_changes_nothing_that_it_reads(case: Case) -> None:
     first, second = (compute(task, views).total.item() for _ in range(2))
     require(
         abs(first - second) <= 1e-6 * max(1.0, abs(first)),
-        f"the loss of the same views is {first:.6f}, then {second:.6f}: what it reads (a queue, a "
-        "teacher, a centre) must move in after_step, and what is random be drawn in views",
+        f"the loss of the same views is {first:.6f}, then {second:.6f}: update queues, teachers "
+        "and centres in after_step, and draw random numbers in views",
     )
     untouched = all(torch.equal(a, b) for a, b in zip(copies, views, strict=True))
     require(untouched, "loss changes the views that it is given")
@@ -77,8 +77,8 @@ def check_every_parameter_is_trained(case: Case) -> None:
     foreign = _leaves(compute(task, case.views(task)).total) - {id(p) for p in task.parameters()}
     require(
         not foreign,
-        f"the loss trains what is no parameter of the task, {len(foreign)} tensors: a head that is kept "
-        "in a list or a dict? Use nn.ModuleList or nn.ModuleDict",
+        f"the loss trains {len(foreign)} tensors that are not parameters of the task: is a head in a "
+        "list or a dict? Use nn.ModuleList or nn.ModuleDict",
     )
     reached: set[str] = set()
     for seed in range(3):  # a parameter behind a factor of 0 gets a gradient after a step
@@ -148,14 +148,14 @@ def check_teachers_move_after_a_step_alone(case: Case) -> str | None:
     astray = sorted(moved.intersection(trained))
     require(
         not astray,
-        f"after_step moves what is trained: {listed(astray)}; is it a teacher that was never frozen "
-        "(ssl_zoo.nn.frozen_copy)?",
+        f"after_step changes trained parameters: {listed(astray)}; is it a teacher that was never "
+        "frozen (ssl_zoo.nn.frozen_copy)?",
     )
     # Constants may stay, and vectors: a bias before a normalisation stays in the student, too.
     still = sorted(copies - moved)
     require(
         not still,
-        f"a frozen copy of what is trained never moves: {listed(still)}; move it in after_step",
+        f"a frozen copy of a trained parameter never changes: {listed(still)}; update it in after_step",
     )
     return f"{len(frozen)} frozen parameters" if frozen else None
 

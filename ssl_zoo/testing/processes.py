@@ -36,7 +36,7 @@ def check_two_processes_are_one(case: Case) -> str:
     alone = float(joint["loss"])
     require(
         abs(loss - alone) <= 1e-4 * max(1.0, abs(alone)),
-        f"the loss is {alone:.6f} in one process, {loss:.6f} in two: gather what couples samples "
+        f"the loss is {alone:.6f} in one process, {loss:.6f} in two: gather tensors that couple samples "
         "(distributed.all_gather), draw with `rng`, and take means over a process's own samples",
     )
     # A gradient that is 0 up to rounding, as before a normalisation, is compared with the others' norm.
@@ -52,7 +52,9 @@ def check_two_processes_are_one(case: Case) -> str:
     first, second = (share["state"] for share in shares)
     for name, value in first.items():
         agree = torch.allclose(value, second[name], rtol=1e-4, atol=1e-5)
-        require(agree, f"{name} differs between processes after a step: gather what moves it")
+        require(
+            agree, f"{name} differs between processes after a step: gather the tensors that update it"
+        )
     return f"loss {alone:.4f}, {loss:.4f}"
 
 

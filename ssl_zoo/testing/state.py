@@ -85,8 +85,8 @@ def check_resumed_training_is_the_same(case: Case) -> None:
     a, b = (t.train_step(following).total.item() for t in (original, resumed))
     require(
         a == b,
-        f"the next step's loss is {a:.6f}, but {b:.6f} once resumed: what the loss or after_step reads "
-        "must be a buffer or a parameter",
+        f"the next step's loss is {a:.6f}, but {b:.6f} once resumed: all state of the loss and "
+        "after_step must be a buffer or a parameter",
     )
     differing = changed(snapshot(original.task), snapshot(resumed.task))
     require(not differing, f"another state after the first resumed step: {listed(differing)}")

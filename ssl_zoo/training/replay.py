@@ -80,7 +80,7 @@ def replay(file: str | Path) -> Losses:
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such file") from None
     if "batches" not in state:
-        raise UserError(f"{file}: not a step kept for a replay, but a checkpoint")
+        raise UserError(f"{file}: is a checkpoint, not a step saved for a replay")
     if (processes := state["processes"]) > 1:
         raise UserError(
             f"{file}: a share of a step of {processes} processes, which one process cannot replay; "

@@ -161,8 +161,8 @@ def test_a_checkpoint_of_something_else(empty: Run) -> None:
     assert "is not a checkpoint of ssl-zoo" in complaint(empty.checkpoints.load)
     torch.save({"task": {"w": torch.ones(3)}, "ema": None}, empty.checkpoints.file)
     message = complaint(restore_task, empty, data.spec)
-    assert message.startswith(f"{empty.checkpoints.file} does not fit what is installed here: ")
-    assert "does not fit what is installed here" in complaint(lambda: train(resume=empty.path))
+    assert message.startswith(f"{empty.checkpoints.file} does not fit the installed versions: ")
+    assert "does not fit the installed versions" in complaint(lambda: train(resume=empty.path))
 
 
 def test_a_run_whose_task_is_no_longer_installed(empty: Run) -> None:
@@ -258,6 +258,6 @@ def test_a_backbone_that_is_broken_or_not_ours(
     for name in ("cut", "garbage"):
         assert "cannot be read: " in complaint(load_backbone, broken_backbones[name])
     assert "is not an image backbone of ssl-zoo" in complaint(load_backbone, broken_backbones["foreign"])
-    assert "does not fit what is installed here" in complaint(load_backbone, broken_backbones["other"])
+    assert "does not fit the installed versions" in complaint(load_backbone, broken_backbones["other"])
     for path in (tmp_path, tmp_path / "none"):
         assert "does not exist: give a run that has ended" in complaint(load_backbone, path)

@@ -210,10 +210,10 @@ def move(file: Path) -> Path:
     [
         (truncate, "{file} cannot be read: File is not a zip file"),
         (flip_a_byte, "{file} cannot be read: .* has a wrong checksum"),
-        (replace_state, "{file}: not a step kept for a replay, but a checkpoint"),
+        (replace_state, "{file}: is a checkpoint, not a step saved for a replay"),
         (share_among_two, "{file}: a share of a step of 2 processes, .*; resume the run instead"),
         (move, "is not a run: it has no config.yaml"),
-        (empty_task, "{file} does not fit what is installed here: RuntimeError: .*Missing key"),
+        (empty_task, "{file} does not fit the installed versions: RuntimeError: .*Missing key"),
         (Path.unlink, "{file}: there is no such file"),
     ],
 )

@@ -32,7 +32,7 @@ class LossOfDoubles(Sound):
         return super().embed(x).double()
 
 
-@broken("loss_is_finite_in_fp32", "what is logged as pull keeps the gradient: detach it", also=BF16_TOO)
+@broken("loss_is_finite_in_fp32", "the logged value pull keeps the gradient: detach it", also=BF16_TOO)
 class LogWithAGradient(Sound):
     """A logged value keeps the graph of each step in memory."""
 
@@ -41,7 +41,7 @@ class LogWithAGradient(Sound):
         return Losses(losses.total, {"pull": 2 * losses.total})
 
 
-@broken("loss_is_finite_in_fp32", r"what is logged as pulls must be a scalar, not \[\d\]", also=BF16_TOO)
+@broken("loss_is_finite_in_fp32", r"the logged value pulls must be a scalar, not \[\d\]", also=BF16_TOO)
 class LogOfEachSample(Sound):
     """A logged value is a vector instead of a scalar."""
 
@@ -78,7 +78,7 @@ class VarianceOfHalfPrecision(Sound):
         return Losses(super().loss(views).total - (variance + 1e-3).log().mean().float())
 
 
-UNSTEADY = "the loss of the same views is .* must move in after_step"
+UNSTEADY = "the loss of the same views is .* update queues, teachers and centres in after_step"
 
 
 @broken("loss_changes_nothing_that_it_reads", UNSTEADY)
@@ -124,7 +124,7 @@ class CentreMovedInLoss(Centred):
 
 @broken(
     "loss_changes_nothing_that_it_reads",
-    "what is random be drawn in views",
+    "draw random numbers in views",
     also=["resumed_training_is_the_same"],
 )
 class DiceInLoss(Sound):
@@ -166,7 +166,7 @@ class HeadWithoutGradient(Sound):
 
 @broken(
     "every_parameter_is_trained",
-    "the loss trains what is no parameter of the task, 2 tensors: .*nn.ModuleList",
+    "the loss trains 2 tensors that are not parameters of the task: .*nn.ModuleList",
     also=["resumed_training_is_the_same"],
 )
 class HeadInAList(Sound):
@@ -215,7 +215,7 @@ class TeacherNeverFrozen(Queued):
 
 @broken(
     "teachers_move_after_a_step_alone",
-    "after_step moves what is trained: teacher.*is it a teacher that was never frozen .*frozen_copy",
+    "after_step changes trained parameters: teacher.*is it a teacher that was never .*frozen_copy",
 )
 class TeacherWithGradient(TeacherNeverFrozen):
     """The teacher is trained, and then overwritten by the student."""
@@ -229,7 +229,7 @@ class TeacherWithGradient(TeacherNeverFrozen):
 
 @broken(
     "teachers_move_after_a_step_alone",
-    "frozen copy of what is trained never moves: teacher.*; move it in after_step",
+    "frozen copy of a trained parameter never changes: teacher.*; update it in after_step",
 )
 class TeacherThatNeverMoves(Queued):
     """The teacher is never updated."""

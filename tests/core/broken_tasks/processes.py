@@ -12,7 +12,10 @@ from tests.core.broken_tasks.declare import broken
 from tests.core.sound_tasks import Queued, Sound
 
 
-@broken("two_processes_are_one", "the loss is .* in one process, .* in two: gather what couples samples")
+@broken(
+    "two_processes_are_one",
+    "the loss is .* in one process, .* in two: gather tensors that couple samples",
+)
 class NegativesNeverGathered(Sound):
     """Each process has only its own negatives."""
 
@@ -36,7 +39,7 @@ class GatheredWithoutGradient(Sound):
         return torch.cat(parts)
 
 
-@broken("two_processes_are_one", "queue.features differs between processes after a step: gather what")
+@broken("two_processes_are_one", "queue.features differs between processes after a step: gather the")
 class QueueOfEachProcess(Queued):
     """Each process queues only its own keys."""
 
