@@ -1,4 +1,4 @@
-"""``python -m ssl_zoo``, which is what torchrun starts."""
+"""The entry point of ``python -m ssl_zoo``, which torchrun starts."""
 
 from ssl_zoo.cli.app import main
 

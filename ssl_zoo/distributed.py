@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ssl_zoo.errors import UserError
 
 TIMEOUT = timedelta(hours=6)
-"""How long processes wait for one that works alone, such as on the evaluation at the end."""
+"""The time that processes wait for one that works alone, such as in the final evaluation."""
 RENDEZVOUS = "SSL_ZOO_RENDEZVOUS"
 """The environment variable with the address at which the processes meet, as
 `torch.distributed.init_process_group` takes it; without it torchrun's variables are used."""

@@ -8,7 +8,7 @@
     ├── Unwritable         a file cannot be written
     └── Interrupted        exit code 128 + signal: a signal stopped the work
 
-Each has a text of one line that says what was wrong, where, and what to do.
+The text of each is one line with the place, the problem and the solution.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Unwritable(SslZooError):
     """A file that cannot be written: the disk is full, read-only, or gone.
 
     Args:
-        problem: what could not be done, such as "cannot write FILE".
+        problem: the failed operation, such as "cannot write FILE".
         path: the file.
-        reason: why, as the operating system puts it.
+        reason: the reason that the operating system gave.
         resume: the command that continues the work, if any.
 
     Attributes:

@@ -126,7 +126,7 @@ class FeatureQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, features: Tensor) -> None:
-        """Replace the oldest rows by `features` [B, width]; of more than `size` rows, keep the last."""
+        """Replace the oldest rows by `features` [B, width]; of more than `size`, keep the last."""
         size = len(self.features)
         self.place += max(0, len(features) - size)
         features = features[-size:]

@@ -43,7 +43,7 @@ def error_line(error: BaseException) -> str:
 
 
 def error_reason(error: BaseException) -> str:
-    """Return what went wrong in one line, without the file name that an OSError repeats."""
+    """Return the reason for an error in one line, without the file name that an OSError repeats."""
     return printable(one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__))
 
 

@@ -29,7 +29,7 @@ on_request = True
 
 _POSITION = ("epoch", "images", "seconds", "progress")
 _writers: dict[Path, SummaryWriter] = {}
-"""The writers of the runs that are in progress in this process, by run directory."""
+"""The writers of the active runs of this process, by run directory."""
 
 
 @hookimpl

@@ -46,7 +46,7 @@ _BRIEF = {"max_end_of_run_history_metrics": 0, "max_end_of_run_summary_metrics":
 """Settings that stop W&B from printing the metrics again at the end of a run."""
 
 _runs: dict[Path, wandb.Run] = {}
-"""The W&B runs that are in progress in this process, by run directory."""
+"""The active W&B runs of this process, by run directory."""
 
 
 @hookimpl

@@ -17,7 +17,7 @@ from ssl_zoo.views import (
 )
 
 SMALL = 64
-"""The largest side, in pixels, at which options left at None take the papers' small-image values."""
+"""Up to this side, in pixels, options that are None take the papers' values for small images."""
 
 
 class ViewOptions(CropOptions):

@@ -1,4 +1,4 @@
-"""The plugin with the protocols that are for images only."""
+"""The plugin with the protocols for images."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Gradient caching: the network sees a large batch in parts, the loss sees it whole.
+"""Gradient caching: the network processes a large batch in parts, the loss the whole batch.
 
-Gradient caching (Gao et al. 2021, arXiv:2101.06983) computes embeddings without keeping what the
-backward pass needs, then the gradient of the loss with respect to them, and then each part again with
-that gradient at its end. Here the encoder does this itself with torch's activation checkpoints, so it
-works with every task and loss, and heads see the whole batch.
+Gradient caching (Gao et al. 2021, arXiv:2101.06983) computes embeddings without storing activations,
+then the gradient of the loss with respect to the embeddings. It then computes each part again and
+backpropagates that gradient through it. Here the encoder does this itself with torch's activation
+checkpoints, so it works with every task and loss, and heads see the whole batch.
 
 Value and gradient are those of the plain batch, for an encoder that treats samples independently. Batch
 normalisation does not: its statistics are those of a part, as with several devices that share a batch.
@@ -33,7 +33,7 @@ def cache_gradients(encoder: Encoder, part_size: int) -> Encoder:
 
     Args:
         encoder: any encoder; it is changed in place.
-        part_size: the most samples in a part; parts are as even as possible.
+        part_size: the maximum number of samples in a part; parts are as even as possible.
     """
     cls = type(encoder)
     encoder.__class__ = type(f"Cached{cls.__name__}", (_Cached, cls), {"part_size": part_size})
@@ -79,7 +79,7 @@ class _Cached(Encoder):
 
 @contextmanager
 def _still(module: nn.Module) -> Iterator[None]:
-    """Temporarily keep the running statistics of batch norms, which were updated already."""
+    """Temporarily freeze the running statistics of batch norms, which are already updated."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -17,9 +17,9 @@ def use_small_stem(model: Any, stride: int = 1, keep_weights: bool = False) -> b
       resnet10t) has 3×3 convolutions already; the first one gets the stride.
     - A `conv_stem` or `stem` with one strided convolution (EfficientNet, MobileNet, RegNet, ResNetV2):
       the convolution gets the stride and keeps its kernel; a pooling in the stem is removed.
-    - All others stay as they are: stems with branches or several strides (RepVGG, FastViT), whose
-      parts must agree, and patches (ConvNeXt, ViT, Swin, Mixer), whose size is timm's option
-      `patch_size`. `create_backbone` also skips models that are built for one image size.
+    - All others are not changed: stems with branches or several strides (RepVGG, FastViT), whose parts
+      must agree, and patches (ConvNeXt, ViT, Swin, Mixer), whose size is timm's option `patch_size`.
+      `create_backbone` also skips models that are built for one image size.
 
     Args:
         model: a timm model.

@@ -31,7 +31,7 @@ _RESERVED_OPTIONS = {
     "checkpoint_path": "set backbone.pretrained=true and "
     "backbone.options.pretrained_cfg_overlay={file: PATH}",
 }
-"""Arguments of `timm.create_model` that cannot be given as options, and why."""
+"""Arguments of `timm.create_model` that cannot be options, with the reason."""
 
 
 class TimmEncoder(Encoder):

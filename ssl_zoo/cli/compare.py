@@ -77,9 +77,9 @@ def compare_command(
     only: Annotated[str | None, typer.Option(metavar="CELL", help="Make this run alone.")] = None,
     json: Json = False,
 ) -> None:
-    """Compare tasks: the same backbone, data, budget and seeds, and one table.
+    """Compare tasks with the same backbone, data, budget and seeds, in one table.
 
-    After a stop, the same command continues. With RUNs, tabulate these instead.
+    To continue after a stop, repeat the command. With RUNs, tabulate these runs instead.
     """
     settings = settings_of(
         data=data,

@@ -36,7 +36,7 @@ def describe(error: Exception) -> tuple[str, int]:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Print an error and exit; of several processes, each prints only errors of its own."""
+    """Print an error and exit; each of several processes prints only its own errors."""
     rank = os.environ.get("RANK", "0")
     if rank == "0" or code == 1:  # wrong input and signals reach every process
         sys.stderr.write(f"error: {escape_control_chars(one_line(message))}\n")

@@ -31,10 +31,10 @@ FLAGS = {
     "knn_every": "train.knn_every",
     "observe": "train.observers",
 }
-"""The setting of each flag, by dotted path."""
+"""The dotted path of the setting of each flag."""
 
 MAX_DEVICES = max(8, os.cpu_count() or 1)
-"""The limit of processes on one machine; more than it has processors would stall it."""
+"""The maximum number of processes on one machine; more than it has processors would stall it."""
 
 TaskName = Annotated[str | None, typer.Option("--task", help="Name of a task (ssl-zoo tasks).")]
 Data = Annotated[

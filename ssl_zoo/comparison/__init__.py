@@ -1,4 +1,4 @@
-"""Comparison of tasks: the same backbone, data, budget and seeds, and one table."""
+"""Comparison of tasks with the same backbone, data, budget and seeds, in one table."""
 
 from ssl_zoo.comparison.api import compare, open_sweep, run, tabulate
 from ssl_zoo.comparison.cells import Cell

@@ -1,4 +1,4 @@
-"""The folder of a cell: a run directory, why the cell failed, and the lock of who works on it."""
+"""The folder of a cell: a run directory, the reason for a failure, and a lock."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Cell(ABC):
         """
 
     def check(self) -> None:
-        """Check that what is in the folder belongs to this comparison.
+        """Check that the content of the folder belongs to this comparison.
 
         Raises:
             UserError: it was made with other settings.

@@ -1,4 +1,4 @@
-"""Cells in processes of their own: on several devices of this machine, or on a cluster."""
+"""Cells in separate processes: on several devices of this machine, or on a cluster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ssl_zoo.runtime.children import Children
 from ssl_zoo.runtime.files import open_no_follow
 
 POLL = 1.0
-"""Seconds between looks at how far the cells of other processes have got."""
+"""Seconds between checks of the progress of cells in other processes."""
 
 
 def launcher(devices: int, cluster: str | None, parameters: Mapping[str, Any]) -> Launcher:
@@ -57,14 +57,14 @@ def commands(sweep: Sweep) -> list[str]:
 
 
 def _observe(sweep: Sweep, cell: Cell) -> None:
-    """Report the progress that a cell's folder shows."""
+    """Report the progress of a cell, read from its folder."""
     with suppress(OSError, ValueError, TypeError, LookupError):
         lines = (cell.path / "metrics.jsonl").read_text().splitlines()
         sweep.advance(cell, float(json.loads(lines[-1])["progress"]))
 
 
 def on_devices(sweep: Sweep, number: int) -> None:
-    """Work through the cells with `number` processes, each on a device of its own.
+    """Work through the cells with `number` processes, each on its own device.
 
     On CUDA every process sees one device; on the CPU they share the processors evenly.
 
@@ -160,7 +160,7 @@ def submit(sweep: Sweep, cluster: str, parameters: Mapping[str, Any]) -> None:
             ``{"slurm_partition": "gpu", "timeout_min": 240}``.
 
     Raises:
-        UserError: submitit is not installed, the cluster is not there, or a parameter is unknown.
+        UserError: submitit is not installed, the cluster is not available, or a parameter is unknown.
     """
     try:
         import submitit

@@ -45,7 +45,7 @@ class Estimate:
 def differ(a: Estimate, b: Estimate) -> bool:
     """Return whether two means differ significantly, by Welch's t-test at the 5 % level.
 
-    Single runs, and runs that are all equal, say nothing about their spread: the answer is False.
+    Return False for single runs and for equal runs, as their spread is unknown.
     """
     if a.deviation is None or b.deviation is None or a.deviation == b.deviation == 0:
         return False

@@ -1,4 +1,4 @@
-"""Working through the cells of a comparison, and telling observers about the progress."""
+"""The work on the cells of a comparison, with its progress reported to observers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table: rows of tasks and baselines, columns of figures, and below it how each is measured."""
+"""The table: rows of tasks and baselines, columns of figures, and notes on how each is measured."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Column:
         value: computes the figure from the outcome of a run; returns None where there is none.
         better: whether higher or lower values are better; None if neither.
         digits: the number of decimals.
-        measured: whether it measures the features rather than what they cost.
+        measured: whether it measures the features rather than their cost.
     """
 
     name: str
@@ -194,7 +194,7 @@ def unknown_column(option: str, name: str, known: Iterable[str]) -> str:
 
 
 def choose_columns(names: Sequence[str] | None, outcomes: Iterable[Outcome]) -> list[Column]:
-    """Return the columns with these names; for None those that have a figure.
+    """Return the columns with these names; if None, those that have a figure.
 
     Raises:
         UserError: there is no column of such a name.

@@ -51,11 +51,11 @@ class _Layer:
 
 @dataclass(frozen=True)
 class SettingsSource:
-    """Settings from a place of their own, such as the file of a comparison.
+    """Settings from another source, such as the file of a comparison.
 
     Attributes:
         sections: the settings by section, as in a file.
-        origin: the name of the place in error messages.
+        origin: the name of the source in error messages.
     """
 
     sections: Mapping[str, Any]
@@ -120,7 +120,7 @@ def load_encoder_config(
     flags: Mapping[str, str] | None = None,
     base: Sequence[SettingsSource] = (),
 ) -> EncoderConfig:
-    """Merge settings likewise, but without a task, to evaluate a network as it is.
+    """Merge settings like `load_config`, but without a task, to evaluate a network without training.
 
     Raises:
         UserError: a setting is wrong, or belongs to a task.

@@ -1,4 +1,4 @@
-"""Named backbones: timm models with options and a stem stride of their own."""
+"""Named backbones: timm models with their own options and stem stride."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """A timm model with its options, under a name of ours.
+    """A timm model with its options, under a short name.
 
     Attributes:
         model: the name of the timm model.
@@ -23,7 +23,7 @@ class Preset:
 
 
 DEFAULT_BACKBONE = "resnet10_narrow"
-"""The network where none is named: 1.2 M parameters, which two CPU cores train in minutes."""
+"""The default network: 1.2 M parameters, trained in minutes on two CPU cores."""
 
 PRESETS = {
     DEFAULT_BACKBONE: Preset(

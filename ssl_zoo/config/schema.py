@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ssl_zoo.config.presets import DEFAULT_BACKBONE, PRESETS
 
 BUDGETS = ("epochs", "images", "minutes")
-"""The fields of which at most one is set."""
+"""The fields that set the budget; at most one of them is set."""
 DEFAULT_EPOCHS = 100.0
 """The budget if none is set."""
 Options = TypeVar("Options", bound=BaseModel)
@@ -203,7 +203,7 @@ class TrainConfig(_Section):
 
 
 class EncoderConfig(_Section):
-    """The settings without a task, with which a network is evaluated as it is."""
+    """The settings without a task, to evaluate a network without training."""
 
     data: DataConfig = Field(default_factory=DataConfig)
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)

@@ -13,7 +13,7 @@ from ssl_zoo.config.schema import SECTIONS
 from ssl_zoo.text import shorten_repr
 
 _MAX_CHARACTERS = 2**18
-"""A longer file holds something else, and could take very long to read."""
+"""The maximum length of a file; a longer one is no configuration and could take very long to read."""
 
 _EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 """Numbers such as 1e-3: numbers in YAML 1.2, but text to PyYAML (YAML 1.1)."""

@@ -45,7 +45,7 @@ from ssl_zoo.text import error_reason, printable
 log = logging.getLogger("ssl_zoo.data")
 
 FORMAT = 1
-"""The version of the files; to be raised when they change, or the squares that `decode` returns."""
+"""The version of the files; increase it when their format or the result of `decode` changes."""
 FILE_LIST_ATTRIBUTES = ("_image_files", "_images", "imgs", "samples", "_samples")
 """The attributes in which torchvision's data sets and timm's readers list the files of their images."""
 
@@ -78,7 +78,7 @@ def provide(images: ImageFiles, name: str, folder: Path) -> ArrayFile:
 
     Raises:
         UserError: too many images cannot be read; the images are not files, so that a cache could not
-            be checked for changes; or the cache cannot be written, in which case nothing is left of it.
+            be checked for changes; or the cache cannot be written, and is then removed.
     """
     if images.squares is not None:
         return images.squares

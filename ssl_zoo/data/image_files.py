@@ -1,4 +1,4 @@
-"""Images that are decoded by threads, and those among them that cannot be read."""
+"""Images that are decoded by threads, and the record of unreadable ones."""
 
 from __future__ import annotations
 

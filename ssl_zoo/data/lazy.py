@@ -17,7 +17,7 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.text import printable
 
 STAND_IN_DISTANCE = 64
-"""How far from an unreadable image one of its class is looked for, in either direction."""
+"""The maximum distance in indices of an unreadable image from its replacement of the same class."""
 
 
 class LazySplit(Split):
@@ -68,9 +68,9 @@ class LazySplit(Split):
     ) -> Generator[Tensor]:
         """Yield batches as `Split.stream` does, decoded ahead by threads.
 
-        The result does not depend on the number of threads. At most prefetch + 1 batches are in memory
-        beside the one yielded (B · C · side² bytes each), and one image at the size at which it is
-        decoded for each thread. Closing the generator ends the threads.
+        The result does not depend on the number of threads. Besides the yielded batch, at most prefetch
+        + 1 batches are in memory (B · C · side² bytes each), and one image per thread at its decoded
+        size. Closing the generator ends the threads.
         """
         chunks = self._chunks(indices, batch_size, drop_last)
         yield from read_ahead(chunks, partial(self._begin, pin=pin), self.images.workers, prefetch)
@@ -89,7 +89,7 @@ class LazySplit(Split):
         return wait
 
     def _fill(self, square: Tensor, index: int) -> None:
-        """Fill `square` [C, side, side] with the image at `index`, or with one that stands in for it.
+        """Fill `square` [C, side, side] with the image at `index`, or with its replacement.
 
         Raises:
             UserError: none can be read, or too many cannot.

@@ -1,4 +1,4 @@
-"""The sources that are built in, and which of them a name means."""
+"""The built-in sources, and their selection by name."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Split(ABC):
     Attributes:
         labels: the class of each sample, int64 [N] on the CPU; None unless all are known.
         skipped: the unreadable files met so far, with the reason for each.
-        resident: whether the samples lie in memory.
+        resident: whether the samples are in memory.
     """
 
     labels: Tensor | None = None
@@ -112,7 +112,7 @@ class Split(ABC):
 
 
 class ArraySplit(Split):
-    """A split whose samples lie in memory, on the device.
+    """A split with its samples in memory, on the device.
 
     Args:
         samples: [N, ...]; images as uint8 [N, C, h, w].

@@ -34,8 +34,8 @@ TEST_SPLITS = ("validation", "test")
 class ReaderImages:
     """The images of one of timm's readers, by index, for use from several threads.
 
-    It replaces timm's own data set, which substitutes another image for a broken one, and whose readers
-    are not thread-safe.
+    It replaces timm's own data set, which substitutes another image for a broken one and has readers
+    that are not thread-safe.
 
     Attributes:
         targets: the class of each image, or None.
@@ -69,7 +69,7 @@ def open_timm(config: DataConfig) -> tuple[Any, Any | None]:
     """Open the train split of ``timm:NAME`` or ``hf:NAME``, and a split to evaluate on, if any.
 
     ``hf:`` is short for timm's ``hfds/``. ``torch/folder``, and names that are not among timm's readers,
-    stand for the folder or archive that `data.root` names.
+    mean the folder or archive that `data.root` names.
 
     Raises:
         UserError: timm cannot read it.

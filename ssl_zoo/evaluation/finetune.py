@@ -91,7 +91,7 @@ def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
 
 
 def groups(model: Classifier) -> list[dict[str, object]]:
-    """Return parameter groups with rate factors; vectors, and what timm names, are not decayed."""
+    """Return parameter groups with rate factors; vectors and timm's exceptions are not decayed."""
     encoder = model.encoder
     network: Any = encoder.model if isinstance(encoder, TimmEncoder) else encoder
     transformer = hasattr(network, "blocks") and hasattr(network, "no_weight_decay")

@@ -11,7 +11,7 @@ from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject
 
 MAX_PAIRED = 2048
-"""The most samples used for alignment and uniformity, whose cost grows with pairs."""
+"""The maximum number of samples for alignment and uniformity, whose cost grows with pairs."""
 COLLAPSED_SPREAD = 0.01
 """Below this spread, all samples have nearly the same features."""
 COLLAPSED_RANK = 1.2
@@ -55,7 +55,7 @@ def spread(features: Tensor) -> float:
 
 
 def measure(subject: Subject) -> Scores:
-    """Return all measures of the test split; of a single sample, only those that need no others."""
+    """Return all measures of the test split; for a single sample, only those that need no others."""
     features = subject.test
     few = features[sample_indices(len(features), MAX_PAIRED).to(features.device)]
     scores = {}

@@ -9,7 +9,7 @@ from ssl_zoo.evaluation.features import Features
 from ssl_zoo.evaluation.protocol import Metric, Protocol
 
 MAX_SIMILARITIES = 2**26
-"""The most similarities in memory, which limits the queries per chunk (256 MiB in float32)."""
+"""The maximum number of similarities in memory (256 MiB in float32); limits the queries per chunk."""
 
 
 @torch.no_grad()

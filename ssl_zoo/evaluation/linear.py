@@ -21,10 +21,10 @@ class Axes:
     """The principal axes of standardised features, in which logistic regression converges quickly.
 
     Attributes:
-        mean: [D], of the features.
-        std: [D], of the features.
-        basis: [D, D], an axis per column.
-        variance: [D], of the standardised features along each axis.
+        mean: the mean of the features [D].
+        std: the standard deviation of the features [D].
+        basis: an axis per column [D, D].
+        variance: the variance of the standardised features along each axis [D].
     """
 
     mean: Tensor
@@ -68,9 +68,9 @@ def fit_logistic(
         classes: the number of classes.
         penalty: > 0.
         start: the initial weights, shaped like the result; None for zeros.
-        variance: [D], of x; used to scale each column's weight by about its Newton step. This leaves
-            the minimum where it is, and takes a tenth of the iterations if columns are uncorrelated
-            and differ much in variance.
+        variance: [D], of x; used to scale each column's weight by about its Newton step. This does not
+            move the minimum, and takes a tenth of the iterations if columns are uncorrelated and differ
+            much in variance.
         steps: the maximal number of iterations.
 
     Returns:
@@ -144,7 +144,7 @@ def linear_accuracy(features: Features, holdout: float = 0.1, seed: int = 0) -> 
     """Return the test accuracy of logistic regression on standardised features, in percent.
 
     The penalty is the one of `PENALTIES` that does best on a held-out part of the bank; the
-    classifier is then fitted to the whole bank. The test split decides nothing.
+    classifier is then fitted to the whole bank. The test split is not used for this choice.
 
     Args:
         features: the bank and the test split.

@@ -1,6 +1,6 @@
 """The plugin with the core's protocols, registered like that of a third party.
 
-Imports stand inside the hook, so that listing plugins imports no torch.
+Imports are inside the hook, so that listing plugins imports no torch.
 """
 
 from __future__ import annotations

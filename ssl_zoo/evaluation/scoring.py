@@ -20,11 +20,11 @@ from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
 
 TIMM = "timm:"
-"""The prefix of a timm model's name, where a run could be given."""
+"""The prefix of a timm model's name, to evaluate it in place of a run."""
 UNTRAINED, PRETRAINED = "random-init", "pretrained"
 """The names of the network before training, by its initial weights."""
 ONLINE_EVAL_SIZES = (10_000, 2_000)
-"""The most samples of the bank and of the test split in an evaluation during training."""
+"""The maximum number of samples of the bank and of the test split in an evaluation during training."""
 _MACHINE = ("train.device", "train.precision", "train.channels_last")
 
 
@@ -42,7 +42,7 @@ def score(subject: Subject, names: Iterable[str]) -> dict[str, float]:
 
 
 def supported_protocols(names: Iterable[str], data: DataSet) -> list[str]:
-    """Return those of the named protocols that the data supports; some need labels."""
+    """Return the named protocols that the data supports; some need labels."""
     return [name for name, p in protocols(names).items() if data.labelled or not p.labels]
 
 

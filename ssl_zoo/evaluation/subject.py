@@ -66,7 +66,7 @@ class Subject:
             module: the module that must be in eval mode for it.
             encoder: the network.
             seed: the seed of a protocol's randomness.
-            limits: the most samples of the bank and of the test split; None for all.
+            limits: the maximum number of samples of the bank and of the test split; None for all.
         """
         self.name, self.data, self.device = name, data, device
         self.encoder, self.seed = encoder, seed
@@ -145,7 +145,7 @@ class Subject:
         The changes follow from the seed. For the raw input, the features are the raw views.
 
         Args:
-            limit: the most samples M, spread over the split.
+            limit: the maximum of M; the samples are spread over the split.
 
         Raises:
             SslZooError: a feature is not a finite number.
@@ -193,7 +193,7 @@ class Subject:
 
 
 def dry_run(task: Task, data: DataSet, device: Device) -> None:
-    """Compute the features of a few samples, so that evaluation cannot fail only after training."""
+    """Compute the features of a few samples, to find errors of evaluation before training."""
     few = data.train.batch(torch.arange(min(2, len(data.train)))).to(device.device)
     with evaluating(task):
         Subject.of_task(task, data, device).represent(few)

@@ -1,1 +1,1 @@
-"""Plugins: finding, validating and calling them, with the errors of each kept apart."""
+"""Plugins: discovery, validation and calls, with the errors of each plugin isolated."""

@@ -68,12 +68,12 @@ class EntryPoint:
 
 @cache
 def canonical_name(name: str) -> str:
-    """Return a name in the form by which distributions are compared (PEP 503)."""
+    """Return the normalised name of a distribution, for comparisons (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def installed() -> list[EntryPoint]:
-    """Return the entry points of all installed distributions, sorted by name; a broken one stays apart.
+    """Return the entry points of all installed distributions, sorted by name, broken ones included.
 
     They are read again only after a folder of `sys.path` has changed.
     """

@@ -109,7 +109,7 @@ def ssl_zoo_run_started(run: Run, step: int, summary: RunSummary) -> None:
         run: the run directory; ``run.config()`` is its configuration.
         step: the number of optimiser steps done, more than 0 for a resumed run. Lines that were logged
             after this step are removed, and will be logged again.
-        summary: what is trained on which data, for how long, and at which learning rate.
+        summary: the task, the data, the budget and the learning rate.
 
     Raises:
         UserError: something that the observer needs is missing; the run does not begin.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def import_file(path: Path, flag: str) -> ModuleType:
-    """Import a Python file as a module of its own.
+    """Import a Python file as a separate module.
 
     Args:
         path: the file.

@@ -150,7 +150,7 @@ class PluginRegistry:
     # ---- tasks
 
     def tasks(self) -> dict[str, TaskInfo]:
-        """Return the tasks by name, importing none; of a name claimed twice the first."""
+        """Return the tasks by name, importing none; for a name claimed twice, the first."""
         tasks: dict[str, TaskInfo] = {}
         for entry in self.entry_points():
             if entry.attr and entry.name not in tasks:
@@ -229,7 +229,7 @@ class PluginRegistry:
         }
 
     def notify(self, hook: str, requested: Collection[str] = (), **arguments: Any) -> None:
-        """Call an observing hook of every plugin; report one that raises once, and go on.
+        """Call an observing hook of every plugin; report an exception once, and continue.
 
         Args:
             hook: the name of the hook.
@@ -264,7 +264,7 @@ class PluginRegistry:
 
         Args:
             observer: an object whose methods are marked with `ssl_zoo.hookimpl`; it is called after
-                the observers of plugins, and an exception of its own is reported likewise.
+                the observers of plugins, and its exceptions are reported in the same way.
         """
         self._observers.append(observer)
         try:
@@ -290,7 +290,7 @@ class PluginRegistry:
     # ---- diagnosis
 
     def plugins(self, check: bool = False) -> list[PluginInfo]:
-        """Return every plugin, with why it cannot be used, if so.
+        """Return every plugin, with the reason if it cannot be used.
 
         Args:
             check: also import the tasks and call the registering hooks, to find their errors.

@@ -41,7 +41,7 @@ class Missing:
 
 
 def attempt(make: Callable[[], T]) -> T | Missing:
-    """Return what `make` returns, or why it fails."""
+    """Return the result of `make`, or the reason why it fails."""
     try:
         return make()
     except PLUGIN_ERRORS as error:

@@ -33,7 +33,7 @@ MARKER_PATHS = {
     "^": "M5 .8 9.5 9h-9z",
     "D": "M5 .3 9.7 5 5 9.7.3 5z",
 }
-"""By matplotlib's name of a marker, its SVG path in a square of 10 units."""
+"""The SVG path of each marker in a square of 10 units, by matplotlib's name."""
 DISTINCT_STYLES = len(PALETTE) * len(MARKER_PATHS)
 """The number of different styles."""
 
@@ -67,7 +67,7 @@ _RC_PARAMS: Any = {
     "lines.markersize": 5.0,
 }
 _MIN_JPEG_SIZE = 48
-"""Images of fewer pixels a side are stored without loss."""
+"""Images with a smaller side, in pixels, are stored without loss."""
 
 
 @dataclass(frozen=True)

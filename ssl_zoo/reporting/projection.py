@@ -49,7 +49,7 @@ METHODS: Mapping[str, tuple[str, Callable[[Points], Points]]] = {
     "tsne": ("t-SNE", _tsne),
     "umap": ("UMAP", _umap),
 }
-"""By name, the title of a method and the function from principal components [N, P] to points [N, 2]."""
+"""The title of each method and its function from components [N, P] to points [N, 2], by name."""
 
 
 def choose_method(name: str) -> str:

@@ -14,7 +14,7 @@ MAX_SKIPPED = 30
 """The maximum number of unreadable files to list."""
 
 Facts = dict[str, list[str]]
-"""How a run was made: lines of text by name."""
+"""The facts about how a run was made: lines of text by name."""
 
 
 def section(inputs: ReportInputs) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Runs: the directory of a run, and what is built and read from it."""
+"""Runs: the directory of a run, and the objects that are built and read from it."""

@@ -34,7 +34,7 @@ _LEFT_BEHIND = {".lock", ".cell.lock", ".results.lock", "failed.json", "results.
 """Files that a run of a comparison leaves before it begins; a folder with only these is free."""
 
 RUNS = Path("runs")
-"""The folder of runs for which no other folder is named."""
+"""The default folder of runs."""
 
 
 class Run:
@@ -92,7 +92,7 @@ class Run:
         return run
 
     def begin(self, config: RunConfig) -> None:
-        """Write the configuration of a new run, whose directory is made and locked.
+        """Write the configuration of a new run; its directory must exist and be locked.
 
         Raises:
             UserError: the directory is not empty, or cannot be written into.
@@ -230,7 +230,7 @@ class Run:
         return read_record(self.results_file, ResultsRecord, hint) or {}
 
     def metrics(self) -> list[dict[str, float]]:
-        """Read what was logged, in order, without a last line that is still being written.
+        """Read the logged lines in order, without a last line that is still being written.
 
         Raises:
             UserError: the file is broken.

@@ -12,7 +12,7 @@ from typing import IO, Any
 GRACE = 10.0
 """Seconds that the other processes have to end after one has failed."""
 POLL = 0.05
-"""Seconds between looks at the processes."""
+"""Seconds between checks of the processes."""
 
 
 class Children:

@@ -185,8 +185,8 @@ def _deterministic() -> Iterator[None]:
 def _retain_freed_memory() -> Iterator[None]:
     """Temporarily keep the memory that one step frees for the next step.
 
-    By default the C library returns a large block to the system at once, which then provides it page
-    by page, filled with zeros: that can take longer than the computation of a step on a CPU.
+    By default the C library returns a large block to the system at once, which then provides new memory
+    page by page, filled with zeros. This can take longer than the computation of a step on a CPU.
     """
     libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
     # Only glibc has mallopt, and old versions accept at most 32 MiB.

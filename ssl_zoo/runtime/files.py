@@ -82,7 +82,7 @@ def file_lock(file: Path, *, wait: bool = True, required: bool = True) -> Iterat
     Args:
         file: the file.
         wait: wait for a process that holds the lock.
-        required: whether to raise if the file system has no locks, instead of going on without.
+        required: whether to raise if the file system has no locks, instead of continuing without one.
 
     Raises:
         BlockingIOError: another process holds the lock, and `wait` is false.

@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop: recorded until a safe moment, or obeyed at once."""
+"""Signals that ask a process to stop: recorded until a safe moment, or handled at once."""
 
 from __future__ import annotations
 

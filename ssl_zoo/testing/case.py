@@ -174,6 +174,6 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def listed(names: Sequence[str], limit: int = 4) -> str:
-    """Join names for a message, of which it shows at most `limit`."""
+    """Join at most `limit` names for a message."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

@@ -31,7 +31,7 @@ _IMAGES = ((16, 3, 20, 20), (16, 1, 8, 8), (17, 3, 21, 13), (32, 1, 28, 28))
 class CheckData(ABC):
     """Data of one kind, and a network for it. Derive a class for data that no source has.
 
-    It must be picklable, because other processes build the same.
+    It must be picklable, because other processes build the same data.
     """
 
     @property

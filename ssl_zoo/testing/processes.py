@@ -24,7 +24,7 @@ from ssl_zoo.text import locate_error
 from ssl_zoo.views import Rng
 
 _TOTAL = 16
-"""Samples in the joint batch."""
+"""The number of samples in the joint batch."""
 
 
 def check_two_processes_are_one(case: Case) -> str:

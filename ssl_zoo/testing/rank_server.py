@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT = 240
-"""Seconds until two ranks must have ended."""
+"""The time limit of two ranks, in seconds."""
 RANKS = 2
 
 Work = Callable[[Path, int], None]
@@ -51,7 +51,7 @@ class RankServer:
     def run(self, work: Work, folder: Path) -> int | None:
         """Run `work` in two ranks and wait for them.
 
-        What they print goes to ``output-RANK`` in the folder.
+        Their output goes to ``output-RANK`` in the folder.
 
         Returns:
             The rank that failed first, whose error caused that of the other; None if none failed.
@@ -140,7 +140,7 @@ def _first_failure(ranks: list[multiprocessing.Process]) -> int | str | None:
 
 
 def _rank(request: dict[str, Any], rank: int) -> None:
-    """Do the work of a rank as a process that the requesting one had started itself."""
+    """Do the work of a rank as if the requesting process had started it."""
     folder = Path(request["folder"])
     with (folder / f"output-{rank}").open("w") as output:
         os.dup2(output.fileno(), 1)

@@ -175,7 +175,7 @@ def _counters(task: Task) -> Snapshot:
 def _skip_ahead(task: Task, before: Snapshot, n: int, rows: int) -> bool:
     """Move the place in a long queue to just before its end; return whether there is one.
 
-    Filling the queue would take many steps, of which only those at its end matter.
+    Filling the queue would take many steps, and only those at its end matter.
 
     Args:
         task: the task after a step.

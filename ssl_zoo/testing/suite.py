@@ -68,7 +68,7 @@ class Check:
 
     @property
     def title(self) -> str:
-        """A sentence that says what a sound task does."""
+        """A sentence that describes the behaviour of a correct task."""
         claim = docstring_summary(CHECKS[self.name].__doc__).removeprefix("Check that ")
         return claim[:1].upper() + claim[1:]
 

@@ -31,9 +31,9 @@ from ssl_zoo.training.tuning import tune_device
 BLOCK_SECONDS = 0.5
 """Seconds of a block of steps on prepared views; at least one step."""
 MIN_PAIRS = 5
-"""The least number of pairs of blocks, however long they take."""
+"""The minimum number of pairs of blocks, however long they take."""
 PREFETCHED_BATCHES = 4
-"""Batches of views prepared for the ceiling."""
+"""The number of batches of views prepared for the ceiling."""
 PROFILED_STEPS = 5
 """The number of steps in a profile."""
 
@@ -86,8 +86,8 @@ def bench(
 ) -> Throughput:
     """Measure full training against its ceiling, alternately, in this process.
 
-    Full training is what `train` does between checkpoints and evaluations: read a batch, make its views,
-    step, and log. Each block of training steps is paired with a block of steps on prepared views.
+    Full training is the work of `train` between checkpoints and evaluations: read a batch, make its
+    views, step, and log. Each block of training steps is paired with a block of steps on prepared views.
 
     Args:
         config: the configuration, as for `train`; its budget does not matter.

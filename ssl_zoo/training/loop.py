@@ -17,7 +17,7 @@ from ssl_zoo.training.replay import keep_failed_step
 from ssl_zoo.training.trainer import Trainer
 
 SYNC_EVERY = 10
-"""The most steps between two agreements of several processes on whether to stop."""
+"""The maximum number of steps between two agreements of several processes on whether to stop."""
 
 
 def fit(trainer: Trainer, run: Run) -> None:
@@ -25,7 +25,7 @@ def fit(trainer: Trainer, run: Run) -> None:
 
     Raises:
         Interrupted: a signal asked to stop; everything done so far is saved.
-        NotFinite: the loss, the gradient or a weight is not finite; the step is kept for a replay, and
+        NotFinite: the loss, the gradient or a weight is not finite; the step is saved for a replay, and
             the last checkpoint stays.
         Unwritable: a file cannot be written; the last checkpoint stays.
     """

@@ -20,7 +20,7 @@ TICKS = 1_000_000
 """The number of ticks in a run. Schedules count these, so that they fit every kind of budget."""
 
 FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-"""Optimisers whose whole step torch can compute in one kernel, on CPUs and on CUDA."""
+"""Optimisers with a fused step in torch, on CPUs and on CUDA."""
 
 _SETTINGS = ("lr", "weight_decay", "momentum")
 """Arguments of optimisers that have a setting of their own in `train`."""

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: kept as they were, to be made again."""
+"""Steps with a loss or gradient that is not finite: saved to a file, and repeated."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def replay(file: str | Path) -> Losses:
 
     Raises:
         NotFinite: the step fails as it did then.
-        UserError: the file or its run cannot be read, or the step was shared by several processes, none
-            of which can repeat it alone.
+        UserError: the file or its run cannot be read, or several processes shared the step, and none can
+            repeat it alone.
     """
     file = Path(file)
     config = Run.open(file.parent).config()

@@ -249,7 +249,7 @@ class Trainer:
         }
 
     def position(self) -> dict[str, float]:
-        """Return how far the run has got, as each logged line begins."""
+        """Return the position in the run, with which each logged line begins."""
         return {
             "step": self.step,
             "epoch": round(self.epoch, 4),

@@ -48,7 +48,7 @@ class Trial:
 def tune_device(config: RunConfig, data: DataSet, device: Device) -> Device:
     """Choose the device settings that the configuration leaves open by a trial, where that pays.
 
-    Each candidate trains a network of its own for a few steps; nothing of it remains. Settings that the
+    Each candidate trains a separate network for a few steps, which is then discarded. Settings that the
     configuration fixes are not varied. There is no trial without `train.tune`, nor with
     `train.deterministic` or `train.compile`, nor in several processes, where one could fail while the
     others wait for it.

@@ -11,9 +11,9 @@ from ssl_zoo.evaluation.linear import Axes
 from ssl_zoo_infomax.mine import estimate
 
 MAX_SAMPLES = 4096
-"""The most samples used."""
+"""The maximum number of samples used."""
 MIN_SAMPLES = 50
-"""With fewer samples, a critic learns nothing that can be measured."""
+"""The minimum number of samples; with fewer, a critic learns nothing measurable."""
 COMPONENTS = 4
 """The number of principal components, few enough for MINE's estimate to be reliable."""
 SPLITS = 3

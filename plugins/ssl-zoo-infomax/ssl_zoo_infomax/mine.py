@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ssl_zoo_infomax.estimators import DonskerVaradhan, donsker_varadhan, log_mean_exp
 
 TRAIN, CHOICE = 0.6, 0.2
-"""The fractions of samples that train and select the critic; the rest is measured on."""
+"""The fractions of samples that train and select the critic; the estimate uses the others."""
 CANDIDATES = 20
 """The number of critics to select from, evenly spread over the steps."""
 
@@ -148,7 +148,7 @@ def estimate(
 
 
 def _standardised(z: Tensor, first: int) -> Tensor:
-    """Standardise columns by the first rows, which leaves the mutual information as it is."""
+    """Standardise columns by the first rows, which does not change the mutual information."""
     std, mean = torch.std_mean(z[:first], 0)
     # A constant column is not amplified to its rounding error.
     return (z - mean) / torch.where(std > 1e-5 * mean.abs().clamp(min=1e-3), std, 1.0)

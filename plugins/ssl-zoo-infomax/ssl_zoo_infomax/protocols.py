@@ -1,6 +1,6 @@
 """The plugin with the protocol `mine`.
 
-Imports stand inside the hook, so that listing plugins imports no torch.
+Imports are inside the hook, so that listing plugins imports no torch.
 """
 
 from __future__ import annotations

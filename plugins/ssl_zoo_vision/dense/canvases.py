@@ -17,23 +17,23 @@ from ssl_zoo.spec import ImageSpec
 SIDE = 128
 """The approximate side of a canvas in pixels, unless one input of the network is larger."""
 MAX_INPUTS = 4
-"""The most inputs of the network side by side on a canvas."""
+"""The maximum side of a canvas, as a multiple of the network's input side."""
 TRAIN, TEST = 400, 200
 """The number of canvases from each split."""
 MAX_OBJECTS = 4
-"""The most objects on a canvas."""
+"""The maximum number of objects on a canvas."""
 MIN_SIDE, MAX_SIDE = 1 / 4, 1 / 2
 """The limits of the side of a pasted image, as a fraction of the canvas's side."""
 TRIES = 16
 """The number of positions tried for an image."""
 OVERLAP = 0.1
-"""The largest overlap of two images, as a fraction of the smaller one's area."""
+"""The maximum overlap of two images, as a fraction of the smaller one's area."""
 MAX_CLASSES = 20
-"""Of more classes than this, only a fixed subset of this size is used."""
+"""The maximum number of classes; from more, a fixed subset of this size is used."""
 DARK = 16
-"""The largest intensity, of 255, of the dark background of gray images."""
+"""The maximum intensity, of 255, of the dark background of gray images."""
 IGNORED = 255
-"""The value of a mask where pixels are not counted."""
+"""The mask value of pixels that are not counted."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,11 @@ def canvas_side(spec: ImageSpec) -> int:
 def pasted(data: DataSet) -> tuple[Canvases, Canvases, int]:
     """Paste canvases from a labelled data set's images; the same data set gives the same canvases.
 
-    Each has up to four images at random positions, with a quarter to half of its side, drawn uniformly
-    over classes: training canvases from the bank, the others from the test split. If at least nine in
-    ten corners of one-channel images are dark (≤ 16 of 255), the background is black and an object is
-    the brighter pixels; otherwise the background is the images' mean colour, and an object a square.
+    Each has up to four images, drawn uniformly over classes, at random positions; an image's side is a
+    quarter to half of the canvas's. Training canvases take images from the bank, the others from the
+    test split. If at least nine in ten corners of one-channel images are dark (≤ 16 of 255), the
+    background is black and an object is the brighter pixels; otherwise the background is the images'
+    mean colour, and an object is the whole square.
 
     Returns:
         The canvases for training, those for the test, and the number of classes.

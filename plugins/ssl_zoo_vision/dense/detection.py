@@ -23,13 +23,13 @@ BIAS_LR = 1e-2
 WARMUP = 0.1
 WEIGHT_DECAY = 1e-2
 NEAR = 1.0
-"""Positions within this many strides of an object's centre, in x and y, are to detect it."""
+"""Positions within this distance of an object's centre, in strides along x and y, must detect it."""
 NMS_IOU = 0.5
-"""Of two boxes of a class with a larger IoU, the one with the lower score is removed."""
+"""The IoU of two boxes of a class above which the one with the lower score is removed."""
 MAX_DETECTIONS = 100
-"""The most boxes kept per image."""
+"""The maximum number of boxes per image."""
 MATCH_IOU = 0.5
-"""A box with at least this IoU with an object is correct."""
+"""The minimum IoU of a correct box with its object."""
 
 
 class Detector(nn.Module):
@@ -82,7 +82,7 @@ def grid(maps: Tensor, side: int) -> tuple[Tensor, Tensor]:
 def assign(places: Tensor, stride: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
     """Return the index of the object that each position [P, 2] is to detect, int64 [N, P]; -1 for none.
 
-    It is the nearest of those near enough, by the larger distance of x and y, in strides.
+    It is the nearest object within `NEAR` strides, by the larger of the distances along x and y.
 
     Args:
         places: the positions, in pixels.

@@ -21,13 +21,13 @@ from ssl_zoo_vision.dense.segmentation import PIXELS, confusion, fit_segmenter, 
 from ssl_zoo_vision.dense.voc import VOC_CLASSES, voc_at, voc_canvases
 
 CHUNK = 32
-"""Canvases per batch."""
+"""The number of canvases per batch."""
 VOC_SIZE = 64
 """The smallest input side, in pixels, of a colour network that is evaluated on VOC."""
 
 
 def takes_any_size(encoder: Encoder) -> bool:
-    """Return whether a network takes larger images than the data's, as timm knows of its models.
+    """Return whether a network takes larger images than the data's; known for timm's models only.
 
     Any other encoder need only take prepared batches.
     """
@@ -52,8 +52,8 @@ def untile(maps: Tensor, across: int) -> Tensor:
 def feature_maps(subject: Subject, images: Tensor) -> Tensor:
     """Return the frozen feature maps of canvases, on the device.
 
-    A network that takes images of any size gets a canvas whole; any other gets it in tiles of its own
-    size, whose maps are joined.
+    A network that takes images of any size gets the whole canvas. Any other gets tiles of its input
+    size, and the maps of the tiles are joined.
 
     Args:
         subject: a subject with an encoder.

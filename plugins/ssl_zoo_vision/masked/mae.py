@@ -173,7 +173,7 @@ class MAE(Task):
         return x, order[:, : self.visible], order[:, self.visible :]
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        """Return the mean squared error over the hidden patches; about 1 for their means alone."""
+        """Return the mean squared error over the hidden patches; about 1 if it predicts their means."""
         x, visible, hidden = views
         target = take(patchify(x, self.patch), hidden)  # [B, N - K, P]
         if self.options.normalise_targets:

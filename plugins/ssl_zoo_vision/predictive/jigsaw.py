@@ -19,7 +19,7 @@ from ssl_zoo.nn import full_precision, mlp, output_shape
 from ssl_zoo.views import Compose, RandomGrayscale, RandomResizedCrop
 
 GRID = 3
-"""Cells along a side of the puzzle."""
+"""The number of cells along a side of the puzzle."""
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -29,8 +29,8 @@ def permutations(number: int, tiles: int = GRID**2, seed: int = 0) -> Tensor:
 
     The first is drawn. Each further one has the largest Hamming distance to the nearest one chosen so
     far; ties go to the largest mean distance, then to the first in lexicographic order. The paper
-    maximises the mean alone: for 100 permutations its mean is no larger (8.08), but most of them
-    differ from another one in two tiles only (here: in at least six).
+    maximises the mean only. For 100 permutations that mean is no larger (8.08), but most permutations
+    differ from another one in only two tiles, here in at least six.
 
     Returns:
         int64 [number, tiles]: for each permutation, the cell whose tile is at each position. The
@@ -194,7 +194,7 @@ class Jigsaw(Task):
         return normalise(cut(x, self.permutations[target], shift, self.cell, self.tile)), target
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        """Return the cross entropy of the permutation; the log of their number is chance."""
+        """Return the cross entropy of the permutation; at chance, the log of their number."""
         tiles, target = views
         logits = full_precision(self.logits(tiles))  # [B, permutations]
         accuracy = (logits.detach().argmax(1) == target).float().mean()

@@ -61,7 +61,7 @@ class Rotation(Task):
         return tuple(rotate90(x, quarters) for quarters in range(4))
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        """Return the cross entropy of the rotation; log 4 is chance."""
+        """Return the cross entropy of the rotation; log 4 at chance."""
         logits = full_precision(self.head(self.encoder(torch.cat(views))))  # [4B, 4]
         turns = torch.arange(4, device=logits.device).repeat_interleave(len(views[0]))
         accuracy = (logits.detach().argmax(1) == turns).float().mean()
