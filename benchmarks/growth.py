@@ -1,10 +1,10 @@
-"""How cost grows with the data, the batch, the image, and what is installed and compared.
+"""How cost grows with the data, the batch, the image, the installed tasks and the compared cells.
 
     python benchmarks/growth.py -o growth.png --json growth.json      # under six minutes on two cores
     python benchmarks/growth.py -o growth.png --quick                 # small sizes, for a try
 
-Images are random, gray and of 16×16 pixels where nothing else is said, in memory as a plugin's source
-might have them; the task is SimCLR with timm's `test_resnet` and batches of 256. Four panels:
+Images are random, gray, 16×16 pixels unless stated otherwise, and in memory as from a plugin's source;
+the task is SimCLR with timm's `test_resnet` and batches of 256. Four panels:
 
 - **Data**, 1,000 to 1,000,000 images, time per image: setting up the data set (labels read, mean and
   deviation measured), an epoch's order and batches without a network, training, a checkpoint, and the
@@ -13,7 +13,7 @@ might have them; the task is SimCLR with timm's `test_resnet` and batches of 256
 - **Image**, 16 to 224 pixels, batches of 32: likewise. Beyond 64 pixels the network has its own stem,
   which reduces the resolution before anything else happens, and the views are blurred.
 - **Catalogue**: ``ssl-zoo tasks``, the whole command, against the number of installed distributions that
-  bring a task each; and per cell what a comparison's own books cost: opening it, looking what is done,
+  bring a task each; and the bookkeeping of a comparison per cell: opening it, reading the progress,
   checking and writing its files, and its table.
 """
 
@@ -217,7 +217,7 @@ def against_number(numbers: Iterable[int]) -> Panel:
 
 
 def install_tasks(folder: Path, number: int) -> None:
-    """Put distributions into a folder, as pip leaves them, each with a task of its own."""
+    """Put distributions into a folder, as pip leaves them, each with its own task."""
     for i in range(number):
         name = f"zoo_of_{i:04}"
         about = folder / f"{name}-1.0.dist-info"
@@ -290,7 +290,7 @@ def pretend_done(folder: Path, cells: int) -> None:
 
 
 def keep_books(folder: Path, cells: int) -> None:
-    """Do what a comparison does apart from the work of its cells."""
+    """Do the work of a comparison except that of its cells."""
     sweep = comparison(folder, cells)
     sweep.write()
     assert not sweep.todo()

@@ -1,10 +1,10 @@
-"""How fast SimCLR trains here and with lightly and torchvision, and how soon it is as good as they are.
+"""Speed and time to accuracy of SimCLR in ssl-zoo, lightly and torchvision.
 
     pip install 'ssl-zoo[bench]'
     python benchmarks/peers.py                       # Fashion-MNIST; --data digits for a quick try
 
-All contestants have the same data, weights to begin with, batch, widths of the head, temperature,
-strengths of the augmentation, optimiser (timm's), course of the learning rate, threads and cores:
+All contestants have the same data, initial weights, batch size, widths of the head, temperature,
+strengths of the augmentation, optimiser (timm's), learning-rate schedule, threads and cores:
 
 - **ssl-zoo**: `Trainer` as ``ssl-zoo train`` runs it: views of the whole batch at once on the device,
   the precision that follows from the hardware, channels last, one pass of both views.
@@ -14,21 +14,21 @@ strengths of the augmentation, optimiser (timm's), course of the learning rate, 
 - **torchvision**: transforms v2 in a `DataLoader` of two workers, NT-Xent in five lines, a plain loop.
 - **torchvision, bf16**: likewise.
 
-What cannot be the same, or is left to a peer's advantage:
+These differences remain, some to a peer's advantage:
 
 - ssl-zoo normalises a batch of both views together, lightly each view alone, as its example does.
 - Gray images go to lightly as PIL images of mode "L", which all its steps take; transforms v2 get what
   is faster for them, tensors for gray and PIL images for colour.
-- Labels are not loaded. The workers stay alive, and their start is not counted; nor are the batches that
-  they have made by then, when it comes to the time to an accuracy.
+- Labels are not loaded. The workers stay alive, and their start is not counted; and for the time to
+  accuracy, the batches that they have made by then are not counted either.
 - ssl-zoo checks each loss and reads the metrics every `log_every` steps, which the peers' loops do not.
 
 **Throughput**: contestants in turn, in another order each round. **Time to accuracy**: each trains
-`--epochs`, and its encoder is evaluated (weighted kNN on the test split). Then ssl-zoo trains anew, its
-schedule spread over the minutes of the slowest peer, until it has reached the accuracy of each,
-evaluated at every tenth of an epoch. As it ends early, its learning rate has not come down by then as
-that of the peers has; but it has several tries, each as uncertain as the test split is small. Evaluation
-is not counted.
+`--epochs`, and its encoder is evaluated (weighted kNN on the test split). Then ssl-zoo trains again,
+with its schedule spread over the minutes of the slowest peer, until it has reached the accuracy of every
+peer; it is evaluated at every tenth of an epoch. As it stops early, its learning rate has not decreased
+as far as the peers'. In return it is evaluated several times, which favours it if the test split is
+small. The time of evaluation is not counted.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ DEFAULTS = {"train": {"optimizer": "sgd", "lr": 0.06, "momentum": 0.9, "weight_d
 """The rate is that of lightly's example, and of ssl-zoo where a task has no recipe."""
 
 
-# ---- what all have in common
+# ---- shared settings
 
 
 @dataclass(frozen=True)
@@ -125,15 +125,15 @@ class Views:
 
 @dataclass(frozen=True)
 class Setting:
-    """What the contestants share.
+    """The settings that the contestants share.
 
     Attributes:
         config: the settings of ssl-zoo's run.
         data: the data.
-        device: where ssl-zoo computes, and in what.
+        device: the device and the precision of ssl-zoo.
         views: the augmentation.
         temperature: τ.
-        widths: of the head, its input's included.
+        widths: the widths of the head, including its input.
     """
 
     config: RunConfig
@@ -186,7 +186,7 @@ class SslZoo:
                 yield
 
     def step(self) -> None:
-        """One optimiser step, and what `ssl_zoo.train` does with its losses."""
+        """Make one optimiser step, with the handling of losses in `ssl_zoo.train`."""
         next(self._endless)
 
 
@@ -194,7 +194,7 @@ class SslZoo:
 
 
 class Pictures(Dataset[Sequence[Tensor]]):
-    """Views of PIL images, made one by one of what lies in memory."""
+    """Views of PIL images, made one by one from images in memory."""
 
     def __init__(self, images: Tensor, transform: Transform) -> None:
         # [N, H, W] for gray ones, which PIL then has as "L", else [N, H, W, 3]
@@ -241,12 +241,12 @@ class Peer:
         """Build it; the workers start, so that their start is not counted later.
 
         Args:
-            setting: what all share.
+            setting: the shared settings.
             dataset: the views.
-            head: on the encoder's features.
-            criterion: of the embeddings of both views.
+            head: the head on the encoder's features.
+            criterion: the loss of the embeddings of both views.
             device: where and how to compute.
-            epochs: over which the learning rate runs its course.
+            epochs: the length of the learning-rate schedule.
             both_at_once: whether both views go through the network as one batch.
         """
         train = setting.config.train
@@ -316,7 +316,7 @@ class Peer:
 
 
 def plain_nt_xent(temperature: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """NT-Xent as anybody would write it."""
+    """Return NT-Xent, written in the straightforward way."""
 
     def loss(z0: Tensor, z1: Tensor) -> Tensor:
         z = F.normalize(torch.cat([z0, z1]).float(), dim=1)
@@ -412,7 +412,7 @@ def build_peer(name: str, setting: Setting, epochs: float) -> Peer:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a device has done what it was told."""
+    """Wait until a device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -442,8 +442,8 @@ def throughput(
             seconds = seconds_of(contestant, steps, device)
             speeds[name].append(batch * steps / seconds)
             if isinstance(contestant, Peer):
-                # Its workers make some batches more, for which the next contestant is not to pay; and
-                # the warm-up takes them away again, so that they are no head start.
+                # Its workers still prepare some batches, which must not slow the next contestant down;
+                # the warm-up consumes them later, so they are no head start.
                 time.sleep((WORKERS * AHEAD + 1) * seconds / steps)
         speeds_shown = ", ".join(f"{name} {values[-1]:,.0f}" for name, values in speeds.items())
         print(f"round {number + 1} of {rounds}, images/s: {speeds_shown}", flush=True)
@@ -458,10 +458,10 @@ def knn(encoder: Encoder, setting: Setting) -> float:
 
 @dataclass
 class Mark:
-    """What a peer reached, and what ssl-zoo needed for as much.
+    """The result of a peer, and the time in which ssl-zoo reached the same accuracy.
 
     Attributes:
-        seconds: of the peer's training.
+        seconds: the seconds of the peer's training.
         accuracy: in percent.
         ours: seconds of ssl-zoo's training until it was as good; None if it never was.
     """
@@ -472,7 +472,7 @@ class Mark:
 
 
 def train(name: str, setting: Setting, epochs: float) -> Mark:
-    """Train a contestant for so many epochs, and evaluate it."""
+    """Train a contestant for `epochs` epochs, and evaluate it."""
     contestant: SslZoo | Peer
     if name == OURS:
         contestant = SslZoo(setting, setting.lasting(epochs=epochs))
@@ -490,8 +490,8 @@ def race(setting: Setting, marks: dict[str, Mark], every: float) -> list[tuple[f
     """Train ssl-zoo until it is as good as each peer, noting when.
 
     Args:
-        setting: what all share.
-        marks: what the peers have reached.
+        setting: the shared settings.
+        marks: the results of the peers.
         every: epochs between evaluations.
 
     Returns:
@@ -505,7 +505,7 @@ def race(setting: Setting, marks: dict[str, Mark], every: float) -> list[tuple[f
     spent, start = 0.0, time.perf_counter()
     while trainer.progress < 1 and any(mark.ours is None for mark in marks.values()):
         ours.step()
-        trainer.seconds = spent + time.perf_counter() - start  # by which the schedule goes
+        trainer.seconds = spent + time.perf_counter() - start  # the schedule follows it
         if trainer.step % interval and trainer.progress < 1:
             continue
         wait_for(device)
@@ -520,11 +520,11 @@ def race(setting: Setting, marks: dict[str, Mark], every: float) -> list[tuple[f
     return curve
 
 
-# ---- saying
+# ---- printing
 
 
 def ratios(speeds: dict[str, list[float]]) -> dict[str, list[float]]:
-    """By how much ssl-zoo is faster than each peer, by round."""
+    """Return the speed of ssl-zoo relative to each peer, by round."""
     return {
         name: [a / b for a, b in zip(speeds[OURS], values, strict=True)]
         for name, values in speeds.items()
@@ -533,7 +533,7 @@ def ratios(speeds: dict[str, list[float]]) -> dict[str, list[float]]:
 
 
 def table(speeds: dict[str, list[float]], marks: dict[str, Mark], epochs: float) -> str:
-    """Everything in one table of Markdown."""
+    """Return all results as one table in Markdown."""
     heads = ["", "images/s", "ssl-zoo is faster: median (min to max)"]
     if marks:
         heads += [f"minutes for {epochs:g} epochs", "kNN %", "minutes of ssl-zoo's to as much", "ratio"]

@@ -1,26 +1,26 @@
-"""What several processes cost beside the network: a table of times, for so many processes.
+"""The cost of several processes apart from the network: a table of times.
 
     python benchmarks/processes.py                                    # one, for comparison
     torchrun --nproc-per-node 2 benchmarks/processes.py               # two on this machine, over gloo
 
-Every part is ssl-zoo's own, called as training calls it, on the CPU, with random gray images of 28×28
-pixels and a joint batch that the processes share. Of each the median over `--repeats` of the time of the
-slowest process, all having begun together:
+Every part is ssl-zoo's own code, called as in training, on the CPU, with random gray images of 28×28
+pixels and a joint batch that the processes share. The times are medians over `--repeats` of the slowest
+process, with a common start:
 
 - `gather`: `distributed.all_gather` of the embeddings of the share, and its gradient.
 - `order`: an epoch's order and this process's batches (`Trainer.epoch_batches`), without a network; per
   step.
-- `shuffle`: MoCo's shuffling of keys (`MoCo.keys`) with a key encoder that does nothing, thus the views
-  of all processes gathered, and the keys gathered and put back in order.
-- `views`: SimCLR's two views of the share; per image of the share. The random numbers are those of the
-  joint batch, which is what grows with the number of processes.
+- `shuffle`: MoCo's shuffling of keys (`MoCo.keys`) with a key encoder that does nothing: the views of
+  all processes are gathered, and the keys are gathered and put back in order.
+- `views`: SimCLR's two views of the share; per image of the share. The random numbers are drawn for the
+  joint batch, so their cost grows with the number of processes.
 - `checkpoint`: one written by the first process, for which the others wait.
 - `gradient`: the gradients of a network of 1.2 M parameters (the narrow ResNet-10) and of one of 11.2 M
   (ResNet-18) summed over processes, in the buckets of `DistributedDataParallel`, with no backward pass
   to hide behind.
 
-One process has nobody to talk to: what is left of `gather` and `shuffle` is the work on the tensors, and
-of `gradient` nothing.
+A single process does not communicate: `gather` and `shuffle` then measure the work on the tensors only,
+and `gradient` measures nothing.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class Row:
     """A part and its time.
 
     Attributes:
-        part: its name.
-        what: what is done, in words.
-        seconds: its time.
-        unit: for one of what.
+        part: the name of the part.
+        what: a description of the work.
+        seconds: the time.
+        unit: the unit of work that the time is for.
     """
 
     part: str
@@ -76,7 +76,7 @@ class Row:
 
 
 class Keys(nn.Module):
-    """Stands for a key encoder: pixels as keys, so that no network is measured."""
+    """A stand-in for a key encoder: pixels as keys, so that no network is measured."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, WIDTH]."""
@@ -213,7 +213,7 @@ def show(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What several processes cost beside the network.")
+    parser = argparse.ArgumentParser(description="The cost of several processes apart from the network.")
     parser.add_argument("--batch-size", type=int, default=256, help="over all processes")
     parser.add_argument("--images", type=int, default=60_000, help="in the data set")
     parser.add_argument("--repeats", type=int, default=20)
