@@ -1,7 +1,7 @@
 """How cost grows with the data, the batch, the image, the installed tasks and the compared cells.
 
     python benchmarks/growth.py -o growth.png --json growth.json      # under six minutes on two cores
-    python benchmarks/growth.py -o growth.png --quick                 # small sizes, for a try
+    python benchmarks/growth.py -o growth.png --quick                 # small sizes only
 
 Images are random, gray, 16×16 pixels unless stated otherwise, and in memory as from a plugin's source;
 the task is SimCLR with timm's `test_resnet` and batches of 256. Four panels:
@@ -408,7 +408,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How cost grows with sizes and numbers.")
     parser.add_argument("-o", "--out", type=Path, default=Path("growth.png"), help="the figure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the figures as numbers")
-    parser.add_argument("--quick", action="store_true", help="small sizes alone, for a try")
+    parser.add_argument("--quick", action="store_true", help="small sizes only")
     args = parser.parse_args()
     start = time.perf_counter()
     panels, written = measure(args.quick)

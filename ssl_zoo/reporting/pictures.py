@@ -103,7 +103,7 @@ def numbered_style(number: int) -> Style:
 
 
 OTHER = Style("#8C959F")
-"""The style of all classes without a style of their own."""
+"""The style of all classes that have no other style."""
 
 
 def row_styles(tasks: Iterable[str], baselines: Mapping[str, bool]) -> dict[str, Style]:

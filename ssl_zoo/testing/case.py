@@ -123,7 +123,7 @@ def _recipe_backbone(task: type[Task]) -> BackboneConfig:
     """Return the backbone of a task's recipe, or a tiny ResNet if it has none or it is invalid."""
     try:
         return BackboneConfig.model_validate(task.recipe["backbone"])
-    except (KeyError, TypeError, ValidationError):  # reported by checks of their own
+    except (KeyError, TypeError, ValidationError):  # other checks report it
         return TINY
 
 

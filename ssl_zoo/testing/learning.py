@@ -163,7 +163,7 @@ def check_teachers_move_after_a_step_alone(case: Case) -> str | None:
 def check_small_batch_overfits(case: Case) -> str:
     """Check that the loss of a few samples in the same views falls clearly within thirty steps.
 
-    Teachers and queues are held still meanwhile: a queue that fills with keys of these very samples
+    Teachers and queues are frozen in this check: a queue that fills with keys of these very samples
     would have the positive among the negatives.
     """
     task = case.build()

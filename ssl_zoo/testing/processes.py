@@ -122,7 +122,7 @@ def work(folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
     for file in json.loads((folder / "plugins.json").read_text()):
         registry.load_file(file)
-    # Written by the parent process into a folder of its own.
+    # Written by the parent process into a new folder.
     case: Case = pickle.loads((folder / "case.pickle").read_bytes())
     rendezvous = f"file://{folder / 'rendezvous'}"
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=RANKS)

@@ -23,7 +23,7 @@ FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 """Optimisers with a fused step in torch, on CPUs and on CUDA."""
 
 _SETTINGS = ("lr", "weight_decay", "momentum")
-"""Arguments of optimisers that have a setting of their own in `train`."""
+"""Arguments of optimisers that have their own setting in `train`."""
 
 
 def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
