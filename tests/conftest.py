@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is import
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,29 @@ _COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(
 settings.register_profile("quick", max_examples=60, **_COMMON)
 settings.register_profile("thorough", max_examples=1000, **_COMMON)
 settings.load_profile("quick")
+
+
+TRIED: Counter[str] = Counter()
+"""The attempts to break the program, by kind; counted by tests/robustness, over all workers."""
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Send a worker's counts to the controller."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tried"] = dict(TRIED)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add the counts of a worker that has ended."""
+    TRIED.update(getattr(node, "workeroutput", {}).get("tried", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the number of attempts of each kind."""
+    if TRIED:
+        counts = ", ".join(f"{number:,} {kind}" for kind, number in sorted(TRIED.items()))
+        terminalreporter.write_line(f"tried: {counts}")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

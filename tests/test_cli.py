@@ -72,7 +72,7 @@ WRONG = [
     ("", "train --task simclr --device gpu", "train.device: 'gpu' cannot be used here"),
     ("", "train --task simclr --set train.optimizer=sgdd", "Did you mean 'sgd'"),
     # Runs and files.
-    ("run", "train --task simclr --out {}", "exists and is not empty; choose another folder, or go on"),
+    ("run", "train --task simclr --out {}", "exists and is not empty; choose another folder"),
     ("run", "train --resume {} --epochs 3", "--resume uses the run's own settings"),
     ("run", "train --resume {} --out x", "--resume uses the run's own settings"),
     ("empty", "train --resume {}", "is not a run: it has no config.yaml"),

@@ -13,7 +13,7 @@ from ssl_zoo.comparison.cells import result_affecting_settings
 from ssl_zoo.comparison.config import comparability_key
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import BackboneConfig, EncoderConfig
-from ssl_zoo.runs.backbone import load_backbone
+from ssl_zoo.runs.backbone import load_backbone, write_backbone
 from ssl_zoo.runs.build import build_encoder
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec
@@ -38,7 +38,7 @@ def old_run(tmp_path: Path) -> Run:
     run = Run(tmp_path)
     run.config_file.write_text(OLD_CONFIG)
     backbone = BackboneConfig.model_validate_json(OLD_HEADER)
-    run.write_backbone(build_encoder(backbone, SPEC, 0), backbone, SPEC)
+    write_backbone(run.backbone_file, build_encoder(backbone, SPEC, 0), backbone, SPEC)
     with safe_open(run.backbone_file, "pt") as tensors:
         assert tensors.metadata()["backbone"] == OLD_HEADER
     return run

@@ -200,7 +200,7 @@ def failing(at: str) -> type[ssl_zoo.Task]:
     return type("Failing", (Rotation,), {"name": "failing", "__module__": __name__, at: fail})
 
 
-@pytest.mark.parametrize("at", ["loss", "__init__", "views"])
+@pytest.mark.parametrize("at", ["loss", "__init__", pytest.param("views", marks=pytest.mark.slow)])
 def test_a_task_that_fails_has_a_row_that_says_why_and_the_others_go_on(
     tmp_path: Path, isolated_registry: None, at: str
 ) -> None:

@@ -72,6 +72,7 @@ def test_figures_fit_together(counted: type[Counted]) -> None:
     assert sum(measured.shares.values()) <= 1
 
 
+@pytest.mark.parametrize("task_name", ["simclr", "rotation"])  # with two views, and with four
 def test_json_has_what_scripts_read(call: Call, task_name: str) -> None:
     arguments = flags(task_name, train__batch_size=32, train__tune=False)
     code, out, err = call("bench", *arguments, "--seconds", "0", "--json")

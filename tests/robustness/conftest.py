@@ -1,19 +1,16 @@
-"""Count the attempts to break the program, over all workers, and report them at the end."""
+"""Shared by the attempts to break the program."""
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
-from tests.conftest import small_config
-
-TRIED: Counter[str] = Counter()
+from tests.conftest import TRIED, small_config
 
 
 @pytest.fixture(scope="session")
@@ -40,22 +37,3 @@ def copied_run(trained: Run, tmp_path: Path) -> Run:
 def canary(tmp_path: Path) -> Path:
     """Return a path that exists once anything was executed."""
     return tmp_path / "canary"
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Send a worker's counts to the controller."""
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["tried"] = dict(TRIED)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Add the counts of a worker that has ended."""
-    TRIED.update(getattr(node, "workeroutput", {}).get("tried", {}))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the number of attempts of each kind."""
-    if TRIED:
-        counts = ", ".join(f"{number:,} {kind}" for kind, number in sorted(TRIED.items()))
-        terminalreporter.write_line(f"tried: {counts}")

@@ -186,7 +186,7 @@ TAGS = [
     "!!python/object/apply:subprocess.Popen\n  - [mkdir, {canary}]",
     "!!python/name:os.mkdir",
     "!!python/module:os",
-    "!!python/object:tests.robustness.test_trust.Evil {{canary: {canary}}}",
+    "!!python/object:tests.robustness.hostile.Evil {{canary: {canary}}}",
     "!<tag:yaml.org,2002:python/object/apply:os.mkdir> [{canary}]",
 ]
 
