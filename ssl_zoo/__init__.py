@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ssl_zoo.evaluation import evaluate
     from ssl_zoo.options import CropOptions
     from ssl_zoo.plugins.hookspecs import hookimpl
+    from ssl_zoo.plugins.registry import registry
     from ssl_zoo.reporting import report
     from ssl_zoo.runs.backbone import load_backbone
     from ssl_zoo.runs.run import Run
@@ -49,6 +50,7 @@ _HOMES = {
     "hookimpl": "plugins.hookspecs",
     "load_backbone": "runs.backbone",
     "load_config": "config.load",
+    "registry": "plugins.registry",
     "report": "reporting",
     "tabulate": "comparison",
     "train": "training",
@@ -77,6 +79,7 @@ __all__ = [
     "hookimpl",
     "load_backbone",
     "load_config",
+    "registry",
     "report",
     "tabulate",
     "train",

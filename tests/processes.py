@@ -19,9 +19,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 PRELOADED = [
     *("torch", "torch._dynamo", "torch.distributed.nn.functional", "torchvision", "timm", "timm.optim"),
@@ -34,8 +36,13 @@ PRELOADED = [
 Main = Sequence[str]
 """``["-m", "ssl_zoo", …]`` or ``["-c", CODE, …]``, as given to an interpreter."""
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(PRELOADED)
+
+@cache
+def _server() -> ForkServerContext:
+    """Return the server's context; it starts with the first child."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 class Child:
@@ -64,7 +71,7 @@ class Child:
         search_path = [*filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)), *_site_path()]
         folder = str(Path.cwd() if cwd is None else cwd)
         given = (self.args, folder, environment, search_path, list(map(str, self._files)), prepare)
-        self._process: ForkServerProcess = _context.Process(target=_run, args=given)
+        self._process: ForkServerProcess = _server().Process(target=_run, args=given)
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -123,6 +130,11 @@ def run(
     Raises:
         subprocess.TimeoutExpired: it takes longer, and is killed.
     """
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+        command = [sys.executable, *main]
+        return subprocess.run(
+            command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=timeout
+        )
     child = Child(main, cwd, env, prepare)
     try:
         out, err = child.communicate(timeout)

@@ -21,6 +21,7 @@ from ssl_zoo.plugins.validation import HOOKS
 from ssl_zoo.training import train
 from tests.conftest import OTHERS, SMALL, Call, small_config
 from tests.core.pictures import photo, write
+from tests.plugins.sources import SHIPPED
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -190,7 +191,7 @@ def test_adding_a_task_touches_one_file_and_one_line(
         assert "ssl-zoo-near 1.0" in out
         assert call("train", "--task", "near", *SMALLER["train"], "--out", "run")[0] == 0
         assert call("views", "--task", "near", "-o", "near.png")[0] == 0
-        off = ["byol", "moco", "inpainting", "supervised", "rotation", "simclr", *OTHERS]
+        off = [*SHIPPED, *OTHERS]
         patch.setenv("SSL_ZOO_DISABLE_PLUGINS", ",".join(off))
         code, out, err = call("compare", "--tasks", "all", *SMALLER["compare"], "--baselines", "pixels")
         assert code == 0, out + err

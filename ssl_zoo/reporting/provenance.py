@@ -1,4 +1,4 @@
-"""How the runs were made, and the files that could not be read."""
+"""The versions and settings of the runs, and the files that could not be read."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from ssl_zoo.training import train
 from ssl_zoo_vision.predictive.rotation import Rotation
 from tests.conftest import OTHERS, SMALL, Call, figures, small_config
 from tests.conftest import ssl_zoo as cli
+from tests.plugins.sources import SHIPPED
 
 GIVEN: dict[str, Any] = {
     "tasks": ["simclr", "rotation"],
@@ -534,7 +535,7 @@ class Textual(Rotation):
 
 @pytest.fixture
 def needy_and_textual(isolated_registry: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    off = ["simclr", "moco", "byol", "inpainting", "supervised", *OTHERS]
+    off = [*(name for name in SHIPPED if name != "rotation"), *OTHERS]
     monkeypatch.setenv("SSL_ZOO_DISABLE_PLUGINS", ",".join(off))
     for task in (Needy, Textual):
         registry.register_task(task)

@@ -103,7 +103,7 @@ def images(size: int, n: int = 2, channels: int = 2) -> Tensor:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within, sums are rounded as in the process that has one thread."""
+    """Temporarily compute with one thread, so that sums are rounded as in the other process."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -296,7 +296,7 @@ def test_onnx_says_how_images_are_normalised_and_nothing_of_this_machine(
 
 
 class Branching(nn.Module):
-    """What it computes hangs on the images, which no graph can say."""
+    """A network whose computation depends on the images, which no graph can express."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1) if x.sum() > 0 else -x.flatten(1)

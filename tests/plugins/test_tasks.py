@@ -12,8 +12,9 @@ import pytest
 
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins import entry_points as entries
-from ssl_zoo.plugins.registry import registry
+from ssl_zoo.plugins.registry import PluginRegistry, registry
 from ssl_zoo.task import Losses, Task
+from ssl_zoo_vision.predictive.rotation import Rotation
 from tests.plugins.sources import (
     BROKEN,
     OBSERVER,
@@ -58,7 +59,7 @@ def test_listing_imports_neither_torch_nor_a_task(install: Install) -> None:
     )
     script = """
     import json, sys
-    from ssl_zoo.plugins.registry import registry
+    from ssl_zoo.plugins.registry import PluginRegistry, registry
     tasks, listed = registry.tasks(), registry.plugins()
     unwanted = ("torch", "pydantic", "dist_one", "dist_one.sub", "ssl_zoo_vision.contrastive.simclr")
     modules = [m for m in unwanted if m in sys.modules]
@@ -93,7 +94,7 @@ def test_loading_one_task_imports_no_other(install: Install) -> None:
     )
     script = """
     import json, sys
-    from ssl_zoo.plugins.registry import registry
+    from ssl_zoo.plugins.registry import PluginRegistry, registry
     name = registry.load_task("mine").name
     print(json.dumps([name, [m for m in sys.modules if m.startswith(("dist_", "ssl_zoo_vision"))]]))
     """
@@ -385,3 +386,14 @@ def test_a_file_that_is_none(tmp_path: Path, name: str) -> None:
     (tmp_path / "text.txt").write_text("x = 3")
     with pytest.raises(UserError, match="there is no such Python file"):
         registry.load_file(tmp_path / name)
+
+
+def test_registries_know_nothing_of_each_other() -> None:
+    empty, other = PluginRegistry(find=list), PluginRegistry(find=list)
+    assert empty.tasks() == {}
+    other.register_task(Rotation)
+    assert set(other.tasks()) == {"rotation"}
+    assert other.load_task("rotation") is Rotation
+    assert empty.tasks() == {}
+    with pytest.raises(UserError, match="no task at all"):
+        empty.load_task("rotation")
