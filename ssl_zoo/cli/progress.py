@@ -117,7 +117,7 @@ class TrainingProgress:
         )
         _note(f"run: {run.path}")
         if step:
-            _note(f"going on from step {step:,}")
+            _note(f"resuming from step {step:,}")
         self.bar.start()
         self.task = self.bar.add_task(escape(summary.task), total=1.0, state="")
         self.bar.update(self.task, completed=summary.progress)

@@ -110,7 +110,7 @@ def saved_step(run: Path) -> int:
 
 def resumed_step(output: str) -> int | None:
     """Return the step from which a run reports to resume, None if it reports nothing."""
-    match = re.search(r"going on from step ([\d,]+)", output)
+    match = re.search(r"resuming from step ([\d,]+)", output)
     if match is not None:
         return int(match[1].replace(",", ""))
     return 0 if "run: " in output else None

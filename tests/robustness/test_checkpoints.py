@@ -160,7 +160,7 @@ def test_a_run_goes_on_from_the_one_before_as_if_nothing_had_happened(tmp_path: 
     assert done.returncode == 0, done.stderr
     message = done.stderr.splitlines()
     assert f"; the one before it is used, of step {before}" in message[0]
-    assert f"going on from step {before}" in message
+    assert f"resuming from step {before}" in message
     assert losses(cut.path) == losses(whole.path)
     assert Run(cut.path).results()["scores"] == whole.results()["scores"]
 

@@ -89,7 +89,7 @@ def test_trouble_while_training_costs_no_checkpoint(
     assert saved > 0
     resumed = ssl_zoo("train", "--resume", run, OMP_NUM_THREADS="1")
     assert resumed.returncode == 0, resumed.stderr
-    assert f"going on from step {saved}" in resumed.stderr
+    assert f"resuming from step {saved}" in resumed.stderr
     assert losses(run) == losses(whole)
     tried["troubles with a disk"] += 1
 
