@@ -1,4 +1,4 @@
-"""How cost grows with the data, the batch, the image, the installed tasks and the compared cells.
+"""Growth of cost with the data, the batch, the image, the installed tasks and the compared cells.
 
     python benchmarks/growth.py -o growth.png --json growth.json      # under six minutes on two cores
     python benchmarks/growth.py -o growth.png --quick                 # small sizes only

@@ -1,6 +1,4 @@
-"""How much memory an operation takes, as far as it follows from the tensors that are made; and what a
-process holds, as far as the system tells.
-"""
+"""Measures of memory: of an operation, from the tensors it makes; of a process, from the system."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 PROCESS = Path("/proc/self")
-"""Where Linux tells a process of itself; other systems have no such place."""
+"""Linux's files about this process; other systems have none."""
 
 
 class Largest(TorchDispatchMode):
@@ -30,7 +28,7 @@ class Largest(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Held:
-    """What a process holds.
+    """The resources that a process holds.
 
     Attributes:
         resident: bytes of memory.

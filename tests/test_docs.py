@@ -1,4 +1,4 @@
-"""What README and the documentation show is run as it stands, only smaller."""
+"""The commands and code blocks of the README and the documentation are run, only smaller."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ NOT_HERE = {
     "python benchmarks": "it measures time",
     "--observe": "the extras' own tests do (test_observers)",
 }
-"""What is not run here: a part of the line, and why."""
+"""Commands that are not run here, by a part of the line, and why."""
 
 SMALLER = {
     "train": ["--images", "512", "--batch-size", "64", "--set", "train.log_every=2"],
     "compare": ["--images", "256", "--batch-size", "64", "--seeds", "1"],
     "bench": ["--batch-size", "64", "--seconds", "0", "--no-tune"],
 }
-"""What is added to a command that would take minutes."""
+"""Options added to commands that would take minutes."""
 
 
 @dataclass(frozen=True)

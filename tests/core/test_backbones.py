@@ -69,7 +69,7 @@ REFUSED = {
     ("mixer_s16_224", 28): "16×16 patches do not cover",
     ("vgg11", 28): "Output size is too small",
 }
-"""What cannot work, and a part of the reason."""
+"""Combinations that cannot work, and a part of the reason."""
 
 
 def spec(size: int = 32, channels: int = 3) -> ImageSpec:

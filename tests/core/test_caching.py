@@ -43,7 +43,7 @@ def batch(n: int = 23) -> Tensor:
 
 
 def loss_and_gradients(task: Task) -> tuple[Tensor, dict[str, Tensor]]:
-    """Of one batch of 40 digits, whose size no part divides."""
+    """Return the loss and the gradients of 40 digits, a size that no part divides."""
     digits = load(small_config("simclr").data, torch.device("cpu")).train.batch(torch.arange(40))
     task.train()
     loss = task(task.views(digits, Rng(0))).total

@@ -22,7 +22,7 @@ OPENING = {
 
 
 class Evil:
-    """What makes a folder when it is unpickled."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = str(canary)
@@ -78,7 +78,7 @@ READERS: dict[str, Callable[[io.BytesIO], Any]] = {
     "array": lambda file: np.load(file, allow_pickle=True),
     "arrays": lambda file: np.load(file, allow_pickle=True)["weight"],
 }
-"""What a careless program would read them with; the others with `torch.load`."""
+"""Careless readers of the payloads; the others are read with `torch.load`."""
 
 
 def commands(run: Path) -> dict[str, list[str | Path]]:
@@ -119,6 +119,6 @@ MARKUP = [
     "$\\href{javascript:alert(1)}{x}$",
     "\x1b]0;pwned\x07\x1b[2J",
 ]
-"""What no page may take for markup."""
+"""Texts that no page may treat as markup."""
 AS_FILE = [text.replace("/", "∕") for text in MARKUP]
 """The same as names of files and folders."""

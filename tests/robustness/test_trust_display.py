@@ -35,7 +35,7 @@ from tests.robustness.hostile import (
 
 
 class Page(html.parser.HTMLParser):
-    """What a browser would find in a page."""
+    """The elements that a browser would find in a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ REPLACED = [
     "backbone.safetensors",
     "report.html",
 ]
-"""What is written aside first, and then takes the place of what was there."""
+"""Files that are written under another name first, and then renamed."""
 
 
 def with_steps_left(run: Run) -> list[list[str | Path]]:
@@ -70,7 +70,7 @@ def test_a_link_in_the_way_of_a_runs_file_is_replaced(
 
 
 KEPT = [("checkpoint.pt", "{}")]
-"""What it goes on from must be there."""
+"""Files that must exist for a run to be resumed."""
 
 
 @pytest.mark.parametrize("dangling", [False, True], ids=["to a file", "to nothing"])
