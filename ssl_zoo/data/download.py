@@ -104,7 +104,12 @@ def _restrict_tar_extraction() -> Iterator[None]:
     """Temporarily let tar archives write only into the folder that they are unpacked into.
 
     This is Python's default from 3.14 on. torchvision checks the checksums of most archives, not all.
+
+    Raises:
+        RuntimeError: this Python cannot restrict what is unpacked.
     """
+    if not hasattr(tarfile, "data_filter"):
+        raise RuntimeError("unpacking archives safely needs Python 3.10.12, 3.11.4 or newer")
     previous = getattr(tarfile.TarFile, "extraction_filter", None)
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
