@@ -343,7 +343,7 @@ class DataSet:
 
     @cached_property
     def labelled(self) -> bool:
-        """Whether the bank has labels of at least two classes and the test split has labels."""
+        """True if the bank has labels of at least two classes and the test split has labels."""
         if self.test is None or self.test.labels is None or self.bank.labels is None:
             return False
         return len(self.bank.labels.unique()) > 1

@@ -106,7 +106,7 @@ class CheckResult:
 
     @property
     def bad(self) -> bool:
-        """Whether the task, or its list of expected failures, must be corrected."""
+        """True if the task, or its list of expected failures, must be corrected."""
         return self.status in ("failed", "unexpected")
 
 

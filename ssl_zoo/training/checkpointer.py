@@ -51,7 +51,7 @@ class Checkpointer:
 
     @property
     def due(self) -> bool:
-        """Whether the last checkpoint is older than ``train.checkpoint_seconds``."""
+        """True if the last checkpoint is older than ``train.checkpoint_seconds``."""
         return time.monotonic() - self._saved >= self.trainer.config.train.checkpoint_seconds
 
     def log(self, metrics: dict[str, float]) -> None:

@@ -222,9 +222,9 @@ def test_a_task_that_fails_has_a_row_that_says_why_and_the_others_go_on(
     from ssl_zoo_vision.predictive.rotation import Rotation
 
     registry.register_task(type("Failing", (Rotation,), {"name": "failing", "__module__": __name__}))
-    mended = {row.name: row for row in compare(out=tmp_path / "c", **given).rows}
-    assert mended["failing"].notes == []
-    assert mended["failing"].figures["knn"].estimate == mended["rotation"].figures["knn"].estimate
+    repaired = {row.name: row for row in compare(out=tmp_path / "c", **given).rows}
+    assert repaired["failing"].notes == []
+    assert repaired["failing"].figures["knn"].estimate == repaired["rotation"].figures["knn"].estimate
 
 
 def test_the_command_line_says_that_a_task_failed_and_exits_with_1(call: Call, tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_no_other_name_in_the_files_can_be_a_class(packages: dict[str, Path], ki
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong", "mended"),
+    ("name", "wrong", "repaired"),
     [
         ("ColourGuess", "has 'C' and 'G' in it", "colour-guess"),
         ("colour_guess", "has '_' in it", "colour-guess"),
@@ -238,13 +238,13 @@ def test_no_other_name_in_the_files_can_be_a_class(packages: dict[str, Path], ki
     ],
 )
 def test_a_name_that_cannot_be_one_is_answered_with_the_nearest(
-    tmp_path: Path, name: str, wrong: str, mended: str
+    tmp_path: Path, name: str, wrong: str, repaired: str
 ) -> None:
     assert refusal(name, folder=tmp_path / "new") == (
         f"task name {name!r} {wrong}: use lower-case letters and digits, with single dashes between "
-        f"them, such as {mended!r}"
+        f"them, such as {repaired!r}"
     )
-    assert files(new_task(mended, folder=tmp_path / "new"))
+    assert files(new_task(repaired, folder=tmp_path / "new"))
 
 
 def test_a_name_has_the_prefix_by_itself(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_comparisons_failures_are_text(tmp_path: Path, call: Call, tried: Coun
 
 
 def is_tame(text: str) -> bool:
-    """Whether a terminal shows a text and does nothing else."""
+    """Return whether a terminal shows a text and does nothing else."""
     return all(c.isprintable() or c == "\n" for c in text)
 
 
