@@ -73,8 +73,9 @@ class HookModules:
     def of_objects(cls, observers: Iterable[object]) -> HookModules:
         """Return the hooks of objects in place of modules."""
         modules = cls((), {})
-        for observer in observers:
-            modules.manager.register(observer)
+        for number, observer in enumerate(observers, 1):
+            # Named for messages; two observers may be of one class.
+            modules.manager.register(observer, f"{type(observer).__name__} (observer {number})")
         return modules
 
     def implementations_of(self, hook: str) -> Iterator[pluggy.HookImpl]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import ssl_zoo
+from ssl_zoo import hookimpl
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins import hookspecs as specs
 from ssl_zoo.plugins.registry import registry
@@ -312,3 +313,21 @@ def test_the_manager_knows_every_hook() -> None:
     manager = registry.hook_modules().manager
     assert all(getattr(manager.hook, hook).spec is not None for hook in HOOKS)
     assert logging.getLogger("ssl_zoo.plugins.registry").level <= logging.WARNING
+
+
+class FailingBar:
+    """An observer that fails."""
+
+    @hookimpl
+    def ssl_zoo_epoch_ended(self) -> None:
+        raise ValueError("no terminal")
+
+
+def test_an_object_that_fails_is_reported_by_its_class(caplog: pytest.LogCaptureFixture) -> None:
+    with registry.observing(FailingBar()), registry.observing(FailingBar()):
+        registry.notify("ssl_zoo_epoch_ended", run=None, epoch=1)
+    messages = sorted(record.getMessage() for record in caplog.records)
+    assert [message.split(":")[0] for message in messages] == [
+        "plugin FailingBar (observer 1)",
+        "plugin FailingBar (observer 2)",
+    ]
