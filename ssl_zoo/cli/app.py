@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from ssl_zoo.cli.compare import compare_command
-from ssl_zoo.cli.errors import EscapingFormatter, describe, fail
+from ssl_zoo.cli.errors import EscapingFormatter, describe, fail, print_notices
 from ssl_zoo.cli.options import (
     Backbone,
     BatchSize,
@@ -38,7 +38,8 @@ from ssl_zoo.errors import UserError
 
 app = typer.Typer(
     help="A zoo of self-supervised pretext tasks in which every task is a plugin.",
-    epilog="--debug, --plugin and --no-plugin may stand anywhere; --debug shows tracebacks.",
+    epilog="--debug, --quiet, --plugin and --no-plugin may stand anywhere. --debug shows tracebacks; "
+    "--quiet hides the notices about what is left out, guessed or taken as a default.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -304,7 +305,10 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be encodable
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = app(_plugins_first(arguments) or ["--help"], prog_name="ssl-zoo", standalone_mode=False)
+        with print_notices("--quiet" not in arguments):
+            code = app(
+                _plugins_first(arguments) or ["--help"], prog_name="ssl-zoo", standalone_mode=False
+            )
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted", 130)
     except Exception as error:
@@ -315,7 +319,7 @@ def main() -> None:
 
 
 def _plugins_first(arguments: list[str]) -> list[str]:
-    """Return the arguments without ``--debug``, with those about plugins before the command."""
+    """Return the arguments without ``--debug`` and ``--quiet``, those about plugins first."""
     first: list[str] = []
     others: list[str] = []
     remaining = iter(arguments)
@@ -324,6 +328,6 @@ def _plugins_first(arguments: list[str]) -> list[str]:
             first += [argument, *itertools.islice(remaining, 1)]
         elif argument.startswith(("--plugin=", "--no-plugin=")):
             first.append(argument)
-        elif argument != "--debug":
+        elif argument not in ("--debug", "--quiet"):
             others.append(argument)
     return first + others
