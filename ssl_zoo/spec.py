@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -28,6 +28,8 @@ class Spec:
 
     raw_name: ClassVar[str | None] = None
     """The name of the raw-input baseline; None if raw input is unsuitable as features."""
+    noun: ClassVar[str] = "samples"
+    """The plural noun for the samples."""
 
     modality: str
 
@@ -41,6 +43,10 @@ class Spec:
         By default nothing is changed.
         """
         return self.prepare(batch)
+
+    def without_classes(self) -> Spec:
+        """Return the description of the same samples without labels."""
+        return self
 
     def raw(self, batch: Tensor) -> Tensor:
         """Return a raw batch [B, ...] as features [B, D], for the raw-input baseline."""
@@ -67,6 +73,7 @@ class ImageSpec(Spec):
     """
 
     raw_name: ClassVar[str | None] = "pixels"
+    noun: ClassVar[str] = "images"
 
     modality: str = "image"
     channels: int = 3
@@ -105,6 +112,10 @@ class ImageSpec(Spec):
         theta[:, 0, 2], theta[:, 1, 2] = ((1 - side) * (2 * d - 1) for d in draw[1:3])
         grid = F.affine_grid(theta, [len(x), self.channels, self.size, self.size], align_corners=False)
         return self.normalise(F.grid_sample(x, grid, padding_mode="border", align_corners=False))
+
+    def without_classes(self) -> ImageSpec:
+        """Return the description of the same images without labels."""
+        return replace(self, classes=None)
 
     def raw(self, batch: Tensor) -> Tensor:
         """Return the pixels of uint8 [B, C, h, w], shrunk to at most `RAW_SIZE`, as features [B, D]."""

@@ -305,7 +305,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be encodable
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with print_notices("--quiet" not in arguments):
+        with print_notices(wanted={"--quiet", "--json"}.isdisjoint(arguments)):
             code = app(
                 _plugins_first(arguments) or ["--help"], prog_name="ssl-zoo", standalone_mode=False
             )

@@ -65,8 +65,19 @@ class DataConfig(_Section):
         le=4096,
         description="side of the network's input in pixels; none: the source's default",
     )
+    labels: Literal["auto", "none"] = Field(
+        "auto", description="none: leave labels out, as where sub-folders are not classes"
+    )
     holdout: float = Field(
-        0.1, gt=0, lt=1, description="share held out for evaluation if the source has no test split"
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of each class held out for evaluation if the source has no test split",
+    )
+    groups: str | None = Field(
+        None,
+        description="images to hold out together: folder, or a regular expression that finds the group "
+        "in a file's name, such as '(patient\\d+)'",
     )
     workers: int = Field(2, ge=1, le=256, description="decoding threads")
     resident: Literal["auto", "always", "never"] = Field(

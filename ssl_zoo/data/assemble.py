@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,19 @@ from torch import Tensor
 from ssl_zoo import distributed
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.catalogue import as_arrays, labels_of
+from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.decode import open_image
 from ssl_zoo.data.decoded_cache import origin_of
-from ssl_zoo.data.folder import LabelledFiles, user_path
+from ssl_zoo.data.folder import user_path
+from ssl_zoo.data.holdout import hold_out
 from ssl_zoo.data.image_files import ImageFiles, Origin, UnreadableFiles
 from ssl_zoo.data.lazy import LazySplit
-from ssl_zoo.data.splits import ArraySplit, DataSet, Split, random_split
+from ssl_zoo.data.splits import ArraySplit, Split
+from ssl_zoo.data.summary import NO_FACTS, SourceFacts
+from ssl_zoo.data.survey import Survey, survey
 from ssl_zoo.errors import UserError
 from ssl_zoo.spec import ImageSpec
+from ssl_zoo.text import printable
 
 DEFAULT_SIZE = 224
 """The side of the network's input for a folder of images, in pixels, unless another is asked for."""
@@ -76,24 +82,27 @@ class SplitBuilder:
             _check_arrays(images, labels, f"{self.config.source} {split}")
             return ArraySplit(images.to(self.device), labels)
         side = stored_side(self.config, self.size)
+        count = len(dataset)
         if hasattr(dataset, "loader"):  # torchvision's, replaced by ours, which scales JPEG files
             dataset.loader = lambda file: open_image(Path(file), side)
         images_by_index = ImageFiles(
             open=lambda i: dataset[i][0],
             name=lambda i: f"{self.config.source} {split}[{i}]",
-            count=len(dataset),
+            count=count,
             side=side,
             channels=self.channels,
             workers=self.config.workers,
             unreadable=self.unreadable,
             origin=origin_of(dataset),
         )
+        if split == "train":
+            self.report(survey(images_by_index.open, count, side))
         return LazySplit(images_by_index, labels_of(dataset))
 
-    def from_files(self, files: LabelledFiles, root: Path) -> Split:
-        """Build a split from the image files below `root`."""
-        paths, side = files.paths, stored_side(self.config, self.size)
-        images = ImageFiles(
+    def from_files(self, paths: Sequence[Path], root: Path) -> ImageFiles:
+        """Return the image files below `root`, as a `LazySplit` takes them."""
+        side = stored_side(self.config, self.size)
+        return ImageFiles(
             open=lambda i: open_image(paths[i], side),
             name=lambda i: str(paths[i]),
             count=len(paths),
@@ -103,7 +112,12 @@ class SplitBuilder:
             unreadable=self.unreadable,
             origin=Origin(root, paths),
         )
-        return LazySplit(images, files.labels)
+
+    def report(self, looked_at: Survey) -> None:
+        """Give notices of what decoding changes in images."""
+        size = self.config.image_size or self.size
+        name = printable(Path(self.config.source).name)
+        looked_at.report(name, size, stored_side(self.config, size), self.config.image_size is None)
 
 
 def _check_arrays(images: Tensor, labels: Tensor | None, name: str) -> None:
@@ -149,10 +163,11 @@ def image_side(split: Split) -> int:
     return _sample_shape(split)[-1] if split.resident else DEFAULT_SIZE
 
 
-def hold_out_test(split: Split, config: DataConfig) -> tuple[Split, Split | None]:
+def hold_out_test(split: Split, config: DataConfig) -> tuple[Split, Split | None, SourceFacts]:
     """Divide a split into one for training and one for evaluation; a single sample is trained on."""
-    train, test = random_split(len(split), config.holdout)
-    return split.subset(train), split.subset(test) if len(test) else None
+    parts = hold_out(config, len(split), split.labels)
+    test = split.subset(parts.test) if len(parts.test) else None
+    return split.subset(parts.train), test, SourceFacts(held_out=parts.description)
 
 
 def assemble(
@@ -166,6 +181,7 @@ def assemble(
     bank: Split | None = None,
     classes: tuple[str, ...] | None = None,
     mirror: bool = True,
+    facts: SourceFacts = NO_FACTS,
 ) -> DataSet:
     """Make an image data set of its splits.
 
@@ -179,6 +195,7 @@ def assemble(
         bank: the labelled samples, if they differ from those trained on.
         classes: the names of the classes, where they are known.
         mirror: whether a mirrored image has the same meaning.
+        facts: the facts about the source that the splits do not show.
 
     Raises:
         UserError: no image to train on can be read, there can be no cache, or the splits do not fit
@@ -197,6 +214,7 @@ def assemble(
         test=placed["test"] if "test" in placed and placed["test"].readable() else None,
         bank=placed.get("bank", placed["train"]),
         classes=classes,
+        facts=facts,
     )
 
 

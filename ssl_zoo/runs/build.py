@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -10,12 +11,26 @@ from ssl_zoo.backbones.gradient_cache import cache_gradients
 from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
+from ssl_zoo.data.summary import DataSummary
 from ssl_zoo.errors import Unsuitable, UserError
+from ssl_zoo.notices import Notice
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder, Task
+
+log = logging.getLogger("ssl_zoo.data")
+
+MIN_CLASS_SIZE = 2
+"""Classes of fewer labelled samples on average are probably no classes."""
+
+_DATA = Notice(
+    "data",
+    "The samples found: how many are trained on, held out and evaluated on, their classes, exact "
+    "copies, and the files and folders that are not used.",
+    "--data, data.holdout, data.groups, data.labels",
+)
 
 
 def build_data(config: RunConfig, device: torch.device, data: DataSet | None = None) -> DataSet:
@@ -38,8 +53,9 @@ def build_data(config: RunConfig, device: torch.device, data: DataSet | None = N
             f"but {config.data.source!r} has {data.spec.modality} data"
         )
     if cls.needs_labels:
-        if data.bank.labels is None:
-            raise UserError(f"data.source: task {name!r} learns from labels, {data.name} has none")
+        if data.bank.labels is None or len(data.bank.labels.unique()) < 2:
+            problem = data.no_accuracy
+            raise UserError(f"data.source: task {name!r} learns from labels, and {data.name} {problem}")
         data = replace(data, train=data.bank)
     return data
 
@@ -50,7 +66,16 @@ def load_data(config: DataConfig, device: torch.device) -> DataSet:
     Raises:
         UserError: there is no such source.
     """
-    return load(config, device, registry.collect("ssl_zoo_register_sources"))
+    data = load(config, device, registry.collect("ssl_zoo_register_sources"))
+    summary = DataSummary.of(data)
+    _DATA(str(summary))
+    number = sum(n > 0 for n in summary.classes.values())
+    if number > max(1, len(data.bank) / MIN_CLASS_SIZE):
+        log.warning(
+            "%s: %d classes for %d labelled %s: if these are not classes, leave the labels out with "
+            "--set data.labels=none", data.name, number, len(data.bank), summary.noun,
+        )  # fmt: skip
+    return data
 
 
 def build_encoder(config: BackboneConfig, spec: Spec, seed: int) -> Encoder:
