@@ -9,10 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_zoo.notices import Notice
+
 RAW_SIZE = 32
 """The largest side, in pixels, of images whose raw pixels serve as baseline features.
 
 Larger images are shrunk to it: their pixels would need more memory and are no better as features."""
+
+
+_RAW = Notice(
+    "raw-size",
+    f"For the baseline `pixels`, images are shrunk to at most {RAW_SIZE}×{RAW_SIZE} pixels.",
+    "it cannot be changed",
+)
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,7 @@ class ImageSpec(Spec):
         x = batch.float()
         side = min(self.size, RAW_SIZE)
         if max(x.shape[-2:]) > side:
+            _RAW(f"pixels: shrunk from {x.shape[-1]}×{x.shape[-2]} to {side}×{side}")
             x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
         return x.flatten(1)
 

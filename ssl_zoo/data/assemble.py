@@ -25,6 +25,7 @@ from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.survey import Survey, survey
 from ssl_zoo.errors import UserError
+from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.text import printable
 
@@ -39,6 +40,25 @@ MAX_MEASURED_IMAGES = 10_000
 MAX_MEASURED_FILES = 256
 """The number of image files from which mean and deviation are measured."""
 DAMAGED_FILES_HINT = "its files are damaged; remove them, and they are downloaded again"
+
+
+_ON_DISK = Notice(
+    "on-disk",
+    f"Images that would take more than {MEMORY_SHARE:.0%} of the free memory, or more than "
+    f"{MAX_RESIDENT_IMAGES:,} of them, are not decoded in advance.",
+    "data.resident, data.cache",
+)
+_MEASURED = Notice(
+    "measured",
+    f"The mean and deviation that normalise images are measured on up to {MAX_MEASURED_FILES} files, or "
+    f"{MAX_MEASURED_IMAGES:,} images in memory.",
+    "it cannot be changed",
+)
+_MIRROR = Notice(
+    "mirror",
+    "In a folder, or a data set of timm or Hugging Face, a mirrored image is assumed to mean the same.",
+    "task.flip=0",
+)
 
 
 def stored_side(config: DataConfig, size: int) -> int:
@@ -180,7 +200,7 @@ def assemble(
     test: Split | None = None,
     bank: Split | None = None,
     classes: tuple[str, ...] | None = None,
-    mirror: bool = True,
+    mirror: bool | None = None,
     facts: SourceFacts = NO_FACTS,
 ) -> DataSet:
     """Make an image data set of its splits.
@@ -194,13 +214,16 @@ def assemble(
         test: the samples evaluated on, if any.
         bank: the labelled samples, if they differ from those trained on.
         classes: the names of the classes, where they are known.
-        mirror: whether a mirrored image has the same meaning.
+        mirror: whether a mirrored image has the same meaning; None if unknown, which counts as yes.
         facts: the facts about the source that the splits do not show.
 
     Raises:
         UserError: no image to train on can be read, there can be no cache, or the splits do not fit
             together.
     """
+    if mirror is None:
+        _MIRROR(f"{name}: a mirrored image is assumed to mean the same; task.flip=0 if it does not")
+        mirror = True
     splits = {"train": train, "test": test, "bank": None if bank is train else bank}
     present = {key: split for key, split in splits.items() if split is not None}
     _check_splits(list(present.values()), classes, name)
@@ -237,6 +260,11 @@ def _place(
     fits = quick and needed <= MEMORY_SHARE * free
     (too_large,) = distributed.all_reduce_max(not fits)  # all processes decide alike
     if config.resident == "never" or (too_large and (cached or config.resident == "auto")):
+        if config.resident == "auto" and files:
+            _ON_DISK(
+                f"{name}: images are decoded at each use, as they would take {needed / 1e6:,.0f} MB of "
+                f"{free / 1e6:,.0f} MB free memory; data.cache keeps them decoded on disk"
+            )
         return splits
     if needed > free and not cached:
         raise UserError(
@@ -274,6 +302,10 @@ def _measure(train: Split, size: int, mirror: bool, classes: int | None) -> Imag
     not depend on the number of threads, as it is computed from a histogram.
     """
     limit = MAX_MEASURED_IMAGES if train.resident else MAX_MEASURED_FILES
+    if len(train) > limit:
+        _MEASURED(
+            f"mean and deviation of the channels are measured on {limit:,} of {len(train):,} images"
+        )
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     channels = train.batch(order[:limit]).unbind(1)
     counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in channels]).cpu()

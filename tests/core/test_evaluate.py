@@ -193,9 +193,7 @@ def test_where_there_are_no_labels_a_protocol_that_needs_them_says_so(
     task = build_task(small_config("simclr"), data.spec)
     assert supported_protocols([protocol, "health"], without) == ["health"]
     assert supported_protocols([protocol, "health"], data) == [protocol, "health"]
-    with pytest.raises(
-        UserError, match=r"x has no .*; this protocol needs two labelled"
-    ):
+    with pytest.raises(UserError, match=r"x has no .*; this protocol needs two labelled"):
         score(Subject.of_task(task, without, DEVICE), [protocol])
     assert score(Subject.of_task(task, without, DEVICE), ["health"])["rankme"] >= 1
 

@@ -89,9 +89,7 @@ def test_images_of_one_patient_lie_on_one_side(rule: str, tmp_path: Path) -> Non
 
 def test_a_pattern_that_does_not_fit_the_names_is_one_line(tmp_path: Path) -> None:
     names = ["p1/a.png", "p2/b.png", "scan.png"]
-    with pytest.raises(
-        UserError, match=r"data\.groups: p\\d is not found in the names of 1 of 3"
-    ):
+    with pytest.raises(UserError, match=r"data\.groups: p\\d is not found in the names of 1 of 3"):
         group_by_name(names, r"p\d")
     with pytest.raises(UserError, match=r"data\.groups: is not a regular expression"):
         group_by_name(names, "(p")
