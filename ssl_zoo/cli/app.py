@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from ssl_zoo.cli.compare import compare_command
 from ssl_zoo.cli.errors import EscapingFormatter, describe, fail, print_notices
+from ssl_zoo.cli.interrupts import end_on_stop_signal
 from ssl_zoo.cli.options import (
     Backbone,
     BatchSize,
@@ -33,6 +33,7 @@ from ssl_zoo.cli.options import (
     settings_of,
     split_names,
 )
+from ssl_zoo.cli.streams import unbroken_streams
 from ssl_zoo.cli.train import train_command
 from ssl_zoo.errors import UserError
 
@@ -40,7 +41,7 @@ app = typer.Typer(
     help="A zoo of self-supervised pretext tasks in which every task is a plugin.",
     epilog="--debug, --quiet, --plugin and --no-plugin may stand anywhere. --debug shows tracebacks; "
     "--quiet hides the notices about what is left out, guessed or taken as a default.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -298,21 +299,23 @@ def views_command(
 
 def main() -> None:
     """Run the command line; wrong input is one line on standard error, with exit code 2."""
+    with unbroken_streams(), end_on_stop_signal():
+        _run(sys.argv[1:])
+
+
+def _run(arguments: list[str]) -> NoReturn:
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(EscapingFormatter())
-    arguments = sys.argv[1:]
-    debug = "--debug" in arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be encodable
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with print_notices("--quiet" not in arguments):
             code = app(
                 _plugins_first(arguments) or ["--help"], prog_name="ssl-zoo", standalone_mode=False
             )
+        sys.stdout.flush()  # reports an error of writing as that of the command
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted", 130)
     except Exception as error:
-        if debug:
+        if "--debug" in arguments:
             raise
         fail(*describe(error))
     sys.exit(code)

@@ -76,11 +76,11 @@ def run(sweep: Sweep, launcher: Launcher = run_here) -> Table:
         UserError: another process works in the folder, or the data is not available.
         Interrupted: a signal asked to stop.
     """
-    with interruptible(sweep):
-        if launcher is run_here:  # other machines may have data and devices that this one lacks
-            preflight(sweep)
-        with sweep.lock():
-            sweep.write()
+    if launcher is run_here:  # other machines may have data and devices that this one lacks
+        preflight(sweep)
+    with sweep.lock():
+        sweep.write()
+        with interruptible(sweep):
             sweep.notify("ssl_zoo_comparison_started", sweep=sweep)
             if sweep.todo():
                 launcher(sweep)
