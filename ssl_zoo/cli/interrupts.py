@@ -32,7 +32,7 @@ def end_on_stop_signal() -> Iterator[None]:
 def _end(number: int) -> None:
     if not _importing():
         raise _Stop(number)
-    # Modules handle exceptions while they are imported; at the end of an import nothing is to be cleaned up.
+    # A module that is being imported may handle the exception, and there is nothing to clean up yet.
     if os.environ.get("RANK", "0") == "0":
         os.write(2, f"error: {_message()}\n".encode())
     os._exit(128 + number)

@@ -1,6 +1,6 @@
 """Standard streams whose reader has gone, or that are closed: the output is dropped, the work goes on.
 
-``ssl-zoo tasks | head -1`` ends with exit code 0, and a training run whose output goes to a closed pipe is
+``ssl-zoo tasks | head -1`` ends with exit code 0, and a run whose output goes to a closed pipe is
 trained to its end. SIGPIPE stays ignored, as Python's documentation recommends, since it would end the
 process without saving.
 """
@@ -13,6 +13,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 _STDOUT = 1
@@ -78,7 +79,7 @@ def _reopen_closed() -> None:
 def _unbroken(stream: Any, number: int) -> Any:
     """Return a stream with the settings of `stream`, writing to an `_UnbrokenFile`."""
     if stream is None:  # Python found it closed
-        return open(os.devnull, "w")  # noqa: SIM115
+        return Path(os.devnull).open("w")
     buffer = getattr(stream, "buffer", None)
     raw = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is no buffer between
     if isinstance(raw, io.FileIO) and raw.fileno() == number:  # a console of Windows is no FileIO

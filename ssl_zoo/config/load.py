@@ -341,18 +341,26 @@ def _validate(
 ) -> Model:
     for name, value in values.items():
         info = model.model_fields.get(name)
-        if isinstance(value, bool) and info is not None and not _takes_bool(info.annotation):
-            origin = origins.get((section, name), "")  # pydantic would read the value as 0 or 1
-            raise SettingError(f"{section}.{name}", f"must not be {str(value).lower()}", origin)
-        if is_none(value) and info is not None and info.annotation == (str | None):
-            reason = f"is the text {value!r}; write null for no value"
-            raise SettingError(f"{section}.{name}", reason, origins.get((section, name), ""))
+        if info is not None and (reason := _misread(value, info.annotation)):
+            origin = origins.get((section, name), "")
+            raise SettingError(f"{section}.{name}", reason, origin)
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise setting_error(error, model, values, section, origins) from error
     except Exception as error:  # from a plugin's validator
         raise SettingError(section, f"cannot be validated: {locate_error(error)}") from error
+
+
+def _misread(value: Any, annotation: Any) -> str:
+    """Return why a value is not what pydantic would take it for, "" if it is."""
+    if isinstance(value, bool) and not _takes_bool(annotation):  # pydantic: 0 or 1
+        takes_text = str in (annotation, *get_args(annotation))
+        hint = "; put a text such as yes or off in double quotes" if takes_text else ""
+        return f"must not be {str(value).lower()}{hint}"
+    if is_none(value) and annotation == (str | None):  # pydantic: text
+        return f"is the text {value!r}; write null for no value"
+    return ""
 
 
 def _takes_bool(annotation: Any) -> bool:
