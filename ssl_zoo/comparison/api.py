@@ -19,6 +19,7 @@ from ssl_zoo.comparison.sweep import (
 )
 from ssl_zoo.comparison.table import Table
 from ssl_zoo.runs.records import file_exists
+from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.files import write_atomic
 
 
@@ -67,6 +68,7 @@ def compare(
     return run(open_sweep(file, out, **settings), launcher)
 
 
+@torch_defaults()
 def run(sweep: Sweep, launcher: Launcher = run_here) -> Table:
     """Work through the remaining cells of a comparison, and write its table.
 
@@ -89,6 +91,7 @@ def run(sweep: Sweep, launcher: Launcher = run_here) -> Table:
             return table
 
 
+@torch_defaults()
 def tabulate(
     runs: Sequence[str | Path],
     protocol: Sequence[str] = (),
