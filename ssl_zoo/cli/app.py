@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import itertools
 import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from ssl_zoo.cli.arguments import Command, Group, prepare
 from ssl_zoo.cli.compare import compare_command
 from ssl_zoo.cli.errors import EscapingFormatter, describe, fail, print_notices
+from ssl_zoo.cli.interrupts import end_on_stop_signal
 from ssl_zoo.cli.options import (
     Backbone,
     BatchSize,
@@ -30,17 +30,20 @@ from ssl_zoo.cli.options import (
     Tune,
     flag_names,
     load_run_config,
+    names_option,
     settings_of,
     split_names,
 )
+from ssl_zoo.cli.streams import unbroken_streams
 from ssl_zoo.cli.train import train_command
 from ssl_zoo.errors import UserError
 
 app = typer.Typer(
+    cls=Group,
     help="A zoo of self-supervised pretext tasks in which every task is a plugin.",
     epilog="--debug, --quiet, --plugin and --no-plugin may stand anywhere. --debug shows tracebacks; "
     "--quiet hides the notices about what is left out, guessed or taken as a default.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -122,7 +125,7 @@ def bench_command(
 @app.command("eval")
 def eval_command(
     subject: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or timm:NAME.")],
-    protocol: Annotated[str, typer.Option(help="Comma-separated protocols.")] = "knn,linear",
+    protocol: Annotated[list[str] | None, names_option(help="Protocols (default knn,linear).")] = None,
     data: Annotated[
         str | None, typer.Option(help="Labelled data to transfer to, in place of the run's own.")
     ] = None,
@@ -143,9 +146,8 @@ def eval_command(
     from ssl_zoo.config.load import parse_sets
     from ssl_zoo.evaluation import evaluate
 
-    rows = evaluate(
-        subject, split_names(protocol), data=data, settings={**settings, **parse_sets(sets or ())}
-    )
+    names = split_names(protocol) or ["knn", "linear"]
+    rows = evaluate(subject, names, data=data, settings={**settings, **parse_sets(sets or ())})
     if json:
         console.print_json({"run": subject, "data": data, "scores": rows})
     else:
@@ -296,38 +298,27 @@ def views_command(
     print(f"wrote {out}", file=sys.stderr)
 
 
+for _command in app.registered_commands:
+    _command.cls = Command
+
+
 def main() -> None:
     """Run the command line; wrong input is one line on standard error, with exit code 2."""
+    with unbroken_streams(), end_on_stop_signal():
+        _run(sys.argv[1:])
+
+
+def _run(arguments: list[str]) -> NoReturn:
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(EscapingFormatter())
-    arguments = sys.argv[1:]
-    debug = "--debug" in arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be encodable
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with print_notices(wanted={"--quiet", "--json"}.isdisjoint(arguments)):
-            code = app(
-                _plugins_first(arguments) or ["--help"], prog_name="ssl-zoo", standalone_mode=False
-            )
+            code = app(prepare(arguments) or ["--help"], prog_name="ssl-zoo", standalone_mode=False)
+        sys.stdout.flush()  # reports an error of writing as that of the command
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted", 130)
     except Exception as error:
-        if debug:
+        if "--debug" in arguments:
             raise
         fail(*describe(error))
     sys.exit(code)
-
-
-def _plugins_first(arguments: list[str]) -> list[str]:
-    """Return the arguments without ``--debug`` and ``--quiet``, those about plugins first."""
-    first: list[str] = []
-    others: list[str] = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        if argument in ("--plugin", "--no-plugin"):
-            first += [argument, *itertools.islice(remaining, 1)]
-        elif argument.startswith(("--plugin=", "--no-plugin=")):
-            first.append(argument)
-        elif argument not in ("--debug", "--quiet"):
-            others.append(argument)
-    return first + others

@@ -24,6 +24,7 @@ from ssl_zoo.cli.options import (
     Precision,
     Pretrained,
     Sets,
+    names_option,
     settings_of,
     split_names,
 )
@@ -34,13 +35,13 @@ def compare_command(
     runs: Annotated[
         list[Path] | None, typer.Argument(metavar="[RUN]...", help="Finished runs, to tabulate them.")
     ] = None,
-    tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks, or all.")] = None,
+    tasks: Annotated[list[str] | None, names_option(help="Tasks, or all.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Runs of each task (default 3).")] = None,
     baselines: Annotated[
-        str | None, typer.Option(help="Comma-separated: pixels, random-init, supervised; or all.")
+        list[str] | None, names_option(help="pixels, random-init, supervised; or all.")
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="Comma-separated protocols (default knn,linear,health).")
+        list[str] | None, names_option(help="Protocols (default knn,linear,health).")
     ] = None,
     data: Data = None,
     image_size: ImageSize = None,
@@ -55,7 +56,7 @@ def compare_command(
     observe: Observe = None,
     config: ConfigFile = None,
     sets: Sets = None,
-    columns: Annotated[str | None, typer.Option(help="Comma-separated columns of the table.")] = None,
+    columns: Annotated[list[str] | None, names_option(help="Columns of the table.")] = None,
     sort: Annotated[str | None, typer.Option(help="Column to sort by (default the first).")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder (default: one under runs/, named by the settings).")
@@ -95,7 +96,7 @@ def compare_command(
         observe=observe,
     )
     lists = {"tasks": tasks, "baselines": baselines, "protocols": protocol, "columns": columns}
-    names = {name: split_names(text) for name, text in lists.items() if text is not None}
+    names = {name: split_names(texts) for name, texts in lists.items() if texts}
 
     from ssl_zoo import comparison
     from ssl_zoo.cli import console

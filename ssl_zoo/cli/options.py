@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from ssl_zoo.errors import UserError
 
 if TYPE_CHECKING:
     from ssl_zoo.config.schema import RunConfig
@@ -33,10 +35,30 @@ FLAGS = {
 }
 """The dotted path of the setting of each flag."""
 
+
+NAMES_METAVAR = "NAME,NAME"
+
+
+def names_option(*names: str, help: str) -> Any:
+    """Return an option that takes names separated by commas, and may be repeated."""
+    return typer.Option(*names, metavar=NAMES_METAVAR, help=help)
+
+
 MAX_DEVICES = max(8, os.cpu_count() or 1)
 """The maximum number of processes on one machine; more than it has processors would stall it."""
 
-TaskName = Annotated[str | None, typer.Option("--task", help="Name of a task (ssl-zoo tasks).")]
+
+def _complete_task(incomplete: str) -> list[str]:
+    """Return the names of tasks with this beginning, for the completion of a shell."""
+    from ssl_zoo.plugins.registry import registry
+
+    return [name for name in registry.tasks() if name.startswith(incomplete)]
+
+
+TaskName = Annotated[
+    str | None,
+    typer.Option("--task", help="Name of a task (ssl-zoo tasks).", autocompletion=_complete_task),
+]
 Data = Annotated[
     str | None,
     typer.Option(help="digits, fashion-mnist, cifar10, …, a folder, timm:NAME or hf:NAME."),
@@ -48,9 +70,7 @@ Epochs = Annotated[float | None, typer.Option(help="Budget in epochs (default 10
 Images = Annotated[int | None, typer.Option(help="Budget in images drawn.")]
 Minutes = Annotated[float | None, typer.Option(help="Budget in minutes.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images in a batch, over all processes.")]
-Observe = Annotated[
-    str | None, typer.Option(help="Comma-separated observers on request: tensorboard, wandb, …")
-]
+Observe = Annotated[list[str] | None, names_option(help="Observers on request: tensorboard, wandb, …")]
 Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.")]
 DeviceName = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, mps, …")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")]
@@ -84,9 +104,17 @@ def settings_of(**flags: Any) -> dict[str, Any]:
     return settings
 
 
-def split_names(text: str) -> list[str]:
-    """Return the names in a comma-separated list."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+def split_names(texts: Iterable[str] | None) -> list[str]:
+    """Return the names in comma-separated lists.
+
+    Raises:
+        UserError: names are separated by spaces.
+    """
+    names = [name.strip() for text in texts or () for name in text.split(",") if name.strip()]
+    for name in names:
+        if len(name.split()) > 1:
+            raise UserError(f"{name!r}: names are separated by commas: {','.join(name.split())}")
+    return names
 
 
 def load_run_config(file: Path | None, settings: Mapping[str, Any], sets: list[str] | None) -> RunConfig:

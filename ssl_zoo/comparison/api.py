@@ -19,6 +19,7 @@ from ssl_zoo.comparison.sweep import (
 )
 from ssl_zoo.comparison.table import Table
 from ssl_zoo.runs.records import file_exists
+from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.files import write_atomic
 
 
@@ -67,6 +68,7 @@ def compare(
     return run(open_sweep(file, out, **settings), launcher)
 
 
+@torch_defaults()
 def run(sweep: Sweep, launcher: Launcher = run_here) -> Table:
     """Work through the remaining cells of a comparison, and write its table.
 
@@ -76,11 +78,11 @@ def run(sweep: Sweep, launcher: Launcher = run_here) -> Table:
         UserError: another process works in the folder, or the data is not available.
         Interrupted: a signal asked to stop.
     """
-    with interruptible(sweep):
-        if launcher is run_here:  # other machines may have data and devices that this one lacks
-            preflight(sweep)
-        with sweep.lock():
-            sweep.write()
+    if launcher is run_here:  # other machines may have data and devices that this one lacks
+        preflight(sweep)
+    with sweep.lock():
+        sweep.write()
+        with interruptible(sweep):
             sweep.notify("ssl_zoo_comparison_started", sweep=sweep)
             if sweep.todo():
                 launcher(sweep)
@@ -89,6 +91,7 @@ def run(sweep: Sweep, launcher: Launcher = run_here) -> Table:
             return table
 
 
+@torch_defaults()
 def tabulate(
     runs: Sequence[str | Path],
     protocol: Sequence[str] = (),

@@ -18,6 +18,7 @@ from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.build import build_encoder
 from ssl_zoo.runtime import signals
+from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import file_lock, write_atomic
 from ssl_zoo.training import RunSummary
@@ -196,6 +197,7 @@ Launcher = Callable[[Sweep], None]
 """Works through the cells of a comparison, in this process or elsewhere."""
 
 
+@torch_defaults()
 def run_cell(sweep: Sweep, name: str) -> None:
     """Do one cell and nothing else, for ``--only``.
 

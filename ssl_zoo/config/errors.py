@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ssl_zoo.config.hints import value_hint
 from ssl_zoo.config.schema import SECTION_MODELS
 from ssl_zoo.errors import UserError
 from ssl_zoo.text import did_you_mean, one_line, shorten_repr
@@ -47,9 +48,12 @@ def setting_error(
         origins: where values come from, by section and field.
     """
     path, reason = first_error(error, values, field_names(section, model))
+    first = error.errors(include_url=False)[0]
     # An error about several fields has no path, but its message names them.
     name = path.partition(".")[0] or next(filter(re.findall(r"\w+", reason).__contains__, values), "")
-    return SettingError(f"{section}.{path}".rstrip("."), reason, origins.get((section, name), ""))
+    path, origin = f"{section}.{path}".rstrip("."), origins.get((section, name), "")
+    reason += value_hint(first["type"], first["input"], path, origin)
+    return SettingError(path, reason, origin)
 
 
 def first_error(error: ValidationError, values: Any, known: Sequence[str] = ()) -> tuple[str, str]:

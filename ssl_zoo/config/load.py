@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ssl_zoo.config.errors import SettingError, field_names, setting_error
+from ssl_zoo.config.hints import comment_in, form_hint, is_none
 from ssl_zoo.config.schema import (
     BUDGETS,
     SECTION_MODELS,
@@ -199,7 +200,11 @@ def _sets(sets: Sequence[str]) -> _Layer:
         origin = f"--set {text}" if len(text) <= 80 else f"--set {text[:77]}..."
         path, equals, value = text.partition("=")
         if not equals:
-            raise SettingError("", "must have the form section.name=value", origin)
+            reason = f"must have the form section.name=value{form_hint(text)}"
+            raise SettingError("", reason, origin)
+        if comment_in(value):
+            reason = "what follows a # is a comment in YAML; put the value in double quotes"
+            raise SettingError(path.strip(), reason, origin)
         _put(layer, path.strip(), parse_yaml(value, origin), origin)
     return layer
 
@@ -336,15 +341,26 @@ def _validate(
 ) -> Model:
     for name, value in values.items():
         info = model.model_fields.get(name)
-        if isinstance(value, bool) and info is not None and not _takes_bool(info.annotation):
-            origin = origins.get((section, name), "")  # pydantic would read the value as 0 or 1
-            raise SettingError(f"{section}.{name}", f"must not be {str(value).lower()}", origin)
+        if info is not None and (reason := _misread(value, info.annotation)):
+            origin = origins.get((section, name), "")
+            raise SettingError(f"{section}.{name}", reason, origin)
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise setting_error(error, model, values, section, origins) from error
     except Exception as error:  # from a plugin's validator
         raise SettingError(section, f"cannot be validated: {locate_error(error)}") from error
+
+
+def _misread(value: Any, annotation: Any) -> str:
+    """Return why a value is not what pydantic would take it for, "" if it is."""
+    if isinstance(value, bool) and not _takes_bool(annotation):  # pydantic: 0 or 1
+        takes_text = str in (annotation, *get_args(annotation))
+        hint = "; put a text such as yes or off in double quotes" if takes_text else ""
+        return f"must not be {str(value).lower()}{hint}"
+    if is_none(value) and annotation == (str | None):  # pydantic: text
+        return f"is the text {value!r}; write null for no value"
+    return ""
 
 
 def _takes_bool(annotation: Any) -> bool:

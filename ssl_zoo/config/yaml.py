@@ -15,15 +15,23 @@ from ssl_zoo.text import shorten_repr
 _MAX_CHARACTERS = 2**18
 """The maximum length of a file; a longer one is no configuration and could take very long to read."""
 
-_EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
-"""Numbers such as 1e-3: numbers in YAML 1.2, but text to PyYAML (YAML 1.1)."""
+_INT = re.compile(r"([-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F]+)\Z")
+_FLOAT = re.compile(
+    r"([-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"
+)
+"""Numbers as in YAML 1.2. PyYAML follows YAML 1.1, where 010 is 8, 1:30 is 90 and 1e-3 is text."""
 
 
 class PlainLoader(yaml.SafeLoader):
-    """A loader of plain values: no objects, references or duplicate keys; 1e-3 is a number."""
+    """A loader of plain values: no objects, references or duplicate keys; numbers as in YAML 1.2."""
 
     yaml_implicit_resolvers = {  # folders named 2024-01-01 or = stay text
-        start: [(tag, text) for tag, text in resolvers if not tag.endswith((":timestamp", ":value"))]
+        start: [
+            (tag, text)
+            for tag, text in resolvers
+            if not tag.endswith((":timestamp", ":value", ":int", ":float"))
+        ]
         for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -62,7 +70,8 @@ class PlainDumper(yaml.SafeDumper):
 PlainDumper.add_representer(str, PlainDumper.represent_str)
 
 for _class in (PlainLoader, PlainDumper):
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+    _class.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def parse_yaml(text: str, origin: str) -> Any:

@@ -15,6 +15,7 @@ from ssl_zoo.evaluation.protocol import Scores, protocols
 from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.runs.build import build_data, build_encoder, build_task, load_data, restore_task
 from ssl_zoo.runs.run import Run
+from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
@@ -71,6 +72,7 @@ def baselines(
     return {s.name: score(s, names) for s in subjects if s is not None}
 
 
+@torch_defaults()
 def evaluate(
     subject: str | Path,
     protocol: Iterable[str] = ("knn", "linear"),

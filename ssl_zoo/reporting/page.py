@@ -12,10 +12,12 @@ from ssl_zoo.comparison.render import environment, template_values
 from ssl_zoo.reporting import cost, curves, projection, provenance, samples
 from ssl_zoo.reporting.inputs import FeatureExtractor, Missing, ReportInputs, attempt, read_folder
 from ssl_zoo.reporting.pictures import Style, row_styles
+from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.files import check_output_file, write_atomic
 from ssl_zoo.text import printable
 
 
+@torch_defaults()
 def report(folder: str | Path, to: str | Path | None = None, *, map: str = "auto") -> Path:
     """Write a self-contained HTML page about a comparison or one run.
 

@@ -16,6 +16,7 @@ from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.records import file_exists
+from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder
@@ -37,6 +38,7 @@ def write_backbone(file: Path, encoder: Encoder, config: BackboneConfig, spec: S
     write_atomic(file, safetensors_bytes(state, header))
 
 
+@torch_defaults()
 def load_backbone(path: str | Path) -> nn.Module:
     """Load the trained backbone of a run: a timm model in evaluation mode.
 

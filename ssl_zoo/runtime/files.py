@@ -19,6 +19,18 @@ LOCK_POLL = 0.01
 """Seconds between attempts to get a lock that another process holds."""
 
 
+class _State:
+    written = False
+
+
+_state = _State()
+
+
+def has_written() -> bool:
+    """Return whether this process has completed a file."""
+    return _state.written
+
+
 def check_output_file(option: str, file: Path, formats: Mapping[str, Sequence[str]]) -> str:
     """Check that a file can be written, before there is anything to write.
 
@@ -180,6 +192,7 @@ def commit_file(part: Path, file: Path, make_room: Callable[[], None] = lambda: 
         os.fsync(opened.fileno())
     make_room()
     part.replace(file)
+    _state.written = True
     if os.name != "nt":  # Windows does not open folders
         _flush_folder(file.parent)
 

@@ -14,6 +14,7 @@ from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
+from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped
 from ssl_zoo.testing.catalogue import CHECKS, public_name, skip_reason
@@ -63,7 +64,7 @@ class Check:
         reason = skip_reason(function, self.case)
         if reason is not None:
             raise CheckSkipped(reason)
-        with _one_thread():
+        with torch_defaults(), _one_thread():
             return function(self.case)
 
     @property
@@ -110,6 +111,7 @@ class CheckResult:
         return self.status in ("failed", "unexpected")
 
 
+@torch_defaults()
 def task_checks(
     task: type[Task],
     *,
@@ -143,6 +145,7 @@ def task_checks(
     return [Check(name, case, expected.get(name)) for name in CHECKS]
 
 
+@torch_defaults()
 def checks_of(
     name: str,
     settings: Mapping[str, Any] | None = None,

@@ -23,6 +23,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.build import build_data
 from ssl_zoo.runs.run import new_run_folder
+from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.training import Trainer
 from ssl_zoo.training.trainer import PHASES, Batch
@@ -76,6 +77,7 @@ class Throughput:
     trace: str | None = None
 
 
+@torch_defaults()
 def bench(
     config: RunConfig,
     *,

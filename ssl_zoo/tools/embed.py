@@ -21,6 +21,7 @@ from ssl_zoo.evaluation import extract
 from ssl_zoo.runs.backbone import load_backbone
 from ssl_zoo.runs.build import load_data
 from ssl_zoo.runs.run import Run
+from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import check_output_file, write_atomic
 from ssl_zoo.spec import ImageSpec
@@ -50,6 +51,7 @@ class Embedded:
     skipped: dict[str, str]
 
 
+@torch_defaults()
 def embed(run: str | Path, data: str | None, to: str | Path, device: str | None = None) -> Embedded:
     """Write the features of every sample of a data set, from a run's backbone, with the labels.
 

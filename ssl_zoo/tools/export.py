@@ -23,6 +23,7 @@ from ssl_zoo.backbones.timm_encoder import timm_arguments
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.runs.backbone import load_backbone, read_backbone
+from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.files import check_output_file, write_atomic
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.text import error_line
@@ -34,6 +35,7 @@ MAX_ONNX_BYTES = 2**31 - 2**24
 """The limit of the weights in one ONNX file: 2 GiB, less room for the graph."""
 
 
+@torch_defaults()
 def export(run: str | Path, to: str | Path) -> str:
     """Export the trained backbone of a run, in the format that the file's suffix names.
 

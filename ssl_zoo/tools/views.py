@@ -17,6 +17,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.build import build_data, build_task, restore_task
 from ssl_zoo.runs.run import Run
+from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
@@ -26,6 +27,7 @@ _MARGIN = 6
 _CAPTION = 18
 
 
+@torch_defaults()
 def picture(
     config: RunConfig | None, run: str | Path | None = None, rows: int = 8, seed: int | None = None
 ) -> Image.Image:

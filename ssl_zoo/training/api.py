@@ -20,6 +20,7 @@ from ssl_zoo.runs.build import build_data, build_task
 from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime import signals
+from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import open_no_follow, write_errors
 from ssl_zoo.training.loop import fit, resume_command
@@ -30,6 +31,7 @@ from ssl_zoo.training.tuning import tune_device
 log = logging.getLogger("ssl_zoo.training")
 
 
+@torch_defaults()
 def train(
     config: RunConfig | None = None,
     *,

@@ -13,6 +13,7 @@ from ssl_zoo.errors import Unwritable, UserError
 from ssl_zoo.runs.build import build_data
 from ssl_zoo.runs.checkpoints import pack_state, read_checkpoint, state_dict_errors
 from ssl_zoo.runs.run import Run
+from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.task import Losses
@@ -60,6 +61,7 @@ def _keep_step(trainer: Trainer, run: Run, batches: list[Batch]) -> Path:
     return file
 
 
+@torch_defaults()
 def replay(file: str | Path) -> Losses:
     """Repeat the step that stopped a run because its loss or gradient was not finite.
 
