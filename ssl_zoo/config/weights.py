@@ -16,7 +16,7 @@ from ssl_zoo.config.schema import BackboneConfig
 BACKBONE_FILE = "backbone.safetensors"
 """The name of the trained backbone in a run directory."""
 
-_NETWORK = ("name", "stem", "stem_stride", "stem_size", "options")
+NETWORK = ("name", "stem", "stem_stride", "stem_size", "options")
 """The settings that determine the network, without the source of its weights."""
 
 
@@ -80,7 +80,7 @@ def network_settings(path: str | Path, origin: str = "") -> dict[str, Any] | Non
     except (ValueError, LookupError, TypeError) as error:  # pydantic's is a ValueError
         reason = f"{weights_file(path)} cannot be understood; a newer version may have written it"
         raise SettingError("backbone.weights", f"{reason}: pip install -U ssl-zoo", origin) from error
-    return {name: getattr(config, name) for name in _NETWORK}
+    return {name: getattr(config, name) for name in NETWORK}
 
 
 def check_network(
@@ -99,9 +99,10 @@ def check_network(
     theirs = BackboneConfig(**settings).resolve()
     own, named = given.resolve(), BackboneConfig(name=given.name).resolve()
     options = {key: own.options.get(key) for key in theirs.options}
-    same_name = own.name == theirs.name and named.options.items() <= theirs.options.items()
+    same = own.name == theirs.name and options == theirs.options
+    alias = same and all(theirs.options.get(key) == value for key, value in named.options.items())
     pairs = {
-        "name": (given.name, given.name if same_name else settings["name"]),
+        "name": (given.name, given.name if alias else settings["name"]),
         "options": (options, theirs.options),
         "stem": (_stem(given), _stem(theirs)),
         "stem_stride": (given.stem_stride, theirs.stem_stride),
