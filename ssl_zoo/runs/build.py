@@ -9,6 +9,7 @@ import torch
 
 from ssl_zoo.backbones.gradient_cache import cache_gradients
 from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.backbones.weights import Weights
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.data.summary import DataSummary
@@ -93,11 +94,13 @@ def _build_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
     """Build the backbone of a configuration, from a plugin or from timm.
 
     Raises:
-        UserError: there is no such backbone for such data.
+        UserError: there is no such backbone for such data, or its weights do not fit.
     """
     factory = registry.collect("ssl_zoo_register_backbones").get(config.name)
     if factory is not None:
         encoder: Encoder = factory(config, spec)
+        if config.weights is not None:
+            Weights(config).load(encoder)
         return encoder
     if not isinstance(spec, ImageSpec):
         raise UserError(
@@ -107,12 +110,21 @@ def _build_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
     return create_backbone(config, spec)
 
 
-def build_task(config: RunConfig, spec: Spec) -> Task:
-    """Build the task with a new network; the seed alone determines its weights."""
+def build_task(config: RunConfig, spec: Spec, *, restored: bool = False) -> Task:
+    """Build the task with a new network.
+
+    Args:
+        config: the configuration; its seed and the source of its weights alone determine the weights.
+        spec: the description of the samples.
+        restored: whether a checkpoint will replace all weights, so that their source is not read.
+
+    Raises:
+        UserError: there is no such backbone for such data, or its weights do not fit.
+    """
     cls = registry.load_task(config.task.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        encoder = _build_encoder(config.backbone, spec)
+        encoder = _build_encoder(config.backbone.untrained() if restored else config.backbone, spec)
         if config.train.cached_gradients:
             cache_gradients(encoder, config.train.part_size)
         return cls(encoder, config.task.options(cls.Options), spec)
@@ -126,9 +138,7 @@ def restore_task(run: Run, spec: Spec) -> Task:
     """
     state = run.checkpoints.load()
     config = run.config()
-    # All weights come from the checkpoint; timm's need not be fetched.
-    backbone = config.backbone.model_copy(update={"pretrained": False})
-    task = build_task(config.model_copy(update={"backbone": backbone}), spec)
+    task = build_task(config, spec, restored=True)
     with state_dict_errors(run.checkpoints.file):
         task.load_state_dict(state["task"])
         if state["ema"] is not None:
