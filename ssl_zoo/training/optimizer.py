@@ -15,9 +15,13 @@ from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.task import Task
 from ssl_zoo.text import did_you_mean
+from ssl_zoo.training.budget import Budget
 
 TICKS = 1_000_000
 """The number of ticks in a run. Schedules count these, so that they fit every kind of budget."""
+
+WARMUP_STEPS = 100
+"""The n of a warm-up where the budget is in minutes, as the number of its steps is then unknown."""
 
 FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 """Optimisers with a fused step in torch, on CPUs and on CUDA."""
@@ -128,26 +132,24 @@ def _options(config: TrainConfig, device: torch.device) -> dict[str, Any]:
     return options
 
 
-def create_schedule(optimizer: Optimizer, config: TrainConfig) -> Scheduler:
+def create_schedule(optimizer: Optimizer, config: TrainConfig, budget: Budget) -> Scheduler:
     """Build timm's schedule over `TICKS` ticks of progress; call ``step_update(ticks)`` before a step.
 
-    The schedule multiplies each group's rate by the group's ``lr_scale``.
+    A warm-up of n steps rises linearly from 1/n of the peak rate, as a step at rate 0 is wasted. The
+    schedule multiplies each group's rate by the group's ``lr_scale``.
     """
+    peak = learning_rate(config, budget.step_images)
+    for group in optimizer.param_groups:
+        group["lr"] = peak
     warmup = round(config.warmup * TICKS)
+    steps = WARMUP_STEPS if budget.steps is None else config.warmup * budget.steps
+    shared: dict[str, Any] = {
+        "warmup_t": warmup,
+        "warmup_lr_init": peak / max(1.0, steps),
+        "t_in_epochs": False,
+    }
     if config.schedule == "cosine":
-        return CosineLRScheduler(
-            optimizer,
-            t_initial=TICKS - warmup,
-            warmup_t=warmup,
-            warmup_prefix=True,
-            t_in_epochs=False,
-        )
+        return CosineLRScheduler(optimizer, TICKS - warmup, warmup_prefix=True, **shared)
     milestones = config.milestones if config.schedule == "step" else []
-    return MultiStepLRScheduler(
-        optimizer,
-        decay_t=sorted(round(m * TICKS) for m in milestones),
-        decay_rate=config.decay,
-        warmup_t=warmup,
-        warmup_prefix=False,
-        t_in_epochs=False,
-    )
+    ticks = sorted(round(m * TICKS) for m in milestones)
+    return MultiStepLRScheduler(optimizer, ticks, config.decay, warmup_prefix=False, **shared)
