@@ -180,7 +180,10 @@ class TrainConfig(_Section):
         "cosine", description="schedule of the learning rate"
     )
     warmup: float = Field(
-        0.05, ge=0, lt=1, description="share of the budget for warm-up of the learning rate"
+        0.05,
+        ge=0,
+        lt=1,
+        description="share of the budget for warm-up; one of n steps begins at 1/n of the learning rate",
     )
     milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         default=[0.3, 0.6, 0.8],

@@ -70,7 +70,12 @@ def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
     steps = per_epoch * max(EPOCHS, math.ceil(MIN_STEPS / per_epoch))
     warmup = steps // 10
     schedule = CosineLRScheduler(
-        optimizer, t_initial=steps - warmup, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
+        optimizer,
+        t_initial=steps - warmup,
+        warmup_t=warmup,
+        warmup_lr_init=LR / warmup,  # a step at rate 0 would be wasted
+        warmup_prefix=True,
+        t_in_epochs=False,
     )
     generator = torch.Generator().manual_seed(subject.seed)
     for step in range(steps):
