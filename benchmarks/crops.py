@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ssl_zoo.data.folder import find_images
+from ssl_zoo.data.folder import list_files
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     width, height = map(int, arguments.size.split("x"))
     draw = random.Random(0)
     arguments.target.mkdir(parents=True)
-    files = find_images(arguments.source)
+    files = list_files(arguments.source).images
     share = -(-arguments.number // len(files))
     made = 0
     for file in files:

@@ -64,6 +64,7 @@ from ssl_zoo.runs.build import build_data, build_encoder
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder
 from ssl_zoo.training import Trainer
+from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.optimizer import FUSED, TICKS, create_schedule, learning_rate
 from ssl_zoo.views import ColorJitter, GaussianBlur, RandomGrayscale, RandomResizedCrop
 from ssl_zoo.views.functional import default_kernel_size
@@ -268,7 +269,6 @@ class Peer:
             ),
             **train.optimizer_options,
         )
-        self.schedule = create_schedule(self.optimizer, train)
         self.loader = DataLoader(
             dataset,
             train.batch_size,
@@ -280,6 +280,8 @@ class Peer:
             pin_memory=device.device.type == "cuda",
         )
         self.steps = max(1, round(epochs * len(self.loader)))
+        budget = Budget(train.batch_size, len(self.loader), self.steps, None)
+        self.schedule = create_schedule(self.optimizer, train, budget)
         self.done = 0
         self.total_loss = torch.zeros((), device=device.device)
         self._batches: Iterator[Sequence[Tensor]] | None = iter(self.loader)

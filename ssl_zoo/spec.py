@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_zoo.notices import Notice
+
 RAW_SIZE = 32
 """The largest side, in pixels, of images whose raw pixels serve as baseline features.
 
 Larger images are shrunk to it: their pixels would need more memory and are no better as features."""
+
+
+_RAW = Notice(
+    "raw-size",
+    f"For the baseline `pixels`, images are shrunk to at most {RAW_SIZE}×{RAW_SIZE} pixels.",
+    "it cannot be changed",
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,8 @@ class Spec:
 
     raw_name: ClassVar[str | None] = None
     """The name of the raw-input baseline; None if raw input is unsuitable as features."""
+    noun: ClassVar[str] = "samples"
+    """The plural noun for the samples."""
 
     modality: str
 
@@ -41,6 +52,10 @@ class Spec:
         By default nothing is changed.
         """
         return self.prepare(batch)
+
+    def without_classes(self) -> Spec:
+        """Return the description of the same samples without labels."""
+        return self
 
     def raw(self, batch: Tensor) -> Tensor:
         """Return a raw batch [B, ...] as features [B, D], for the raw-input baseline."""
@@ -67,6 +82,7 @@ class ImageSpec(Spec):
     """
 
     raw_name: ClassVar[str | None] = "pixels"
+    noun: ClassVar[str] = "images"
 
     modality: str = "image"
     channels: int = 3
@@ -106,11 +122,16 @@ class ImageSpec(Spec):
         grid = F.affine_grid(theta, [len(x), self.channels, self.size, self.size], align_corners=False)
         return self.normalise(F.grid_sample(x, grid, padding_mode="border", align_corners=False))
 
+    def without_classes(self) -> ImageSpec:
+        """Return the description of the same images without labels."""
+        return replace(self, classes=None)
+
     def raw(self, batch: Tensor) -> Tensor:
         """Return the pixels of uint8 [B, C, h, w], shrunk to at most `RAW_SIZE`, as features [B, D]."""
         x = batch.float()
         side = min(self.size, RAW_SIZE)
         if max(x.shape[-2:]) > side:
+            _RAW(f"pixels: shrunk from {x.shape[-1]}×{x.shape[-2]} to {side}×{side}")
             x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
         return x.flatten(1)
 

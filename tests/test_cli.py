@@ -102,7 +102,7 @@ def test_wrong_input_is_one_line_and_code_2_and_leaves_nothing(
         given.write_text({"text": "text", "yaml": "task: {name: simclr", "run": ""}[needs])
     before = {p: p.read_bytes() for p in run.path.iterdir()}
     path = run.path if needs == "run" else given
-    code, out, err = call(*(argument.replace("{}", str(path)) for argument in line.split()))
+    code, out, err = call("--quiet", *(argument.replace("{}", str(path)) for argument in line.split()))
     assert code == 2, err
     assert out == ""
     (complaint,) = err.splitlines()
@@ -113,7 +113,7 @@ def test_wrong_input_is_one_line_and_code_2_and_leaves_nothing(
 
 
 def test_a_mistake_is_one_line_in_a_process_too_and_debug_shows_where(tmp_path: Path) -> None:
-    arguments = ["train", "--task", "simclr", "--batch-size", "5000"]
+    arguments = ["--quiet", "train", "--task", "simclr", "--batch-size", "5000"]
     done = ssl_zoo(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
@@ -152,7 +152,7 @@ def test_an_unreadable_file_among_good_ones_is_skipped_and_said(call: Call, tmp_
     assert (folder / "backbone.safetensors").is_file()
     code, out, err = call("eval", folder)
     assert (code, out) == (2, "")
-    assert "photos has no labels, which this protocol needs; --protocol health needs none" in err
+    assert "photos has no labels; this protocol needs two labelled classes" in err
 
 
 # ---- what is printed
@@ -164,7 +164,10 @@ def test_training_shows_a_bar_and_ends_with_the_table_and_the_place(tmp_path: Pa
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     place = f"runs/{run.name}"
-    started, where, *_, bar, last = done.stderr.splitlines()
+    found, started, where, *_, bar, last = done.stderr.splitlines()
+    assert found == (
+        "digits: 1,797 images: 1,438 to train, 359 to evaluate on; 10 classes of 174 to 183 images"
+    )
     assert started == (
         "simclr on digits: 1,438 samples, test_resnet (0.4 M parameters), on cpu, fp32, "
         "channels last, 1 threads, 11 steps of 128 images, learning rate 0.15 = 0.3 · 128/256"
@@ -320,7 +323,7 @@ if Path("/usr/share/datasets/fashion-mnist").is_dir():  # Debian's package
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_the_views_of_each_task_are_drawn(call: Call, task_name: str, source: str) -> None:
-    arguments = ("views", "--task", task_name, "--data", source, "--rows", "3", "-o")
+    arguments = ("--quiet", "views", "--task", task_name, "--data", source, "--rows", "3", "-o")
     code, out, err = call(*arguments, "x.png")
     assert (code, out, err) == (0, "", "wrote x.png\n")
     image = drawn(Path("x.png"))

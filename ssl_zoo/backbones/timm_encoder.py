@@ -13,23 +13,21 @@ import torch
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
+from ssl_zoo.backbones.accounting import check_loaded, recorded_loading
 from ssl_zoo.backbones.small_stem import use_small_stem
-from ssl_zoo.config.presets import PRESETS
+from ssl_zoo.backbones.weights import CONVERTED, Weights
+from ssl_zoo.config.presets import PRESETS, SMALL_IMAGE
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder
 from ssl_zoo.text import did_you_mean, one_line
 
-SMALL_IMAGE = 64
-"""The largest image side, in pixels, for which `stem="auto"` is the small stem."""
-
 _RESERVED_OPTIONS = {
     "in_chans": "it follows from the data",
     "num_classes": "the network is trained without a classifier",
     "pretrained": "it is backbone.pretrained",
-    "checkpoint_path": "set backbone.pretrained=true and "
-    "backbone.options.pretrained_cfg_overlay={file: PATH}",
+    "checkpoint_path": "it is backbone.weights (--from FILE)",
 }
 """Arguments of `timm.create_model` that cannot be options, with the reason."""
 
@@ -144,12 +142,12 @@ class TimmEncoder(Encoder):
 def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
     """Build the timm model or preset that `config` names, for images as `spec` describes them.
 
-    The stem depends on the configuration except `pretrained`, so that a trained network can be built
-    again without its initial weights.
+    The stem depends on the configuration without the source of its weights, so that a trained network
+    can be built again without its initial weights.
 
     Raises:
-        UserError: timm has no such model, it refuses an option, its weights are not available, it
-            has no single feature map, or it cannot take images of this size.
+        UserError: timm has no such model, it refuses an option, its weights are not available or leave
+            a name unaccounted for, it has no single feature map, or it cannot take images of this size.
     """
     resolved = config.resolve()
     if not timm.is_model(resolved.name):
@@ -161,8 +159,9 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
         )
     for option in sorted(_RESERVED_OPTIONS.keys() & config.options.keys()):
         raise UserError(f"backbone.options.{option}: leave it out; {_RESERVED_OPTIONS[option]}")
+    weights = Weights(config) if config.weights is not None else None
     try:
-        with _weights_only():
+        with _weights_only(), recorded_loading() as loaded:
             model = timm.create_model(
                 resolved.name, pretrained=config.pretrained, **timm_arguments(resolved, spec)
             )
@@ -173,14 +172,18 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
             f"backbone.options: they make {config.name} a {type(model).__name__}, "
             "which has no pooled features; leave out features_only and the like"
         )
-    if config.stem == "small" or (config.stem == "auto" and spec.size <= SMALL_IMAGE):
-        adapted = not _takes_image_size(resolved.name) and use_small_stem(
-            model, config.stem_stride, keep_weights=config.pretrained
-        )
-        if config.stem == "small" and not adapted:
-            raise UserError(
-                f"backbone.stem: {config.name} has no stem that can be made small; use stem=original"
-            )
+    size = spec.size if config.stem_size is None else config.stem_size
+    small = config.stem == "small" or (config.stem == "auto" and size <= SMALL_IMAGE)
+    stem_first = small and weights is not None and weights.has_other_stem(model)
+    if stem_first:
+        _make_small(config, model, foreign=False)
+    if weights is not None:
+        weights.load(model)
+    elif config.pretrained:
+        check_loaded(config, model, loaded)
+        _notify_converted(config, spec, model)
+    if small and not stem_first:
+        _make_small(config, model, foreign=weights.foreign if weights else config.pretrained)
     _check_patches(config, spec, model)
     try:
         return TimmEncoder(model, torch.zeros(2, spec.channels, spec.size, spec.size))
@@ -188,6 +191,42 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
         raise UserError(f"backbone.name: {config.name} {error}") from error
     except Exception as error:  # a model's code may raise anything for a small image
         raise UserError(_does_not_fit(config, spec, error)) from error
+
+
+def _make_small(config: BackboneConfig, model: Any, foreign: bool) -> None:
+    """Make the stem of a model small, where it has such a stem.
+
+    Args:
+        config: the configuration.
+        model: the model; where it starts trained, the kernel is shrunk, not drawn.
+        foreign: whether its weights were trained with the original stem, so that this is a conversion.
+
+    Raises:
+        UserError: the small stem is asked for, and the model has none.
+    """
+    adapted = not _takes_image_size(config.resolve().name) and use_small_stem(
+        model, config.stem_stride, keep_weights=config.starts_trained
+    )
+    if config.stem == "small" and not adapted:
+        raise UserError(
+            f"backbone.stem: {config.name} has no stem that can be made small; use stem=original"
+        )
+    if adapted and foreign:
+        CONVERTED(
+            f"{config.name}: the stem that the weights were trained with is made small for small images "
+            "(--set backbone.stem=original keeps it)"
+        )
+
+
+def _notify_converted(config: BackboneConfig, spec: ImageSpec, model: Any) -> None:
+    """Give a notice if timm converted pretrained weights to the channels or the size of the images."""
+    known = model.pretrained_cfg
+    channels, size = known.get("input_size", (spec.channels, spec.size))[:2]
+    pairs = {"channels": (channels, spec.channels)}
+    if _takes_image_size(config.resolve().name):
+        pairs["pixels a side"] = (size, spec.size)
+    if changes := [f"{a} to {b} {unit}" for unit, (a, b) in pairs.items() if a != b]:
+        CONVERTED(f"{config.name}: timm's weights are converted from {' and from '.join(changes)}")
 
 
 @contextmanager
@@ -251,7 +290,7 @@ def _build_error(config: BackboneConfig, spec: ImageSpec, error: Exception) -> s
     if config.pretrained:
         return (
             f"backbone.pretrained: the weights of {config.name} are not available: {_one_line(error)}; "
-            "from a file: backbone.options.pretrained_cfg_overlay={file: PATH}"
+            "from a file: --from FILE"
         )
     options = " with these backbone.options" if config.options else ""
     return f"backbone.name: timm cannot build {config.name}{options}: {_one_line(error)}"

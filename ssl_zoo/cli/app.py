@@ -21,6 +21,7 @@ from ssl_zoo.cli.options import (
     ConfigFile,
     Data,
     DeviceName,
+    From,
     ImageSize,
     Json,
     Precision,
@@ -88,6 +89,7 @@ def bench_command(
     data: Data = None,
     image_size: ImageSize = None,
     backbone: Backbone = None,
+    from_: From = None,
     batch_size: BatchSize = None,
     precision: Precision = None,
     device: DeviceName = None,
@@ -108,6 +110,7 @@ def bench_command(
         data=data,
         image_size=image_size,
         backbone=backbone,
+        from_=from_,
         batch_size=batch_size,
         precision=precision,
         device=device,
@@ -125,13 +128,19 @@ def bench_command(
 
 @app.command("eval")
 def eval_command(
-    subject: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or timm:NAME.")],
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|FILE|timm:NAME", help="Run directory, backbone.safetensors, or timm:NAME."
+        ),
+    ],
     protocol: Annotated[list[str] | None, names_option(help="Protocols (default knn,linear).")] = None,
     data: Annotated[
         str | None, typer.Option(help="Labelled data to transfer to, in place of the run's own.")
     ] = None,
     image_size: ImageSize = None,
     pretrained: Pretrained = None,
+    from_: From = None,
     device: DeviceName = None,
     precision: Precision = None,
     seed: Seed = None,
@@ -140,7 +149,12 @@ def eval_command(
 ) -> None:
     """Evaluate a run, or any timm model, beside raw pixels and the untrained network."""
     settings = settings_of(
-        image_size=image_size, pretrained=pretrained, device=device, precision=precision, seed=seed
+        image_size=image_size,
+        pretrained=pretrained,
+        from_=from_,
+        device=device,
+        precision=precision,
+        seed=seed,
     )
 
     from ssl_zoo.cli import console
@@ -316,7 +330,7 @@ def _run(arguments: list[str]) -> NoReturn:
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(EscapingFormatter())
     try:
-        with print_notices("--quiet" not in arguments):
+        with print_notices(wanted={"--quiet", "--json"}.isdisjoint(arguments)):
             code = app(prepare(arguments) or ["--help"], prog_name="ssl-zoo", standalone_mode=False)
         sys.stdout.flush()  # reports an error of writing as that of the command
     except (KeyboardInterrupt, typer.Abort):

@@ -20,6 +20,7 @@ FLAGS = {
     "image_size": "data.image_size",
     "backbone": "backbone.name",
     "pretrained": "backbone.pretrained",
+    "from_": "backbone.weights",
     "epochs": "train.epochs",
     "images": "train.images",
     "minutes": "train.minutes",
@@ -66,6 +67,14 @@ Data = Annotated[
 ImageSize = Annotated[int | None, typer.Option(help="Side of the network's input, in pixels.")]
 Backbone = Annotated[str | None, typer.Option(help="Any timm model (default resnet10_narrow).")]
 Pretrained = Annotated[bool | None, typer.Option("--pretrained", help="Use timm's pretrained weights.")]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="RUN|FILE",
+        help="Start from the weights of a run, a backbone.safetensors, or another tool's checkpoint.",
+    ),
+]
 Epochs = Annotated[float | None, typer.Option(help="Budget in epochs (default 100).")]
 Images = Annotated[int | None, typer.Option(help="Budget in images drawn.")]
 Minutes = Annotated[float | None, typer.Option(help="Budget in minutes.")]
@@ -133,4 +142,4 @@ def load_run_config(file: Path | None, settings: Mapping[str, Any], sets: list[s
 
 def flag_names() -> dict[str, str]:
     """Return the flag of each setting, by dotted path, for error messages."""
-    return {path: f"--{name.replace('_', '-')}" for name, path in FLAGS.items()}
+    return {path: f"--{name.strip('_').replace('_', '-')}" for name, path in FLAGS.items()}

@@ -253,7 +253,15 @@ class EvaluatedCell(Cell):
 
 
 class UntrainedCell(EvaluatedCell):
-    """The network before training."""
+    """The network before training: with the weights that training starts from, or at random."""
+
+    @cached_property
+    def config(self) -> EncoderConfig:
+        """The configuration that all cells have in common, without trained weights for a random row."""
+        config = super().config
+        if self.row == PRETRAINED:
+            return config
+        return config.model_copy(update={"backbone": config.backbone.untrained()})
 
     def subject(self, data: DataSet, device: Device) -> Subject:
         """Return the pooled features of the network with its initial weights."""
@@ -302,10 +310,10 @@ def _cells(comparison: Comparison, out: Path) -> Iterator[Cell]:
     names, supervised = comparison.task_names(), comparison.supervised_names()
     if comparison.has_baseline(RAW):
         yield RawCell(comparison, RAW, None, out / RAW)
-    pretrained = comparison.encoder_config(0).backbone.pretrained
-    untrained = PRETRAINED if pretrained else UNTRAINED
+    trained = comparison.encoder_config(0).backbone.starts_trained
+    untrained = (PRETRAINED, UNTRAINED) if trained else (UNTRAINED,)
     for seed in range(comparison.seeds):
-        if comparison.has_baseline(UNTRAINED):
-            yield UntrainedCell(comparison, untrained, seed, out / f"{untrained}-{seed}")
+        for row in untrained if comparison.has_baseline(UNTRAINED) else ():
+            yield UntrainedCell(comparison, row, seed, out / f"{row}-{seed}")
         for name in (*names, *supervised):
             yield TrainedCell(comparison, name, seed, out / f"{name}-{seed}", name in supervised)

@@ -15,6 +15,7 @@ from ssl_zoo.comparison.table import known_columns, unknown_column
 from ssl_zoo.config.errors import SettingError, first_error
 from ssl_zoo.config.load import SettingsSource, load_config, load_encoder_config
 from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig
+from ssl_zoo.config.weights import NETWORK, weights_file
 from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import protocols
@@ -148,8 +149,11 @@ class Comparison(BaseModel):
         return SettingsSource(sections, self._origin)
 
     def to_yaml(self) -> str:
-        """Return the settings as YAML that `load_comparison` reads."""
-        values = self.model_dump(mode="json", exclude_none=True)
+        """Return the settings as YAML that `load_comparison` reads, also if its weights are gone."""
+        backbone = self.encoder_config(0).backbone
+        network = backbone.model_dump(include=set(NETWORK)) if backbone.weights is not None else {}
+        complete = self.model_copy(update={"backbone": {**self.backbone, **network}})
+        values = complete.model_dump(mode="json", exclude_none=True)
         text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
         return text
 
@@ -220,7 +224,10 @@ def comparability_key(config: EncoderConfig) -> dict[str, Any]:
     data = config.data.model_dump(include={"source", "image_size", "holdout"})
     if (path := Path(str(data["source"])).expanduser()).is_dir():
         data["source"] = str(path.resolve())
+    backbone = config.backbone.resolve().model_dump()
+    if (weights := config.backbone.weights) is not None:
+        backbone["weights"] = str(weights_file(weights).resolve())
     train = {name: getattr(config.train, name) for name in BUDGETS}
     key = {f"data.{k}": v for k, v in data.items()}
-    key |= {f"backbone.{k}": v for k, v in config.backbone.resolve().model_dump().items()}
+    key |= {f"backbone.{k}": v for k, v in backbone.items()}
     return {**key, **{f"train.{k}": v for k, v in train.items()}}

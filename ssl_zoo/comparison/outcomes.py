@@ -162,7 +162,7 @@ def _baselines(
 
 
 def _title(config: EncoderConfig) -> str:
-    backbone = config.backbone.name + (" pretrained" if config.backbone.pretrained else "")
+    backbone = config.backbone.name + (" pretrained" if config.backbone.starts_trained else "")
     return f"{Path(config.data.source).name}, {backbone}, {_budget(config)}"
 
 
@@ -177,9 +177,10 @@ def _budget(config: EncoderConfig) -> str:
 def _baseline_notes(outcomes: Sequence[Outcome]) -> list[str]:
     """Return a note on each baseline in the table."""
     rows = {outcome.row for outcome in outcomes}
+    before = "with random weights" if PRETRAINED in rows else "before its first step"
     notes = {
         RAW: f"{RAW}: the raw input, shrunk to at most 32×32.",
-        UNTRAINED: f"{UNTRAINED}: the network before its first step.",
+        UNTRAINED: f"{UNTRAINED}: the network {before}.",
         PRETRAINED: f"{PRETRAINED}: the network with the weights that training started from.",
     }
     labelled = dict.fromkeys(o.row for o in outcomes if o.facts.get("needs_labels"))

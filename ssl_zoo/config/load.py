@@ -23,6 +23,7 @@ from ssl_zoo.config.schema import (
     RunConfig,
     TaskConfig,
 )
+from ssl_zoo.config.weights import check_network, network_settings, weights_file
 from ssl_zoo.config.yaml import PlainDumper, parse_yaml, read_yaml
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry
@@ -70,10 +71,12 @@ def load_config(
     *,
     flags: Mapping[str, str] | None = None,
     base: Sequence[SettingsSource] = (),
+    complete: bool = False,
 ) -> RunConfig:
     """Merge settings: defaults, then the task's recipe, base, file, overrides, sets.
 
-    A budget replaces one of another kind in an earlier layer.
+    A budget replaces one of another kind in an earlier layer. Weights of ssl-zoo (``backbone.weights``)
+    bring the settings of their network, which replace those of the recipe.
 
     Args:
         file: YAML with the sections task, data, backbone and train.
@@ -81,11 +84,15 @@ def load_config(
         sets: texts of the form ``path=value``, the value in YAML.
         flags: names of overrides in error messages, such as ``{"train.epochs": "--epochs"}``.
         base: settings that the file overrides; later ones override earlier ones.
+        complete: whether they are an existing run's, whose file of weights may be gone by now.
 
     Raises:
         UserError: a setting is wrong; the message names its origin, its path and the reason.
     """
     layers = _layers(file, overrides, sets, flags, base)
+    network = None if complete else _network(layers)
+    if network is not None:
+        layers.insert(0, network)
     name, origin = _task_name(layers)
     try:
         cls = registry.load_task(name)
@@ -93,7 +100,7 @@ def load_config(
         raise SettingError("", str(error), origin) from error
     merged = _merge([_recipe(name, cls.recipe, layers), *layers])
     values = {key: value for key, value in merged.values.get("task", {}).items() if key != "name"}
-    sections = _sections(merged)
+    sections = _sections(merged, network)
     sections["task"] = _task(name, cls.Options, values, merged.origins)
     sections["provenance"] = merged.values.get("provenance", {})
     return RunConfig(**sections)
@@ -126,7 +133,9 @@ def load_encoder_config(
     Raises:
         UserError: a setting is wrong, or belongs to a task.
     """
-    merged = _merge(_layers(None, overrides, sets, flags, base))
+    layers = _layers(None, overrides, sets, flags, base)
+    network = _network(layers)
+    merged = _merge([*([] if network is None else [network]), *layers])
     for section in ("task", "provenance"):
         for name in merged.values.get(section, {}):
             raise SettingError(
@@ -134,7 +143,7 @@ def load_encoder_config(
                 "there is no task here; leave it out",
                 merged.origins[section, name],
             )
-    return EncoderConfig(**_sections(merged))
+    return EncoderConfig(**_sections(merged, network))
 
 
 def _layers(
@@ -150,12 +159,32 @@ def _layers(
     return [*layers, _overrides(overrides or {}, flags or {}), _sets(sets)]
 
 
-def _sections(merged: _Layer) -> dict[str, Any]:
-    return {
+def _network(layers: Sequence[_Layer]) -> _Layer | None:
+    """Return the settings of the network that the weights in the layers belong to, if ssl-zoo's.
+
+    Weights that are gone are no error where the network is named: building it reports them.
+
+    Raises:
+        SettingError: the weights cannot be read.
+    """
+    merged = _merge(layers)
+    given = merged.values.get("backbone", {})
+    path = given.get("weights")
+    if not isinstance(path, str) or ("name" in given and not weights_file(path).exists()):
+        return None
+    settings = network_settings(path, merged.origins["backbone", "weights"])
+    return None if settings is None else _layer({"backbone": settings}, path)
+
+
+def _sections(merged: _Layer, network: _Layer | None) -> dict[str, Any]:
+    sections: dict[str, Any] = {
         section: _validate(model, merged.values.get(section, {}), section, merged.origins)
         for section, model in SECTION_MODELS.items()
         if section != "task"
     }
+    if network is not None:
+        check_network(sections["backbone"], network.values["backbone"], merged.origins)
+    return sections
 
 
 def dump_config(config: RunConfig) -> str:

@@ -22,6 +22,9 @@ class Preset:
     stem_stride: int = 1
 
 
+SMALL_IMAGE = 64
+"""The largest image side, in pixels, for which `stem="auto"` is the small stem."""
+
 DEFAULT_BACKBONE = "resnet10_narrow"
 """The default network: 1.2 M parameters, trained in minutes on two CPU cores."""
 

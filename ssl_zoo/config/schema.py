@@ -65,8 +65,19 @@ class DataConfig(_Section):
         le=4096,
         description="side of the network's input in pixels; none: the source's default",
     )
+    labels: Literal["auto", "none"] = Field(
+        "auto", description="none: leave labels out, as where sub-folders are not classes"
+    )
     holdout: float = Field(
-        0.1, gt=0, lt=1, description="share held out for evaluation if the source has no test split"
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of each class held out for evaluation if the source has no test split",
+    )
+    groups: str | None = Field(
+        None,
+        description="images to hold out together: folder, or a regular expression that finds the group "
+        "in a file's name, such as '(patient\\d+)'",
     )
     workers: int = Field(2, ge=1, le=256, description="decoding threads")
     resident: Literal["auto", "always", "never"] = Field(
@@ -83,15 +94,33 @@ class BackboneConfig(_Section):
         description="resnet10_narrow, any timm model, or a backbone that a plugin registers",
     )
     pretrained: bool = Field(False, description="start from timm's pretrained weights")
+    weights: str | None = Field(
+        None, description="a run, its backbone.safetensors, or another tool's checkpoint to start from"
+    )
+    weights_prefix: str | None = Field(
+        None, description="what precedes the network's own names in that file; none: it is found"
+    )
+    strict: bool = Field(
+        True, description="refuse weights that do not cover the network, or that it has no place for"
+    )
     stem: Literal["auto", "small", "original"] = Field(
         "auto", description="small: 3×3 stem without early pooling; auto: small up to 64 pixels"
     )
     stem_stride: Literal[1, 2] = Field(
         1, description="stride of the small stem's convolution; default for resnet10_narrow: 2"
     )
+    stem_size: int | None = Field(
+        None, ge=1, description="image side by which stem=auto chooses; none: the size of the images"
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="further arguments of timm.create_model"
     )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> BackboneConfig:
+        if self.pretrained and self.weights is not None:
+            raise ValueError("weights cannot be combined with pretrained; set one")
+        return self
 
     @model_validator(mode="after")
     def _apply_preset(self) -> BackboneConfig:
@@ -114,6 +143,15 @@ class BackboneConfig(_Section):
             return self
         options = {**preset.options, **self.options}
         return self.model_copy(update={"name": preset.model, "options": options})
+
+    @property
+    def starts_trained(self) -> bool:
+        """Whether the network starts from trained weights, timm's or those of a file."""
+        return self.pretrained or self.weights is not None
+
+    def untrained(self) -> BackboneConfig:
+        """Return the same network, which starts from random weights."""
+        return self.model_copy(update={"pretrained": False, "weights": None})
 
 
 class TrainConfig(_Section):
@@ -142,7 +180,10 @@ class TrainConfig(_Section):
         "cosine", description="schedule of the learning rate"
     )
     warmup: float = Field(
-        0.05, ge=0, lt=1, description="share of the budget for warm-up of the learning rate"
+        0.05,
+        ge=0,
+        lt=1,
+        description="share of the budget for warm-up; one of n steps begins at 1/n of the learning rate",
     )
     milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         default=[0.3, 0.6, 0.8],

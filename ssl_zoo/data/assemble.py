@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,20 @@ from torch import Tensor
 from ssl_zoo import distributed
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.catalogue import as_arrays, labels_of
+from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.decode import open_image
 from ssl_zoo.data.decoded_cache import origin_of
-from ssl_zoo.data.folder import LabelledFiles, user_path
+from ssl_zoo.data.folder import user_path
+from ssl_zoo.data.holdout import hold_out
 from ssl_zoo.data.image_files import ImageFiles, Origin, UnreadableFiles
 from ssl_zoo.data.lazy import LazySplit
-from ssl_zoo.data.splits import ArraySplit, DataSet, Split, random_split
+from ssl_zoo.data.splits import ArraySplit, Split
+from ssl_zoo.data.summary import NO_FACTS, SourceFacts
+from ssl_zoo.data.survey import Survey, survey
 from ssl_zoo.errors import UserError
+from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
+from ssl_zoo.text import printable
 
 DEFAULT_SIZE = 224
 """The side of the network's input for a folder of images, in pixels, unless another is asked for."""
@@ -33,6 +40,25 @@ MAX_MEASURED_IMAGES = 10_000
 MAX_MEASURED_FILES = 256
 """The number of image files from which mean and deviation are measured."""
 DAMAGED_FILES_HINT = "its files are damaged; remove them, and they are downloaded again"
+
+
+_ON_DISK = Notice(
+    "on-disk",
+    f"Images that would take more than {MEMORY_SHARE:.0%} of the free memory, or more than "
+    f"{MAX_RESIDENT_IMAGES:,} of them, are not decoded in advance.",
+    "data.resident, data.cache",
+)
+_MEASURED = Notice(
+    "measured",
+    f"The mean and deviation that normalise images are measured on up to {MAX_MEASURED_FILES} files, or "
+    f"{MAX_MEASURED_IMAGES:,} images in memory.",
+    "it cannot be changed",
+)
+_MIRROR = Notice(
+    "mirror",
+    "In a folder, or a data set of timm or Hugging Face, a mirrored image is assumed to mean the same.",
+    "task.flip=0",
+)
 
 
 def stored_side(config: DataConfig, size: int) -> int:
@@ -76,24 +102,27 @@ class SplitBuilder:
             _check_arrays(images, labels, f"{self.config.source} {split}")
             return ArraySplit(images.to(self.device), labels)
         side = stored_side(self.config, self.size)
+        count = len(dataset)
         if hasattr(dataset, "loader"):  # torchvision's, replaced by ours, which scales JPEG files
             dataset.loader = lambda file: open_image(Path(file), side)
         images_by_index = ImageFiles(
             open=lambda i: dataset[i][0],
             name=lambda i: f"{self.config.source} {split}[{i}]",
-            count=len(dataset),
+            count=count,
             side=side,
             channels=self.channels,
             workers=self.config.workers,
             unreadable=self.unreadable,
             origin=origin_of(dataset),
         )
+        if split == "train":
+            self.report(survey(images_by_index.open, count, side))
         return LazySplit(images_by_index, labels_of(dataset))
 
-    def from_files(self, files: LabelledFiles, root: Path) -> Split:
-        """Build a split from the image files below `root`."""
-        paths, side = files.paths, stored_side(self.config, self.size)
-        images = ImageFiles(
+    def from_files(self, paths: Sequence[Path], root: Path) -> ImageFiles:
+        """Return the image files below `root`, as a `LazySplit` takes them."""
+        side = stored_side(self.config, self.size)
+        return ImageFiles(
             open=lambda i: open_image(paths[i], side),
             name=lambda i: str(paths[i]),
             count=len(paths),
@@ -103,7 +132,12 @@ class SplitBuilder:
             unreadable=self.unreadable,
             origin=Origin(root, paths),
         )
-        return LazySplit(images, files.labels)
+
+    def report(self, looked_at: Survey) -> None:
+        """Give notices of what decoding changes in images."""
+        size = self.config.image_size or self.size
+        name = printable(Path(self.config.source).name)
+        looked_at.report(name, size, stored_side(self.config, size), self.config.image_size is None)
 
 
 def _check_arrays(images: Tensor, labels: Tensor | None, name: str) -> None:
@@ -149,10 +183,11 @@ def image_side(split: Split) -> int:
     return _sample_shape(split)[-1] if split.resident else DEFAULT_SIZE
 
 
-def hold_out_test(split: Split, config: DataConfig) -> tuple[Split, Split | None]:
+def hold_out_test(split: Split, config: DataConfig) -> tuple[Split, Split | None, SourceFacts]:
     """Divide a split into one for training and one for evaluation; a single sample is trained on."""
-    train, test = random_split(len(split), config.holdout)
-    return split.subset(train), split.subset(test) if len(test) else None
+    parts = hold_out(config, len(split), split.labels)
+    test = split.subset(parts.test) if len(parts.test) else None
+    return split.subset(parts.train), test, SourceFacts(held_out=parts.description)
 
 
 def assemble(
@@ -165,7 +200,8 @@ def assemble(
     test: Split | None = None,
     bank: Split | None = None,
     classes: tuple[str, ...] | None = None,
-    mirror: bool = True,
+    mirror: bool | None = None,
+    facts: SourceFacts = NO_FACTS,
 ) -> DataSet:
     """Make an image data set of its splits.
 
@@ -178,12 +214,16 @@ def assemble(
         test: the samples evaluated on, if any.
         bank: the labelled samples, if they differ from those trained on.
         classes: the names of the classes, where they are known.
-        mirror: whether a mirrored image has the same meaning.
+        mirror: whether a mirrored image has the same meaning; None if unknown, which counts as yes.
+        facts: the facts about the source that the splits do not show.
 
     Raises:
         UserError: no image to train on can be read, there can be no cache, or the splits do not fit
             together.
     """
+    if mirror is None:
+        _MIRROR(f"{name}: a mirrored image is assumed to mean the same; task.flip=0 if it does not")
+        mirror = True
     splits = {"train": train, "test": test, "bank": None if bank is train else bank}
     present = {key: split for key, split in splits.items() if split is not None}
     _check_splits(list(present.values()), classes, name)
@@ -197,6 +237,7 @@ def assemble(
         test=placed["test"] if "test" in placed and placed["test"].readable() else None,
         bank=placed.get("bank", placed["train"]),
         classes=classes,
+        facts=facts,
     )
 
 
@@ -219,6 +260,11 @@ def _place(
     fits = quick and needed <= MEMORY_SHARE * free
     (too_large,) = distributed.all_reduce_max(not fits)  # all processes decide alike
     if config.resident == "never" or (too_large and (cached or config.resident == "auto")):
+        if config.resident == "auto" and files:
+            _ON_DISK(
+                f"{name}: images are decoded at each use, as they would take {needed / 1e6:,.0f} MB of "
+                f"{free / 1e6:,.0f} MB free memory; data.cache keeps them decoded on disk"
+            )
         return splits
     if needed > free and not cached:
         raise UserError(
@@ -256,6 +302,10 @@ def _measure(train: Split, size: int, mirror: bool, classes: int | None) -> Imag
     not depend on the number of threads, as it is computed from a histogram.
     """
     limit = MAX_MEASURED_IMAGES if train.resident else MAX_MEASURED_FILES
+    if len(train) > limit:
+        _MEASURED(
+            f"mean and deviation of the channels are measured on {limit:,} of {len(train):,} images"
+        )
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     channels = train.batch(order[:limit]).unbind(1)
     counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in channels]).cpu()

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_zoo.notices import Notice
+
 
 @dataclass(frozen=True)
 class TorchvisionDataset:
@@ -72,6 +74,14 @@ CATALOGUE: Mapping[str, TorchvisionDataset] = {
 }
 
 
+_PARTLY_LABELLED = Notice(
+    "partly-labelled",
+    "If some samples of a split of torchvision or timm have no label (-1), the labels of the others are "
+    "not used either.",
+    "a folder, where unlabelled images lie in a sub-folder unlabeled",
+)
+
+
 def as_arrays(dataset: Any) -> tuple[Tensor, Tensor | None] | None:
     """Return the images uint8 [N, C, H, W] and labels of a data set in memory, None if it is not."""
     data = getattr(dataset, "data", None)
@@ -103,7 +113,12 @@ def labels_of(dataset: Any) -> Tensor | None:
     labels = np.asarray(values)
     if labels.ndim == 2:  # QMNIST: the class first, then the writer and more
         labels = labels[:, 0]
-    if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+    if labels.dtype.kind not in "iu":
+        return None
+    if labels.min(initial=0) < 0:
+        _PARTLY_LABELLED(
+            f"{(labels < 0).sum():,} of {len(labels):,} samples have no label, so none of them is used"
+        )
         return None
     return torch.as_tensor(labels, dtype=torch.long)
 

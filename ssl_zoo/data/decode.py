@@ -79,7 +79,7 @@ def to_square(image: Image.Image, side: int, channels: int) -> Tensor:
     image.load()
     with contextlib.suppress(Exception):  # the pixels are valid even if the metadata are not
         ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith(("I", "F")):
+    if has_more_than_8_bits(image):
         image = _in_8_bits(image)
     if image.has_transparency_data:
         # Pillow weights colours by alpha when it resizes, so blending can follow.
@@ -115,6 +115,11 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
 def is_gray(image: Any) -> bool:
     """Return whether an image is gray."""
     return getattr(image, "mode", None) in GRAY_MODES
+
+
+def has_more_than_8_bits(image: Image.Image) -> bool:
+    """Return whether a channel of an image has more than 8 bits."""
+    return image.mode.startswith(("I", "F"))
 
 
 def image_error_reason(error: BaseException) -> str:

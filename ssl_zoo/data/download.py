@@ -16,6 +16,7 @@ import torchvision
 
 from ssl_zoo.data.catalogue import CATALOGUE
 from ssl_zoo.errors import UserError
+from ssl_zoo.notices import Notice
 from ssl_zoo.runtime.files import file_lock
 from ssl_zoo.text import error_reason
 
@@ -23,6 +24,13 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """The folder of Debian's package dataset-fashion-mnist."""
 ARCHIVES = (".gz", ".tgz", ".tar", ".zip", ".bz2", ".mat")
 """The suffixes of the archives that torchvision downloads and unpacks."""
+
+
+_DOWNLOAD = Notice(
+    "download",
+    "A data set of torchvision that is not in its folder is downloaded, or unpacked from its archives.",
+    "data.root, or SSL_ZOO_DATA for the default folder",
+)
 
 
 def default_root() -> Path:
@@ -59,6 +67,7 @@ def open_torchvision(name: str, arguments: Mapping[str, Any], root: Path) -> Any
             if name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir():
                 _unpack_debian(aside)
             else:
+                _DOWNLOAD(f"{name} is not in {root}: it is downloaded; data.root names another folder")
                 _link_archives(root, aside)
                 with _restrict_tar_extraction():
                     kind(str(aside), download=True, **arguments)

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import catalogue
-from ssl_zoo.data.assemble import DEFAULT_SIZE, SplitBuilder, assemble, hold_out_test, image_side
+from ssl_zoo.data.assemble import (
+    DEFAULT_SIZE,
+    SplitBuilder,
+    assemble,
+    hold_out_test,
+    image_side,
+    stored_side,
+)
+from ssl_zoo.data.dataset import DataSet
+from ssl_zoo.data.decode import open_image
 from ssl_zoo.data.download import default_root, open_torchvision
-from ssl_zoo.data.folder import channels_of, split_folder, user_path
-from ssl_zoo.data.splits import ArraySplit, DataSet, Split, random_split
+from ssl_zoo.data.folder import read_folder, user_path
+from ssl_zoo.data.holdout import exact_copies, hold_out, random_split
+from ssl_zoo.data.lazy import LazySplit
+from ssl_zoo.data.splits import ArraySplit, Split
+from ssl_zoo.data.summary import NO_FACTS, SourceFacts
+from ssl_zoo.data.survey import survey
 from ssl_zoo.data.timm_sets import open_timm
 from ssl_zoo.errors import UserError
+from ssl_zoo.notices import Notice
 from ssl_zoo.text import did_you_mean, printable
+
+log = logging.getLogger("ssl_zoo.data")
+
+_NO_HOLDOUT = Notice(
+    "no-holdout",
+    "data.holdout has no effect on a source that has a test split of its own.",
+    "leave data.holdout out",
+)
 
 Source = Callable[[DataConfig, torch.device], DataSet]
 
@@ -42,8 +67,24 @@ def load(
     Raises:
         UserError: there is no such source, it has no image, or it cannot be read or downloaded.
     """
+    data = _load(config, device, sources or {})
+    if config.groups is not None and not data.facts.held_out:
+        raise SettingError(
+            "data.groups", f"nothing is held out of {data.name}, so groups have no effect; leave it out"
+        )
+    if config.holdout != DataConfig.model_fields["holdout"].default and not data.facts.held_out:
+        _NO_HOLDOUT(f"data.holdout={config.holdout:g} has no effect: nothing is held out of {data.name}")
+    return data.without_labels("data.labels=none") if config.labels == "none" else data
+
+
+def _load(config: DataConfig, device: torch.device, sources: Mapping[str, Source]) -> DataSet:
+    """Load the data with their labels.
+
+    Raises:
+        UserError: as `load`.
+    """
     name = config.source
-    if sources and name in sources:
+    if name in sources:
         return sources[name](config, device)
     if name == "digits":
         return _digits(config, device)
@@ -55,7 +96,7 @@ def load(
     path = user_path("data.source", name)
     if name and path.is_dir():
         return _folder(path, config, device)
-    known = ["digits", *catalogue.CATALOGUE, *(sources or ())]
+    known = ["digits", *catalogue.CATALOGUE, *sources]
     problem = (
         "is a file, not a folder of images"
         if path.is_file()
@@ -90,9 +131,9 @@ def _torchvision(name: str, config: DataConfig, device: torch.device) -> DataSet
         if arguments is not None:
             datasets[split] = open_torchvision(name, arguments, root)
     splits = {split: builder.from_dataset(dataset, split) for split, dataset in datasets.items()}
-    train, test = splits["train"], splits.get("test")
+    train, test, facts = splits["train"], splits.get("test"), NO_FACTS
     if test is None:
-        train, test = hold_out_test(train, config)
+        train, test, facts = hold_out_test(train, config)
     return assemble(
         name,
         config,
@@ -103,6 +144,7 @@ def _torchvision(name: str, config: DataConfig, device: torch.device) -> DataSet
         bank=splits.get("bank"),
         classes=catalogue.classes_of(datasets["train"]),
         mirror=entry.mirror,
+        facts=facts,
     )
 
 
@@ -112,24 +154,78 @@ def _timm(config: DataConfig, device: torch.device) -> DataSet:
     builder = SplitBuilder(config=config, device=device)
     train = builder.from_dataset(train_images, "train")
     test: Split | None
+    facts = NO_FACTS
     if test_images is not None:
         test = builder.from_dataset(test_images, "test")
     else:
-        train, test = hold_out_test(train, config)
-    size, classes = image_side(train), catalogue.classes_of(train_images)
-    return assemble(config.source, config, device, size=size, train=train, test=test, classes=classes)
+        train, test, facts = hold_out_test(train, config)
+    return assemble(
+        config.source,
+        config,
+        device,
+        size=image_side(train),
+        train=train,
+        test=test,
+        classes=catalogue.classes_of(train_images),
+        facts=facts,
+    )
 
 
 def _folder(root: Path, config: DataConfig, device: torch.device) -> DataSet:
     """Load a folder of image files."""
-    train_files, test_files = split_folder(root)
-    channels = channels_of(train_files.paths)
-    builder = SplitBuilder(config=config, device=device, channels=channels)
-    train = builder.from_files(train_files, root)
-    test: Split | None
-    if test_files is not None:
-        test = builder.from_files(test_files, root)
+    content = read_folder(root)
+    paths = content.train.paths
+    labels = None if config.labels == "none" else content.train.labels
+    side = stored_side(config, DEFAULT_SIZE)
+    looked_at = survey(lambda i: open_image(paths[i], side), len(paths), side)
+    builder = SplitBuilder(config=config, device=device, channels=looked_at.channels)
+    builder.report(looked_at)
+    images = builder.from_files(paths, root)
+    known = torch.arange(len(paths)) if labels is None else (labels >= 0).nonzero().flatten()
+    facts = SourceFacts(
+        folders=content.folders,
+        other_files=dict(content.others.most_common()),
+        unused_folders=content.unused,
+        no_labels=content.train.no_labels,
+    )
+    test: Split | None = None
+    if content.test is not None:
+        test = LazySplit(builder.from_files(content.test.paths, root), content.test.labels)
+        _warn_of_copies(paths, content.test.paths, config.workers)
+        bank_numbers, held_out = known, known[:0]
     else:
-        train, test = hold_out_test(train, config)
-    name, classes = printable(root.resolve().name), train_files.classes
-    return assemble(name, config, device, size=DEFAULT_SIZE, train=train, test=test, classes=classes)
+        whole = None if labels is None else labels[known]
+        parts = hold_out(config, len(known), whole, [paths[i] for i in known.tolist()], root)
+        bank_numbers, held_out = known[parts.train], known[parts.test]
+        if len(held_out):
+            test = LazySplit(images, None if labels is None else labels[held_out], held_out)
+        facts = replace(facts, held_out=parts.description, copies=parts.copies)
+    bank = LazySplit(images, None if labels is None else labels[bank_numbers], bank_numbers)
+    train = bank
+    if len(known) < len(paths):  # the others have no label
+        rest = torch.ones(len(paths), dtype=torch.bool)
+        rest[held_out] = False
+        train = LazySplit(images, None, rest.nonzero().flatten())
+    return assemble(
+        printable(root.resolve().name),
+        config,
+        device,
+        size=DEFAULT_SIZE,
+        train=train,
+        test=test,
+        bank=bank,
+        classes=content.train.classes,
+        facts=facts,
+    )
+
+
+def _warn_of_copies(train: Sequence[Path], test: Sequence[Path], workers: int) -> None:
+    """Warn of images to evaluate on that are exact copies of images trained on."""
+    copies = exact_copies([*train, *test], workers)
+    of_train = [members for members in copies if members[0] < len(train)]  # indices are in order
+    number = sum(i >= len(train) for members in of_train for i in members)
+    if number:
+        log.warning(
+            "%d of the %d images to evaluate on are exact copies of images trained on, so accuracies "
+            "are too high; remove them from one of the two folders", number, len(test),
+        )  # fmt: skip

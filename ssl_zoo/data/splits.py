@@ -1,4 +1,4 @@
-"""Splits of a data set: samples by index, and their labels where they are known."""
+"""Splits: samples by index, and their labels where they are known."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,7 +19,6 @@ import torch
 from torch import Tensor
 
 from ssl_zoo.errors import SslZooError
-from ssl_zoo.spec import Spec
 
 
 class Split(ABC):
@@ -319,47 +316,3 @@ def read_ahead(
             yield pending.popleft()()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """The samples of a source and their description.
-
-    Attributes:
-        name: the name given by the user.
-        spec: the shape and meaning of the samples.
-        train: the samples trained on, without their labels.
-        test: the samples evaluated on; None if there are none.
-        bank: the labelled samples that evaluation learns from; for most sources the same as `train`.
-        classes: the names of the classes, where they are known.
-    """
-
-    name: str
-    spec: Spec
-    train: Split
-    test: Split | None
-    bank: Split
-    classes: tuple[str, ...] | None = None
-
-    @cached_property
-    def labelled(self) -> bool:
-        """True if the bank has labels of at least two classes and the test split has labels."""
-        if self.test is None or self.test.labels is None or self.bank.labels is None:
-            return False
-        return len(self.bank.labels.unique()) > 1
-
-
-def random_split(n: int, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Split 0..n-1 at random into indices to train on and indices to hold out, each sorted.
-
-    The same arguments give the same indices. With n ≥ 2 both parts have at least one index; with n = 1
-    nothing is held out.
-
-    Args:
-        n: the number of samples.
-        share: the share to hold out, in (0, 1).
-        seed: the seed of the order.
-    """
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    held_out = min(max(1, round(share * n)), n - 1)
-    return order[held_out:].sort().values, order[:held_out].sort().values

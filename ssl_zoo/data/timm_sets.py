@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import logging
 import threading
 from importlib import metadata
 from pathlib import Path
@@ -20,9 +19,13 @@ from ssl_zoo.data.decode import image_error_reason, open_image
 from ssl_zoo.data.download import default_root
 from ssl_zoo.data.folder import user_path
 from ssl_zoo.errors import UserError
+from ssl_zoo.notices import Notice
 
-log = logging.getLogger("ssl_zoo.data")
-
+_NO_TEST_SPLIT = Notice(
+    "no-test-split",
+    "If timm finds neither a split named validation nor one named test, a part of train is held out.",
+    "data.holdout",
+)
 STREAM_READERS = ("hfids", "tfds", "wds")
 """timm's readers that have no random access."""
 MIN_DATASETS_VERSION = 4
@@ -102,7 +105,7 @@ def open_timm(config: DataConfig) -> tuple[Any, Any | None]:
         # timm falls back on the root itself if it has no folder for a split.
         if not local or root not in (_root(train), _root(test)):
             return train, test
-    log.info("%s: no split to evaluate on, so a part is held out: %s", name, reason)
+    _NO_TEST_SPLIT(f"{config.source}: no split to evaluate on ({reason}), so a part is held out")
     return train, None
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.errors import SslZooError
+from ssl_zoo.evaluation.accuracy import accuracies, balanced_metric
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject, evaluating
 from ssl_zoo.task import Encoder
@@ -69,7 +70,12 @@ def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
     steps = per_epoch * max(EPOCHS, math.ceil(MIN_STEPS / per_epoch))
     warmup = steps // 10
     schedule = CosineLRScheduler(
-        optimizer, t_initial=steps - warmup, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
+        optimizer,
+        t_initial=steps - warmup,
+        warmup_t=warmup,
+        warmup_lr_init=LR / warmup,  # a step at rate 0 would be wasted
+        warmup_prefix=True,
+        t_in_epochs=False,
     )
     generator = torch.Generator().manual_seed(subject.seed)
     for step in range(steps):
@@ -111,14 +117,13 @@ def measure(subject: Subject) -> Scores:
     data, device = subject.data, subject.device
     _, labels = subject.labels()
     assert data.test is not None
-    correct = 0
+    predicted = []
     with evaluating(model):
         for numbers in torch.arange(len(labels)).split(512):
             x = data.spec.prepare(data.test.batch(numbers).to(device.device))
             with device.autocast():
-                predicted = model(device.to_format(x)).argmax(1)
-            correct += int((predicted.cpu() == labels[numbers]).sum())
-    return {"finetune": 100 * correct / len(labels)}
+                predicted.append(model(device.to_format(x)).argmax(1).cpu())
+    return accuracies("finetune", torch.cat(predicted), labels)
 
 
 FINETUNE = Protocol(
@@ -128,6 +133,7 @@ FINETUNE = Protocol(
             "fine-tuned %", "the whole network trained on the train split's labels: AdamW, rate 1e-3 at "
             "batches of 128 with warm-up and cosine, weight decay 0.05, label smoothing 0.1, 10 epochs "
             "(at least 200 steps), layer decay 0.75 in transformers; accuracy on the test split",
-        )
+        ),
+        **balanced_metric("finetune", "fine-tuned"),
     },
 )  # fmt: skip

@@ -9,9 +9,15 @@ from torch import Tensor
 from ssl_zoo.evaluation.features import sample_indices
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject
+from ssl_zoo.notices import Notice
 
 MAX_PAIRED = 2048
 """The maximum number of samples for alignment and uniformity, whose cost grows with pairs."""
+_PAIRS = Notice(
+    "health-sample",
+    f"Alignment and uniformity are measured on at most {MAX_PAIRED:,} samples of the test split.",
+    "it cannot be changed",
+)
 COLLAPSED_SPREAD = 0.01
 """Below this spread, all samples have nearly the same features."""
 COLLAPSED_RANK = 1.2
@@ -57,6 +63,8 @@ def spread(features: Tensor) -> float:
 def measure(subject: Subject) -> Scores:
     """Return all measures of the test split; for a single sample, only those that need no others."""
     features = subject.test
+    if len(features) > MAX_PAIRED:
+        _PAIRS(f"alignment and uniformity are measured on {MAX_PAIRED:,} of {len(features):,} samples")
     few = features[sample_indices(len(features), MAX_PAIRED).to(features.device)]
     scores = {}
     if len(features) > 1:

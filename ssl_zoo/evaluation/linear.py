@@ -23,8 +23,8 @@ class Axes:
     Attributes:
         mean: the mean of the features [D].
         std: the standard deviation of the features [D].
-        basis: an axis per column [D, D].
-        variance: the variance of the standardised features along each axis [D].
+        basis: an axis per column [D, K], K ≤ min(N, D).
+        variance: the variance of the standardised features along each axis [K].
     """
 
     mean: Tensor
@@ -34,17 +34,28 @@ class Axes:
 
     @classmethod
     def of(cls, x: Tensor) -> Axes:
-        """Return the axes of features [N, D]."""
+        """Return the axes of features [N, D].
+
+        With fewer samples than features there are at most N axes, those in which the samples differ. A
+        penalised fit has no weight along any other, so it loses nothing, at the cost of N features.
+        """
         std, mean = torch.std_mean(x, 0, correction=0)
         # A constant feature is not amplified to its rounding error.
         std = torch.where(std > 1e-5 * mean.abs(), std, 1.0)
         standard = (x - mean) / std
-        variance, basis = torch.linalg.eigh((standard.T @ standard / len(x)).cpu().double())
+        if len(x) >= x.shape[1]:
+            variance, basis = torch.linalg.eigh((standard.T @ standard / len(x)).cpu().double())
+        else:
+            rows = standard.cpu().double()
+            variance, along = torch.linalg.eigh(rows @ rows.T / len(x))  # [N], [N, N]
+            varies = variance > 1e-10 * variance.max()
+            variance, along = variance[varies], along[:, varies]
+            basis = rows.T @ along / (len(x) * variance).sqrt()
         variance = variance.clamp(min=0).to(x)
         return cls(mean, std, basis.to(x), variance)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the coordinates [N, D] of features [N, D]."""
+        """Return the coordinates [N, K] of features [N, D]."""
         return ((x - self.mean) / self.std) @ self.basis
 
 

@@ -171,16 +171,14 @@ class Subject:
             UserError: there are none, or only one class.
         """
         data = self.data
-        if data.test is None or data.bank.labels is None or data.test.labels is None:
+        if data.no_accuracy:
             raise UserError(
-                f"{data.name} has no labels, which this protocol needs; --protocol health needs none, "
-                "and class sub-folders give a folder's images labels"
+                f"{data.name} {data.no_accuracy}; this protocol needs two labelled classes, such as "
+                "sub-folders of images, and --protocol health needs none"
             )
-        if len(data.bank.labels.unique()) < 2:
-            raise UserError(
-                f"{data.name} has only one class, so accuracy means nothing; "
-                "give data of at least two classes, or --protocol health"
-            )
+        assert data.test is not None
+        assert data.bank.labels is not None
+        assert data.test.labels is not None
         return data.bank.labels, data.test.labels
 
     def _numbers(self, total: int, part: int) -> Tensor:

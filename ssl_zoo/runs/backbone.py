@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ssl_zoo.backbones.timm_encoder import TimmEncoder, create_backbone
 from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.config.weights import weights_file
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.records import file_exists
@@ -20,8 +21,6 @@ from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder
-
-BACKBONE_FILE = "backbone.safetensors"
 
 
 def write_backbone(file: Path, encoder: Encoder, config: BackboneConfig, spec: Spec) -> None:
@@ -32,7 +31,10 @@ def write_backbone(file: Path, encoder: Encoder, config: BackboneConfig, spec: S
     """
     weights = encoder.model if isinstance(encoder, TimmEncoder) else encoder
     state = {k: v.detach().cpu().contiguous() for k, v in weights.state_dict().items()}
-    header = {"backbone": config.model_dump_json(), "modality": spec.modality}
+    # The source of the first weights is of no use in another place, and older versions do not know it.
+    unset = {"stem_size"} if config.stem_size is None else set()
+    settings = config.model_dump_json(exclude={"weights", "weights_prefix", "strict", *unset})
+    header = {"backbone": settings, "modality": spec.modality}
     if isinstance(spec, ImageSpec):
         header["spec"] = json.dumps(asdict(spec))
     write_atomic(file, safetensors_bytes(state, header))
@@ -53,8 +55,8 @@ def load_backbone(path: str | Path) -> nn.Module:
         UserError: there is no backbone at `path`, it cannot be read, or it is not for images.
     """
     config, spec, state = read_backbone(path)
-    with state_dict_errors(_backbone_file(path)):
-        encoder = create_backbone(config.model_copy(update={"pretrained": False}), spec)
+    with state_dict_errors(weights_file(path)):
+        encoder = create_backbone(config.untrained(), spec)
         model: nn.Module = encoder.model
         model.load_state_dict(state)
     model.ssl_zoo_spec = spec  # type: ignore[assignment]
@@ -67,7 +69,7 @@ def read_backbone(path: str | Path) -> tuple[BackboneConfig, ImageSpec, dict[str
     Raises:
         UserError: there is no backbone at `path`, it cannot be read, or it is not for images.
     """
-    file = _backbone_file(path)
+    file = weights_file(path)
     if not file_exists(file):
         raise UserError(f"{file} does not exist: give a run that has ended, or its backbone.safetensors")
     try:
@@ -88,9 +90,3 @@ def read_backbone(path: str | Path) -> tuple[BackboneConfig, ImageSpec, dict[str
             f"{file} cannot be understood; a newer version may have written it: pip install -U ssl-zoo"
         ) from error
     return config, spec, state
-
-
-def _backbone_file(path: str | Path) -> Path:
-    """Return `path` if it is a file, else the file in this run directory."""
-    file = Path(path)
-    return file if file_exists(file) or not file.is_dir() else file / BACKBONE_FILE

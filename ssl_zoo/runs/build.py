@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import torch
 
 from ssl_zoo.backbones.gradient_cache import cache_gradients
 from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.backbones.weights import Weights
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
+from ssl_zoo.data.summary import DataSummary
 from ssl_zoo.errors import Unsuitable, UserError
+from ssl_zoo.notices import Notice
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder, Task
+
+log = logging.getLogger("ssl_zoo.data")
+
+MIN_CLASS_SIZE = 2
+"""Classes of fewer labelled samples on average are probably no classes."""
+
+_DATA = Notice(
+    "data",
+    "The samples found: how many are trained on, held out and evaluated on, their classes, exact "
+    "copies, and the files and folders that are not used.",
+    "--data, data.holdout, data.groups, data.labels",
+)
 
 
 def build_data(config: RunConfig, device: torch.device, data: DataSet | None = None) -> DataSet:
@@ -38,8 +54,9 @@ def build_data(config: RunConfig, device: torch.device, data: DataSet | None = N
             f"but {config.data.source!r} has {data.spec.modality} data"
         )
     if cls.needs_labels:
-        if data.bank.labels is None:
-            raise UserError(f"data.source: task {name!r} learns from labels, {data.name} has none")
+        if data.bank.labels is None or len(data.bank.labels.unique()) < 2:
+            problem = data.no_accuracy
+            raise UserError(f"data.source: task {name!r} learns from labels, and {data.name} {problem}")
         data = replace(data, train=data.bank)
     return data
 
@@ -50,7 +67,16 @@ def load_data(config: DataConfig, device: torch.device) -> DataSet:
     Raises:
         UserError: there is no such source.
     """
-    return load(config, device, registry.collect("ssl_zoo_register_sources"))
+    data = load(config, device, registry.collect("ssl_zoo_register_sources"))
+    summary = DataSummary.of(data)
+    _DATA(str(summary))
+    number = sum(n > 0 for n in summary.classes.values())
+    if number > max(1, len(data.bank) / MIN_CLASS_SIZE):
+        log.warning(
+            "%s: %d classes for %d labelled %s: if these are not classes, leave the labels out with "
+            "--set data.labels=none", data.name, number, len(data.bank), summary.noun,
+        )  # fmt: skip
+    return data
 
 
 def build_encoder(config: BackboneConfig, spec: Spec, seed: int) -> Encoder:
@@ -68,11 +94,13 @@ def _build_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
     """Build the backbone of a configuration, from a plugin or from timm.
 
     Raises:
-        UserError: there is no such backbone for such data.
+        UserError: there is no such backbone for such data, or its weights do not fit.
     """
     factory = registry.collect("ssl_zoo_register_backbones").get(config.name)
     if factory is not None:
         encoder: Encoder = factory(config, spec)
+        if config.weights is not None:
+            Weights(config).load(encoder)
         return encoder
     if not isinstance(spec, ImageSpec):
         raise UserError(
@@ -82,12 +110,21 @@ def _build_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
     return create_backbone(config, spec)
 
 
-def build_task(config: RunConfig, spec: Spec) -> Task:
-    """Build the task with a new network; the seed alone determines its weights."""
+def build_task(config: RunConfig, spec: Spec, *, restored: bool = False) -> Task:
+    """Build the task with a new network.
+
+    Args:
+        config: the configuration; its seed and the source of its weights alone determine the weights.
+        spec: the description of the samples.
+        restored: whether a checkpoint will replace all weights, so that their source is not read.
+
+    Raises:
+        UserError: there is no such backbone for such data, or its weights do not fit.
+    """
     cls = registry.load_task(config.task.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        encoder = _build_encoder(config.backbone, spec)
+        encoder = _build_encoder(config.backbone.untrained() if restored else config.backbone, spec)
         if config.train.cached_gradients:
             cache_gradients(encoder, config.train.part_size)
         return cls(encoder, config.task.options(cls.Options), spec)
@@ -101,9 +138,7 @@ def restore_task(run: Run, spec: Spec) -> Task:
     """
     state = run.checkpoints.load()
     config = run.config()
-    # All weights come from the checkpoint; timm's need not be fetched.
-    backbone = config.backbone.model_copy(update={"pretrained": False})
-    task = build_task(config.model_copy(update={"backbone": backbone}), spec)
+    task = build_task(config, spec, restored=True)
     with state_dict_errors(run.checkpoints.file):
         task.load_state_dict(state["task"])
         if state["ema"] is not None:

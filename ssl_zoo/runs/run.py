@@ -15,9 +15,10 @@ from typing import Any
 
 from ssl_zoo.config.load import SettingsSource, dump_config, load_config
 from ssl_zoo.config.schema import RunConfig
+from ssl_zoo.config.weights import BACKBONE_FILE
 from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.errors import Unwritable, UserError
-from ssl_zoo.runs.backbone import BACKBONE_FILE, read_backbone
+from ssl_zoo.runs.backbone import read_backbone
 from ssl_zoo.runs.checkpoints import Checkpoints
 from ssl_zoo.runs.provenance import provenance
 from ssl_zoo.runs.records import (
@@ -156,7 +157,7 @@ class Run:
         try:
             sections = read_yaml(file)
             self._check_version(sections)
-            return load_config(base=[SettingsSource(sections, file)])
+            return load_config(base=[SettingsSource(sections, file)], complete=True)
         except UserError as error:
             message = str(error).removeprefix("--config ")
             if message.startswith((file, str(self.path))):

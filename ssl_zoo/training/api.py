@@ -13,7 +13,8 @@ from ssl_zoo import distributed
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, Unwritable
-from ssl_zoo.evaluation import Scores, Subject, baselines, dry_run, protocols, score, supported_protocols
+from ssl_zoo.evaluation import Scores, Subject, dry_run, protocols, score, supported_protocols
+from ssl_zoo.evaluation.scoring import initial_baselines
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.backbone import write_backbone
 from ssl_zoo.runs.build import build_data, build_task
@@ -75,7 +76,9 @@ def train(
         data = build_data(config, device.device, data)
         device = tune_device(config, data, device)
         with device.computing():
-            trainer = Trainer(config, data, device)
+            restored = run is not None and bool(run.checkpoints)
+            task = build_task(config, data.spec, restored=True) if restored else None
+            trainer = Trainer(config, data, device, task)
             dry_run(trainer.task, trainer.data, device)
             device.reset_peak_memory()
             first = distributed.rank() == 0
@@ -162,8 +165,7 @@ def finish(trainer: Trainer, run: Run, protocol: Iterable[str], with_baselines: 
         subject = Subject.of_task(trainer.task, data, device, seed=config.train.seed)
         rows: dict[str, Scores] = {config.task.name: score(subject, names)}
     if with_baselines:
-        untrained = device.place(build_task(config, data.spec))
-        rows |= baselines(untrained, data, device, names, config.backbone.pretrained)
+        rows |= initial_baselines(config, data, device, names)
     run.add_scores(rows)
     run.write_results(
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,14 +14,25 @@ from torch.optim import Optimizer
 
 from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
+from ssl_zoo.notices import Notice
 from ssl_zoo.task import Task
 from ssl_zoo.text import did_you_mean
+from ssl_zoo.training.budget import Budget
 
 TICKS = 1_000_000
 """The number of ticks in a run. Schedules count these, so that they fit every kind of budget."""
 
+WARMUP_STEPS = 100
+"""The n of a warm-up where the budget is in minutes, as the number of its steps is then unknown."""
+
 FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 """Optimisers with a fused step in torch, on CPUs and on CUDA."""
+
+MOMENTUM = Notice(
+    "momentum",
+    "`train.momentum` is not used where the optimiser has neither a momentum nor two betas.",
+    "`train.optimizer`, or `train.optimizer_options.betas`",
+)
 
 _SETTINGS = ("lr", "weight_decay", "momentum")
 """Arguments of optimisers that have their own setting in `train`."""
@@ -31,6 +43,10 @@ def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
 
     Vectors and scalars (biases, the scales of norms) are not decayed, nor are the parameters that a
     timm model excludes (a transformer's position embedding and class token).
+
+    LARS and LAMB adapt the rate of each layer to its weights, except for these parameters (You et al.
+    2017; SimCLR, BYOL and Barlow Twins alike). timm's do so only where the decay is not 0, so that
+    without decay no layer would be adapted; here the shape decides, whatever the decay.
     """
     undecayed = {
         f"{prefix}.{name}"
@@ -38,18 +54,29 @@ def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
         if hasattr(module, "no_weight_decay")
         for name in module.no_weight_decay()
     }
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    adaptive = adapts_layers(config)
+    groups: dict[tuple[float, float, bool], dict[str, Any]] = {}
     for name, parameter in task.named_parameters():
         if not parameter.requires_grad:
             continue
         decayed = parameter.ndim > 1 and name not in undecayed
         decay = config.weight_decay if decayed else 0.0
         scale = task.lr_scale(name)
-        group = groups.setdefault(
-            (decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale}
-        )
-        group["params"].append(parameter)
+        group: dict[str, Any] = {"params": [], "weight_decay": decay, "lr_scale": scale}
+        if adaptive:
+            group["always_adapt"] = decayed
+        groups.setdefault((decay, scale, adaptive and decayed), group)["params"].append(parameter)
     return list(groups.values())
+
+
+def adapts_layers(config: TrainConfig) -> bool:
+    """Return whether `parameter_groups` must say which parameters the optimiser adapts by layer.
+
+    It need not where the user has set ``optimizer_options.always_adapt`` for all parameters.
+    """
+    return "always_adapt" in _arguments(config.optimizer) and (
+        "always_adapt" not in config.optimizer_options
+    )
 
 
 def learning_rate(config: TrainConfig, step_images: int) -> float:
@@ -89,6 +116,10 @@ def create_optimizer(task: Task, config: TrainConfig, step_images: int) -> Optim
     except (ValueError, TypeError, AssertionError, ImportError) as error:
         reason = str(error) or type(error).__name__
         raise UserError(f"train.optimizer: {config.optimizer} refuses its options: {reason}") from error
+    for group in optimizer.param_groups:
+        # "Corrected" decay is lr² / peak; the peak of a group with a factor has the factor too.
+        if "max_lr_snapshot" in group:
+            group["max_lr_snapshot"] *= group["lr_scale"]
     return optimizer
 
 
@@ -98,14 +129,8 @@ def _options(config: TrainConfig, device: torch.device) -> dict[str, Any]:
     Raises:
         UserError: timm has no such optimiser, or the optimiser has no such argument.
     """
-    name = config.optimizer.lower().removeprefix("lookahead_")
-    known = list_optimizers()
-    if name not in known:
-        raise UserError(
-            f"train.optimizer: timm has no optimiser {config.optimizer!r}.{did_you_mean(name, known)} "
-            "`timm.optim.list_optimizers()` lists all."
-        )
-    parameters = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
+    name = _timm_name(config.optimizer)
+    parameters = _arguments(name)
     arguments = [argument for argument in parameters if argument not in ("self", "params", *_SETTINGS)]
     for option in config.optimizer_options:
         if option in _SETTINGS:
@@ -114,6 +139,11 @@ def _options(config: TrainConfig, device: torch.device) -> dict[str, Any]:
             hint = did_you_mean(option, arguments) or f" There are: {', '.join(arguments)}"
             raise UserError(f"train.optimizer_options.{option}: {name} has no such argument.{hint}")
     options = dict(config.optimizer_options)
+    if "use_nvlamb" in parameters and config.weight_decay == 0 and "use_nvlamb" not in options:
+        raise UserError(
+            f"train.weight_decay: {name} adapts no layer if this is 0; choose train.optimizer=lamb, or "
+            "train.optimizer_options.use_nvlamb=true, which adapts biases too"
+        )
     cls = get_optimizer_class(name, bind_defaults=False)
     fused = cls in FUSED and device.type in ("cpu", "cuda")
     if cls is torch.optim.SGD and config.precision == "fp16":
@@ -122,32 +152,63 @@ def _options(config: TrainConfig, device: torch.device) -> dict[str, Any]:
         options.setdefault("fused", True)
     info = get_optimizer_info(name)
     betas = parameters["betas"].default if "betas" in parameters else None
+    if config.momentum == 0 and betas is None and (info.defaults or {}).get("nesterov"):
+        options.setdefault("nesterov", False)  # which SGD and LARS refuse, though it changes nothing
     if isinstance(betas, tuple) and len(betas) == 2 and not info.has_momentum:
         # timm passes `momentum` only to optimisers with an argument of that name; Adam calls it beta 1.
         return {"betas": (config.momentum, betas[1]), **options}
+    if "momentum" not in parameters and config.momentum != TrainConfig.model_fields["momentum"].default:
+        named = f"; it has betas, {betas}: set train.optimizer_options.betas" if betas else ""
+        MOMENTUM(f"train.momentum: {name} has none, so {config.momentum:g} is not used{named}")
     return options
 
 
-def create_schedule(optimizer: Optimizer, config: TrainConfig) -> Scheduler:
+def _timm_name(optimizer: str) -> str:
+    """Return timm's name of an optimiser, which Lookahead may wrap.
+
+    Raises:
+        UserError: timm has no such optimiser.
+    """
+    name = optimizer.lower().removeprefix("lookahead_")
+    known = list_optimizers()
+    if name not in known:
+        raise UserError(
+            f"train.optimizer: timm has no optimiser {optimizer!r}.{did_you_mean(name, known)} "
+            "`timm.optim.list_optimizers()` lists all."
+        )
+    return name
+
+
+def _arguments(optimizer: str) -> Mapping[str, inspect.Parameter]:
+    """Return the arguments of one of timm's optimisers, by name.
+
+    Raises:
+        UserError: timm has no such optimiser; `ImportError` and `AssertionError` if its library is
+            missing here.
+    """
+    return inspect.signature(
+        get_optimizer_class(_timm_name(optimizer), bind_defaults=False)
+    ).parameters
+
+
+def create_schedule(optimizer: Optimizer, config: TrainConfig, budget: Budget) -> Scheduler:
     """Build timm's schedule over `TICKS` ticks of progress; call ``step_update(ticks)`` before a step.
 
-    The schedule multiplies each group's rate by the group's ``lr_scale``.
+    A warm-up of n steps rises linearly from 1/n of the peak rate, as a step at rate 0 is wasted. The
+    schedule multiplies each group's rate by the group's ``lr_scale``.
     """
+    peak = learning_rate(config, budget.step_images)
+    for group in optimizer.param_groups:
+        group["lr"] = peak
     warmup = round(config.warmup * TICKS)
+    steps = WARMUP_STEPS if budget.steps is None else config.warmup * budget.steps
+    shared: dict[str, Any] = {
+        "warmup_t": warmup,
+        "warmup_lr_init": peak / max(1.0, steps),
+        "t_in_epochs": False,
+    }
     if config.schedule == "cosine":
-        return CosineLRScheduler(
-            optimizer,
-            t_initial=TICKS - warmup,
-            warmup_t=warmup,
-            warmup_prefix=True,
-            t_in_epochs=False,
-        )
+        return CosineLRScheduler(optimizer, TICKS - warmup, warmup_prefix=True, **shared)
     milestones = config.milestones if config.schedule == "step" else []
-    return MultiStepLRScheduler(
-        optimizer,
-        decay_t=sorted(round(m * TICKS) for m in milestones),
-        decay_rate=config.decay,
-        warmup_t=warmup,
-        warmup_prefix=False,
-        t_in_epochs=False,
-    )
+    ticks = sorted(round(m * TICKS) for m in milestones)
+    return MultiStepLRScheduler(optimizer, ticks, config.decay, warmup_prefix=False, **shared)

@@ -10,7 +10,7 @@ import torch
 
 from ssl_zoo import distributed
 from ssl_zoo.errors import Unwritable, UserError
-from ssl_zoo.runs.build import build_data
+from ssl_zoo.runs.build import build_data, build_task
 from ssl_zoo.runs.checkpoints import pack_state, read_checkpoint, state_dict_errors
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.defaults import torch_defaults
@@ -90,7 +90,8 @@ def replay(file: str | Path) -> Losses:
         )
     device = Device.choose(config.train)
     with device.computing():
-        trainer = Trainer(config, build_data(config, device.device), device)
+        data = build_data(config, device.device)
+        trainer = Trainer(config, data, device, build_task(config, data.spec, restored=True))
         with state_dict_errors(file):
             trainer.load_state_dict(state)
             batches = [Batch(b["raw"], b["numbers"], tuple(b["labels"])) for b in state["batches"]]

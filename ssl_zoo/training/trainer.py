@@ -90,7 +90,7 @@ class Trainer:
         if distributed.world_size() > 1 and config.train.sync_batchnorm:
             distributed.sync_batchnorm(self.task)
         self.optimizer = create_optimizer(self.task, config.train, self.budget.step_images)
-        self.schedule = create_schedule(self.optimizer, config.train)
+        self.schedule = create_schedule(self.optimizer, config.train, self.budget)
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
         decay = config.train.ema
         self.ema = ModelEmaV3(self.task.encoder, decay) if decay is not None else None

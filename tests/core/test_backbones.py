@@ -260,7 +260,7 @@ def test_options_are_passed_on_to_timm() -> None:
         ({"pretrained": True}, "backbone.pretrained"),
         ({"features_only": True}, "no pooled features"),
         ({"global_pool": ""}, "does not pool"),
-        ({"checkpoint_path": "weights.pt"}, "pretrained_cfg_overlay"),
+        ({"checkpoint_path": "weights.pt"}, "--from FILE"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(options: dict[str, Any], reason: str) -> None:
@@ -336,7 +336,7 @@ def test_a_pretrained_backbone_can_be_built_again_without_its_first_weights(
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match=r"resnet18 are not available.*pretrained_cfg_overlay"):
+    with pytest.raises(UserError, match=r"resnet18 are not available.*--from FILE"):
         pretrained(tmp_path / "other.safetensors")
     (tmp_path / "broken.pt").write_bytes(b"no weights")
     with pytest.raises(UserError, match="weights of resnet18 are not available"):
@@ -357,7 +357,7 @@ def test_pretrained_asks_for_timms_weights_and_offline_says_so(
     message = str(error.value)
     assert message.startswith("backbone.pretrained: the weights of resnet18 are not available: ")
     assert "\n" not in message
-    assert "pretrained_cfg_overlay={file: PATH}" in message
+    assert "--from FILE" in message
 
 
 def test_weights_that_timm_does_not_have_are_refused() -> None:

@@ -90,14 +90,18 @@ def test_the_rate_scales_with_the_images_of_a_step(scaling: str, rate: float, te
     assert learning_rate(config, 256) == pytest.approx(0.06)
 
 
+STEPS = 100
+"""The steps of the run whose rate is `scheduled`, unless it has another budget."""
+
+
 def scheduled(**settings: Any) -> Callable[[float], float]:
     """Return the rate as a function of progress, for a peak of 1."""
-    config = TrainConfig(lr=1.0, lr_scaling="none", **settings)
+    config = TrainConfig(lr=1.0, lr_scaling="none", **{"epochs": 1, **settings})
     task = build_task(
         small_config("rotation"), build_data(small_config("rotation"), torch.device("cpu")).spec
     )
     optimizer = create_optimizer(task, config, 256)
-    schedule = create_schedule(optimizer, config)
+    schedule = create_schedule(optimizer, config, Budget.of(config, 256 * STEPS))
 
     def rate(progress: float) -> float:
         schedule.step_update(int(progress * TICKS))
@@ -107,11 +111,12 @@ def scheduled(**settings: Any) -> Callable[[float], float]:
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
-def test_warm_up_is_linear_and_the_cosine_ends_at_nothing(warmup: float) -> None:
+def test_warm_up_is_linear_from_its_first_step_and_the_cosine_ends_at_nothing(warmup: float) -> None:
     rate = scheduled(schedule="cosine", warmup=warmup)
     for progress in torch.linspace(0, 0.9999, 57).tolist():
         if progress < warmup:
-            expected = progress / warmup
+            first = 1 / (STEPS * warmup)
+            expected = first + (1 - first) * progress / warmup
         else:
             expected = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
         assert rate(progress) == pytest.approx(expected, abs=1e-5)
@@ -121,12 +126,31 @@ def test_warm_up_is_linear_and_the_cosine_ends_at_nothing(warmup: float) -> None
 
 def test_steps_fall_at_the_milestones_in_whatever_order_they_are_given() -> None:
     rate = scheduled(schedule="step", milestones=[0.8, 0.3, 0.6], decay=0.2, warmup=0.1)
-    assert rate(0.05) == pytest.approx(0.5)
+    assert rate(0.05) == pytest.approx((1 + 1 / 10) / 2)
     for progress, drops in [(0.1, 0), (0.29, 0), (0.31, 1), (0.59, 1), (0.61, 2), (0.81, 3), (1, 3)]:
         assert rate(progress) == pytest.approx(0.2**drops)
 
 
 def test_a_constant_rate_is_constant_after_its_warm_up() -> None:
     rate = scheduled(schedule="constant", warmup=0.2)
-    assert rate(0.1) == pytest.approx(0.5)
+    assert rate(0.1) == pytest.approx((1 + 1 / 20) / 2)
     assert [rate(p) for p in (0.2, 0.5, 0.99, 1.0)] == [1.0] * 4
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
+@pytest.mark.parametrize(
+    ("warmup", "budget", "first"),
+    [
+        (0.1, {"epochs": 1}, 1 / 10),
+        (0.05, {"epochs": 2}, 1 / 10),
+        (0.05, {"images": 1}, 1),
+        (0.05, {"epochs": 0.1}, 1),
+        (0.1, {"epochs": None, "minutes": 3}, 1 / 100),
+    ],
+)
+def test_a_warm_up_of_n_steps_begins_at_one_nth_of_the_rate(
+    schedule: str, warmup: float, budget: dict[str, Any], first: float
+) -> None:
+    rate = scheduled(schedule=schedule, warmup=warmup, **{"epochs": None, **budget})
+    assert rate(0.0) == pytest.approx(first)
+    assert rate(warmup) == 1

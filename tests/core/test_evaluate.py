@@ -193,7 +193,7 @@ def test_where_there_are_no_labels_a_protocol_that_needs_them_says_so(
     task = build_task(small_config("simclr"), data.spec)
     assert supported_protocols([protocol, "health"], without) == ["health"]
     assert supported_protocols([protocol, "health"], data) == [protocol, "health"]
-    with pytest.raises(UserError, match="x has no labels, which this protocol needs; --protocol health"):
+    with pytest.raises(UserError, match=r"x has no .*; this protocol needs two labelled"):
         score(Subject.of_task(task, without, DEVICE), [protocol])
     assert score(Subject.of_task(task, without, DEVICE), ["health"])["rankme"] >= 1
 
@@ -202,7 +202,7 @@ def test_where_there_are_no_labels_a_protocol_that_needs_them_says_so(
 def test_with_one_class_alone_no_accuracy_is_given(data: DataSet, protocol: str) -> None:
     same = ArraySplit(data.train.batch(torch.arange(100)), torch.zeros(100, dtype=torch.long))
     task = build_task(small_config("simclr"), data.spec)
-    with pytest.raises(UserError, match="x has only one class, so accuracy means nothing"):
+    with pytest.raises(UserError, match=r"x has only one class \(0\), so accuracy means nothing"):
         score(Subject.of_task(task, DataSet("x", data.spec, same, same, same), DEVICE), [protocol])
 
 
@@ -278,7 +278,7 @@ def test_a_run_is_transferred_to_other_data_and_its_own_scores_stay(run: Any, tm
     folder = tmp_path / "other"
     for kind in "abc":
         for i in range(12):
-            write(folder / kind / f"{i}.png", photo(seed=ord(kind)))
+            write(folder / kind / f"{i}.png", photo((40, 40 + i), seed=ord(kind)))
     rows = evaluate(run.path, ["knn"], data=str(folder), settings={"train.device": "cpu"})
     assert list(rows) == ["simclr", "pixels", "random-init"]
     after = run.results()

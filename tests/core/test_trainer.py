@@ -195,6 +195,16 @@ def test_the_logged_rates_are_those_of_the_formula(tmp_path: Path) -> None:
     )
 
 
+def test_a_run_of_one_step_trains_at_the_full_rate_and_moves_its_weights(tmp_path: Path) -> None:
+    config = short(train__epochs=None, train__images=1, train__lr=0.01)
+    run = train(config, out=tmp_path / "r")
+    (line,) = lines(run)
+    assert (line["step"], line["lr"]) == (1, 0.01)
+    before = build_task(config, build_data(config, CPU).spec).state_dict()
+    after = run.checkpoints.load()["task"]
+    assert not after["encoder.model.conv1.0.weight"].equal(before["encoder.model.conv1.0.weight"])
+
+
 # ---- budgets
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import assemble, load
 from ssl_zoo.data.decode import open_image, to_square
-from ssl_zoo.data.folder import find_images, split_folder
+from ssl_zoo.data.folder import list_files, read_folder
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
@@ -479,8 +479,7 @@ def test_a_folder_of_many_files_is_listed_in_time_proportional_to_their_number(
         for i in range(number):
             os.link(source[i % 4], root / "ab"[i % 2] / f"{i:06}.png")
         start = time.perf_counter()
-        files, _ = split_folder(root)
-        assert len(files.paths) == number == len(find_images(root))
+        assert len(read_folder(root).train.paths) == number == len(list_files(root).images)
         data = load(DataConfig(source=str(root), image_size=14, resident="never"), CPU)
         assert data.train.labels is not None
         assert len(data.train.batch(torch.arange(16))) == 16

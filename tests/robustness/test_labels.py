@@ -133,7 +133,7 @@ def test_a_run_on_such_folders_ends_with_valid_results(
             )
     batch = min(8, sum(count for place, count in files.items() if "test" not in place) - 1)
     arguments = flags("simclr", train__batch_size=max(2, batch), data__holdout=0.2)
-    code, _, err = call("train", "--data", tmp_path / "photos", *arguments, "--out", "run")
+    code, _, err = call("--quiet", "train", "--data", tmp_path / "photos", *arguments, "--out", "run")
     if "." in files and files["."] == 2:  # the single train image has no other to be contrasted with
         assert code == 2
         assert err.count("\n") == 1
@@ -148,7 +148,7 @@ def test_a_run_on_such_folders_ends_with_valid_results(
     assert set(figures) <= scores.keys()
     assert ("knn" in scores) == ("knn" in figures)
     assert all(map(math.isfinite, scores.values()))
-    code, _, err = call("eval", "run", "--protocol", "knn,linear,lowshot,health")
+    code, _, err = call("--quiet", "eval", "run", "--protocol", "knn,linear,lowshot,health")
     assert code == (0 if "knn" in figures else 2)
     assert code == 0 or err.count("\n") == 1
     if "rankme" not in figures:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ssl_zoo import distributed
 from ssl_zoo.nn import FeatureQueue, ema_update, frozen_copy, full_precision, mlp, sum_over_rows
+from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
@@ -40,6 +41,14 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
 
     rows = full_precision(q), full_precision(k)
     return sum_over_rows(cross_entropy, *rows, columns=1 + len(queue)) / len(q)
+
+
+FEWER_GROUPS = Notice(
+    "moco-groups",
+    "MoCo's keys are divided into fewer groups than task.key_groups where each would have less than two "
+    "images.",
+    "a larger batch, or task.key_groups",
+)
 
 
 class MoCo(Task):
@@ -126,8 +135,10 @@ class MoCo(Task):
         """Return the unit keys [B, out] of a view [B, C, H, W], computed in shuffled groups."""
         joint = distributed.all_gather(x)[shuffle]
         mine = distributed.local_rows(joint)
-        # A single image has no batch statistics.
-        groups = max(1, min(self.options.key_groups // distributed.world_size(), len(mine) // 2))
+        wanted = max(1, self.options.key_groups // distributed.world_size())
+        groups = max(1, min(wanted, len(mine) // 2))  # a single image has no batch statistics
+        if groups < wanted:
+            FEWER_GROUPS(f"moco: {groups} groups of keys, not {wanted}, as each needs two images")
         k = torch.cat([self.key_encoder(group) for group in mine.tensor_split(groups)])
         k = distributed.all_gather(F.normalize(full_precision(k), dim=1))
         return distributed.local_rows(k[shuffle.argsort()])

@@ -1,0 +1,240 @@
+"""Weights from a file, of this tool or another: every tensor is loaded, or said not to be.
+
+Tools wrap the same network differently: nested (``{"state_dict": {…}}``), with prefixes (``module.``,
+``encoder_q.``), or by number (lightly's ``backbone.0.weight``). There is no list of tools here: nested
+entries are joined to their names by dots, and the prefix is the one under which most of the network's
+own names stand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ssl_zoo.backbones.accounting import (
+    Fit,
+    State,
+    account,
+    first_few,
+    input_kernel,
+    report,
+    shape_of,
+    unaccounted,
+)
+from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.config.weights import network_settings, weights_file
+from ssl_zoo.errors import UserError
+from ssl_zoo.notices import Notice
+from ssl_zoo.text import one_line, printable
+
+log = logging.getLogger("ssl_zoo.backbones")
+
+FOUND = Notice(
+    "weights-prefix",
+    "The file of weights holds the network under a prefix, which is found by the network's own names.",
+    "backbone.weights_prefix names another prefix in the file",
+)
+DROPPED = Notice(
+    "weights-dropped",
+    "A file of weights holds more than the network: heads, second encoders, the optimiser's state.",
+    "nothing to change: the network has no place for them",
+)
+CONVERTED = Notice(
+    "weights-converted",
+    "Weights are converted to other channels, another image or patch size, or the small stem.",
+    "give data as the weights were trained on; for the stem, backbone.stem",
+)
+
+_PREFERRED = re.compile(r"(?:^|[._])(?:ema|teacher|target_encoder)(?:[._]|$)")
+_AVOIDED = re.compile(r"momentum|key|target|decoder|encoder_k\b|(?:^|[._])k(?:[._]|$)")
+"""Of several encoders in a file, the one that each method evaluates: DINO's teacher, MoCo's query."""
+
+_MIN_SHARE = 0.1
+"""A file with a smaller share of the network's names is another network's."""
+
+
+def _join(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of nested mappings, with names joined by dots."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _join(item, f"{name}.{key}" if name else str(key))
+
+
+def read_weights(path: str | Path) -> State:
+    """Read the tensors of a file of safetensors or of `torch.save`; no code in it is run.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or it holds no tensors.
+    """
+    file = weights_file(path)
+    try:
+        if file.suffix == ".safetensors":
+            content: Any = load_file(file)
+        else:
+            with torch.serialization.safe_globals([argparse.Namespace]):  # the options of DINO and MAE
+                content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"backbone.weights: {file} does not exist") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"backbone.weights: {file} cannot be read: {one_line(str(error), 200)}"
+        ) from error
+    except Exception as error:  # damaged files raise errors of every kind
+        reason = one_line(str(error).replace("WeightsUnpickler error: ", ""), 160)
+        raise UserError(
+            f"backbone.weights: {file} cannot be read without running code ({reason}); if you trust it, "
+            "save its state dict alone with torch.save"
+        ) from error
+    tensors = dict(_join(content))
+    if not tensors:
+        raise UserError(f"backbone.weights: {file} holds no tensors")
+    return tensors
+
+
+class Weights:
+    """The weights that a configuration names, to be fitted to its network.
+
+    Attributes:
+        file: the file.
+        tensors: its tensors, by their names in the file.
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        """Read the file.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        assert config.weights is not None
+        self.config = config
+        self.file = weights_file(config.weights)
+        self.tensors = read_weights(config.weights)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another tool wrote the file."""
+        return network_settings(str(self.file)) is None
+
+    def has_other_stem(self, model: nn.Module) -> bool:
+        """Return whether the first convolution has a kernel of another size than the network's."""
+        return input_kernel(model) in self._fit(model, *self._prefix(model)).misshapen
+
+    def load(self, model: nn.Module) -> None:
+        """Load the weights into a network without a classifier; say what is converted or left out.
+
+        Raises:
+            UserError: the file is another network's, or does not account for every weight.
+        """
+        prefix, names = self._prefix(model)
+        fit = self._fit(model, prefix, names)
+        if fit.errors:
+            message = unaccounted(fit.missing, fit.unexpected, fit.misshapen)
+            report(
+                self.config, f"backbone.weights: {self.file} does not fit {self.config.name}: {message}"
+            )
+        model.load_state_dict(fit.state, strict=False)
+        self._notify(fit, prefix)
+
+    def _prefix(self, model: nn.Module) -> tuple[str, dict[str, str]]:
+        """Return the prefix in the file, and the network's name of each name that may follow it.
+
+        Raises:
+            UserError: too few of the network's names are found.
+        """
+        own = list(model.state_dict())
+        # lightly wraps a network without its classifier as torch.nn.Sequential(*children).
+        numbers = {name: str(i) for i, (name, _) in enumerate(model.named_children())}
+        numbered = {".".join([numbers.get(head, head), *rest]): f"{head}.{'.'.join(rest)}"
+                    for head, *rest in (name.split(".") for name in own) if rest}  # fmt: skip
+        vocabularies = [{name: name for name in own}, numbered]
+        best: tuple[int, str, dict[str, str]] = (0, "", vocabularies[0])
+        given = self.config.weights_prefix
+        if given:
+            given = given.rstrip(".") + "."
+        for names in vocabularies:
+            counts = _prefixes(self.tensors, names)
+            prefix = max(counts, key=counts.__getitem__, default="") if given is None else given
+            if counts.get(prefix, 0) > best[0]:
+                best = counts[prefix], prefix, names
+        number, prefix, names = best
+        if number < _MIN_SHARE * len(own):
+            place = f" under {given!r}" if given else ""
+            message = (
+                f"backbone.weights: {self.file} holds another network than {self.config.name}{place}: "
+                f"{number} of its {len(own)} names, such as {own[0]}, are there; the file has "
+                f"{first_few(list(self.tensors))}; give the file's network with --backbone"
+            )
+            raise UserError(printable(message))
+        same = [p for p, count in _prefixes(self.tensors, names).items() if count == number]
+        if given is None:
+            prefix = min(same, key=lambda p: (not _PREFERRED.search(p), bool(_AVOIDED.search(p))))
+        self._others = [p for p in same if p != prefix]
+        return prefix, names
+
+    def _fit(self, model: nn.Module, prefix: str, names: Mapping[str, str]) -> Fit:
+        """Return the tensors under the prefix as they fit the network, converted by timm if needed."""
+        inside = {
+            names.get(name.removeprefix(prefix), name.removeprefix(prefix)): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(prefix)
+        }
+        fit = account(inside, model)
+        convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+        if fit.errors and convert is not None:
+            try:
+                converted: State = convert(dict(inside), model)
+            except Exception as error:  # of a file that is not the model's
+                log.debug("timm cannot convert %s: %s", self.file, error)
+                return fit
+            by_timm = account(converted, model)
+            if by_timm.errors < fit.errors:
+                for name, tensor in by_timm.state.items():
+                    old = inside.get(name)
+                    if old is not None and old.shape != tensor.shape and name not in by_timm.converted:
+                        by_timm.converted.append(f"{name} from {shape_of(old)} to {shape_of(tensor)}")
+                return by_timm
+        return fit
+
+    def _notify(self, fit: Fit, prefix: str) -> None:
+        """Say where the weights were found, what was converted, and what is not used."""
+        if prefix:
+            others = f"; it also holds {first_few(self._others)}" if self._others else ""
+            hint = " (backbone.weights_prefix chooses)" if self._others else ""
+            number = len(fit.state)
+            FOUND(printable(f"{self.file}: {number} tensors are taken from {prefix!r}{others}{hint}"))
+        if fit.converted:
+            CONVERTED(printable(f"{self.file}: converted: {first_few(fit.converted)}"))
+        outside = [_branch(n, prefix) for n in self.tensors if not n.startswith(prefix)]
+        heads = [prefix + name.partition(".")[0] for name in fit.heads]
+        if dropped := Counter([*heads, *outside]):
+            groups = first_few([f"{name} ({number})" for name, number in dropped.items()])
+            DROPPED(printable(f"{self.file}: {dropped.total()} tensors are not used: {groups}"))
+
+
+def _prefixes(tensors: State, names: Mapping[str, str]) -> Counter[str]:
+    """Count under each prefix the tensors whose names go on as one of `names`."""
+    counts: Counter[str] = Counter()
+    for full in tensors:
+        starts = [0, *(match.end() for match in re.finditer(r"\.", full))]
+        counts.update(full[:start] for start in starts if full[start:] in names)
+    return counts
+
+
+def _branch(name: str, prefix: str) -> str:
+    """Return the start of a name, up to and with the first part that differs from the prefix."""
+    parts, known = name.split("."), prefix.split(".")
+    same = next((i for i, (a, b) in enumerate(zip(parts, known, strict=False)) if a != b), 0)
+    return ".".join(parts[: same + 1])
