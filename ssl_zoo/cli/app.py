@@ -12,6 +12,7 @@ import typer
 
 from ssl_zoo.cli.arguments import Command, Group, prepare
 from ssl_zoo.cli.compare import compare_command
+from ssl_zoo.cli.config import config_command
 from ssl_zoo.cli.errors import EscapingFormatter, describe, fail, print_notices
 from ssl_zoo.cli.interrupts import end_on_stop_signal
 from ssl_zoo.cli.options import (
@@ -160,7 +161,7 @@ def eval_command(
     from ssl_zoo.config.load import parse_sets
     from ssl_zoo.evaluation import evaluate
 
-    names = split_names(protocol) or ["knn", "linear"]
+    names = split_names(protocol, "--protocol") or ["knn", "linear"]
     rows = evaluate(subject, names, data=data, settings={**settings, **parse_sets(sets or ())})
     if json:
         console.print_json({"run": subject, "data": data, "scores": rows})
@@ -170,6 +171,9 @@ def eval_command(
 
 
 app.command("compare")(compare_command)
+
+
+app.command("config")(config_command)
 
 
 @app.command("report")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from typer.core import TyperCommand, TyperGroup
 
 from ssl_zoo.notices import Notice
+from ssl_zoo.text import one_line
 
 REPEATED = Notice(
     "repeated-option",
@@ -138,4 +139,5 @@ def _notice_repeated(given: list[Given]) -> None:
             values.setdefault(f"--set {path}", []).append(f"--set {g.value}")
     for name, texts in values.items():
         if len(texts) > 1:
-            REPEATED(f"{name} is given {len(texts)} times; the last one counts: {texts[-1]}")
+            last = one_line(texts[-1], 80)
+            REPEATED(f"{one_line(name, 80)} is given {len(texts)} times; the last one counts: {last}")

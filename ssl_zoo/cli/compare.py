@@ -98,8 +98,8 @@ def compare_command(
         precision=precision,
         observe=observe,
     )
-    lists = {"tasks": tasks, "baselines": baselines, "protocols": protocol, "columns": columns}
-    names = {name: split_names(texts) for name, texts in lists.items() if texts}
+    lists = {"tasks": tasks, "baselines": baselines, "protocol": protocol, "columns": columns}
+    names = {name: split_names(texts, f"--{name}") for name, texts in lists.items() if texts}
 
     from ssl_zoo import comparison
     from ssl_zoo.cli import console
@@ -114,11 +114,12 @@ def compare_command(
                 "options"
             )
         table = comparison.tabulate(
-            runs, names.get("protocols", ()), names.get("columns"), sort, mixed=mixed, out=out
+            runs, names.get("protocol", ()), names.get("columns"), sort, mixed=mixed, out=out
         )
         console.print_table(table, out, json)
         return
-    fields: dict[str, Any] = {**names, "seeds": seeds, "sort": sort}
+    fields: dict[str, Any] = {"seeds": seeds, "sort": sort, "protocols": names.pop("protocol", None)}
+    fields |= names
     fields["set"] = {**settings, **parse_sets(sets or ())} or None
     for name in ("tasks", "baselines"):
         if names.get(name) == ["all"]:

@@ -122,6 +122,21 @@ def print_task(name: str, cls: type[Task], json: bool) -> None:
                 say(f"  {section}.{key} {_yaml(value)}")
 
 
+def print_configs(files: Mapping[str, Path], json: bool) -> None:
+    """Print the names of the configurations that ship, as a table or JSON."""
+    from ssl_zoo.config.shipped import config_summary
+
+    summaries = {name: config_summary(file.read_text(encoding="utf-8")) for name, file in files.items()}
+    if json:
+        print_json([{"name": name, "summary": summary} for name, summary in summaries.items()])
+        return
+    table = Table("configuration", "what it is")
+    for name, summary in summaries.items():
+        _add_row(table, name, summary)
+    out.print(table)
+    say("ssl-zoo config NAME prints one; --config NAME uses it, in train, or in compare for compare/…")
+
+
 def print_throughput(measured: Throughput, json: bool) -> None:
     """Print the throughput of training beside its ceiling, the shares of time, and the memory."""
     if json:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_zoo.cli.options import NAMES_METAVAR
@@ -71,7 +71,7 @@ class Hints:
         """
         if any(parameter.name in _RUNS for parameter in self.command.params):
             for number, (_, option, word) in enumerate(self.given):
-                if not option and not Path(word).exists() and (hint := self._word(number)):
+                if not option and not os.path.lexists(word) and (hint := self._word(number)):
                     raise UserError(f"{word}: there is no such run.{hint}")
 
     def _unknown_option(self, option: str) -> str:

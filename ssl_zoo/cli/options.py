@@ -92,7 +92,8 @@ Deterministic = Annotated[
     typer.Option("--deterministic", help="Refuse nondeterministic operations; implies --no-tune."),
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="YAML file of settings; flags override it.")
+    Path | None,
+    typer.Option("--config", help="YAML file or name (ssl-zoo config); flags override it."),
 ]
 Sets = Annotated[
     list[str] | None,
@@ -109,12 +110,16 @@ def settings_of(**flags: Any) -> dict[str, Any]:
     """
     settings = {FLAGS[name]: value for name, value in flags.items() if value is not None}
     if "train.observers" in settings:
-        settings["train.observers"] = split_names(settings["train.observers"])
+        settings["train.observers"] = split_names(settings["train.observers"], "--observe")
     return settings
 
 
-def split_names(texts: Iterable[str] | None) -> list[str]:
+def split_names(texts: Iterable[str] | None, option: str) -> list[str]:
     """Return the names in comma-separated lists.
+
+    Args:
+        texts: the values of an option.
+        option: the option, for messages.
 
     Raises:
         UserError: names are separated by spaces.
@@ -122,7 +127,9 @@ def split_names(texts: Iterable[str] | None) -> list[str]:
     names = [name.strip() for text in texts or () for name in text.split(",") if name.strip()]
     for name in names:
         if len(name.split()) > 1:
-            raise UserError(f"{name!r}: names are separated by commas: {','.join(name.split())}")
+            raise UserError(
+                f"{option} {name!r}: names are separated by commas: {','.join(name.split())}"
+            )
     return names
 
 

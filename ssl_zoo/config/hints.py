@@ -6,6 +6,8 @@ import re
 import shlex
 from typing import Any
 
+_MAX_LENGTH = 80
+"""The maximum length of a value that is written out in its right form."""
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}([,' ]\d{3})+(\.\d+)?")
 _PERCENT = re.compile(r"(\d+(\.\d*)?) ?%")
@@ -21,6 +23,8 @@ def value_hint(kind: str, value: Any, path: str, origin: str) -> str:
         path: the dotted path of the setting.
         origin: where the value comes from; after ``--set`` the hint is written for a shell.
     """
+    if len(str(value)) > _MAX_LENGTH:
+        return ""
     if kind in ("tuple_type", "list_type") and isinstance(value, str | int | float):
         items = [item.strip() for item in str(value).strip("()[] ").split(",")]
         text = f"[{', '.join(items)}]" if len(items) > 1 else f"[{items[0]}, …]"

@@ -10,6 +10,8 @@ import yaml
 
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import SECTIONS
+from ssl_zoo.config.shipped import find_config
+from ssl_zoo.errors import UserError
 from ssl_zoo.text import shorten_repr
 
 _MAX_CHARACTERS = 2**18
@@ -95,7 +97,7 @@ def read_yaml(file: str | Path, content: str = f"the sections {', '.join(SECTION
     """Return the settings in a YAML file, as plain values.
 
     Args:
-        file: the file.
+        file: the file, or the name of a configuration that ships.
         content: the expected content, for error messages.
 
     Raises:
@@ -103,8 +105,10 @@ def read_yaml(file: str | Path, content: str = f"the sections {', '.join(SECTION
     """
     origin = f"--config {file}"
     try:
-        with Path(file).open(encoding="utf-8") as opened:
+        with find_config(file).open(encoding="utf-8") as opened:
             text = opened.read(_MAX_CHARACTERS + 1)
+    except UserError as error:
+        raise SettingError("", str(error), origin) from error
     except UnicodeDecodeError as error:
         raise SettingError("", "is not valid UTF-8", origin) from error
     except (OSError, ValueError) as error:
