@@ -1,4 +1,4 @@
-"""The page of all notices and warnings, made from the code: ``python -m tests.notices > docs/notices.md``."""
+"""Make the page of all notices from the code: ``python -m tests.notices > docs/notices.md``."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ PACKAGES = ("ssl_zoo", "ssl_zoo_vision", "ssl_zoo_observers")
 HEAD = """\
 # What is left out, guessed or taken as a default
 
-ssl-zoo skips, drops, clips or guesses nothing without a word. Each case below is said in one line on standard error, once,
-when it happens, with its numbers:
+ssl-zoo skips, drops, clips or guesses nothing without a word. Each case below is said in one line on
+standard error, once, as soon as it is known, with its numbers:
 
     ssl-zoo train --task simclr --data photos/
 
-`--quiet` hides these lines; with `--json` they are not printed either. A run keeps them under `notices` in its
-`results.json`, and the first one also as numbers under `data`. In Python they are records of the level INFO of the logger
-`ssl_zoo.notices`.
+`--quiet` hides these lines, and with `--json` they are not printed either. A run keeps them under `notices`
+in its `results.json`; what was found in the data is there as numbers too, under `data`. In Python they are
+records of the level INFO of the logger `ssl_zoo.notices`.
 
-This page is made from the code by `python -m tests.notices > docs/notices.md`, and a test compares the two.
+This page is made from the code by `python -m tests.notices > docs/notices.md`; a test compares the two.
 
 ## Notices
 """
@@ -35,7 +35,7 @@ This page is made from the code by `python -m tests.notices > docs/notices.md`, 
 WARNINGS = """
 ## Warnings
 
-What is probably a mistake is a warning, which nothing hides. `…` stands for the numbers and names of the case.
+What is probably a mistake is a warning, which nothing hides. `…` stands for numbers and names.
 """
 
 

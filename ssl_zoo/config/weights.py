@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ssl_zoo.config.errors import SettingError
+from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.presets import SMALL_IMAGE
 from ssl_zoo.config.schema import BackboneConfig
 
@@ -39,7 +40,7 @@ def read_header(path: str | Path, origin: str = "") -> dict[str, str]:
     Raises:
         SettingError: there is no such file, or it cannot be read.
     """
-    file = weights_file(path)
+    file = weights_file(user_path("backbone.weights", str(path), origin))
     try:
         if not file.is_file():
             reason = f"{file} does not exist"

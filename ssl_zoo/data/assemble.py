@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ssl_zoo import distributed
+from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.catalogue import as_arrays, labels_of
 from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.decode import open_image
 from ssl_zoo.data.decoded_cache import origin_of
-from ssl_zoo.data.folder import user_path
 from ssl_zoo.data.holdout import hold_out
 from ssl_zoo.data.image_files import ImageFiles, Origin, UnreadableFiles
 from ssl_zoo.data.lazy import LazySplit

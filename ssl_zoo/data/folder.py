@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from ssl_zoo.data.decode import formats
 from ssl_zoo.errors import UserError
-from ssl_zoo.text import error_reason, printable
+from ssl_zoo.text import printable
 
 log = logging.getLogger("ssl_zoo.data")
 
@@ -76,27 +75,6 @@ class FolderContent:
     others: Counter[str]
     unused: tuple[str, ...]
     folders: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-
-def user_path(setting: str, text: str) -> Path:
-    """Return a path that a user wrote, which need not exist, with ``~`` expanded.
-
-    Args:
-        setting: the dotted path of the setting, for the message.
-        text: the path.
-
-    Raises:
-        UserError: the path is invalid, or the system forbids access to it.
-    """
-    try:
-        path = Path(text).expanduser()
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            path.stat()
-    except (OSError, RuntimeError, ValueError) as error:
-        shown = printable(text if len(text) <= 100 else f"{text[:97]}...")
-        reason = error_reason(error).rstrip(".")
-        raise UserError(f"{setting}: {shown}: {reason}; name another folder") from error
-    return path
 
 
 def image_suffixes() -> set[str]:

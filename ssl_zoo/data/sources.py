@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ssl_zoo.config.errors import SettingError
+from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import catalogue
 from ssl_zoo.data.assemble import (
@@ -24,7 +25,7 @@ from ssl_zoo.data.assemble import (
 from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.decode import open_image
 from ssl_zoo.data.download import default_root, open_torchvision
-from ssl_zoo.data.folder import read_folder, user_path
+from ssl_zoo.data.folder import read_folder
 from ssl_zoo.data.holdout import exact_copies, hold_out, random_split
 from ssl_zoo.data.lazy import LazySplit
 from ssl_zoo.data.splits import ArraySplit, Split

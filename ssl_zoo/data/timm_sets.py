@@ -12,12 +12,12 @@ from typing import Any
 from PIL import Image
 from timm.data import ImageDataset, create_dataset
 
+from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.assemble import DEFAULT_SIZE, stored_side
 from ssl_zoo.data.catalogue import labels_of
 from ssl_zoo.data.decode import image_error_reason, open_image
 from ssl_zoo.data.download import default_root
-from ssl_zoo.data.folder import user_path
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
 

@@ -1,4 +1,4 @@
-"""All of timm's optimisers treat a setting of 0 as the limit of small ones, and layers by their shape."""
+"""Each of timm's optimisers treats a setting of 0 as the limit of small ones."""
 
 from __future__ import annotations
 

@@ -1,0 +1,110 @@
+"""Notices, at the start of a run, of what it leaves out or takes as a default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ssl_zoo import distributed
+from ssl_zoo.config.schema import BackboneConfig, DataConfig, EncoderConfig, RunConfig
+from ssl_zoo.evaluation import ONLINE_EVAL_SIZES
+from ssl_zoo.notices import Notice
+from ssl_zoo.training.trainer import Trainer
+
+_LAST_BATCH = Notice(
+    "last-batch",
+    "Samples that do not fill a last step are left out of an epoch, other ones in each.",
+    "--batch-size",
+)
+_EPOCHS = Notice("epochs", "Without a budget a run has 100 epochs.", "--epochs, --images, --minutes")
+_BACKBONE = Notice(
+    "default-backbone",
+    "The default backbone is small, for a quick look on two CPU cores.",
+    "--backbone resnet50, or any other timm model",
+)
+_NO_EFFECT = Notice(
+    "no-effect",
+    "A setting that differs from its default has no effect beside another one.",
+    "leave it out, or change the other one",
+)
+_NO_ACCURACY = Notice(
+    "no-accuracy",
+    "Protocols that need labels of two classes are left out where there are none.",
+    "class sub-folders, or eval with labelled --data",
+)
+_ONLINE = Notice(
+    "online-sample",
+    "kNN during training uses up to {:,} samples as neighbours and up to {:,} to score.".format(
+        *ONLINE_EVAL_SIZES
+    ),
+    "the evaluation at the end uses all",
+)
+_OVERFLOW = Notice(
+    "fp16-overflow",
+    "In fp16, a step whose gradient overflows changes nothing, and the loss is scaled less.",
+    "--precision bf16 or fp32",
+)
+_BATCH_NORM = Notice(
+    "sync-batchnorm",
+    "In several processes, batch norms compute their statistics over all of them.",
+    "train.sync_batchnorm=false",
+)
+
+
+def report_choices(trainer: Trainer, left_out: Sequence[str] = ()) -> None:
+    """Give a notice for each thing that a run leaves out or takes as a default.
+
+    Args:
+        trainer: the trainer, before the first step.
+        left_out: the protocols that the data does not support.
+    """
+    config, data, budget = trainer.config, trainer.data, trainer.budget
+    noun = data.spec.noun
+    if rest := len(data.train) - budget.steps_per_epoch * budget.step_images:
+        _LAST_BATCH(
+            f"{rest:,} of {len(data.train):,} {noun}, other ones each time, are left out of an epoch: "
+            f"they do not fill a step of {budget.step_images:,}"
+        )
+    if "epochs" not in config.train.model_fields_set and config.train.epochs is not None:
+        _EPOCHS(f"the budget is {config.train.epochs:g} epochs, the default; --epochs changes it")
+    default = BackboneConfig()
+    if config.backbone == default and config.data.source != DataConfig().source:
+        _BACKBONE(
+            f"{default.name}, the default backbone, is small; --backbone resnet50 is a usual choice"
+        )
+    if left_out:
+        _NO_ACCURACY(f"{data.name} {data.no_accuracy}: without {', '.join(left_out)}")
+    sizes = (len(data.bank), 0 if data.test is None else len(data.test))
+    evaluates = data.labelled and (config.train.knn_points or config.train.knn_every)
+    if evaluates and any(size > limit for size, limit in zip(sizes, ONLINE_EVAL_SIZES, strict=True)):
+        bank, test = map(min, sizes, ONLINE_EVAL_SIZES)
+        _ONLINE(f"kNN during training: {bank:,} neighbours, {test:,} {noun} to score; at the end, all")
+    if trainer.scaler.is_enabled():
+        _OVERFLOW("fp16: steps whose gradient overflows change nothing")
+    if distributed.world_size() > 1 and config.train.sync_batchnorm:
+        _BATCH_NORM("batch norms compute their statistics over all processes")
+    for path, reason in ineffective_settings(config):
+        _NO_EFFECT(f"{path} has no effect: {reason}")
+
+
+def ineffective_settings(config: RunConfig) -> list[tuple[str, str]]:
+    """Return the path of each setting that has no effect beside the others, and the reason.
+
+    Settings with their default value do not count.
+    """
+    train, backbone = config.train, config.backbone
+    several = distributed.world_size() > 1
+    cases = {
+        "train.milestones": (train.schedule != "step", f"train.schedule is {train.schedule}"),
+        "train.decay": (train.schedule != "step", f"train.schedule is {train.schedule}"),
+        "train.part_size": (not train.cached_gradients, "train.cached_gradients is off"),
+        "train.sync_batchnorm": (not several, "there is one process"),
+        "backbone.stem_stride": (backbone.stem == "original", "backbone.stem is original"),
+    }
+    defaults = EncoderConfig(backbone=BackboneConfig(name=backbone.name))  # a preset has its own
+
+    def is_set(path: str) -> bool:
+        section, name = path.split(".")
+        values, others = getattr(config, section), getattr(defaults, section)
+        return bool(getattr(values, name) != getattr(others, name))
+
+    return [(path, reason) for path, (holds, reason) in cases.items() if holds and is_set(path)]
