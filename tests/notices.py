@@ -23,9 +23,9 @@ standard error, once, as soon as it is known, with its numbers:
 
     ssl-zoo train --task simclr --data photos/
 
-`--quiet` hides these lines, and with `--json` they are not printed either. A run keeps them under `notices`
-in its `results.json`; what was found in the data is there as numbers too, under `data`. In Python they are
-records of the level INFO of the logger `ssl_zoo.notices`.
+`--quiet` hides these lines, and with `--json` they are not printed either. A run keeps them under
+`notices` in its `results.json`; what was found in the data is there as numbers too, under `data`. In
+Python they are records of the level INFO of the logger `ssl_zoo.notices`.
 
 This page is made from the code by `python -m tests.notices > docs/notices.md`; a test compares the two.
 
