@@ -20,6 +20,7 @@ from ssl_zoo.cli.options import (
     ConfigFile,
     Data,
     DeviceName,
+    EvalBatchSize,
     ImageSize,
     Json,
     Precision,
@@ -130,6 +131,7 @@ def eval_command(
     pretrained: Pretrained = None,
     device: DeviceName = None,
     precision: Precision = None,
+    batch_size: EvalBatchSize = None,
     seed: Seed = None,
     sets: Sets = None,
     json: Json = False,
@@ -138,6 +140,8 @@ def eval_command(
     settings = settings_of(
         image_size=image_size, pretrained=pretrained, device=device, precision=precision, seed=seed
     )
+    if batch_size is not None:
+        settings["train.eval_batch_size"] = batch_size
 
     from ssl_zoo.cli import console
     from ssl_zoo.config.load import parse_sets
@@ -176,13 +180,14 @@ def embed_command(
     out: Annotated[Path, typer.Option("-o", "--out", help="The .npz or .parquet file to write.")],
     data: Annotated[str | None, typer.Option(help="Data to embed (default the run's own).")] = None,
     device: DeviceName = None,
+    batch_size: EvalBatchSize = None,
     json: Json = False,
 ) -> None:
     """Write the features of every sample, with names and labels, into a file."""
     from ssl_zoo.cli import console
     from ssl_zoo.tools.embed import embed
 
-    written = embed(run, data, out, device)
+    written = embed(run, data, out, device, batch_size)
     if json:
         console.print_json(asdict(written))
     else:

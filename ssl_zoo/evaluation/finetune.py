@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.errors import SslZooError
+from ssl_zoo.evaluation.features import extract
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject, evaluating
 from ssl_zoo.task import Encoder
@@ -111,13 +112,16 @@ def measure(subject: Subject) -> Scores:
     data, device = subject.data, subject.device
     _, labels = subject.labels()
     assert data.test is not None
-    correct = 0
+
+    def classify(batch: Tensor) -> Tensor:
+        x = data.spec.prepare(batch)
+        with device.autocast():
+            predicted: Tensor = model(device.to_format(x)).argmax(1, keepdim=True)
+        return predicted
+
     with evaluating(model):
-        for numbers in torch.arange(len(labels)).split(512):
-            x = data.spec.prepare(data.test.batch(numbers).to(device.device))
-            with device.autocast():
-                predicted = model(device.to_format(x)).argmax(1)
-            correct += int((predicted.cpu() == labels[numbers]).sum())
+        predicted = extract(classify, data.test, device.device, batch_size=device.eval_batch)
+    correct = int((predicted[:, 0].cpu() == labels).sum())
     return {"finetune": 100 * correct / len(labels)}
 
 

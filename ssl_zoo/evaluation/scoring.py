@@ -25,7 +25,7 @@ UNTRAINED, PRETRAINED = "random-init", "pretrained"
 """The names of the network before training, by its initial weights."""
 ONLINE_EVAL_SIZES = (10_000, 2_000)
 """The maximum number of samples of the bank and of the test split in an evaluation during training."""
-_MACHINE = ("train.device", "train.precision", "train.channels_last")
+_MACHINE = ("train.device", "train.precision", "train.channels_last", "train.eval_batch_size")
 
 
 def score(subject: Subject, names: Iterable[str]) -> dict[str, float]:
@@ -50,25 +50,19 @@ def baselines(
     untrained: Task,
     data: DataSet,
     device: Device,
-    names: Iterable[str] = ("knn",),
     pretrained: bool = False,
-) -> dict[str, Scores]:
-    """Score the baselines that learnt features must beat: the raw input and the untrained network.
+) -> list[Subject]:
+    """Return the baselines that learnt features must beat: the raw input and the untrained network.
 
     Args:
         untrained: the task with its initial weights, on the device.
         data: the data.
         device: where and how to compute.
-        names: the names of the protocols.
         pretrained: whether the initial weights are pretrained, which names the row.
-
-    Returns:
-        The scores of each baseline.
     """
-    names = list(names)
     name = PRETRAINED if pretrained else UNTRAINED
     subjects = [Subject.raw(data, device), Subject.of_task(untrained, data, device, name)]
-    return {s.name: score(s, names) for s in subjects if s is not None}
+    return [subject for subject in subjects if subject is not None]
 
 
 def evaluate(
@@ -86,8 +80,9 @@ def evaluate(
         with_baselines: whether to evaluate the raw input and the untrained network too.
         data: for a run, a labelled data set to transfer to, in place of its own; for a timm model,
             the data set (default: the digits).
-        settings: for a run, settings of the machine (``train.device``, ``train.precision``); for a
-            timm model, any setting of the sections data, backbone and train, by dotted path.
+        settings: for a run, settings of the machine (``train.device``, ``train.precision``,
+            ``train.eval_batch_size``); for a timm model, any setting of the sections data, backbone and
+            train, by dotted path.
 
     Returns:
         The scores of each row by metric; the rows are the run's task or the model, then baselines.
@@ -153,6 +148,7 @@ def _evaluate_run(
         rows: dict[str, Scores] = {config.task.name: score(subject, names)}
         if with_baselines:
             untrained = device.place(build_task(config, samples.spec))
-            rows |= baselines(untrained, samples, device, names, config.backbone.pretrained)
+            subjects = baselines(untrained, samples, device, config.backbone.pretrained)
+            rows |= {s.name: score(s, names) for s in subjects}
     run.add_scores(rows, on=other)
     return rows

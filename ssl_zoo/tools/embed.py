@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
@@ -50,7 +51,13 @@ class Embedded:
     skipped: dict[str, str]
 
 
-def embed(run: str | Path, data: str | None, to: str | Path, device: str | None = None) -> Embedded:
+def embed(
+    run: str | Path,
+    data: str | None,
+    to: str | Path,
+    device: str | None = None,
+    batch_size: int | None = None,
+) -> Embedded:
     """Write the features of every sample of a data set, from a run's backbone, with the labels.
 
     The features are those of `load_backbone`, in full precision. Images of another size or with other
@@ -71,6 +78,7 @@ def embed(run: str | Path, data: str | None, to: str | Path, device: str | None 
         data: a folder or a data set's name; None for the run's own data.
         to: the file to write; an existing one is replaced.
         device: the device to compute on; None for the best one.
+        batch_size: the number of samples at a time; None to follow training and memory.
 
     Raises:
         UserError: there is no backbone at `run`, no such data, it is not images, or `to` cannot be
@@ -83,7 +91,7 @@ def embed(run: str | Path, data: str | None, to: str | Path, device: str | None 
     spec: ImageSpec = model.ssl_zoo_spec
     source = DataConfig(source=data) if data is not None else Run.open(run).config().data
     source = source.model_copy(update={"image_size": spec.size})
-    target = Device.choose(TrainConfig(device=device or "auto", precision="fp32"))
+    target = Device.choose(_computing(run, device, batch_size))
     samples = load_data(source, target.device)
     if not isinstance(samples.spec, ImageSpec):
         raise UserError(
@@ -109,6 +117,18 @@ def embed(run: str | Path, data: str | None, to: str | Path, device: str | None 
     )
 
 
+def _computing(run: str | Path, device: str | None, batch_size: int | None) -> TrainConfig:
+    """Return how to compute: in full precision, with the batches of the run where they are known."""
+    train = TrainConfig()
+    with contextlib.suppress(UserError):  # without the run's configuration, or its task's plugin
+        train = Run.open(run).config().train
+    names = ("batch_size", "cached_gradients", "part_size", "eval_batch_size")
+    values: dict[str, Any] = {name: getattr(train, name) for name in names}
+    if batch_size is not None:
+        values["eval_batch_size"] = batch_size
+    return TrainConfig(device=device or "auto", precision="fp32", **values)
+
+
 class Columns(NamedTuple):
     """The columns of the table that is written, for N samples."""
 
@@ -131,7 +151,7 @@ def _rows(
     name: str, split: Split, root: Path, represent: Callable[[Tensor], Tensor], device: Device
 ) -> Columns:
     """Return the rows of a split, without the samples that could not be read."""
-    features = extract(represent, split, device.device).cpu().numpy()
+    features = extract(represent, split, device.device, batch_size=device.eval_batch).cpu().numpy()
     count = len(split)
     names = [str(number) for number in range(count)] if split.names is None else split.names
     readable = np.array([printable(file) not in split.skipped for file in names])
