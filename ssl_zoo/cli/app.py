@@ -151,7 +151,7 @@ def eval_command(
         subject, split_names(protocol), data=data, settings={**settings, **parse_sets(sets or ())}
     )
     if json:
-        console.print_json({"run": subject, "data": data, "scores": rows})
+        console.print_json({"run": subject, "data": data, "scores": rows, "kept": rows.kept})
     else:
         on = f" on {data}" if data is not None else ""
         console.print_scores(rows, f"{subject}, evaluated{on}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from ssl_zoo.config.load import load_encoder_config
 from ssl_zoo.config.schema import EncoderConfig
 from ssl_zoo.data import DataSet
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import Unwritable, UserError
 from ssl_zoo.evaluation.protocol import Scores, protocols
 from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.runs.build import build_data, build_encoder, build_task, load_data, restore_task
@@ -18,6 +19,8 @@ from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
+
+log = logging.getLogger("ssl_zoo.evaluation")
 
 TIMM = "timm:"
 """The prefix of a timm model's name, to evaluate it in place of a run."""
@@ -39,6 +42,16 @@ def score(subject: Subject, names: Iterable[str]) -> dict[str, float]:
     for protocol in protocols(names).values():
         scores |= protocol(subject)
     return scores
+
+
+class Evaluation(dict[str, Scores]):
+    """The scores of each row by metric.
+
+    Attributes:
+        kept: whether the scores are in the `results.json` of a run.
+    """
+
+    kept: bool = False
 
 
 def supported_protocols(names: Iterable[str], data: DataSet) -> list[str]:
@@ -71,8 +84,10 @@ def evaluate(
     with_baselines: bool = True,
     data: str | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> dict[str, Scores]:
+) -> Evaluation:
     """Evaluate a finished run, or any timm model; add a run's scores to its `results.json`.
+
+    Where these cannot be written, as in a folder that is read-only, a warning says so.
 
     Args:
         subject: a run directory, or ``timm:NAME``.
@@ -85,7 +100,8 @@ def evaluate(
             train, by dotted path.
 
     Returns:
-        The scores of each row by metric; the rows are the run's task or the model, then baselines.
+        The scores of each row by metric; the rows are the run's task or the model, then baselines. The
+            attribute ``kept`` tells whether they were added to a run's results.
 
     Raises:
         UserError: `subject` is not a run or has no checkpoint, a protocol needs labels that the data
@@ -98,14 +114,14 @@ def evaluate(
     return _evaluate_run(Run.open(subject), names, with_baselines, data, settings)
 
 
-def _evaluate_timm(config: EncoderConfig, names: list[str], with_raw: bool) -> dict[str, Scores]:
+def _evaluate_timm(config: EncoderConfig, names: list[str], with_raw: bool) -> Evaluation:
     device = Device.choose(config.train)
     samples = load_data(config.data, device.device)
     with device.computing():
         subjects = [of_encoder(config, samples, device, f"{TIMM}{config.backbone.name}")]
         if with_raw and (raw := Subject.raw(samples, device)) is not None:
             subjects.append(raw)
-        return {s.name: score(s, names) for s in subjects}
+        return Evaluation({s.name: score(s, names) for s in subjects})
 
 
 def of_encoder(config: EncoderConfig, data: DataSet, device: Device, name: str) -> Subject:
@@ -116,7 +132,7 @@ def of_encoder(config: EncoderConfig, data: DataSet, device: Device, name: str) 
 
 def _evaluate_run(
     run: Run, names: list[str], with_baselines: bool, data: str | None, settings: Mapping[str, Any]
-) -> dict[str, Scores]:
+) -> Evaluation:
     config = run.config()
     other = data if data != config.data.source else None
     for path in settings:
@@ -145,10 +161,14 @@ def _evaluate_run(
     with device.computing():
         task = device.place(restore_task(run, samples.spec))
         subject = Subject.of_task(task, samples, device, seed=config.train.seed)
-        rows: dict[str, Scores] = {config.task.name: score(subject, names)}
+        rows = Evaluation({config.task.name: score(subject, names)})
         if with_baselines:
             untrained = device.place(build_task(config, samples.spec))
             subjects = baselines(untrained, samples, device, config.backbone.pretrained)
             rows |= {s.name: score(s, names) for s in subjects}
-    run.add_scores(rows, on=other)
+    try:
+        run.add_scores(rows, on=other)
+        rows.kept = True
+    except Unwritable as error:
+        log.warning("the scores are not kept in %s: %s", run.results_file, error)
     return rows
