@@ -134,6 +134,9 @@ def eval_command(
     batch_size: EvalBatchSize = None,
     seed: Seed = None,
     sets: Sets = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the linear classifier in the run, for predict.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Evaluate a run, or any timm model, beside raw pixels and the untrained network."""
@@ -148,13 +151,20 @@ def eval_command(
     from ssl_zoo.evaluation import evaluate
 
     rows = evaluate(
-        subject, split_names(protocol), data=data, settings={**settings, **parse_sets(sets or ())}
+        subject,
+        split_names(protocol),
+        data=data,
+        settings={**settings, **parse_sets(sets or ())},
+        keep=keep,
     )
     if json:
-        console.print_json({"run": subject, "data": data, "scores": rows, "kept": rows.kept})
+        kept = {} if rows.classifier is None else {"classifier": str(rows.classifier)}
+        console.print_json({"run": subject, "data": data, "scores": rows, "kept": rows.kept, **kept})
     else:
         on = f" on {data}" if data is not None else ""
         console.print_scores(rows, f"{subject}, evaluated{on}")
+        if rows.classifier is not None:
+            console.print_kept(subject, rows.classifier)
 
 
 app.command("compare")(compare_command)
@@ -192,6 +202,36 @@ def embed_command(
         console.print_json(asdict(written))
     else:
         console.print_embedded(written)
+
+
+@app.command("predict")
+def predict_command(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .csv or .parquet file to write.")],
+    data: Annotated[
+        str | None, typer.Option(help="Data to classify, with or without labels (default the run's).")
+    ] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(help="File of a classifier (default the run's own).")
+    ] = None,
+    device: DeviceName = None,
+    precision: Precision = None,
+    batch_size: EvalBatchSize = None,
+    json: Json = False,
+) -> None:
+    """Write the class of every sample, by the classifier that eval --keep kept in the run."""
+    settings = settings_of(device=device, precision=precision)
+    if batch_size is not None:
+        settings["train.eval_batch_size"] = batch_size
+
+    from ssl_zoo.cli import console
+    from ssl_zoo.tools.predict import predict
+
+    predicted = predict(run, data, out, classifier=classifier, settings=settings)
+    if json:
+        console.print_json(asdict(predicted))
+    else:
+        console.print_predicted(predicted)
 
 
 @app.command("export")

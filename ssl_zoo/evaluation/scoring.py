@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ssl_zoo.config.load import load_encoder_config
-from ssl_zoo.config.schema import EncoderConfig
+from ssl_zoo.config.schema import EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Unwritable, UserError
-from ssl_zoo.evaluation.protocol import Scores, protocols
+from ssl_zoo.evaluation.classifier import CLASSIFIER_FILE, KeptClassifier, fingerprint
+from ssl_zoo.evaluation.protocol import Scores, known_protocols, protocols
 from ssl_zoo.evaluation.subject import Subject
+from ssl_zoo.notices import Notice
 from ssl_zoo.runs.build import build_data, build_encoder, build_task, load_data, restore_task
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
+from ssl_zoo.runtime.files import check_output_file
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
 
@@ -28,6 +32,11 @@ UNTRAINED, PRETRAINED = "random-init", "pretrained"
 """The names of the network before training, by its initial weights."""
 ONLINE_EVAL_SIZES = (10_000, 2_000)
 """The maximum number of samples of the bank and of the test split in an evaluation during training."""
+REPLACED = Notice(
+    "replaced-classifier",
+    "eval --keep replaces the classifier of other data in the run.",
+    "copy classifier.safetensors first; predict --classifier takes the copy",
+)
 _MACHINE = ("train.device", "train.precision", "train.channels_last", "train.eval_batch_size")
 
 
@@ -49,9 +58,11 @@ class Evaluation(dict[str, Scores]):
 
     Attributes:
         kept: whether the scores are in the `results.json` of a run.
+        classifier: the file of the classifier, if it was to be kept.
     """
 
     kept: bool = False
+    classifier: Path | None = None
 
 
 def supported_protocols(names: Iterable[str], data: DataSet) -> list[str]:
@@ -84,6 +95,7 @@ def evaluate(
     with_baselines: bool = True,
     data: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    keep: bool = False,
 ) -> Evaluation:
     """Evaluate a finished run, or any timm model; add a run's scores to its `results.json`.
 
@@ -98,10 +110,13 @@ def evaluate(
         settings: for a run, settings of the machine (``train.device``, ``train.precision``,
             ``train.eval_batch_size``); for a timm model, any setting of the sections data, backbone and
             train, by dotted path.
+        keep: for a run, whether to keep the classifier of the first protocol that has one, such as
+            ``linear``, in the run's `classifier.safetensors`, for `ssl_zoo.predict`.
 
     Returns:
         The scores of each row by metric; the rows are the run's task or the model, then baselines. The
-            attribute ``kept`` tells whether they were added to a run's results.
+            attribute ``kept`` tells whether they were added to a run's results, ``classifier`` where a
+            classifier is kept.
 
     Raises:
         UserError: `subject` is not a run or has no checkpoint, a protocol needs labels that the data
@@ -110,8 +125,12 @@ def evaluate(
     names, settings = list(protocols(protocol)), dict(settings or {})
     if str(subject).startswith(TIMM):
         values = {"backbone.name": str(subject)[len(TIMM) :], "data.source": data, **settings}
+        if keep:
+            raise UserError(f"--keep: {subject} is not a run, so there is no place for a classifier")
         return _evaluate_timm(load_encoder_config(values), names, with_baselines)
-    return _evaluate_run(Run.open(subject), names, with_baselines, data, settings)
+    run = Run.open(subject)
+    keeper = _keeper(run, names, data) if keep else None
+    return _evaluate_run(run, names, with_baselines, data, settings, keeper)
 
 
 def _evaluate_timm(config: EncoderConfig, names: list[str], with_raw: bool) -> Evaluation:
@@ -130,9 +149,43 @@ def of_encoder(config: EncoderConfig, data: DataSet, device: Device, name: str) 
     return Subject.of_encoder(encoder, data, device, name, seed=config.train.seed)
 
 
-def _evaluate_run(
-    run: Run, names: list[str], with_baselines: bool, data: str | None, settings: Mapping[str, Any]
-) -> Evaluation:
+def _keeper(run: Run, names: list[str], data: str | None) -> str:
+    """Return the first protocol whose classifier can be kept in a run.
+
+    Raises:
+        UserError: there is none, or the run cannot be written.
+    """
+    file = run.path / CLASSIFIER_FILE
+    check_output_file("--keep", file, {file.suffix: ()})
+    keeper = next((name for name, p in protocols(names).items() if p.classifier is not None), None)
+    if keeper is None:
+        raise UserError(
+            f"--keep: --protocol {','.join(names)} has no classifier to keep; add linear to it"
+        )
+    if file.is_file():
+        with suppress(UserError):  # a file that cannot be read is no loss
+            old, new = KeptClassifier.load(file).data, data or run.config().data.source
+            if old != new:
+                REPLACED(
+                    f"{file}: the classifier of {old} will be replaced by that of {new}; copy it to "
+                    "keep both, for predict --classifier FILE"
+                )
+    return keeper
+
+
+def open_for_evaluation(
+    run: Run, data: str | None, settings: Mapping[str, Any]
+) -> tuple[RunConfig, DataSet, Device]:
+    """Return the configuration of a run, samples as its network takes them, and the device.
+
+    Args:
+        run: the run.
+        data: the source of the samples; None for the run's own.
+        settings: settings of the machine, and of the section data for another source, by dotted path.
+
+    Raises:
+        UserError: there is no such data, it does not fit, or a setting cannot be changed.
+    """
     config = run.config()
     other = data if data != config.data.source else None
     for path in settings:
@@ -147,28 +200,58 @@ def _evaluate_run(
     machine = {name: getattr(changed.train, name) for name in names_set}
     device = Device.choose(config.train.model_copy(update=machine))
     if other is None:
-        samples = build_data(config, device.device)
-    else:
-        spec = run.spec()
-        section = changed.data.model_copy(update={"image_size": spec.size})
-        samples = load_data(section, device.device)
-        if not isinstance(samples.spec, ImageSpec):
-            raise UserError(
-                f"--data {data}: is {samples.spec.modality} data, but {run.path} takes images"
-            )
-        # Normalised as in training; only the meaning of a mirror image is the new data's.
-        samples = replace(samples, spec=replace(spec, mirror=samples.spec.mirror))
+        return config, build_data(config, device.device), device
+    spec = run.spec()
+    section = changed.data.model_copy(update={"image_size": spec.size})
+    samples = load_data(section, device.device)
+    if not isinstance(samples.spec, ImageSpec):
+        raise UserError(f"--data {data}: is {samples.spec.modality} data, but {run.path} takes images")
+    # Normalised as in training; only the meaning of a mirror image is the new data's.
+    return config, replace(samples, spec=replace(spec, mirror=samples.spec.mirror)), device
+
+
+def _evaluate_run(
+    run: Run,
+    names: list[str],
+    with_baselines: bool,
+    data: str | None,
+    settings: Mapping[str, Any],
+    keeper: str | None,
+) -> Evaluation:
+    config, samples, device = open_for_evaluation(run, data, settings)
     with device.computing():
         task = device.place(restore_task(run, samples.spec))
         subject = Subject.of_task(task, samples, device, seed=config.train.seed)
         rows = Evaluation({config.task.name: score(subject, names)})
+        if keeper is not None:
+            rows.classifier = run.path / CLASSIFIER_FILE
+            source = config.data.source if data is None else data
+            scores = rows[config.task.name]
+            _classifier(keeper, subject, task, source, scores).save(rows.classifier)
         if with_baselines:
             untrained = device.place(build_task(config, samples.spec))
             subjects = baselines(untrained, samples, device, config.backbone.pretrained)
             rows |= {s.name: score(s, names) for s in subjects}
     try:
-        run.add_scores(rows, on=other)
+        run.add_scores(rows, on=data if data != config.data.source else None)
         rows.kept = True
     except Unwritable as error:
         log.warning("the scores are not kept in %s: %s", run.results_file, error)
     return rows
+
+
+def _classifier(name: str, subject: Subject, task: Task, source: str, scores: Scores) -> KeptClassifier:
+    """Return the classifier of a protocol, with the facts about it."""
+    protocol, data = known_protocols()[name], subject.data
+    assert protocol.classifier is not None
+    classifier = protocol.classifier(subject)
+    classes = range(len(classifier.bias)) if data.classes is None else data.classes
+    return KeptClassifier(
+        classifier,
+        classes=tuple(map(str, classes))[: len(classifier.bias)],
+        data=source,
+        protocol=name,
+        scores={metric: scores[metric] for metric in protocol.metrics if metric in scores},
+        spec=asdict(data.spec),
+        weights=fingerprint(task),
+    )

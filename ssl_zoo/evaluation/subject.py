@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.features import Features, extract, sample_indices
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder, Task
+
+T = TypeVar("T")
 
 Embed = Callable[[Tensor], Tensor]
 """Maps a batch to features [B, D]."""
@@ -72,6 +75,7 @@ class Subject:
         self.encoder, self.seed = encoder, seed
         self.module = module if module is not None else nn.Identity()
         self._embed, self._limits = embed, limits
+        self._once: dict[Callable[[Subject], Any], Any] = {}
 
     @classmethod
     def of_task(
@@ -180,6 +184,13 @@ class Subject:
         pairs = self.extract(split, sample_indices(len(split), limit), pair)  # [M, 2, D]
         x, y = pairs.unbind(1)
         return x, y
+
+    def once(self, compute: Callable[[Subject], T]) -> T:
+        """Return what a function computes of this subject; it is computed once."""
+        if compute not in self._once:
+            self._once[compute] = compute(self)
+        value: T = self._once[compute]
+        return value
 
     def labels(self) -> tuple[Tensor, Tensor]:
         """Return the labels [N] of the bank and [M] of the test split, on the CPU.

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_zoo.config.schema import DataConfig, TrainConfig
-from ssl_zoo.data import DataSet, Split
+from ssl_zoo.data import Split
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import extract
 from ssl_zoo.runs.backbone import load_backbone
@@ -26,12 +24,10 @@ from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import check_output_file, write_atomic
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.text import printable
+from ssl_zoo.tools.rows import UNKNOWN, Rows, compute_rows
 
 FORMATS = {".npz": (), ".parquet": ("pyarrow",)}
 """The modules that each format needs, by suffix."""
-
-UNKNOWN = -1
-"""The label of an unlabelled sample."""
 
 
 @dataclass(frozen=True)
@@ -103,17 +99,17 @@ def embed(
         features: Tensor = model(target.to_format(spec.prepare(batch)))
         return features
 
-    root = Path(source.source).expanduser()
-    splits = _splits(samples)
-    parts = {name: _rows(name, split, root, represent, target) for name, split in splits.items()}
-    rows = Columns(*map(np.concatenate, zip(*parts.values(), strict=True)))
+    def compute(split: Split) -> Tensor:
+        return extract(represent, split, target.device, batch_size=target.eval_batch)
+
+    rows, skipped = compute_rows(samples, source.source, compute)
     classes = None if samples.classes is None else [printable(name) for name in samples.classes]
     write_atomic(to, _npz(rows, classes) if suffix == ".npz" else _parquet(rows, classes))
     return Embedded(
         file=str(to),
-        samples={name: len(part.features) for name, part in parts.items()},
-        width=rows.features.shape[1],
-        skipped={file: reason for split in splits.values() for file, reason in split.skipped.items()},
+        samples=rows.per_split(),
+        width=rows.values.shape[1],
+        skipped=skipped,
     )
 
 
@@ -129,44 +125,9 @@ def _computing(run: str | Path, device: str | None, batch_size: int | None) -> T
     return TrainConfig(device=device or "auto", precision="fp32", **values)
 
 
-class Columns(NamedTuple):
-    """The columns of the table that is written, for N samples."""
-
-    features: NDArray[np.float32]
-    label: NDArray[np.int64]
-    split: NDArray[np.str_]
-    name: NDArray[np.str_]
-
-
-def _splits(data: DataSet) -> dict[str, Split]:
-    splits = {"train": data.train}
-    if data.test is not None:
-        splits["test"] = data.test
-    if data.bank is not data.train:
-        splits["bank"] = data.bank
-    return splits
-
-
-def _rows(
-    name: str, split: Split, root: Path, represent: Callable[[Tensor], Tensor], device: Device
-) -> Columns:
-    """Return the rows of a split, without the samples that could not be read."""
-    features = extract(represent, split, device.device, batch_size=device.eval_batch).cpu().numpy()
-    count = len(split)
-    names = [str(number) for number in range(count)] if split.names is None else split.names
-    readable = np.array([printable(file) not in split.skipped for file in names])
-    label = np.full(count, UNKNOWN) if split.labels is None else split.labels.numpy()
-    short = np.array([printable(_below(root, file)) for file in names])
-    return Columns(features[readable], label[readable], np.full(readable.sum(), name), short[readable])
-
-
-def _below(root: Path, file: str) -> str:
-    """Return a file's path relative to a folder; any other name as it is."""
-    return file.removeprefix(f"{root}{os.sep}")
-
-
-def _npz(rows: Columns, classes: Sequence[str] | None) -> bytes:
-    arrays: dict[str, Any] = rows._asdict()
+def _npz(rows: Rows, classes: Sequence[str] | None) -> bytes:
+    arrays: dict[str, Any] = {"features": rows.values, **vars(rows)}
+    del arrays["values"]
     if (rows.label == UNKNOWN).all():
         del arrays["label"]
     if classes is not None:
@@ -176,7 +137,7 @@ def _npz(rows: Columns, classes: Sequence[str] | None) -> bytes:
     return file.getvalue()
 
 
-def _parquet(rows: Columns, classes: Sequence[str] | None) -> bytes:
+def _parquet(rows: Rows, classes: Sequence[str] | None) -> bytes:
     arrow, parquet = map(importlib.import_module, ("pyarrow", "pyarrow.parquet"))
     known = rows.label != UNKNOWN
     named = [classes[i] if classes and i != UNKNOWN else None for i in rows.label]
@@ -187,7 +148,7 @@ def _parquet(rows: Columns, classes: Sequence[str] | None) -> bytes:
             "label": arrow.array(rows.label, mask=~known),
             "class": arrow.array(named, arrow.string()),
             "features": arrow.FixedSizeListArray.from_arrays(
-                arrow.array(rows.features.reshape(-1)), rows.features.shape[1]
+                arrow.array(rows.values.reshape(-1)), rows.values.shape[1]
             ),
         }
     )
