@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ssl_zoo.tools.bench import bench
     from ssl_zoo.tools.embed import embed
     from ssl_zoo.tools.export import export
+    from ssl_zoo.tools.predict import predict
     from ssl_zoo.training import train
     from ssl_zoo.views import Rng
 
@@ -50,6 +51,7 @@ _HOMES = {
     "hookimpl": "plugins.hookspecs",
     "load_backbone": "runs.backbone",
     "load_config": "config.load",
+    "predict": "tools.predict",
     "registry": "plugins.registry",
     "report": "reporting",
     "tabulate": "comparison",
@@ -79,6 +81,7 @@ __all__ = [
     "hookimpl",
     "load_backbone",
     "load_config",
+    "predict",
     "registry",
     "report",
     "tabulate",

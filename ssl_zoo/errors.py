@@ -26,6 +26,16 @@ class SslZooError(Exception):
     exit_code = 1
 
 
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an error, as `BaseException.add_note` of Python 3.11 does; messages end with it."""
+    vars(error).setdefault("__notes__", []).append(note)
+
+
+def notes(error: BaseException) -> tuple[str, ...]:
+    """Return the notes of an error."""
+    return tuple(vars(error).get("__notes__", ()))
+
+
 class UserError(SslZooError):
     """A mistake in the input. The command line prints it as one line and exits with 2."""
 
@@ -65,7 +75,10 @@ class Unwritable(SslZooError):
 
     def with_resume(self, resume: str) -> Unwritable:
         """Return the same error with the command that continues the work."""
-        return Unwritable(self.problem, path=self.path, reason=self.reason, resume=resume)
+        error = Unwritable(self.problem, path=self.path, reason=self.reason, resume=resume)
+        for note in notes(self):
+            add_note(error, note)
+        return error
 
 
 class Interrupted(SslZooError):

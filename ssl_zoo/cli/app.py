@@ -21,6 +21,7 @@ from ssl_zoo.cli.options import (
     ConfigFile,
     Data,
     DeviceName,
+    EvalBatchSize,
     From,
     ImageSize,
     Json,
@@ -143,8 +144,12 @@ def eval_command(
     from_: From = None,
     device: DeviceName = None,
     precision: Precision = None,
+    batch_size: EvalBatchSize = None,
     seed: Seed = None,
     sets: Sets = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the linear classifier in the run, for predict.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Evaluate a run, or any timm model, beside raw pixels and the untrained network."""
@@ -156,18 +161,24 @@ def eval_command(
         precision=precision,
         seed=seed,
     )
+    if batch_size is not None:
+        settings["train.eval_batch_size"] = batch_size
 
     from ssl_zoo.cli import console
     from ssl_zoo.config.load import parse_sets
     from ssl_zoo.evaluation import evaluate
 
     names = split_names(protocol, "--protocol") or ["knn", "linear"]
-    rows = evaluate(subject, names, data=data, settings={**settings, **parse_sets(sets or ())})
+    values = {**settings, **parse_sets(sets or ())}
+    rows = evaluate(subject, names, data=data, settings=values, keep=keep)
     if json:
-        console.print_json({"run": subject, "data": data, "scores": rows})
+        kept = {} if rows.classifier is None else {"classifier": str(rows.classifier)}
+        console.print_json({"run": subject, "data": data, "scores": rows, "kept": rows.kept, **kept})
     else:
         on = f" on {data}" if data is not None else ""
         console.print_scores(rows, f"{subject}, evaluated{on}")
+        if rows.classifier is not None:
+            console.print_kept(subject, rows.classifier)
 
 
 app.command("compare")(compare_command)
@@ -196,17 +207,48 @@ def embed_command(
     out: Annotated[Path, typer.Option("-o", "--out", help="The .npz or .parquet file to write.")],
     data: Annotated[str | None, typer.Option(help="Data to embed (default the run's own).")] = None,
     device: DeviceName = None,
+    batch_size: EvalBatchSize = None,
     json: Json = False,
 ) -> None:
     """Write the features of every sample, with names and labels, into a file."""
     from ssl_zoo.cli import console
     from ssl_zoo.tools.embed import embed
 
-    written = embed(run, data, out, device)
+    written = embed(run, data, out, device, batch_size)
     if json:
         console.print_json(asdict(written))
     else:
         console.print_embedded(written)
+
+
+@app.command("predict")
+def predict_command(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .csv or .parquet file to write.")],
+    data: Annotated[
+        str | None, typer.Option(help="Data to classify, with or without labels (default the run's).")
+    ] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(help="File of a classifier (default the run's own).")
+    ] = None,
+    device: DeviceName = None,
+    precision: Precision = None,
+    batch_size: EvalBatchSize = None,
+    json: Json = False,
+) -> None:
+    """Write the class of every sample, by the classifier that eval --keep kept in the run."""
+    settings = settings_of(device=device, precision=precision)
+    if batch_size is not None:
+        settings["train.eval_batch_size"] = batch_size
+
+    from ssl_zoo.cli import console
+    from ssl_zoo.tools.predict import predict
+
+    predicted = predict(run, data, out, classifier=classifier, settings=settings)
+    if json:
+        console.print_json(asdict(predicted))
+    else:
+        console.print_predicted(predicted)
 
 
 @app.command("export")

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from ssl_zoo.testing import CheckResult
     from ssl_zoo.tools.bench import Throughput
     from ssl_zoo.tools.embed import Embedded
+    from ssl_zoo.tools.predict import Predicted
+
+MAX_SHOWN_CLASSES = 10
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -274,9 +277,30 @@ def print_embedded(written: Embedded) -> None:
     """Print the number of features and samples written, and of those left out."""
     parts = ", ".join(f"{count:,} {name}" for name, count in written.samples.items())
     say(f"wrote {written.file}: {written.width} features of {parts} samples")
-    if written.skipped:
-        name, reason = next(iter(written.skipped.items()))
-        say(f"left out {len(written.skipped)} that cannot be read, such as {name}: {reason}")
+    _say_left_out(written.skipped)
+
+
+def print_kept(run: str, file: Path) -> None:
+    """Print where a classifier is kept, and the command that uses it."""
+    say(f"classifier: {file}")
+    say(f"  ssl-zoo predict {quote(run)} --data DATA -o predictions.csv")
+
+
+def print_predicted(predicted: Predicted) -> None:
+    """Print the number of samples of each predicted class, the accuracy, and what is left out."""
+    most = [f"{count:,} {name}" for name, count in predicted.classes.items()]
+    more = f" and {len(most) - MAX_SHOWN_CLASSES} more classes" if len(most) > MAX_SHOWN_CLASSES else ""
+    shown = ", ".join(most[:MAX_SHOWN_CLASSES])
+    say(f"wrote {predicted.file}: {predicted.samples:,} samples: {shown}{more}")
+    if predicted.accuracy is not None:
+        say(f"accuracy on {predicted.judged:,} labelled samples: {predicted.accuracy:.1f} %")
+    _say_left_out(predicted.skipped)
+
+
+def _say_left_out(skipped: Mapping[str, str]) -> None:
+    if skipped:
+        name, reason = next(iter(skipped.items()))
+        say(f"left out {len(skipped)} that cannot be read, such as {name}: {reason}")
 
 
 def print_run(run: Run) -> None:

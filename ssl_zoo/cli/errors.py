@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from ssl_zoo.errors import SslZooError
+from ssl_zoo.errors import SslZooError, notes
 from ssl_zoo.notices import LOGGER
 from ssl_zoo.text import escape_control_chars, one_line
 
@@ -51,7 +51,12 @@ def print_notices(wanted: bool) -> Iterator[None]:
 
 
 def describe(error: Exception) -> tuple[str, int]:
-    """Return the message and the exit code of an error."""
+    """Return the message, with notes, and the exit code of an error."""
+    message, code = _describe(error)
+    return "; ".join([message, *notes(error)]), code
+
+
+def _describe(error: Exception) -> tuple[str, int]:
     if isinstance(error, SslZooError):
         return str(error), error.exit_code
     if hasattr(error, "format_message"):  # an error of typer, from click or from its copy of click

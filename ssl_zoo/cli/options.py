@@ -79,6 +79,10 @@ Epochs = Annotated[float | None, typer.Option(help="Budget in epochs (default 10
 Images = Annotated[int | None, typer.Option(help="Budget in images drawn.")]
 Minutes = Annotated[float | None, typer.Option(help="Budget in minutes.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images in a batch, over all processes.")]
+EvalBatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="Samples at a time (default: follows training, memory)."),
+]
 Observe = Annotated[list[str] | None, names_option(help="Observers on request: tensorboard, wandb, …")]
 Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.")]
 DeviceName = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, mps, …")]

@@ -20,7 +20,7 @@ from ssl_zoo.comparison.sweep import (
 from ssl_zoo.comparison.table import Table
 from ssl_zoo.runs.records import file_exists
 from ssl_zoo.runtime.defaults import torch_defaults
-from ssl_zoo.runtime.files import write_atomic
+from ssl_zoo.runtime.files import make_output_folder, write_atomic
 
 
 def open_sweep(file: str | Path | None = None, out: str | Path | None = None, **settings: Any) -> Sweep:
@@ -112,8 +112,11 @@ def tabulate(
         out: a folder to write the table into, in every format; None to write nothing.
 
     Raises:
-        UserError: a run is not finished, two runs are the same, or they are not comparable.
+        UserError: a run is not finished, two runs are the same, they are not comparable, or `out`
+            cannot be written into.
     """
+    if out is not None:
+        make_output_folder("--out", Path(out))
     file = Path(runs[0]) / COMPARE_FILE
     if len(runs) == 1 and file_exists(file):
         overrides = {name: v for name, v in (("columns", columns), ("sort", sort)) if v}
@@ -121,7 +124,6 @@ def tabulate(
     else:
         table = run_table(runs, protocol, columns, sort, mixed)
     if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
         write_table(table, Path(out))
     return table
 

@@ -297,6 +297,7 @@ def result_affecting_settings(config: EncoderConfig) -> dict[str, Any]:
     chosen_here = {"train.precision", "train.channels_last", "train.threads", "train.tune"}
     chosen_here |= {"train.device", "data.resident", "data.workers", "data.root", "data.cache"}
     chosen_here |= {"train.checkpoint_seconds", "train.log_every", "train.observers"}
+    chosen_here |= {"train.eval_batch_size"}
     flat = {f"{s}.{name}": value for s, values in sections.items() for name, value in values.items()}
     return {path: value for path, value in flat.items() if path not in chosen_here}
 

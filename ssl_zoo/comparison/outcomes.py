@@ -78,17 +78,19 @@ def run_table(
             f"in {opened[other].path}; --mixed tabulates them anyway, marked"
         )
     chosen = protocols(protocol)
-    for run, config in zip(opened, configs, strict=True):
+    results_of = [
         _evaluate_missing(run, config.task.name, chosen)
+        for run, config in zip(opened, configs, strict=True)
+    ]
     rows = _row_names(configs, varying)
     outcomes: list[Outcome] = []
-    for run, config, row in zip(opened, configs, rows, strict=True):
-        results, task = run.results(), config.task.name
+    for run, results, config, row in zip(opened, results_of, configs, rows, strict=True):
+        task = config.task.name
         scores = results.get("scores", {}).get(task, {})
         needs_labels = registry.load_task(task).needs_labels
         outcomes.append(Outcome(row, config.train.seed, run, scores, results, needs_labels))
     suffixes = [_in_brackets({path: key[path] for path in varying}) for key in keys]
-    outcomes += _baselines(opened, configs, suffixes)
+    outcomes += _baselines(opened, results_of, configs, suffixes)
     foot = [*_baseline_notes(outcomes), *_settings_notes(outcomes)]
     if varying:
         foot.insert(0, f"NOT COMPARABLE: the runs differ in {', '.join(varying)}.")
@@ -96,11 +98,16 @@ def run_table(
     return build_table(outcomes, title, columns, sort, foot)
 
 
-def _evaluate_missing(run: Run, task: str, chosen: Mapping[str, Any]) -> None:
-    scores = run.results().get("scores", {}).get(task, {})
-    missing = [name for name, p in chosen.items() if not p.metrics.keys() & scores.keys()]
+def _evaluate_missing(run: Run, task: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results of a run, with scores by all chosen protocols, even if they cannot be kept."""
+    results = run.results()
+    scores = results.setdefault("scores", {})
+    known = scores.get(task, {}).keys()
+    missing = [name for name, p in chosen.items() if not p.metrics.keys() & known]
     if missing:
-        evaluate(run.path, missing)
+        for row, values in evaluate(run.path, missing).items():
+            scores[row] = {**scores.get(row, {}), **values}
+    return results
 
 
 def _varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -145,12 +152,15 @@ def _row_names(configs: Sequence[RunConfig], varying: Sequence[str]) -> list[str
 
 
 def _baselines(
-    runs: Sequence[Run], configs: Sequence[RunConfig], suffixes: Sequence[str]
+    runs: Sequence[Run],
+    results: Sequence[Mapping[str, Any]],
+    configs: Sequence[RunConfig],
+    suffixes: Sequence[str],
 ) -> list[Outcome]:
     """Return the raw input and the untrained networks, as evaluated beside the runs."""
     outcomes: dict[tuple[str, int | None], Outcome] = {}
-    for run, config, suffix in zip(runs, configs, suffixes, strict=True):
-        for name, scores in run.results().get("scores", {}).items():
+    for run, of_run, config, suffix in zip(runs, results, configs, suffixes, strict=True):
+        for name, scores in of_run.get("scores", {}).items():
             if name == config.task.name:
                 continue
             seed = config.train.seed if name in (UNTRAINED, PRETRAINED) else None

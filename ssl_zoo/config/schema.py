@@ -215,6 +215,9 @@ class TrainConfig(_Section):
         False, description="pass a large batch through the network in parts, each twice, to save memory"
     )
     part_size: int = Field(64, ge=1, description="samples in a part, see cached_gradients")
+    eval_batch_size: int | None = Field(
+        None, ge=1, description="samples in a batch of evaluation; none: follows training and memory"
+    )
     sync_batchnorm: bool = Field(True, description="compute batch statistics over all processes")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of all randomness")

@@ -14,6 +14,7 @@ from torch import Tensor
 from ssl_zoo import distributed
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.data import preprocess
 from ssl_zoo.data.catalogue import as_arrays, labels_of
 from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.decode import open_image
@@ -66,7 +67,7 @@ def stored_side(config: DataConfig, size: int) -> int:
 
     It is 8/7 of the network's input, which leaves room for random crops.
     """
-    return round((config.image_size or size) * 8 / 7)
+    return preprocess.stored_side(config.image_size or size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ssl_zoo.data import preprocess
 from ssl_zoo.text import error_reason
 
 UNDECODED_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
@@ -64,8 +64,7 @@ def open_image(file: Path | IO[bytes], side: int) -> Image.Image:
 def to_square(image: Image.Image, side: int, channels: int) -> Tensor:
     """Return the central square of an image.
 
-    The EXIF orientation is applied, transparent pixels are blended with white, 16 bits become 8, and
-    CMYK and palettes become RGB.
+    `ssl_zoo.data.preprocess.to_square` says how.
 
     Args:
         image: an image; of an animation the first frame is used.
@@ -75,41 +74,7 @@ def to_square(image: Image.Image, side: int, channels: int) -> Tensor:
     Returns:
         uint8 [channels, side, side].
     """
-    mode = "L" if channels == 1 else "RGB"
-    image.load()
-    with contextlib.suppress(Exception):  # the pixels are valid even if the metadata are not
-        ImageOps.exif_transpose(image, in_place=True)
-    if has_more_than_8_bits(image):
-        image = _in_8_bits(image)
-    if image.has_transparency_data:
-        # Pillow weights colours by alpha when it resizes, so blending can follow.
-        square = _fit(_convert(image, "RGBA"), side)
-        image = Image.alpha_composite(Image.new("RGBA", square.size, "white"), square)
-    image = _fit(_convert(image, mode), side)
-    array = np.array(image, dtype=np.uint8)
-    return torch.from_numpy(array.reshape(side, side, channels)).permute(2, 0, 1)
-
-
-def _convert(image: Image.Image, mode: str) -> Image.Image:
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _fit(image: Image.Image, side: int) -> Image.Image:
-    if image.size == (side, side):
-        return image
-    return ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
-
-
-def _in_8_bits(image: Image.Image) -> Image.Image:
-    """Convert integers of more than 8 bits, or floats, to 8 bits; the range follows from the maximum."""
-    # In place, as there may be `MAX_PIXELS` values.
-    pixels = np.nan_to_num(np.array(image, dtype=np.float32), copy=False)
-    np.clip(pixels, 0, None, out=pixels)
-    maximum = float(pixels.max())
-    ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-    white = next((top for top in ranges if maximum <= top), maximum)
-    pixels *= 255 / white
-    return Image.fromarray(np.rint(pixels, out=pixels).astype(np.uint8))
+    return torch.from_numpy(preprocess.to_square(image, side, channels))
 
 
 def is_gray(image: Any) -> bool:

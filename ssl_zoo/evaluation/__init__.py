@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssl_zoo.evaluation.api import evaluate
     from ssl_zoo.evaluation.features import Features, extract
     from ssl_zoo.evaluation.protocol import (
         Metric,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from ssl_zoo.evaluation.scoring import (
         ONLINE_EVAL_SIZES,
         baselines,
-        evaluate,
         score,
         supported_protocols,
     )
@@ -40,7 +40,7 @@ _HOMES = {
     "warnings": "protocol",
     "ONLINE_EVAL_SIZES": "scoring",
     "baselines": "scoring",
-    "evaluate": "scoring",
+    "evaluate": "api",
     "score": "scoring",
     "supported_protocols": "scoring",
     "Subject": "subject",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssl_zoo.data import Split
 from ssl_zoo.errors import SslZooError
+from ssl_zoo.runtime.eval_batch import EvalBatch
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def extract(
     split: Split,
     device: torch.device,
     numbers: Tensor | None = None,
-    batch_size: int = 512,
+    batch_size: int | EvalBatch | None = None,
 ) -> Tensor:
     """Apply a function of raw batches to a split.
 
@@ -46,17 +47,23 @@ def extract(
         split: the samples.
         device: the device of `function`.
         numbers: the indices [N] of the samples; None for all.
-        batch_size: the number of samples per batch.
+        batch_size: the number of samples per batch, such as `Device.eval_batch`; None for its default.
+            Where memory runs out, fewer pass through the function at a time.
 
     Returns:
         [N, D] float32, on the device.
 
     Raises:
-        SslZooError: a feature is not a finite number.
+        SslZooError: a feature is not a finite number, or one sample does not fit into memory.
     """
+    batches = batch_size if isinstance(batch_size, EvalBatch) else EvalBatch(batch_size)
     numbers = torch.arange(len(split)) if numbers is None else numbers
-    parts = split.stream(numbers, batch_size)
-    features = torch.cat([function(batch.to(device)).float() for batch in parts])
+    raw = split.stream(numbers, batches.size(split.nbytes / max(1, len(split))))
+
+    def compute(batch: Tensor) -> Tensor:
+        return function(batch.to(device)).float()
+
+    features = torch.cat([batches.apply(compute, batch) for batch in raw])
     finite = features.isfinite().flatten(1).all(1)
     if not finite.all():
         raise SslZooError(

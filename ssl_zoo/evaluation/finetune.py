@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.evaluation.accuracy import accuracies, balanced_metric
+from ssl_zoo.evaluation.features import extract
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject, evaluating
 from ssl_zoo.task import Encoder
@@ -117,13 +118,16 @@ def measure(subject: Subject) -> Scores:
     data, device = subject.data, subject.device
     _, labels = subject.labels()
     assert data.test is not None
-    predicted = []
+
+    def classify(batch: Tensor) -> Tensor:
+        x = data.spec.prepare(batch)
+        with device.autocast():
+            predicted: Tensor = model(device.to_format(x)).argmax(1, keepdim=True)
+        return predicted
+
     with evaluating(model):
-        for numbers in torch.arange(len(labels)).split(512):
-            x = data.spec.prepare(data.test.batch(numbers).to(device.device))
-            with device.autocast():
-                predicted.append(model(device.to_format(x)).argmax(1).cpu())
-    return accuracies("finetune", torch.cat(predicted), labels)
+        predicted = extract(classify, data.test, device.device, batch_size=device.eval_batch)
+    return accuracies("finetune", predicted[:, 0].cpu(), labels)
 
 
 FINETUNE = Protocol(

@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_zoo.evaluation.accuracy import accuracies, balanced_metric
+from ssl_zoo.evaluation.classifier import Classifier
 from ssl_zoo.evaluation.features import Features
-from ssl_zoo.evaluation.protocol import Metric, Protocol
+from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
+from ssl_zoo.evaluation.subject import Subject
 
 PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)
 """The L2 penalties to choose from on the held-out part, strongest first."""
@@ -151,8 +154,8 @@ def fit_chosen(
     return fit_logistic(*whole, classes, best, fits[best], variance)
 
 
-def linear_accuracy(features: Features, holdout: float = 0.1, seed: int = 0) -> float:
-    """Return the test accuracy of logistic regression on standardised features, in percent.
+def fit_linear(features: Features, holdout: float = 0.1, seed: int = 0) -> tuple[Axes, Tensor]:
+    """Fit logistic regression on the standardised features of the bank.
 
     The penalty is the one of `PENALTIES` that does best on a held-out part of the bank; the
     classifier is then fitted to the whole bank. The test split is not used for this choice.
@@ -161,6 +164,9 @@ def linear_accuracy(features: Features, holdout: float = 0.1, seed: int = 0) -> 
         features: the bank and the test split.
         holdout: the fraction of the bank that is held out.
         seed: the seed of the choice of held-out samples.
+
+    Returns:
+        The axes of the features, and the fit [classes, D + 1] in them.
     """
     axes = Axes.of(features.bank)
     x, y, classes = axes(features.bank), features.bank_labels, features.classes
@@ -170,16 +176,42 @@ def linear_accuracy(features: Features, holdout: float = 0.1, seed: int = 0) -> 
     final = fit_chosen(
         (x, y), (x[rest], y[rest]), classes, axes.variance, lambda w: accuracy(w, x_held, y_held)
     )
-    return accuracy(final, axes(features.test), features.test_labels)
+    return axes, final
+
+
+def linear_accuracy(features: Features) -> float:
+    """Return the test accuracy of `fit_linear`, in percent."""
+    axes, weight = fit_linear(features)
+    return accuracy(weight, axes(features.test), features.test_labels)
+
+
+def measure(subject: Subject) -> Scores:
+    """Return the accuracies of the fit on the test split, in percent."""
+    axes, weight = subject.once(_fit)
+    predicted = logits(weight, axes(subject.features.test)).argmax(1)
+    return accuracies("linear", predicted, subject.features.test_labels)
+
+
+def _fit(subject: Subject) -> tuple[Axes, Tensor]:
+    return fit_linear(subject.features)
+
+
+def classifier(subject: Subject) -> Classifier:
+    """Return the fit as a classifier of features."""
+    axes, weight = subject.once(_fit)
+    in_features = weight[:, :-1] @ axes.basis.T
+    return Classifier(axes.mean, axes.std, in_features, weight[:, -1])
 
 
 LINEAR = Protocol(
-    lambda subject: {"linear": linear_accuracy(subject.features)},
+    measure,
     {
         "linear": Metric(
             "linear %", "logistic regression (L-BFGS) on standardised frozen features of the train "
             f"split, the L2 penalty one of {', '.join(f'{p:g}' for p in PENALTIES)}, chosen on a tenth "
             "of the train split; accuracy on the test split",
-        )
+        ),
+        **balanced_metric("linear", "linear"),
     },
+    classifier=classifier,
 )  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ssl_zoo.errors import UserError
+from ssl_zoo.evaluation.classifier import Classifier
 from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
@@ -51,12 +52,15 @@ class Protocol:
         metrics: the descriptions of the scores, by name.
         labels: whether it needs labels.
         warning: maps the scores to a sentence about a problem, or to None.
+        classifier: maps a `Subject` to the classifier that is scored, which ``eval --keep`` keeps for
+            ``predict``; None for a protocol that has none. `Subject.once` saves fitting it twice.
     """
 
     measure: Callable[[Subject], Scores]
     metrics: Mapping[str, Metric]
     labels: bool = True
     warning: Callable[[Scores], str | None] = no_warning
+    classifier: Callable[[Subject], Classifier] | None = None
 
     def __call__(self, subject: Subject) -> Scores:
         """Return the scores of a representation.

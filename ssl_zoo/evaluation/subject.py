@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,10 @@ from ssl_zoo.evaluation.features import Features, extract, sample_indices
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder, Task
 
+T = TypeVar("T")
+
 Embed = Callable[[Tensor], Tensor]
-"""Maps a prepared batch to features [B, D]."""
+"""Maps a batch to features [B, D]."""
 
 
 @contextmanager
@@ -72,6 +75,7 @@ class Subject:
         self.encoder, self.seed = encoder, seed
         self.module = module if module is not None else nn.Identity()
         self._embed, self._limits = embed, limits
+        self._once: dict[Callable[[Subject], Any], Any] = {}
 
     @classmethod
     def of_task(
@@ -115,6 +119,26 @@ class Subject:
         spec = self.data.spec
         return spec.raw(batch) if self._embed is None else self.embed(spec.prepare(batch))
 
+    def extract(
+        self, split: Split, numbers: Tensor | None = None, function: Embed | None = None
+    ) -> Tensor:
+        """Return features of samples of any split, computed in evaluation mode.
+
+        Args:
+            split: the samples.
+            numbers: the indices [N] of the samples; None for all.
+            function: maps a raw batch [B, ...] on the device to features [B, ...]; None for `represent`.
+
+        Returns:
+            [N, ...] float32, on the device.
+
+        Raises:
+            SslZooError: a feature is not a finite number, or one sample does not fit into memory.
+        """
+        device = self.device
+        with evaluating(self.module):
+            return extract(function or self.represent, split, device.device, numbers, device.eval_batch)
+
     @cached_property
     def test(self) -> Tensor:
         """The features [M, D] of the test split; of the train split where there is none."""
@@ -157,12 +181,16 @@ class Subject:
         def pair(batch: Tensor) -> Tensor:
             return torch.stack([represent(spec.vary(batch, generator)) for _ in range(2)], 1)
 
-        with evaluating(self.module):
-            pairs = extract(
-                pair, split, self.device.device, sample_indices(len(split), limit)
-            )  # [M, 2, D]
+        pairs = self.extract(split, sample_indices(len(split), limit), pair)  # [M, 2, D]
         x, y = pairs.unbind(1)
         return x, y
+
+    def once(self, compute: Callable[[Subject], T]) -> T:
+        """Return what a function computes of this subject; it is computed once."""
+        if compute not in self._once:
+            self._once[compute] = compute(self)
+        value: T = self._once[compute]
+        return value
 
     def labels(self) -> tuple[Tensor, Tensor]:
         """Return the labels [N] of the bank and [M] of the test split, on the CPU.
@@ -185,13 +213,26 @@ class Subject:
         return sample_indices(total, total if self._limits is None else self._limits[part])
 
     def _extract(self, split: Split, part: int) -> Tensor:
-        numbers = self._numbers(len(split), part)
-        with evaluating(self.module):
-            return extract(self.represent, split, self.device.device, numbers)
+        return self.extract(split, self._numbers(len(split), part))
 
 
 def dry_run(task: Task, data: DataSet, device: Device) -> None:
-    """Compute the features of a few samples, to find errors of evaluation before training."""
-    few = data.train.batch(torch.arange(min(2, len(data.train)))).to(device.device)
+    """Compute features of a whole batch, to find errors and lack of memory before training.
+
+    The batch is as large as those of the evaluation, but has only two different samples, as reading
+    them may take long. The raw input's features are computed too.
+    """
+    train, batches = data.train, device.eval_batch
+    size = min(batches.size(train.nbytes / max(1, len(train))), len(train))
+    few = train.batch(torch.arange(min(2, len(train))))
+    batch = few[torch.arange(size, device=few.device) % len(few)]
+
+    def compute(part: Tensor) -> Tensor:
+        part = part.to(device.device)
+        if data.spec.raw_name is not None:
+            data.spec.raw(part)
+        return subject.represent(part)
+
+    subject = Subject.of_task(task, data, device)
     with evaluating(task):
-        Subject.of_task(task, data, device).represent(few)
+        batches.apply(compute, batch)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo.data import DataSet, Split
-from ssl_zoo.evaluation import Subject, evaluating, extract
+from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.features import sample_indices
 from ssl_zoo.reporting.inputs import (
     FeatureExtractor,
@@ -144,8 +144,7 @@ def section(inputs: ReportInputs, extractor: FeatureExtractor, method: str) -> d
 
 
 def _features(subject: Subject, split: Split, indices: Tensor) -> Tensor:
-    with evaluating(subject.module):
-        return extract(subject.represent, split, subject.device.device, indices).flatten(1).cpu()
+    return subject.extract(split, indices).flatten(1).cpu()
 
 
 def _map(subject: Subject, split: Split, indices: Tensor, styles: Sequence[Style], method: str) -> str:

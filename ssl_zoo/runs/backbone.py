@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
+from os import PathLike
 from pathlib import Path
+from typing import IO, Any
 
+import torch
+from PIL import Image
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
@@ -14,6 +19,7 @@ from torch import Tensor, nn
 from ssl_zoo.backbones.timm_encoder import TimmEncoder, create_backbone
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.config.weights import weights_file
+from ssl_zoo.data.preprocess import image_input
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.records import file_exists
@@ -49,7 +55,10 @@ def load_backbone(path: str | Path) -> nn.Module:
 
     Returns:
         The timm model: `model(x)` returns pooled features [B, D], `model.forward_features(x)` the map.
-        Normalise images with `model.ssl_zoo_spec` (`ssl_zoo.spec.ImageSpec.prepare`) first.
+        `model.ssl_zoo_preprocess(file)` returns an image file, or a decoded `PIL.Image.Image`, as its
+        input, float32 [1, C, size, size], with which the features are those of the run's evaluation.
+        `model.ssl_zoo_spec.prepare(images)` does so for decoded images, uint8 [B, C, h, w]
+        (`ssl_zoo.spec.ImageSpec`).
 
     Raises:
         UserError: there is no backbone at `path`, it cannot be read, or it is not for images.
@@ -57,10 +66,17 @@ def load_backbone(path: str | Path) -> nn.Module:
     config, spec, state = read_backbone(path)
     with state_dict_errors(weights_file(path)):
         encoder = create_backbone(config.untrained(), spec)
-        model: nn.Module = encoder.model
+        model: Any = encoder.model
         model.load_state_dict(state)
-    model.ssl_zoo_spec = spec  # type: ignore[assignment]
-    return model.eval()
+    model.ssl_zoo_spec = spec
+    model.ssl_zoo_preprocess = partial(_preprocess, spec=spec)
+    evaluated: nn.Module = model.eval()
+    return evaluated
+
+
+def _preprocess(source: str | PathLike[str] | IO[bytes] | Image.Image, *, spec: ImageSpec) -> Tensor:
+    """Return an image file, or a decoded image, as the input [1, C, size, size] of a network."""
+    return torch.from_numpy(image_input(source, spec.size, spec.channels, spec.mean, spec.std))
 
 
 def read_backbone(path: str | Path) -> tuple[BackboneConfig, ImageSpec, dict[str, Tensor]]:

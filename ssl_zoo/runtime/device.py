@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_zoo import distributed
 from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
+from ssl_zoo.runtime.eval_batch import EvalBatch
 from ssl_zoo.text import error_line
 
 M = TypeVar("M", bound=nn.Module)
@@ -37,6 +39,7 @@ class Device:
         channels_last: whether images are in the memory format channels last.
         threads: the number of CPU threads.
         deterministic: whether torch refuses nondeterministic operations.
+        eval_batch: the number of samples that pass through a network at once in evaluation.
     """
 
     device: torch.device
@@ -44,6 +47,7 @@ class Device:
     channels_last: bool
     threads: int = field(default_factory=torch.get_num_threads)
     deterministic: bool = False
+    eval_batch: EvalBatch = field(default_factory=EvalBatch, compare=False, repr=False)
 
     @classmethod
     def choose(cls, config: TrainConfig, local_rank: int = 0) -> Device:
@@ -74,6 +78,7 @@ class Device:
             config.channels_last is not False,
             config.threads or torch.get_num_threads(),
             config.deterministic,
+            EvalBatch(config.eval_batch_size, _samples_at_once(config)),
         )
         if not explicit:
             return chosen
@@ -203,6 +208,12 @@ def _retain_freed_memory() -> Iterator[None]:
         libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**26)
         libc.malloc_trim(0)
+
+
+def _samples_at_once(config: TrainConfig) -> int:
+    """Return the number of samples that training passes through the network at once in a process."""
+    samples = max(1, config.batch_size // distributed.world_size())
+    return min(samples, config.part_size) if config.cached_gradients else samples
 
 
 def _best_precision(device: torch.device) -> str:

@@ -60,6 +60,24 @@ def check_output_file(option: str, file: Path, formats: Mapping[str, Sequence[st
     return suffix
 
 
+def make_output_folder(option: str, folder: Path) -> None:
+    """Make a folder, and check that files can be written into it, before there is anything to write.
+
+    Args:
+        option: the option that names the folder, for messages.
+        folder: the folder; it may exist.
+
+    Raises:
+        UserError: it cannot be made, or cannot be written into.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option} {folder}: cannot be made: {error_reason(error)}") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{option} {folder}: cannot be written into; choose another folder")
+
+
 @contextlib.contextmanager
 def write_errors(file: Path) -> Iterator[None]:
     """Raise errors of writing `file` as `Unwritable`.

@@ -20,11 +20,11 @@ from torch.profiler import profile as profiling
 
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
-from ssl_zoo.errors import UserError
 from ssl_zoo.runs.build import build_data
 from ssl_zoo.runs.run import new_run_folder
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
+from ssl_zoo.runtime.files import make_output_folder
 from ssl_zoo.training import Trainer
 from ssl_zoo.training.trainer import PHASES, Batch
 from ssl_zoo.training.tuning import tune_device
@@ -107,13 +107,16 @@ def bench(
     device = Device.choose(config.train)
     data = build_data(config, device.device, data)
     device = tune_device(config, data, device)
+    folder = None
+    if profile:
+        folder = new_run_folder(config) if out is None else Path(out)
+        make_output_folder("--out", folder)
     with device.computing(), tempfile.TemporaryFile("w") as log:
         trainer = Trainer(config, data, device)
         trainer.task.train()
         measured = _Bench(trainer, log)
         result = measured.measure(seconds)
-        if profile:
-            folder = new_run_folder(config) if out is None else Path(out)
+        if folder is not None:
             result = replace(result, trace=str(measured.profile(folder)))
     return result
 
@@ -205,11 +208,6 @@ class _Bench:
     def profile(self, folder: Path) -> Path:
         """Write torch's profile of some steps of training, for Perfetto or Chrome."""
         file = folder / "trace.json"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file.touch()
-        except OSError as error:
-            raise UserError(f"--out {folder}: is not writable: {error.strerror}") from error
         activities = [ProfilerActivity.CPU]
         if self.trainer.device.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_zoo.config.schema import DataConfig, TrainConfig
-from ssl_zoo.data import DataSet, Split
+from ssl_zoo.data import Split
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import extract
 from ssl_zoo.runs.backbone import load_backbone
@@ -26,12 +25,10 @@ from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import check_output_file, write_atomic
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.text import printable
+from ssl_zoo.tools.rows import UNKNOWN, Rows, compute_rows
 
 FORMATS = {".npz": (), ".parquet": ("pyarrow",)}
 """The modules that each format needs, by suffix."""
-
-UNKNOWN = -1
-"""The label of an unlabelled sample."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,13 @@ class Embedded:
 
 
 @torch_defaults()
-def embed(run: str | Path, data: str | None, to: str | Path, device: str | None = None) -> Embedded:
+def embed(
+    run: str | Path,
+    data: str | None,
+    to: str | Path,
+    device: str | None = None,
+    batch_size: int | None = None,
+) -> Embedded:
     """Write the features of every sample of a data set, from a run's backbone, with the labels.
 
     The features are those of `load_backbone`, in full precision. Images of another size or with other
@@ -73,6 +76,7 @@ def embed(run: str | Path, data: str | None, to: str | Path, device: str | None 
         data: a folder or a data set's name; None for the run's own data.
         to: the file to write; an existing one is replaced.
         device: the device to compute on; None for the best one.
+        batch_size: the number of samples at a time; None to follow training and memory.
 
     Raises:
         UserError: there is no backbone at `run`, no such data, it is not images, or `to` cannot be
@@ -85,7 +89,7 @@ def embed(run: str | Path, data: str | None, to: str | Path, device: str | None 
     spec: ImageSpec = model.ssl_zoo_spec
     source = DataConfig(source=data) if data is not None else Run.open(run).config().data
     source = source.model_copy(update={"image_size": spec.size})
-    target = Device.choose(TrainConfig(device=device or "auto", precision="fp32"))
+    target = Device.choose(_computing(run, device, batch_size))
     samples = load_data(source, target.device)
     if not isinstance(samples.spec, ImageSpec):
         raise UserError(
@@ -97,58 +101,35 @@ def embed(run: str | Path, data: str | None, to: str | Path, device: str | None 
         features: Tensor = model(target.to_format(spec.prepare(batch)))
         return features
 
-    root = Path(source.source).expanduser()
-    splits = _splits(samples)
-    parts = {name: _rows(name, split, root, represent, target) for name, split in splits.items()}
-    rows = Columns(*map(np.concatenate, zip(*parts.values(), strict=True)))
+    def compute(split: Split) -> Tensor:
+        return extract(represent, split, target.device, batch_size=target.eval_batch)
+
+    rows, skipped = compute_rows(samples, source.source, compute)
     classes = None if samples.classes is None else [printable(name) for name in samples.classes]
     write_atomic(to, _npz(rows, classes) if suffix == ".npz" else _parquet(rows, classes))
     return Embedded(
         file=str(to),
-        samples={name: len(part.features) for name, part in parts.items()},
-        width=rows.features.shape[1],
-        skipped={file: reason for split in splits.values() for file, reason in split.skipped.items()},
+        samples=rows.per_split(),
+        width=rows.values.shape[1],
+        skipped=skipped,
     )
 
 
-class Columns(NamedTuple):
-    """The columns of the table that is written, for N samples."""
-
-    features: NDArray[np.float32]
-    label: NDArray[np.int64]
-    split: NDArray[np.str_]
-    name: NDArray[np.str_]
-
-
-def _splits(data: DataSet) -> dict[str, Split]:
-    splits = {"train": data.train}
-    if data.test is not None:
-        splits["test"] = data.test
-    if data.bank is not data.train:
-        splits["bank"] = data.bank
-    return splits
+def _computing(run: str | Path, device: str | None, batch_size: int | None) -> TrainConfig:
+    """Return how to compute: in full precision, with the batches of the run where they are known."""
+    train = TrainConfig()
+    with contextlib.suppress(UserError):  # without the run's configuration, or its task's plugin
+        train = Run.open(run).config().train
+    names = ("batch_size", "cached_gradients", "part_size", "eval_batch_size")
+    values: dict[str, Any] = {name: getattr(train, name) for name in names}
+    if batch_size is not None:
+        values["eval_batch_size"] = batch_size
+    return TrainConfig(device=device or "auto", precision="fp32", **values)
 
 
-def _rows(
-    name: str, split: Split, root: Path, represent: Callable[[Tensor], Tensor], device: Device
-) -> Columns:
-    """Return the rows of a split, without the samples that could not be read."""
-    features = extract(represent, split, device.device).cpu().numpy()
-    count = len(split)
-    names = [str(number) for number in range(count)] if split.names is None else split.names
-    readable = np.array([printable(file) not in split.skipped for file in names])
-    label = np.full(count, UNKNOWN) if split.labels is None else split.labels.numpy()
-    short = np.array([printable(_below(root, file)) for file in names])
-    return Columns(features[readable], label[readable], np.full(readable.sum(), name), short[readable])
-
-
-def _below(root: Path, file: str) -> str:
-    """Return a file's path relative to a folder; any other name as it is."""
-    return file.removeprefix(f"{root}{os.sep}")
-
-
-def _npz(rows: Columns, classes: Sequence[str] | None) -> bytes:
-    arrays: dict[str, Any] = rows._asdict()
+def _npz(rows: Rows, classes: Sequence[str] | None) -> bytes:
+    arrays: dict[str, Any] = {"features": rows.values, **vars(rows)}
+    del arrays["values"]
     if (rows.label == UNKNOWN).all():
         del arrays["label"]
     if classes is not None:
@@ -158,7 +139,7 @@ def _npz(rows: Columns, classes: Sequence[str] | None) -> bytes:
     return file.getvalue()
 
 
-def _parquet(rows: Columns, classes: Sequence[str] | None) -> bytes:
+def _parquet(rows: Rows, classes: Sequence[str] | None) -> bytes:
     arrow, parquet = map(importlib.import_module, ("pyarrow", "pyarrow.parquet"))
     known = rows.label != UNKNOWN
     named = [classes[i] if classes and i != UNKNOWN else None for i in rows.label]
@@ -169,7 +150,7 @@ def _parquet(rows: Columns, classes: Sequence[str] | None) -> bytes:
             "label": arrow.array(rows.label, mask=~known),
             "class": arrow.array(named, arrow.string()),
             "features": arrow.FixedSizeListArray.from_arrays(
-                arrow.array(rows.features.reshape(-1)), rows.features.shape[1]
+                arrow.array(rows.values.reshape(-1)), rows.values.shape[1]
             ),
         }
     )

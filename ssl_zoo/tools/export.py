@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import re
@@ -21,6 +22,7 @@ from torch import nn
 
 from ssl_zoo.backbones.timm_encoder import timm_arguments
 from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.data import preprocess
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.runs.backbone import load_backbone, read_backbone
 from ssl_zoo.runtime.defaults import torch_defaults
@@ -45,8 +47,10 @@ def export(run: str | Path, to: str | Path) -> str:
     - ``.onnx``: the network, from ``images``, float32 [batch, channels, size, size], to ``features``,
       float32 [batch, D], with a dynamic batch size.
 
-    Both take the input of the timm model: intensities in [0, 1], normalised. The mean and deviation
-    are JSON under ``normalise`` in the header, and in ONNX's metadata.
+    Both take the input of the timm model: intensities in [0, 1], normalised. The code also defines
+    ``preprocess(file)``, which returns an image file as this input with NumPy and Pillow alone, so that
+    the features are those of the run's evaluation. ONNX has the code in its description. The mean and
+    deviation are JSON under ``normalise`` in the header, and in ONNX's metadata.
 
     Args:
         run: a run directory, or its `backbone.safetensors`.
@@ -99,14 +103,15 @@ def timm_code(config: BackboneConfig, spec: ImageSpec, changes: list[str], file:
     """
     arguments = [repr(config.name)]
     arguments += [f"{name}={value!r}" for name, value in timm_arguments(config, spec).items()]
-    imports, load = ["import timm"], []
+    imports, load = ["import timm", "import torch"], []
     if changes:
-        imports.append("import torch")
         load = [*changes, f"timm.models.load_checkpoint(model, {file!r})"]
     else:
         arguments.insert(1, f"checkpoint_path={file!r}")
     create = f"model = timm.create_model({', '.join(arguments)})"
-    return "\n".join([*imports, "", create, *load, "model.eval()", *_usage("model(images)", spec)])
+    call = "model(torch.cat([preprocess(file) for file in files]))"
+    usage = _usage(call, "torch.from_numpy({})", spec)
+    return "\n".join([*imports, "", create, *load, "model.eval()", *usage])
 
 
 def stem_changes(model: nn.Module, plain: nn.Module) -> list[str]:
@@ -141,15 +146,33 @@ def _but_for_stride(module: nn.Module) -> str:
 def onnx_code(spec: ImageSpec, file: str) -> str:
     """Return the Python that computes features with an ONNX file."""
     load = ["import onnxruntime", "", f"session = onnxruntime.InferenceSession({file!r})"]
-    return "\n".join([*load, *_usage("session.run(None, {'images': images})[0]", spec)])
+    call = "session.run(None, {'images': np.concatenate([preprocess(file) for file in files])})[0]"
+    return "\n".join([*load, *_usage(call, "{}", spec)])
 
 
-def _usage(call: str, spec: ImageSpec) -> list[str]:
-    """Return comments on how to call the network."""
-    shape = f"[B, {spec.channels}, {spec.size}, {spec.size}]"
+def _usage(call: str, convert: str, spec: ImageSpec) -> list[str]:
+    """Return the code of ``preprocess``, with comments on how to call the network.
+
+    Args:
+        call: computes the features of ``files``.
+        convert: what ``preprocess`` does with its array, a format string.
+        spec: the description of the images.
+    """
+    source = inspect.getsource(preprocess).partition("from __future__ import annotations\n")[2]
+    shape = f"[1, {spec.channels}, {spec.size}, {spec.size}]"
+    arguments = f"{spec.size}, {spec.channels}, {list(spec.mean)}, {list(spec.std)}"
     return [
-        f"# {call} gives features [B, D]; images: float32 {shape}, intensities in",
-        f"# [0, 1] normalised as (x - mean) / std, mean = {list(spec.mean)}, std = {list(spec.std)}",
+        "",
+        f"# features = {call}  # [B, D]",
+        "#",
+        f"# preprocess(file) returns an image file as float32 {shape}: intensities in [0, 1],",
+        "# normalised by the mean and deviation of the data that the run was trained on.",
+        source.rstrip(),
+        "",
+        "",
+        "def preprocess(file):",
+        f'    """Return an image file as the input of the network, float32 {shape}."""',
+        f"    return {convert.format(f'image_input(file, {arguments})')}",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,9 +13,8 @@ from typing import Any
 from ssl_zoo import distributed
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
-from ssl_zoo.errors import Interrupted, Unwritable
-from ssl_zoo.evaluation import Scores, Subject, dry_run, protocols, score, supported_protocols
-from ssl_zoo.evaluation.scoring import initial_baselines
+from ssl_zoo.errors import Interrupted, Unwritable, add_note
+from ssl_zoo.evaluation import Subject, baselines, dry_run, protocols, score, supported_protocols
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.backbone import write_backbone
 from ssl_zoo.runs.build import build_data, build_task
@@ -156,17 +156,13 @@ def _restore(trainer: Trainer, run: Run) -> None:
 
 
 def finish(trainer: Trainer, run: Run, protocol: Iterable[str], with_baselines: bool) -> dict[str, Any]:
-    """Save the backbone, evaluate it beside its baselines, and return the results, which are written."""
+    """Save the backbone and the facts, evaluate it beside its baselines, and return the results.
+
+    Everything is written as soon as it is there, so that a failure costs only what is missing.
+    """
     config, data, device = trainer.config, trainer.data, trainer.device
-    peak_memory = trainer.peak_memory
-    names = supported_protocols(protocol, data)
     with trainer.averaged_weights():
         write_backbone(run.backbone_file, trainer.task.encoder, config.backbone, data.spec)
-        subject = Subject.of_task(trainer.task, data, device, seed=config.train.seed)
-        rows: dict[str, Scores] = {config.task.name: score(subject, names)}
-    if with_baselines:
-        rows |= initial_baselines(config, data, device, names)
-    run.add_scores(rows)
     run.write_results(
         {
             "task": config.task.name,
@@ -177,10 +173,42 @@ def finish(trainer: Trainer, run: Run, protocol: Iterable[str], with_baselines: 
             "needs_labels": trainer.task.needs_labels,
             "parameters": sum(p.numel() for p in trainer.task.encoder.parameters()),
             "passes_per_image": trainer.passes,
-            "peak_memory_bytes": peak_memory,
+            "peak_memory_bytes": trainer.peak_memory,
             "precision": device.precision,
             "device": str(device.device),
             "skipped": trainer.skipped,
         }
     )
+    try:
+        names = supported_protocols(protocol, data)
+        with trainer.averaged_weights():
+            subject = Subject.of_task(trainer.task, data, device, seed=config.train.seed)
+            _evaluate(run, subject, names)
+        if with_baselines:
+            for baseline in baselines(config, data, device):
+                _evaluate(run, baseline, names)
+    except (Interrupted, Unwritable):
+        raise
+    except Exception as error:
+        command = shlex.join(["ssl-zoo", *registry.arguments(), "eval", str(run.path)])
+        weights = f"training is done and its weights are good: {run.backbone_file}"
+        add_note(error, f"{weights}; evaluate them with: {command}")
+        raise
+    run.write_results({"skipped": trainer.skipped})  # with files that only evaluation reads
     return run.results()
+
+
+def _evaluate(run: Run, subject: Subject, names: Iterable[str]) -> None:
+    """Add the scores of a subject to a run's results, those of each protocol as soon as they are there.
+
+    Raises:
+        Unwritable: they cannot be written; a note has them.
+    """
+    for name in names:
+        scores = score(subject, [name])
+        try:
+            run.add_scores({subject.name: scores})
+        except Unwritable as error:
+            values = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
+            add_note(error, f"not kept of {subject.name}: {values}")
+            raise

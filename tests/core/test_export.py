@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -26,7 +29,9 @@ from ssl_zoo.runs.backbone import load_backbone, write_backbone
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.tools import export as module
+from ssl_zoo.tools.embed import embed
 from ssl_zoo.tools.export import export, stem_changes
+from tests.core.pictures import photo, write
 
 NARROW = dict(PRESETS["resnet10_narrow"].options)
 SWIN = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
@@ -66,11 +71,18 @@ CASES: dict[str, tuple[dict[str, Any], int, list[str]]] = {
     "swin": ({"name": "swin_tiny_patch4_window7_224", "options": SWIN}, 64, []),
 }
 
+ORIGINAL = {"name": "resnet18", "stem": "original", "options": NARROW}
+CASES |= {"gray": (ORIGINAL, 40, []), "colour": (ORIGINAL, 40, [])}
+CHANNELS = {"gray": 1, "colour": 3}
+"""The channels of the runs that do not have two."""
+
 ALONE = """
 import sys
 sys.modules["ssl_zoo"] = None
+from pathlib import Path
 import torch
 from safetensors import safe_open
+pictures = sorted(Path("pictures").iterdir())
 for file in sys.argv[1:]:
     with safe_open(file, "pt") as tensors:
         load = tensors.metadata()["load"]
@@ -78,6 +90,8 @@ for file in sys.argv[1:]:
     exec(load, scope)
     with torch.no_grad():
         torch.save(scope["model"](torch.load(file + ".images")), file + ".features")
+        read = torch.cat([scope["preprocess"](picture) for picture in pictures])
+        torch.save(scope["model"](read), file + ".of_files")
 """
 
 
@@ -95,6 +109,20 @@ def trained(path: Path, backbone: BackboneConfig, size: int, channels: int = 2) 
     path.mkdir(parents=True)
     write_backbone(Run(path).backbone_file, encoder, backbone, spec)
     return path
+
+
+def write_pictures(folder: Path) -> None:
+    """Write files that are decoded in different ways, larger than what they are decoded to."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a camera that was turned by a quarter
+    write(folder / "exif.jpg", photo((900, 500), 1), exif=exif)
+    gray = photo((300, 200), 2).convert("L")
+    write(folder / "gray.png", gray)
+    write(folder / "16_bit.png", Image.fromarray(np.asarray(gray).astype(np.uint16) * 200))
+    clear = photo((150, 170), 3).convert("RGBA")
+    clear.putalpha(gray.resize(clear.size))
+    write(folder / "alpha.png", clear)
+    write(folder / "small.png", photo((9, 12), 4))
 
 
 def images(size: int, n: int = 2, channels: int = 2) -> Tensor:
@@ -116,10 +144,12 @@ def one_thread() -> Iterator[None]:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All cases, exported, and their features as a process without ssl-zoo computes them."""
     place = tmp_path_factory.mktemp("exported")
+    write_pictures(place / "pictures")
     for case, (backbone, size, _) in CASES.items():
-        run = trained(place / "runs" / case, BackboneConfig(**backbone), size)
+        channels = CHANNELS.get(case, 2)
+        run = trained(place / "runs" / case, BackboneConfig(**backbone), size, channels)
         export(run, place / f"{case}.safetensors")
-        torch.save(images(size), place / f"{case}.safetensors.images")
+        torch.save(images(size, channels=channels), place / f"{case}.safetensors.images")
     subprocess.run(
         [sys.executable, "-I", "-c", ALONE, *(f"{case}.safetensors" for case in CASES)],
         cwd=place, check=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -147,7 +177,7 @@ def complaint(*arguments: Any, error: type[SslZooError] = UserError) -> str:
 def test_timm_without_ssl_zoo_gives_the_features_of_the_run(exported: Path, case: str) -> None:
     model = load_backbone(exported / "runs" / case)
     with torch.no_grad(), one_thread():
-        expected = model(images(CASES[case][1]))
+        expected = model(images(CASES[case][1], channels=CHANNELS.get(case, 2)))
     features = torch.load(exported / f"{case}.safetensors.features")
     torch.testing.assert_close(features, expected, atol=1e-6, rtol=1e-6)
     assert not torch.allclose(expected[0], expected[1], atol=1e-3)
@@ -162,7 +192,7 @@ def test_the_code_has_a_line_for_each_change_of_the_stem_and_else_one_call(
     changes = CASES[case][2]
     create = code.index("") + 1
     assert code[create].startswith(f"model = timm.create_model({name!r}, ")
-    assert [line for line in code[create + 1 :] if not line.startswith("#")] == [
+    assert code[create + 1 : code.index("model.eval()") + 1] == [
         *changes,
         *([f"timm.models.load_checkpoint(model, '{case}.safetensors')"] if changes else []),
         "model.eval()",
@@ -183,16 +213,30 @@ model.conv1 = torch.nn.Conv2d(1, 64, kernel_size=(3, 3), stride=(2, 2), padding=
 model.maxpool = torch.nn.Identity()
 timm.models.load_checkpoint(model, '{file}')
 model.eval()
-# model(images) gives features [B, D]; images: float32 [B, 1, 16, 16], intensities in
-# [0, 1] normalised as (x - mean) / std, mean = [0.3], std = [0.2]"""
-    assert export(run, str(file)) == code
-    assert header(file)["load"] == code.replace(str(file), file.name)  # a file may be moved
+
+# features = model(torch.cat([preprocess(file) for file in files]))  # [B, D]
+#
+# preprocess(file) returns an image file as float32 [1, 1, 16, 16]: intensities in [0, 1],
+# normalised by the mean and deviation of the data that the run was trained on.
+
+import contextlib
+"""
+    end = """
+
+def preprocess(file):
+    \"""Return an image file as the input of the network, float32 [1, 1, 16, 16].\"""
+    return torch.from_numpy(image_input(file, 16, 1, [0.3], [0.2]))"""
+    printed = export(run, str(file))
+    assert printed.startswith(code)
+    assert printed.endswith(end)
+    assert header(file)["load"] == printed.replace(str(file), file.name)  # a file may be moved
 
 
 def test_the_code_of_a_transformer_tells_timm_the_size_of_the_images(exported: Path) -> None:
     code = header(exported / "vit.safetensors")["load"].splitlines()
-    assert code[:4] == [
+    assert code[:5] == [
         "import timm",
+        "import torch",
         "",
         "model = timm.create_model('test_vit', checkpoint_path='vit.safetensors', num_classes=0, "
         "in_chans=2, img_size=32, patch_size=4)",
@@ -243,6 +287,60 @@ def test_a_stem_as_timm_makes_it_needs_no_change() -> None:
     one, other, finer = (nn.Sequential(nn.Conv2d(1, 2, 3, s), nn.Identity()) for s in (2, 2, 1))
     assert stem_changes(one, other) == []
     assert stem_changes(finer, other) == ["model.get_submodule('0').stride = (1, 1)"]
+
+
+# ---- from a file
+
+
+def cosine_error(run: Path, place: Path, features: Tensor) -> float:
+    """Return 1 minus the least cosine of the pictures' features to those that the run gives them."""
+    embed(run / "backbone.safetensors", str(place / "pictures"), place / "pictures.npz", "cpu")
+    with np.load(place / "pictures.npz") as rows:
+        order = np.argsort(rows["name"])
+        assert len(order) == len(list((place / "pictures").iterdir())) == len(features)
+        expected = torch.from_numpy(rows["features"][order])
+    assert not torch.allclose(expected[0], expected[1], atol=1e-3)
+    return 1 - float(F.cosine_similarity(features.double(), expected.double()).min())
+
+
+@pytest.mark.parametrize("case", ["gray", "colour", "plain", "deep", "vit"])
+def test_without_ssl_zoo_the_features_of_files_are_those_that_the_run_gives_them(
+    exported: Path, case: str
+) -> None:
+    features = torch.load(exported / f"{case}.safetensors.of_files")
+    assert cosine_error(exported / "runs" / case, exported, features) < 1e-6
+
+
+@pytest.mark.parametrize("case", ["gray", "colour"])
+def test_a_loaded_backbone_comes_with_its_preprocessing(exported: Path, case: str) -> None:
+    model: Any = load_backbone(exported / "runs" / case)
+    files = sorted((exported / "pictures").iterdir())
+    inputs = [model.ssl_zoo_preprocess(file) for file in files]
+    assert inputs[0].shape == (1, CHANNELS[case], 40, 40)
+    with torch.no_grad():
+        features = model(torch.cat(inputs))
+    assert cosine_error(exported / "runs" / case, exported, features) < 1e-6
+    for file, given in zip(files, inputs, strict=True):
+        with Image.open(file) as image:
+            if file.suffix == ".png":
+                assert model.ssl_zoo_preprocess(image).equal(given)
+            assert image.getexif() == Image.open(file).getexif()  # the image is not changed
+
+
+def test_onnx_comes_with_its_preprocessing_which_needs_numpy_and_pillow_alone(
+    exported: Path, tmp_path: Path, onnxruntime: Any
+) -> None:
+    file = tmp_path / "backbone.onnx"
+    code = export(exported / "runs" / "colour", file)
+    description = onnxruntime.InferenceSession(file).get_modelmeta().description
+    assert description.replace("'FILE'", repr(str(file))) == code
+    modules = re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE)
+    assert set(modules) == {"onnxruntime", "contextlib", "collections", "os", "typing", "numpy", "PIL"}
+    scope: dict[str, Any] = {"files": sorted((exported / "pictures").iterdir())}
+    exec(code, scope)
+    (usage,) = re.findall(r"^# features = (.*)  # \[B, D\]$", code, re.MULTILINE)
+    features = torch.from_numpy(eval(usage, scope))
+    assert cosine_error(exported / "runs" / "colour", exported, features) < 1e-6
 
 
 # ---- ONNX

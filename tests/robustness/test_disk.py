@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 from collections import Counter
@@ -141,7 +142,7 @@ def test_a_read_only_place_is_refused_before_anything_is_computed(
     tried["troubles with a disk"] += 1
 
 
-@pytest.mark.parametrize("what", ["eval", "report", "embed", "export", "views"])
+@pytest.mark.parametrize("what", ["report", "embed", "export", "views"])
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
 def test_what_is_made_of_a_run_is_made_whole_or_not_at_all(
     what: str, trouble: str, disk: Callable[[int], Disk], tmp_path: Path, tried: Counter[str]
@@ -150,7 +151,6 @@ def test_what_is_made_of_a_run_is_made_whole_or_not_at_all(
     run = train(small_config("inpainting", train__epochs=0.2), out=place.path / "run").path
     before = {file: file.read_bytes() for file in run.iterdir()}
     arguments = {
-        "eval": [run, "--protocol", "linear"],
         "report": [run],
         "embed": [run, "-o", place.path / "features.npz"],
         "export": [run, "--to", place.path / "backbone.safetensors"],
@@ -169,6 +169,53 @@ def test_what_is_made_of_a_run_is_made_whole_or_not_at_all(
     left = {file: file.read_bytes() for file in run.iterdir()}
     assert left == before
     assert {file.name for file in place.path.iterdir()} <= {"run", "filler"}
+    tried["troubles with a disk"] += 1
+
+
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_the_scores_of_a_run_that_cannot_be_written_are_printed_and_said_not_to_be_kept(
+    trouble: str, disk: Callable[[int], Disk], tried: Counter[str]
+) -> None:
+    place = disk(64 * MIB)
+    run = train(small_config("inpainting", train__epochs=0.2), out=place.path / "run").path
+    before = {file: file.read_bytes() for file in run.iterdir()}
+    if trouble == "full":
+        place.fill()
+    else:
+        place.become_read_only()
+    done = ssl_zoo("eval", run, "--protocol", "linear", "--json")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"the scores are not kept in {run}/results.json: cannot write {run}/")
+    assert {"full": "No space left on device", "read-only": "Read-only file system"}[trouble] in line
+    printed = json.loads(done.stdout)
+    assert printed["kept"] is False
+    assert set(printed["scores"]) == {"inpainting", "pixels", "random-init"}
+
+    table = ssl_zoo("compare", run, "--protocol", "linear", "--json")
+    assert table.returncode == 0, table.stderr
+    assert "not kept" in table.stderr
+    figures = {row["name"]: row["figures"]["linear"] for row in json.loads(table.stdout)["rows"]}
+    for row, scores in printed["scores"].items():
+        assert figures[row]["mean"] == pytest.approx(scores["linear"])
+    assert {file: file.read_bytes() for file in run.iterdir()} == before
+    tried["troubles with a disk"] += 1
+
+
+@pytest.mark.parametrize("command", ["compare", "bench"])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
+    command: str, disk: Callable[[int], Disk], whole: Path, tried: Counter[str]
+) -> None:
+    place = disk(MIB)
+    place.become_read_only()
+    arguments = {
+        "compare": [str(whole), "--protocol", "linear"],
+        "bench": [*flags("simclr"), "--profile"],
+    }[command]
+    done = ssl_zoo(command, *arguments, "--out", place.path / "out")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (f"error: --out {place.path}/out: cannot be made: Read-only file system\n")
+    assert "linear" not in Run(whole).results()["scores"]["simclr"]
     tried["troubles with a disk"] += 1
 
 

@@ -13,6 +13,7 @@ from ssl_zoo.data.download import default_root
 from ssl_zoo.evaluation.features import extract
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject, evaluating
+from ssl_zoo.runtime.eval_batch import EvalBatch
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder
 from ssl_zoo_vision.dense.canvases import MAX_OBJECTS, TEST, TRAIN, Canvases, canvas_side, pasted
@@ -21,7 +22,7 @@ from ssl_zoo_vision.dense.segmentation import PIXELS, confusion, fit_segmenter, 
 from ssl_zoo_vision.dense.voc import VOC_CLASSES, voc_at, voc_canvases
 
 CHUNK = 32
-"""The number of canvases per batch."""
+"""The maximum number of canvases per batch."""
 VOC_SIZE = 64
 """The smallest input side, in pixels, of a colour network that is evaluated on VOC."""
 
@@ -49,7 +50,7 @@ def untile(maps: Tensor, across: int) -> Tensor:
     return maps.permute(0, 3, 1, 4, 2, 5).reshape(-1, d, across * h, across * w)
 
 
-def feature_maps(subject: Subject, images: Tensor) -> Tensor:
+def feature_maps(subject: Subject, images: Tensor, batches: EvalBatch | None = None) -> Tensor:
     """Return the frozen feature maps of canvases, on the device.
 
     A network that takes images of any size gets the whole canvas. Any other gets tiles of its input
@@ -58,6 +59,7 @@ def feature_maps(subject: Subject, images: Tensor) -> Tensor:
     Args:
         subject: a subject with an encoder.
         images: uint8 [N, C, S, S].
+        batches: the number of canvases per batch; None for at most `CHUNK`.
 
     Returns:
         float32 [N, d, h, w].
@@ -68,6 +70,7 @@ def feature_maps(subject: Subject, images: Tensor) -> Tensor:
     encoder, device, spec = subject.encoder, subject.device, subject.data.spec
     assert encoder is not None
     assert isinstance(spec, ImageSpec)
+    batches = batches or device.eval_batch.capped(CHUNK)
     side = images.shape[-1]
     across = 1 if takes_any_size(encoder) else side // spec.size
     canvas = replace(spec, size=side)
@@ -78,7 +81,7 @@ def feature_maps(subject: Subject, images: Tensor) -> Tensor:
             return untile(encoder.feature_map(device.to_format(tiles)), across)
 
     with evaluating(subject.module):
-        return extract(represent, ArraySplit(images, None), device.device, batch_size=CHUNK)
+        return extract(represent, ArraySplit(images, None), device.device, batch_size=batches)
 
 
 def dense_scores(subject: Subject, train: Canvases, test: Canvases, classes: int) -> Scores:
@@ -88,14 +91,15 @@ def dense_scores(subject: Subject, train: Canvases, test: Canvases, classes: int
         `segmentation`, the mean IoU, and `detection`, the AP at IoU 0.5, in percent.
     """
     side, seed = train.images.shape[-1], subject.seed
-    maps = feature_maps(subject, train.images)
+    batches = subject.device.eval_batch.capped(CHUNK)
+    maps = feature_maps(subject, train.images, batches)
     segment = fit_segmenter(maps, train.masks, classes, seed)
     detector = fit_detector(maps, train.boxes, train.labels, classes, side, seed)
     del maps
     pixels = torch.zeros(classes + 1, classes + 1, dtype=torch.long)
     detections: list[Detections] = []
     for number, part in enumerate(test.split(CHUNK)):
-        maps = feature_maps(subject, part.images)
+        maps = feature_maps(subject, part.images, batches)
         pixels += confusion(part.masks, segment(maps, side).cpu(), classes + 1)
         detections.append(find(detector, maps, number * CHUNK))
     precision = mean_average_precision(Detections.joined(detections), test.boxes, test.labels, test.hard)

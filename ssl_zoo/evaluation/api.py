@@ -1,0 +1,271 @@
+"""Evaluating a finished run, a backbone in a file, or any timm model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ssl_zoo.config.load import load_encoder_config
+from ssl_zoo.config.schema import EncoderConfig, RunConfig
+from ssl_zoo.config.weights import read_header
+from ssl_zoo.data import DataSet
+from ssl_zoo.errors import Unwritable, UserError
+from ssl_zoo.evaluation.classifier import CLASSIFIER_FILE, KeptClassifier, fingerprint
+from ssl_zoo.evaluation.protocol import Scores, known_protocols, protocols
+from ssl_zoo.evaluation.scoring import baselines, of_encoder, score
+from ssl_zoo.evaluation.subject import Subject
+from ssl_zoo.notices import Notice
+from ssl_zoo.runs.backbone import read_backbone
+from ssl_zoo.runs.build import build_data, load_data, restore_task
+from ssl_zoo.runs.records import file_exists
+from ssl_zoo.runs.run import Run
+from ssl_zoo.runtime.defaults import torch_defaults
+from ssl_zoo.runtime.device import Device
+from ssl_zoo.runtime.files import check_output_file
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Task
+
+log = logging.getLogger("ssl_zoo.evaluation")
+
+TIMM = "timm:"
+"""The prefix of a timm model's name, to evaluate it in place of a run."""
+CHANNELS = Notice(
+    "channels-converted",
+    "Evaluated images have another number of channels than the network takes: gray is repeated, colours "
+    "are averaged.",
+    "give data with the channels of the training data",
+)
+REPLACED = Notice(
+    "replaced-classifier",
+    "eval --keep replaces the classifier of other data in the run.",
+    "copy classifier.safetensors first; predict --classifier takes the copy",
+)
+_MACHINE = ("train.device", "train.precision", "train.channels_last", "train.eval_batch_size")
+
+
+class Evaluation(dict[str, Scores]):
+    """The scores of each row by metric.
+
+    Attributes:
+        kept: whether the scores are in the `results.json` of a run.
+        classifier: the file of the classifier, if it was to be kept.
+    """
+
+    kept: bool = False
+    classifier: Path | None = None
+
+
+@torch_defaults()
+def evaluate(
+    subject: str | Path,
+    protocol: Iterable[str] = ("knn", "linear"),
+    with_baselines: bool = True,
+    data: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    keep: bool = False,
+) -> Evaluation:
+    """Evaluate a finished run, a backbone, or any timm model; add a run's scores to its `results.json`.
+
+    Where these cannot be written, as in a folder that is read-only, a warning says so.
+
+    Args:
+        subject: a run directory, its ``backbone.safetensors`` alone, or ``timm:NAME``.
+        protocol: the names of the protocols.
+        with_baselines: whether to evaluate the raw input and the untrained network too.
+        data: for a run, a labelled data set to transfer to, in place of its own; otherwise the data set
+            (default: the digits).
+        settings: for a run, settings of the machine (``train.device``, ``train.precision``,
+            ``train.eval_batch_size``); otherwise any setting of the sections data, backbone and train,
+            by dotted path.
+        keep: for a run, whether to keep the classifier of the first protocol that has one, such as
+            ``linear``, in the run's `classifier.safetensors`, for `ssl_zoo.predict`.
+
+    Returns:
+        The scores of each row by metric; the rows are the run's task, the file or the model, then
+        baselines. The attribute ``kept`` tells whether they were added to a run's results,
+        ``classifier`` where a classifier is kept.
+
+    Raises:
+        UserError: `subject` is not a run or has no checkpoint, a protocol needs labels that the data
+            lacks, or settings are wrong.
+    """
+    names, settings = list(protocols(protocol)), dict(settings or {})
+    if keep and (str(subject).startswith(TIMM) or file_exists(Path(subject))):
+        raise UserError(f"--keep: {subject} is not a run, so there is no place for a classifier")
+    if str(subject).startswith(TIMM):
+        values = {"backbone.name": str(subject)[len(TIMM) :], "data.source": data, **settings}
+        return _evaluate_network(load_encoder_config(values), names, with_baselines)
+    if file_exists(Path(subject)):
+        values = {"backbone.weights": str(subject), "data.source": data, **settings}
+        return _evaluate_file(Path(subject), values, names, with_baselines)
+    run = Run.open(subject)
+    keeper = _keeper(run, names, data) if keep else None
+    return _evaluate_run(run, names, with_baselines, data, settings, keeper)
+
+
+def _evaluate_file(file: Path, settings: dict[str, Any], names: list[str], with_raw: bool) -> Evaluation:
+    """Evaluate the backbone in a file of ssl-zoo, on images as it was trained on."""
+    header = read_header(file)
+    if "backbone" not in header:
+        raise UserError(
+            f"{file}: ssl-zoo did not write it, so its network must be named: "
+            f"ssl-zoo eval {TIMM}NAME --from {file}"
+        )
+    spec = read_backbone(file)[1] if "spec" in header else None
+    if spec is not None:
+        settings = {"data.image_size": spec.size, **settings}
+        spec = replace(spec, size=settings["data.image_size"])
+    return _evaluate_network(load_encoder_config(settings), names, with_raw, str(file), spec)
+
+
+def _evaluate_network(
+    config: EncoderConfig,
+    names: list[str],
+    with_raw: bool,
+    row: str | None = None,
+    spec: ImageSpec | None = None,
+) -> Evaluation:
+    """Evaluate a network before training, and the raw input.
+
+    Args:
+        config: the network and the data.
+        names: the names of the protocols.
+        with_raw: whether to evaluate the raw input.
+        row: the name of the network's row; None for that of a timm model.
+        spec: the images that the network was trained on; None for those of the data.
+    """
+    device = Device.choose(config.train)
+    samples = load_data(config.data, device.device)
+    if spec is not None:
+        samples = _as_trained(samples, spec, config.data.source)
+    with device.computing():
+        subjects = [of_encoder(config, samples, device, row or f"{TIMM}{config.backbone.name}")]
+        if with_raw and (raw := Subject.raw(samples, device)) is not None:
+            subjects.append(raw)
+        return Evaluation({s.name: score(s, names) for s in subjects})
+
+
+def _as_trained(samples: DataSet, spec: ImageSpec, source: str) -> DataSet:
+    """Return data as a network trained on other images takes them.
+
+    They are normalised as in training; only the meaning of a mirror image is the new data's.
+
+    Raises:
+        UserError: they are not images.
+    """
+    if not isinstance(samples.spec, ImageSpec):
+        raise UserError(
+            f"--data {source}: is {samples.spec.modality} data, but the network takes images"
+        )
+    if samples.spec.channels != spec.channels:
+        CHANNELS(
+            f"{source} has {samples.spec.channels} channels and the network takes {spec.channels}: "
+            f"{'colours are averaged' if spec.channels == 1 else 'gray is repeated'}"
+        )
+    return replace(samples, spec=replace(spec, mirror=samples.spec.mirror))
+
+
+def _keeper(run: Run, names: list[str], data: str | None) -> str:
+    """Return the first protocol whose classifier can be kept in a run.
+
+    Raises:
+        UserError: there is none, or the run cannot be written.
+    """
+    file = run.path / CLASSIFIER_FILE
+    check_output_file("--keep", file, {file.suffix: ()})
+    keeper = next((name for name, p in protocols(names).items() if p.classifier is not None), None)
+    if keeper is None:
+        raise UserError(
+            f"--keep: --protocol {','.join(names)} has no classifier to keep; add linear to it"
+        )
+    if file.is_file():
+        with suppress(UserError):  # a file that cannot be read is no loss
+            old, new = KeptClassifier.load(file).data, data or run.config().data.source
+            if old != new:
+                REPLACED(
+                    f"{file}: the classifier of {old} will be replaced by that of {new}; copy it to "
+                    "keep both, for predict --classifier FILE"
+                )
+    return keeper
+
+
+def open_for_evaluation(
+    run: Run, data: str | None, settings: Mapping[str, Any]
+) -> tuple[RunConfig, DataSet, Device]:
+    """Return the configuration of a run, samples as its network takes them, and the device.
+
+    Args:
+        run: the run.
+        data: the source of the samples; None for the run's own.
+        settings: settings of the machine, and of the section data for another source, by dotted path.
+
+    Raises:
+        UserError: there is no such data, it does not fit, or a setting cannot be changed.
+    """
+    config = run.config()
+    other = data if data != config.data.source else None
+    for path in settings:
+        of_other = other is not None and path.startswith("data.") and path != "data.image_size"
+        if path not in _MACHINE and not of_other:
+            raise UserError(
+                f"{path}: cannot be changed for an existing run ({run.path}); give only --data and "
+                f"{', '.join(_MACHINE)}"
+            )
+    changed = load_encoder_config({"data.source": data, **settings})
+    names_set = [path.partition(".")[2] for path in settings if path in _MACHINE]
+    machine = {name: getattr(changed.train, name) for name in names_set}
+    device = Device.choose(config.train.model_copy(update=machine))
+    if other is None:
+        return config, build_data(config, device.device), device
+    spec = run.spec()
+    section = changed.data.model_copy(update={"image_size": spec.size})
+    return config, _as_trained(load_data(section, device.device), spec, str(data)), device
+
+
+def _evaluate_run(
+    run: Run,
+    names: list[str],
+    with_baselines: bool,
+    data: str | None,
+    settings: Mapping[str, Any],
+    keeper: str | None,
+) -> Evaluation:
+    config, samples, device = open_for_evaluation(run, data, settings)
+    with device.computing():
+        task = device.place(restore_task(run, samples.spec))
+        subject = Subject.of_task(task, samples, device, seed=config.train.seed)
+        rows = Evaluation({config.task.name: score(subject, names)})
+        if keeper is not None:
+            rows.classifier = run.path / CLASSIFIER_FILE
+            source = config.data.source if data is None else data
+            scores = rows[config.task.name]
+            _classifier(keeper, subject, task, source, scores).save(rows.classifier)
+        if with_baselines:
+            rows |= {s.name: score(s, names) for s in baselines(config, samples, device)}
+    try:
+        run.add_scores(rows, on=data if data != config.data.source else None)
+        rows.kept = True
+    except Unwritable as error:
+        log.warning("the scores are not kept in %s: %s", run.results_file, error)
+    return rows
+
+
+def _classifier(name: str, subject: Subject, task: Task, source: str, scores: Scores) -> KeptClassifier:
+    """Return the classifier of a protocol, with the facts about it."""
+    protocol, data = known_protocols()[name], subject.data
+    assert protocol.classifier is not None
+    classifier = protocol.classifier(subject)
+    classes = range(len(classifier.bias)) if data.classes is None else data.classes
+    return KeptClassifier(
+        classifier,
+        classes=tuple(map(str, classes))[: len(classifier.bias)],
+        data=source,
+        protocol=name,
+        scores={metric: scores[metric] for metric in protocol.metrics if metric in scores},
+        spec=asdict(data.spec),
+        weights=fingerprint(task),
+    )

@@ -1,0 +1,80 @@
+"""Rows of a table with one row for each sample of a data set, as `embed` and `predict` write them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_zoo.data import DataSet, Split
+from ssl_zoo.text import printable
+
+UNKNOWN = -1
+"""The label of an unlabelled sample."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of N samples.
+
+    Attributes:
+        values: what was computed, [N, D].
+        label: the class of each sample [N], `UNKNOWN` where there is none.
+        split: the name of its split [N].
+        name: its name [N]: a file's path relative to the folder, else its index in the split.
+    """
+
+    values: NDArray[np.float32]
+    label: NDArray[np.int64]
+    split: NDArray[np.str_]
+    name: NDArray[np.str_]
+
+    def per_split(self) -> dict[str, int]:
+        """Return the number of rows of each split."""
+        return dict(Counter(self.split.tolist()))
+
+
+def compute_rows(
+    data: DataSet, source: str, compute: Callable[[Split], Tensor]
+) -> tuple[Rows, dict[str, str]]:
+    """Compute values for the samples of all splits.
+
+    Args:
+        data: the samples.
+        source: their source; names of files are relative to it.
+        compute: maps a split of N samples to values [N, D].
+
+    Returns:
+        The rows of the train split, the test split, and the bank where it differs from the train split,
+        without samples that cannot be read; and the reason for each of these, by name.
+    """
+    splits = {"train": data.train}
+    if data.test is not None:
+        splits["test"] = data.test
+    if data.bank is not data.train:
+        splits["bank"] = data.bank
+    root = Path(source).expanduser()
+    parts = [vars(_rows(name, split, root, compute(split))) for name, split in splits.items()]
+    skipped = {file: reason for split in splits.values() for file, reason in split.skipped.items()}
+    return Rows(**{key: np.concatenate([part[key] for part in parts]) for key in parts[0]}), skipped
+
+
+def _rows(name: str, split: Split, root: Path, computed: Tensor) -> Rows:
+    """Return the rows of a split, without the samples that could not be read."""
+    values, count = computed.cpu().numpy(), len(split)
+    names = [str(number) for number in range(count)] if split.names is None else split.names
+    readable = np.array([printable(file) not in split.skipped for file in names])
+    label = np.full(count, UNKNOWN) if split.labels is None else split.labels.numpy()
+    short = np.array([printable(_below(root, file)) for file in names])
+    return Rows(values[readable], label[readable], np.full(readable.sum(), name), short[readable])
+
+
+def _below(root: Path, file: str) -> str:
+    """Return a file's path relative to a folder; any other name as it is."""
+    return file.removeprefix(f"{root}{os.sep}")
