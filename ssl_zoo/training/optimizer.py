@@ -186,9 +186,7 @@ def _arguments(optimizer: str) -> Mapping[str, inspect.Parameter]:
         UserError: timm has no such optimiser; `ImportError` and `AssertionError` if its library is
             missing here.
     """
-    return inspect.signature(
-        get_optimizer_class(_timm_name(optimizer), bind_defaults=False)
-    ).parameters
+    return inspect.signature(get_optimizer_class(_timm_name(optimizer), bind_defaults=False)).parameters
 
 
 def create_schedule(optimizer: Optimizer, config: TrainConfig, budget: Budget) -> Scheduler:
