@@ -1,7 +1,8 @@
 """Communication between the processes of a run; in a single process each function is the identity.
 
 Losses are means over a process's own samples, and gradients are averaged over processes, so a loss
-over gathered embeddings has the gradient of the joint batch.
+over gathered embeddings has the gradient of the joint batch. A loss that is a mean over targets whose
+number differs between processes gives that number as its weight.
 """
 
 from __future__ import annotations
@@ -111,13 +112,25 @@ def local_rows(x: Tensor) -> Tensor:
     return x.chunk(world_size())[rank()]
 
 
-def mean(x: Tensor) -> Tensor:
-    """Return the mean of a tensor over processes, without gradient."""
+def mean(x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the mean of a tensor over processes, without gradient.
+
+    Args:
+        x: the tensor.
+        weight: the weight of this process, a scalar; None if all count alike.
+    """
     if world_size() == 1:
         return x.detach()
+    if weight is not None:
+        return mean(x.detach() * weight) / nonzero(mean(weight))
     x = x.detach().clone()
     dist.all_reduce(x)
     return x / world_size()
+
+
+def nonzero(weight: Tensor) -> Tensor:
+    """Return a weight to divide by: 1 in place of 0, as where no batch has any target."""
+    return torch.where(weight > 0, weight, torch.ones_like(weight))
 
 
 class SyncBatchNorm(_BatchNorm):

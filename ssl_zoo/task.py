@@ -29,10 +29,15 @@ class Losses:
     Attributes:
         total: the scalar to minimise, differentiable.
         logs: detached scalars to log, by name; they stay on the device until they are logged.
+        weight: the number of targets that `total` and `logs` are means over, such as hidden pixels,
+            where it differs from batch to batch; at least 0, without gradient. Accumulated batches,
+            and the shares of several processes, then count by it, as in one joint batch. None where
+            all batches count alike, as a mean over samples does. A task gives it always or never.
     """
 
     total: Tensor
     logs: Mapping[str, Tensor] = field(default_factory=dict)
+    weight: Tensor | None = None
 
 
 class Encoder(nn.Module, ABC):

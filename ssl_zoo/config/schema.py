@@ -163,7 +163,11 @@ class TrainConfig(_Section):
     images: int | None = Field(None, gt=0, description="budget in images drawn")
     minutes: float | None = Field(None, gt=0, description="budget in minutes of training")
     batch_size: int = Field(256, ge=2, description="images in a batch, over all processes")
-    accumulate: int = Field(1, ge=1, description="batches per optimiser step")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="batches per optimiser step; a loss that compares samples does so within a batch",
+    )
 
     optimizer: str = Field("sgd", description="name of a timm optimiser")
     optimizer_options: dict[str, Any] = Field(

@@ -18,9 +18,10 @@ from ssl_zoo import distributed
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.task import Task
-from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped, backward, require, snapshot
+from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped, compute, require, snapshot
 from ssl_zoo.testing.rank_server import RANKS, TIMEOUT, server
 from ssl_zoo.text import locate_error
+from ssl_zoo.training.accumulation import Accumulation
 from ssl_zoo.views import Rng
 
 _TOTAL = 16
@@ -37,7 +38,8 @@ def check_two_processes_are_one(case: Case) -> str:
     require(
         abs(loss - alone) <= 1e-4 * max(1.0, abs(alone)),
         f"the loss is {alone:.6f} in one process, {loss:.6f} in two: gather tensors that couple samples "
-        "(distributed.all_gather), draw with `rng`, and take means over a process's own samples",
+        "(distributed.all_gather), draw with `rng`, take means over a process's own samples, and give "
+        "Losses.weight where the number of targets differs",
     )
     # A gradient that is 0 up to rounding, as before a normalisation, is compared with the others' norm.
     min_norm = 1e-3 * max(float(gradient.norm()) for gradient in joint["gradients"].values())
@@ -66,12 +68,16 @@ def _share(case: Case, rank: int, world: int) -> dict[str, Any]:
         distributed.sync_batchnorm(task)
     mine = slice(rank * _TOTAL // world, (rank + 1) * _TOTAL // world)
     views = tuple(task.views(case.data.batch(_TOTAL)[mine], Rng(3, "cpu", rank, world)))
-    losses = backward(task, views + tuple(labels[mine] for labels in case.labels(_TOTAL)))
+    losses = compute(task, views + tuple(labels[mine] for labels in case.labels(_TOTAL)))
+    joint = Accumulation(1)
+    joint.add(losses).backward()
+    joint.normalise(task.parameters())
     gradients = {n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None}
     task.after_step(0.5)
     local = (".running_mean", ".running_var", ".num_batches_tracked")
     state = {n: v for n, v in snapshot(task).items() if not n.endswith(local)}
-    return {"loss": losses.total.detach(), "gradients": gradients, "state": state}
+    loss = distributed.mean(losses.total, joint.mean().weight)
+    return {"loss": loss, "gradients": gradients, "state": state}
 
 
 def _stop_dropout(task: Task) -> None:

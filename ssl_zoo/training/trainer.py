@@ -22,6 +22,7 @@ from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.build import build_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
+from ssl_zoo.training.accumulation import Accumulation
 from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.optimizer import TICKS, create_optimizer, create_schedule
 from ssl_zoo.training.passes import count_passes
@@ -171,7 +172,7 @@ class Trainer:
             yield () if labels is None else (labels[batch],)
 
     def train_step(self, batches: list[Batch]) -> Losses:
-        """Make one optimiser step on this process's batches; return the last batch's losses.
+        """Make one optimiser step on this process's batches; return the mean of their losses.
 
         Raises:
             NotFinite: a loss or the gradient is not finite; the weights are as they were before the
@@ -195,7 +196,7 @@ class Trainer:
             return views + tuple(part.to(raw.device, non_blocking=True) for part in batch.labels)
 
     def step_on(self, views: Iterable[tuple[Tensor, ...]], number: int) -> Losses:
-        """Make one optimiser step on the views of `number` batches; return the last batch's losses.
+        """Make one optimiser step on the views of `number` batches; return the mean of their losses.
 
         Raises:
             NotFinite: as in `train_step`.
@@ -203,20 +204,23 @@ class Trainer:
         config, scaler = self.config.train, self.scaler  # without fp16 the scaler does nothing
         self.schedule.step_update(int(self.progress * TICKS))
         torch.manual_seed(derive_seed(config.seed, "network", self.step, distributed.rank()))  # dropout
-        totals: list[Tensor] = []
+        joint = Accumulation(number)
         for i, batch_views in enumerate(views, 1):
             with self._local_gradients() if i < number else nullcontext():
                 with self.phase("forward"), self.device.autocast():
                     losses: Losses = self.model(batch_views)
                 with self.phase("backward"):
-                    scaler.scale(losses.total / number).backward()
-            totals.append(losses.total.detach().reshape(()))
+                    scaler.scale(joint.add(losses)).backward()
+            del losses  # and its graph
         with self.phase("optimizer"):
             scaler.unscale_(self.optimizer)  # so that the true gradient is measured and clipped
+            joint.normalise(self.task.parameters())
             max_norm = math.inf if config.clip_norm is None else config.clip_norm
             self.grad_norm = nn.utils.clip_grad_norm_(self.task.parameters(), max_norm)
             if not scaler.is_enabled():
-                self._check_finite(totals)  # before the weights are changed
+                self._check_finite(
+                    [losses.total for losses in joint.each]
+                )  # before the weights are changed
             scale = scaler.get_scale()  # 1 unless in fp16, where reading it waits for the device
             scaler.step(self.optimizer)
             scaler.update()
@@ -230,7 +234,7 @@ class Trainer:
                 self.task.after_step(self.progress)
                 if self.ema is not None:
                     self.ema.update(self.task.encoder)
-        return losses
+        return joint.mean()
 
     def metrics(self, losses: Losses) -> dict[str, float]:
         """Return the metrics to log of a step, as means over processes; waits for the device.
@@ -239,7 +243,8 @@ class Trainer:
         """
         named = {"loss": losses.total.detach(), "grad_norm": self.grad_norm, **losses.logs}
         values = torch.stack([value.float().reshape(()) for value in named.values()])
-        measured = dict(zip(named, distributed.mean(values).tolist(), strict=True))
+        means = distributed.mean(values, losses.weight)
+        measured = dict(zip(named, means.tolist(), strict=True))
         if self.scaler.is_enabled():
             measured = {name: value for name, value in measured.items() if math.isfinite(value)}
         return {

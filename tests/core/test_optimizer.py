@@ -1,4 +1,4 @@
-"""Each of timm's optimisers treats a setting of 0 as the limit of small ones."""
+"""Optimisers of timm treat a setting of 0 as the limit of small ones, and layers by their shape."""
 
 from __future__ import annotations
 
@@ -126,9 +126,7 @@ def test_a_lamb_that_cannot_adapt_some_parameters_alone_is_refused_without_decay
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class FusedLamb(torch.optim.SGD):  # the arguments of apex's, which needs a GPU
-        def __init__(
-            self, params: Any, lr: float, weight_decay: float, use_nvlamb: bool = False
-        ) -> None:
+        def __init__(self, params: Any, lr: float, weight_decay: float, use_nvlamb: bool = False):
             super().__init__(params, lr, weight_decay=weight_decay)
 
     info = replace(get_optimizer_info("fusedlamb"), opt_class=FusedLamb)

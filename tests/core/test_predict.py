@@ -16,6 +16,7 @@ import ssl_zoo
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate
 from ssl_zoo.evaluation.classifier import KeptClassifier
+from ssl_zoo.notices import collect_notices
 from ssl_zoo.runs.run import Run
 from ssl_zoo.tools.embed import embed
 from ssl_zoo.training import train
@@ -113,11 +114,12 @@ def test_with_labels_the_accuracy_is_that_of_classes_by_name(
     c = colours(tmp_path / "c", 6, "green", "red", seed=5)
     for number in range(2):
         write(c / "black" / f"{number}.png", Image.new("RGB", (20, 20)))
-    code, out, err = call("predict", run, "--data", c, "-o", "c.parquet", "--json")
-    assert code == 0, err
-    assert err == (
+    with collect_notices() as notices:
+        code, out, err = call("predict", run, "--data", c, "-o", "c.parquet", "--json")
+    assert (code, err) == (0, "")
+    assert [n["text"] for n in notices if n["notice"] == "unlearnt-classes"][0] == (
         "2 samples do not count in the accuracy, as the classifier has not learnt their classes "
-        "(black); fit one to data with them: eval --keep\n"
+        "(black); fit one to data with them: eval --keep"
     )
     printed = json.loads(out)
     assert (printed["samples"], printed["judged"]) == (14, 12)

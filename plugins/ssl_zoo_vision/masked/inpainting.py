@@ -44,8 +44,7 @@ def reconstruction_loss(x: Tensor, painted: Tensor, weight: Tensor) -> Tensor:
         weight: [B, 1, H, W], 0 outside the region.
     """
     error = (x - full_precision(painted)).pow(2).mean(1, keepdim=True)
-    # Hidden areas differ between processes: divide by their mean, so that losses average correctly.
-    return (weight * error).sum() / distributed.mean(weight.sum())
+    return (weight * error).sum() / distributed.nonzero(weight.sum())
 
 
 class Decoder(nn.Module):
@@ -144,8 +143,12 @@ class Inpainting(Task):
         weight = weights(hidden, self.overlap, self.options.overlap_weight)
         reconstruction = reconstruction_loss(x, painted, weight)
         logs = {"reconstruction": reconstruction.detach()}
+        area = weight.sum()
         if self.critic is None:
-            return Losses(reconstruction, logs)
+            return Losses(reconstruction, logs, area)
+        # The critic's losses are means over images, so that the area cannot weigh the total. Processes
+        # agree on their mean area; accumulated batches count alike.
+        reconstruction = reconstruction * (area / distributed.mean(area))
 
         def bce(logit: Tensor, real: float) -> Tensor:
             return F.binary_cross_entropy_with_logits(logit, torch.full_like(logit, real))
