@@ -195,7 +195,7 @@ def _run(
             sys.argv = ["-c", *arguments]
             exec(compile(name, "<string>", "exec"), {"__name__": "__main__"})
     finally:
-        for stream in (sys.stdout, sys.stderr):
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,6 +108,7 @@ def compare_command(
     from ssl_zoo.cli.progress import ComparisonProgress
     from ssl_zoo.config.load import parse_sets
     from ssl_zoo.plugins.registry import registry
+    from ssl_zoo.runtime.signals import interrupt_on_signal
 
     if runs:
         if any((settings, tasks, seeds, baselines, config, sets, only, dry_run, launcher)):
@@ -113,9 +116,10 @@ def compare_command(
                 "RUN... tabulates finished runs, and cannot be combined with --tasks or with training "
                 "options"
             )
-        table = comparison.tabulate(
-            runs, names.get("protocol", ()), names.get("columns"), sort, mixed=mixed, out=out
-        )
+        with interrupt_on_signal(shlex.join(["ssl-zoo", *sys.argv[1:]])):  # scores made so far are kept
+            table = comparison.tabulate(
+                runs, names.get("protocol", ()), names.get("columns"), sort, mixed=mixed, out=out
+            )
         console.print_table(table, out, json)
         return
     fields: dict[str, Any] = {"seeds": seeds, "sort": sort, "protocols": names.pop("protocol", None)}
