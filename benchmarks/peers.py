@@ -280,7 +280,7 @@ class Peer:
             pin_memory=device.device.type == "cuda",
         )
         self.steps = max(1, round(epochs * len(self.loader)))
-        budget = Budget(train.batch_size, len(self.loader), self.steps, None)
+        budget = Budget(train.batch_size, len(self.loader), self.steps, None, warmup_of=self.steps)
         self.schedule = create_schedule(self.optimizer, train, budget)
         self.done = 0
         self.total_loss = torch.zeros((), device=device.device)

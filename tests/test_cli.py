@@ -73,7 +73,8 @@ WRONG = [
     ("", "train --task simclr --set train.optimizer=sgdd", "Did you mean 'sgd'"),
     # Runs and files.
     ("run", "train --task simclr --out {}", "exists and is not empty; choose another folder"),
-    ("run", "train --resume {} --epochs 3", "--resume uses the run's own settings"),
+    ("run", "train --resume {} --lr 3", "train.lr: cannot be changed for an existing run; start a new"),
+    ("run", "train --task simclr --replan", "--replan is for --resume with another length"),
     ("run", "train --resume {} --out x", "--resume uses the run's own settings"),
     ("empty", "train --resume {}", "is not a run: it has no config.yaml"),
     ("text", "train --task simclr --out {}/run", "cannot be"),

@@ -62,7 +62,19 @@ def train_command(
     config: ConfigFile = None,
     sets: Sets = None,
     out: Annotated[Path | None, typer.Option(help="Run directory (default under runs/).")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Run directory to continue.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run directory to continue; --epochs, --images or --minutes change its length, which "
+            "stretches what is left of the schedule (of a finished run: begins it anew).",
+        ),
+    ] = None,
+    replan: Annotated[
+        bool,
+        typer.Option(
+            "--replan", help="With another length, follow the schedule as if planned so from the start."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train a task without labels, then compare its features with raw pixels and no training."""
@@ -86,15 +98,18 @@ def train_command(
         knn_every=knn_every,
         observe=observe,
     )
-    if resume is not None and (settings or config or sets or out):
-        raise UserError("--resume uses the run's own settings, and cannot be combined with others")
-
+    from ssl_zoo.config.load import parse_sets
     from ssl_zoo.runs.run import Run
 
     resolved = None
     if resume is not None:
-        Run.open(resume).config()  # reports errors before data are downloaded
+        if config or out:
+            raise UserError("--resume uses the run's own settings and folder; leave --config and --out")
+        settings |= parse_sets(sets or ())
+        Run.open(resume).config(settings)  # reports errors before data are downloaded
     else:
+        if replan:
+            raise UserError("--replan is for --resume with another length")
         resolved = load_run_config(config, settings, sets)
         if out is not None and os.environ.get("RANK", "0") == "0":
             Run(out).check_free()
@@ -112,7 +127,13 @@ def train_command(
         closing(TrainingProgress()) as progress,
         nullcontext() if json else registry.observing(progress),
     ):
-        run = train(resolved, out=out, resume=resume)
+        run = train(
+            resolved,
+            out=out,
+            resume=resume,
+            settings=settings if resume is not None else None,
+            replan=replan,
+        )
     if os.environ.get("RANK", "0") == "0":
         if json:
             console.print_json({"run": str(run.path), **run.results()})

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ssl_zoo.comparison.cell_folder import CellFolder
 from ssl_zoo.comparison.config import RAW, Comparison
 from ssl_zoo.config.schema import DataConfig, EncoderConfig, RunConfig
+from ssl_zoo.config.settings import changed_settings, result_affecting_settings
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, Unwritable, UserError
 from ssl_zoo.evaluation import Subject, score, supported_protocols
@@ -109,13 +110,10 @@ class Cell(ABC):
             return
         if existing is None:
             return
-        old, new = result_affecting_settings(existing), result_affecting_settings(current)
-        for path, value in new.items():
-            if old.get(path) != value:
-                raise UserError(
-                    f"{self.path} was made with {path}={old.get(path)}, not {value}; "
-                    "choose another --out, or remove it"
-                )
+        for path, (old, new) in changed_settings(result_affecting_settings(existing), current).items():
+            raise UserError(
+                f"{self.path} was made with {path}={old}, not {new}; choose another --out, or remove it"
+            )
 
     def run(self) -> None:
         """Do the remaining work and record the outcome; a failure is recorded, not raised.
@@ -288,18 +286,6 @@ def _failure_reason(error: BaseException) -> str:
     if isinstance(error, SslZooError):
         return error_line(error)
     return registry.describe_error(error) or locate_error(error)
-
-
-def result_affecting_settings(config: EncoderConfig) -> dict[str, Any]:
-    """Return all settings that affect the figures of a run, by dotted path."""
-    sections = config.model_dump(exclude={"provenance"})
-    sections["backbone"] = config.backbone.resolve().model_dump()  # a preset equals its spelled-out form
-    chosen_here = {"train.precision", "train.channels_last", "train.threads", "train.tune"}
-    chosen_here |= {"train.device", "data.resident", "data.workers", "data.root", "data.cache"}
-    chosen_here |= {"train.checkpoint_seconds", "train.log_every", "train.observers"}
-    chosen_here |= {"train.eval_batch_size"}
-    flat = {f"{s}.{name}": value for s, values in sections.items() for name, value in values.items()}
-    return {path: value for path, value in flat.items() if path not in chosen_here}
 
 
 def make_cells(comparison: Comparison, out: Path) -> list[Cell]:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_zoo.comparison.cells import Cell, result_affecting_settings
+from ssl_zoo.comparison.cells import Cell
 from ssl_zoo.comparison.config import RAW, comparability_key
 from ssl_zoo.comparison.sweep import Sweep
 from ssl_zoo.comparison.table import Outcome, Table, build_table
 from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig
+from ssl_zoo.config.settings import result_affecting_settings
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate, protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssl_zoo.comparison.cells import result_affecting_settings
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import RunConfig
+from ssl_zoo.config.settings import result_affecting_settings
 from ssl_zoo.reporting.inputs import FeatureExtractor, Member, Missing, ReportInputs, attempt
 from ssl_zoo.text import printable
 

@@ -16,6 +16,7 @@ from ssl_zoo.data.summary import DataSummary
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.plugins.registry import registry
+from ssl_zoo.runs.agreement import check_settings
 from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec, Spec
@@ -134,10 +135,11 @@ def restore_task(run: Run, spec: Spec) -> Task:
     """Build the task of a run with the weights of its checkpoint, on the CPU, in evaluation mode.
 
     Raises:
-        UserError: the run has no checkpoint that fits.
+        UserError: the run has no checkpoint that fits, or its task, backbone or data were edited.
     """
     state = run.checkpoints.load()
     config = run.config()
+    check_settings(run, state, config, ignored=("train.",))  # which evaluation does not use
     task = build_task(config, spec, restored=True)
     with state_dict_errors(run.checkpoints.file):
         task.load_state_dict(state["task"])

@@ -106,6 +106,16 @@ class Run:
             self.discard()
             raise UserError(f"--out {self.path}: {error}") from error
 
+    def update(self, config: RunConfig, change: str) -> None:
+        """Write a changed configuration, and the change into its provenance.
+
+        Raises:
+            Unwritable: the file cannot be written.
+        """
+        changes = [*config.provenance.get("changes", ()), change]
+        config = config.model_copy(update={"provenance": {**config.provenance, "changes": changes}})
+        write_atomic(self.config_file, dump_config(config).encode())
+
     def check_free(self) -> None:
         """Check that a new run can be made here.
 
@@ -147,8 +157,11 @@ class Run:
             raise UserError(f"{run.path} is not a run: it has no {run.config_file.name}")
         return run
 
-    def config(self) -> RunConfig:
+    def config(self, settings: Mapping[str, Any] | None = None) -> RunConfig:
         """Read the configuration of the run.
+
+        Args:
+            settings: changes by dotted path; None for none.
 
         Raises:
             UserError: it cannot be read, a newer version wrote it, or its task is not installed.
@@ -157,7 +170,7 @@ class Run:
         try:
             sections = read_yaml(file)
             self._check_version(sections)
-            return load_config(base=[SettingsSource(sections, file)], complete=True)
+            return load_config(None, settings, base=[SettingsSource(sections, file)], complete=True)
         except UserError as error:
             message = str(error).removeprefix("--config ")
             if message.startswith((file, str(self.path))):

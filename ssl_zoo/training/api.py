@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import shlex
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,15 @@ from ssl_zoo.evaluation import Subject, baselines, dry_run, protocols, score, su
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.backbone import write_backbone
 from ssl_zoo.runs.build import build_data, build_task
-from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
-from ssl_zoo.runtime.files import open_no_follow, write_errors
 from ssl_zoo.training.loop import fit, resume_command
+from ssl_zoo.training.resume import Resumption
 from ssl_zoo.training.summary import RunSummary
 from ssl_zoo.training.trainer import NotFinite, Trainer
 from ssl_zoo.training.tuning import tune_device
-
-log = logging.getLogger("ssl_zoo.training")
 
 
 @torch_defaults()
@@ -38,6 +34,8 @@ def train(
     *,
     out: str | Path | None = None,
     resume: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    replan: bool = False,
     protocol: Iterable[str] = ("knn", "health"),
     with_baselines: bool = True,
     data: DataSet | None = None,
@@ -50,6 +48,11 @@ def train(
         config: the resolved configuration; None with `resume`, which uses the run's own.
         out: the run directory; None makes a new one under ``runs/``.
         resume: a run directory to resume, in place of `config` and `out`.
+        settings: with `resume`, changes by dotted path: another budget, such as
+            ``{"train.epochs": 200}``, or settings that affect no result, such as ``train.device``.
+        replan: with another budget, whether the learning rate and all schedules follow it as if it had
+            been planned from the start, which makes them jump. By default what is left of them is
+            stretched over what is left of the budget; those of a finished run begin anew.
         protocol: names of evaluation protocols; those that need labels are skipped where there are none.
         with_baselines: whether to evaluate the raw input and the untrained network too.
         data: the data set that the configuration's `data` section describes, if it is loaded already.
@@ -64,16 +67,22 @@ def train(
     """
     if (config is None) == (resume is None) or (resume is not None and out is not None):
         raise TypeError("train needs either a config, or a run to resume without config and out")
+    if resume is None and (settings or replan):
+        raise TypeError("settings and replan are for a run to resume; a new one has its config")
     run = Run.open(resume) if resume is not None else None
+    resumption = Resumption(run, settings, replan) if run is not None else None
     if config is None:
         assert run is not None
-        config = run.config()
+        assert resumption is not None
+        config = resumption.config
         run.results()  # raises now, before the work, where the file is broken
     protocol = list(protocols(protocol))
     registry.check_observers(config.train.observers)
     with distributed.processes(config.train.device) as local_rank, _ignore_ddp_warnings():
         device = Device.choose(config.train, local_rank)
         data = build_data(config, device.device, data)
+        if resumption is not None:
+            resumption.check_data(data)
         device = tune_device(config, data, device)
         with device.computing():
             restored = run is not None and bool(run.checkpoints)
@@ -88,7 +97,7 @@ def train(
             with run.lock() if first else contextlib.nullcontext():
                 if first and resume is None:
                     run.begin(trainer.config)
-                _carry_out(trainer, run, protocol, with_baselines, resumed=resume is not None)
+                _carry_out(trainer, run, protocol, with_baselines, resumption)
     return run
 
 
@@ -107,14 +116,18 @@ def _ignore_ddp_warnings() -> Iterator[None]:
 
 
 def _carry_out(
-    trainer: Trainer, run: Run, protocol: list[str], with_baselines: bool, *, resumed: bool
+    trainer: Trainer,
+    run: Run,
+    protocol: list[str],
+    with_baselines: bool,
+    resumption: Resumption | None,
 ) -> None:
     """Train and evaluate in a run's directory, which this process has locked."""
     first = distributed.rank() == 0
     try:
         with signals.interrupt_on_signal(resume_command(run)):
-            if resumed:
-                _restore(trainer, run)
+            if resumption is not None:
+                resumption.restore(trainer)
             if first:
                 summary = RunSummary.of(trainer)
                 trainer.notify("ssl_zoo_run_started", run=run, step=trainer.step, summary=summary)
@@ -131,28 +144,11 @@ def _carry_out(
             trainer.notify("ssl_zoo_run_stopped", run=run, error=error)
         if isinstance(error, Interrupted | NotFinite):
             raise
-        if first and not resumed and trainer.step == 0:
+        if first and resumption is None and trainer.step == 0:
             run.discard()
         elif isinstance(error, Unwritable):
             raise error.with_resume(resume_command(run)) from error
         raise
-
-
-def _restore(trainer: Trainer, run: Run) -> None:
-    """Restore a run's last checkpoint, if it has one, and cut its metrics back to there."""
-    logged = 0
-    if run.checkpoints:
-        state = run.checkpoints.load()
-        with state_dict_errors(run.checkpoints.file):
-            logged = state["metrics_bytes"]
-            trainer.load_state_dict(state)
-    if run.metrics_file.exists() and distributed.rank() == 0:
-        # Lines that were logged after the checkpoint will be logged again.
-        with write_errors(run.metrics_file), open_no_follow(run.metrics_file, "r+b") as file:
-            whole = file.read(logged)
-            file.truncate(whole.rfind(b"\n") + 1)
-        if len(whole) < logged:
-            log.warning("%s: the last lines before the checkpoint are missing", run.metrics_file)
 
 
 def finish(trainer: Trainer, run: Run, protocol: Iterable[str], with_baselines: bool) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
@@ -11,19 +12,31 @@ from ssl_zoo.errors import UserError
 
 @dataclass(frozen=True)
 class Budget:
-    """The length of a run.
+    """The length of a run, and the place of its schedules in it.
+
+    All schedules follow the progress, which rises from 0 to 1 over the run. If the budget of a resumed
+    run is changed, what is left of the schedules is stretched over what is left of the budget.
 
     Attributes:
         step_images: images in an optimiser step, over all processes.
         steps_per_epoch: optimiser steps in a pass over the data; a last, smaller batch is dropped.
         steps: optimiser steps of the whole run; None where minutes count.
         seconds: the time for the whole run; None where steps count.
+        changed_at: the steps, or seconds, that were done when the budget was changed; 0 if it was not.
+        progress_then: the progress at `changed_at`.
+        schedule: whether the learning rate follows its schedule for the first time, follows it again
+            over a budget added to a finished run, or stays where its schedule has ended.
+        warmup_of: the steps of the run of which ``train.warmup`` is a share; None if unknown.
     """
 
     step_images: int
     steps_per_epoch: int
     steps: int | None
     seconds: float | None
+    changed_at: float = 0.0
+    progress_then: float = 0.0
+    schedule: Literal["first", "again", "ended"] = "first"
+    warmup_of: int | None = None
 
     @classmethod
     def of(cls, config: TrainConfig, samples: int, processes: int = 1) -> Budget:
@@ -53,9 +66,11 @@ class Budget:
         if config.minutes is not None:
             return cls(step_images, per_epoch, None, 60 * config.minutes)
         if config.images is not None:
-            return cls(step_images, per_epoch, math.ceil(config.images / step_images), None)
-        assert config.epochs is not None  # TrainConfig's default
-        return cls(step_images, per_epoch, max(1, round(config.epochs * per_epoch)), None)
+            steps = math.ceil(config.images / step_images)
+        else:
+            assert config.epochs is not None  # TrainConfig's default
+            steps = max(1, round(config.epochs * per_epoch))
+        return cls(step_images, per_epoch, steps, None, warmup_of=steps)
 
     def __str__(self) -> str:
         if self.steps is not None:
@@ -64,8 +79,57 @@ class Budget:
         return f"{self.seconds / 60:g} minutes in steps of {self.step_images:,} images"
 
     def progress(self, steps: int, seconds: float) -> float:
-        """Return the share of the budget, in [0, 1], that `steps` or `seconds` of training use up."""
+        """Return the progress, in [0, 1], after `steps` in `seconds` of training."""
+        done, total = self._used(steps, seconds)
+        if done >= total:
+            return 1.0
+        since = (done - self.changed_at) / (total - self.changed_at)
+        return min(1.0, self.progress_then + (1 - self.progress_then) * since)
+
+    def _used(self, steps: int, seconds: float) -> tuple[float, float]:
+        """Return how much is done, and of how much, in the unit of the budget."""
         if self.steps is not None:
-            return min(1.0, steps / self.steps)
+            return steps, self.steps
         assert self.seconds is not None
-        return min(1.0, seconds / self.seconds)
+        return seconds, self.seconds
+
+    def same_length(self, other: Budget) -> bool:
+        """Return whether another budget is as long."""
+        return (self.steps, self.seconds) == (other.steps, other.seconds)
+
+    def extended(self, to: Budget, steps: int, seconds: float, *, ends_at_zero: bool) -> Budget:
+        """Return a longer or shorter budget in which the schedules go on from where they are.
+
+        What is left of them is stretched over what is left of the new budget. In a run that is finished
+        they begin anew; only a rate that has not ended near 0 stays where it is.
+
+        Args:
+            to: the new length, as the budget of a new run.
+            steps: the steps done.
+            seconds: the time they took.
+            ends_at_zero: whether the learning rate ends near 0.
+
+        Raises:
+            UserError: more is done already.
+        """
+        done, total = to._used(steps, seconds)
+        if done > total:
+            unit = f"{done:,} steps" if to.steps is not None else f"{done / 60:.3g} minutes"
+            raise UserError(
+                f"train: the run has done {unit} already, and its new length is {to}; choose more"
+            )
+        progress = self.progress(steps, seconds)
+        if progress < 1:
+            return replace(
+                to,
+                changed_at=done,
+                progress_then=progress,
+                schedule=self.schedule,
+                warmup_of=self.warmup_of,
+            )
+        return replace(
+            to,
+            changed_at=done,
+            schedule="again" if ends_at_zero else "ended",
+            warmup_of=None if to.steps is None else to.steps - steps,
+        )

@@ -22,6 +22,9 @@ from ssl_zoo.training.budget import Budget
 TICKS = 1_000_000
 """The number of ticks in a run. Schedules count these, so that they fit every kind of budget."""
 
+SECOND_WARMUP = 0.05
+"""The share of warm-up in a budget added to a finished run without any, whose rate has ended near 0."""
+
 WARMUP_STEPS = 100
 """The n of a warm-up where the budget is in minutes, as the number of its steps is then unknown."""
 
@@ -198,8 +201,9 @@ def create_schedule(optimizer: Optimizer, config: TrainConfig, budget: Budget) -
     peak = learning_rate(config, budget.step_images)
     for group in optimizer.param_groups:
         group["lr"] = peak
-    warmup = round(config.warmup * TICKS)
-    steps = WARMUP_STEPS if budget.steps is None else config.warmup * budget.steps
+    share = (config.warmup or SECOND_WARMUP) if budget.schedule == "again" else config.warmup
+    warmup = 0 if budget.schedule == "ended" else round(share * TICKS)
+    steps = WARMUP_STEPS if budget.warmup_of is None else share * budget.warmup_of
     shared: dict[str, Any] = {
         "warmup_t": warmup,
         "warmup_lr_init": peak / max(1.0, steps),
@@ -208,5 +212,5 @@ def create_schedule(optimizer: Optimizer, config: TrainConfig, budget: Budget) -
     if config.schedule == "cosine":
         return CosineLRScheduler(optimizer, TICKS - warmup, warmup_prefix=True, **shared)
     milestones = config.milestones if config.schedule == "step" else []
-    ticks = sorted(round(m * TICKS) for m in milestones)
+    ticks = sorted(0 if budget.schedule == "ended" else round(m * TICKS) for m in milestones)
     return MultiStepLRScheduler(optimizer, ticks, config.decay, warmup_prefix=False, **shared)

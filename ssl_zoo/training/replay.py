@@ -10,6 +10,7 @@ import torch
 
 from ssl_zoo import distributed
 from ssl_zoo.errors import Unwritable, UserError
+from ssl_zoo.runs.agreement import check_settings
 from ssl_zoo.runs.build import build_data, build_task
 from ssl_zoo.runs.checkpoints import pack_state, read_checkpoint, state_dict_errors
 from ssl_zoo.runs.run import Run
@@ -76,7 +77,8 @@ def replay(file: str | Path) -> Losses:
             repeat it alone.
     """
     file = Path(file)
-    config = Run.open(file.parent).config()
+    run = Run.open(file.parent)
+    config = run.config()
     try:
         state = read_checkpoint(file)
     except FileNotFoundError:
@@ -88,6 +90,7 @@ def replay(file: str | Path) -> Losses:
             f"{file}: a share of a step of {processes} processes, which one process cannot replay; "
             "resume the run instead"
         )
+    check_settings(run, state, config)
     device = Device.choose(config.train)
     with device.computing():
         data = build_data(config, device.device)

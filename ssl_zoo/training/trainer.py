@@ -6,6 +6,8 @@ import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import asdict
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +21,7 @@ from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.plugins.registry import registry
+from ssl_zoo.runs.agreement import describe_origin
 from ssl_zoo.runs.build import build_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
@@ -116,8 +119,17 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """The share of the budget that is done, in [0, 1]."""
+        """The progress of the schedules, in [0, 1]; the share of the budget that is done."""
         return self.budget.progress(self.step, self.seconds)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the first group of parameters."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def set_rate(self) -> None:
+        """Set the learning rates to those of the progress."""
+        self.schedule.step_update(int(self.progress * TICKS))
 
     @property
     def peak_memory(self) -> int | None:
@@ -202,7 +214,7 @@ class Trainer:
             NotFinite: as in `train_step`.
         """
         config, scaler = self.config.train, self.scaler  # without fp16 the scaler does nothing
-        self.schedule.step_update(int(self.progress * TICKS))
+        self.set_rate()
         torch.manual_seed(derive_seed(config.seed, "network", self.step, distributed.rank()))  # dropout
         joint = Accumulation(number)
         for i, batch_views in enumerate(views, 1):
@@ -249,7 +261,7 @@ class Trainer:
             measured = {name: value for name, value in measured.items() if math.isfinite(value)}
         return {
             **self.position(),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.rate,
             **measured,
         }
 
@@ -328,18 +340,32 @@ class Trainer:
             "passes": self.passes,
             "peak_memory": self.peak_memory,
             "skipped": self.skipped,
+            "budget": asdict(self.budget),
+            **self._origin,
         }
+
+    @cached_property
+    def _origin(self) -> dict[str, Any]:
+        return describe_origin(self.config, self.data)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty if the precision was another
+            self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.passes, self._peak_before = state["passes"], state["peak_memory"] or 0
         self._skipped_before = dict(state["skipped"])
+        if "budget" in state:  # not in checkpoints of older versions
+            self.follow(Budget(**state["budget"]))
+
+    def follow(self, budget: Budget) -> None:
+        """Train to the end of this budget, with the learning rate that it has."""
+        self.budget = budget
+        self.schedule = create_schedule(self.optimizer, self.config.train, budget)
 
 
 def _record_choices(config: RunConfig, data: DataSet, device: Device) -> RunConfig:

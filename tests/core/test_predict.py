@@ -117,7 +117,7 @@ def test_with_labels_the_accuracy_is_that_of_classes_by_name(
     with collect_notices() as notices:
         code, out, err = call("predict", run, "--data", c, "-o", "c.parquet", "--json")
     assert (code, err) == (0, "")
-    assert [n["text"] for n in notices if n["notice"] == "unlearnt-classes"][0] == (
+    assert next(n["text"] for n in notices if n["notice"] == "unlearnt-classes") == (
         "2 samples do not count in the accuracy, as the classifier has not learnt their classes "
         "(black); fit one to data with them: eval --keep"
     )

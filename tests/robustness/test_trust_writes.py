@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ssl_zoo.config.yaml import PlainDumper
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.run import Run
 from ssl_zoo.tools.export import export
@@ -42,10 +40,8 @@ REPLACED = [
 
 def with_steps_left(run: Run) -> list[list[str | Path]]:
     """Commands that write all there is to be written in a run, once there is something left to do."""
-    config = yaml.safe_load(run.config_file.read_text())
-    config["train"] |= {"epochs": None, "images": 512, "checkpoint_seconds": 0}
-    run.config_file.write_text(yaml.dump(config, Dumper=PlainDumper))
-    return [commands(run.path)[name] for name in ("train", "report")]
+    longer = ["--images", "512", "--set", "train.checkpoint_seconds=0"]
+    return [[*commands(run.path)["train"], *longer], commands(run.path)["report"]]
 
 
 @pytest.mark.parametrize("place", ["{}", ".{}.part"], ids=["in place", "aside"])

@@ -1,0 +1,143 @@
+"""The agreement of a run's files and data with its checkpoint, from which it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ssl_zoo.config.errors import SettingError
+from ssl_zoo.config.schema import RunConfig
+from ssl_zoo.config.settings import (
+    BUDGET_SETTINGS,
+    NEUTRAL,
+    changed_settings,
+    result_affecting_settings,
+)
+from ssl_zoo.data import DataSet
+from ssl_zoo.errors import UserError
+from ssl_zoo.runs.checkpoints import StateDict
+from ssl_zoo.runs.run import Run
+from ssl_zoo.text import shorten_repr
+
+SOURCE = "data.source"
+"""A setting that may be edited, as data may be moved; `check_data` sees whether it is the same data."""
+
+
+def describe_origin(config: RunConfig, data: DataSet) -> dict[str, Any]:
+    """Return what a checkpoint keeps of its settings and data, for `check_settings` and `check_data`."""
+    return {
+        "settings": result_affecting_settings(config),
+        "samples": len(data.train),
+        "names": hash_names(data),
+    }
+
+
+def hash_names(data: DataSet) -> str | None:
+    """Return a hash of the names of the train split, in order; None where samples have no names.
+
+    A folder that all names have in common does not count, so that data may be moved.
+    """
+    names = data.train.names
+    if names is None or len(names) == 0:
+        return None
+    first, last = min(names), max(names)
+    differ = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    common = first.rfind(os.sep, 0, differ) + 1
+    digest = hashlib.blake2b(digest_size=16)
+    for name in names:
+        digest.update(f"{name[common:]}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def resumed_config(run: Run, state: StateDict, settings: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration with which a run goes on.
+
+    Args:
+        run: the run.
+        state: its checkpoint; empty if it has none.
+        settings: changes by dotted path: a budget, or settings that affect no result.
+
+    Raises:
+        UserError: other settings are to be changed, or were edited in the run's file.
+    """
+    for path in settings:
+        if path not in NEUTRAL and path not in BUDGET_SETTINGS:
+            raise SettingError(
+                path,
+                "cannot be changed for an existing run; start a new one from its weights: "
+                f"ssl-zoo train --from {run.path}",
+            )
+    config = run.config(settings)
+    budget = any(path in BUDGET_SETTINGS for path in settings)
+    check_settings(run, state, config, BUDGET_SETTINGS if budget else ())
+    return config
+
+
+def check_settings(run: Run, state: StateDict, config: RunConfig, ignored: tuple[str, ...] = ()) -> None:
+    """Raise if a run's settings are not those that its checkpoint was trained with.
+
+    Args:
+        run: the run.
+        state: its checkpoint; one of an older version has no settings, and is not checked.
+        config: the configuration in the run's file.
+        ignored: the beginnings of the paths of settings that may differ.
+
+    Raises:
+        UserError: settings that affect results were edited.
+    """
+    changed = {
+        path: values
+        for path, values in changed_settings(state.get("settings", {}), config).items()
+        if path != SOURCE and not path.startswith(ignored)
+    }
+    if not changed:
+        return
+    differences = "; ".join(
+        f"{path}: {shorten_repr(old)} in the checkpoint, {shorten_repr(new)} in {run.config_file.name}"
+        for path, (old, new) in changed.items()
+    )
+    hints = [f"put the old value{'s' if len(changed) > 1 else ''} back"]
+    for path in BUDGET_SETTINGS:
+        if path in changed and changed[path][1] is not None:
+            flag = f"--{path.removeprefix('train.')} {repr(changed[path][1]).removesuffix('.0')}"
+            hints.append(f"change the length of the run: ssl-zoo train --resume {run.path} {flag}")
+    if not changed.keys() <= set(BUDGET_SETTINGS):
+        hints.append(
+            "start a new run with the new settings from its weights: "
+            f"ssl-zoo train --from {run.path} --config {run.config_file}"
+        )
+    raise UserError(f"{run.path}: {differences}; {', or '.join(hints)}")
+
+
+def check_data(run: Run, state: StateDict, config: RunConfig, data: DataSet) -> None:
+    """Raise if the train split is not the one that a run's checkpoint was trained on.
+
+    Args:
+        run: the run.
+        state: its checkpoint; one of an older version does not know its data, and is not checked.
+        config: the configuration in the run's file.
+        data: the data.
+
+    Raises:
+        UserError: the samples differ.
+    """
+    if "samples" not in state:
+        return
+    before, now = state["samples"], len(data.train)
+    source = state["settings"][SOURCE]
+    moved = Path(source).name != Path(config.data.source).name
+    if before != now:
+        difference = f"the run was trained on {before:,} samples, and there are {now:,} now"
+    elif state["names"] != hash_names(data):
+        difference = f"the run was trained on {before:,} samples, and others have taken their place"
+    elif state["names"] is None and moved:  # nothing else tells MNIST from Fashion-MNIST
+        difference = f"the run was trained on {source}"
+    else:
+        return
+    raise UserError(
+        f"data.source: {data.name}: {difference}, so that samples held out until now could be trained "
+        f"on; restore the data, or start a new run from its weights: ssl-zoo train --from {run.path}"
+    )
