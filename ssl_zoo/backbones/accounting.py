@@ -23,7 +23,7 @@ State = dict[str, Tensor]
 
 _HEAD = re.compile(
     r"(?:fc|heads?|classifier|last_linear|logits|projector|projection|projection_head|predictor|"
-    r"prediction_head|prototypes|queue|queue_ptr|mask_token|contrast|contrast_head)\d*$|decoder"
+    r"prediction_head|prototypes|queue|queue_ptr|mask_token|contrast|contrast_head)\d*$|decoder|[Aa]ux"
 )
 """The first part of names that belong to a head beside the network (a norm in it does not)."""
 
@@ -81,8 +81,8 @@ def _is_head(name: str, model: nn.Module) -> bool:
     known = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     classifiers = (known,) if isinstance(known, str) else tuple(known)
     first, _, rest = name.partition(".")
-    beside = _HEAD.match(first) is not None and not rest.startswith("norm")
-    return beside or name.rpartition(".")[0] in classifiers
+    head = _HEAD.match(first) is not None or first in {c.partition(".")[0] for c in classifiers}
+    return (head and not rest.startswith("norm")) or name.rpartition(".")[0] in classifiers
 
 
 def input_kernel(model: nn.Module) -> str:

@@ -77,7 +77,7 @@ def ssl_zoo_register_backbones() -> Mapping[str, Callable[[BackboneConfig, Spec]
     Returns:
         By the name that ``backbone.name`` selects, a function that takes the ``backbone`` section and
         the data's spec, and returns a new encoder. It must draw the weights from torch's global
-        generator.
+        generator; those of ``backbone.weights`` are loaded into it afterwards.
     """
 
 

@@ -21,6 +21,7 @@ from ssl_zoo.config.schema import BackboneConfig, RunConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate
 from ssl_zoo.notices import collect_notices
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.training import train
@@ -275,7 +276,7 @@ def test_names_that_the_network_lacks_and_other_shapes_are_refused(tmp_path: Pat
     with pytest.raises(UserError, match=r"12 unknown to the network: layer4\.1\."):
         build(tmp_path / "deeper.safetensors")
     save_file(source(channels=[8, 16, 32, 48]).state_dict(), tmp_path / "narrow.safetensors")
-    with pytest.raises(UserError, match=r"layer4\.0\.conv1\.weight \[48, 32, 3, 3\], not \[64, 32"):
+    with pytest.raises(UserError, match=r"of another shape: layer4\.0\.bn1\.bias \[48\], not \[64\]"):
         build(tmp_path / "narrow.safetensors")
 
 
@@ -508,3 +509,37 @@ def test_all_tasks_of_a_comparison_start_from_the_weights(call: Call, own: Run, 
     shutil.rmtree(weights)
     code, _, err = call("compare", "sweep")
     assert code == 0, err
+
+
+PATCHY = """
+import torch
+from ssl_zoo import Encoder, hookimpl
+
+class Patchy(Encoder):
+    def __init__(self, config, spec):
+        super().__init__()
+        self.width = self.map_width = 8
+        self.patches = torch.nn.Conv2d(spec.channels, 8, 4, stride=4)
+
+    def forward(self, x):
+        return self.feature_map(x).mean((2, 3))
+
+    def feature_map(self, x):
+        return self.patches(x).relu()
+
+@hookimpl
+def ssl_zoo_register_backbones():
+    return {"patchy": Patchy}
+"""
+
+
+def test_the_backbone_of_a_plugin_starts_from_its_own_run_too(
+    isolated_registry: None, tmp_path: Path
+) -> None:
+    (tmp_path / "patchy.py").write_text(PATCHY)
+    registry.load_file(tmp_path / "patchy.py")
+    first = train(small_config("simclr", backbone__name="patchy", **BRIEF), out=tmp_path / "first")
+    run = train(rotation_from(first.path), out=tmp_path / "next")
+    assert run.config().backbone.name == "patchy"
+    scores = run.results()["scores"]
+    assert scores["pretrained"]["knn"] == first.results()["scores"]["simclr"]["knn"]

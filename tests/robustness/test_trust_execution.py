@@ -80,6 +80,10 @@ def test_no_weights_are_executed(
             )
         assert not canary.exists()
         tried["attacks"] += 1
+    with pytest.raises(UserError, match=r"backbone\.weights: "):
+        create_backbone(BackboneConfig(name="test_vit", weights=str(file)), ImageSpec())
+    assert not canary.exists()
+    tried["attacks"] += 1
 
 
 def test_pytorch_reads_as_it_did_once_a_backbone_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
