@@ -143,7 +143,7 @@ def test_an_unreadable_file_among_good_ones_is_skipped_and_said(call: Call, tmp_
     assert code == 0, err
     assert "bad.png" in out
     assert "skipped 1 of its files" in out
-    assert "has no labels, so there is no accuracy to show" in " ".join(out.split())
+    assert "has no labels: there is no accuracy to show" in " ".join(out.split())
     (folder,) = Path("runs").iterdir()
     results = Run.open(folder).results()
     assert {metric for row in results["scores"].values() for metric in row} == {

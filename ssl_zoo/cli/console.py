@@ -307,9 +307,10 @@ def print_run(run: Run) -> None:
     """Print a finished run's scores beside the baselines', and where the run is."""
     results, source = run.results(), run.config().data.source
     labelled = any("knn" in row for row in results["scores"].values())
+    problem = results.get("data", {}).get("no_accuracy")
     print_scores(results["scores"], f"evaluated on the test split of {source}")
-    if not labelled:
-        say(f"{source} has no labels, so there is no accuracy to show")
+    if problem:
+        say(f"{source} {problem}: there is no accuracy to show")
     if skipped := results["skipped"]:
         name, reason = next(iter(skipped.items()))
         say(f"skipped {len(skipped)} of its files that cannot be read, such as {name}: {reason}")

@@ -6,14 +6,17 @@ import contextlib
 import shlex
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ssl_zoo import distributed
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
+from ssl_zoo.data.summary import DataSummary
 from ssl_zoo.errors import Interrupted, Unwritable, add_note
 from ssl_zoo.evaluation import Subject, baselines, dry_run, protocols, score, supported_protocols
+from ssl_zoo.notices import collect_notices
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.backbone import write_backbone
 from ssl_zoo.runs.build import build_data, build_task
@@ -21,6 +24,7 @@ from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
+from ssl_zoo.training.choices import report_choices
 from ssl_zoo.training.loop import fit, resume_command
 from ssl_zoo.training.resume import Resumption
 from ssl_zoo.training.summary import RunSummary
@@ -78,7 +82,11 @@ def train(
         run.results()  # raises now, before the work, where the file is broken
     protocol = list(protocols(protocol))
     registry.check_observers(config.train.observers)
-    with distributed.processes(config.train.device) as local_rank, _ignore_ddp_warnings():
+    with (
+        collect_notices() as notices,
+        distributed.processes(config.train.device) as local_rank,
+        _ignore_ddp_warnings(),
+    ):
         device = Device.choose(config.train, local_rank)
         data = build_data(config, device.device, data)
         if resumption is not None:
@@ -97,7 +105,7 @@ def train(
             with run.lock() if first else contextlib.nullcontext():
                 if first and resume is None:
                     run.begin(trainer.config)
-                _carry_out(trainer, run, protocol, with_baselines, resumption)
+                _carry_out(trainer, run, protocol, with_baselines, resumption, notices)
     return run
 
 
@@ -121,14 +129,17 @@ def _carry_out(
     protocol: list[str],
     with_baselines: bool,
     resumption: Resumption | None,
+    notices: list[dict[str, str]],
 ) -> None:
     """Train and evaluate in a run's directory, which this process has locked."""
     first = distributed.rank() == 0
+    supported = supported_protocols(protocol, trainer.data)
     try:
         with signals.interrupt_on_signal(resume_command(run)):
             if resumption is not None:
                 resumption.restore(trainer)
             if first:
+                report_choices(trainer, left_out=sorted({*protocol} - {*supported}))
                 summary = RunSummary.of(trainer)
                 trainer.notify("ssl_zoo_run_started", run=run, step=trainer.step, summary=summary)
             if trainer.progress < 1:
@@ -136,7 +147,9 @@ def _carry_out(
                     run.write_results({"scores": {}, "transfer": {}})  # they are of earlier weights
                 fit(trainer, run)
             if first:
-                results = finish(trainer, run, protocol, with_baselines)
+                run.write_results({"notices": notices, "data": asdict(DataSummary.of(trainer.data))})
+                results = finish(trainer, run, supported, with_baselines)
+                run.write_results({"notices": notices})  # with those of the evaluation
                 trainer.notify("ssl_zoo_run_ended", run=run, results=results)
             distributed.barrier()
     except Exception as error:
@@ -151,7 +164,7 @@ def _carry_out(
         raise
 
 
-def finish(trainer: Trainer, run: Run, protocol: Iterable[str], with_baselines: bool) -> dict[str, Any]:
+def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: bool) -> dict[str, Any]:
     """Save the backbone and the facts, evaluate it beside its baselines, and return the results.
 
     Everything is written as soon as it is there, so that a failure costs only what is missing.
@@ -176,7 +189,6 @@ def finish(trainer: Trainer, run: Run, protocol: Iterable[str], with_baselines: 
         }
     )
     try:
-        names = supported_protocols(protocol, data)
         with trainer.averaged_weights():
             subject = Subject.of_task(trainer.task, data, device, seed=config.train.seed)
             _evaluate(run, subject, names)
