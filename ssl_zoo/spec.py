@@ -131,7 +131,7 @@ class ImageSpec(Spec):
         x = batch.float()
         side = min(self.size, RAW_SIZE)
         if max(x.shape[-2:]) > side:
-            _RAW(f"pixels: shrunk from {x.shape[-1]}×{x.shape[-2]} to {side}×{side}")
+            _RAW(f"for the baseline pixels, images are shrunk to {side}×{side}")
             x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
         return x.flatten(1)
 

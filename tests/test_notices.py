@@ -35,7 +35,6 @@ def test_a_notice_is_one_sentence_with_a_way_to_change_it() -> None:
     for notice in notices():
         assert notice.name == notice.name.lower()
         assert " " not in notice.name
-        assert notice.what[0].isupper()
         assert notice.what.endswith(".")
         assert notice.change
         assert "\n" not in notice.what + notice.change
@@ -63,7 +62,7 @@ def test_the_command_line_prints_each_once_and_quiet_hides_them(call: Call, tmp_
     code, _, err = call(*arguments, "--out", "loud")
     assert code == 0, err
     lines = [line for line in err.splitlines() if line.startswith("photos: ")]
-    assert len(lines) == len(set(lines)) >= 4
+    assert len(lines) == len(set(lines)) >= 3
     assert "photos: 30 images: 27 to train, 3 held out (10 %); no labels" in lines
     kept = [notice["text"] for notice in Run.open("loud").results()["notices"]]
     assert set(lines) <= set(kept)

@@ -225,7 +225,7 @@ class TrainedCell(Cell):
                 if self.comparison.tasks != "all":
                     raise
                 raise LeftOut(str(reason)) from reason
-        task = device.place(restore_task(self.folder, data.spec))
+        task = device.place(restore_task(self.folder, data.spec, data))
         return Subject.of_task(task, data, device, seed=self.config.train.seed)
 
 

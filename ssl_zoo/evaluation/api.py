@@ -236,7 +236,8 @@ def _evaluate_run(
 ) -> Evaluation:
     config, samples, device = open_for_evaluation(run, data, settings)
     with device.computing():
-        task = device.place(restore_task(run, samples.spec))
+        own = samples if data in (None, config.data.source) else None
+        task = device.place(restore_task(run, samples.spec, own))
         subject = Subject.of_task(task, samples, device, seed=config.train.seed)
         rows = Evaluation({config.task.name: score(subject, names)})
         if keeper is not None:

@@ -241,7 +241,7 @@ class FeatureExtractor:
             return of_encoder(config, self.data, self.device, member.row), None
         own = self._run_config(member.run)
         data = build_data(own, self.device.device, self.data)
-        task = self.device.place(restore_task(member.run, data.spec))
+        task = self.device.place(restore_task(member.run, data.spec, data))
         return Subject.of_task(task, data, self.device, member.row, seed=own.train.seed), task
 
     def _run_config(self, run: Run) -> RunConfig:

@@ -112,32 +112,37 @@ def check_settings(run: Run, state: StateDict, config: RunConfig, ignored: tuple
     raise UserError(f"{run.path}: {differences}; {', or '.join(hints)}")
 
 
-def check_data(run: Run, state: StateDict, config: RunConfig, data: DataSet) -> None:
-    """Raise if the train split is not the one that a run's checkpoint was trained on.
+def data_difference(state: StateDict, config: RunConfig, data: DataSet) -> str | None:
+    """Return how the train split differs from the one that a checkpoint was trained on; None if not.
 
     Args:
-        run: the run.
-        state: its checkpoint; one of an older version does not know its data, and is not checked.
+        state: the checkpoint; one of an older version does not know its data, and is not checked.
         config: the configuration in the run's file.
         data: the data.
-
-    Raises:
-        UserError: the samples differ.
     """
     if "samples" not in state:
-        return
+        return None
     before, now = state["samples"], len(data.train)
     source = state["settings"][SOURCE]
     moved = Path(source).name != Path(config.data.source).name
     if before != now:
-        difference = f"the run was trained on {before:,} samples, and there are {now:,} now"
-    elif state["names"] != hash_names(data):
-        difference = f"the run was trained on {before:,} samples, and others have taken their place"
-    elif state["names"] is None and moved:  # nothing else tells MNIST from Fashion-MNIST
-        difference = f"the run was trained on {source}"
-    else:
-        return
-    raise UserError(
-        f"data.source: {data.name}: {difference}, so that samples held out until now could be trained "
-        f"on; restore the data, or start a new run from its weights: ssl-zoo train --from {run.path}"
-    )
+        return f"the run was trained on {before:,} samples, and there are {now:,} now"
+    if state["names"] != hash_names(data):
+        return f"the run was trained on {before:,} samples, and others have taken their place"
+    if state["names"] is None and moved:  # nothing else tells MNIST from Fashion-MNIST
+        return f"the run was trained on {source}"
+    return None
+
+
+def check_data(run: Run, state: StateDict, config: RunConfig, data: DataSet) -> None:
+    """Raise if the train split is not the one that a run's checkpoint was trained on.
+
+    Raises:
+        UserError: the samples differ.
+    """
+    if (difference := data_difference(state, config, data)) is not None:
+        raise UserError(
+            f"data.source: {data.name}: {difference}, so that samples held out until now could be "
+            "trained on; restore the data, or start a new run from its weights: "
+            f"ssl-zoo train --from {run.path}"
+        )

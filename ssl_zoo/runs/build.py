@@ -16,7 +16,7 @@ from ssl_zoo.data.summary import DataSummary
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.plugins.registry import registry
-from ssl_zoo.runs.agreement import check_settings
+from ssl_zoo.runs.agreement import check_settings, data_difference
 from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec, Spec
@@ -131,14 +131,24 @@ def build_task(config: RunConfig, spec: Spec, *, restored: bool = False) -> Task
         return cls(encoder, config.task.options(cls.Options), spec)
 
 
-def restore_task(run: Run, spec: Spec) -> Task:
+def restore_task(run: Run, spec: Spec, data: DataSet | None = None) -> Task:
     """Build the task of a run with the weights of its checkpoint, on the CPU, in evaluation mode.
+
+    Args:
+        run: the run.
+        spec: the description of the data.
+        data: the run's own data, where it is evaluated on these: a warning tells if they have changed.
 
     Raises:
         UserError: the run has no checkpoint that fits, or its task, backbone or data were edited.
     """
     state = run.checkpoints.load()
     config = run.config()
+    if data is not None and (difference := data_difference(state, config, data)) is not None:
+        log.warning(
+            "%s: %s; samples that are held out now may have been trained on, and accuracies too high",
+            data.name, difference,
+        )  # fmt: skip
     check_settings(run, state, config, ignored=("train.",))  # which evaluation does not use
     task = build_task(config, spec, restored=True)
     with state_dict_errors(run.checkpoints.file):

@@ -13,10 +13,12 @@ from PIL import Image
 from ssl_zoo.config.schema import DataConfig, TrainConfig
 from ssl_zoo.data.summary import DataSummary
 from ssl_zoo.errors import UserError
-from ssl_zoo.evaluation import Subject
+from ssl_zoo.evaluation import Subject, evaluate
 from ssl_zoo.notices import collect_notices
 from ssl_zoo.runs.build import load_data
 from ssl_zoo.runtime.device import Device
+from ssl_zoo.training import train
+from tests.conftest import small_config
 from tests.core.pictures import CPU, broken, folder, photo, write
 
 
@@ -194,3 +196,19 @@ def test_copies_of_test_images_among_those_trained_on_are_a_warning(
     with caplog.at_level(logging.WARNING):
         folder(tmp_path)
     assert "2 of the 5 images to evaluate on are exact copies of images trained on" in caplog.text
+
+
+def test_evaluating_a_run_whose_folder_has_changed_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path / "photos" / "a", 10)
+    photos(tmp_path / "photos" / "b", 10, start=50)
+    settings = {"train__batch_size": 8, "data__source": str(tmp_path / "photos")}
+    run = train(small_config("simclr", **settings), out=tmp_path / "run", with_baselines=False)
+    evaluate(run.path, ["knn"], with_baselines=False)
+    assert "held out now" not in caplog.text
+    photos(tmp_path / "photos" / "b", 10, start=100)
+    evaluate(run.path, ["knn"], with_baselines=False)
+    assert (
+        "trained on 18 samples, and there are 27 now; samples that are held out now may" in caplog.text
+    )
