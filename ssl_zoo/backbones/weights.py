@@ -217,7 +217,7 @@ class Weights:
                 if renamed := inside.keys() - {*by_timm.state, *by_timm.heads}:
                     number = len(by_timm.state)
                     by_timm.converted.append(
-                        f"{len(renamed)} names, such as {min(renamed)}, by timm (in all {number} tensors)"
+                        f"{len(renamed)} names, such as {min(renamed)}, by timm ({number} in all)"
                     )
                 for name, tensor in by_timm.state.items():
                     old = inside.get(name)
