@@ -110,6 +110,7 @@ class Weights:
     Attributes:
         file: the file.
         tensors: its tensors, by their names in the file.
+        others: other prefixes under which as many of the network's names stand.
     """
 
     def __init__(self, config: BackboneConfig) -> None:
@@ -122,6 +123,7 @@ class Weights:
         self.config = config
         self.file = weights_file(config.weights)
         self.tensors = read_weights(config.weights)
+        self.others: list[str] = []
 
     @property
     def foreign(self) -> bool:
@@ -171,6 +173,10 @@ class Weights:
                 best = counts[prefix], prefix, names
         number, prefix, names = best
         if number < _MIN_SHARE * len(own):
+            candidates = self._large_branches(len(own)) if given is None else [given]
+            for candidate in candidates:  # names that timm converts
+                if len(self._fit(model, candidate, {}).state) > len(own) / 2:
+                    return candidate, {}
             place = f" under {given!r}" if given else ""
             message = (
                 f"backbone.weights: {self.file} holds another network than {self.config.name}{place}: "
@@ -181,8 +187,15 @@ class Weights:
         same = [p for p, count in _prefixes(self.tensors, names).items() if count == number]
         if given is None:
             prefix = min(same, key=lambda p: (not _PREFERRED.search(p), bool(_AVOIDED.search(p))))
-        self._others = [p for p in same if p != prefix]
+        self.others = [p for p in same if p != prefix]
         return prefix, names
+
+    def _large_branches(self, number: int) -> list[str]:
+        """Return the prefixes under which at least half as many tensors stand, the shortest first."""
+        counts: Counter[str] = Counter([""] * len(self.tensors))
+        for name in self.tensors:
+            counts.update(name[: match.end()] for match in re.finditer(r"\.", name))
+        return sorted((p for p, count in counts.items() if count >= number / 2), key=len)
 
     def _fit(self, model: nn.Module, prefix: str, names: Mapping[str, str]) -> Fit:
         """Return the tensors under the prefix as they fit the network, converted by timm if needed."""
@@ -201,6 +214,11 @@ class Weights:
                 return fit
             by_timm = account(converted, model)
             if by_timm.errors < fit.errors:
+                if renamed := inside.keys() - {*by_timm.state, *by_timm.heads}:
+                    number = len(by_timm.state)
+                    by_timm.converted.append(
+                        f"{len(renamed)} names, such as {min(renamed)}, by timm ({number} in all)"
+                    )
                 for name, tensor in by_timm.state.items():
                     old = inside.get(name)
                     if old is not None and old.shape != tensor.shape and name not in by_timm.converted:
@@ -211,8 +229,8 @@ class Weights:
     def _notify(self, fit: Fit, prefix: str) -> None:
         """Say where the weights were found, what was converted, and what is not used."""
         if prefix:
-            others = f"; it also holds {first_few(self._others)}" if self._others else ""
-            hint = " (backbone.weights_prefix chooses)" if self._others else ""
+            others = f"; it also holds {first_few(self.others)}" if self.others else ""
+            hint = " (backbone.weights_prefix chooses)" if self.others else ""
             number = len(fit.state)
             FOUND(printable(f"{self.file}: {number} tensors are taken from {prefix!r}{others}{hint}"))
         if fit.converted:

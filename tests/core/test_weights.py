@@ -244,6 +244,42 @@ def test_the_checkpoint_of_a_known_tool_has_the_features_of_its_network(
         assert "… (" in texts
 
 
+def clip(state: State) -> State:
+    """Return timm's names of a vision transformer as OpenAI's CLIP has them."""
+    names = {
+        "blocks": "transformer.resblocks",
+        "norm_pre": "ln_pre",
+        "norm1": "ln_1",
+        "norm2": "ln_2",
+        "norm": "ln_post",
+        "qkv": "in_proj",
+        "proj": "out_proj",
+        "fc1": "c_fc",
+        "fc2": "c_proj",
+    }
+    renamed = {}
+    for name, tensor in state.items():
+        new = ".".join(names.get(part, part) for part in name.split("."))
+        renamed[new.replace("in_proj.", "in_proj_")] = tensor
+    renamed["class_embedding"] = renamed.pop("cls_token")[0, 0]
+    renamed["positional_embedding"] = renamed.pop("pos_embed")[0]
+    renamed["conv1.weight"] = renamed.pop("patch_embed.out_proj.weight")
+    return renamed
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_names_that_timm_converts_are_found_in_the_file_too(tmp_path: Path, prefix: str) -> None:
+    name, file = "vit_tiny_patch16_224", tmp_path / "clip.pt"
+    options = {"pre_norm": True, "norm_layer": "layernorm"}
+    model = source(name, **options)
+    state = under(f"{prefix}visual.", clip(body(model.state_dict())))
+    torch.save({"state_dict": state, "optimizer": {"state": {0: torch.ones(3)}}}, file)
+    with collect_notices() as notices:
+        encoder = build(file, name, options=options)
+    assert torch.equal(features(encoder.model, images()), features(model, images()))
+    assert "names, such as " in " ".join(n["text"] for n in notices)
+
+
 def test_the_other_encoder_of_a_file_can_be_chosen(tmp_path: Path) -> None:
     model, file = source("vit_tiny_patch16_224"), tmp_path / "dino.pth"
     state = body(model.state_dict())
