@@ -196,3 +196,9 @@ def test_adding_a_task_touches_one_file_and_one_line(
         code, out, err = call("compare", "--tasks", "all", *SMALLER["compare"], "--baselines", "pixels")
         assert code == 0, out + err
         assert "near" in out
+
+
+def test_the_tests_that_a_page_names_exist() -> None:
+    for page in PAGES:
+        for file, name in re.findall(r"`(?:tests/)?([\w/]+\.py)::(test_\w+)`", page.read_text()):
+            assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{page.name}: {file}::{name}"
