@@ -19,6 +19,7 @@ from ssl_zoo.backbones.weights import CONVERTED, Weights
 from ssl_zoo.config.presets import PRESETS, SMALL_IMAGE
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import Unsuitable, UserError
+from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder
 from ssl_zoo.text import did_you_mean, one_line
@@ -30,6 +31,14 @@ _RESERVED_OPTIONS = {
     "checkpoint_path": "it is backbone.weights (--from FILE)",
 }
 """Arguments of `timm.create_model` that cannot be options, with the reason."""
+
+
+NORMALISATION = Notice(
+    "normalisation",
+    "Images are normalised by the mean and deviation of the data, also for weights that were trained with "
+    "others.",
+    "training adapts to it; it cannot be changed",
+)
 
 
 class TimmEncoder(Encoder):
@@ -185,6 +194,8 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
     if small and not stem_first:
         _make_small(config, model, foreign=weights.foreign if weights else config.pretrained)
     _check_patches(config, spec, model)
+    if config.pretrained or (weights is not None and weights.foreign):
+        _notify_normalisation(config, spec, model)
     try:
         return TimmEncoder(model, torch.zeros(2, spec.channels, spec.size, spec.size))
     except UserError as error:
@@ -227,6 +238,17 @@ def _notify_converted(config: BackboneConfig, spec: ImageSpec, model: Any) -> No
         pairs["pixels a side"] = (size, spec.size)
     if changes := [f"{a} to {b} {unit}" for unit, (a, b) in pairs.items() if a != b]:
         CONVERTED(f"{config.name}: timm's weights are converted from {' and from '.join(changes)}")
+
+
+def _notify_normalisation(config: BackboneConfig, spec: ImageSpec, model: Any) -> None:
+    """Give a notice if images are normalised otherwise than those that the weights were trained on."""
+    known = model.pretrained_cfg.get("mean"), model.pretrained_cfg.get("std")
+    pairs = zip(known, (spec.mean, spec.std), strict=True)
+    if all(theirs is not None and tuple(theirs) != tuple(ours) for theirs, ours in pairs):
+        NORMALISATION(
+            f"{config.name}: images are normalised by the data's own mean and deviation, not by those of "
+            "the images that the weights were trained on"
+        )
 
 
 @contextmanager
