@@ -35,8 +35,8 @@ _RESERVED_OPTIONS = {
 
 NORMALISATION = Notice(
     "normalisation",
-    "Images are normalised by the mean and deviation of the data, also for weights that were trained with "
-    "others.",
+    "Images are normalised by the mean and deviation of the data, also for weights that were trained "
+    "with others.",
     "training adapts to it; it cannot be changed",
 )
 
@@ -246,8 +246,8 @@ def _notify_normalisation(config: BackboneConfig, spec: ImageSpec, model: Any) -
     pairs = zip(known, (spec.mean, spec.std), strict=True)
     if all(theirs is not None and tuple(theirs) != tuple(ours) for theirs, ours in pairs):
         NORMALISATION(
-            f"{config.name}: images are normalised by the data's own mean and deviation, not by those of "
-            "the images that the weights were trained on"
+            f"{config.name}: images are normalised by the data's own mean and deviation, not by those "
+            "that the weights were trained with"
         )
 
 

@@ -116,12 +116,16 @@ def data_difference(state: StateDict, config: RunConfig, data: DataSet) -> str |
     """Return how the train split differs from the one that a checkpoint was trained on; None if not.
 
     Args:
-        state: the checkpoint; one of an older version does not know its data, and is not checked.
+        state: the checkpoint. One of an earlier version does not know its data, which are taken for the
+            same unless a part is held out, then at random and now by class and without copies.
         config: the configuration in the run's file.
         data: the data.
     """
     if "samples" not in state:
-        return None
+        other_holdout = data.facts.held_out and (data.bank.labels is not None or data.facts.copies)
+        return (
+            "an earlier version trained the run, and held out other samples" if other_holdout else None
+        )
     before, now = state["samples"], len(data.train)
     source = state["settings"][SOURCE]
     moved = Path(source).name != Path(config.data.source).name

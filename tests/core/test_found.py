@@ -212,3 +212,22 @@ def test_evaluating_a_run_whose_folder_has_changed_is_a_warning(
     assert (
         "trained on 18 samples, and there are 27 now; samples that are held out now may" in caplog.text
     )
+
+
+def test_a_run_of_a_version_with_another_holdout_is_not_resumed_and_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i, label in enumerate("ab"):
+        photos(tmp_path / "photos" / label, 10, start=50 * i)
+    settings = {"train__batch_size": 8, "data__source": str(tmp_path / "photos")}
+    run = train(small_config("simclr", **settings), out=tmp_path / "run", with_baselines=False)
+    state = run.checkpoints.load()
+    for key in ("settings", "samples", "names"):
+        del state[key]
+    run.checkpoints.save(state)
+    with pytest.raises(
+        UserError, match="an earlier version trained the run, and held out other samples"
+    ):
+        train(resume=run.path)
+    evaluate(run.path, ["knn"], with_baselines=False)
+    assert "held out other samples; samples that are held out now may have been" in caplog.text
