@@ -38,6 +38,11 @@ _ONLINE = Notice(
     ),
     "the evaluation at the end uses all",
 )
+_ACCUMULATED = Notice(
+    "accumulated",
+    "Accumulated batches are one step, but losses and norms that compare samples see a batch at a time.",
+    "a larger --batch-size, with train.cached_gradients to save memory",
+)
 _OVERFLOW = Notice(
     "fp16-overflow",
     "In fp16, a step whose gradient overflows changes nothing, and the loss is scaled less.",
@@ -78,6 +83,12 @@ def report_choices(trainer: Trainer, left_out: Sequence[str] = ()) -> None:
     if evaluates and any(size > limit for size, limit in zip(sizes, ONLINE_EVAL_SIZES, strict=True)):
         bank, test = map(min, sizes, ONLINE_EVAL_SIZES)
         _ONLINE(f"kNN during training: {bank:,} neighbours, {test:,} {noun} to score; at the end, all")
+    if config.train.accumulate > 1:
+        batch = config.train.batch_size
+        _ACCUMULATED(
+            f"{config.train.accumulate} batches are accumulated: what compares images, such as a contrastive "
+            f"loss or a batch norm, sees {batch:,} of them, not {budget.step_images:,}"
+        )
     if trainer.scaler.is_enabled():
         _OVERFLOW("fp16: steps whose gradient overflows change nothing")
     if distributed.world_size() > 1 and config.train.sync_batchnorm:
