@@ -18,6 +18,7 @@ from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.notices import Notice
 from ssl_zoo.runs.backbone import read_backbone
 from ssl_zoo.runs.build import build_data, build_encoder, build_task, load_data, restore_task
+from ssl_zoo.runs.records import file_exists
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.spec import ImageSpec
@@ -135,7 +136,7 @@ def evaluate(
     if str(subject).startswith(TIMM):
         values = {"backbone.name": str(subject)[len(TIMM) :], "data.source": data, **settings}
         return _evaluate_network(load_encoder_config(values), names, with_baselines)
-    if Path(subject).is_file():
+    if file_exists(Path(subject)):
         values = {"backbone.weights": str(subject), "data.source": data, **settings}
         return _evaluate_file(Path(subject), values, names, with_baselines)
     return _evaluate_run(Run.open(subject), names, with_baselines, data, settings)
