@@ -111,7 +111,14 @@ def settings_of(**flags: Any) -> dict[str, Any]:
 
     Args:
         flags: values by the names in `FLAGS`.
+
+    Raises:
+        UserError: there are no such weights; found before data are loaded.
     """
+    if flags.get("from_") is not None:
+        from ssl_zoo.config.weights import read_header
+
+        read_header(flags["from_"], "--from")
     settings = {FLAGS[name]: value for name, value in flags.items() if value is not None}
     if "train.observers" in settings:
         settings["train.observers"] = split_names(settings["train.observers"], "--observe")

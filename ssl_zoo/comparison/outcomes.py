@@ -59,7 +59,7 @@ def run_table(
         mixed: allow runs that differ in data, backbone or budget, and mark them.
 
     Raises:
-        UserError: a run is not finished, two runs are the same, or they are not comparable.
+        UserError: a run is not finished or not evaluated, two runs are the same, or they are not comparable.
     """
     opened = [Run.open(path) for path in dict.fromkeys(map(Path, runs))]
     configs = [run.config() for run in opened]
@@ -88,6 +88,8 @@ def run_table(
     for run, results, config, row in zip(opened, results_of, configs, rows, strict=True):
         task = config.task.name
         scores = results.get("scores", {}).get(task, {})
+        if not scores:
+            raise UserError(f"{run.path} has no scores; evaluate it with: ssl-zoo eval {run.path}")
         needs_labels = registry.load_task(task).needs_labels
         outcomes.append(Outcome(row, config.train.seed, run, scores, results, needs_labels))
     suffixes = [_in_brackets({path: key[path] for path in varying}) for key in keys]

@@ -23,7 +23,7 @@ from ssl_zoo.config.schema import (
     RunConfig,
     TaskConfig,
 )
-from ssl_zoo.config.weights import check_network, network_settings, weights_file
+from ssl_zoo.config.weights import check_network, network_settings, weights_are_gone
 from ssl_zoo.config.yaml import PlainDumper, parse_yaml, read_yaml
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry
@@ -170,7 +170,7 @@ def _network(layers: Sequence[_Layer]) -> _Layer | None:
     merged = _merge(layers)
     given = merged.values.get("backbone", {})
     path = given.get("weights")
-    if not isinstance(path, str) or ("name" in given and not weights_file(path).exists()):
+    if not isinstance(path, str) or ("name" in given and weights_are_gone(path)):
         return None
     settings = network_settings(path, merged.origins["backbone", "weights"])
     return None if settings is None else _layer({"backbone": settings}, path)

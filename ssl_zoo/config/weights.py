@@ -13,6 +13,7 @@ from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.presets import SMALL_IMAGE
 from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.text import error_reason
 
 BACKBONE_FILE = "backbone.safetensors"
 """The name of the trained backbone in a run directory."""
@@ -28,6 +29,14 @@ def weights_file(path: str | Path) -> Path:
         return file / BACKBONE_FILE if file.is_dir() else file
     except OSError:  # in a folder without read permission, which opening the file reports
         return file
+
+
+def weights_are_gone(path: str) -> bool:
+    """Return whether there is no file of weights; False where that is unknown."""
+    try:
+        return not weights_file(path).exists()
+    except OSError:
+        return False
 
 
 def read_header(path: str | Path, origin: str = "") -> dict[str, str]:
@@ -52,7 +61,8 @@ def read_header(path: str | Path, origin: str = "") -> dict[str, str]:
         with safe_open(file, "np") as opened:
             return opened.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise SettingError("backbone.weights", f"{file} cannot be read: {error}", origin) from error
+        reason = f"{str(file)[:200]} cannot be read: {error_reason(error)}"
+        raise SettingError("backbone.weights", reason, origin) from error
 
 
 def network_settings(path: str | Path, origin: str = "") -> dict[str, Any] | None:

@@ -86,8 +86,8 @@ def report_choices(trainer: Trainer, left_out: Sequence[str] = ()) -> None:
     if config.train.accumulate > 1:
         batch = config.train.batch_size
         _ACCUMULATED(
-            f"{config.train.accumulate} batches are accumulated: what compares images, such as a contrastive "
-            f"loss or a batch norm, sees {batch:,} of them, not {budget.step_images:,}"
+            f"{config.train.accumulate} batches are accumulated: what compares samples, as contrastive "
+            f"losses and batch norms do, sees {batch:,} of them, not {budget.step_images:,}"
         )
     if trainer.scaler.is_enabled():
         _OVERFLOW("fp16: steps whose gradient overflows change nothing")
