@@ -59,7 +59,7 @@ def run_table(
         mixed: allow runs that differ in data, backbone or budget, and mark them.
 
     Raises:
-        UserError: a run is not finished or not evaluated, two runs are the same, or they are not comparable.
+        UserError: a run is not finished or not evaluated, two are the same, or they are not comparable.
     """
     opened = [Run.open(path) for path in dict.fromkeys(map(Path, runs))]
     configs = [run.config() for run in opened]
