@@ -35,7 +35,7 @@ TIMM = "timm:"
 """The prefix of a timm model's name, to evaluate it in place of a run."""
 CHANNELS = Notice(
     "channels-converted",
-    "Evaluated images have another number of channels than the network takes: gray is repeated, colours "
+    "Evaluated or embedded images have another number of channels than the network takes: gray is repeated, colours "
     "are averaged.",
     "give data with the channels of the training data",
 )
@@ -43,6 +43,11 @@ REPLACED = Notice(
     "replaced-classifier",
     "eval --keep replaces the classifier of other data in the run.",
     "copy classifier.safetensors first; predict --classifier takes the copy",
+)
+PRECISION = Notice(
+    "evaluation-precision",
+    "A network that is not a run's is evaluated in the fastest precision, which can change its scores.",
+    "--precision fp32",
 )
 _MACHINE = ("train.device", "train.precision", "train.channels_last", "train.eval_batch_size")
 
@@ -139,9 +144,11 @@ def _evaluate_network(
         spec: the images that the network was trained on; None for those of the data.
     """
     device = Device.choose(config.train)
+    if config.train.precision == "auto" and device.precision != "fp32":
+        PRECISION(f"features are computed in {device.precision}; --precision fp32 is exact, and slower")
     samples = load_data(config.data, device.device)
     if spec is not None:
-        samples = _as_trained(samples, spec, config.data.source)
+        samples = as_trained(samples, spec, config.data.source)
     with device.computing():
         subjects = [of_encoder(config, samples, device, row or f"{TIMM}{config.backbone.name}")]
         if with_raw and (raw := Subject.raw(samples, device)) is not None:
@@ -149,7 +156,7 @@ def _evaluate_network(
         return Evaluation({s.name: score(s, names) for s in subjects})
 
 
-def _as_trained(samples: DataSet, spec: ImageSpec, source: str) -> DataSet:
+def as_trained(samples: DataSet, spec: ImageSpec, source: str) -> DataSet:
     """Return data as a network trained on other images takes them.
 
     They are normalised as in training; only the meaning of a mirror image is the new data's.
@@ -223,7 +230,7 @@ def open_for_evaluation(
         return config, build_data(config, device.device), device
     spec = run.spec()
     section = changed.data.model_copy(update={"image_size": spec.size})
-    return config, _as_trained(load_data(section, device.device), spec, str(data)), device
+    return config, as_trained(load_data(section, device.device), spec, str(data)), device
 
 
 def _evaluate_run(

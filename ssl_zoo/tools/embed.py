@@ -17,6 +17,7 @@ from ssl_zoo.config.schema import DataConfig, TrainConfig
 from ssl_zoo.data import Split
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import extract
+from ssl_zoo.evaluation.api import as_trained
 from ssl_zoo.runs.backbone import load_backbone
 from ssl_zoo.runs.build import load_data
 from ssl_zoo.runs.run import Run
@@ -90,11 +91,7 @@ def embed(
     source = DataConfig(source=data) if data is not None else Run.open(run).config().data
     source = source.model_copy(update={"image_size": spec.size})
     target = Device.choose(_computing(run, device, batch_size))
-    samples = load_data(source, target.device)
-    if not isinstance(samples.spec, ImageSpec):
-        raise UserError(
-            f"--data {source.source}: is {samples.spec.modality} data, but {run} needs images"
-        )
+    samples = as_trained(load_data(source, target.device), spec, source.source)
     target.place(model)
 
     def represent(batch: Tensor) -> Tensor:
