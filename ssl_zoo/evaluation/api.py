@@ -35,8 +35,8 @@ TIMM = "timm:"
 """The prefix of a timm model's name, to evaluate it in place of a run."""
 CHANNELS = Notice(
     "channels-converted",
-    "Evaluated or embedded images have another number of channels than the network takes: gray is repeated, colours "
-    "are averaged.",
+    "Evaluated or embedded images have another number of channels than the network takes: gray is "
+    "repeated, colours are averaged.",
     "give data with the channels of the training data",
 )
 REPLACED = Notice(

@@ -254,7 +254,7 @@ def test_no_run_no_data_or_none_of_images(
     words = ArraySplit(torch.zeros(4, 8), None)
     text = DataSet("words", Spec("text"), words, None, words)
     monkeypatch.setattr("ssl_zoo.tools.embed.load_data", lambda *_: text)
-    assert complaint(digits, "words", file) == (f"--data words: is text data, but {digits} needs images")
+    assert complaint(digits, "words", file) == "--data words: is text data, but the network takes images"
     assert not file.exists()
 
 
