@@ -134,7 +134,7 @@ def test_a_read_only_place_is_refused_before_anything_is_computed(
 ) -> None:
     place = disk(MIB)
     place.become_read_only()
-    done = ssl_zoo("train", *flags("simclr"), "--out", place.path / "run")
+    done = ssl_zoo("--quiet", "train", *flags("simclr"), "--out", place.path / "run")
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: --out {place.path}/run: ")

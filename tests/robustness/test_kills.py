@@ -205,7 +205,7 @@ def test_of_two_processes_on_one_run_the_second_is_refused(tmp_path: Path) -> No
     run = tmp_path / "run"
     process = start(["train", *flags("simclr", train__epochs=200), "--out", str(run)])
     assert until(process, lambda: len(Run(run).metrics()) > 3)
-    second = ssl_zoo("train", "--resume", run)
+    second = ssl_zoo("--quiet", "train", "--resume", run)
     assert (second.returncode, second.stdout) == (2, "")
     assert second.stderr == f"error: {run}: another process is training this run\n"
     # The first goes on as before.
