@@ -212,7 +212,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
         "compare": [str(whole), "--protocol", "linear"],
         "bench": [*flags("simclr"), "--profile"],
     }[command]
-    done = ssl_zoo(command, *arguments, "--out", place.path / "out")
+    done = ssl_zoo("--quiet", command, *arguments, "--out", place.path / "out")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (f"error: --out {place.path}/out: cannot be made: Read-only file system\n")
     assert "linear" not in Run(whole).results()["scores"]["simclr"]
