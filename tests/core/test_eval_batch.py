@@ -166,7 +166,7 @@ def test_another_machine_with_less_memory_halves_too_and_batch_size_avoids_the_a
     memory.samples = 8
     code, _, err = call(*command)
     assert (code, err.count("evaluation takes 8 samples at a time")) == (0, 1), err
-    code, _, err = call(*command, "--batch-size", "8")
+    code, _, err = call("--quiet", *command, "--batch-size", "8")
     assert (code, err) == (0, "")
 
 
