@@ -19,7 +19,7 @@ HEAD = """\
 # What is left out, guessed or taken as a default
 
 Much is decided for you: images are cut to squares, a part is held out, a batch that is not full is left
-out. Each case below is said in one line on standard error, once, as soon as it is known, with its numbers:
+out. Each case below is said in one line on standard error, once, when it is known, with its numbers:
 
     ssl-zoo train --task simclr --data photos/
 
