@@ -338,7 +338,7 @@ def test_a_user_extends_a_run_on_the_command_line(call: Call, run: Run) -> None:
     )
     assert code == 0, err
     assert '"steps": 22' in out
-    assert "budget: 22 steps of 8 images in place of 11" in err
+    assert "budget: 22 steps of 8 images in place of 11" in out  # among the notices
     assert run.config().train.epochs == 0.123
     code, out, _ = call("train", "--resume", run.path, "--epochs", "0.123", "--json")
     assert (code, '"steps": 22' in out) == (0, True)
