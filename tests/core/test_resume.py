@@ -69,6 +69,12 @@ def rates(run: Run) -> list[float]:
     return [line["lr"] for line in run.metrics()]
 
 
+def warmed_up(steps: int) -> list[float]:
+    """Return the rates of a warm-up from 1/n of 0.01 in n steps, and the peak after it."""
+    first = 0.01 / steps
+    return [first + (0.01 - first) * i / steps for i in range(steps + 1)]
+
+
 def edit(run: Run, section: str, **values: Any) -> None:
     config = yaml.safe_load(run.config_file.read_text())
     config[section] |= values
@@ -279,8 +285,8 @@ def test_a_finished_run_begins_its_schedule_anew_from_near_zero(run: Run) -> Non
     train(resume=run.path, settings={"train.epochs": 3 * ELEVEN}, **QUICK)
     again = rates(run)[11:]
     assert len(again) == 22
-    # 22 steps with 20 % warm-up: from 1/4.4 of the rate... the peak, then down the cosine to near 0.
-    assert again[0] == pytest.approx(0.01 / 4.4)
+    # A warm-up of 10 of the 22 steps, from a tenth of the rate; then down the cosine to near 0.
+    assert again[:11] == pytest.approx(warmed_up(10), rel=1e-4)
     assert max(again) == pytest.approx(0.01, rel=0.02)
     assert again[-1] < 0.01 * 0.01
     assert all(abs(b - a) < 0.0025 for a, b in pairwise([before[-1], *again]))
@@ -290,7 +296,16 @@ def test_a_finished_run_begins_its_schedule_anew_from_near_zero(run: Run) -> Non
 def test_a_finished_run_without_warm_up_warms_up_when_it_goes_on(tmp_path: Path) -> None:
     run = begin(tmp_path / "run", train__images=8, train__epochs=None, train__warmup=0.0)
     train(resume=run.path, settings={"train.images": 8 * 41}, **QUICK)
-    assert rates(run)[1] == pytest.approx(0.01 / 2)  # 5 % of 40 steps
+    assert rates(run)[1:12] == pytest.approx(warmed_up(10), rel=1e-4)
+
+
+def test_a_few_epochs_added_to_a_finished_run_do_not_begin_at_the_peak_rate(
+    call: Call, run: Run
+) -> None:
+    code, _, err = call("train", "--resume", run.path, "--images", 8 * 17)
+    assert code == 0, err
+    assert "begin anew, with a warm-up over 3 steps (or --replan)" in err
+    assert rates(run)[11:15] == pytest.approx(warmed_up(3), rel=1e-4)
 
 
 @pytest.mark.parametrize(("schedule", "last"), [("constant", 0.01), ("step", 0.01 * 0.2**3)])
@@ -316,8 +331,13 @@ def test_replanning_jumps_to_the_schedule_of_a_run_that_was_planned_so(run: Run,
 
 def test_a_budget_can_be_shortened_but_not_below_what_is_done(tmp_path: Path) -> None:
     run = begin(tmp_path / "run", stop=6)
-    with pytest.raises(UserError, match="has done 6 steps already, and its new length is 5 steps of 8"):
+    with pytest.raises(UserError, match=r"^train.images: .* has done 48 images \(6 steps\) already"):
         train(resume=run.path, settings={"train.images": 5 * 8}, **QUICK)
+    length = (
+        r"has done 0.03352 epochs \(6 steps\) already, and its new length is 0.01 epochs \(2 steps\)"
+    )
+    with pytest.raises(UserError, match=rf"^train.epochs: the run {length}; choose more$"):
+        train(resume=run.path, settings={"train.epochs": 0.01}, **QUICK)
     assert run.config().train.epochs == ELEVEN
     train(resume=run.path, settings={"train.images": 8 * 8}, **QUICK)
     assert run.results()["steps"] == 8
