@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ssl_zoo import distributed
+from ssl_zoo.config.effects import NO_EFFECT
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.notices import Notice
@@ -79,6 +80,8 @@ class Resumption:
                 trainer.load_state_dict(state)
             if not new.same_length(trainer.budget):
                 self._change_budget(trainer, new)
+            elif self.replan:
+                NO_EFFECT(f"--replan has no effect: the length of the run stays {new}; change it too")
         if distributed.rank() == 0:
             self._cut_metrics()
             if self._changes:

@@ -288,7 +288,7 @@ def test_a_finished_run_begins_its_schedule_anew_from_near_zero(run: Run) -> Non
     # A warm-up of 10 of the 22 steps, from a tenth of the rate; then down the cosine to near 0.
     assert again[:11] == pytest.approx(warmed_up(10), rel=1e-4)
     assert max(again) == pytest.approx(0.01, rel=0.02)
-    assert again[-1] < 0.01 * 0.01
+    assert again[-1] == pytest.approx(0.005 * (1 + math.cos(math.pi * 11 / 12)), rel=1e-3)
     assert all(abs(b - a) < 0.0025 for a, b in pairwise([before[-1], *again]))
     assert run.results()["steps"] == 33
 
@@ -327,6 +327,14 @@ def test_replanning_jumps_to_the_schedule_of_a_run_that_was_planned_so(run: Run,
     assert rates(run)[11:] == pytest.approx(rates(planned)[11:])
     (notice,) = (n["text"] for n in notices if n["notice"] == "changed-budget")
     assert re.search(r"jump .* the learning rate goes from 0 to 0.00691$", notice)
+
+
+def test_replanning_without_another_length_is_said_to_have_no_effect(call: Call, run: Run) -> None:
+    before = rates(run)
+    code, _, err = call("train", "--resume", run.path, "--replan")
+    assert code == 0, err
+    assert "--replan has no effect: the length of the run stays 11 steps of 8 images" in err
+    assert rates(run) == before
 
 
 def test_a_budget_can_be_shortened_but_not_below_what_is_done(tmp_path: Path) -> None:
