@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ssl_zoo.config.effects import report_untrained
 from ssl_zoo.config.load import load_encoder_config
 from ssl_zoo.config.schema import EncoderConfig, RunConfig
 from ssl_zoo.config.weights import read_header
@@ -143,6 +144,7 @@ def _evaluate_network(
         row: the name of the network's row; None for that of a timm model.
         spec: the images that the network was trained on; None for those of the data.
     """
+    report_untrained(config)
     device = Device.choose(config.train)
     if config.train.precision == "auto" and device.precision != "fp32":
         PRECISION(f"features are computed in {device.precision}; --precision fp32 is exact, and slower")
