@@ -1,4 +1,4 @@
-"""The commands that a message gives for a run that cannot go on are run as they are printed."""
+"""New runs from a run: by the commands that messages give, and on images of the size of its weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from ssl_zoo.config.load import load_config
+from ssl_zoo.notices import collect_notices
 from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
 from tests.conftest import Call, small_config
@@ -92,3 +93,14 @@ def test_weights_of_a_run_replace_the_pretrained_ones_of_its_file(run: Run) -> N
     edit(run, "backbone", pretrained=True)
     config = load_config(run.config_file, {"backbone.weights": str(run.path)})
     assert (config.backbone.pretrained, config.backbone.weights) == (False, str(run.path))
+
+
+def test_a_network_on_other_images_takes_their_size_from_its_weights_and_it_is_said(run: Run) -> None:
+    other = {"task.name": "rotation", "backbone.weights": str(run.path), "data.source": "photos"}
+    with collect_notices() as notices:
+        assert load_config(None, other).data.image_size == 16
+    text = f"images of 16×16 pixels, as {run.path} was trained on (--image-size changes it)"
+    assert [n["text"] for n in notices] == [text]
+    with collect_notices() as notices:
+        assert load_config(run.config_file, {**other, "data.image_size": 32}).data.image_size == 32
+    assert notices == []
