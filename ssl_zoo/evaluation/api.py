@@ -149,7 +149,7 @@ def _evaluate_network(
     backbone = config.backbone
     if not backbone.starts_trained:
         log.warning(
-            "%s is evaluated with random weights; --pretrained takes timm's, --from FILE those of a file",
+            "%s is evaluated with random weights; --pretrained or --from FILE gives it trained ones",
             f"{TIMM}{backbone.name}",
         )
     device = Device.choose(config.train)
