@@ -18,6 +18,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.data.fingerprint import hash_contents, hash_names
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.checkpoints import StateDict
+from ssl_zoo.runs.hints import new_run_hint
 from ssl_zoo.runs.run import Run
 from ssl_zoo.text import shorten_repr
 
@@ -59,8 +60,7 @@ def resumed_config(run: Run, state: StateDict, settings: Mapping[str, Any]) -> R
         if path not in NEUTRAL and path not in BUDGET_SETTINGS:
             raise SettingError(
                 path,
-                "cannot be changed for an existing run; start a new one from its weights: "
-                f"ssl-zoo train --from {run.path}",
+                f"cannot be changed for an existing run; {new_run_hint(run, settings=settings)}",
             )
     config = run.config(settings)
     budget = any(path in BUDGET_SETTINGS for path in settings)
@@ -97,10 +97,7 @@ def check_settings(run: Run, state: StateDict, config: RunConfig, ignored: tuple
             flag = f"--{path.removeprefix('train.')} {repr(changed[path][1]).removesuffix('.0')}"
             hints.append(f"change the length of the run: ssl-zoo train --resume {run.path} {flag}")
     if not changed.keys() <= set(BUDGET_SETTINGS):
-        hints.append(
-            "start a new run with the new settings from its weights: "
-            f"ssl-zoo train --from {run.path} --config {run.config_file}"
-        )
+        hints.append(new_run_hint(run, changed))
     raise UserError(f"{run.path}: {differences}; {', or '.join(hints)}")
 
 
@@ -145,6 +142,5 @@ def check_data(run: Run, state: StateDict, config: RunConfig, data: DataSet) -> 
     if (difference := data_difference(state, config, data)) is not None:
         raise UserError(
             f"data.source: {data.name}: {difference}, so that samples held out until now could be "
-            "trained on; restore the data, or start a new run from its weights: "
-            f"ssl-zoo train --from {run.path}"
+            f"trained on; restore the data, or {new_run_hint(run)}"
         )
