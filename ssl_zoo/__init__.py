@@ -6,7 +6,6 @@ The names here are imported when they are first used, so that ``import ssl_zoo``
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -94,6 +93,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version  # takes longer than all the rest of this file
+
         return version("ssl-zoo")
     if name not in _HOMES:
         raise AttributeError(f"module 'ssl_zoo' has no attribute {name!r}")

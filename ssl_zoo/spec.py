@@ -130,8 +130,9 @@ class ImageSpec(Spec):
         """Return the pixels of uint8 [B, C, h, w], shrunk to at most `RAW_SIZE`, as features [B, D]."""
         x = batch.float()
         side = min(self.size, RAW_SIZE)
+        if self.size > side:
+            _RAW(f"the baseline pixels sees images of {side}×{side} pixels, not {self.size}×{self.size}")
         if max(x.shape[-2:]) > side:
-            _RAW(f"for the baseline pixels, images are shrunk to {side}×{side}")
             x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
         return x.flatten(1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import textwrap
 import traceback
 from collections.abc import Collection, Iterable
@@ -30,6 +31,18 @@ def one_line(value: object, limit: int | None = None) -> str:
     """Return `str(value)` on one line, cut at a word to at most `limit` characters."""
     text = " ".join(str(value).split())
     return text if limit is None else textwrap.shorten(text, limit, placeholder=" …")
+
+
+def quantity(number: int, plural: str) -> str:
+    """Return a number with its noun, such as "1 image" or "2,000 images".
+
+    Args:
+        number: the number.
+        plural: the plural of the noun, which may end in -s, -es after a hissing sound, or -ies.
+    """
+    endings = {r"ies$": "y", r"(ss|x|ch|sh)es$": r"\1", r"s$": ""}
+    matching = (re.sub(end, new, plural) for end, new in endings.items() if re.search(end, plural))
+    return f"{number:,} {next(matching, plural) if number == 1 else plural}"
 
 
 def docstring_summary(text: str | None) -> str:

@@ -108,7 +108,7 @@ SWALLOWING = f"{REACHED}try:\n    time.sleep(60)\nexcept BaseException:\n    pas
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("module", ["typer", "torch"])
+@pytest.mark.parametrize("module", ["email", "logging", "typer", "torch"])  # by when they are imported
 def test_stopped_while_importing(tmp_path: Path, module: str, number: signal.Signals) -> None:
     (tmp_path / f"{module}.py").write_text(SWALLOWING)
     done = interrupted(tmp_path, number, "train", "--task", "simclr")

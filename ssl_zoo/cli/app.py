@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +12,9 @@ import typer
 from ssl_zoo.cli.arguments import Command, Group, prepare
 from ssl_zoo.cli.compare import compare_command
 from ssl_zoo.cli.config import config_command
-from ssl_zoo.cli.errors import EscapingFormatter, describe, fail, print_notices
+from ssl_zoo.cli.errors import describe, fail
 from ssl_zoo.cli.interrupts import end_on_stop_signal
+from ssl_zoo.cli.notices import print_notices
 from ssl_zoo.cli.options import (
     Backbone,
     BatchSize,
@@ -173,7 +173,8 @@ def eval_command(
     rows = evaluate(subject, names, data=data, settings=values, keep=keep)
     if json:
         kept = {} if rows.classifier is None else {"classifier": str(rows.classifier)}
-        console.print_json({"run": subject, "data": data, "scores": rows, "kept": rows.kept, **kept})
+        values = {"run": subject, "source": data, "scores": rows, "scores_kept": rows.kept, **kept}
+        console.print_results(values)
     else:
         on = f" on {data}" if data is not None else ""
         console.print_scores(rows, f"{subject}, evaluated{on}")
@@ -216,7 +217,7 @@ def embed_command(
 
     written = embed(run, data, out, device, batch_size)
     if json:
-        console.print_json(asdict(written))
+        console.print_results(asdict(written))
     else:
         console.print_embedded(written)
 
@@ -246,7 +247,7 @@ def predict_command(
 
     predicted = predict(run, data, out, classifier=classifier, settings=settings)
     if json:
-        console.print_json(asdict(predicted))
+        console.print_results(asdict(predicted))
     else:
         console.print_predicted(predicted)
 
@@ -369,8 +370,6 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> NoReturn:
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(EscapingFormatter())
     try:
         with print_notices(wanted={"--quiet", "--json"}.isdisjoint(arguments)):
             code = app(prepare(arguments) or ["--help"], prog_name="ssl-zoo", standalone_mode=False)

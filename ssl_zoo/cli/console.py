@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from shlex import quote
-from typing import TYPE_CHECKING, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
 
+from ssl_zoo.cli.notices import with_notices
 from ssl_zoo.text import escape_control_chars
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ for _console in (out, err):
 def print_json(value: object) -> None:
     """Print a value as JSON on standard output, for programs."""
     print(json.dumps(value, indent=2))
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """Print the results of a command as JSON, with notices, warnings, and the data it used."""
+    print_json(with_notices(results))
 
 
 def print_scores(scores: Mapping[str, Mapping[str, float]], title: str) -> None:
@@ -143,7 +149,7 @@ def print_configs(files: Mapping[str, Path], json: bool) -> None:
 def print_throughput(measured: Throughput, json: bool) -> None:
     """Print the throughput of training beside its ceiling, the shares of time, and the memory."""
     if json:
-        print_json(asdict(measured))
+        print_results(asdict(measured))
         return
     say(
         f"{measured.task} on {measured.data}: {measured.backbone}, batches of {measured.batch_size:,}, "
@@ -199,7 +205,7 @@ def print_checks(outcomes: Iterable[CheckResult], json: bool) -> bool:
     counts = Counter(outcome.status for outcome in results)
     if json:
         values = [{"check": o.check.name, "state": o.status, "note": o.note} for o in results]
-        print_json(values)
+        print_results({"checks": values})
     else:
         say(", ".join(f"{number} {state}" for state, number in counts.items()))
     return not any(outcome.bad for outcome in results)
@@ -237,7 +243,7 @@ def print_table(comparison: ComparisonTable, folder: Path | None, json: bool) ->
     from ssl_zoo.comparison.render import as_dict, foot, row_label
 
     if json:
-        print_json(as_dict(comparison))
+        print_results(as_dict(comparison))
         return
     n_columns = _columns_that_fit(comparison)
     table = Table("")

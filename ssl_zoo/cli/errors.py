@@ -2,52 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NoReturn
 
 from ssl_zoo.errors import SslZooError, notes
-from ssl_zoo.notices import LOGGER
 from ssl_zoo.text import escape_control_chars, one_line
-
-
-class EscapingFormatter(logging.Formatter):
-    """A formatter that escapes control characters, as warnings may quote text from files."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line, with control characters escaped."""
-        return escape_control_chars(super().format(record))
-
-
-class _NoticeHandler(logging.Handler):
-    """A handler that prints each notice on standard error, once, above any progress bar."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self._printed: set[str] = set()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from ssl_zoo.cli.console import err
-
-        text = record.getMessage()
-        if text not in self._printed:
-            self._printed.add(text)
-            err.print(text, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def print_notices(wanted: bool) -> Iterator[None]:
-    """Temporarily print notices, where they are wanted; of several processes only the first does."""
-    handler = _NoticeHandler()
-    if wanted and os.environ.get("RANK", "0") == "0":
-        LOGGER.addHandler(handler)
-    try:
-        yield
-    finally:
-        LOGGER.removeHandler(handler)
 
 
 def describe(error: Exception) -> tuple[str, int]:

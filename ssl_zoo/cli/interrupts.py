@@ -1,4 +1,7 @@
-"""Stop signals while a command starts, or while it does work that cannot be resumed."""
+"""Stop signals while a command starts, or while it does work that cannot be resumed.
+
+Importing this module takes a few milliseconds, as a signal that comes meanwhile ends in a traceback.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ssl_zoo.cli.errors import fail
 from ssl_zoo.runtime.signals import handle_stop_signals
 
 
@@ -26,6 +28,8 @@ def end_on_stop_signal() -> Iterator[None]:
         with handle_stop_signals(_end):
             yield
     except _Stop as stop:
+        from ssl_zoo.cli.errors import fail
+
         fail(_message(), 128 + stop.number)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from ssl_zoo.cli.notices import PRINTED, printed_lines
 from ssl_zoo.cli.options import (
     MAX_DEVICES,
     Backbone,
@@ -116,7 +117,7 @@ def train_command(
     if devices > 1 and "WORLD_SIZE" not in os.environ:
         from ssl_zoo.runtime.launch import launch
 
-        raise typer.Exit(launch(devices, sys.argv[1:]))
+        raise typer.Exit(launch(devices, sys.argv[1:], {PRINTED: printed_lines()}))
 
     from ssl_zoo.cli import console
     from ssl_zoo.cli.progress import TrainingProgress
@@ -136,6 +137,6 @@ def train_command(
         )
     if os.environ.get("RANK", "0") == "0":
         if json:
-            console.print_json({"run": str(run.path), **run.results()})
+            console.print_results({"run": str(run.path), **run.results()})
         else:
             console.print_run(run)

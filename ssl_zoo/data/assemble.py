@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,6 @@ _MEASURED = Notice(
     f"The mean and deviation that normalise images are measured on up to {MAX_MEASURED_FILES} files, or "
     f"{MAX_MEASURED_IMAGES:,} images in memory.",
     "it cannot be changed",
-)
-_MIRROR = Notice(
-    "mirror",
-    "In a folder, or a data set of timm or Hugging Face, a mirrored image is assumed to mean the same.",
-    "task.flip=0",
 )
 
 
@@ -138,7 +133,7 @@ class SplitBuilder:
         """Give notices of what decoding changes in images."""
         size = self.config.image_size or self.size
         name = printable(Path(self.config.source).name)
-        looked_at.report(name, size, stored_side(self.config, size), self.config.image_size is None)
+        looked_at.report(name, size, self.config.image_size is None)
 
 
 def _check_arrays(images: Tensor, labels: Tensor | None, name: str) -> None:
@@ -223,8 +218,7 @@ def assemble(
             together.
     """
     if mirror is None:
-        _MIRROR(f"{name}: a mirrored image is assumed to mean the same; task.flip=0 if it does not")
-        mirror = True
+        mirror, facts = True, replace(facts, mirror_assumed=True)
     splits = {"train": train, "test": test, "bank": None if bank is train else bank}
     present = {key: split for key, split in splits.items() if split is not None}
     _check_splits(list(present.values()), classes, name)

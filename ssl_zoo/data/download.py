@@ -30,6 +30,7 @@ _DOWNLOAD = Notice(
     "download",
     "A data set of torchvision that is not in its folder is downloaded, or unpacked from its archives.",
     "data.root, or SSL_ZOO_DATA for the default folder",
+    at_once=True,  # it takes minutes
 )
 
 

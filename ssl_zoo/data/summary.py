@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ssl_zoo.text import printable
+from ssl_zoo.text import printable, quantity
 
 if TYPE_CHECKING:
     from ssl_zoo.data.dataset import DataSet
@@ -30,6 +30,7 @@ class SourceFacts:
         unused: the number of samples in each sub-folder that nothing is taken from, "" for those in no
             sub-folder.
         no_labels: why there are no labels, where their absence may surprise.
+        mirror_assumed: whether it is unknown that a mirrored image has the same meaning, and assumed.
     """
 
     folders: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class SourceFacts:
     other_files: Mapping[str, int] = field(default_factory=dict)
     unused: Mapping[str, int] = field(default_factory=dict)
     no_labels: str = ""
+    mirror_assumed: bool = False
 
 
 NO_FACTS = SourceFacts()
@@ -91,19 +93,19 @@ class DataSummary:
         parts += [f"{self.bank:,} of these labelled"] if self.bank is not None else []
         number = f"{self.test:,}" if self.test else "none"
         parts += [held_out or f"{number} to evaluate on{_from(facts.folders.get('test'))}"]
-        clauses = [f"{self.name}: {total:,} {self.noun}: {', '.join(parts)}"]
+        clauses = [f"{self.name}: {quantity(total, self.noun)}: {', '.join(parts)}"]
         clauses.append(self._classes())
         if facts.copies:
-            clauses.append(f"{facts.copies:,} exact copies, kept on the side of what they are copies of")
+            clauses.append(f"{quantity(facts.copies, 'exact copies')}, on the same side as the original")
         if facts.other_files:
             total = sum(facts.other_files.values())
             kinds = _listed([f"{suffix} {n:,}" for suffix, n in facts.other_files.items()])
-            clauses.append(f"{total:,} files of other kinds left out ({kinds})")
-        if facts.unused:
-            places = [
-                f"{printable(name) or 'beside the folders'} ({n:,})" for name, n in facts.unused.items()
-            ]
-            clauses.append(f"{self.noun} not used, by folder: {_listed(places)}")
+            clauses.append(f"{quantity(total, 'files')} of other kinds left out ({kinds})")
+        if folders := {name: number for name, number in facts.unused.items() if name}:
+            places = [f"{printable(n)} ({quantity(number, self.noun)})" for n, number in folders.items()]
+            clauses.append(f"{quantity(len(folders), 'folders')} not used: {_listed(places)}")
+        if stray := facts.unused.get("", 0):
+            clauses.append(f"{quantity(stray, self.noun)} beside the folders not used")
         return "; ".join(clauses)
 
     def _classes(self) -> str:
@@ -111,10 +113,10 @@ class DataSummary:
             return f"no labels{f' ({self.facts.no_labels})' if self.facts.no_labels else ''}"
         number, counts = len(self.classes), sorted(self.classes.values())
         if number > MAX_LISTED:
-            sizes = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if counts[-1] > counts[0] else "")
-            return f"{number:,} classes of {sizes} {self.noun}"
+            fewest = f"{counts[0]:,} to " if counts[0] < counts[-1] else ""
+            return f"{number:,} classes of {fewest}{quantity(counts[-1], self.noun)}"
         listed = ", ".join(f"{printable(name)} {n:,}" for name, n in self.classes.items())
-        return f"{number} class{'es' if number > 1 else ''}: {listed}"
+        return f"{quantity(number, 'classes')}: {listed}"
 
 
 def _count(labels: Sequence[Tensor], names: Sequence[str] | None) -> dict[str, int]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ssl_zoo.data.decode import has_more_than_8_bits, is_gray
 from ssl_zoo.notices import Notice
+from ssl_zoo.text import quantity
 
 MAX_SURVEYED = 256
 """The number of images that are looked at, spread over the source."""
@@ -26,7 +27,7 @@ _NOT_SQUARE = Notice(
 )
 _ENLARGED = Notice(
     "enlarged",
-    "An image smaller than the stored square, 8/7 of the network's input, is enlarged to it.",
+    "An image smaller than the network's input is enlarged.",
     "--image-size",
 )
 _BITS = Notice(
@@ -36,7 +37,7 @@ _BITS = Notice(
 )
 _ALPHA = Notice(
     "transparency",
-    "An alpha channel counts as transparency, and the image is laid on white.",
+    "Pixels that an alpha channel makes transparent become white.",
     "remove the alpha channel",
 )
 _FRAMES = Notice(
@@ -71,37 +72,49 @@ class Survey:
         """The number of channels of decoded images: 1 if all are gray, otherwise 3."""
         return 1 if self.counts["gray"] == self.seen else 3
 
-    def report(self, name: str, size: int, side: int, size_is_default: bool) -> None:
+    def report(self, name: str, size: int, size_is_default: bool) -> None:
         """Give a notice for each property that matters.
 
         Args:
             name: the source's name.
             size: the side of the network's input, in pixels.
-            side: the side of the stored squares, in pixels.
             size_is_default: whether the user left the size open.
         """
+        square = f"{size}×{size} pixels"
         if size_is_default:
-            _SIZE(f"{name}: the network sees {size}×{size} pixels, the default; --image-size changes it")
+            _SIZE(f"{name}: the network sees {square}, the default; --image-size changes it")
         channels = "one channel is used" if self.channels == 1 else "repeated to three channels"
-        self._report(_NOT_SQUARE, name, "not square", "their central square is used")
+        small = f"smaller than the {square} that the network sees"
+        self._report(_NOT_SQUARE, name, "not square", "is|are not square", "the edges are cut off")
         self._report(
-            _ENLARGED,
-            name,
-            "small",
-            f"enlarged to {side}×{side} pixels; a smaller --image-size avoids it",
+            _ENLARGED, name, "small", f"is|are {small}", "enlarged; a smaller --image-size avoids it"
         )
-        self._report(_BITS, name, "more than 8 bits", "each is scaled to 8 bits by its own range")
-        self._report(_ALPHA, name, "alpha channel", "taken as transparency, and laid on white")
-        self._report(_FRAMES, name, "several frames", "the first one is used")
-        self._report(_GRAY, name, "gray", channels)
+        self._report(
+            _BITS, name, "deep", "has|have more than 8 bits", "scaled to 8 bits, each by its own range"
+        )
+        self._report(
+            _ALPHA, name, "alpha", "has|have an alpha channel", "transparent pixels become white"
+        )
+        self._report(_FRAMES, name, "frames", "has|have several frames", "the first one is used")
+        self._report(_GRAY, name, "gray", "is|are gray", channels)
 
-    def _report(self, notice: Notice, name: str, key: str, effect: str) -> None:
-        """Give a notice of a property that some images have."""
+    def _report(self, notice: Notice, name: str, key: str, predicate: str, effect: str) -> None:
+        """Give a notice of a property that some images have.
+
+        Args:
+            notice: the kind of notice.
+            name: the source's name.
+            key: the name of the property in `counts`.
+            predicate: what holds, after the verbs for one and for several, as in "is|are gray".
+            effect: what is done with them.
+        """
         number = self.counts[key]
-        looked_at = "images" if self.seen == self.total else "images looked at"
-        count = f"all {self.seen:,}" if number == self.seen else f"{number:,} of {self.seen:,}"
         if number:
-            notice(f"{name}: {key}: {count} {looked_at}; {effect}")
+            images = quantity(self.seen, "images") + (" looked at" if self.seen < self.total else "")
+            subject = f"all {images}" if number == self.seen > 1 else f"{number:,} of {images}"
+            one, _, several = predicate.partition("|")
+            verb = several if number > 1 else f"{one} {several.partition(' ')[2]}"
+            notice(f"{name}: {subject} {verb}; {effect}")
 
 
 def survey(open_image: Callable[[int], Image.Image], count: int, side: int) -> Survey:
@@ -127,10 +140,10 @@ def survey(open_image: Callable[[int], Image.Image], count: int, side: int) -> S
 def _properties(image: Image.Image, side: int) -> list[str]:
     properties = {
         "not square": image.width != image.height,
-        "small": min(image.size) < side,
-        "more than 8 bits": has_more_than_8_bits(image),
-        "alpha channel": image.has_transparency_data,
-        "several frames": getattr(image, "is_animated", False),
+        "small": min(image.size) < round(side * 7 / 8),  # the network's input
+        "deep": has_more_than_8_bits(image),
+        "alpha": image.has_transparency_data,
+        "frames": getattr(image, "is_animated", False),
         "gray": is_gray(image),
     }
     return [name for name, holds in properties.items() if holds]

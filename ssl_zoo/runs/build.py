@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
@@ -14,7 +14,7 @@ from ssl_zoo.config.schema import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.data.summary import DataSummary
 from ssl_zoo.errors import Unsuitable, UserError
-from ssl_zoo.notices import Notice
+from ssl_zoo.notices import Notice, hold_back_notices
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.agreement import check_settings, data_difference
 from ssl_zoo.runs.checkpoints import state_dict_errors
@@ -32,6 +32,7 @@ _DATA = Notice(
     "The samples found: how many are trained on, held out and evaluated on, their classes, exact "
     "copies, and the files and folders that are not used.",
     "--data, data.holdout, data.groups, data.labels",
+    at_once=True,
 )
 
 
@@ -68,9 +69,10 @@ def load_data(config: DataConfig, device: torch.device) -> DataSet:
     Raises:
         UserError: there is no such source.
     """
-    data = load(config, device, registry.collect("ssl_zoo_register_sources"))
-    summary = DataSummary.of(data)
-    _DATA(str(summary))
+    with hold_back_notices():  # the other notices about the data follow the summary
+        data = load(config, device, registry.collect("ssl_zoo_register_sources"))
+        summary = DataSummary.of(data)
+        _DATA(str(summary), data=asdict(summary))
     number = sum(n > 0 for n in summary.classes.values())
     if number > max(1, len(data.bank) / MIN_CLASS_SIZE):
         log.warning(

@@ -6,8 +6,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ssl_zoo.errors import Interrupted
-
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
@@ -64,6 +62,8 @@ def interrupt_on_signal(resume: str) -> Iterator[None]:
     Raises:
         Interrupted: a signal came.
     """
+    from ssl_zoo.errors import Interrupted  # here, as the command line imports this module first of all
+
     request = StopRequest()
 
     def interrupt(number: int) -> None:

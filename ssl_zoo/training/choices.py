@@ -9,12 +9,18 @@ from ssl_zoo.config.effects import report_ineffective
 from ssl_zoo.config.schema import BackboneConfig, DataConfig
 from ssl_zoo.evaluation import ONLINE_EVAL_SIZES
 from ssl_zoo.notices import Notice
+from ssl_zoo.text import quantity
 from ssl_zoo.training.trainer import Trainer
 
 _LAST_BATCH = Notice(
     "last-batch",
-    "Samples that do not fill a last step are left out of an epoch, other ones in each.",
+    "Samples that do not fill a last step are left out of an epoch, others in each.",
     "--batch-size",
+)
+_MIRROR = Notice(
+    "mirror",
+    "In a folder, or a data set of timm or Hugging Face, a mirrored image is assumed to mean the same.",
+    "task.flip=0",
 )
 _EPOCHS = Notice("epochs", "Without a budget a run has 100 epochs.", "--epochs, --images, --minutes")
 _BACKBONE = Notice(
@@ -62,9 +68,11 @@ def report_choices(trainer: Trainer, left_out: Sequence[str] = ()) -> None:
     noun = data.spec.noun
     if rest := len(data.train) - budget.steps_per_epoch * budget.step_images:
         _LAST_BATCH(
-            f"{rest:,} of {len(data.train):,} {noun}, other ones each time, are left out of an epoch: "
-            f"they do not fill a step of {budget.step_images:,}"
+            f"an epoch trains on {len(data.train) - rest:,} of {quantity(len(data.train), noun)}, in "
+            f"steps of {budget.step_images:,}; which are left out differs from epoch to epoch"
         )
+    if data.facts.mirror_assumed and getattr(trainer.task.options, "flip", 0) is None:
+        _MIRROR(f"{data.name}: a mirrored image is assumed to mean the same; task.flip=0 if it does not")
     if "epochs" not in config.train.model_fields_set and config.train.epochs is not None:
         _EPOCHS(f"the budget is {config.train.epochs:g} epochs, the default; --epochs changes it")
     default = BackboneConfig()
@@ -78,12 +86,14 @@ def report_choices(trainer: Trainer, left_out: Sequence[str] = ()) -> None:
     evaluates = data.labelled and (config.train.knn_points or config.train.knn_every)
     if evaluates and any(size > limit for size, limit in zip(sizes, ONLINE_EVAL_SIZES, strict=True)):
         bank, test = map(min, sizes, ONLINE_EVAL_SIZES)
-        _ONLINE(f"kNN during training: {bank:,} neighbours, {test:,} {noun} to score; at the end, all")
+        _ONLINE(
+            f"kNN during training: {bank:,} neighbours, {quantity(test, noun)} to score; at the end, all"
+        )
     if config.train.accumulate > 1:
         batch = config.train.batch_size
         _ACCUMULATED(
             f"{config.train.accumulate} batches are accumulated: what compares samples, as contrastive "
-            f"losses and batch norms do, sees {batch:,} of them, not {budget.step_images:,}"
+            f"losses and batch norms do, sees {quantity(batch, noun)}, not {budget.step_images:,}"
         )
     if trainer.scaler.is_enabled():
         _OVERFLOW("fp16: steps whose gradient overflows change nothing")

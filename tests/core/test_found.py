@@ -46,11 +46,11 @@ def test_one_line_says_what_was_found(tmp_path: Path) -> None:
     broken(root / "notes" / "scan.dcm")
     assert line(root) == (
         "photos: 50 images: 45 to train, 5 held out (10 %, stratified); 2 classes: cats 30, dogs 20; "
-        "4 files of other kinds left out (.npy 3, .dcm 1); images not used, by folder: notes (0)"
+        "4 files of other kinds left out (.npy 3, .dcm 1); 1 folder not used: notes (0 images)"
     )
     assert line(root, labels="none") == (
         "photos: 50 images: 45 to train, 5 held out (10 %); no labels (data.labels=none); "
-        "4 files of other kinds left out (.npy 3, .dcm 1); images not used, by folder: notes (0)"
+        "4 files of other kinds left out (.npy 3, .dcm 1); 1 folder not used: notes (0 images)"
     )
 
 
@@ -172,12 +172,43 @@ def test_what_decoding_loses_is_said_once(tmp_path: Path) -> None:
         load_data(DataConfig(source=str(tmp_path), image_size=None), CPU)
     texts = {notice["notice"]: notice["text"].partition(": ")[2] for notice in notices}
     assert texts["image-size"] == "the network sees 224×224 pixels, the default; --image-size changes it"
-    assert texts["not-square"].startswith("not square: 1 of 5 images;")
-    assert texts["enlarged"].startswith("small: all 5 images; enlarged to 256×256")
-    assert texts["transparency"].startswith("alpha channel: 1 of 5 images; taken as transparency")
-    assert texts["bit-depth"].startswith("more than 8 bits: 1 of 5 images; each is scaled")
-    assert texts["first-frame"].startswith("several frames: 1 of 5 images; the first one is used")
-    assert texts["gray"] == "gray: 1 of 5 images; repeated to three channels"
+    assert texts["not-square"] == "1 of 5 images is not square; the edges are cut off"
+    assert texts["enlarged"] == (
+        "all 5 images are smaller than the 224×224 pixels that the network sees; enlarged; "
+        "a smaller --image-size avoids it"
+    )
+    assert texts["transparency"] == "1 of 5 images has an alpha channel; transparent pixels become white"
+    assert texts["bit-depth"] == (
+        "1 of 5 images has more than 8 bits; scaled to 8 bits, each by its own range"
+    )
+    assert texts["first-frame"] == "1 of 5 images has several frames; the first one is used"
+    assert texts["gray"] == "1 of 5 images is gray; repeated to three channels"
+    assert "mirror" not in texts  # which only training is about
+
+
+def test_images_as_small_as_the_network_sees_are_not_said_to_be_enlarged_or_shrunk(
+    tmp_path: Path,
+) -> None:
+    for i in range(6):
+        write(tmp_path / f"{i}.png", photo((16, 16), seed=i))
+    with collect_notices() as notices:
+        data = load_data(DataConfig(source=str(tmp_path), image_size=16), CPU)
+        data.spec.raw(data.train.batch(torch.arange(2)))
+    assert {notice["notice"] for notice in notices} == {"data"}
+
+
+def test_one_is_not_said_in_the_plural(tmp_path: Path) -> None:
+    for name in "abcdefgh":
+        photos(tmp_path / "few" / name, 1, start=ord(name))
+    broken(tmp_path / "few" / "a" / "notes.npy")
+    copy = tmp_path / "few" / "b" / "copy.png"
+    copy.write_bytes((tmp_path / "few" / "b" / f"{ord('b')}.png").read_bytes())
+    assert line(tmp_path / "few") == (
+        "few: 9 images: 9 to train, none to evaluate on; 8 classes of 1 to 2 images; "
+        "1 exact copy, on the same side as the original; 1 file of other kinds left out (.npy 1)"
+    )
+    photos(tmp_path / "one", 1)
+    assert line(tmp_path / "one") == "one: 1 image: 1 to train, none to evaluate on; no labels"
 
 
 def test_a_holdout_that_has_no_effect_is_said_and_groups_are_refused(tmp_path: Path) -> None:

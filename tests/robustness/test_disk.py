@@ -186,10 +186,13 @@ def test_the_scores_of_a_run_that_cannot_be_written_are_printed_and_said_not_to_
     done = ssl_zoo("eval", run, "--protocol", "linear", "--json")
     assert done.returncode == 0, done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"the scores are not kept in {run}/results.json: cannot write {run}/")
+    assert line.startswith(
+        f"warning: the scores are not kept in {run}/results.json: cannot write {run}/"
+    )
     assert {"full": "No space left on device", "read-only": "Read-only file system"}[trouble] in line
     printed = json.loads(done.stdout)
-    assert printed["kept"] is False
+    assert printed["scores_kept"] is False
+    assert printed["notices"][-1]["text"] in line
     assert set(printed["scores"]) == {"inpainting", "pixels", "random-init"}
 
     table = ssl_zoo("compare", run, "--protocol", "linear", "--json")
