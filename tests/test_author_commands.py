@@ -39,7 +39,7 @@ def near(loss: str = SOUND) -> Path:
 def test_check_reports_every_check_and_fails_where_one_fails(call: Call) -> None:
     code, out, err = call("check", "near", "--plugin", near(), "--json")
     assert (code, err) == (1, "")
-    read = json.loads(out)
+    read = json.loads(out)["checks"]
     assert [entry["check"] for entry in read] == list(CHECKS)
     failed = {entry["check"] for entry in read if entry["state"] == "failed"}
     assert failed == {"representations_do_not_collapse"}  # nothing keeps images apart

@@ -65,7 +65,7 @@ def test_the_command_line_prints_each_once_and_quiet_hides_them(call: Call, tmp_
     assert len(lines) == len(set(lines)) >= 3
     assert "photos: 30 images: 27 to train, 3 held out (10 %); no labels" in lines
     assert "photos: a mirrored image is assumed to mean the same; task.flip=0 if it does not" in lines
-    assert "an epoch trains on 24 of 27 images, in steps of 8; which are left out differs from" in err
+    assert "left out of an epoch: 3 of 27 images, others each time, as a step takes 8" in err
     kept = [notice["text"] for notice in Run.open("loud").results()["notices"]]
     assert set(lines) <= set(kept)
 

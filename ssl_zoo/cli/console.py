@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.table import Table
 
 from ssl_zoo.cli.notices import with_notices
-from ssl_zoo.text import escape_control_chars
+from ssl_zoo.text import escape_control_chars, quantity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -299,7 +299,9 @@ def print_predicted(predicted: Predicted) -> None:
     shown = ", ".join(most[:MAX_SHOWN_CLASSES])
     say(f"wrote {predicted.file}: {predicted.samples:,} samples: {shown}{more}")
     if predicted.accuracy is not None:
-        say(f"accuracy on {predicted.judged:,} labelled samples: {predicted.accuracy:.1f} %")
+        labelled = quantity(predicted.judged + sum(predicted.unlearnt.values()), "labelled samples")
+        judged = f"{predicted.judged:,} of {labelled}" if predicted.unlearnt else labelled
+        say(f"accuracy on {judged}: {predicted.accuracy:.1f} %")
     _say_left_out(predicted.skipped)
 
 

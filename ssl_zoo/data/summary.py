@@ -86,13 +86,24 @@ class DataSummary:
         )
 
     def __str__(self) -> str:
+        return self.line()
+
+    def line(self, fitted: bool = True) -> str:
+        """Return the summary in one line.
+
+        Args:
+            fitted: whether anything is fitted to the samples; otherwise the splits are but parts.
+        """
         total = self.train + self.test
         facts = self.facts
-        held_out = f"{self.test:,} held out ({facts.held_out})" if facts.held_out else ""
-        parts = [f"{self.train:,} to train{_from(facts.folders.get('train'))}"]
-        parts += [f"{self.bank:,} of these labelled"] if self.bank is not None else []
+        from_train, from_test = (_from(facts.folders.get(split)) for split in ("train", "test"))
         number = f"{self.test:,}" if self.test else "none"
-        parts += [held_out or f"{number} to evaluate on{_from(facts.folders.get('test'))}"]
+        train, test = f"{self.train:,} to train{from_train}", f"{number} to evaluate on{from_test}"
+        if facts.held_out:
+            test = f"{number} held out ({facts.held_out})"
+        if not fitted:
+            train, test = f"{self.train:,} in the train split", f"{number} in the test split"
+        parts = [train, *([f"{self.bank:,} of these labelled"] if self.bank is not None else []), test]
         clauses = [f"{self.name}: {quantity(total, self.noun)}: {', '.join(parts)}"]
         clauses.append(self._classes())
         if facts.copies:

@@ -222,7 +222,7 @@ def _keeper(run: Run, names: list[str], data: str | None) -> str:
 
 
 def open_for_evaluation(
-    run: Run, data: str | None, settings: Mapping[str, Any]
+    run: Run, data: str | None, settings: Mapping[str, Any], *, fitted: bool = True
 ) -> tuple[RunConfig, DataSet, Device]:
     """Return the configuration of a run, samples as its network takes them, and the device.
 
@@ -230,6 +230,7 @@ def open_for_evaluation(
         run: the run.
         data: the source of the samples; None for the run's own.
         settings: settings of the machine, and of the section data for another source, by dotted path.
+        fitted: whether anything is fitted to the samples.
 
     Raises:
         UserError: there is no such data, it does not fit, or a setting cannot be changed.
@@ -248,10 +249,11 @@ def open_for_evaluation(
     machine = {name: getattr(changed.train, name) for name in names_set}
     device = Device.choose(config.train.model_copy(update=machine))
     if other is None:
-        return config, build_data(config, device.device), device
+        return config, build_data(config, device.device, fitted=fitted), device
     spec = run.spec()
     section = changed.data.model_copy(update={"image_size": spec.size})
-    return config, as_trained(load_data(section, device.device), spec, str(data)), device
+    samples = load_data(section, device.device, fitted=fitted)
+    return config, as_trained(samples, spec, str(data)), device
 
 
 def _evaluate_run(

@@ -36,19 +36,22 @@ _DATA = Notice(
 )
 
 
-def build_data(config: RunConfig, device: torch.device, data: DataSet | None = None) -> DataSet:
+def build_data(
+    config: RunConfig, device: torch.device, data: DataSet | None = None, *, fitted: bool = True
+) -> DataSet:
     """Load the data of a configuration, for its task.
 
     Args:
         config: the configuration.
         device: the device whose memory holds the samples, if they fit.
         data: the data of the configuration, if they are loaded already.
+        fitted: as for `load_data`.
 
     Raises:
         UserError: there is no such source.
         Unsuitable: the data do not fit the task.
     """
-    data = load_data(config.data, device) if data is None else data
+    data = load_data(config.data, device, fitted=fitted) if data is None else data
     cls, name = registry.load_task(config.task.name), config.task.name
     if data.spec.modality != cls.modality:
         raise Unsuitable(
@@ -63,8 +66,13 @@ def build_data(config: RunConfig, device: torch.device, data: DataSet | None = N
     return data
 
 
-def load_data(config: DataConfig, device: torch.device) -> DataSet:
+def load_data(config: DataConfig, device: torch.device, *, fitted: bool = True) -> DataSet:
     """Load the data of a configuration, from a source of a plugin or of the core.
+
+    Args:
+        config: the ``data`` section.
+        device: the device whose memory holds the samples, if they fit.
+        fitted: whether anything is fitted to the data, as the line about them says.
 
     Raises:
         UserError: there is no such source.
@@ -72,7 +80,7 @@ def load_data(config: DataConfig, device: torch.device) -> DataSet:
     with hold_back_notices():  # the other notices about the data follow the summary
         data = load(config, device, registry.collect("ssl_zoo_register_sources"))
         summary = DataSummary.of(data)
-        _DATA(str(summary), data=asdict(summary))
+        _DATA(summary.line(fitted), data=asdict(summary))
     number = sum(n > 0 for n in summary.classes.values())
     if number > max(1, len(data.bank) / MIN_CLASS_SIZE):
         log.warning(

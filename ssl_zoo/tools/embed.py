@@ -91,7 +91,7 @@ def embed(
     source = DataConfig(source=data) if data is not None else Run.open(run).config().data
     source = source.model_copy(update={"image_size": spec.size})
     target = Device.choose(_computing(run, device, batch_size))
-    samples = as_trained(load_data(source, target.device), spec, source.source)
+    samples = as_trained(load_data(source, target.device, fitted=False), spec, source.source)
     target.place(model)
 
     def represent(batch: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import logging
 import shlex
 from collections import Counter
 from collections.abc import Mapping
@@ -19,22 +20,16 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.api import open_for_evaluation
 from ssl_zoo.evaluation.classifier import CLASSIFIER_FILE, KeptClassifier, fingerprint
-from ssl_zoo.notices import Notice
 from ssl_zoo.runs.build import restore_task
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.files import check_output_file, write_atomic
-from ssl_zoo.text import printable
+from ssl_zoo.text import printable, quantity
 from ssl_zoo.tools.rows import UNKNOWN, compute_rows
+
+log = logging.getLogger("ssl_zoo.tools")
 
 FORMATS = {".csv": (), ".parquet": ("pyarrow",)}
 """The modules that each format needs, by suffix."""
-
-
-UNLEARNT = Notice(
-    "unlearnt-classes",
-    "Samples of classes that the classifier has not learnt do not count in the accuracy of predict.",
-    "fit a classifier to data with these classes: eval --data DATA --keep",
-)
 
 
 @dataclass(frozen=True)
@@ -48,6 +43,8 @@ class Predicted:
         accuracy: the percentage of correct predictions, where the samples have labels; else None. Of
             the data that the classifier was fitted to, the test split alone counts.
         judged: the number of samples that the accuracy is of.
+        unlearnt: the number of labelled samples that do not count in it, as the classifier has not
+            learnt their class, by class.
         skipped: the files that could not be read and have no row, with the reason.
     """
 
@@ -56,6 +53,7 @@ class Predicted:
     classes: dict[str, int]
     accuracy: float | None
     judged: int
+    unlearnt: dict[str, int]
     skipped: dict[str, str]
 
 
@@ -90,7 +88,7 @@ def predict(
     opened = Run.open(run)
     file = opened.path / CLASSIFIER_FILE if classifier is None else Path(classifier)
     kept = KeptClassifier.load(file)
-    config, samples, device = open_for_evaluation(opened, data, settings or {})
+    config, samples, device = open_for_evaluation(opened, data, settings or {}, fitted=False)
     with device.computing():
         task = device.place(restore_task(opened, samples.spec))
         if fingerprint(task) != kept.weights:
@@ -124,13 +122,14 @@ def predict(
         columns["label"] = labels
     columns |= {f"p_{name}": rows.values[:, i].tolist() for i, name in enumerate(names)}
     write_atomic(to, _csv(columns) if suffix == ".csv" else _parquet(columns))
-    judged = _judged(columns, names, fitted=_same(source, kept.data))
+    judged, unlearnt = _judged(columns, names, fitted=_same(source, kept.data))
     return Predicted(
         file=str(to),
         samples=len(best),
         classes=dict(Counter(columns["class"]).most_common()),
         accuracy=100 * sum(judged) / len(judged) if judged else None,
         judged=len(judged),
+        unlearnt=unlearnt,
         skipped=skipped,
     )
 
@@ -143,8 +142,10 @@ def _same(source: str, other: str) -> bool:
     return all(path.exists() for path in paths) and paths[0].samefile(paths[1])
 
 
-def _judged(columns: Mapping[str, list[Any]], names: list[str], *, fitted: bool) -> list[bool]:
-    """Return whether each prediction is right, for samples whose class the classifier has learnt.
+def _judged(
+    columns: Mapping[str, list[Any]], names: list[str], *, fitted: bool
+) -> tuple[list[bool], dict[str, int]]:
+    """Return whether each prediction is right, and the number of samples of each class not learnt.
 
     Args:
         columns: the columns of the table.
@@ -154,11 +155,14 @@ def _judged(columns: Mapping[str, list[Any]], names: list[str], *, fitted: bool)
     rows = zip(columns.get("label", ()), columns["class"], columns["split"], strict=False)
     labelled = [row for row in rows if row[0] is not None and (row[2] == "test" or not fitted)]
     if unknown := Counter(label for label, _, _ in labelled if label not in names):
-        UNLEARNT(
-            f"{unknown.total()} samples do not count in the accuracy, as the classifier has not learnt "
-            f"their classes ({', '.join(sorted(unknown))}); fit one to data with them: eval --keep"
-        )
-    return [label == predicted for label, predicted, _ in labelled if label in names]
+        classes = ", ".join(f"{name} {number:,}" for name, number in sorted(unknown.items()))
+        log.warning(
+            "%s of classes that the classifier has not learnt (%s): each gets a class that it has, and "
+            "does not count in the accuracy; fit a classifier to data with these classes: eval --keep",
+            quantity(unknown.total(), "samples"), classes,
+        )  # fmt: skip
+    judged = [label == predicted for label, predicted, _ in labelled if label in names]
+    return judged, dict(sorted(unknown.items()))
 
 
 def _csv(columns: Mapping[str, list[Any]]) -> bytes:

@@ -16,7 +16,6 @@ import ssl_zoo
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate
 from ssl_zoo.evaluation.classifier import KeptClassifier
-from ssl_zoo.notices import collect_notices
 from ssl_zoo.runs.run import Run
 from ssl_zoo.tools.embed import embed
 from ssl_zoo.training import train
@@ -65,6 +64,8 @@ def test_pre_train_on_a_classify_b_predict_c(run: Path, call: Call, tmp_path: Pa
     assert out.startswith("wrote predictions.csv: 24 samples: ")
     assert "left out 1 that cannot be read" in out
     assert "accuracy" not in out
+    assert "c: 24 images: 22 in the train split, 2 in the test split; no labels" in err
+    assert "mirror" not in err
     rows = read(Path("predictions.csv"))
     assert list(rows[0]) == ["name", "split", "class", "probability", "p_blue", "p_green", "p_red"]
     assert sorted(row["name"] for row in rows) == sorted(
@@ -114,15 +115,16 @@ def test_with_labels_the_accuracy_is_that_of_classes_by_name(
     c = colours(tmp_path / "c", 6, "green", "red", seed=5)
     for number in range(2):
         write(c / "black" / f"{number}.png", Image.new("RGB", (20, 20)))
-    with collect_notices() as notices:
-        code, out, err = call("predict", run, "--data", c, "-o", "c.parquet", "--json")
-    assert (code, err) == (0, "")
-    assert next(n["text"] for n in notices if n["notice"] == "unlearnt-classes") == (
-        "2 samples do not count in the accuracy, as the classifier has not learnt their classes "
-        "(black); fit one to data with them: eval --keep"
-    )
+    code, out, err = call("--quiet", "predict", run, "--data", c, "-o", "c.csv")
+    assert (code, err.partition(":")[0]) == (0, "warning")
+    assert "accuracy on 12 of 14 labelled samples: " in out
+
+    code, out, err = call("predict", run, "--data", c, "-o", "c.parquet", "--json")
     printed = json.loads(out)
-    assert (printed["samples"], printed["judged"]) == (14, 12)
+    (text,) = (n["text"] for n in printed["notices"] if n["notice"] == "warning")
+    assert text.startswith("2 samples of classes that the classifier has not learnt (black 2): each")
+    assert (code, err) == (0, f"warning: {text}\n")
+    assert (printed["samples"], printed["judged"], printed["unlearnt"]) == (14, 12, {"black": 2})
     assert printed["accuracy"] > 90
     parquet = pytest.importorskip("pyarrow.parquet", reason="the extra ssl-zoo[parquet] is missing")
     columns = parquet.read_table("c.parquet").to_pydict()
