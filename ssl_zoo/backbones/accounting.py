@@ -174,7 +174,7 @@ def report(config: BackboneConfig, message: str) -> None:
                 f"{message}; give the file's network, or load what fits: --set backbone.strict=false"
             )
         )
-    _warn(printable(f"{message}; what is missing, of another shape or type stays random"))
+    _warn(printable(f"{message}; weights that are missing or of another shape or type stay random"))
 
 
 @lru_cache(maxsize=100)

@@ -287,9 +287,7 @@ def test_the_other_encoder_of_a_file_can_be_chosen(tmp_path: Path) -> None:
     torch.save({"student": under("module.", state), "teacher": other(state)}, file)
     encoder = build(file, model_name := "vit_tiny_patch16_224", weights_prefix="student.module")
     assert torch.equal(features(encoder.model, images()), features(model, images()))
-    with pytest.raises(
-        UserError, match=r"0 of .* under 'pupil\.'; they stand under 'student\.module\.'"
-    ):
+    with pytest.raises(UserError, match=r"under 'pupil\.'; they stand under 'student\.module\.'"):
         build(file, model_name, weights_prefix="pupil")
 
 
