@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,7 +28,9 @@ _HEAD = re.compile(
 """The first part of names that belong to a head beside the network (a norm in it does not)."""
 
 _SHOWN = 3
-"""The maximum number of names in a message."""
+"""The maximum number of names in a notice."""
+_LISTED = 20
+"""The maximum number of modules in an error, whose names are listed."""
 
 
 @dataclass
@@ -40,6 +42,8 @@ class Fit:
         missing: names of the network that are not in the file.
         unexpected: names under the prefix that the network lacks.
         misshapen: names of tensors that have another shape in the network, with both shapes.
+        mistyped: names of tensors that are no floating-point numbers, with their type.
+        elsewhere: names of the network that are in the file, but not under the prefix.
         heads: names under the prefix that belong to a head.
         converted: the tensors that were converted, in words.
     """
@@ -48,13 +52,27 @@ class Fit:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     misshapen: dict[str, str] = field(default_factory=dict)
+    mistyped: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
     heads: list[str] = field(default_factory=list)
     converted: list[str] = field(default_factory=list)
 
     @property
     def errors(self) -> int:
         """The number of names that are not accounted for."""
-        return len(self.missing) + len(self.unexpected) + len(self.misshapen)
+        shapes = len(self.misshapen) + len(self.mistyped)
+        return len(self.missing) + len(self.elsewhere) + len(self.unexpected) + shapes
+
+    def __str__(self) -> str:
+        """Return in words which names are not accounted for."""
+        kinds = {
+            "missing in the file": self.missing,
+            "in the file, but not under the prefix": self.elsewhere,
+            "unknown to the network": self.unexpected,
+            "of another shape": list(self.misshapen.values()),
+            "not floating-point numbers, as quantised weights are": self.mistyped,
+        }
+        return "; ".join(f"{len(n)} {kind}: {_listed(n)}" for kind, n in kinds.items() if n)
 
 
 def account(tensors: State, model: nn.Module) -> Fit:
@@ -68,12 +86,24 @@ def account(tensors: State, model: nn.Module) -> Fit:
         if fitted.shape != own[name].shape:
             fit.misshapen[name] = f"{name} {shape_of(tensor)}, not {shape_of(own[name])}"
             continue
+        if not _fits_type(tensor, own[name]):
+            fit.mistyped.append(_typed(name, tensor))
+            continue
         fit.state[name] = fitted
         if fitted.shape != tensor.shape:
             fit.converted.append(f"{name} from {tensor.shape[1]} to {fitted.shape[1]} channels")
     # Old versions of torch did not count batches, which matters without momentum only.
     fit.missing = [n for n in own if n not in tensors and not n.endswith("num_batches_tracked")]
     return fit
+
+
+def _fits_type(tensor: Tensor, own: Tensor) -> bool:
+    """Return whether a tensor can be a network's own: codes of quantised weights are no weights."""
+    return tensor.is_floating_point() or not own.is_floating_point()
+
+
+def _typed(name: str, tensor: Tensor) -> str:
+    return f"{name} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _is_head(name: str, model: nn.Module) -> bool:
@@ -117,17 +147,19 @@ def first_few(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def unaccounted(
-    missing: list[str], unexpected: list[str], misshapen: Mapping[str, str] | None = None
-) -> str:
-    """Return in words which names are not accounted for: their number and the first few."""
-    shapes = list((misshapen or {}).values())
-    kinds = {
-        "missing in the file": missing,
-        "unknown to the network": unexpected,
-        "of another shape": shapes,
-    }
-    return "; ".join(f"{len(n)} {kind}: {first_few(n)}" for kind, n in kinds.items() if n)
+def _listed(names: list[str]) -> str:
+    """Return names, those of one module together: ``bn1.{weight,bias}``."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        # What is described, as by shapes, stands alone.
+        module, _, last = name.rpartition(".") if " " not in name else (name, "", "")
+        groups.setdefault(module, []).append(last)
+    texts = [
+        f"{module}.{{{','.join(last)}}}" if len(last) > 1 else ".".join(filter(None, (module, *last)))
+        for module, last in groups.items()
+    ]
+    left = sum(len(last) for last in list(groups.values())[_LISTED:])
+    return ", ".join(texts[:_LISTED]) + (f" and {left} more" if left else "")
 
 
 def report(config: BackboneConfig, message: str) -> None:
@@ -142,7 +174,7 @@ def report(config: BackboneConfig, message: str) -> None:
                 f"{message}; give the file's network, or load what fits: --set backbone.strict=false"
             )
         )
-    _warn(printable(f"{message}; weights that are missing or of another shape stay random"))
+    _warn(printable(f"{message}; weights that are missing or of another shape or type stay random"))
 
 
 @lru_cache(maxsize=100)
@@ -152,30 +184,40 @@ def _warn(message: str) -> None:
 
 
 @contextmanager
-def recorded_loading() -> Iterator[list[tuple[nn.Module, list[str], list[str]]]]:
-    """Record each module whose state is loaded meanwhile, with the missing and the unexpected names.
+def recorded_loading() -> Iterator[list[tuple[nn.Module, Fit]]]:
+    """Record each module whose state is loaded meanwhile, with the names that are not accounted for.
 
     timm loads pretrained weights non-strictly where the classifier is left out, and returns nothing.
+    Its own messages about names are left out: `check_loaded` says what they say.
     """
-    loaded: list[tuple[nn.Module, list[str], list[str]]] = []
+    loaded: list[tuple[nn.Module, Fit]] = []
     patched: Any = nn.Module
-    original = patched.load_state_dict
+    original, builder = patched.load_state_dict, logging.getLogger("timm.models._builder")
 
-    def load_state_dict(module: nn.Module, *args: Any, **options: Any) -> Any:
-        result = original(module, *args, **options)
-        loaded.append((module, result.missing_keys, result.unexpected_keys))
+    def load_state_dict(module: nn.Module, state: State, *args: Any, **options: Any) -> Any:
+        own = module.state_dict()
+        pairs = [(name, tensor) for name, tensor in state.items() if name in own]
+        types = [_typed(name, tensor) for name, tensor in pairs if not _fits_type(tensor, own[name])]
+        result = original(module, state, *args, **options)
+        fit = Fit(missing=result.missing_keys, unexpected=result.unexpected_keys, mistyped=types)
+        loaded.append((module, fit))
         return result
 
     patched.load_state_dict = load_state_dict
+    builder.addFilter(_says_more)
     try:
         yield loaded
     finally:
         patched.load_state_dict = original
+        builder.removeFilter(_says_more)
 
 
-def check_loaded(
-    config: BackboneConfig, model: nn.Module, loaded: list[tuple[nn.Module, list[str], list[str]]]
-) -> None:
+def _says_more(record: logging.LogRecord) -> bool:
+    """Return whether a record of timm's builder is not about names of weights."""
+    return not record.getMessage().startswith(("Missing keys", "Unexpected keys"))
+
+
+def check_loaded(config: BackboneConfig, model: nn.Module, loaded: list[tuple[nn.Module, Fit]]) -> None:
     """Check that timm's pretrained weights cover the model, and hold only heads beside it.
 
     Args:
@@ -186,11 +228,11 @@ def check_loaded(
     Raises:
         UserError: a name is not accounted for.
     """
-    for module, missing, names in loaded:
-        unexpected = [name for name in names if not _is_head(name, model)]
-        if module is model and (missing or unexpected):
+    for module, fit in loaded:
+        fit.unexpected = [name for name in fit.unexpected if not _is_head(name, model)]
+        if module is model and fit.errors:
             report(
                 config,
-                f"backbone.pretrained: the weights do not fit {config.name}: "
-                f"{unaccounted(missing, unexpected)} (--from FILE also finds weights under a prefix)",
+                f"backbone.pretrained: the weights do not fit {config.name}: {fit} "
+                "(--from FILE also finds weights under a prefix)",
             )

@@ -13,10 +13,11 @@ import logging
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -30,13 +31,12 @@ from ssl_zoo.backbones.accounting import (
     input_kernel,
     report,
     shape_of,
-    unaccounted,
 )
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.config.weights import network_settings, weights_file
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
-from ssl_zoo.text import one_line, printable
+from ssl_zoo.text import escape_control_chars, one_line, printable
 
 log = logging.getLogger("ssl_zoo.backbones")
 
@@ -56,9 +56,33 @@ CONVERTED = Notice(
     "give data as the weights were trained on; for the stem, backbone.stem",
 )
 
-_PREFERRED = re.compile(r"(?:^|[._])(?:ema|teacher|target_encoder)(?:[._]|$)")
+_PREFERRED = [
+    re.compile(rf"(?:^|[._])(?:{names})(?:[._]|$)")
+    for names in ("ema|teacher", "online|online_encoder|online_network", "target_encoder")
+]
 _AVOIDED = re.compile(r"momentum|key|target|decoder|encoder_k\b|(?:^|[._])k(?:[._]|$)")
-"""Of several encoders in a file, the one that each method evaluates: DINO's teacher, MoCo's query."""
+"""Of several encoders in a file, the one that each method evaluates: DINO's teacher, MoCo's query,
+BYOL's online encoder; the target encoder where there is no online one, as in I-JEPA."""
+
+
+def _scalar_reader(module: str) -> Callable[[np.dtype[Any], bytes], Any]:
+    """Return a function that reads a number of numpy, under the name that files have for it."""
+
+    def scalar(dtype: np.dtype[Any], data: bytes) -> Any:
+        return np.frombuffer(data, dtype)[0]
+
+    scalar.__module__, scalar.__qualname__ = module, "scalar"
+    return scalar
+
+
+_PLAIN: list[Any] = [
+    argparse.Namespace,  # the options of DINO and MAE
+    # Scores beside the weights are often numbers of numpy, whose versions name them differently.
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
+    *map(_scalar_reader, ("numpy.core.multiarray", "numpy._core.multiarray")),
+]
+"""What a file may hold beside tensors and plain values; none of it runs code of the file."""
 
 _MIN_SHARE = 0.1
 """A file with a smaller share of the network's names is another network's."""
@@ -84,7 +108,7 @@ def read_weights(path: str | Path) -> State:
         if file.suffix == ".safetensors":
             content: Any = load_file(file)
         else:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # the options of DINO and MAE
+            with torch.serialization.safe_globals(_PLAIN):
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"backbone.weights: {file} does not exist") from error
@@ -93,7 +117,8 @@ def read_weights(path: str | Path) -> State:
             f"backbone.weights: {file} cannot be read: {one_line(str(error), 200)}"
         ) from error
     except Exception as error:  # damaged files raise errors of every kind
-        reason = one_line(str(error).replace("WeightsUnpickler error: ", ""), 160)
+        text = str(error).rpartition("WeightsUnpickler error: ")[2]
+        reason = one_line(escape_control_chars(text.partition(" was not an allowed global")[0]), 160)
         raise UserError(
             f"backbone.weights: {file} cannot be read without running code ({reason}); if you trust it, "
             "save its state dict alone with torch.save"
@@ -143,12 +168,20 @@ class Weights:
         prefix, names = self._prefix(model)
         fit = self._fit(model, prefix, names)
         if fit.errors:
-            message = unaccounted(fit.missing, fit.unexpected, fit.misshapen)
-            report(
-                self.config, f"backbone.weights: {self.file} does not fit {self.config.name}: {message}"
-            )
+            self._find_elsewhere(fit, prefix, names)
+            report(self.config, f"backbone.weights: {self.file} does not fit {self.config.name}: {fit}")
         model.load_state_dict(fit.state, strict=False)
         self._notify(fit, prefix)
+
+    def _find_elsewhere(self, fit: Fit, prefix: str, names: Mapping[str, str]) -> None:
+        """Tell names that stand in the file, but not under the prefix, from those that are missing."""
+        tails = {own: tail for tail, own in names.items()}
+        for missing in list(fit.missing):
+            tail = tails.get(missing, missing)
+            found = [n for n in self.tensors if f".{n}".endswith(f".{tail}") and n != prefix + tail]
+            if found:
+                fit.missing.remove(missing)
+                fit.elsewhere.append(min(found, key=len))
 
     def _prefix(self, model: nn.Module) -> tuple[str, dict[str, str]]:
         """Return the prefix in the file, and the network's name of each name that may follow it.
@@ -178,6 +211,15 @@ class Weights:
                 if len(self._fit(model, candidate, {}).state) > len(own) / 2:
                     return candidate, {}
             place = f" under {given!r}" if given else ""
+            found = [p for p, n in self._found(vocabularies) if n >= _MIN_SHARE * len(own)]
+            if given is not None and found:
+                raise UserError(
+                    printable(
+                        f"backbone.weights_prefix: {self.file} has {number} of the {len(own)} names of "
+                        f"{self.config.name}{place}; they stand under "
+                        f"{', '.join(map(repr, found))}: give one of these, or none to find it"
+                    )
+                )
             message = (
                 f"backbone.weights: {self.file} holds another network than {self.config.name}{place}: "
                 f"{number} of its {len(own)} names, such as {own[0]}, are there; the file has "
@@ -186,9 +228,16 @@ class Weights:
             raise UserError(printable(message))
         same = [p for p, count in _prefixes(self.tensors, names).items() if count == number]
         if given is None:
-            prefix = min(same, key=lambda p: (not _PREFERRED.search(p), bool(_AVOIDED.search(p))))
+            prefix = min(same, key=_rank)
         self.others = [p for p in same if p != prefix]
         return prefix, names
+
+    def _found(self, vocabularies: list[dict[str, str]]) -> list[tuple[str, int]]:
+        """Return the prefixes under which names of the network stand, and their number there."""
+        counts: Counter[str] = Counter()
+        for names in vocabularies:
+            counts |= _prefixes(self.tensors, names)
+        return counts.most_common()
 
     def _large_branches(self, number: int) -> list[str]:
         """Return the prefixes under which at least half as many tensors stand, the shortest first."""
@@ -240,6 +289,12 @@ class Weights:
         if dropped := Counter([*heads, *outside]):
             groups = first_few([f"{name} ({number})" for name, number in dropped.items()])
             DROPPED(printable(f"{self.file}: {dropped.total()} tensors are not used: {groups}"))
+
+
+def _rank(prefix: str) -> tuple[int, bool]:
+    """Return a key by which the encoder that a method evaluates comes first."""
+    rank = next((i for i, p in enumerate(_PREFERRED) if p.search(prefix)), len(_PREFERRED))
+    return rank, bool(_AVOIDED.search(prefix))
 
 
 def _prefixes(tensors: State, names: Mapping[str, str]) -> Counter[str]:

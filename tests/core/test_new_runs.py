@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from ssl_zoo.config.load import load_config
+from ssl_zoo.config.yaml import PlainDumper
 from ssl_zoo.notices import collect_notices
 from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
@@ -38,7 +39,7 @@ def run(finished: Run, tmp_path: Path) -> Run:
 def edit(run: Run, section: str, **values: Any) -> None:
     config = yaml.safe_load(run.config_file.read_text())
     config[section] |= values
-    run.config_file.write_text(yaml.safe_dump(config))
+    run.config_file.write_text(yaml.dump(config, Dumper=PlainDumper))
 
 
 def follow(call: Call, message: str, *options: str) -> Run:

@@ -287,7 +287,7 @@ def test_the_other_encoder_of_a_file_can_be_chosen(tmp_path: Path) -> None:
     torch.save({"student": under("module.", state), "teacher": other(state)}, file)
     encoder = build(file, model_name := "vit_tiny_patch16_224", weights_prefix="student.module")
     assert torch.equal(features(encoder.model, images()), features(model, images()))
-    with pytest.raises(UserError, match=r"under 'pupil\.': 0 of its \d+ names"):
+    with pytest.raises(UserError, match=r"under 'pupil\.'; they stand under 'student\.module\.'"):
         build(file, model_name, weights_prefix="pupil")
 
 
@@ -301,7 +301,7 @@ def test_a_file_without_layer4_is_refused_and_with_the_option_warns(
     message = str(error.value)
     assert "15 missing in the file: layer4.0.conv1.weight, " in message
     assert "--set backbone.strict=false" in message
-    assert len(message) < 450
+    assert len(message.replace(str(file), "")) < 450
     build(file, strict=False)
     assert "layer4.0.conv1.weight" in caplog.text
     assert "stay random" in caplog.text
