@@ -422,7 +422,8 @@ def test_a_user_extends_a_run_on_the_command_line(call: Call, run: Run) -> None:
     )
     assert code == 0, err
     assert '"steps": 22' in out
-    assert "budget: 22 steps of 8 images in place of 11" in out  # among the notices
+    texts = [notice["text"] for notice in run.results()["notices"]]  # --json does not print them
+    assert any(text.startswith("budget: 22 steps of 8 images in place of 11") for text in texts)
     assert run.config().train.epochs == 0.123
     code, out, _ = call("train", "--resume", run.path, "--epochs", "0.123", "--json")
     assert (code, '"steps": 22' in out) == (0, True)
