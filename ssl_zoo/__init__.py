@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ssl_zoo.config.load import load_config
     from ssl_zoo.errors import SslZooError, Unsuitable, UserError
     from ssl_zoo.evaluation import evaluate
+    from ssl_zoo.notices import Notice
     from ssl_zoo.options import CropOptions
     from ssl_zoo.plugins.hookspecs import hookimpl
     from ssl_zoo.plugins.registry import registry
@@ -34,6 +35,7 @@ _HOMES = {
     "Field": "task",
     "ImageSpec": "spec",
     "Losses": "task",
+    "Notice": "notices",
     "Rng": "views",
     "Run": "runs.run",
     "Spec": "spec",
@@ -63,6 +65,7 @@ __all__ = [
     "Field",
     "ImageSpec",
     "Losses",
+    "Notice",
     "Rng",
     "Run",
     "Spec",

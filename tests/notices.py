@@ -18,8 +18,8 @@ PACKAGES = ("ssl_zoo", "ssl_zoo_vision", "ssl_zoo_observers")
 HEAD = """\
 # What is left out, guessed or taken as a default
 
-ssl-zoo skips, drops, clips or guesses nothing without a word. Each case below is said in one line on
-standard error, once, as soon as it is known, with its numbers:
+Much is decided for you: images are cut to squares, a part is held out, a batch that is not full is left
+out. Each case below is said in one line on standard error, once, when it is known, with its numbers:
 
     ssl-zoo train --task simclr --data photos/
 

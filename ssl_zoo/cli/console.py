@@ -316,7 +316,8 @@ def print_run(run: Run) -> None:
     results, source = run.results(), run.config().data.source
     labelled = any("knn" in row for row in results["scores"].values())
     problem = results.get("data", {}).get("no_accuracy")
-    print_scores(results["scores"], f"evaluated on the test split of {source}")
+    split = "test" if results.get("data", {}).get("test", 1) else "train"
+    print_scores(results["scores"], f"evaluated on the {split} split of {source}")
     if problem:
         say(f"{source} {problem}: there is no accuracy to show")
     if skipped := results["skipped"]:

@@ -150,9 +150,13 @@ class Comparison(BaseModel):
 
     def to_yaml(self) -> str:
         """Return the settings as YAML that `load_comparison` reads, also if its weights are gone."""
-        backbone = self.encoder_config(0).backbone
-        network = backbone.model_dump(include=set(NETWORK)) if backbone.weights is not None else {}
-        complete = self.model_copy(update={"backbone": {**self.backbone, **network}})
+        config, complete = self.encoder_config(0), self
+        if config.backbone.weights is not None:
+            network = config.backbone.model_dump(include=set(NETWORK))
+            size = {"image_size": config.data.image_size}
+            complete = self.model_copy(
+                update={"backbone": {**self.backbone, **network}, "data": {**self.data, **size}}
+            )
         values = complete.model_dump(mode="json", exclude_none=True)
         text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
         return text

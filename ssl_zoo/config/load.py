@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from ssl_zoo.config.errors import SettingError, field_names, setting_error
 from ssl_zoo.config.hints import comment_in, form_hint, is_none
+from ssl_zoo.config.plain import plain_value
 from ssl_zoo.config.schema import (
     BUDGETS,
     SECTION_MODELS,
@@ -26,13 +25,19 @@ from ssl_zoo.config.schema import (
 from ssl_zoo.config.weights import check_network, network_settings, weights_are_gone
 from ssl_zoo.config.yaml import PlainDumper, parse_yaml, read_yaml
 from ssl_zoo.errors import UserError
+from ssl_zoo.notices import Notice
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.text import did_you_mean, locate_error, shorten_repr
 
 _RECIPE_SECTIONS = {"data": "source", "backbone": "name", "train": None}
 """The sections of a recipe, and the field that replaces the whole section if a user sets it."""
-_MAX_DEPTH = 20
-_MAX_INT = 2**63 - 1
+SIZE = Notice(
+    "image-size-of-weights",
+    "A network that starts from weights of ssl-zoo takes images of the size that these were trained on.",
+    "--image-size",
+)
+_ALTERNATIVES = {"train": BUDGETS, "backbone": ("pretrained", "weights")}
+"""Settings of which one replaces the others of earlier layers, by section."""
 Sections = dict[str, dict[str, Any]]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -75,8 +80,9 @@ def load_config(
 ) -> RunConfig:
     """Merge settings: defaults, then the task's recipe, base, file, overrides, sets.
 
-    A budget replaces one of another kind in an earlier layer. Weights of ssl-zoo (``backbone.weights``)
-    bring the settings of their network, which replace those of the recipe.
+    A budget, or a source of weights, replaces one of another kind in an earlier layer. Weights of
+    ssl-zoo (``backbone.weights``) bring the settings of their network and the size of its images,
+    which replace those of the recipe.
 
     Args:
         file: YAML with the sections task, data, backbone and train.
@@ -91,14 +97,13 @@ def load_config(
     """
     layers = _layers(file, overrides, sets, flags, base)
     network = None if complete else _network(layers)
-    if network is not None:
-        layers.insert(0, network)
     name, origin = _task_name(layers)
     try:
         cls = registry.load_task(name)
     except UserError as error:
         raise SettingError("", str(error), origin) from error
-    merged = _merge([_recipe(name, cls.recipe, layers), *layers])
+    named = layers if network is None else [network, *layers]
+    merged = _merge([_recipe(name, cls.recipe, named), *named])
     values = {key: value for key, value in merged.values.get("task", {}).items() if key != "name"}
     sections = _sections(merged, network)
     sections["task"] = _task(name, cls.Options, values, merged.origins)
@@ -173,18 +178,33 @@ def _network(layers: Sequence[_Layer]) -> _Layer | None:
     if not isinstance(path, str) or ("name" in given and weights_are_gone(path)):
         return None
     settings = network_settings(path, merged.origins["backbone", "weights"])
-    return None if settings is None else _layer({"backbone": settings}, path)
+    return None if settings is None else _layer(settings, path)
 
 
 def _sections(merged: _Layer, network: _Layer | None) -> dict[str, Any]:
+    if network is not None:
+        _complete(merged, network)
     sections: dict[str, Any] = {
         section: _validate(model, merged.values.get(section, {}), section, merged.origins)
         for section, model in SECTION_MODELS.items()
         if section != "task"
     }
     if network is not None:
-        check_network(sections["backbone"], network.values["backbone"], merged.origins)
+        size = sections["data"].image_size
+        check_network(sections["backbone"], size, network.values["backbone"], merged.origins)
     return sections
+
+
+def _complete(merged: _Layer, network: _Layer) -> None:
+    """Take what later layers leave open (null) from the settings of the network; say the image size."""
+    for section, values in network.values.items():
+        for name, value in values.items():
+            if merged.values[section][name] is None:
+                merged.put(section, name, value, network.origins[section, name])
+    source = merged.origins.get(("data", "image_size"))
+    if source == network.origins.get(("data", "image_size")) is not None:
+        size = merged.values["data"]["image_size"]
+        SIZE(f"images of {size}×{size} pixels, as {source} was trained on (--image-size changes it)")
 
 
 def dump_config(config: RunConfig) -> str:
@@ -211,7 +231,7 @@ def _layer(sections: Mapping[str, Any], origin: str) -> _Layer:
             hint = f", such as {section}.name" if "name" in field_names(section) else ""
             raise SettingError(section, f"must hold settings{hint}, not {shorten_repr(values)}", origin)
         for name, value in (values or {}).items():
-            layer.put(section, str(name), _plain(value, f"{section}.{name}", origin), origin)
+            layer.put(section, str(name), plain_value(value, f"{section}.{name}", origin), origin)
     return layer
 
 
@@ -246,7 +266,7 @@ def _put(layer: _Layer, path: str, value: Any, origin: str) -> None:
         raise SettingError(path, f"must have the form {section}.name", origin)
     for part in reversed(rest[1:]):
         value = {part: value}
-    layer.put(section, rest[0], _plain(value, f"{section}.{rest[0]}", origin), origin)
+    layer.put(section, rest[0], plain_value(value, f"{section}.{rest[0]}", origin), origin)
 
 
 def _check_section(section: str, origin: str) -> None:
@@ -254,37 +274,6 @@ def _check_section(section: str, origin: str) -> None:
         path = f" Did you mean {SETTING_PATHS[section]!r}?" if section in SETTING_PATHS else ""
         hint = did_you_mean(section, SECTIONS) or path or f" There are: {', '.join(SECTIONS)}"
         raise SettingError("", f"there is no section {section!r}.{hint}", origin)
-
-
-def _plain(value: Any, path: str, origin: str, depth: int = 0) -> Any:
-    """Return a value as text, finite numbers, lists and dictionaries with text keys, as YAML has them.
-
-    Raises:
-        SettingError: the value holds anything else.
-    """
-    if depth > _MAX_DEPTH:
-        raise SettingError(path, "is nested too deeply", origin)
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, os.PathLike | str):
-        return str(value)
-    if isinstance(value, int | float):
-        if isinstance(value, int) and abs(value) > _MAX_INT:
-            raise SettingError(path, "is too large a number", origin)
-        if not math.isfinite(value):
-            raise SettingError(path, f"must be a finite number, not {shorten_repr(value)}", origin)
-        return int(value) if isinstance(value, int) else float(value)
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{path}.{i}", origin, depth + 1) for i, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise SettingError(path, f"has a key that is not text: {shorten_repr(key)}", origin)
-        return {
-            str(key): _plain(item, f"{path}.{key}", origin, depth + 1) for key, item in value.items()
-        }
-    reason = f"cannot be of type {type(value).__name__}: {shorten_repr(value)}"
-    raise SettingError(path, reason, origin)
 
 
 # ---- merging layers
@@ -323,9 +312,10 @@ def _merge(layers: Sequence[_Layer]) -> _Layer:
     """Return the last value of each field with its origin."""
     merged = _Layer()
     for layer in layers:
-        if any(layer.values.get("train", {}).get(budget) is not None for budget in BUDGETS):
-            for budget in BUDGETS:
-                merged.values.get("train", {}).pop(budget, None)
+        for section, names in _ALTERNATIVES.items():
+            if any(layer.values.get(section, {}).get(name) not in (None, False) for name in names):
+                for name in names:
+                    merged.values.get(section, {}).pop(name, None)
         for section, values in layer.values.items():
             for name, value in values.items():
                 merged.put(section, name, value, layer.origins[section, name])
@@ -352,7 +342,7 @@ def _task(
     origin = f"the defaults of task {name!r}"
     try:
         plain = {
-            key: _plain(value, f"task.{key}", origin)
+            key: plain_value(value, f"task.{key}", origin)
             for key, value in options.model_dump(mode="json").items()
         }
     except ValueError as error:

@@ -65,11 +65,12 @@ def read_header(path: str | Path, origin: str = "") -> dict[str, str]:
         raise SettingError("backbone.weights", reason, origin) from error
 
 
-def network_settings(path: str | Path, origin: str = "") -> dict[str, Any] | None:
-    """Return the backbone settings of the network whose weights a file of ssl-zoo holds.
+def network_settings(path: str | Path, origin: str = "") -> dict[str, dict[str, Any]] | None:
+    """Return the settings of the network whose weights a file of ssl-zoo holds, by section.
 
-    A stem that was chosen by the size of the images is described by that size (``stem_size``), so that
-    it stays as it was for images of another size.
+    They are those of the section backbone, and of the section data the size of its images. A stem that
+    was chosen by this size is described by it (``stem_size``), so that it stays as it was for images of
+    another size.
 
     Args:
         path: a run directory, or a file of weights.
@@ -86,22 +87,29 @@ def network_settings(path: str | Path, origin: str = "") -> dict[str, Any] | Non
         return None
     try:
         config = BackboneConfig.model_validate_json(header["backbone"])
-        if config.stem == "auto" and config.stem_size is None and "spec" in header:
-            config = config.model_copy(update={"stem_size": int(json.loads(header["spec"])["size"])})
+        spec = json.loads(header.get("spec", "{}"))
+        size = int(spec["size"]) if "size" in spec else None  # only images have one
+        if config.stem == "auto" and config.stem_size is None:
+            config = config.model_copy(update={"stem_size": size})
     except (ValueError, LookupError, TypeError) as error:  # pydantic's is a ValueError
         reason = f"{weights_file(path)} cannot be understood; a newer version may have written it"
         raise SettingError("backbone.weights", f"{reason}: pip install -U ssl-zoo", origin) from error
-    return {name: getattr(config, name) for name in NETWORK}
+    network = {name: getattr(config, name) for name in NETWORK}
+    return {"backbone": network, "data": {} if size is None else {"image_size": size}}
 
 
 def check_network(
-    given: BackboneConfig, settings: Mapping[str, Any], origins: Mapping[tuple[str, str], str]
+    given: BackboneConfig,
+    image_size: int | None,
+    settings: Mapping[str, Any],
+    origins: Mapping[tuple[str, str], str],
 ) -> None:
     """Check that a network is the one that its weights belong to; further options are allowed.
 
     Args:
         given: the network.
-        settings: the result of `network_settings`.
+        image_size: the side of its images; None if unknown.
+        settings: the section backbone of `network_settings`.
         origins: where the settings of the network come from, by section and field.
 
     Raises:
@@ -115,7 +123,7 @@ def check_network(
     pairs = {
         "name": (given.name, given.name if alias else settings["name"]),
         "options": (options, theirs.options),
-        "stem": (_stem(given), _stem(theirs)),
+        "stem": (_stem(given, image_size), _stem(theirs, image_size)),
         "stem_stride": (given.stem_stride, theirs.stem_stride),
     }
     for name, (value, expected) in pairs.items():
@@ -127,7 +135,9 @@ def check_network(
             )
 
 
-def _stem(config: BackboneConfig) -> str:
-    if config.stem != "auto" or config.stem_size is None:
+def _stem(config: BackboneConfig, image_size: int | None) -> str:
+    """Return the stem that a network has for images of a size; auto where this is unknown."""
+    size = image_size if config.stem_size is None else config.stem_size
+    if config.stem != "auto" or size is None:
         return config.stem
-    return "small" if config.stem_size <= SMALL_IMAGE else "original"
+    return "small" if size <= SMALL_IMAGE else "original"

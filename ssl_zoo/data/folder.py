@@ -20,10 +20,15 @@ from ssl_zoo.text import printable
 
 log = logging.getLogger("ssl_zoo.data")
 
-TRAIN_NAMES = ("train", "training", "trn")
-TEST_NAMES = ("test", "testing", "tst", "val", "valid", "validation", "dev", "eval", "evaluation")
-UNLABELLED_NAMES = ("unlabeled", "unlabelled")
-"""The names of folders for splits, also as one of the words of a name and in capitals: seg_train."""
+TRAIN_WORDS = ("train", "training", "trn", "trainval")
+TEST_WORDS = (
+    *("test", "testing", "tst", "val", "valid", "validation"),
+    *("dev", "eval", "evaluation", "holdout", "heldout"),
+)
+UNLABELLED_WORDS = ("unlabeled", "unlabelled", "unsup", "unsupervised")
+"""The words that make a folder a split: ``train``, ``TrainSet``, ``val2017``, ``seg_train``."""
+NEUTRAL_WORDS = {"set", "split", "data", "images", "imgs", "img"}
+IGNORED_FOLDERS = {"__MACOSX"}
 HEIC_SUFFIXES = (".heic", ".heif")
 
 
@@ -66,14 +71,15 @@ class FolderContent:
         train: the files to train on, those to hold out among them.
         test: the files to evaluate on; None if the folder has no sub-folder for them.
         others: the number of files that are not images, by suffix.
-        unused: the sub-folders that nothing is taken from.
+        unused: the number of images of each sub-folder that nothing is taken from, "" for images in
+            no sub-folder.
         folders: the sub-folders that a split is taken from, by ``train`` and ``test``.
     """
 
     train: LabelledFiles
     test: LabelledFiles | None
     others: Counter[str]
-    unused: tuple[str, ...]
+    unused: Mapping[str, int]
     folders: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -100,7 +106,7 @@ def list_files(root: Path) -> Listing:
             subfolders.clear()
             continue
         seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = sorted(filter(_is_visible, subfolders))
         for name in sorted(names):
             suffix = Path(name).suffix.lower()
             if not name.startswith(".") and suffix in suffixes:
@@ -125,43 +131,51 @@ def _raise_unreadable(error: OSError) -> None:
 def read_folder(root: Path) -> FolderContent:
     """Find the images below `root`, their splits and their classes.
 
-    - Sub-folders such as ``train`` and ``test`` (see `TRAIN_NAMES`, `TEST_NAMES`) are the splits. Of
-      several to evaluate on, the first one with labels is used. A single folder around them, as archives
-      have it, is passed over.
-    - Images in a sub-folder ``unlabeled`` are trained on without a label.
+    - Folders named by a word for a split (`TRAIN_WORDS`, `TEST_WORDS`) are the splits, if one of them is
+      for training and their other words are equal (``seg_train``, ``seg_test``). Of several to evaluate
+      on, the first one with labels is used.
+    - Images in a folder ``unlabeled`` (`UNLABELLED_WORDS`) are trained on without a label.
     - Below that, sub-folders are classes if every image lies in one.
+    - A folder that has nothing but one folder with sub-folders counts as the inner one.
 
     Raises:
         UserError: there are no images, a folder cannot be read, or several folders could be the train
             split.
     """
-    root = _inside_wrappers(root)
-    folders = _folders(root)
-    tests = sorted(_with_role(folders, TEST_NAMES), key=lambda name: _role_rank(name, TEST_NAMES))
-    unlabelled = _with_role(folders, UNLABELLED_NAMES)
-    train = _train_folder(root, folders, bool(tests or unlabelled))
+    whole = list_files(root)
+    root = _innermost(root, whole.images)
+    folders = _by_folder(whole.images, root)
+    empty = [name for name in _folders(root) if name not in folders]
+    train, tests, unlabelled = _splits(root, list(folders), empty)
     if train is None:
-        listing = list_files(root)
-        empty = _empty(root, folders, listing.images)
-        files = _label(listing.images, root, unlabelled)
-        return FolderContent(files, None, listing.others, empty)
-    listings = {name: list_files(root / name) for name in (train, *unlabelled)}
-    inner = _inside_wrappers(root / train, named=train)
-    files = _label(listings[train].images, inner)
-    files = _with_unlabelled(files, [path for name in unlabelled for path in listings[name].images])
-    candidates = {}
-    for name in tests:
-        listings[name] = list_files(root / name)
-        inner = _inside_wrappers(root / name, named=name)
-        candidates[name] = _label(listings[name].images, inner, classes=files.classes)
+        files = _label(whole.images, root)
+        _warn_of_split_names(files.classes or (), whole.images, root)
+        return FolderContent(files, None, whole.others, dict.fromkeys(empty, 0))
+    for name in (train, *tests, *unlabelled):
+        if name in empty:
+            raise UserError(
+                f"data.source: there are no images in {printable(root / name)}; remove it, or name "
+                "another folder"
+            )
+    files = _label(folders[train], _innermost(root / train, folders[train], named=train))
+    files = _with_unlabelled(files, [path for name in unlabelled for path in folders[name]])
+    candidates = {
+        name: _label(
+            folders[name], _innermost(root / name, folders[name], named=name), classes=files.classes
+        )
+        for name in tests
+    }
     labelled = (name for name, found in candidates.items() if found.labels is not None)
     test = next(labelled, next(iter(candidates), None))
     used = {train, test, *unlabelled}
-    others = sum((listings[name].others for name in used if name is not None), Counter[str]())
-    unused = tuple(name for name in folders if name not in used)
+    unused = {name: len(paths) for name, paths in folders.items() if name not in used}
     folders_used = {"train": [train, *unlabelled], "test": [] if test is None else [test]}
     test_files = None if test is None else candidates[test]
-    return FolderContent(files, test_files, others, unused, folders_used)
+    return FolderContent(files, test_files, whole.others, unused | dict.fromkeys(empty, 0), folders_used)
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name not in IGNORED_FOLDERS
 
 
 def _folders(root: Path) -> list[str]:
@@ -170,104 +184,122 @@ def _folders(root: Path) -> list[str]:
     Raises:
         UserError: it cannot be read.
     """
-    return _content(root)[0]
+    return sorted(filter(_is_visible, next(os.walk(root, onerror=_raise_unreadable))[1]))
 
 
-def _content(root: Path) -> tuple[list[str], list[str]]:
-    """Return the names of the visible folders and of the visible files in `root`, sorted.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    _, folders, files = next(os.walk(root, onerror=_raise_unreadable))
-    visible = [sorted(n for n in names if not n.startswith(".")) for names in (folders, files)]
-    return visible[0], visible[1]
+def _by_folder(images: Iterable[Path], root: Path) -> dict[str, list[Path]]:
+    """Return the images of each folder in `root`, "" for those in none."""
+    depth = len(root.parts)
+    folders: dict[str, list[Path]] = {}
+    for path in images:
+        folders.setdefault(path.parts[depth] if len(path.parts) > depth + 1 else "", []).append(path)
+    return folders
 
 
-def _inside_wrappers(root: Path, named: str | None = None) -> Path:
-    """Return the folder that counts as `root`: one inside it, where it has nothing else.
+def _innermost(root: Path, images: Sequence[Path], named: str | None = None) -> Path:
+    """Return the folder inside `root` that all images lie in the sub-folders of; often `root` itself.
 
     Args:
         root: a folder.
-        named: pass over folders of this name only, as in ``seg_train/seg_train``; None for folders that
-            hold splits.
+        images: the images below it.
+        named: pass over folders of this name only, as in ``seg_train/seg_train``; None for any name but
+            that of a split.
     """
-    folders, files = _content(root)
-    if len(folders) != 1 or files:
-        return root
-    inside = root / folders[0]
-    if named is not None:
-        return _inside_wrappers(inside, named) if folders[0].lower() == named.lower() else root
-    names = _folders(inside)
-    splits = _with_role(names, TRAIN_NAMES) and _with_role(names, (*TEST_NAMES, *UNLABELLED_NAMES))
-    return inside if splits and not _has_role(folders[0], TRAIN_NAMES) else root
+    while True:
+        folders = _by_folder(images, root)
+        (name, *others) = folders
+        inner = root / name
+        if others or not name or "" in _by_folder(images, inner):
+            return root
+        if name.lower() != named.lower() if named is not None else _role(name) is not None:
+            return root
+        root = inner
 
 
-def _words(name: str) -> list[str]:
-    return re.findall(r"[a-z]+", name.lower())
+def _role(name: str) -> tuple[str, frozenset[str]] | None:
+    """Return the split that a folder's name is that of, and the other words in it; None for no split."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+    words = [word.removesuffix("set") or word for word in words if word not in NEUTRAL_WORDS]
+    kinds = {"train": TRAIN_WORDS, "test": TEST_WORDS, "unlabelled": UNLABELLED_WORDS}
+    found = [(kind, word) for word in words for kind, names in kinds.items() if word in names]
+    if len(found) != 1:
+        return None
+    kind, word = found[0]
+    return kind, frozenset(words) - {word}
 
 
-def _has_role(name: str, names: Sequence[str]) -> bool:
-    return not set(_words(name)).isdisjoint(names)
+def _splits(
+    root: Path, filled: Sequence[str], empty: Sequence[str]
+) -> tuple[str | None, list[str], list[str]]:
+    """Return the folder to train on, those to evaluate on in order of preference, and unlabelled ones.
 
+    Without a folder for another split, ``train`` is a class among others, unless it is the only one, and
+    there is no folder to train on.
 
-def _with_role(folders: Iterable[str], names: Sequence[str]) -> list[str]:
-    """Return the folders with one of the names among the words of theirs."""
-    return [folder for folder in folders if _has_role(folder, names)]
-
-
-def _role_rank(folder: str, names: Sequence[str]) -> int:
-    return min(names.index(word) for word in _words(folder) if word in names)
-
-
-def _train_folder(root: Path, folders: Sequence[str], has_other_splits: bool) -> str | None:
-    """Return the name of the sub-folder to train on; None for the folder as a whole.
-
-    Without a folder for another split, ``train`` is a class among others, unless it is the only one.
+    Args:
+        root: the folder, for messages.
+        filled: the sub-folders with images, "" for images in none.
+        empty: the other sub-folders.
 
     Raises:
-        UserError: several could be meant.
+        UserError: several folders could be the train split.
     """
-    found = _with_role(folders, TRAIN_NAMES)
-    exact = [name for name in found if name.lower() in TRAIN_NAMES]
-    if len(exact) == 1:
-        found = exact
-    if len(found) > 1 and has_other_splits:
+    roles = {name: role for name in (*filled, *empty) if (role := _role(name))}
+
+    def named(kind: str, rest: frozenset[str]) -> list[str]:
+        return [name for name, role in roles.items() if role == (kind, rest)]
+
+    complete = {
+        name: rest
+        for name, (kind, rest) in roles.items()
+        if kind == "train" and (named("test", rest) or named("unlabelled", rest) or filled == [name])
+    }
+    if len(complete) > 1:
         raise UserError(
             f"data.source: several folders in {printable(root)} could be the train split "
-            f"({', '.join(map(printable, found))}); name one of them with --data, or rename the others"
+            f"({', '.join(map(printable, complete))}); name one with --data, or rename the others"
         )
-    if not found or has_other_splits:
-        return found[0] if found else None
-    depth = len(root.parts)
-    holds_all = all(path.parts[depth] == found[0] for path in list_files(root).images)
-    return found[0] if exact and holds_all else None
+    if not complete:
+        return None, [], []
+    ((train, rest),) = complete.items()
+    tests = sorted(named("test", rest), key=_preference)
+    return train, tests, named("unlabelled", rest)
 
 
-def _empty(root: Path, folders: Iterable[str], images: Iterable[Path]) -> tuple[str, ...]:
-    """Return the folders without an image below them."""
+def _preference(name: str) -> int:
+    words = [word.lower().removesuffix("set") for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+    return min(TEST_WORDS.index(word) for word in words if word in TEST_WORDS)
+
+
+def _warn_of_split_names(classes: Sequence[str], images: Sequence[Path], root: Path) -> None:
+    """Warn of classes, and of folders inside classes, that are named like a split to evaluate on."""
     depth = len(root.parts)
-    filled = {path.parts[depth] for path in images if len(path.parts) > depth + 1}
-    return tuple(name for name in folders if name not in filled)
+    inside = sorted({path.parts[depth + 1] for path in images if len(path.parts) > depth + 2})
+    for names, place in ((classes, "taken as a class"), (inside, "inside classes, so not a split")):
+        found = [name for name in names if (_role(name) or ("",))[0] == "test"]
+        if found:
+            log.warning(
+                "%s: %s is %s, and its images are trained on; if it is for evaluation, put it beside a "
+                "folder train", printable(root), ", ".join(map(printable, found[:3])), place,
+            )  # fmt: skip
 
 
 def _label(
     paths: list[Path],
     root: Path,
-    unlabelled: Sequence[str] = (),
     classes: tuple[str, ...] | None = None,
 ) -> LabelledFiles:
-    """Label images by the sub-folders of `root` that they are in.
+    """Label images by the sub-folders of `root` that they are in, but for one named ``unlabeled``.
 
     Args:
         paths: the images.
         root: the folder.
-        unlabelled: the sub-folders whose images have no label.
         classes: the classes of another split, which must include this one's.
     """
     depth = len(root.parts)
     folders = [path.parts[depth] if len(path.parts) > depth + 1 else None for path in paths]
-    named = [None if name in unlabelled else name for name in folders]
+    unlabelled = {name for name in folders if name and _role(name) == ("unlabelled", frozenset())}
+    named = [None if name in unlabelled and classes is None else name for name in folders]
     names = classes or tuple(sorted({name for name in named if name is not None}))
     loose = folders.count(None)
     if loose or not names:

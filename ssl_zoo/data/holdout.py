@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import defaultdict
@@ -18,6 +19,8 @@ from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.notices import Notice
 from ssl_zoo.text import printable
+
+log = logging.getLogger("ssl_zoo.data")
 
 MAX_COMPARED_FILES = 200_000
 """Among more files no exact copies are looked for, as that would take minutes."""
@@ -78,8 +81,12 @@ def hold_out(
     classes = torch.zeros(count, dtype=torch.long) if labels is None else labels
     train, test = stratified_split(classes, groups, config.holdout)
     parts = [f"{100 * len(test) / count:.2g} %"]
-    parts += ["stratified"] if labels is not None and len(labels.unique()) > 1 else []
-    parts += [f"in whole groups of {len(sets):,}"] if config.groups is not None else []
+    number, held = (len(classes[indices].unique()) for indices in (torch.arange(count), test))
+    parts += ["stratified"] if number > 1 else []
+    parts += [f"of {held:,} of the {number:,} classes"] if held < number else []
+    parts += [f"in whole groups, {len(sets):,} in all"] if config.groups is not None else []
+    if mixed := sum(len(classes[torch.tensor(members)].unique()) > 1 for members in copies):
+        log.warning("%d images have exact copies in other classes; at most one of them is right", mixed)
     return HoldOut(train, test, ", ".join(parts) if len(test) else "", sum(len(s) - 1 for s in copies))
 
 
@@ -122,7 +129,7 @@ def stratified_split(
         if group not in seen:
             seen.add(group)
             by_class[label][group] = sizes[group]
-    wanted = _shares({label: sum(by_class[label].values()) for label in sorted(by_class)}, share)
+    wanted = _shares({label: sum(members.values()) for label, members in by_class.items()}, share)
     held: set[int] = set()
     for label, members in by_class.items():
         held |= _choose(members, wanted[label])
@@ -133,7 +140,7 @@ def stratified_split(
 def _shares(sizes: dict[int, int], share: float) -> dict[int, int]:
     """Return the number of samples to hold out of each class, whose sum is the share of all samples.
 
-    The largest remainders are rounded up.
+    The largest remainders are rounded up; of equal ones, those of the classes that come first.
     """
     total = max(1, round(share * sum(sizes.values())))
     numbers = {label: int(share * size) for label, size in sizes.items()}

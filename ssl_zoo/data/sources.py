@@ -70,8 +70,9 @@ def load(
     """
     data = _load(config, device, sources or {})
     if config.groups is not None and not data.facts.held_out:
+        reason = "each class is a single group" if data.test is None else "it has a test split"
         raise SettingError(
-            "data.groups", f"nothing is held out of {data.name}, so groups have no effect; leave it out"
+            "data.groups", f"nothing is held out of {data.name}, as {reason}; leave it out or change it"
         )
     if config.holdout != DataConfig.model_fields["holdout"].default and not data.facts.held_out:
         _NO_HOLDOUT(f"data.holdout={config.holdout:g} has no effect: nothing is held out of {data.name}")
@@ -186,7 +187,7 @@ def _folder(root: Path, config: DataConfig, device: torch.device) -> DataSet:
     facts = SourceFacts(
         folders=content.folders,
         other_files=dict(content.others.most_common()),
-        unused_folders=content.unused,
+        unused=content.unused,
         no_labels=content.train.no_labels,
     )
     test: Split | None = None

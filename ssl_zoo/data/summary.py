@@ -27,7 +27,8 @@ class SourceFacts:
         held_out: how a part was held out, such as "10 %, stratified"; "" if nothing was.
         copies: the number of samples that are exact copies of another one.
         other_files: the number of files that are not samples, by suffix.
-        unused_folders: the sub-folders that nothing is taken from.
+        unused: the number of samples in each sub-folder that nothing is taken from, "" for those in no
+            sub-folder.
         no_labels: why there are no labels, where their absence may surprise.
         mirror_assumed: whether it is unknown that a mirrored image has the same meaning, and assumed.
     """
@@ -36,7 +37,7 @@ class SourceFacts:
     held_out: str = ""
     copies: int = 0
     other_files: Mapping[str, int] = field(default_factory=dict)
-    unused_folders: Sequence[str] = ()
+    unused: Mapping[str, int] = field(default_factory=dict)
     no_labels: str = ""
     mirror_assumed: bool = False
 
@@ -111,9 +112,11 @@ class DataSummary:
             total = sum(facts.other_files.values())
             kinds = _listed([f"{suffix} {n:,}" for suffix, n in facts.other_files.items()])
             clauses.append(f"{quantity(total, 'files')} of other kinds left out ({kinds})")
-        if facts.unused_folders:
-            names = list(map(printable, facts.unused_folders))
-            clauses.append(f"{quantity(len(names), 'folders')} not used: {_listed(names)}")
+        if facts.unused:
+            places = [
+                f"{printable(name) or 'beside the folders'} ({n:,})" for name, n in facts.unused.items()
+            ]
+            clauses.append(f"{self.noun} not used, by folder: {_listed(places)}")
         return "; ".join(clauses)
 
     def _classes(self) -> str:

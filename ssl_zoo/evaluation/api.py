@@ -9,14 +9,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ssl_zoo.config.effects import report_untrained
 from ssl_zoo.config.load import load_encoder_config
-from ssl_zoo.config.schema import EncoderConfig, RunConfig
+from ssl_zoo.config.schema import BackboneConfig, EncoderConfig, RunConfig
 from ssl_zoo.config.weights import read_header
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Unwritable, UserError
 from ssl_zoo.evaluation.classifier import CLASSIFIER_FILE, KeptClassifier, fingerprint
 from ssl_zoo.evaluation.protocol import Scores, known_protocols, protocols
-from ssl_zoo.evaluation.scoring import baselines, of_encoder, score
+from ssl_zoo.evaluation.scoring import UNTRAINED, baselines, of_encoder, score
 from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.notices import Notice
 from ssl_zoo.runs.backbone import read_backbone
@@ -90,9 +91,9 @@ def evaluate(
             ``linear``, in the run's `classifier.safetensors`, for `ssl_zoo.predict`.
 
     Returns:
-        The scores of each row by metric; the rows are the run's task, the file or the model, then
-        baselines. The attribute ``kept`` tells whether they were added to a run's results,
-        ``classifier`` where a classifier is kept.
+        The scores of each row by metric; the rows are the run's task, the file or the model (with its
+        file of weights, or "untrained"), then baselines. The attribute ``kept`` tells whether they
+        were added to a run's results, ``classifier`` where a classifier is kept.
 
     Raises:
         UserError: `subject` is not a run or has no checkpoint, a protocol needs labels that the data
@@ -112,7 +113,9 @@ def evaluate(
     return _evaluate_run(run, names, with_baselines, data, settings, keeper)
 
 
-def _evaluate_file(file: Path, settings: dict[str, Any], names: list[str], with_raw: bool) -> Evaluation:
+def _evaluate_file(
+    file: Path, settings: dict[str, Any], names: list[str], with_baselines: bool
+) -> Evaluation:
     """Evaluate the backbone in a file of ssl-zoo, on images as it was trained on."""
     header = read_header(file)
     if "backbone" not in header:
@@ -121,28 +124,36 @@ def _evaluate_file(file: Path, settings: dict[str, Any], names: list[str], with_
             f"ssl-zoo eval {TIMM}NAME --from {file}"
         )
     spec = read_backbone(file)[1] if "spec" in header else None
-    if spec is not None:
-        settings = {"data.image_size": spec.size, **settings}
-        spec = replace(spec, size=settings["data.image_size"])
-    return _evaluate_network(load_encoder_config(settings), names, with_raw, str(file), spec)
+    config = load_encoder_config(settings)
+    if spec is not None and config.data.image_size is not None:
+        spec = replace(spec, size=config.data.image_size)
+    return _evaluate_network(config, names, with_baselines, str(file), spec)
 
 
 def _evaluate_network(
     config: EncoderConfig,
     names: list[str],
-    with_raw: bool,
+    with_baselines: bool,
     row: str | None = None,
     spec: ImageSpec | None = None,
 ) -> Evaluation:
-    """Evaluate a network before training, and the raw input.
+    """Evaluate a network before training, and the baselines: the raw input, and random weights.
 
     Args:
         config: the network and the data.
         names: the names of the protocols.
-        with_raw: whether to evaluate the raw input.
+        with_baselines: whether to evaluate the raw input, and the network with random weights if it
+            starts trained.
         row: the name of the network's row; None for that of a timm model.
         spec: the images that the network was trained on; None for those of the data.
     """
+    report_untrained(config)
+    backbone = config.backbone
+    if not backbone.starts_trained:
+        log.warning(
+            "%s is evaluated with random weights; --pretrained or --from FILE gives it trained ones",
+            f"{TIMM}{backbone.name}",
+        )
     device = Device.choose(config.train)
     if config.train.precision == "auto" and device.precision != "fp32":
         PRECISION(f"features are computed in {device.precision}; --precision fp32 is exact, and slower")
@@ -150,10 +161,20 @@ def _evaluate_network(
     if spec is not None:
         samples = as_trained(samples, spec, config.data.source)
     with device.computing():
-        subjects = [of_encoder(config, samples, device, row or f"{TIMM}{config.backbone.name}")]
-        if with_raw and (raw := Subject.raw(samples, device)) is not None:
+        subjects = [of_encoder(config, samples, device, row or _row(backbone))]
+        if with_baselines and (raw := Subject.raw(samples, device)) is not None:
             subjects.append(raw)
+        if with_baselines and backbone.starts_trained:
+            untrained = config.model_copy(update={"backbone": backbone.untrained()})
+            subjects.append(of_encoder(untrained, samples, device, UNTRAINED))
         return Evaluation({s.name: score(s, names) for s in subjects})
+
+
+def _row(backbone: BackboneConfig) -> str:
+    """Return the name of a timm model's row, which tells whose weights it has."""
+    if backbone.pretrained:
+        return f"{TIMM}{backbone.name}"
+    return f"{TIMM}{backbone.name} ({backbone.weights or 'untrained'})"
 
 
 def as_trained(samples: DataSet, spec: ImageSpec, source: str) -> DataSet:

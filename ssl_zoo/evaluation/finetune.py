@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +19,16 @@ from ssl_zoo.evaluation.accuracy import accuracies, balanced_metric
 from ssl_zoo.evaluation.features import extract
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject, evaluating
+from ssl_zoo.notices import Notice
+from ssl_zoo.runtime.eval_batch import EvalBatch, is_out_of_memory
 from ssl_zoo.task import Encoder
+
+_IN_PARTS = Notice(
+    "fine-tuning-parts",
+    "Fine-tuning passes its batches through the network in equal parts if they do not fit into memory; "
+    "the gradient is that of the whole batch, but batch norms see a part at a time.",
+    "--device, or a machine with more memory",
+)
 
 EPOCHS = 10
 MIN_STEPS = 200
@@ -79,22 +89,85 @@ def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
         t_in_epochs=False,
     )
     generator = torch.Generator().manual_seed(subject.seed)
+    memory = EvalBatch(limit=device.eval_batch.limit)
+
+    def loss_of(x: Tensor, target: Tensor) -> Tensor:
+        with device.autocast():
+            logits = model(device.to_format(x))
+        return F.cross_entropy(logits.float(), target, label_smoothing=SMOOTHING)
+
     for step in range(steps):
         if step % per_epoch == 0:
             order = torch.randperm(samples, generator=generator)
         schedule.step_update(step)
         numbers = order[step % per_epoch * batch_size :][:batch_size]
         x = data.spec.vary(data.bank.batch(numbers).to(device.device), generator)
-        with device.autocast():
-            logits = model(device.to_format(x))
         target = labels[numbers].to(device.device)
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=SMOOTHING)
+        loss = _backward(loss_of, x, target, optimizer, scaler, memory, first=step == 0)
         if step % per_epoch == 0 and not loss.isfinite():
             raise SslZooError(f"fine-tuning {subject.name}: the loss is {float(loss)} at step {step}")
-        scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
+
+
+def _backward(
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    target: Tensor,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    memory: EvalBatch,
+    first: bool,
+) -> Tensor:
+    """Compute the gradient of the mean loss of a batch; where memory runs out, in equal parts.
+
+    Args:
+        loss_of: maps samples [n, ...] and their labels [n] to the mean loss.
+        x: the samples [B, ...].
+        target: their labels [B].
+        optimizer: the optimiser, whose gradients are 0.
+        scaler: what scales the loss in fp16.
+        memory: the number of samples that fit into memory, which is lowered where it runs out.
+        first: whether it is the first batch, with which a notice is given of parts.
+
+    Returns:
+        The mean loss of the batch.
+
+    Raises:
+        SslZooError: there is not enough memory for one sample.
+    """
+    batch, changed = len(x), first and memory.limit is not None and memory.limit < len(x)
+
+    def add(part: Tensor, labels: Tensor) -> Tensor:
+        loss = loss_of(part, labels) * (len(part) / batch)
+        scaler.scale(loss).backward()
+        return loss.detach()
+
+    while True:
+        number = 1 if memory.limit is None else math.ceil(batch / memory.limit)
+        size = math.ceil(batch / number)
+        try:
+            total = sum(map(add, x.split(size), target.split(size)), torch.zeros((), device=x.device))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if size == 1:
+                raise SslZooError(
+                    "fine-tuning is out of memory with 1 sample at a time; leave finetune out of "
+                    "--protocol, use --device cpu, or a machine with more memory"
+                ) from error
+        else:
+            if changed:
+                _IN_PARTS(
+                    f"fine-tuning passes a batch of {batch} through the network {size} samples at a "
+                    "time, as more do not fit into memory; only batch norms see the difference"
+                )
+            return total
+        # Outside of the handler the frames that hold memory are gone.
+        changed = True
+        optimizer.zero_grad()
+        memory.halve(size)
 
 
 def groups(model: Classifier) -> list[dict[str, object]]:

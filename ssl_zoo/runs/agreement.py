@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,10 @@ from ssl_zoo.config.settings import (
     result_affecting_settings,
 )
 from ssl_zoo.data import DataSet
+from ssl_zoo.data.fingerprint import hash_contents, hash_names
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.checkpoints import StateDict
+from ssl_zoo.runs.hints import new_run_hint
 from ssl_zoo.runs.run import Run
 from ssl_zoo.text import shorten_repr
 
@@ -31,25 +31,18 @@ def describe_origin(config: RunConfig, data: DataSet) -> dict[str, Any]:
     return {
         "settings": result_affecting_settings(config),
         "samples": len(data.train),
-        "names": hash_names(data),
+        "names": hash_names(data.train),
+        "contents": hash_contents(data.train),
+        "test": describe_test(data),
     }
 
 
-def hash_names(data: DataSet) -> str | None:
-    """Return a hash of the names of the train split, in order; None where samples have no names.
-
-    A folder that all names have in common does not count, so that data may be moved.
-    """
-    names = data.train.names
-    if names is None or len(names) == 0:
+def describe_test(data: DataSet) -> dict[str, Any] | None:
+    """Return what a checkpoint keeps of the split evaluated on; None if there is none."""
+    test = data.test
+    if test is None:
         return None
-    first, last = min(names), max(names)
-    differ = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    common = first.rfind(os.sep, 0, differ) + 1
-    digest = hashlib.blake2b(digest_size=16)
-    for name in names:
-        digest.update(f"{name[common:]}\0".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+    return {"samples": len(test), "names": hash_names(test), "contents": hash_contents(test)}
 
 
 def resumed_config(run: Run, state: StateDict, settings: Mapping[str, Any]) -> RunConfig:
@@ -67,8 +60,7 @@ def resumed_config(run: Run, state: StateDict, settings: Mapping[str, Any]) -> R
         if path not in NEUTRAL and path not in BUDGET_SETTINGS:
             raise SettingError(
                 path,
-                "cannot be changed for an existing run; start a new one from its weights: "
-                f"ssl-zoo train --from {run.path}",
+                f"cannot be changed for an existing run; {new_run_hint(run, settings=settings)}",
             )
     config = run.config(settings)
     budget = any(path in BUDGET_SETTINGS for path in settings)
@@ -105,15 +97,12 @@ def check_settings(run: Run, state: StateDict, config: RunConfig, ignored: tuple
             flag = f"--{path.removeprefix('train.')} {repr(changed[path][1]).removesuffix('.0')}"
             hints.append(f"change the length of the run: ssl-zoo train --resume {run.path} {flag}")
     if not changed.keys() <= set(BUDGET_SETTINGS):
-        hints.append(
-            "start a new run with the new settings from its weights: "
-            f"ssl-zoo train --from {run.path} --config {run.config_file}"
-        )
+        hints.append(new_run_hint(run, changed))
     raise UserError(f"{run.path}: {differences}; {', or '.join(hints)}")
 
 
 def data_difference(state: StateDict, config: RunConfig, data: DataSet) -> str | None:
-    """Return how the train split differs from the one that a checkpoint was trained on; None if not.
+    """Return how data differ from those that a checkpoint was trained and evaluated on; None if not.
 
     Args:
         state: the checkpoint. One of an earlier version does not know its data, which are taken for the
@@ -131,15 +120,21 @@ def data_difference(state: StateDict, config: RunConfig, data: DataSet) -> str |
     moved = Path(source).name != Path(config.data.source).name
     if before != now:
         return f"the run was trained on {before:,} samples, and there are {now:,} now"
-    if state["names"] != hash_names(data):
+    if state["names"] != hash_names(data.train):
         return f"the run was trained on {before:,} samples, and others have taken their place"
     if state["names"] is None and moved:  # nothing else tells MNIST from Fashion-MNIST
         return f"the run was trained on {source}"
+    if "contents" not in state:  # of an earlier version
+        return None
+    if state["contents"] != hash_contents(data.train):
+        return f"the run was trained on {before:,} samples, and their contents have changed"
+    if state["test"] != describe_test(data):
+        return "the samples evaluated on are not those of the run"
     return None
 
 
 def check_data(run: Run, state: StateDict, config: RunConfig, data: DataSet) -> None:
-    """Raise if the train split is not the one that a run's checkpoint was trained on.
+    """Raise if data are not those that a run's checkpoint was trained and evaluated on.
 
     Raises:
         UserError: the samples differ.
@@ -147,6 +142,5 @@ def check_data(run: Run, state: StateDict, config: RunConfig, data: DataSet) -> 
     if (difference := data_difference(state, config, data)) is not None:
         raise UserError(
             f"data.source: {data.name}: {difference}, so that samples held out until now could be "
-            "trained on; restore the data, or start a new run from its weights: "
-            f"ssl-zoo train --from {run.path}"
+            f"trained on; restore the data, or {new_run_hint(run)}"
         )

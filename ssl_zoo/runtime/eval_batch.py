@@ -55,6 +55,17 @@ class EvalBatch:
         """Return the batch for samples of another kind, of which there are at most `limit` at a time."""
         return EvalBatch(self._setting, self._training, limit)
 
+    @property
+    def limit(self) -> int | None:
+        """The maximum number of samples that fit into memory; None unless it has run out."""
+        return self._fits
+
+    def halve(self, number: int) -> None:
+        """Take at most half of `number` samples from now on, as so many do not fit into memory."""
+        self._fits = number // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def size(self, sample_bytes: float) -> int:
         """Return the number of samples in a batch.
 
@@ -100,9 +111,7 @@ class EvalBatch:
                     ) from error
             # Outside of the handler the frames that hold memory are gone.
             too_many = max(too_many, len(part))
-            self._fits = len(part) // 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            self.halve(len(part))
         if too_many:
             SMALLER_BATCH(
                 f"evaluation takes {self._fits} samples at a time, as {too_many} do not fit into "

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ssl_zoo.config.schema import TrainConfig
+from ssl_zoo.config.errors import SettingError
+from ssl_zoo.config.schema import BUDGETS, TrainConfig
 from ssl_zoo.errors import UserError
 
 
@@ -93,6 +94,33 @@ class Budget:
         assert self.seconds is not None
         return seconds, self.seconds
 
+    def check_reachable(self, config: TrainConfig, steps: int, seconds: float) -> None:
+        """Raise if more is done already than the budget of a configuration.
+
+        Args:
+            config: the configuration of this budget.
+            steps: the steps done.
+            seconds: the time they took.
+
+        Raises:
+            SettingError: it is.
+        """
+        done, total = self._used(steps, seconds)
+        if done <= total:
+            return
+        name = next(name for name in BUDGETS if getattr(config, name) is not None)
+        unit = {
+            "epochs": 1 / self.steps_per_epoch,
+            "images": self.step_images,
+            "minutes": 1 / 60,
+        }[name]
+        in_steps = [f" ({n:,} steps)" if self.steps is not None else "" for n in (done, total)]
+        raise SettingError(
+            f"train.{name}",
+            f"the run has done {done * unit:,.4g} {name}{in_steps[0]} already, and its new length is "
+            f"{getattr(config, name):,g} {name}{in_steps[1]}; choose more",
+        )
+
     def same_length(self, other: Budget) -> bool:
         """Return whether another budget is as long."""
         return (self.steps, self.seconds) == (other.steps, other.seconds)
@@ -108,16 +136,8 @@ class Budget:
             steps: the steps done.
             seconds: the time they took.
             ends_at_zero: whether the learning rate ends near 0.
-
-        Raises:
-            UserError: more is done already.
         """
-        done, total = to._used(steps, seconds)
-        if done > total:
-            unit = f"{done:,} steps" if to.steps is not None else f"{done / 60:.3g} minutes"
-            raise UserError(
-                f"train: the run has done {unit} already, and its new length is {to}; choose more"
-            )
+        done, _ = to._used(steps, seconds)
         progress = self.progress(steps, seconds)
         if progress < 1:
             return replace(

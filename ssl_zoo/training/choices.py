@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ssl_zoo import distributed
-from ssl_zoo.config.schema import BackboneConfig, DataConfig, EncoderConfig, RunConfig
+from ssl_zoo.config.effects import report_ineffective
+from ssl_zoo.config.schema import BackboneConfig, DataConfig
 from ssl_zoo.evaluation import ONLINE_EVAL_SIZES
 from ssl_zoo.notices import Notice
 from ssl_zoo.text import quantity
@@ -26,11 +27,6 @@ _BACKBONE = Notice(
     "default-backbone",
     "The default backbone is small, for a quick look on two CPU cores.",
     "--backbone resnet50, or any other timm model",
-)
-_NO_EFFECT = Notice(
-    "no-effect",
-    "A setting that differs from its default has no effect beside another one.",
-    "leave it out, or change the other one",
 )
 _NO_ACCURACY = Notice(
     "no-accuracy",
@@ -72,8 +68,8 @@ def report_choices(trainer: Trainer, left_out: Sequence[str] = ()) -> None:
     noun = data.spec.noun
     if rest := len(data.train) - budget.steps_per_epoch * budget.step_images:
         _LAST_BATCH(
-            f"left out of an epoch: {rest:,} of {quantity(len(data.train), noun)}, others each time, as a "
-            f"step takes {budget.step_images:,}"
+            f"left out of an epoch: {rest:,} of {quantity(len(data.train), noun)}, others each time, as "
+            f"a step takes {budget.step_images:,}"
         )
     if data.facts.mirror_assumed and getattr(trainer.task.options, "flip", 0) is None:
         _MIRROR(f"{data.name}: a mirrored image is assumed to mean the same; task.flip=0 if it does not")
@@ -103,29 +99,4 @@ def report_choices(trainer: Trainer, left_out: Sequence[str] = ()) -> None:
         _OVERFLOW("fp16: steps whose gradient overflows change nothing")
     if distributed.world_size() > 1 and config.train.sync_batchnorm:
         _BATCH_NORM("batch norms compute their statistics over all processes")
-    for path, reason in ineffective_settings(config):
-        _NO_EFFECT(f"{path} has no effect: {reason}")
-
-
-def ineffective_settings(config: RunConfig) -> list[tuple[str, str]]:
-    """Return the path of each setting that has no effect beside the others, and the reason.
-
-    Settings with their default value do not count.
-    """
-    train, backbone = config.train, config.backbone
-    several = distributed.world_size() > 1
-    cases = {
-        "train.milestones": (train.schedule != "step", f"train.schedule is {train.schedule}"),
-        "train.decay": (train.schedule != "step", f"train.schedule is {train.schedule}"),
-        "train.part_size": (not train.cached_gradients, "train.cached_gradients is off"),
-        "train.sync_batchnorm": (not several, "there is one process"),
-        "backbone.stem_stride": (backbone.stem == "original", "backbone.stem is original"),
-    }
-    defaults = EncoderConfig(backbone=BackboneConfig(name=backbone.name))  # a preset has its own
-
-    def is_set(path: str) -> bool:
-        section, name = path.split(".")
-        values, others = getattr(config, section), getattr(defaults, section)
-        return bool(getattr(values, name) != getattr(others, name))
-
-    return [(path, reason) for path, (holds, reason) in cases.items() if holds and is_set(path)]
+    report_ineffective(config, distributed.world_size(), data.no_accuracy)

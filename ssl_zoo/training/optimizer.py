@@ -22,8 +22,9 @@ from ssl_zoo.training.budget import Budget
 TICKS = 1_000_000
 """The number of ticks in a run. Schedules count these, so that they fit every kind of budget."""
 
-SECOND_WARMUP = 0.05
-"""The share of warm-up in a budget added to a finished run without any, whose rate has ended near 0."""
+SECOND_WARMUP = (0.1, 10, 0.5)
+"""The minimum share and number of steps of the warm-up of a budget added to a finished run, whose rate
+has ended near 0, and the maximum share that the number of steps asks for."""
 
 WARMUP_STEPS = 100
 """The n of a warm-up where the budget is in minutes, as the number of its steps is then unknown."""
@@ -192,6 +193,19 @@ def _arguments(optimizer: str) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(get_optimizer_class(_timm_name(optimizer), bind_defaults=False)).parameters
 
 
+def warmup_share(config: TrainConfig, budget: Budget) -> float:
+    """Return the share of a budget in which the learning rate rises to its peak.
+
+    In a budget added to a finished run it is that of ``train.warmup``, but at least `SECOND_WARMUP`, so
+    that the rate does not jump.
+    """
+    if budget.schedule != "again":
+        return 0.0 if budget.schedule == "ended" else config.warmup
+    share, steps, max_share = SECOND_WARMUP
+    of_steps = 0.0 if budget.warmup_of is None else min(max_share, steps / budget.warmup_of)
+    return max(config.warmup, share, of_steps)
+
+
 def create_schedule(optimizer: Optimizer, config: TrainConfig, budget: Budget) -> Scheduler:
     """Build timm's schedule over `TICKS` ticks of progress; call ``step_update(ticks)`` before a step.
 
@@ -201,8 +215,8 @@ def create_schedule(optimizer: Optimizer, config: TrainConfig, budget: Budget) -
     peak = learning_rate(config, budget.step_images)
     for group in optimizer.param_groups:
         group["lr"] = peak
-    share = (config.warmup or SECOND_WARMUP) if budget.schedule == "again" else config.warmup
-    warmup = 0 if budget.schedule == "ended" else round(share * TICKS)
+    share = warmup_share(config, budget)
+    warmup = round(share * TICKS)
     steps = WARMUP_STEPS if budget.warmup_of is None else share * budget.warmup_of
     shared: dict[str, Any] = {
         "warmup_t": warmup,

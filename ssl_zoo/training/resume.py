@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ssl_zoo import distributed
+from ssl_zoo.config.effects import NO_EFFECT
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.notices import Notice
@@ -16,6 +17,7 @@ from ssl_zoo.runs.checkpoints import StateDict, state_dict_errors
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.files import open_no_follow, write_errors
 from ssl_zoo.training.budget import Budget
+from ssl_zoo.training.optimizer import warmup_share
 from ssl_zoo.training.trainer import Trainer
 
 log = logging.getLogger("ssl_zoo.training")
@@ -23,8 +25,9 @@ log = logging.getLogger("ssl_zoo.training")
 CHANGED_BUDGET = Notice(
     "changed-budget",
     "If the budget of a run is changed, what is left of its schedules is stretched over what is left of "
-    "the new budget; those of a finished run begin anew over the budget that is added, but a constant "
-    "or step rate stays where it ended.",
+    "the new budget; those of a finished run begin anew over the budget that is added, with a warm-up "
+    "over at least a tenth of it, and 10 steps unless that is more than half of it; a constant or step "
+    "rate stays where it ended.",
     "`--replan` follows the schedules as if the new budget had been planned from the start",
 )
 
@@ -77,6 +80,8 @@ class Resumption:
                 trainer.load_state_dict(state)
             if not new.same_length(trainer.budget):
                 self._change_budget(trainer, new)
+            elif self.replan:
+                NO_EFFECT(f"--replan has no effect: the length of the run stays {new}; change it too")
         if distributed.rank() == 0:
             self._cut_metrics()
             if self._changes:
@@ -86,8 +91,9 @@ class Resumption:
     def _change_budget(self, trainer: Trainer, new: Budget) -> None:
         """Change the budget of a trainer, and say what becomes of its learning rate."""
         trainer.set_rate()
-        before, rate = trainer.budget, trainer.rate
-        schedule = trainer.config.train.schedule
+        before, rate, config = trainer.budget, trainer.rate, trainer.config.train
+        new.check_reachable(config, trainer.step, trainer.seconds)
+        schedule = config.schedule
         changed = before.extended(new, trainer.step, trainer.seconds, ends_at_zero=schedule == "cosine")
         finished = trainer.progress >= 1
         trainer.follow(new if self.replan else changed)
@@ -97,7 +103,15 @@ class Resumption:
         elif not finished:
             rule = "what is left of the schedules is stretched over what is left of it (or --replan)"
         elif changed.schedule == "again":
-            rule = "the run was finished, so its schedules begin anew with a warm-up (or --replan)"
+            share = warmup_share(config, changed)
+            number = changed.warmup_of
+            length = (
+                f"{share:.0%} of the added time" if number is None else f"{share * number:.0f} steps"
+            )
+            rule = (
+                "the run was finished, so its schedules begin anew, with a warm-up over "
+                f"{length} (or --replan)"
+            )
         else:
             rule = "the run was finished, and its learning rate stays where it ended (or --replan)"
         CHANGED_BUDGET(

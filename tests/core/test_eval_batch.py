@@ -9,13 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssl_zoo.data import ArraySplit
+from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.errors import SslZooError, notes
+from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.features import extract
+from ssl_zoo.evaluation.finetune import finetune
 from ssl_zoo.notices import collect_notices
 from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.backbone import load_backbone
+from ssl_zoo.runs.build import build_data, build_encoder
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.eval_batch import EvalBatch
@@ -124,8 +128,11 @@ LIMITED_PROCESS = """
 import resource
 from pathlib import Path
 import torch
-from ssl_zoo.data import ArraySplit
+from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.data import ArraySplit, DataSet
+from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.features import extract
+from ssl_zoo.evaluation.finetune import finetune
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, resource.RLIM_INFINITY))
 split = ArraySplit(torch.arange(64).view(64, 1), None)
@@ -166,8 +173,35 @@ def test_another_machine_with_less_memory_halves_too_and_batch_size_avoids_the_a
     memory.samples = 8
     code, _, err = call(*command)
     assert (code, err.count("evaluation takes 8 samples at a time")) == (0, 1), err
-    code, _, err = call(*command, "--batch-size", "8")
+    code, _, err = call("--quiet", *command, "--batch-size", "8")
     assert (code, err) == (0, "")
+
+
+def test_fine_tuning_where_its_batches_do_not_fit_learns_the_same_in_parts(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssl_zoo.evaluation.finetune.EPOCHS", 1)
+    monkeypatch.setattr("ssl_zoo.evaluation.finetune.MIN_STEPS", 10)
+    whole = build_data(small_config("simclr"), CPU)
+    few = whole.train.subset(torch.arange(100))
+    data = DataSet("digits", whole.spec, few, whole.test, few)
+    weights = []
+    for samples in (512, 30):
+        memory.samples = samples
+        # A network without batch norms.
+        network = build_encoder(BackboneConfig(name="test_vit"), data.spec, seed=0)
+        with collect_notices() as notices:
+            subject = Subject.of_encoder(network, data, Device(CPU, "fp32", channels_last=True), "it")
+            weights.append(finetune(subject).state_dict())
+    assert [notice["text"] for notice in notices] == [
+        "fine-tuning passes a batch of 100 through the network 25 samples at a time, as more do not fit "
+        "into memory; only batch norms see the difference"
+    ]
+    for name, value in weights[0].items():
+        assert torch.allclose(value, weights[1][name], atol=1e-4), name
+    memory.samples = 0
+    with pytest.raises(SslZooError, match="fine-tuning is out of memory with 1 sample at a time"):
+        finetune(subject)
 
 
 # ---- a failed evaluation

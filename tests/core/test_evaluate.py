@@ -302,12 +302,12 @@ def test_a_run_keeps_the_settings_that_made_it(run: Any, settings: dict[str, Any
 def test_any_timm_model_is_evaluated_beside_the_raw_input(run: Any) -> None:
     settings = {"data.image_size": 16, "train.precision": "fp32", "train.device": "cpu"}
     rows = evaluate("timm:test_resnet", ["knn", "health"], data="digits", settings=settings)
-    assert list(rows) == ["timm:test_resnet", "pixels"]
+    assert list(rows) == ["timm:test_resnet (untrained)", "pixels"]
     # The network before training is the same one that a run begins with.
-    assert rows["timm:test_resnet"] == pytest.approx(run.results()["scores"]["random-init"])
+    assert rows["timm:test_resnet (untrained)"] == pytest.approx(run.results()["scores"]["random-init"])
     assert rows["pixels"] == run.results()["scores"]["pixels"]
     other = evaluate("timm:test_resnet", ["knn"], data="digits", settings={**settings, "train.seed": 1})
-    assert other["timm:test_resnet"]["knn"] != rows["timm:test_resnet"]["knn"]
+    assert other["timm:test_resnet (untrained)"]["knn"] != rows["timm:test_resnet (untrained)"]["knn"]
 
 
 def test_a_model_that_timm_has_not_is_named_with_the_nearest() -> None:

@@ -275,7 +275,7 @@ def test_wrong_folders_get_one_line_that_says_what_to_do(tmp_path: Path) -> None
         "texts": r"no images in .*texts, only other files \(2 .txt, 1 without suffix\)",
         "texts/a.txt": "a.txt' is a file, not a folder of images",
         "gone": "gone' is neither a folder nor a known data set",
-        "half": "no images in .*half/test, the folder is empty",
+        "half": "no images in .*half/test; remove it",
     }
     if importlib.util.find_spec("pillow_heif") is None:
         expected["phone"] = "only other files .* pip install pillow-heif"

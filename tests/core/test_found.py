@@ -46,11 +46,11 @@ def test_one_line_says_what_was_found(tmp_path: Path) -> None:
     broken(root / "notes" / "scan.dcm")
     assert line(root) == (
         "photos: 50 images: 45 to train, 5 held out (10 %, stratified); 2 classes: cats 30, dogs 20; "
-        "4 files of other kinds left out (.npy 3, .dcm 1); 1 folder not used: notes"
+        "4 files of other kinds left out (.npy 3, .dcm 1); images not used, by folder: notes (0)"
     )
     assert line(root, labels="none") == (
         "photos: 50 images: 45 to train, 5 held out (10 %); no labels (data.labels=none); "
-        "4 files of other kinds left out (.npy 3, .dcm 1); 1 folder not used: notes"
+        "4 files of other kinds left out (.npy 3, .dcm 1); images not used, by folder: notes (0)"
     )
 
 
@@ -63,6 +63,10 @@ def test_one_line_says_what_was_found(tmp_path: Path) -> None:
         ("train", "dev"),
         ("train2017", "val2017"),
         ("archive/train", "archive/valid"),
+        ("a/b/train", "a/b/test"),
+        ("TrainSet", "TestSet"),
+        ("trainval", "holdout"),
+        ("train_images", "test_images"),
     ],
 )
 def test_test_images_are_not_trained_on_however_the_folders_are_named(
@@ -113,9 +117,9 @@ def test_a_class_named_train_among_classes_is_a_class(tmp_path: Path) -> None:
 
 
 def test_two_train_folders_are_not_guessed_between(tmp_path: Path) -> None:
-    for name in ("train_a", "train_b", "test"):
+    for name in ("train", "training", "test"):
         photos(tmp_path / name, 2)
-    with pytest.raises(UserError, match=r"could be the train split \(train_a, train_b\); name one"):
+    with pytest.raises(UserError, match=r"could be the train split \(train, training\); name one"):
         folder(tmp_path)
 
 
@@ -213,7 +217,7 @@ def test_a_holdout_that_has_no_effect_is_said_and_groups_are_refused(tmp_path: P
     with collect_notices() as notices:
         folder(tmp_path, holdout=0.3)
     assert "data.holdout=0.3 has no effect" in [n["text"] for n in notices][-1]
-    with pytest.raises(UserError, match=r"data\.groups: nothing is held out of .*; leave it out"):
+    with pytest.raises(UserError, match=r"data\.groups: nothing is held out of .*, as it has a test"):
         folder(tmp_path, groups="folder")
 
 
@@ -262,3 +266,53 @@ def test_a_run_of_a_version_with_another_holdout_is_not_resumed_and_warned_of(
         train(resume=run.path)
     evaluate(run.path, ["knn"], with_baselines=False)
     assert "held out other samples; samples that are held out now may have been" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [(["bullet_train", "plane", "val_gardena"], 3), (["plane", "test_tube", "train"], 3)],
+)
+def test_names_that_share_a_word_with_a_split_are_classes_with_a_warning(
+    names: list[str], classes: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in names:
+        photos(tmp_path / name, 4)
+    data = folder(tmp_path)
+    assert data.classes is not None
+    assert len(data.classes) == classes
+    assert "is taken as a class, and its images are trained on" in caplog.text
+
+
+def test_splits_inside_classes_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for label in ("cat", "dog"):
+        photos(tmp_path / label / "train", 4)
+        photos(tmp_path / label / "test", 2, start=50)
+    assert folder(tmp_path).classes == ("cat", "dog")
+    assert "test is inside classes, so not a split" in caplog.text
+
+
+LAYOUTS = {
+    "flat": ["a.png", "b.png", "c.jpg", "notes.txt"],
+    "classes": ["cat/1.png", "cat/2.png", "dog/1.png", "dog/sub/2.png", "dog/x.npy"],
+    "stray": ["cat/1.png", "dog/1.png", "stray.png", ".hidden.png"],
+    "splits": ["train/a/1.png", "train/b/1.png", "val/a/1.png", "test/b/1.png", "stray.png", "x.csv"],
+    "wrapped": ["archive/train/1.png", "archive/test/1.png", "README.md", "__MACOSX/archive/._1.png"],
+    "unlabelled": ["train/a/1.png", "train/b/1.png", "train/unlabeled/1.png", "unlabeled/2.png"],
+    "others": ["train/a/1.png", "train/b/1.png", "test/a/1.png", "extra/deep/1.png", "extra/x.txt"],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_file_is_trained_on_evaluated_on_or_counted(layout: str, tmp_path: Path) -> None:
+    images = 0
+    for number, name in enumerate(LAYOUTS[layout]):
+        if name.endswith(("png", "jpg")) and "__MACOSX" not in name:
+            write(tmp_path / name, photo(seed=number))
+            images += not Path(name).name.startswith(".")
+        else:
+            broken(tmp_path / name)
+    data = folder(tmp_path, holdout=0.3)
+    summary = DataSummary.of(data)
+    assert summary.train + summary.test + sum(summary.facts.unused.values()) == images
+    others = len(LAYOUTS[layout]) - images - sum("__MACOSX" in name for name in LAYOUTS[layout])
+    assert sum(summary.facts.other_files.values()) == others

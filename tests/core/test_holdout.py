@@ -31,6 +31,14 @@ def test_the_share_is_held_out_of_each_class_and_a_single_image_is_trained_on(sh
     assert len(test) == round(share * sum(sizes))
 
 
+def test_of_more_classes_than_held_out_images_those_are_drawn_at_random() -> None:
+    labels = torch.arange(200) // 4
+    _, test = stratified_split(labels, torch.arange(200), 0.1)
+    chosen = labels[test].unique()
+    assert len(test) == len(chosen) == 20
+    assert chosen.max() >= 40  # not those that come first by name
+
+
 def test_groups_are_never_divided_and_the_share_is_nearly_met() -> None:
     generator = torch.Generator().manual_seed(0)
     groups = torch.randint(0, 60, (900,), generator=generator)
@@ -84,7 +92,7 @@ def test_images_of_one_patient_lie_on_one_side(rule: str, tmp_path: Path) -> Non
     assert data.test.names is not None
     train, test = ({Path(name).parent.name for name in s.names} for s in (data.train, data.test))
     assert not train & test
-    assert (len(test), data.facts.held_out) == (2, "10 %, in whole groups of 20")
+    assert (len(test), data.facts.held_out) == (2, "10 %, in whole groups, 20 in all")
 
 
 def test_a_pattern_that_does_not_fit_the_names_is_one_line(tmp_path: Path) -> None:

@@ -16,17 +16,17 @@ import torch
 import yaml
 from torch import Tensor
 
-from ssl_zoo.data import ArraySplit, DataSet
+from ssl_zoo.data import ArraySplit
+from ssl_zoo.data.fingerprint import hash_contents, hash_names
 from ssl_zoo.errors import Interrupted, UserError
 from ssl_zoo.evaluation import evaluate
 from ssl_zoo.notices import collect_notices
 from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
-from ssl_zoo.runs.agreement import hash_names
 from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
 from tests.conftest import Call, small_config
-from tests.core.pictures import write
+from tests.core.pictures import photo, write
 from tests.robustness.killing import losses
 
 QUICK: dict[str, Any] = {"protocol": (), "with_baselines": False}
@@ -67,6 +67,12 @@ def begin(path: Path, task: str = "rotation", stop: int | None = None, **setting
 
 def rates(run: Run) -> list[float]:
     return [line["lr"] for line in run.metrics()]
+
+
+def warmed_up(steps: int) -> list[float]:
+    """Return the rates of a warm-up from 1/n of 0.01 in n steps, and the peak after it."""
+    first = 0.01 / steps
+    return [first + (0.01 - first) * i / steps for i in range(steps + 1)]
 
 
 def edit(run: Run, section: str, **values: Any) -> None:
@@ -169,7 +175,7 @@ def test_an_edited_backbone_or_task_is_refused_by_what_rebuilds_it(run: Run) -> 
 def test_a_checkpoint_of_an_older_version_is_resumed_and_extended(run: Run) -> None:
     whole = Run(shutil.copytree(run.path, run.path.with_name("whole")))
     state = run.checkpoints.load()
-    for key in ("settings", "samples", "names", "budget"):
+    for key in ("settings", "samples", "names", "contents", "test", "budget"):
         del state[key]
     run.checkpoints.save(state)
     edit(run, "train", weight_decay=0.1)  # is not noticed, as before
@@ -228,10 +234,66 @@ def test_a_million_names_are_compared_in_seconds() -> None:
     names = [f"/data/some/folder/class{i % 1000}/{i:07}.jpg" for i in range(1_000_000)]
     split = ArraySplit(torch.empty(1, 0).expand(len(names), 0), None, names=names)
     start = time.process_time()
-    first = hash_names(DataSet("photos", None, split, None, split))
+    first = hash_names(split)
     assert time.process_time() - start < 5
     split._names = [name.replace("/data/some/", "/mnt/") for name in names]
-    assert hash_names(DataSet("photos", None, split, None, split)) == first
+    assert hash_names(split) == first
+
+
+@pytest.fixture(name="photographs", scope="module")
+def trained_on_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a run and the photos that it was trained and is evaluated on."""
+    path = tmp_path_factory.mktemp("photographs")
+    for split, number in (("train", 16), ("test", 4)):
+        for i in range(number):
+            write(path / "photos" / split / f"{split}{i:02}.png")
+    begin(path / "run", data__source=str(path / "photos"), data__image_size=16, train__epochs=1)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("train", "trained on 16 samples, and their contents have changed"),
+        ("test", "the samples evaluated on are not those of the run"),
+    ],
+)
+def test_images_replaced_under_the_same_names_are_refused_when_resuming_and_said_by_eval(
+    photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, split: str, message: str
+) -> None:
+    run = Run(shutil.copytree(photographs / "run", tmp_path / "run"))
+    photos = shutil.copytree(photographs / "photos", tmp_path / "photos")
+    edit(run, "data", source=str(photos))
+    with registry.observing(Stop(4)), pytest.raises(Interrupted):  # they are moved, but the same
+        train(resume=run.path, settings={"train.images": 5 * 8}, **QUICK)
+    for file in (photos / split).iterdir():
+        write(file, photo((30, 30), seed=7))
+    with pytest.raises(UserError, match=message):
+        train(resume=run.path, **QUICK)
+    evaluate(str(run.path), ["health"], with_baselines=False)
+    assert message in caplog.text
+    state = run.checkpoints.load()
+    del state["contents"], state["test"]  # as an earlier version wrote it
+    run.checkpoints.save(state)
+    assert train(resume=run.path, **QUICK).results()["steps"] == 5
+
+
+def test_the_sizes_of_many_files_and_the_values_of_samples_without_files_are_compared_in_seconds(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "a.jpg"
+    file.write_bytes(b"1")
+    split = ArraySplit(torch.empty(1, 0).expand(200_000, 0), None, names=[str(file)] * 200_000)
+    start = time.process_time()
+    first = hash_contents(split)
+    assert time.process_time() - start < 5
+    file.write_bytes(b"22")
+    assert hash_contents(split) != first
+    values = torch.arange(10_000 * 4, dtype=torch.float32).view(-1, 4)
+    before = hash_contents(ArraySplit(values, None))
+    assert before == hash_contents(ArraySplit(values.clone(), None))
+    assert before != hash_contents(ArraySplit(values + 1, None))
+    assert hash_contents(ArraySplit(values, None, names=["hf:x train[0]"] * 10_000)) is None
 
 
 # ---- another budget
@@ -279,10 +341,10 @@ def test_a_finished_run_begins_its_schedule_anew_from_near_zero(run: Run) -> Non
     train(resume=run.path, settings={"train.epochs": 3 * ELEVEN}, **QUICK)
     again = rates(run)[11:]
     assert len(again) == 22
-    # 22 steps with 20 % warm-up: from 1/4.4 of the rate... the peak, then down the cosine to near 0.
-    assert again[0] == pytest.approx(0.01 / 4.4)
+    # A warm-up of 10 of the 22 steps, from a tenth of the rate; then down the cosine to near 0.
+    assert again[:11] == pytest.approx(warmed_up(10), rel=1e-4)
     assert max(again) == pytest.approx(0.01, rel=0.02)
-    assert again[-1] < 0.01 * 0.01
+    assert again[-1] == pytest.approx(0.005 * (1 + math.cos(math.pi * 11 / 12)), rel=1e-3)
     assert all(abs(b - a) < 0.0025 for a, b in pairwise([before[-1], *again]))
     assert run.results()["steps"] == 33
 
@@ -290,7 +352,16 @@ def test_a_finished_run_begins_its_schedule_anew_from_near_zero(run: Run) -> Non
 def test_a_finished_run_without_warm_up_warms_up_when_it_goes_on(tmp_path: Path) -> None:
     run = begin(tmp_path / "run", train__images=8, train__epochs=None, train__warmup=0.0)
     train(resume=run.path, settings={"train.images": 8 * 41}, **QUICK)
-    assert rates(run)[1] == pytest.approx(0.01 / 2)  # 5 % of 40 steps
+    assert rates(run)[1:12] == pytest.approx(warmed_up(10), rel=1e-4)
+
+
+def test_a_few_epochs_added_to_a_finished_run_do_not_begin_at_the_peak_rate(
+    call: Call, run: Run
+) -> None:
+    code, _, err = call("train", "--resume", run.path, "--images", 8 * 17)
+    assert code == 0, err
+    assert "begin anew, with a warm-up over 3 steps (or --replan)" in err
+    assert rates(run)[11:15] == pytest.approx(warmed_up(3), rel=1e-4)
 
 
 @pytest.mark.parametrize(("schedule", "last"), [("constant", 0.01), ("step", 0.01 * 0.2**3)])
@@ -314,10 +385,23 @@ def test_replanning_jumps_to_the_schedule_of_a_run_that_was_planned_so(run: Run,
     assert re.search(r"jump .* the learning rate goes from 0 to 0.00691$", notice)
 
 
+def test_replanning_without_another_length_is_said_to_have_no_effect(call: Call, run: Run) -> None:
+    before = rates(run)
+    code, _, err = call("train", "--resume", run.path, "--replan")
+    assert code == 0, err
+    assert "--replan has no effect: the length of the run stays 11 steps of 8 images" in err
+    assert rates(run) == before
+
+
 def test_a_budget_can_be_shortened_but_not_below_what_is_done(tmp_path: Path) -> None:
     run = begin(tmp_path / "run", stop=6)
-    with pytest.raises(UserError, match="has done 6 steps already, and its new length is 5 steps of 8"):
+    with pytest.raises(UserError, match=r"^train.images: .* has done 48 images \(6 steps\) already"):
         train(resume=run.path, settings={"train.images": 5 * 8}, **QUICK)
+    length = (
+        r"has done 0.03352 epochs \(6 steps\) already, and its new length is 0.01 epochs \(2 steps\)"
+    )
+    with pytest.raises(UserError, match=rf"^train.epochs: the run {length}; choose more$"):
+        train(resume=run.path, settings={"train.epochs": 0.01}, **QUICK)
     assert run.config().train.epochs == ELEVEN
     train(resume=run.path, settings={"train.images": 8 * 8}, **QUICK)
     assert run.results()["steps"] == 8
@@ -338,7 +422,7 @@ def test_a_user_extends_a_run_on_the_command_line(call: Call, run: Run) -> None:
     )
     assert code == 0, err
     assert '"steps": 22' in out
-    assert "budget: 22 steps of 8 images in place of 11" in err
+    assert "budget: 22 steps of 8 images in place of 11" in out  # among the notices
     assert run.config().train.epochs == 0.123
     code, out, _ = call("train", "--resume", run.path, "--epochs", "0.123", "--json")
     assert (code, '"steps": 22' in out) == (0, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -443,7 +444,8 @@ def test_a_run_of_the_default_network_starts_another_task(
 def test_a_file_of_weights_alone_scores_as_its_run(own: Run) -> None:
     rows = evaluate(own.path, ["knn"])
     alone = evaluate(own.backbone_file, ["knn"], settings=FP32)
-    assert alone == {str(own.backbone_file): rows["simclr"], "pixels": rows["pixels"]}
+    file = str(own.backbone_file)
+    assert alone == {file: rows["simclr"], **{n: rows[n] for n in ("pixels", "random-init")}}
 
 
 def test_the_stem_stays_as_it_was_for_larger_images_in_colour(own: Run, tmp_path: Path) -> None:
@@ -518,16 +520,27 @@ def test_a_run_is_resumed_and_evaluated_when_the_file_it_started_from_is_gone(
 # ---- the command line
 
 
-def test_eval_names_a_foreign_checkpoints_network_and_scores_it(call: Call, tmp_path: Path) -> None:
+def test_eval_names_a_foreign_checkpoints_network_and_scores_it(
+    call: Call, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "moco.pth.tar"
     torch.save({"state_dict": under("module.encoder_q.", source().state_dict())}, file)
     options = [f"--set=backbone.options.{k}={v}" for k, v in RESNET.items()]
-    machine = ["--image-size", "16", "--device", "cpu", "--precision", "fp32", "--protocol", "knn"]
-    code, out, err = call("eval", "timm:resnet18", "--from", file, *options, *machine)
+    options += ["--image-size=16", "--device=cpu", "--precision=fp32", "--protocol=knn", "--json"]
+    with collect_notices() as notices:
+        code, out, err = call("eval", "timm:resnet18", "--from", file, *options)
     assert code == 0, err
-    assert "78 tensors are taken from 'state_dict.module.encoder_q.'" in err
-    _, untrained, _ = call("eval", "timm:resnet18", *options, *machine)
-    assert out != untrained
+    said = " ".join(n["text"] for n in notices)
+    assert "78 tensors are taken from 'state_dict.module.encoder_q.'" in said
+    assert "random weights" not in caplog.text
+    rows = json.loads(out)["scores"]
+    assert list(rows) == [f"timm:resnet18 ({file})", "pixels", "random-init"]
+    _, out, _ = call("eval", "timm:resnet18", *options, "--quiet")
+    untrained = json.loads(out)["scores"]
+    assert list(untrained) == ["timm:resnet18 (untrained)", "pixels"]
+    assert untrained["timm:resnet18 (untrained)"] == rows["random-init"]
+    assert rows[f"timm:resnet18 ({file})"] != rows["random-init"]
+    assert "timm:resnet18 is evaluated with random weights; --pretrained" in caplog.text
     code, _, err = call("eval", file)
     assert code == 2
     assert f"ssl-zoo eval timm:NAME --from {file}" in err

@@ -60,7 +60,7 @@ def say(arguments: Iterable[str | Path], folder: Path) -> CommandResult:
     out = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="strict", newline="\n")
     err = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace", newline="\n")
     with _fresh(folder) as patch:
-        patch.setattr(sys, "argv", ["ssl-zoo", *map(str, arguments)])
+        patch.setattr(sys, "argv", ["ssl-zoo", "--quiet", *map(str, arguments)])
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         with pytest.raises(SystemExit) as ended:

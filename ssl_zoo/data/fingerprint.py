@@ -1,0 +1,70 @@
+"""Hashes by which a split is recognised: of its samples' names, and of a sign of their contents."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from ssl_zoo.data.splits import Split
+
+MAX_HASHED_SAMPLES = 256
+"""The number of samples without files, evenly spread over a split, whose values are hashed."""
+_THREADS = 16
+"""The number of threads that ask for sizes; on a network file system they hide its latency."""
+
+
+def hash_names(split: Split) -> str | None:
+    """Return a hash of the names of a split, in order; None where samples have no names.
+
+    A folder that all names have in common does not count, so that data may be moved.
+    """
+    names = split.names
+    if names is None or len(names) == 0:
+        return None
+    first, last = min(names), max(names)
+    differ = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    common = first.rfind(os.sep, 0, differ) + 1
+    digest = hashlib.blake2b(digest_size=16)
+    for name in names:
+        digest.update(f"{name[common:]}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def hash_contents(split: Split) -> str | None:
+    """Return a hash that changes if the samples of a split are replaced, though their names stay.
+
+    It covers the sizes of the files, in order; where samples have no names, some of their values. None
+    where names are not those of files: what is decoded from these differs from one library to another.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    names = split.names
+    if names is None:
+        spread = torch.linspace(0, len(split) - 1, min(MAX_HASHED_SAMPLES, len(split))).long()
+        values = split.batch(spread).cpu().contiguous()
+        digest.update(f"{values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+    if len(names) == 0 or not Path(names[0]).is_file():
+        return None
+    chunks = [names[i : i + 1024] for i in range(0, len(names), 1024)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for sizes in pool.map(_sizes, chunks):
+            digest.update(sizes)
+    return digest.hexdigest()
+
+
+def _sizes(names: Sequence[str]) -> bytes:
+    """Return the size of each file as text, "-" for one that is gone."""
+    return "".join(f"{_size(name)} " for name in names).encode()
+
+
+def _size(name: str) -> int | str:
+    try:
+        return os.stat(name).st_size  # noqa: PTH116 - faster, which matters for a million files
+    except OSError:
+        return "-"
