@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from ssl_zoo.cli.notices import PRINTED
 from ssl_zoo.notices import LOGGER, Notice, collect_notices
 from ssl_zoo.runs.run import Run
 from tests.conftest import Call, flags
@@ -81,3 +84,59 @@ def test_the_command_line_prints_each_once_and_quiet_hides_them(call: Call, tmp_
     assert results["data"]["train"] == 27
     assert results["data"]["facts"]["held_out"] == "10 %"
     assert results["data"]["no_accuracy"] == "has no labels"
+
+
+def test_a_warning_has_a_prefix_and_is_kept_and_the_data_come_first(call: Call, tmp_path: Path) -> None:
+    for i in range(12):
+        write(tmp_path / "pats" / f"patient{i}" / "wide.png", photo((40, 20), seed=i))
+    data = ("--data", tmp_path / "pats")
+    code, _, err = call("train", *data, *flags("simclr", train__batch_size=6), "--out", "run")
+    assert code == 0, err
+    about_data = [line for line in err.splitlines() if "pats: " in line]
+    assert about_data[0].startswith(
+        "pats: 12 images: 12 to train, none to evaluate on; 12 classes of 1 "
+    )
+    assert about_data[1] == "pats: all 12 images are not square; the edges are cut off"
+    (warning,) = (line for line in about_data if line.startswith("warning: "))
+    text = warning.removeprefix("warning: ")
+    assert text.startswith("pats: 12 classes for 12 labelled images: ")
+    assert {"notice": "warning", "text": text} in Run.open("run").results()["notices"]
+
+    # All results as JSON have the notices, the warnings and the data.
+    for command, key in (
+        (("eval", "run", "--protocol", "health"), "scores"),
+        (("embed", "run", "-o", "e.npz"), "width"),
+        (("compare", "run", "--protocol", "health"), "rows"),
+    ):
+        code, out, err = call(*command, "--json")
+        printed = json.loads(out)
+        assert code == 0
+        assert key in printed
+        if command[0] != "compare":  # which reads the scores that there are, and no data
+            assert (printed["data"]["name"], printed["data"]["train"]) == ("pats", 12)
+            assert {"notice": "warning", "text": text} in printed["notices"]
+            assert {"data", "not-square"} <= {notice["notice"] for notice in printed["notices"]}
+            assert err.splitlines()[0] == warning
+        assert isinstance(printed["notices"], list)
+        assert "mirror" not in [notice["notice"] for notice in printed["notices"]]
+
+
+def test_a_process_does_not_repeat_what_its_launcher_has_printed(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("config", "default", "-o", "a.yaml", "-o")
+    repeated = "-o is given 2 times; the last one counts: "
+    assert repeated in call(*arguments, "b.yaml")[2]
+    monkeypatch.setenv(PRINTED, json.dumps([f"{repeated}c.yaml"]))
+    assert repeated not in call(*arguments, "c.yaml")[2]
+
+
+def test_collecting_does_not_silence_the_warnings_of_a_library() -> None:
+    code = (
+        "import logging; from ssl_zoo.notices import collect_notices\n"
+        "with collect_notices() as outer, collect_notices() as inner:\n"
+        "    logging.getLogger('ssl_zoo.data').warning('odd')\n"
+        "print(outer == inner == [{'notice': 'warning', 'text': 'odd'}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("True\n", "odd\n")

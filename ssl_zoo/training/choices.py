@@ -68,8 +68,8 @@ def report_choices(trainer: Trainer, left_out: Sequence[str] = ()) -> None:
     noun = data.spec.noun
     if rest := len(data.train) - budget.steps_per_epoch * budget.step_images:
         _LAST_BATCH(
-            f"left out of an epoch: {rest:,} of {quantity(len(data.train), noun)}, others each time, as a "
-            f"step takes {budget.step_images:,}"
+            f"left out of an epoch: {rest:,} of {quantity(len(data.train), noun)}, others each time, as "
+            f"a step takes {budget.step_images:,}"
         )
     if data.facts.mirror_assumed and getattr(trainer.task.options, "flip", 0) is None:
         _MIRROR(f"{data.name}: a mirrored image is assumed to mean the same; task.flip=0 if it does not")
