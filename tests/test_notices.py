@@ -127,7 +127,7 @@ def test_a_process_does_not_repeat_what_its_launcher_has_printed(
     arguments = ("config", "default", "-o", "a.yaml", "-o")
     repeated = "-o is given 2 times; the last one counts: "
     assert repeated in call(*arguments, "b.yaml")[2]
-    monkeypatch.setenv(PRINTED, json.dumps([f"{repeated}c.yaml"]))
+    monkeypatch.setenv(PRINTED, json.dumps([f"{repeated}-o c.yaml"]))
     assert repeated not in call(*arguments, "c.yaml")[2]
 
 
