@@ -216,7 +216,7 @@ def test_files_added_to_the_folder_of_a_run_are_refused_and_a_moved_folder_is_no
         write(moved / "more" / f"{i}.png")
     with pytest.raises(UserError) as caught:
         train(resume=run.path, **QUICK)
-    assert re.search(r"trained on 36 samples, and there are \d+ now, .*--from", str(caught.value))
+    assert re.search(r"trained on 36 samples, and there are \d+ now, .*--config", str(caught.value))
     shutil.rmtree(moved / "more")
     assert train(resume=run.path, **QUICK).results()["steps"] == 8
 
