@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ssl_zoo.data import ArraySplit
 from ssl_zoo.data.fingerprint import hash_contents, hash_names
+from ssl_zoo.config.yaml import PlainDumper
 from ssl_zoo.errors import Interrupted, UserError
 from ssl_zoo.evaluation import evaluate
 from ssl_zoo.notices import collect_notices
@@ -78,7 +79,7 @@ def warmed_up(steps: int) -> list[float]:
 def edit(run: Run, section: str, **values: Any) -> None:
     config = yaml.safe_load(run.config_file.read_text())
     config[section] |= values
-    run.config_file.write_text(yaml.safe_dump(config))
+    run.config_file.write_text(yaml.dump(config, Dumper=PlainDumper))  # a hash may look like a number
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
