@@ -16,9 +16,9 @@ import torch
 import yaml
 from torch import Tensor
 
+from ssl_zoo.config.yaml import PlainDumper
 from ssl_zoo.data import ArraySplit
 from ssl_zoo.data.fingerprint import hash_contents, hash_names
-from ssl_zoo.config.yaml import PlainDumper
 from ssl_zoo.errors import Interrupted, UserError
 from ssl_zoo.evaluation import evaluate
 from ssl_zoo.notices import collect_notices
