@@ -23,9 +23,9 @@ out. Each case below is said in one line on standard error, once, when it is kno
 
     ssl-zoo train --task simclr --data photos/
 
-`--quiet` hides these lines. With `--json` they are in the JSON instead, under `notices`, and what was found
-in the data is there as numbers too, under `data`; a run keeps both in its `results.json`. In Python they
-are records of the level INFO of the logger `ssl_zoo.notices`.
+`--quiet` hides these lines. With `--json` they are in the JSON instead, under `notices`, and what was
+found in the data is there as numbers too, under `data`; a run keeps both in its `results.json`. In Python
+they are records of the level INFO of the logger `ssl_zoo.notices`.
 
 This page is made from the code by `python -m tests.notices > docs/notices.md`; a test compares the two.
 
@@ -35,8 +35,8 @@ This page is made from the code by `python -m tests.notices > docs/notices.md`; 
 WARNINGS = """
 ## Warnings
 
-What is probably a mistake is a warning, which nothing hides; it begins with `warning:`, and is kept under
-`notices` too. `…` stands for numbers and names.
+What is probably a mistake is a warning, which nothing hides; it begins with `warning:`, and is kept
+under `notices` too. `…` stands for numbers and names.
 """
 
 
