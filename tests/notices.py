@@ -24,8 +24,8 @@ out. Each case below is said in one line on standard error, once, when it is kno
     ssl-zoo train --task simclr --data photos/
 
 `--quiet` hides these lines. With `--json` they are in the JSON instead, under `notices`, and what was
-found in the data is there as numbers too, under `data`; a run keeps both in its `results.json`. In Python
-they are records of the level INFO of the logger `ssl_zoo.notices`.
+found in the data is there as numbers too, under `data`; a run keeps both in its `results.json`. In
+Python they are records of the level INFO of the logger `ssl_zoo.notices`.
 
 This page is made from the code by `python -m tests.notices > docs/notices.md`; a test compares the two.
 
