@@ -103,6 +103,11 @@ def test_every_protocol_gives_finite_figures_or_one_line(
             assert warnings(scores) == []
 
 
+def errors(text: str) -> int:
+    """Return the number of lines, without the warnings about the labels."""
+    return len([line for line in text.splitlines() if not line.startswith("warning: ")])
+
+
 @pytest.mark.parametrize(
     ("files", "figures"),
     [
@@ -136,7 +141,7 @@ def test_a_run_on_such_folders_ends_with_valid_results(
     code, _, err = call("--quiet", "train", "--data", tmp_path / "photos", *arguments, "--out", "run")
     if "." in files and files["."] == 2:  # the single train image has no other to be contrasted with
         assert code == 2
-        assert err.count("\n") == 1
+        assert errors(err) == 1
         return
     assert code == 0, err
 
@@ -150,7 +155,7 @@ def test_a_run_on_such_folders_ends_with_valid_results(
     assert all(map(math.isfinite, scores.values()))
     code, _, err = call("--quiet", "eval", "run", "--protocol", "knn,linear,lowshot,health")
     assert code == (0 if "knn" in figures else 2)
-    assert code == 0 or err.count("\n") == 1
+    assert code == 0 or errors(err) == 1
     if "rankme" not in figures:
         assert call("report", "run")[0] == 0
     assert Run.open("run").results()["scores"]["simclr"].items() >= scores.items()
