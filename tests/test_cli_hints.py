@@ -1,4 +1,4 @@
-"""What a user meant: each wrong form on the command line is answered with the right one."""
+"""Each wrong form on the command line is answered with the right one."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ _PLAIN: list[Any] = [
     *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
     *map(_scalar_reader, ("numpy.core.multiarray", "numpy._core.multiarray")),
 ]
-"""What a file may hold beside tensors and plain values; none of it runs code of the file."""
+"""Types that a file may hold beside tensors and plain values; none of them runs code of the file."""
 
 _MIN_SHARE = 0.1
 """A file with a smaller share of the network's names is another network's."""
@@ -152,7 +152,7 @@ class Weights:
 
     @property
     def foreign(self) -> bool:
-        """Whether another tool wrote the file."""
+        """True if another tool wrote the file."""
         return network_settings(str(self.file)) is None
 
     def has_other_stem(self, model: nn.Module) -> bool:

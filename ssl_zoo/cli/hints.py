@@ -1,4 +1,4 @@
-"""What to write instead of a wrong argument. Imported only where there is one, or may be one."""
+"""Hints at the right form of a wrong argument; heavy modules are imported where there is one."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class BackboneConfig(_Section):
 
     @property
     def starts_trained(self) -> bool:
-        """Whether the network starts from trained weights, timm's or those of a file."""
+        """True if the network starts from trained weights, timm's or those of a file."""
         return self.pretrained or self.weights is not None
 
     def untrained(self) -> BackboneConfig:

@@ -62,29 +62,13 @@ def open_image(file: Path | IO[bytes], side: int) -> Image.Image:
 
 
 def to_square(image: Image.Image, side: int, channels: int) -> Tensor:
-    """Return the central square of an image.
-
-    `ssl_zoo.data.preprocess.to_square` says how.
-
-    Args:
-        image: an image; of an animation the first frame is used.
-        side: the side of the result, in pixels; a smaller image is enlarged.
-        channels: the number of channels of the result, 1 or 3.
-
-    Returns:
-        uint8 [channels, side, side].
-    """
+    """Return `ssl_zoo.data.preprocess.to_square` as a tensor, uint8 [channels, side, side]."""
     return torch.from_numpy(preprocess.to_square(image, side, channels))
 
 
 def is_gray(image: Any) -> bool:
     """Return whether an image is gray."""
     return getattr(image, "mode", None) in GRAY_MODES
-
-
-def has_more_than_8_bits(image: Image.Image) -> bool:
-    """Return whether a channel of an image has more than 8 bits."""
-    return image.mode.startswith(("I", "F"))
 
 
 def image_error_reason(error: BaseException) -> str:

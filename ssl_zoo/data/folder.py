@@ -216,10 +216,15 @@ def _innermost(root: Path, images: Sequence[Path], named: str | None = None) -> 
         root = inner
 
 
+def _words(name: str) -> list[str]:
+    """Return the words of a name in lower case, without neutral ones; ``train`` for ``trainset``."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+    return [word.removesuffix("set") or word for word in words if word not in NEUTRAL_WORDS]
+
+
 def _role(name: str) -> tuple[str, frozenset[str]] | None:
     """Return the split that a folder's name is that of, and the other words in it; None for no split."""
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
-    words = [word.removesuffix("set") or word for word in words if word not in NEUTRAL_WORDS]
+    words = _words(name)
     kinds = {"train": TRAIN_WORDS, "test": TEST_WORDS, "unlabelled": UNLABELLED_WORDS}
     found = [(kind, word) for word in words for kind, names in kinds.items() if word in names]
     if len(found) != 1:
@@ -267,8 +272,7 @@ def _splits(
 
 
 def _preference(name: str) -> int:
-    words = [word.lower().removesuffix("set") for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
-    return min(TEST_WORDS.index(word) for word in words if word in TEST_WORDS)
+    return min(TEST_WORDS.index(word) for word in _words(name) if word in TEST_WORDS)
 
 
 def _warn_of_split_names(classes: Sequence[str], images: Sequence[Path], root: Path) -> None:

@@ -72,7 +72,7 @@ def to_square(image: Image.Image, side: int, channels: int) -> NDArray[np.uint8]
     image.load()
     with contextlib.suppress(Exception):  # the pixels are valid even if the metadata are not
         ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith(("I", "F")):
+    if has_more_than_8_bits(image):
         image = _in_8_bits(image)
     if image.has_transparency_data:
         # Pillow weights colours by alpha when it resizes, so blending can follow.
@@ -80,6 +80,11 @@ def to_square(image: Image.Image, side: int, channels: int) -> NDArray[np.uint8]
         image = Image.alpha_composite(Image.new("RGBA", square.size, "white"), square)
     image = _fit(_convert(image, mode), side)
     return np.array(image, dtype=np.uint8).reshape(side, side, channels).transpose(2, 0, 1)
+
+
+def has_more_than_8_bits(image: Image.Image) -> bool:
+    """Return whether a channel of an image has more than 8 bits."""
+    return image.mode.startswith(("I", "F"))
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:

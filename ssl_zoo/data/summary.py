@@ -124,8 +124,8 @@ class DataSummary:
             return f"no labels{f' ({self.facts.no_labels})' if self.facts.no_labels else ''}"
         number, counts = len(self.classes), sorted(self.classes.values())
         if number > MAX_LISTED:
-            fewest = f"{counts[0]:,} to " if counts[0] < counts[-1] else ""
-            return f"{number:,} classes of {fewest}{quantity(counts[-1], self.noun)}"
+            smallest = f"{counts[0]:,} to " if counts[0] < counts[-1] else ""
+            return f"{number:,} classes of {smallest}{quantity(counts[-1], self.noun)}"
         listed = ", ".join(f"{printable(name)} {n:,}" for name, n in self.classes.items())
         return f"{quantity(number, 'classes')}: {listed}"
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ssl_zoo.data.decode import has_more_than_8_bits, is_gray
+from ssl_zoo.data.decode import is_gray
+from ssl_zoo.data.preprocess import has_more_than_8_bits
 from ssl_zoo.notices import Notice
 from ssl_zoo.text import quantity
 

@@ -14,7 +14,7 @@ from ssl_zoo.config.settings import (
     changed_settings,
     result_affecting_settings,
 )
-from ssl_zoo.data import DataSet
+from ssl_zoo.data import DataSet, Split
 from ssl_zoo.data.fingerprint import hash_contents, hash_names
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.checkpoints import StateDict
@@ -30,19 +30,14 @@ def describe_origin(config: RunConfig, data: DataSet) -> dict[str, Any]:
     """Return what a checkpoint keeps of its settings and data, for `check_settings` and `check_data`."""
     return {
         "settings": result_affecting_settings(config),
-        "samples": len(data.train),
-        "names": hash_names(data.train),
-        "contents": hash_contents(data.train),
-        "test": describe_test(data),
+        **_describe_split(data.train),
+        "test": None if data.test is None else _describe_split(data.test),
     }
 
 
-def describe_test(data: DataSet) -> dict[str, Any] | None:
-    """Return what a checkpoint keeps of the split evaluated on; None if there is none."""
-    test = data.test
-    if test is None:
-        return None
-    return {"samples": len(test), "names": hash_names(test), "contents": hash_contents(test)}
+def _describe_split(split: Split) -> dict[str, Any]:
+    """Return what a checkpoint keeps of a split."""
+    return {"samples": len(split), "names": hash_names(split), "contents": hash_contents(split)}
 
 
 def resumed_config(run: Run, state: StateDict, settings: Mapping[str, Any]) -> RunConfig:
@@ -128,7 +123,7 @@ def data_difference(state: StateDict, config: RunConfig, data: DataSet) -> str |
         return None
     if state["contents"] != hash_contents(data.train):
         return f"the run was trained on {before:,} samples, and their contents have changed"
-    if state["test"] != describe_test(data):
+    if state["test"] != (None if data.test is None else _describe_split(data.test)):
         return "the samples evaluated on are not those of the run"
     return None
 

@@ -221,7 +221,7 @@ FILES: dict[str, tuple[str, Callable[[State], Any]]] = {
     "Lightning": ("resnet18", lambda s: {"state_dict": under("model.encoder.", s), "global_step": 5}),
     "DeepSpeed": ("resnet18", lambda s: {"state_dict": under("_forward_module.model.", s)}),
 }
-"""What each tool saves, made from the weights of a network: its name, and the names in the file."""
+"""The files of known tools, made from the weights of a network: the tool, and the names in its file."""
 
 
 @pytest.mark.parametrize("tool", FILES)
