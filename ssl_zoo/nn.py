@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ssl_zoo.spec import ImageSpec
+from ssl_zoo.spec import Spec
+from ssl_zoo.tree import Tree
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -69,17 +70,15 @@ def mlp(widths: Iterable[int], norm: bool = True, last_norm: bool = False) -> nn
 
 
 @torch.no_grad()
-def output_shape(
-    encoder: nn.Module, method: Callable[[Tensor], Tensor], spec: ImageSpec
-) -> tuple[int, ...]:
-    """Return the shape [1, ...] of a method's output for one image; `encoder` is left unchanged.
+def output_shape(encoder: nn.Module, method: Callable[[Tree], Tensor], spec: Spec) -> tuple[int, ...]:
+    """Return the shape [1, ...] of a method's output for one sample; `encoder` is left unchanged.
 
     Use it to build a head that fits, and to fail in `__init__` rather than after training.
 
     Args:
         encoder: the encoder.
         method: a method of it.
-        spec: the description of the images.
+        spec: the description of the samples.
 
     Raises:
         UserError: raised by the method, e.g. because there is no such stage.
@@ -87,7 +86,7 @@ def output_shape(
     training = encoder.training
     encoder.eval()
     try:
-        return tuple(method(torch.zeros(1, spec.channels, spec.size, spec.size)).shape)
+        return tuple(method(spec.example(1)).shape)
     finally:
         encoder.train(training)
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from pydantic import TypeAdapter
 from torch import Tensor
 
+from ssl_zoo.errors import Unsuitable
 from ssl_zoo.notices import Notice
+from ssl_zoo.tree import Tree
+
+S = TypeVar("S", bound="Spec")
 
 RAW_SIZE = 32
 """The largest side, in pixels, of images whose raw pixels serve as baseline features.
@@ -28,38 +36,83 @@ _RAW = Notice(
 class Spec:
     """The shape and meaning of the samples of a source.
 
-    A plugin for another modality derives its own class with the facts that its encoders and tasks need,
-    such as the size and padding token of a vocabulary, or a sampling rate.
+    A plugin for another modality derives its own frozen dataclass with the facts that its encoders and
+    tasks need, such as the size and padding token of a vocabulary, or a sampling rate, and registers it
+    with `ssl_zoo_register_specs`. Its fields must be plain values, as they are saved with a backbone.
+
+    A raw batch is what a split gives, and a prepared one what a network takes.
 
     Attributes:
         modality: the kind of data, such as ``"image"``.
+        classes: the number of classes, for tasks that need labels; None if there are no labels.
+        samples: the number of samples of the train split; None if unknown, as for a saved backbone.
     """
 
     raw_name: ClassVar[str | None] = None
-    """The name of the raw-input baseline; None if raw input is unsuitable as features."""
+    """The name of the raw-input baseline, such as "pixels"; None if raw input has no use as features."""
     noun: ClassVar[str] = "samples"
-    """The plural noun for the samples."""
+    """The plural noun for the samples, such as "images"."""
 
     modality: str
+    classes: int | None = field(default=None, kw_only=True)
+    samples: int | None = field(default=None, kw_only=True)
 
-    def prepare(self, batch: Tensor) -> Tensor:
+    def example(self, n: int = 2) -> Tree:
+        """Return a prepared batch of `n` samples of any content, to find the shapes that it leads to.
+
+        Raises:
+            Unsuitable: unless a plugin's spec defines it.
+        """
+        raise Unsuitable(f"{type(self).__name__} gives no example of a sample; define `example`")
+
+    def prepare(self, batch: Tree) -> Tree:
         """Return a raw batch as input for a network, without augmentation, for evaluation."""
         return batch
 
-    def vary(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+    def vary(self, batch: Tree, generator: torch.Generator) -> Tree:
         """Return `prepare` of a batch after a slight random change that keeps the meaning of samples.
 
         By default nothing is changed.
         """
         return self.prepare(batch)
 
-    def without_classes(self) -> Spec:
-        """Return the description of the same samples without labels."""
-        return self
+    def raw(self, batch: Tree) -> Tensor:
+        """Return a raw batch as features [B, D], for the raw-input baseline."""
+        features: Tensor = batch.flatten(1).float()
+        return features
 
-    def raw(self, batch: Tensor) -> Tensor:
-        """Return a raw batch [B, ...] as features [B, D], for the raw-input baseline."""
-        return batch.flatten(1).float()
+    def show(self, x: Tree) -> Sequence[Image.Image | str]:
+        """Return a small picture, or a short text, of each sample of a prepared batch.
+
+        Pages and `ssl-zoo views` show these; the picture of a sound may be its spectrogram.
+
+        Raises:
+            Unsuitable: unless a plugin's spec defines it.
+        """
+        raise Unsuitable(f"{self.modality} data cannot be shown, as its spec does not define `show`")
+
+    def without_classes(self: S) -> S:
+        """Return the description of the same samples without labels."""
+        return replace(self, classes=None)
+
+    def to_header(self) -> str:
+        """Return the description as JSON, for the header of a saved backbone."""
+        values: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
+        del values["samples"]
+        return json.dumps(values)
+
+    @classmethod
+    def from_header(cls: type[S], header: str) -> S:
+        """Return the description that `to_header` wrote.
+
+        Raises:
+            ValueError: it is of another kind, or has unknown fields.
+        """
+        adapter = TypeAdapter(cls)
+        spec = adapter.validate_json(header)
+        if unknown := json.loads(header).keys() - adapter.dump_python(spec):
+            raise ValueError(f"spec has {sorted(unknown)}")
+        return spec
 
 
 @dataclass(frozen=True)
@@ -69,13 +122,12 @@ class ImageSpec(Spec):
     A raw batch is uint8 [B, channels, h, w]; a network takes float [B, channels, size, size].
 
     Attributes:
-        channels: the number of channels, 1 or 3.
+        channels: the number of channels.
         size: the side of the network's square input, in pixels.
         mean: the mean of each channel over the train split, for intensities in [0, 1].
         std: the standard deviation of each channel, likewise.
         mirror: whether a mirrored image has the same meaning, which is false for digits and text. It is
             the default of whether tasks flip images at random.
-        classes: the number of classes, for tasks that need labels; None if there are no labels.
 
     Raises:
         ValueError: `mean` or `std` does not have one number for each channel.
@@ -90,7 +142,6 @@ class ImageSpec(Spec):
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     mirror: bool = True
-    classes: int | None = None
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == self.channels:
@@ -98,6 +149,10 @@ class ImageSpec(Spec):
                 f"ImageSpec: channels={self.channels}, so mean and std must have as many values, "
                 f"not {len(self.mean)} and {len(self.std)}"
             )
+
+    def example(self, n: int = 2) -> Tensor:
+        """Return black images, float32 [n, channels, size, size]."""
+        return torch.zeros(n, self.channels, self.size, self.size)
 
     def prepare(self, batch: Tensor) -> Tensor:
         """Resize and normalise uint8 [B, C, h, w] to float32 [B, channels, size, size].
@@ -121,10 +176,6 @@ class ImageSpec(Spec):
         theta[:, 0, 2], theta[:, 1, 2] = ((1 - side) * (2 * d - 1) for d in draw[1:3])
         grid = F.affine_grid(theta, [len(x), self.channels, self.size, self.size], align_corners=False)
         return self.normalise(F.grid_sample(x, grid, padding_mode="border", align_corners=False))
-
-    def without_classes(self) -> ImageSpec:
-        """Return the description of the same images without labels."""
-        return replace(self, classes=None)
 
     def raw(self, batch: Tensor) -> Tensor:
         """Return the pixels of uint8 [B, C, h, w], shrunk to at most `RAW_SIZE`, as features [B, D]."""
@@ -150,6 +201,16 @@ class ImageSpec(Spec):
     def denormalise(self, x: Tensor) -> Tensor:
         """Undo `normalise` and clamp to [0, 1], for display."""
         return (x * self._channel(self.std, x) + self._channel(self.mean, x)).clamp(0, 1)
+
+    def show(self, x: Tensor) -> list[Image.Image]:
+        """Return a picture of each image [B, C, h, w], at its own size.
+
+        A single channel is shown as gray; of more than three, the first three.
+        """
+        with torch.no_grad():
+            pixels = self.denormalise(x.detach().float().cpu()).mul(255).round().byte()
+        pixels = pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1].expand(-1, 3, -1, -1)
+        return [Image.fromarray(p.permute(1, 2, 0).contiguous().numpy()) for p in pixels]
 
     @staticmethod
     def _channel(values: tuple[float, ...], like: Tensor) -> Tensor:

@@ -11,9 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ssl_zoo.errors import Unsuitable
+from ssl_zoo.tree import Tree
 from ssl_zoo.views import Rng
 
 __all__ = ["Encoder", "Field", "Losses", "Task", "TaskOptions"]
+
+NEEDS = ("labels", "index")
+"""What a task can ask for beside samples, see `Task.needs`."""
 
 
 class TaskOptions(BaseModel):
@@ -43,44 +47,107 @@ class Losses:
 class Encoder(nn.Module, ABC):
     """The network under training without any head: the backbone as tasks see it.
 
+    An input `x` is a prepared batch: a tensor [B, ...], or a named tuple of such tensors where the
+    modality has several, such as ids and lengths. An encoder that cannot do what a method asks for
+    raises `Unsuitable` with a line that names a backbone that can.
+
+    Hidden places: `hidden` is a mask on the grid of `feature_map`, bool [B, h, w] for images (one axis
+    for sequences), true where the input is hidden. Where `token` [e] is given, with e the `embed_width`,
+    it stands in hidden places before positions are added, as in SimMIM and BEiT; it is the task's
+    parameter. Where it is None nothing stands there: transformers leave the places out, convnets
+    compute with the visible places alone (SparK), and the map is 0 in hidden places.
+
     Attributes:
         width: D, the size of the pooled features.
+        embed_width: e, the size of a token that can stand in hidden places; None if it has no tokens.
+        finetune_lr: the peak learning rate of fine-tuning, at batches of 128 samples.
     """
 
     width: int
+    embed_width: int | None = None
+    finetune_lr: float = 1e-3
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tree) -> Tensor:
         """Return the pooled features [B, D] of a prepared batch [B, ...]."""
 
     @abstractmethod
-    def feature_map(self, x: Tensor) -> Tensor:
-        """Return the unpooled features [B, d, ...] of a prepared batch [B, ...], the grid last."""
+    def feature_map(self, x: Tree, hidden: Tensor | None = None, token: Tensor | None = None) -> Tensor:
+        """Return the unpooled features [B, d, ...] of a prepared batch [B, ...], the grid last.
 
-    def stages(self, x: Tensor, indices: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        Args:
+            x: a prepared batch [B, ...].
+            hidden: the hidden places, bool [B, ...] on the grid of the result.
+            token: what stands in hidden places, [e]; None for nothing.
+
+        Raises:
+            Unsuitable: the backbone cannot hide places so.
+        """
+
+    def pooled_and_map(
+        self, x: Tree, hidden: Tensor | None = None, token: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the pooled features [B, D] and the unpooled ones [B, d, ...], in one pass if possible.
+
+        Args:
+            x: a prepared batch [B, ...].
+            hidden: as for `feature_map`.
+            token: as for `feature_map`.
+
+        Raises:
+            Unsuitable: the backbone cannot hide places so.
+        """
+        if hidden is not None:
+            raise Unsuitable(f"{type(self).__name__} cannot pool features of partly hidden samples")
+        return self(x), self.feature_map(x)
+
+    def stages(
+        self, x: Tree, indices: Sequence[int], hidden: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Return the pooled features [B, D] and the outputs [B, d, ...] of some stages, in one pass.
 
         Args:
             x: a prepared batch [B, ...].
             indices: the stages, as the backbone counts them; negative from the end.
+            hidden: the hidden places, in which nothing stands, bool [B, ...] on the last stage's grid.
 
         Raises:
             UserError: the backbone has no such stage; `Unsuitable` if it has no stages at all.
         """
         raise Unsuitable(f"{type(self).__name__} has no stages to choose from")
 
-    def tokens(self, x: Tensor, visible: Tensor) -> Tensor:
+    def tokens(
+        self,
+        x: Tree,
+        visible: Tensor | None = None,
+        attend: Tensor | None = None,
+        prefix: bool = False,
+    ) -> Tensor:
         """Return the tokens [B, K, d] of the visible positions; the others never enter the blocks.
 
         Args:
             x: a prepared batch [B, ...].
             visible: the indices of the visible positions, int64 [B, K], into the grid of
-                `feature_map`, row by row.
+                `feature_map`, row by row; None for all.
+            attend: which token may look at which, bool [B or 1, K, K], true where row may look at
+                column; None for all at all.
+            prefix: whether to return class and register tokens too, before the others.
 
         Raises:
-            Unsuitable: the backbone is not a transformer that can leave tokens out.
+            Unsuitable: the backbone is not a transformer that can do so.
         """
         raise Unsuitable(f"{type(self).__name__} has no tokens that can be left out")
+
+    def valid(self, x: Tree) -> Tensor | None:
+        """Return which places of `feature_map` are real, bool [B, ...]; None if all, as in images."""
+        return None
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Return the parameters by layer, from the input on, for a rate that decays by layer.
+
+        By default all are one layer.
+        """
+        return [list(self.parameters())]
 
 
 class Task(nn.Module, ABC):
@@ -115,8 +182,12 @@ class Task(nn.Module, ABC):
         name: the task's name, the same as its entry point's.
         paper: the source of the method, e.g. ``"Chen et al. 2020, arXiv:2002.05709"``.
         modality: the modality of the data that the task takes.
-        needs_labels: whether the task is a baseline that learns from labels. The trainer then passes
-            the labels of the batch, int64 [B], to `loss` as the last view, and tables mark the task.
+        needs: what `loss` gets beside the views, after them and in this order: ``"labels"``, the
+            classes of the samples, int64 [B], which makes the task a supervised baseline that tables
+            mark; ``"index"``, their numbers in the train split, int64 [B] below ``spec.samples``, for
+            memory banks and cluster assignments.
+        any_size: whether the task passes images of other sizes than ``spec.size`` through the encoder,
+            such as small crops. The backbone is then built so that it takes them.
         recipe: defaults of the configuration by section, such as ``{"train": {"optimizer": "lars"}}``;
             the user's file and flags override them. The sections ``data`` and ``backbone`` are for
             tasks that need other data or backbones than the zoo's defaults, and are ignored where the
@@ -124,18 +195,21 @@ class Task(nn.Module, ABC):
         encoder: the backbone, shared with evaluation.
         options: the task's validated `Options`.
         spec: the description of the data.
+        progress: the fraction of training that is done, in [0, 1], before the current step.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
     modality: ClassVar[str] = "image"
     recipe: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    needs_labels: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+    any_size: ClassVar[bool] = False
 
     class Options(TaskOptions):
         """No options; a task with options defines its own class of this name."""
 
     encoder: Encoder
+    progress: float = 0.0
 
     def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
         super().__init__()
@@ -144,20 +218,31 @@ class Task(nn.Module, ABC):
         self.spec = spec
 
     @abstractmethod
-    def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Augment a raw batch on its device and return the tensors that `loss` takes.
+    def views(self, batch: Tree, rng: Rng) -> tuple[Tree, ...]:
+        """Augment a raw batch on its device and return what `loss` takes: tensors, or batches.
 
         Draw all randomness of a step here, from `rng`: the same seed then gives the same views, and
         several processes see what one process with the joint batch would see.
         """
 
     @abstractmethod
-    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+    def loss(self, views: tuple[Tree, ...]) -> Losses:
         """Return the loss of the views; deterministic except for the network's dropout."""
 
-    def forward(self, views: tuple[Tensor, ...]) -> Losses:
+    def forward(self, views: tuple[Tree, ...]) -> Losses:
         """Return `loss` of the views."""
         return self.loss(views)
+
+    def before_step(self, progress: float) -> None:
+        """Prepare a step: note the progress, which `loss` may read; called before each step's views.
+
+        Override it for what a schedule sets, and to clear what a step has left whose gradient
+        overflowed in fp16, as `after_step` is not called then. Begin with ``super().before_step(...)``.
+
+        Args:
+            progress: the fraction of training that is done, in [0, 1).
+        """
+        self.progress = progress
 
     def after_step(self, progress: float) -> None:
         """Update teachers, queues and centres; called after each real optimiser step.
@@ -167,23 +252,36 @@ class Task(nn.Module, ABC):
                 steps, and near 1 with a budget in minutes.
         """
 
-    def features(self, x: Tensor) -> Tensor:
-        """Return the features [B, D] that evaluation uses; the pooled encoder unless overridden."""
-        features: Tensor = self.encoder(x)
+    @property
+    def exported_encoder(self) -> Encoder:
+        """The encoder that is evaluated, fine-tuned, averaged and exported.
+
+        It is the trained one, unless a task overrides this with its teacher, as DINO does.
+        """
+        return self.encoder
+
+    def features(self, x: Tree) -> Tensor:
+        """Return the features [B, D] that evaluation and `embed` use; pooled ones unless overridden."""
+        features: Tensor = self.exported_encoder(x)
         return features
 
     def lr_scale(self, parameter: str) -> float:
         """Return the factor on the learning rate of a parameter, by its name; e.g. for a critic."""
         return 1.0
 
-    def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Return the columns of a picture of `views`: normalised images [B, C, h, w] by caption.
+    def lr_constant(self, parameter: str) -> bool:
+        """Return whether the rate of a parameter stays at its peak all along; e.g. of a predictor."""
+        return False
 
-        By default, every view that is a batch of images is a column.
+    def gallery(self, views: tuple[Tree, ...]) -> dict[str, Any]:
+        """Return the columns of a picture of `views` by caption.
+
+        A column is a prepared batch, which `Spec.show` draws, or a list of texts or pictures, one for
+        each sample. By default, every view that is a batch of images is a column.
         """
-        images = [v for v in views if v.ndim == 4]
+        images = [v for v in views if isinstance(v, Tensor) and v.ndim == 4]
         return {f"view {i}": v for i, v in enumerate(images, 1)}
 
-    def reconstructions(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def reconstructions(self, views: tuple[Tree, ...]) -> dict[str, Any]:
         """Return further columns that need a trained network, as `gallery` does; none by default."""
         return {}

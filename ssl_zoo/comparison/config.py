@@ -81,7 +81,7 @@ class Comparison(BaseModel):
         location = self.location("tasks")
         for name in self.tasks:
             try:
-                baseline = name in (RAW, UNTRAINED) or registry.load_task(name).needs_labels
+                baseline = name in (RAW, UNTRAINED) or "labels" in registry.load_task(name).needs
             except UserError as error:
                 raise UserError(f"{location}: {error}") from error
             if baseline:
@@ -165,7 +165,7 @@ class Comparison(BaseModel):
 def _learns_from_labels(name: str) -> bool:
     """Return whether a task learns from labels; False if it cannot be loaded."""
     try:
-        return registry.load_task(name).needs_labels
+        return "labels" in registry.load_task(name).needs
     except UserError:
         return False
 

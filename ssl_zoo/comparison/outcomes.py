@@ -90,7 +90,7 @@ def run_table(
         scores = results.get("scores", {}).get(task, {})
         if not scores:
             raise UserError(f"{run.path} has no scores; evaluate it with: ssl-zoo eval {run.path}")
-        needs_labels = registry.load_task(task).needs_labels
+        needs_labels = "labels" in registry.load_task(task).needs
         outcomes.append(Outcome(row, config.train.seed, run, scores, results, needs_labels))
     suffixes = [_in_brackets({path: key[path] for path in varying}) for key in keys]
     outcomes += _baselines(opened, results_of, configs, suffixes)

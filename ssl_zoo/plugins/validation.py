@@ -38,7 +38,7 @@ def invalid_task_reason(cls: Any, name: str | None = None) -> str | None:
     Returns:
         The end of a sentence that begins with the class, such as "has no `name`".
     """
-    from ssl_zoo.task import Task, TaskOptions
+    from ssl_zoo.task import NEEDS, Task, TaskOptions
 
     if not (inspect.isclass(cls) and issubclass(cls, Task)):
         return f"is not a subclass of ssl_zoo.Task: {shorten_repr(cls)}"
@@ -54,6 +54,10 @@ def invalid_task_reason(cls: Any, name: str | None = None) -> str | None:
         return "has `Options` that do not derive from ssl_zoo.TaskOptions"
     if "name" in options.model_fields:
         return "has an option `name`, which is reserved for the name of the task"
+    if hasattr(cls, "needs_labels"):
+        return 'has `needs_labels`, which is now `needs = ("labels",)`'
+    if not isinstance(cls.needs, tuple) or not {*cls.needs} <= {*NEEDS}:
+        return f"has `needs` {cls.needs!r}, which must be a tuple of {' and '.join(NEEDS)}"
     recipe: object = cls.recipe
     if not isinstance(recipe, Mapping):
         return f"has a `recipe` that is not a mapping: {shorten_repr(recipe)}"

@@ -58,7 +58,7 @@ def build_data(
             f"data.source: task {name!r} takes {cls.modality} data, "
             f"but {config.data.source!r} has {data.spec.modality} data"
         )
-    if cls.needs_labels:
+    if "labels" in cls.needs:
         if data.bank.labels is None or len(data.bank.labels.unique()) < 2:
             problem = data.no_accuracy
             raise UserError(f"data.source: task {name!r} learns from labels, and {data.name} {problem}")

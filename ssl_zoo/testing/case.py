@@ -79,7 +79,7 @@ class Case:
         if data is None and task.modality != "image":
             data = [SourceData(DataConfig.model_validate(task.recipe.get("data", {})), config)]
         if data is None:
-            data = image_data(config, 2 if task.needs_labels else None)
+            data = image_data(config, 2 if "labels" in task.needs else None)
         return cls(task, dict(options or {}), data)
 
     @property
@@ -103,7 +103,7 @@ class Case:
 
     def labels(self, n: int) -> tuple[Tensor, ...]:
         """Return labels [n] for a task that needs them, and nothing for any other."""
-        return (torch.arange(n) % 2,) if self.cls.needs_labels else ()
+        return (torch.arange(n) % 2,) if "labels" in self.cls.needs else ()
 
     def trainer(self, seed: int = 0, labels: Any = None, batch_size: int = 8) -> Trainer:
         """Return a trainer of the task, with its recipe, on four batches of samples."""

@@ -98,7 +98,7 @@ def _steps(trainer: Trainer) -> Any:
 
 
 def _labels(case: Case) -> torch.Tensor | None:
-    return torch.arange(32) % 2 if case.cls.needs_labels else None
+    return torch.arange(32) % 2 if "labels" in case.cls.needs else None
 
 
 def check_batches_of_any_size_follow_each_other(case: Case) -> str | None:
@@ -221,7 +221,7 @@ def _forbid(labels: ForbiddenLabels, access: str) -> NoReturn:
 
 def check_labels_are_never_touched(case: Case) -> str | None:
     """Check that the trainer makes its steps without any access to labels."""
-    if case.cls.needs_labels:
+    if "labels" in case.cls.needs:
         return "a baseline, which says that it needs labels"
     accesses: list[str] = []
     trainer = case.trainer(labels=ForbiddenLabels(accesses))

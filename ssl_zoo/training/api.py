@@ -179,7 +179,7 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
             "images": trainer.images,
             "seconds": round(trainer.seconds, 1),
             "images_per_second": round(trainer.images / max(trainer.seconds, 1e-9), 1),
-            "needs_labels": trainer.task.needs_labels,
+            "needs_labels": "labels" in trainer.task.needs,
             "parameters": sum(p.numel() for p in trainer.task.encoder.parameters()),
             "passes_per_image": trainer.passes,
             "peak_memory_bytes": trainer.peak_memory,

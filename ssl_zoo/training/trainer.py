@@ -29,6 +29,7 @@ from ssl_zoo.training.accumulation import Accumulation
 from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.optimizer import TICKS, create_optimizer, create_schedule
 from ssl_zoo.training.passes import count_passes
+from ssl_zoo.tree import Tree
 from ssl_zoo.views import Rng, derive_seed
 
 MIN_LOSS_SCALE = 2.0**-8
@@ -41,12 +42,12 @@ class Batch(NamedTuple):
     Attributes:
         raw: the samples [B, ...].
         numbers: their indices in the train split, int64 [B].
-        labels: their labels [B], where the task needs them.
+        needed: what the task's `needs` ask for beside them, each [B].
     """
 
-    raw: Tensor
+    raw: Tree
     numbers: Tensor
-    labels: tuple[Tensor, ...] = ()
+    needed: tuple[Tensor, ...] = ()
 
 
 class NotFinite(SslZooError):
@@ -168,7 +169,7 @@ class Trainer:
         pin = self.device.device.type == "cuda"
         size = config.batch_size // world
         raw = self.data.train.stream(numbers, size, drop_last=True, pin=pin)
-        stream = map(Batch, raw, numbers.split(size), self._labels(numbers))
+        stream = map(Batch, raw, numbers.split(size), self._needed(numbers))
         with closing(raw):
             while True:
                 with self.phase("data"):
@@ -177,11 +178,13 @@ class Trainer:
                     return
                 yield step
 
-    def _labels(self, numbers: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Yield the labels of each batch of these samples; empty tuples for a task that needs none."""
-        labels = self.data.train.labels if self.task.needs_labels else None
-        for batch in numbers.split(self.config.train.batch_size // distributed.world_size()):
-            yield () if labels is None else (labels[batch],)
+    def _needed(self, numbers: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Yield for each batch of these samples what the task's `needs` ask for, in their order."""
+        for index in numbers.split(self.config.train.batch_size // distributed.world_size()):
+            known = {"index": index}
+            if self.data.train.labels is not None and "labels" in self.task.needs:
+                known["labels"] = self.data.train.labels[index]
+            yield tuple(known[name] for name in self.task.needs)
 
     def train_step(self, batches: list[Batch]) -> Losses:
         """Make one optimiser step on this process's batches; return the mean of their losses.
@@ -205,7 +208,7 @@ class Trainer:
             raw = batch.raw.to(self.device.device, non_blocking=True)
             rng = Rng(seed, raw.device, distributed.rank(), distributed.world_size())
             views = tuple(self.device.to_format(v) for v in self.task.views(raw, rng))
-            return views + tuple(part.to(raw.device, non_blocking=True) for part in batch.labels)
+            return views + tuple(part.to(raw.device, non_blocking=True) for part in batch.needed)
 
     def step_on(self, views: Iterable[tuple[Tensor, ...]], number: int) -> Losses:
         """Make one optimiser step on the views of `number` batches; return the mean of their losses.
