@@ -2,7 +2,9 @@
 
 from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.lazy import LazySplit
+from ssl_zoo.data.sample_files import SampleFiles
 from ssl_zoo.data.sources import load
 from ssl_zoo.data.splits import ArraySplit, Split
+from ssl_zoo.data.streams import Stream
 
-__all__ = ["ArraySplit", "DataSet", "LazySplit", "Split", "load"]
+__all__ = ["ArraySplit", "DataSet", "LazySplit", "SampleFiles", "Split", "Stream", "load"]

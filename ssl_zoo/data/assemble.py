@@ -20,8 +20,9 @@ from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.decode import open_image
 from ssl_zoo.data.decoded_cache import origin_of
 from ssl_zoo.data.holdout import hold_out
-from ssl_zoo.data.image_files import ImageFiles, Origin, UnreadableFiles
+from ssl_zoo.data.image_files import ImageFiles
 from ssl_zoo.data.lazy import LazySplit
+from ssl_zoo.data.sample_files import Origin, UnreadableFiles
 from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.survey import Survey, survey
@@ -80,7 +81,7 @@ class SplitBuilder:
     device: torch.device
     size: int = DEFAULT_SIZE
     channels: int = 3
-    unreadable: UnreadableFiles = field(default_factory=UnreadableFiles)
+    unreadable: UnreadableFiles = field(default_factory=lambda: UnreadableFiles("images"))
 
     def from_dataset(self, dataset: Any, split: str) -> Split:
         """Build a split from a torchvision or timm data set, which gives (image, label) pairs by index.

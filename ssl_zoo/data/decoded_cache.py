@@ -28,7 +28,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL
@@ -36,11 +36,14 @@ import torch
 from torch import Tensor
 
 from ssl_zoo import distributed
-from ssl_zoo.data.image_files import ImageFiles, Origin
-from ssl_zoo.data.splits import ArrayFile
+from ssl_zoo.data.mapped import ArrayFile
+from ssl_zoo.data.sample_files import Origin
 from ssl_zoo.errors import Unwritable, UserError
 from ssl_zoo.runtime.files import commit_file, file_lock
 from ssl_zoo.text import error_reason, printable
+
+if TYPE_CHECKING:
+    from ssl_zoo.data.image_files import ImageFiles
 
 log = logging.getLogger("ssl_zoo.data")
 
@@ -137,10 +140,14 @@ class _CacheEntry:
         except Exception:  # broken files make their readers raise errors of every kind
             return None
         numbers = range(self.images.count)
-        if squares.whole.shape != self._shape or any(number not in numbers for number in reasons):
+        if (
+            squares.whole.dtype != torch.uint8
+            or squares.whole.shape != self._shape
+            or any(number not in numbers for number in reasons)
+        ):
             return None
         for number, reason in reasons.items():
-            self.images.unreadable.record(printable(self.images.name(number)), OSError(reason))
+            self.images.unreadable.record(printable(self.images.name(number)), printable(reason))
         if reasons:
             log.warning(
                 "%d images of %s could not be read when they were decoded; to try again, remove %s",

@@ -1,4 +1,4 @@
-"""A split of images that are decoded by threads when they are needed."""
+"""A split of samples that are decoded by threads when they are needed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssl_zoo.data import decoded_cache
-from ssl_zoo.data.image_files import ImageFiles
-from ssl_zoo.data.splits import ArraySplit, MappedSplit, Split, read_ahead
+from ssl_zoo import tree
+from ssl_zoo.data.mapped import MappedSplit
+from ssl_zoo.data.read_ahead import read_ahead
+from ssl_zoo.data.sample_files import SampleFiles, copy_row
+from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.errors import UserError
 from ssl_zoo.text import printable
+from ssl_zoo.tree import Tree
 
 STAND_IN_DISTANCE = 64
 """The maximum distance in indices of an unreadable image from its replacement of the same class."""
@@ -34,11 +37,11 @@ class LazySplit(Split):
 
     resident = False
 
-    def __init__(self, images: ImageFiles, labels: Tensor | None, numbers: Tensor | None = None) -> None:
-        self.images = images
+    def __init__(self, files: SampleFiles, labels: Tensor | None, numbers: Tensor | None = None) -> None:
+        self.files = files
         self.labels = labels
-        self.numbers = torch.arange(images.count) if numbers is None else numbers
-        self.skipped = images.unreadable.reasons
+        self.numbers = torch.arange(files.count) if numbers is None else numbers
+        self.skipped = files.unreadable.reasons
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -46,16 +49,16 @@ class LazySplit(Split):
     @property
     def names(self) -> list[str]:
         """The name of each of the N images, readable or not."""
-        return [self.images.name(number) for number in self.numbers.tolist()]
+        return [self.files.name(number) for number in self.numbers.tolist()]
 
     @property
     def nbytes(self) -> int:
         """The size of all decoded images together, in bytes."""
-        return len(self) * self.images.channels * self.images.side**2
+        return len(self) * self.files.sample_nbytes
 
-    def batch(self, indices: Tensor) -> Tensor:
+    def batch(self, indices: Tensor) -> Tree:
         """Decode the images with these indices [B] to uint8 [B, C, side, side]."""
-        return torch.cat([self.images.empty(0), *self.stream(indices, 64)])
+        return tree.join([self.files.empty(0), *self.stream(indices, 64)])
 
     def stream(
         self,
@@ -65,7 +68,7 @@ class LazySplit(Split):
         drop_last: bool = False,
         prefetch: int = 2,
         pin: bool = False,
-    ) -> Generator[Tensor]:
+    ) -> Generator[Tree]:
         """Yield batches as `Split.stream` does, decoded ahead by threads.
 
         The result does not depend on the number of threads. Besides the yielded batch, at most prefetch
@@ -73,35 +76,34 @@ class LazySplit(Split):
         size. Closing the generator ends the threads.
         """
         chunks = self._chunks(indices, batch_size, drop_last)
-        yield from read_ahead(chunks, partial(self._begin, pin=pin), self.images.workers, prefetch)
+        yield from read_ahead(chunks, partial(self._begin, pin=pin), self.files.workers, prefetch)
 
-    def _begin(self, pool: ThreadPoolExecutor, indices: Tensor, pin: bool) -> Callable[[], Tensor]:
+    def _begin(self, pool: ThreadPoolExecutor, indices: Tensor, pin: bool) -> Callable[[], Tree]:
         """Start to decode a batch in `pool` and return a function that waits for it."""
-        batch = self.images.empty(len(indices), pin)
-        rows = zip(indices.tolist(), batch, strict=True)
-        futures = [pool.submit(self._fill, square, index) for index, square in rows]
+        batch = self.files.empty(len(indices), pin)
+        futures = [pool.submit(self._fill, batch, *pair) for pair in enumerate(indices.tolist())]
 
-        def wait() -> Tensor:
+        def wait() -> Tree:
             for future in futures:
                 future.result()
             return batch
 
         return wait
 
-    def _fill(self, square: Tensor, index: int) -> None:
-        """Fill `square` [C, side, side] with the image at `index`, or with its replacement.
+    def _fill(self, batch: Tree, row: int, index: int) -> None:
+        """Fill a row of a batch with the sample at `index`, or with its replacement.
 
         Raises:
             UserError: none can be read, or too many cannot.
         """
         for i in self._stand_ins(index):
-            decoded = self.images.decode(int(self.numbers[i]))
+            decoded = self.files.decode(int(self.numbers[i]))
             if decoded is not None:
-                square.copy_(decoded)
+                copy_row(decoded, batch, row)
                 return
-        name = printable(self.images.name(int(self.numbers[index])))
+        name = printable(self.files.name(int(self.numbers[index])))
         raise UserError(
-            f"data.source: none of the {len(self)} images of a split can be read, "
+            f"data.source: none of the {len(self)} {self.files.unreadable.noun} of a split can be read, "
             f"such as {name}: {self.skipped[name]}; fix or remove them"
         )
 
@@ -121,30 +123,32 @@ class LazySplit(Split):
         Raises:
             UserError: too many cannot be read.
         """
-        return any(self.images.decode(number) is not None for number in self.numbers.tolist())
+        return any(self.files.decode(number) is not None for number in self.numbers.tolist())
 
     def subset(self, indices: Tensor) -> LazySplit:
         """Return the samples with these indices [M] as a split."""
         labels = self.labels[indices] if self.labels is not None else None
-        return LazySplit(self.images, labels, self.numbers[indices])
+        return LazySplit(self.files, labels, self.numbers[indices])
 
     def to(self, device: torch.device) -> ArraySplit:
         """Decode all images into the memory of `device`; unreadable ones are left out."""
-        squares = self.images.empty(len(self))
-        readable = self.images.decode_into(squares, self.numbers)
+        samples = self.files.empty(len(self))
+        readable = self.files.decode_into(samples, self.numbers)
         if not readable.all():
-            squares = squares[readable]
+            samples = tree.rows(samples, readable)
         labels = self.labels[readable] if self.labels is not None else None
         names = [name for name, ok in zip(self.names, readable.tolist(), strict=True) if ok]
-        return ArraySplit(squares.to(device), labels, self.skipped, names)
+        return ArraySplit(tree.move(samples, device), labels, self.skipped, names)
 
-    def cached(self, name: str, folder: Path) -> MappedSplit:
-        """Return the images as the cache in `folder` holds them; unreadable ones are left out.
+    def cached(self, name: str, folder: Path) -> Split:
+        """Return the samples as the cache in `folder` holds them; unreadable ones are left out.
 
         Raises:
             UserError: there can be no cache of them, as `decoded_cache.provide` says.
         """
-        squares = decoded_cache.provide(self.images, name, folder)
+        squares = self.files.cached(name, folder)
+        if squares is None:
+            return self
         names = self.names
         whole = MappedSplit(squares, self.numbers, self.labels, self.skipped, names)
         readable = [i for i, name in enumerate(names) if printable(name) not in self.skipped]

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssl_zoo import tree
 from ssl_zoo.data import Split
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.runtime.eval_batch import EvalBatch
+from ssl_zoo.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Features:
 
 @torch.no_grad()
 def extract(
-    function: Callable[[Tensor], Tensor],
+    function: Callable[[Tree], Tensor],
     split: Split,
     device: torch.device,
     numbers: Tensor | None = None,
@@ -60,8 +62,8 @@ def extract(
     numbers = torch.arange(len(split)) if numbers is None else numbers
     raw = split.stream(numbers, batches.size(split.nbytes / max(1, len(split))))
 
-    def compute(batch: Tensor) -> Tensor:
-        return function(batch.to(device)).float()
+    def compute(batch: Tree) -> Tensor:
+        return function(tree.move(batch, device)).float()
 
     features = torch.cat([batches.apply(compute, batch) for batch in raw])
     finite = features.isfinite().flatten(1).all(1)

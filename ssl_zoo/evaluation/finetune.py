@@ -13,6 +13,7 @@ from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_grou
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
+from ssl_zoo import tree
 from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.evaluation.accuracy import accuracies, balanced_metric
@@ -22,6 +23,7 @@ from ssl_zoo.evaluation.subject import Subject, evaluating
 from ssl_zoo.notices import Notice
 from ssl_zoo.runtime.eval_batch import EvalBatch, is_out_of_memory
 from ssl_zoo.task import Encoder
+from ssl_zoo.tree import Tree
 
 _IN_PARTS = Notice(
     "fine-tuning-parts",
@@ -47,7 +49,7 @@ class Classifier(nn.Module):
         self.encoder = encoder
         self.head = nn.Linear(encoder.width, classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tree) -> Tensor:
         """Return the logits [B, classes] of a prepared batch [B, ...]."""
         logits: Tensor = self.head(self.encoder(x).float())
         return logits
@@ -91,7 +93,7 @@ def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
     generator = torch.Generator().manual_seed(subject.seed)
     memory = EvalBatch(limit=device.eval_batch.limit)
 
-    def loss_of(x: Tensor, target: Tensor) -> Tensor:
+    def loss_of(x: Tree, target: Tensor) -> Tensor:
         with device.autocast():
             logits = model(device.to_format(x))
         return F.cross_entropy(logits.float(), target, label_smoothing=SMOOTHING)
@@ -101,7 +103,7 @@ def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
             order = torch.randperm(samples, generator=generator)
         schedule.step_update(step)
         numbers = order[step % per_epoch * batch_size :][:batch_size]
-        x = data.spec.vary(data.bank.batch(numbers).to(device.device), generator)
+        x = data.spec.vary(tree.move(data.bank.batch(numbers), device.device), generator)
         target = labels[numbers].to(device.device)
         loss = _backward(loss_of, x, target, optimizer, scaler, memory, first=step == 0)
         if step % per_epoch == 0 and not loss.isfinite():
@@ -112,8 +114,8 @@ def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
 
 
 def _backward(
-    loss_of: Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
+    loss_of: Callable[[Tree, Tensor], Tensor],
+    x: Tree,
     target: Tensor,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -137,10 +139,11 @@ def _backward(
     Raises:
         SslZooError: there is not enough memory for one sample.
     """
-    batch, changed = len(x), first and memory.limit is not None and memory.limit < len(x)
+    batch = len(target)
+    changed = first and memory.limit is not None and memory.limit < batch
 
-    def add(part: Tensor, labels: Tensor) -> Tensor:
-        loss = loss_of(part, labels) * (len(part) / batch)
+    def add(part: Tree, labels: Tensor) -> Tensor:
+        loss = loss_of(part, labels) * (len(labels) / batch)
         scaler.scale(loss).backward()
         return loss.detach()
 
@@ -148,7 +151,8 @@ def _backward(
         number = 1 if memory.limit is None else math.ceil(batch / memory.limit)
         size = math.ceil(batch / number)
         try:
-            total = sum(map(add, x.split(size), target.split(size)), torch.zeros((), device=x.device))
+            parts = map(add, tree.split(x, size), target.split(size))
+            total = sum(parts, torch.zeros((), device=target.device))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -192,7 +196,7 @@ def measure(subject: Subject) -> Scores:
     _, labels = subject.labels()
     assert data.test is not None
 
-    def classify(batch: Tensor) -> Tensor:
+    def classify(batch: Tree) -> Tensor:
         x = data.spec.prepare(batch)
         with device.autocast():
             predicted: Tensor = model(device.to_format(x)).argmax(1, keepdim=True)

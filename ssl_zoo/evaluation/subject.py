@@ -10,15 +10,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ssl_zoo import tree
 from ssl_zoo.data import DataSet, Split
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.features import Features, extract, sample_indices
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder, Task
+from ssl_zoo.tree import Tree
 
 T = TypeVar("T")
 
-Embed = Callable[[Tensor], Tensor]
+Embed = Callable[[Tree], Tensor]
 """Maps a batch to features [B, D]."""
 
 
@@ -108,13 +110,13 @@ class Subject:
         name = data.spec.raw_name
         return None if name is None else cls(name, data, device, None)
 
-    def embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tree) -> Tensor:
         """Return the features [B, D] of a prepared batch [B, ...]."""
         assert self._embed is not None
         with self.device.autocast():
             return self._embed(self.device.to_format(x))
 
-    def represent(self, batch: Tensor) -> Tensor:
+    def represent(self, batch: Tree) -> Tensor:
         """Return the features [B, D] of a raw batch [B, ...] on the device."""
         spec = self.data.spec
         return spec.raw(batch) if self._embed is None else self.embed(spec.prepare(batch))
@@ -178,7 +180,7 @@ class Subject:
         spec, generator = self.data.spec, torch.Generator().manual_seed(self.seed)
         represent = spec.raw if self._embed is None else self.embed
 
-        def pair(batch: Tensor) -> Tensor:
+        def pair(batch: Tree) -> Tensor:
             return torch.stack([represent(spec.vary(batch, generator)) for _ in range(2)], 1)
 
         pairs = self.extract(split, sample_indices(len(split), limit), pair)  # [M, 2, D]
@@ -224,11 +226,10 @@ def dry_run(task: Task, data: DataSet, device: Device) -> None:
     """
     train, batches = data.train, device.eval_batch
     size = min(batches.size(train.nbytes / max(1, len(train))), len(train))
-    few = train.batch(torch.arange(min(2, len(train))))
-    batch = few[torch.arange(size, device=few.device) % len(few)]
+    batch = tree.repeat_rows(train.batch(torch.arange(min(2, len(train)))), size)
 
-    def compute(part: Tensor) -> Tensor:
-        part = part.to(device.device)
+    def compute(part: Tree) -> Tensor:
+        part = tree.move(part, device.device)
         if data.spec.raw_name is not None:
             data.spec.raw(part)
         return subject.represent(part)

@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_zoo import distributed
+from ssl_zoo import distributed, tree
 from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.runtime.eval_batch import EvalBatch
 from ssl_zoo.text import error_line
+from ssl_zoo.tree import Tree
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -157,11 +158,15 @@ class Device:
         lines = _STATUS.read_text().splitlines()
         return next((int(n.split()[1]) * 1024 for n in lines if n.startswith("VmHWM:")), None)
 
-    def to_format(self, x: Tensor) -> Tensor:
-        """Return a batch of images in the memory format of the network, other tensors unchanged."""
-        if self.channels_last and x.ndim == 4 and x.is_floating_point():
-            return x.contiguous(memory_format=torch.channels_last)
-        return x
+    def to_format(self, batch: Tree) -> Tree:
+        """Return a batch of images in the memory format of the network, other batches unchanged."""
+
+        def convert(x: Tensor) -> Tensor:
+            if self.channels_last and x.ndim == 4 and x.is_floating_point():
+                return x.contiguous(memory_format=torch.channels_last)
+            return x
+
+        return tree.map_leaves(convert, batch)
 
     def place(self, module: M) -> M:
         """Move a module to the device and into the memory format, in place."""

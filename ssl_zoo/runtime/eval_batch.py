@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ssl_zoo import tree
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.notices import Notice
+from ssl_zoo.tree import Tree
 
 MAX_SAMPLES = 512
 """The default number of small samples, and the maximum of the default for others."""
@@ -80,7 +82,7 @@ class EvalBatch:
         size = default if self._setting is None else self._setting
         return size if self._fits is None else min(size, self._fits)
 
-    def apply(self, function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    def apply(self, function: Callable[[Tree], Tensor], batch: Tree) -> Tensor:
         """Apply a function to a batch [B, ...]; where memory runs out, to halves of it, and so on.
 
         Args:
@@ -95,23 +97,24 @@ class EvalBatch:
         """
         results: list[Tensor] = []
         done, too_many = 0, 0
-        while done < len(batch):
-            part = batch[done:][: self._fits]
+        while done < tree.size(batch):
+            part = tree.rows(batch, slice(done, None if self._fits is None else done + self._fits))
+            number = tree.size(part)
             try:
                 results.append(function(part))
-                done += len(part)
+                done += number
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if len(part) == 1:
+                if number == 1:
                     raise SslZooError(
                         "evaluation is out of memory with 1 sample at a time; use --device cpu, or a "
                         "machine with more memory"
                     ) from error
             # Outside of the handler the frames that hold memory are gone.
-            too_many = max(too_many, len(part))
-            self.halve(len(part))
+            too_many = max(too_many, number)
+            self.halve(number)
         if too_many:
             SMALLER_BATCH(
                 f"evaluation takes {self._fits} samples at a time, as {too_many} do not fit into "

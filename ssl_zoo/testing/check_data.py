@@ -17,6 +17,7 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.runs.build import build_encoder, load_data
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder
+from ssl_zoo.tree import Tree
 
 TINY = BackboneConfig(
     name="resnet18",
@@ -44,7 +45,7 @@ class CheckData(ABC):
         """Return a new network, with weights drawn from torch's global generator."""
 
     @abstractmethod
-    def batch(self, n: int, seed: int = 0) -> Tensor:
+    def batch(self, n: int, seed: int = 0) -> Tree:
         """Return a raw batch [n, ...] of different samples, the same for the same seed."""
 
     def __str__(self) -> str:
@@ -118,7 +119,7 @@ class SourceData(CheckData):
         """Return a new network."""
         return build_encoder(self.backbone, self.spec, int(torch.randint(2**31, ())))
 
-    def batch(self, n: int, seed: int = 0) -> Tensor:
+    def batch(self, n: int, seed: int = 0) -> Tree:
         """Return samples [n, ...] drawn from the train split."""
         split = self._loaded.train
         generator = torch.Generator().manual_seed(seed)

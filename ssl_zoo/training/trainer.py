@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
-from ssl_zoo import distributed
+from ssl_zoo import distributed, tree
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
+from ssl_zoo.data.splits import Pass
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.agreement import describe_origin
@@ -161,30 +162,32 @@ class Trainer:
         """
         config, world = self.config.train, distributed.world_size()
         epoch, done = divmod(self.step, self.budget.steps_per_epoch)
-        generator = torch.Generator().manual_seed(derive_seed(config.seed, "order", epoch))
-        order = torch.randperm(len(self.data.train), generator=generator)
-        order = order[: self.budget.steps_per_epoch * self.budget.step_images]
-        order = order.view(-1, config.accumulate, world, config.batch_size // world)
-        numbers = order[done:, :, distributed.rank()].flatten()
-        pin = self.device.device.type == "cuda"
-        size = config.batch_size // world
-        raw = self.data.train.stream(numbers, size, drop_last=True, pin=pin)
-        stream = map(Batch, raw, numbers.split(size), self._needed(numbers))
-        with closing(raw):
+        part = Pass(
+            seed=derive_seed(config.seed, "order", epoch),
+            batch_size=config.batch_size // world,
+            first=done * config.accumulate,
+            end=self.budget.steps_per_epoch * config.accumulate,
+            rank=distributed.rank(),
+            world_size=world,
+            pin=self.device.device.type == "cuda",
+        )
+        with closing(self.data.train.batches(part)) as stream:
             while True:
                 with self.phase("data"):
-                    step = list(itertools.islice(stream, config.accumulate))
+                    step = [
+                        Batch(raw, indices, self._needed(indices))
+                        for raw, indices in itertools.islice(stream, config.accumulate)
+                    ]
                 if not step:
                     return
                 yield step
 
-    def _needed(self, numbers: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Yield for each batch of these samples what the task's `needs` ask for, in their order."""
-        for index in numbers.split(self.config.train.batch_size // distributed.world_size()):
-            known = {"index": index}
-            if self.data.train.labels is not None and "labels" in self.task.needs:
-                known["labels"] = self.data.train.labels[index]
-            yield tuple(known[name] for name in self.task.needs)
+    def _needed(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Return what the task's `needs` ask for of these samples, in their order."""
+        known = {"index": index}
+        if self.data.train.labels is not None and "labels" in self.task.needs:
+            known["labels"] = self.data.train.labels[index]
+        return tuple(known[name] for name in self.task.needs)
 
     def train_step(self, batches: list[Batch]) -> Losses:
         """Make one optimiser step on this process's batches; return the mean of their losses.
@@ -198,17 +201,17 @@ class Trainer:
             return self.step_on(views, len(batches))
         with count_passes(self.task) as passes:
             losses = self.step_on(views, len(batches))
-        self.passes = passes.images / sum(len(batch.raw) for batch in batches)
+        self.passes = passes.images / sum(len(batch.numbers) for batch in batches)
         return losses
 
     def views(self, i: int, batch: Batch) -> tuple[Tensor, ...]:
         """Return the input of the task's `loss`, on the device, for the i-th batch of the next step."""
         with self.phase("views"):
             seed = derive_seed(self.config.train.seed, "views", self.step, i)
-            raw = batch.raw.to(self.device.device, non_blocking=True)
-            rng = Rng(seed, raw.device, distributed.rank(), distributed.world_size())
+            raw = tree.move(batch.raw, self.device.device, non_blocking=True)
+            rng = Rng(seed, self.device.device, distributed.rank(), distributed.world_size())
             views = tuple(self.device.to_format(v) for v in self.task.views(raw, rng))
-            return views + tuple(part.to(raw.device, non_blocking=True) for part in batch.needed)
+            return views + tuple(tree.move(batch.needed, self.device.device, non_blocking=True))
 
     def step_on(self, views: Iterable[tuple[Tensor, ...]], number: int) -> Losses:
         """Make one optimiser step on the views of `number` batches; return the mean of their losses.

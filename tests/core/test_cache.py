@@ -23,7 +23,8 @@ from PIL import Image
 
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, assemble, image_files, load
-from ssl_zoo.data.splits import ArraySplit, MappedSplit
+from ssl_zoo.data.mapped import MappedSplit
+from ssl_zoo.data.splits import ArraySplit
 from ssl_zoo.errors import UserError
 from tests.conftest import flags, ssl_zoo
 from tests.core.pictures import broken, everything, folder, named, one_line, photo, write

@@ -285,7 +285,7 @@ def test_a_splits_names_go_with_its_samples(photos: Path) -> None:
     assert set(files) <= {str(path) for path in photos.rglob("*.png")}
     some = torch.tensor([5, 0, 7])
     assert lazy.subset(some).names == [files[i] for i in some]
-    whole = LazySplit(lazy.images, None).to(CPU)
+    whole = LazySplit(lazy.files, None).to(CPU)
     assert whole.names == [str(p) for p in sorted(photos.rglob("*.png")) if p.name != "06b.png"]
     assert whole.subset(some).names == [whole.names[i] for i in some]
     assert whole.subset(some).batch(torch.arange(3)).equal(whole.batch(some))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ssl_zoo.data import LazySplit
 from ssl_zoo.data.folder import list_files
+from ssl_zoo.data.image_files import ImageFiles
 from ssl_zoo.data.survey import survey
 from ssl_zoo.errors import UserError
 from tests.core.pictures import broken, folder, one_line, photo, write
@@ -298,8 +299,10 @@ def test_an_image_is_decoded_once_for_each_time_it_is_asked_for(tmp_path: Path) 
     paths = [write(tmp_path / f"{i}.png", Image.new("L", (4, 4), i)) for i in range(30)]
     data = folder(tmp_path, resident="never", workers=3)
     assert isinstance(data.train, LazySplit)
+    files = data.train.files
+    assert isinstance(files, ImageFiles)
     opened: list[int] = []
-    inner = data.train.images.open
-    object.__setattr__(data.train.images, "open", lambda i: (opened.append(i), inner(i))[1])
+    inner = files.open
+    object.__setattr__(files, "open", lambda i: (opened.append(i), inner(i))[1])
     data.train.batch(torch.arange(len(data.train)))
     assert len(opened) == len(data.train) == len(paths) - 3

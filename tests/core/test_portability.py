@@ -47,7 +47,7 @@ def test_rows_are_read_alike_with_and_without_pread(tmp_path: Path) -> None:
     program = """
 import os, sys
 import numpy, torch
-from ssl_zoo.data.splits import ArrayFile
+from ssl_zoo.data.mapped import ArrayFile
 from pathlib import Path
 numpy.save(sys.argv[1], numpy.arange(60, dtype=numpy.uint8).reshape(20, 3))
 rows = torch.tensor([7, 0, 19])

@@ -366,7 +366,7 @@ def test_labels_reach_a_task_that_says_it_needs_them_and_no_other(tmp_path: Path
         for raw, numbers, (labels,) in step:
             assert raw.equal(everything[numbers])
             assert labels.equal(samples.labels[numbers])
-    assert all(batch.labels == () for step in plain.epoch_batches() for batch in step)
+    assert all(batch.needed == () for step in plain.epoch_batches() for batch in step)
     run = train(small_config("supervised", train__epochs=6, train__lr=0.1), out=tmp_path / "r")
     assert run.results()["needs_labels"] is True
     assert run.metrics()[-1]["accuracy"] > 0.7

@@ -1,0 +1,138 @@
+"""Splits whose samples are rows of an array in a file, read when they are needed."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_zoo.data.splits import ArraySplit, Split
+from ssl_zoo.errors import SslZooError
+
+
+class ArrayFile:
+    """An array [R, ...] of numbers in a `.npy` file, read by rows.
+
+    The file stays open, so it remains readable when it is removed or replaced.
+
+    Args:
+        file: the file.
+
+    Attributes:
+        whole: the array, mapped into memory. Writing to it ends the process, and so does reading rows
+            of a file that was truncated meanwhile or whose disk was removed; `read` raises instead.
+
+    Raises:
+        ValueError: the file holds another kind of array; NumPy raises other errors too.
+    """
+
+    def __init__(self, file: Path) -> None:
+        mapped = np.load(file, mmap_mode="r")
+        if mapped.dtype.kind not in "buif" or not mapped.flags.c_contiguous:
+            raise ValueError(f"{file} does not hold a contiguous array of numbers")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            self.whole = torch.from_numpy(mapped)
+        self._file, self._offset, self._dtype = file, mapped.offset, mapped.dtype
+        self._opened = file.open("rb", buffering=0)
+        self._seeking = threading.Lock()
+        weakref.finalize(self, self._opened.close)
+
+    def read(self, numbers: Tensor) -> Tensor:
+        """Return a copy of the rows with these numbers [B], on the CPU.
+
+        Raises:
+            SslZooError: they cannot be read.
+        """
+        rows = np.empty((len(numbers), *self.whole.shape[1:]), self._dtype)
+        for row, number in zip(rows, numbers.tolist(), strict=True):
+            try:
+                read = self._read_at(self._offset + number * row.nbytes, row.nbytes)
+            except OSError as error:
+                raise SslZooError(f"cannot read {self._file}: {error.strerror}") from error
+            if len(read) < row.nbytes:
+                raise SslZooError(f"cannot read {self._file}: the file was truncated")
+            row[:] = np.frombuffer(read, self._dtype).reshape(row.shape)
+        return torch.from_numpy(rows)
+
+    def _read_at(self, offset: int, size: int) -> bytes:
+        """Return at most `size` bytes from `offset`, for several threads at once.
+
+        Raises:
+            OSError: they cannot be read.
+        """
+        if hasattr(os, "pread"):
+            return os.pread(self._opened.fileno(), size, offset)
+        with self._seeking:  # Windows has no pread
+            self._opened.seek(offset)
+            return self._opened.read(size)
+
+
+class MappedSplit(Split):
+    """A split whose samples are rows of a file, read when they are needed.
+
+    Args:
+        file: the file, of R rows.
+        rows: the row of each sample, int64 [N].
+        labels: the class of each sample, int64 [N], or None.
+        skipped: the unreadable files missing from the samples, with the reason for each.
+        names: the name of each of the N samples, or None.
+    """
+
+    resident = False
+    readers = 3
+
+    def __init__(
+        self,
+        file: ArrayFile,
+        rows: Tensor,
+        labels: Tensor | None,
+        skipped: Mapping[str, str],
+        names: Sequence[str] | None,
+    ) -> None:
+        self.file = file
+        self.rows = rows
+        self.labels = labels
+        self.skipped = skipped
+        self._names = names
+
+    @property
+    def names(self) -> Sequence[str] | None:
+        """The name of each of the N samples, or None."""
+        return self._names
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the samples, in bytes."""
+        return len(self) * math.prod(self.file.whole.shape[1:]) * self.file.whole.element_size()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Return a copy of the samples with these indices, on the CPU."""
+        return self.file.read(self.rows[indices.cpu()])
+
+    def subset(self, indices: Tensor) -> MappedSplit:
+        """Return the samples with these indices [M] as a split of the same file."""
+        labels = self.labels[indices] if self.labels is not None else None
+        names = self._names_of(indices)
+        return MappedSplit(self.file, self.rows[indices], labels, self.skipped, names)
+
+    def to(self, device: torch.device) -> Split:
+        """Return the same samples in the memory of `device`; on a CPU they stay in the file."""
+        if device.type == "cpu":
+            return self
+        shape = (len(self), *self.file.whole.shape[1:])
+        samples = torch.empty(shape, dtype=self.file.whole.dtype, device=device)
+        for part, chunk in zip(samples.split(1024), torch.arange(len(self)).split(1024), strict=True):
+            part.copy_(self.batch(chunk))
+        return ArraySplit(samples, self.labels, self.skipped, self._names)

@@ -1,0 +1,38 @@
+"""Reading ahead: threads prepare the next batches while the last one is in use."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from torch import Tensor
+
+from ssl_zoo.tree import Tree
+
+
+def read_ahead(
+    chunks: Iterable[Tensor],
+    begin: Callable[[ThreadPoolExecutor, Tensor], Callable[[], Tree]],
+    workers: int,
+    prefetch: int,
+) -> Generator[Tree]:
+    """Yield a batch for each chunk of indices, reading ahead in threads.
+
+    Args:
+        chunks: the indices of each batch.
+        begin: starts to read a batch in the pool and returns a function that waits for it.
+        workers: the number of threads.
+        prefetch: the number of batches to read ahead.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="ssl-zoo-decode")
+    pending: deque[Callable[[], Tree]] = deque()
+    try:
+        for chunk in chunks:
+            pending.append(begin(pool, chunk))
+            if len(pending) > prefetch:
+                yield pending.popleft()()
+        while pending:
+            yield pending.popleft()()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

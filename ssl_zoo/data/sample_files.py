@@ -1,0 +1,194 @@
+"""Samples that are decoded from files by threads, and the record of unreadable ones."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ssl_zoo import tree
+from ssl_zoo.data.mapped import ArrayFile
+from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.text import error_reason, printable
+from ssl_zoo.tree import Tree
+
+log = logging.getLogger("ssl_zoo.data")
+
+MAX_UNREADABLE_SHARE = 0.1
+"""The share of a data set's samples that may be unreadable; with more the run stops."""
+MIN_UNREADABLE_LIMIT = 10
+"""The number of unreadable samples that is always allowed, whatever their share, if any can be read."""
+
+
+class UnreadableFiles:
+    """The samples of a data set, over all its splits, that could not be read.
+
+    Args:
+        noun: the plural noun for them in messages.
+
+    Attributes:
+        reasons: the reason for each, by name.
+        total: the number of samples of the data set, readable or not.
+    """
+
+    def __init__(self, noun: str = "samples") -> None:
+        self.noun = noun
+        self.reasons: dict[str, str] = {}
+        self.total = 0
+        self._lock = threading.Lock()
+
+    def record(self, name: str, reason: str) -> None:
+        """Record a sample, with a warning for the first one.
+
+        Raises:
+            UserError: too many samples cannot be read.
+        """
+        with self._lock:
+            if not self.reasons:
+                log.warning("cannot read %s: %s; unreadable files are skipped", name, reason)
+            self.reasons[name] = reason
+            count = len(self.reasons)
+        limit = max(MIN_UNREADABLE_LIMIT, MAX_UNREADABLE_SHARE * self.total)
+        if count == self.total or count > limit:
+            raise UserError(
+                f"data.source: {count} of {self.total} {self.noun} cannot be read, the last being "
+                f"{name}: {reason}; fix or remove them"
+            )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The files that samples are read from.
+
+    Attributes:
+        root: the folder that contains the files, or the archive.
+        files: the file of each sample; the archive for each of its samples.
+    """
+
+    root: Path
+    files: Sequence[str | Path]
+
+    def check(self) -> None:
+        """Raise unless the archive, or anything in the folder, is still there.
+
+        An empty folder may be the mount point of a disk that was removed.
+
+        Raises:
+            SslZooError: it is gone.
+        """
+        try:
+            if self.root.is_file():
+                return
+            with os.scandir(self.root) as entries:
+                exists = any(entries)
+        except OSError:
+            exists = False
+        if not exists:
+            raise SslZooError(
+                f"data.source: {printable(self.root)} is gone; reconnect its disk, then start again, "
+                "or resume the run with --resume"
+            )
+
+
+@dataclass(eq=False, kw_only=True)
+class SampleFiles(ABC):
+    """The samples of a split, by number, which a `LazySplit` decodes in threads.
+
+    A subclass for a modality defines `read` and `empty`; all its samples have one shape, such as a
+    waveform cut or padded to a length, beside that length.
+
+    Attributes:
+        name: returns the name of the sample with a given number, for messages.
+        count: the number of samples.
+        workers: the number of decoding threads.
+        unreadable: the record of unreadable samples, shared by the splits of a data set.
+        origin: the files of the samples; None where they are unknown.
+    """
+
+    name: Callable[[int], str]
+    count: int
+    workers: int = 2
+    unreadable: UnreadableFiles = field(default_factory=UnreadableFiles)
+    origin: Origin | None = None
+
+    def __post_init__(self) -> None:
+        self.unreadable.total += self.count
+
+    @abstractmethod
+    def read(self, number: int) -> Tree:
+        """Decode the sample with a given number, without a leading axis; called from several threads.
+
+        Raises:
+            Exception: of any kind, where it cannot be read; it is skipped then.
+        """
+
+    @abstractmethod
+    def empty(self, count: int, pin: bool = False) -> Tree:
+        """Return uninitialised memory for `count` decoded samples [count, ...], pinned or not."""
+
+    def cached(self, name: str, folder: Path) -> ArrayFile | None:
+        """Return the decoded samples from a cache on disk; None where the modality has none."""
+        return None
+
+    def reason(self, error: Exception) -> str:
+        """Return in a line why a sample could not be read."""
+        return error_reason(error)
+
+    @property
+    def sample_nbytes(self) -> int:
+        """The size of a decoded sample, in bytes."""
+        return tree.nbytes(self.empty(1))
+
+    def decode(self, number: int) -> Tree | None:
+        """Return a decoded sample; record it and return None if it is unreadable.
+
+        Raises:
+            UserError: too many samples cannot be read.
+            SslZooError: their folder or archive is gone.
+        """
+        try:
+            return self.read(number)
+        except Exception as error:  # decoders raise errors of every kind for broken files
+            if self.origin is not None:
+                self.origin.check()
+            self.unreadable.record(printable(self.name(number)), self.reason(error))
+            return None
+
+    def decode_into(self, batch: Tree, numbers: Tensor) -> Tensor:
+        """Decode samples by threads into existing memory.
+
+        Args:
+            batch: the destination [N, ...]; unchanged where a sample is unreadable.
+            numbers: the samples to decode, int64 [N].
+
+        Returns:
+            Whether each sample could be read, bool [N].
+
+        Raises:
+            UserError: too many samples cannot be read.
+        """
+
+        def fill(row: int) -> bool:
+            decoded = self.decode(int(numbers[row]))
+            if decoded is not None:
+                copy_row(decoded, batch, row)
+            return decoded is not None
+
+        readable: list[bool] = []
+        with ThreadPoolExecutor(self.workers) as pool:
+            for chunk in torch.arange(len(numbers)).split(1024):
+                readable += pool.map(fill, chunk.tolist())
+        return torch.tensor(readable, dtype=torch.bool)
+
+
+def copy_row(sample: Tree, batch: Tree, row: int) -> None:
+    """Copy a sample into a row of a batch."""
+    tree.map_leaves(lambda target, source: target[row].copy_(source), batch, sample)
