@@ -104,12 +104,12 @@ class ColorJitter(RandomTransform[DrawnJitter]):
             drawn = rng.uniform(len(x), low=low, high=neutral + strength)
             return torch.where(chosen, drawn, neutral)
 
-        factors = [draw(s, 1.0) for s in (self.brightness, self.contrast, self.saturation)]
-        shift = draw(self.hue, 0.0)
+        brightness, contrast = draw(self.brightness, 1.0), draw(self.contrast, 1.0)
+        saturation, hue = draw(self.saturation, 1.0), draw(self.hue, 0.0)
         if not F.is_colour(x):
-            factors[2], shift = torch.ones_like(shift), torch.zeros_like(shift)
+            saturation, hue = torch.ones_like(saturation), torch.zeros_like(hue)
         order = torch.tensor(rng.order(4)).expand(len(x), -1)
-        return DrawnJitter(chosen, *factors, shift, order)
+        return DrawnJitter(chosen, brightness, contrast, saturation, hue, order)
 
     def apply(self, x: Tensor, drawn: DrawnJitter) -> Tensor:
         """Transform [B, C, H, W] to float of the same shape.
