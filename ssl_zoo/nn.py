@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ssl_zoo.spec import Spec
-from ssl_zoo.tree import Tree
+from ssl_zoo.tree import Tree, join, rows
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -67,6 +67,30 @@ def mlp(widths: Iterable[int], norm: bool = True, last_norm: bool = False) -> nn
         if not last:
             layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
+
+
+def by_size(network: Callable[[Tree], Tree], views: Sequence[Tensor]) -> list[Tree]:
+    """Pass views through a network, those of one size as one batch, as in SwAV and DINO.
+
+    Batch normalisation then has statistics of its own for each size.
+
+    Args:
+        network: maps images [B, C, h, w] to a tensor [B, ...], or a tuple of such tensors.
+        views: batches of images, of any sizes.
+
+    Returns:
+        The network's output for each view, in the order of the views.
+    """
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for i, view in enumerate(views):
+        sizes.setdefault(tuple(view.shape[1:]), []).append(i)
+    outputs: dict[int, Tree] = {}
+    for members in sizes.values():
+        joint, first = network(join([views[i] for i in members])), 0
+        for i in members:
+            outputs[i] = rows(joint, slice(first, first + len(views[i])))
+            first += len(views[i])
+    return [outputs[i] for i in range(len(views))]
 
 
 @torch.no_grad()

@@ -27,7 +27,15 @@ class CropOptions(TaskOptions):
             raise ValueError("must be two shares in (0, 1], the smaller one first")
         return scale
 
-    def crop(self, spec: ImageSpec) -> RandomResizedCrop:
-        """Return the transform for images of `spec`."""
+    def crop(
+        self, spec: ImageSpec, size: int | None = None, scale: tuple[float, float] | None = None
+    ) -> RandomResizedCrop:
+        """Return the transform for images of `spec`.
+
+        Args:
+            spec: the description of the images.
+            size: the side of the crop, in pixels; None for the network's input.
+            scale: the range of its area as a share of the image's; None for the option.
+        """
         flip = (0.5 if spec.mirror else 0.0) if self.flip is None else self.flip
-        return RandomResizedCrop(spec.size, scale=self.crop_scale, flip=flip)
+        return RandomResizedCrop(size or spec.size, scale=scale or self.crop_scale, flip=flip)

@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from ssl_zoo.errors import Unsuitable
+from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.tree import Tree
 
@@ -158,7 +158,10 @@ class ImageSpec(Spec):
         """Resize and normalise uint8 [B, C, h, w] to float32 [B, channels, size, size].
 
         Resizing is bilinear and antialiased. Images of another source may have another number of
-        channels C: gray is repeated, colours are averaged.
+        channels C: gray is repeated, and colours are averaged for a network that takes gray.
+
+        Raises:
+            UserError: there is no such conversion.
         """
         x = self._channels(batch.float().div_(255))
         if x.shape[-2:] != (self.size, self.size):
@@ -187,10 +190,23 @@ class ImageSpec(Spec):
             x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
         return x.flatten(1)
 
+    def check_channels(self, channels: int) -> None:
+        """Raise unless images of so many channels can be converted to these: gray to any, any to gray.
+
+        Raises:
+            UserError: they cannot.
+        """
+        if channels != self.channels and 1 not in (channels, self.channels):
+            raise UserError(
+                f"the images have {channels} channels and the network takes {self.channels}, between "
+                f"which there is no conversion; choose images of {self.channels} channels or of one"
+            )
+
     def _channels(self, x: Tensor) -> Tensor:
         """Convert [B, C, h, w] to [B, channels, h, w]."""
         if x.shape[1] == self.channels:
             return x
+        self.check_channels(x.shape[1])
         return x.mean(1, keepdim=True).expand(-1, self.channels, -1, -1)
 
     def normalise(self, x: Tensor) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import field_validator
 
+from ssl_zoo.notices import Notice
 from ssl_zoo.options import CropOptions
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Field
@@ -11,6 +14,7 @@ from ssl_zoo.views import (
     ColorJitter,
     Compose,
     GaussianBlur,
+    MultiCrop,
     Normalise,
     RandomGrayscale,
     RandomSolarise,
@@ -18,6 +22,43 @@ from ssl_zoo.views import (
 
 SMALL = 64
 """Up to this side, in pixels, options that are None take the papers' values for small images."""
+
+
+_COLOURS = Notice(
+    "no-colours",
+    "Images of neither one nor three channels have no red, green and blue: their saturation and hue are "
+    "not changed, and they are not converted to gray.",
+    "three channels",
+)
+
+
+def report_colours(spec: ImageSpec, *, saturation: float = 0, hue: float = 0, gray: float = 0) -> None:
+    """Give a notice of the changes of colour that are set and that images of `spec` cannot have."""
+    names = {"saturation": saturation, "hue": hue, "conversion to gray": gray}
+    if spec.channels not in (1, 3) and (left_out := [name for name, value in names.items() if value]):
+        _COLOURS(
+            f"images have {spec.channels} channels, not red, green and blue, so they are augmented "
+            f"without {', '.join(left_out)}"
+        )
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Crops of one kind, for `ViewOptions.crops`.
+
+    Attributes:
+        number: the number of crops of an image.
+        scale: the range of a crop's area, as a share of the image's area; None for the option.
+        size: the side of the crops, in pixels; None for the network's input.
+        blur_p: the paper's probability of blurring, used where the option is None.
+        solarise_p: the probability of solarising.
+    """
+
+    number: int
+    scale: tuple[float, float] | None = None
+    size: int | None = None
+    blur_p: float = 0.5
+    solarise_p: float = 0.0
 
 
 class ViewOptions(CropOptions):
@@ -40,22 +81,61 @@ class ViewOptions(CropOptions):
         return jitter
 
     def view(self, spec: ImageSpec, blur_p: float = 0.5, solarise_p: float = 0.0) -> Compose:
-        """Return the augmentation for images described by `spec`.
+        """Return the augmentation for images described by `spec`: a crop, and what follows it.
+
+        Its ``placed`` tells the boxes of the crops, see `ssl_zoo.views.RandomResizedCrop.placed`.
 
         Args:
             spec: the description of the images.
             blur_p: the paper's probability of blurring, used where the option is None.
             solarise_p: the probability of solarising.
         """
+        return Compose(self.crop(spec), *self.colours(spec, blur_p, solarise_p).transforms)
+
+    def colours(self, spec: ImageSpec, blur_p: float = 0.5, solarise_p: float = 0.0) -> Compose:
+        """Return what follows a crop: changes of colour, blur and normalisation.
+
+        Args:
+            spec: the description of the images.
+            blur_p: as for `view`.
+            solarise_p: as for `view`.
+        """
+        _, _, saturation, hue = self.jitter if self.jitter_p else (0, 0, 0, 0)
+        report_colours(spec, saturation=saturation, hue=hue, gray=self.grayscale_p)
         if self.blur_p is not None:
             blur_p = self.blur_p
         elif spec.size <= SMALL:
             blur_p = 0.0
         return Compose(
-            self.crop(spec),
             ColorJitter(*self.jitter, p=self.jitter_p),
             RandomGrayscale(self.grayscale_p),
             GaussianBlur(p=blur_p),
             RandomSolarise(solarise_p),
             Normalise(spec),
+        )
+
+    def crops(self, spec: ImageSpec, *kinds: Crops) -> MultiCrop:
+        """Return an augmentation to several crops of each image, such as SwAV's and DINO's.
+
+        For two large and six small crops of 224 and 96 pixels:
+
+            options.crops(spec, Crops(2, (0.14, 1.0)), Crops(6, (0.05, 0.14), size=96))
+
+        Pass its views through an encoder with `ssl_zoo.nn.by_size`.
+
+        Args:
+            spec: the description of the images.
+            kinds: the kinds of crops, in the order of the views.
+        """
+        return MultiCrop(
+            [
+                (
+                    kind.number,
+                    Compose(
+                        self.crop(spec, kind.size, kind.scale),
+                        *self.colours(spec, kind.blur_p, kind.solarise_p).transforms,
+                    ),
+                )
+                for kind in kinds
+            ]
         )

@@ -39,7 +39,12 @@ def image_input(
 
     Returns:
         float32 [1, channels, size, size].
+
+    Raises:
+        ValueError: the network takes neither one channel nor three, as image files have.
     """
+    if channels not in (1, 3):
+        raise ValueError(f"image files have 1 or 3 channels, and the network takes {channels}")
     side = stored_side(size)
     if isinstance(source, Image.Image):
         square = to_square(source.copy(), side, 3)

@@ -183,13 +183,17 @@ def as_trained(samples: DataSet, spec: ImageSpec, source: str) -> DataSet:
     They are normalised as in training; only the meaning of a mirror image is the new data's.
 
     Raises:
-        UserError: they are not images.
+        UserError: they are not images, or their channels cannot be converted to the network's.
     """
     if not isinstance(samples.spec, ImageSpec):
         raise UserError(
             f"--data {source}: is {samples.spec.modality} data, but the network takes images"
         )
     if samples.spec.channels != spec.channels:
+        try:
+            spec.check_channels(samples.spec.channels)
+        except UserError as error:
+            raise UserError(f"--data {source}: {error}") from error
         CHANNELS(
             f"{source} has {samples.spec.channels} channels and the network takes {spec.channels}: "
             f"{'colours are averaged' if spec.channels == 1 else 'gray is repeated'}"

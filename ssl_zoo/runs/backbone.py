@@ -75,7 +75,16 @@ def load_backbone(path: str | Path) -> nn.Module:
 
 
 def _preprocess(source: str | PathLike[str] | IO[bytes] | Image.Image, *, spec: ImageSpec) -> Tensor:
-    """Return an image file, or a decoded image, as the input [1, C, size, size] of a network."""
+    """Return an image file, or a decoded image, as the input [1, C, size, size] of a network.
+
+    Raises:
+        UserError: the network takes neither one channel nor three.
+    """
+    if spec.channels not in (1, 3):
+        raise UserError(
+            f"image files have 1 or 3 channels, and the network takes {spec.channels}; give "
+            "model.ssl_zoo_spec.prepare uint8 [B, C, h, w]"
+        )
     return torch.from_numpy(image_input(source, spec.size, spec.channels, spec.mean, spec.std))
 
 

@@ -25,7 +25,7 @@ TINY = BackboneConfig(
 )
 """A ResNet-10 of an eighth of the usual width, without gradients that are 0 at the beginning."""
 
-_IMAGES = ((16, 3, 20, 20), (16, 1, 8, 8), (17, 3, 21, 13), (32, 1, 28, 28))
+_IMAGES = ((16, 3, 20, 20), (16, 1, 8, 8), (17, 3, 21, 13), (32, 1, 28, 28), (16, 5, 20, 20))
 """For each kind of images: the side of the network's input, the channels, the raw height and width."""
 
 
@@ -59,7 +59,7 @@ class SyntheticImages(CheckData):
     Attributes:
         backbone: a timm model, or one that a plugin registers.
         size: the side of the network's input, in pixels.
-        channels: 1 or 3.
+        channels: the number of channels.
         height: the height of the raw images, in pixels.
         width: the width of the raw images, in pixels.
         classes: the number of classes, for a task that needs labels.

@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -133,9 +132,8 @@ def draw(columns: Mapping[str, Tensor], spec: ImageSpec, cell: int = 96) -> Imag
 
 
 def _pictures(images: Tensor, spec: ImageSpec, cell: int) -> list[Image.Image]:
-    with torch.no_grad():
-        pixels = spec.denormalise(images.detach().float().cpu()).mul(255).round().byte()
-    factor = max(1, -(-cell // pixels.shape[-1]))
-    pixels = pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    arrays = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(np.ascontiguousarray(array)) for array in arrays]
+    factor = max(1, -(-cell // images.shape[-1]))
+    return [
+        picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+        for picture in spec.show(images)
+    ]

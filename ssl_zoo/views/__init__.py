@@ -1,23 +1,22 @@
 """Batched augmentations: functions of a whole batch, on its device, with parameters drawn per image.
 
-`functional` holds operations with given parameters, each equal to torchvision's; `random` holds
-transforms that draw their parameters from an `Rng`, with torchvision's distributions.
+`functional` holds operations with given parameters, each equal to torchvision's; `random` and `crops`
+hold transforms that draw their parameters from an `Rng`, with torchvision's distributions; `masks` draws
+which places of a grid are hidden.
 """
 
+from ssl_zoo.views.crops import MultiCrop, RandomResizedCrop
 from ssl_zoo.views.random import (
     ColorJitter,
-    Compose,
     GaussianBlur,
-    MultiCrop,
     Normalise,
     PerSample,
     RandomGrayscale,
-    RandomResizedCrop,
     RandomSolarise,
-    Transform,
     random_blocks,
 )
 from ssl_zoo.views.rng import Rng, derive_seed
+from ssl_zoo.views.transform import Compose, RandomTransform, Transform
 
 __all__ = [
     "ColorJitter",
@@ -29,6 +28,7 @@ __all__ = [
     "RandomGrayscale",
     "RandomResizedCrop",
     "RandomSolarise",
+    "RandomTransform",
     "Rng",
     "Transform",
     "derive_seed",

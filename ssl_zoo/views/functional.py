@@ -1,10 +1,14 @@
 """Batched image operations with parameters given per image.
 
-Images are float [B, C, H, W] in [0, 1] with C = 1 or 3; a parameter is a tensor [B]. Each operation
-equals that of `torchvision.transforms.v2.functional` on each image alone, within 5e-6 (float32 sums in
-another order). Some write the result into `out`, which may be the images themselves. Each clamps to
-[0, 1] as torchvision does; clamping once after several would differ: a pixel of 0.8 that is brightened
-1.8 times and then halved becomes 0.5, not 0.72.
+Images are float [B, C, H, W] in [0, 1] with any number of channels; a parameter is a tensor [B]. With
+one or three channels each operation equals that of `torchvision.transforms.v2.functional` on each image
+alone, within 5e-6 (float32 sums in another order). Three channels are taken for red, green and blue.
+Saturation, hue and grayscale leave other images as they are, which have no colours in this sense; all
+other operations treat each channel as they treat gray.
+
+Some operations write the result into `out`, which may be the images themselves. Each clamps to [0, 1] as
+torchvision does; clamping once after several would differ: a pixel of 0.8 that is brightened 1.8 times
+and then halved becomes 0.5, not 0.72.
 
 Cropping, resizing and blurring are separable linear maps, so each is written as a pair of matrices
 per image, one over rows and one over columns: two batched matrix products, with exact antialiasing, at
@@ -110,10 +114,18 @@ def _per_image(parameter: Tensor) -> Tensor:
     return parameter.view(-1, 1, 1, 1)
 
 
+def is_colour(x: Tensor) -> bool:
+    """Return whether images [B, C, H, W] have the three channels red, green and blue."""
+    return x.shape[1] == 3
+
+
 def luma(x: Tensor) -> Tensor:
-    """Return the brightness of each pixel, [B, 1, H, W] (ITU-R 601 weights)."""
-    if x.shape[1] == 1:
-        return x
+    """Return the brightness of each pixel, [B, 1, H, W].
+
+    It is weighted by ITU-R 601 for three channels, and the mean of all channels otherwise.
+    """
+    if not is_colour(x):
+        return x if x.shape[1] == 1 else x.mean(1, keepdim=True)
     red, green, blue = x.unbind(1)
     return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2]).unsqueeze_(1)
 
@@ -124,22 +136,25 @@ def brightness(x: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def contrast(x: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
-    """Scale the difference from the image's mean brightness by `factor` ≥ 0, and clamp."""
+    """Scale the difference from the image's mean brightness, one number, by `factor` ≥ 0, and clamp."""
     mean = luma(x).mean((1, 2, 3), keepdim=True)
     factor = _per_image(factor)
     return torch.mul(x, factor, out=out).add_(mean * (1 - factor)).clamp_(0, 1)
 
 
 def saturation(x: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
-    """Scale the difference from each pixel's brightness by `factor` ≥ 0, and clamp. Gray stays gray."""
-    if x.shape[1] == 1:
+    """Scale the difference from each pixel's brightness by `factor` ≥ 0, and clamp; of colours only."""
+    if not is_colour(x):
         return x
     return torch.lerp(luma(x), x, _per_image(factor).to(x.dtype), out=out).clamp_(0, 1)
 
 
 def hue(x: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
-    """Rotate the hue by `shift` in [-0.5, 0.5] of a full turn, at constant HSV value and saturation."""
-    if x.shape[1] == 1:
+    """Rotate the hue by `shift` in [-0.5, 0.5] of a full turn, at constant HSV value and saturation.
+
+    Only colours have a hue.
+    """
+    if not is_colour(x):
         return x
     maximum, minimum = x.amax(1), x.amin(1)
     chroma = maximum - minimum
@@ -162,15 +177,15 @@ def hue(x: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def grayscale(x: Tensor) -> Tensor:
-    """Replace each pixel by its brightness; the number of channels stays."""
-    return luma(x).expand_as(x)
+    """Replace each colour by its brightness; the number of channels stays."""
+    return luma(x).expand_as(x) if is_colour(x) else x
 
 
 def blur_matrix(sigma: Tensor, kernel_size: int, side: int) -> Tensor:
     """Return the matrix that blurs `side` pixels with a Gaussian, reflecting at the borders.
 
     Args:
-        sigma: the standard deviation [B], in pixels, > 0.
+        sigma: the standard deviation [B], in pixels, ≥ 0; 0 leaves the pixels as they are.
         kernel_size: the number of taps, odd, at most 2 · side - 1.
         side: the number of pixels.
 
@@ -179,6 +194,7 @@ def blur_matrix(sigma: Tensor, kernel_size: int, side: int) -> Tensor:
     """
     half = kernel_size // 2
     taps = torch.arange(-half, half + 1, device=sigma.device)
+    sigma = sigma.clamp(min=torch.finfo(sigma.dtype).tiny)
     kernel = torch.exp(-0.5 * (taps / sigma.view(-1, 1)) ** 2)
     kernel = kernel / kernel.sum(1, keepdim=True)
     position = (torch.arange(side, device=sigma.device).view(-1, 1) + taps).abs()

@@ -1,14 +1,16 @@
 """Transforms that draw their parameters per image, with torchvision's distributions.
 
-A transform is called with a batch [B, C, H, W] (uint8, or float in [0, 1]) and an `Rng`.
+A transform is called with a batch [B, C, H, W] (uint8, or float in [0, 1]) and an `Rng`. Any number of
+channels is taken. Brightness, contrast, blur and solarisation treat all channels alike; saturation, hue
+and conversion to gray mean something for red, green and blue alone, and leave other images as they are.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,26 +18,7 @@ from torch import Tensor
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.views import functional as F
 from ssl_zoo.views.rng import Rng
-
-
-class Transform(Protocol):
-    """A function that turns a batch of images and an `Rng` into a batch of images."""
-
-    def __call__(self, x: Tensor, rng: Rng, /) -> Tensor:
-        """Return the transformed batch."""
-
-
-class Compose:
-    """A sequence of transforms that are applied one after another."""
-
-    def __init__(self, *transforms: Transform) -> None:
-        self.transforms = transforms
-
-    def __call__(self, x: Tensor, rng: Rng) -> Tensor:
-        """Transform [B, C, H, W] to [B, C, h, w]."""
-        for transform in self.transforms:
-            x = transform(x, rng)
-        return x
+from ssl_zoo.views.transform import RandomTransform
 
 
 def _apply(chosen: Tensor, op: Callable[..., Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
@@ -49,69 +32,54 @@ def _apply(chosen: Tensor, op: Callable[..., Tensor], x: Tensor, *parameters: Te
     return torch.where(chosen.view(-1, 1, 1, 1), op(x, *parameters), x)
 
 
-@dataclass(frozen=True)
-class RandomResizedCrop:
-    """A crop of random area and aspect ratio, resized to a square and mirrored with probability `flip`.
+class Chosen(NamedTuple):
+    """The images that are changed.
 
     Attributes:
-        size: the side of the result, in pixels.
-        scale: the range of the crop's area, as a share of the image's area.
-        ratio: the range of the crop's width over its height; its logarithm is drawn uniformly.
-        flip: the probability of a horizontal flip.
+        applied: whether an image is changed, bool [B].
     """
 
-    size: int
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
+    applied: Tensor
 
-    _TRIES = 10
 
-    def __call__(self, x: Tensor, rng: Rng) -> Tensor:
-        """Transform uint8 or float [B, C, H, W] to float [B, C, size, size]."""
-        flip = rng.bernoulli(len(x), self.flip)
-        top, left, height, width = self.boxes(len(x), x.shape[-2], x.shape[-1], rng)
-        return F.resized_crop(x, top, left, height, width, self.size, flip)
+class DrawnJitter(NamedTuple):
+    """The changes of colour.
 
-    def boxes(self, n: int, height: int, width: int, rng: Rng) -> tuple[Tensor, ...]:
-        """Draw `n` boxes in an image of height × width.
+    Attributes:
+        applied: whether an image is changed, bool [B].
+        brightness: the factor [B], 1 for no change.
+        contrast: likewise.
+        saturation: likewise.
+        hue: the shift [B], as a share of a full turn, 0 for no change.
+        order: the order of the four, int64 [B, 4] on the CPU, the same for all images.
+    """
 
-        As in torchvision's `RandomResizedCrop.get_params`, a box is the first of ten tries that fits,
-        otherwise the largest centred one whose aspect ratio is in range.
+    applied: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    saturation: Tensor
+    hue: Tensor
+    order: Tensor
 
-        Returns:
-            The first row, first column, height and width of each box, each [n] in pixels.
-        """
-        area = rng.uniform(n, self._TRIES, low=self.scale[0], high=self.scale[1])
-        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
-        ratio = rng.uniform(n, self._TRIES, low=low, high=high).exp_()
-        w = (area * ratio * (height * width)).sqrt_().round_()
-        h = (area / ratio * (height * width)).sqrt_().round_()
-        fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
-        first = fits.int().argmax(1, keepdim=True)
-        w, h = w.gather(1, first).squeeze(1), h.gather(1, first).squeeze(1)
 
-        position = rng.uniform(n, 2)
-        top = (position[:, 0] * (height - h + 1)).floor_()
-        left = (position[:, 1] * (width - w + 1)).floor_()
+class DrawnBlur(NamedTuple):
+    """The blurs.
 
-        aspect = min(max(width / height, self.ratio[0]), self.ratio[1])
-        full_w, full_h = round(min(width, height * aspect)), round(min(height, width / aspect))
-        none = ~fits.any(1)
-        return (
-            top.masked_fill_(none, (height - full_h) // 2),
-            left.masked_fill_(none, (width - full_w) // 2),
-            h.masked_fill_(none, full_h),
-            w.masked_fill_(none, full_w),
-        )
+    Attributes:
+        applied: whether an image is blurred, bool [B].
+        sigma: the standard deviation of the Gaussian [B], in pixels, 0 for no blur.
+    """
+
+    applied: Tensor
+    sigma: Tensor
 
 
 @dataclass(frozen=True)
-class ColorJitter:
+class ColorJitter(RandomTransform[DrawnJitter]):
     """A random change of brightness, contrast, saturation and hue, in random order.
 
     The order is drawn once per batch, not per image; for each image every order is as likely as in
-    torchvision. Images of one channel have no saturation and hue to change.
+    torchvision. Only images of three channels have a saturation and a hue to change.
 
     Attributes:
         brightness: the factor is uniform in [max(0, 1 - brightness), 1 + brightness].
@@ -127,8 +95,8 @@ class ColorJitter:
     hue: float = 0.0
     p: float = 1.0
 
-    def __call__(self, x: Tensor, rng: Rng) -> Tensor:
-        """Transform [B, C, H, W] to float of the same shape."""
+    def draw(self, x: Tensor, rng: Rng) -> DrawnJitter:
+        """Draw the changes for a batch [B, C, H, W]."""
         chosen = rng.bernoulli(len(x), self.p)
 
         def draw(strength: float, neutral: float) -> Tensor:
@@ -136,34 +104,54 @@ class ColorJitter:
             drawn = rng.uniform(len(x), low=low, high=neutral + strength)
             return torch.where(chosen, drawn, neutral)
 
+        brightness, contrast = draw(self.brightness, 1.0), draw(self.contrast, 1.0)
+        saturation, hue = draw(self.saturation, 1.0), draw(self.hue, 0.0)
+        if not F.is_colour(x):
+            saturation, hue = torch.ones_like(saturation), torch.zeros_like(hue)
+        order = torch.tensor(rng.order(4)).expand(len(x), -1)
+        return DrawnJitter(chosen, brightness, contrast, saturation, hue, order)
+
+    def apply(self, x: Tensor, drawn: DrawnJitter) -> Tensor:
+        """Transform [B, C, H, W] to float of the same shape.
+
+        Raises:
+            ValueError: the parameters were drawn for several batches, in different orders.
+        """
+        if (drawn.order != drawn.order[:1]).any():
+            raise ValueError("ColorJitter: the images of a batch must have one order of operations")
         operations = (
-            (F.brightness, self.brightness, draw(self.brightness, 1.0)),
-            (F.contrast, self.contrast, draw(self.contrast, 1.0)),
-            (F.saturation, self.saturation, draw(self.saturation, 1.0)),
-            (F.hue, self.hue, draw(self.hue, 0.0)),
+            (F.brightness, self.brightness, drawn.brightness),
+            (F.contrast, self.contrast, drawn.contrast),
+            (F.saturation, self.saturation, drawn.saturation),
+            (F.hue, self.hue, drawn.hue),
         )
         x, own = F.to_float(x), None
-        for i in rng.order(len(operations)):
+        for i in drawn.order[:1].flatten().tolist():
             operation, strength, parameter = operations[i]
-            if strength and (i < 2 or x.shape[1] > 1):
+            if strength and (i < 2 or F.is_colour(x)):
                 x = own = operation(x, parameter, own)  # reuses memory that is in the cache
         return x
 
 
 @dataclass(frozen=True)
-class RandomGrayscale:
-    """A conversion to gray with probability `p`; the number of channels stays."""
+class RandomGrayscale(RandomTransform[Chosen]):
+    """A conversion of colours to gray with probability `p`; the number of channels stays."""
 
     p: float = 0.2
 
-    def __call__(self, x: Tensor, rng: Rng) -> Tensor:
-        """Transform [B, C, H, W] to float of the same shape."""
+    def draw(self, x: Tensor, rng: Rng) -> Chosen:
+        """Draw which images of [B, C, H, W] are converted."""
         chosen = rng.bernoulli(len(x), self.p)
-        return F.to_float(x) if x.shape[1] == 1 else _apply(chosen, F.grayscale, F.to_float(x))
+        return Chosen(chosen if F.is_colour(x) else torch.zeros_like(chosen))
+
+    def apply(self, x: Tensor, drawn: Chosen) -> Tensor:
+        """Transform [B, C, H, W] to float of the same shape."""
+        x = F.to_float(x)
+        return _apply(drawn.applied, F.grayscale, x) if F.is_colour(x) else x
 
 
 @dataclass(frozen=True)
-class GaussianBlur:
+class GaussianBlur(RandomTransform[DrawnBlur]):
     """A Gaussian blur with probability `p`.
 
     Attributes:
@@ -176,62 +164,59 @@ class GaussianBlur:
     sigma: tuple[float, float] = (0.1, 2.0)
     p: float = 0.5
 
-    def __call__(self, x: Tensor, rng: Rng) -> Tensor:
-        """Transform [B, C, H, W] to float of the same shape."""
+    def draw(self, x: Tensor, rng: Rng) -> DrawnBlur:
+        """Draw the blurs for a batch [B, C, H, W]."""
         chosen = rng.bernoulli(len(x), self.p)
         sigma = rng.uniform(len(x), low=self.sigma[0], high=self.sigma[1])
+        return DrawnBlur(chosen, sigma.masked_fill_(~chosen, 0))
+
+    def apply(self, x: Tensor, drawn: DrawnBlur) -> Tensor:
+        """Transform [B, C, H, W] to float of the same shape."""
         if not self.p:
             return F.to_float(x)
         kernel_size = self.kernel_size or F.default_kernel_size(x.shape[-1])
-        return _apply(chosen, lambda y, s: F.gaussian_blur(y, s, kernel_size), F.to_float(x), sigma)
+        blur = partial(F.gaussian_blur, kernel_size=kernel_size)
+        return _apply(drawn.applied, blur, F.to_float(x), drawn.sigma)
 
 
 @dataclass(frozen=True)
-class RandomSolarise:
+class RandomSolarise(RandomTransform[Chosen]):
     """An inversion of the pixels at or above `threshold`, with probability `p`."""
 
     p: float = 0.2
     threshold: float = 0.5
 
-    def __call__(self, x: Tensor, rng: Rng) -> Tensor:
+    def draw(self, x: Tensor, rng: Rng) -> Chosen:
+        """Draw which images of [B, C, H, W] are solarised."""
+        return Chosen(rng.bernoulli(len(x), self.p))
+
+    def apply(self, x: Tensor, drawn: Chosen) -> Tensor:
         """Transform [B, C, H, W] to float of the same shape."""
-        chosen = rng.bernoulli(len(x), self.p)
         if not self.p:
             return F.to_float(x)
-        return _apply(chosen, lambda y: F.solarise(y, self.threshold), F.to_float(x))
+        return _apply(drawn.applied, partial(F.solarise, threshold=self.threshold), F.to_float(x))
 
 
 @dataclass(frozen=True)
-class Normalise:
+class Normalise(RandomTransform[tuple[()]]):
     """A normalisation to zero mean and unit deviation per channel, by the statistics of the data."""
 
     spec: ImageSpec
 
-    def __call__(self, x: Tensor, rng: Rng) -> Tensor:
+    def draw(self, x: Tensor, rng: Rng) -> tuple[()]:
+        """Return no parameters, as nothing is random."""
+        return ()
+
+    def apply(self, x: Tensor, drawn: tuple[()] = ()) -> Tensor:
         """Normalise [B, C, H, W] in [0, 1]."""
         return self.spec.normalise(F.to_float(x))
 
 
-class MultiCrop:
-    """Several crops of each image, of different sizes (SwAV, arXiv:2006.09882, section 3.2).
-
-    Args:
-        crops: for each kind of crop, the number of crops and their complete augmentation.
-    """
-
-    def __init__(self, crops: Sequence[tuple[int, Transform]]) -> None:
-        self.crops = crops
-
-    def __call__(self, x: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Transform [B, C, H, W] to one batch per crop, in the order of `crops`."""
-        return tuple(crop(x, rng) for number, crop in self.crops for _ in range(number))
-
-
-class PerSample:
+class PerSample(RandomTransform[int]):
     """An adapter that applies a transform of one image [C, H, W], such as torchvision's, to batches.
 
     It runs image by image with a seed drawn from the `Rng`. It is reproducible but slow, and several
-    processes draw other parameters than a single process would.
+    processes draw other parameters than a single process would. Its parameters are the seed alone.
 
     Args:
         transform: a function of one image that draws from torch's global generator.
@@ -240,12 +225,15 @@ class PerSample:
     def __init__(self, transform: Callable[[Tensor], Any]) -> None:
         self.transform = transform
 
-    def __call__(self, x: Tensor, rng: Rng) -> Tensor:
+    def draw(self, x: Tensor, rng: Rng) -> int:
+        """Draw the seed for a batch."""
+        return rng.seed()
+
+    def apply(self, x: Tensor, drawn: int) -> Tensor:
         """Transform each image of [B, C, H, W] and stack the results."""
-        seed = rng.seed()
         devices = [x.device] if x.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
+            torch.manual_seed(drawn)
             return torch.stack([self.transform(image) for image in x])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 
 import torch
@@ -50,11 +51,26 @@ class Rng:
     def uniform(self, n: int, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Draw float32 [n, *shape], uniform in [low, high)."""
         joint = torch.rand(self.world_size * n, *shape, generator=self.generator, device=self.device)
-        return joint[self.rank * n : (self.rank + 1) * n].mul(high - low).add_(low)
+        return self._own(joint).mul(high - low).add_(low)
+
+    def normal(self, n: int, *shape: int) -> Tensor:
+        """Draw float32 [n, *shape] from the standard normal distribution."""
+        joint = torch.randn(self.world_size * n, *shape, generator=self.generator, device=self.device)
+        return self._own(joint).clone()
 
     def bernoulli(self, n: int, p: float) -> Tensor:
         """Draw bool [n], true with probability `p`."""
         return self.uniform(n) < p
+
+    @property
+    def shared(self) -> Rng:
+        """The same source, whose numbers are the same in every process, for random directions.
+
+        It goes on where this one is and moves it on, so every process must draw from it alike.
+        """
+        shared = copy.copy(self)
+        shared.rank, shared.world_size = 0, 1
+        return shared
 
     def permutation(self, n: int) -> Tensor:
         """Draw a permutation of 0..n-1, int64 [n], the same in every process."""
@@ -68,3 +84,8 @@ class Rng:
         """Draw a seed for another generator, different in every process."""
         joint = torch.randint(2**62, (self.world_size,), generator=self._host)
         return int(joint[self.rank])
+
+    def _own(self, joint: Tensor) -> Tensor:
+        """Return this process's rows of those of the joint batch."""
+        n = len(joint) // self.world_size
+        return joint[self.rank * n : (self.rank + 1) * n]

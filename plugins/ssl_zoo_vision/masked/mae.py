@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ssl_zoo import CropOptions, Encoder, Field, ImageSpec, Losses, Rng, Task, Unsuitable, UserError
 from ssl_zoo.nn import full_precision, output_shape
 from ssl_zoo.views import Compose, Normalise
+from ssl_zoo.views.masks import random_places
 
 Pair = tuple[int, int]
 
@@ -161,7 +162,7 @@ class MAE(Task):
                 f"nothing to reconstruct in images of {spec.size} × {spec.size}; choose others"
             )
         hidden = round(options.mask_ratio * self.places)
-        self.visible = self.places - min(max(hidden, 1), self.places - 1)  # K
+        self.hidden = min(max(hidden, 1), self.places - 1)  # N - K
         size = options.decoder_width, options.decoder_depth
         self.decoder = Decoder(width, pixels, (rows, columns), *size)
         self.augment = Compose(options.crop(spec), Normalise(spec))
@@ -169,8 +170,7 @@ class MAE(Task):
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return crops [B, C, H, W], and the positions visible [B, K] and hidden [B, N - K]."""
         x = self.augment(batch, rng)
-        order = rng.uniform(len(x), self.places).argsort(1)  # [B, N]
-        return x, order[:, : self.visible], order[:, self.visible :]
+        return x, *random_places(len(x), self.places, self.hidden, rng)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the mean squared error over the hidden patches; about 1 if it predicts their means."""
