@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from os import PathLike
+from typing import IO, Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.notices import Notice
+from ssl_zoo.preprocess import image_input
 from ssl_zoo.tree import Tree
 
 S = TypeVar("S", bound="Spec")
@@ -90,6 +92,14 @@ class Spec:
             Unsuitable: unless a plugin's spec defines it.
         """
         raise Unsuitable(f"{self.modality} data cannot be shown, as its spec does not define `show`")
+
+    def preprocess(self, source: Any) -> Tree:
+        """Return what a user has, such as the path of a file, as a prepared batch of one sample.
+
+        Raises:
+            Unsuitable: unless a plugin's spec defines it.
+        """
+        raise Unsuitable(f"{type(self).__name__} does not define `preprocess`")
 
     def without_classes(self: S) -> S:
         """Return the description of the same samples without labels."""
@@ -167,6 +177,10 @@ class ImageSpec(Spec):
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
         return self.normalise(x)
+
+    def preprocess(self, source: str | PathLike[str] | IO[bytes] | Image.Image) -> Tensor:
+        """Return an image file, or a decoded image, as the input [1, channels, size, size]."""
+        return torch.from_numpy(image_input(source, self.size, self.channels, self.mean, self.std))
 
     def vary(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         """Return `prepare` of a random square, at least half the area, randomly flipped if `mirror`."""

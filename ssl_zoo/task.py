@@ -142,6 +142,14 @@ class Encoder(nn.Module, ABC):
         """Return which places of `feature_map` are real, bool [B, ...]; None if all, as in images."""
         return None
 
+    @property
+    def network(self) -> nn.Module:
+        """The network that is saved, exported, and given by `ssl_zoo.load_backbone`.
+
+        It is the encoder itself, unless it wraps another library's network.
+        """
+        return self
+
     def layers(self) -> list[list[nn.Parameter]]:
         """Return the parameters by layer, from the input on, for a rate that decays by layer.
 

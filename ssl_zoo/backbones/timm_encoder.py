@@ -68,6 +68,12 @@ class TimmEncoder(Encoder):
         self.width = pooled.shape[1]
         self.map_width = feature_map.shape[1]
 
+    @property
+    def network(self) -> nn.Module:
+        """The timm model."""
+        model: nn.Module = self.model
+        return model
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the pooled features [B, D] of images [B, C, H, W]."""
         return self.pool(self.model.forward_features(x))

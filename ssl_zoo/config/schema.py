@@ -58,12 +58,13 @@ class DataConfig(_Section):
     """The source of the samples."""
 
     source: str = Field("digits", description="name of a data set, a folder, timm:NAME or hf:NAME")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the source")
     root: str | None = Field(None, description="folder for downloaded data sets")
     image_size: int | None = Field(
         None,
         ge=4,
         le=4096,
-        description="side of the network's input in pixels; none: the source's default",
+        description="side of an image network's input in pixels; none: the source's default",
     )
     labels: Literal["auto", "none"] = Field(
         "auto", description="none: leave labels out, as where sub-folders are not classes"

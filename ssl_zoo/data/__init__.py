@@ -3,8 +3,12 @@
 from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.lazy import LazySplit
 from ssl_zoo.data.sample_files import SampleFiles
+from ssl_zoo.data.source import Source, SourceOptions, rest_of
 from ssl_zoo.data.sources import load
 from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.streams import Stream
 
-__all__ = ["ArraySplit", "DataSet", "LazySplit", "SampleFiles", "Split", "Stream", "load"]
+__all__ = [
+    "ArraySplit", "DataSet", "LazySplit", "SampleFiles", "Source", "SourceOptions", "Split", "Stream",
+    "load", "rest_of",
+]  # fmt: skip

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl_zoo import distributed
+from ssl_zoo import distributed, preprocess
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data import preprocess
 from ssl_zoo.data.catalogue import as_arrays, labels_of
 from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.decode import open_image

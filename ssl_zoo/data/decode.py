@@ -14,7 +14,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ssl_zoo.data import preprocess
+from ssl_zoo import preprocess
 from ssl_zoo.text import error_reason
 
 UNDECODED_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
@@ -62,7 +62,7 @@ def open_image(file: Path | IO[bytes], side: int) -> Image.Image:
 
 
 def to_square(image: Image.Image, side: int, channels: int) -> Tensor:
-    """Return `ssl_zoo.data.preprocess.to_square` as a tensor, uint8 [channels, side, side]."""
+    """Return `ssl_zoo.preprocess.to_square` as a tensor, uint8 [channels, side, side]."""
     return torch.from_numpy(preprocess.to_square(image, side, channels))
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,12 +29,14 @@ from ssl_zoo.data.download import default_root, open_torchvision
 from ssl_zoo.data.folder import read_folder
 from ssl_zoo.data.holdout import exact_copies, hold_out, random_split
 from ssl_zoo.data.lazy import LazySplit
+from ssl_zoo.data.source import Source, choose_source
 from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.survey import survey
 from ssl_zoo.data.timm_sets import open_timm
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
+from ssl_zoo.spec import ImageSpec
 from ssl_zoo.text import did_you_mean, printable
 
 log = logging.getLogger("ssl_zoo.data")
@@ -43,8 +46,6 @@ _NO_HOLDOUT = Notice(
     "data.holdout has no effect on a source that has a test split of its own.",
     "leave data.holdout out",
 )
-
-Source = Callable[[DataConfig, torch.device], DataSet]
 
 DIGITS_FILE = Path(__file__).with_name("digits.npz")
 """1,797 handwritten digits: images uint8 [1797, 8, 8] with values in 0..16, labels uint8 [1797].
@@ -56,7 +57,10 @@ Licence: Creative Commons Attribution 4.0 International (CC BY 4.0).
 
 
 def load(
-    config: DataConfig, device: torch.device, sources: Mapping[str, Source] | None = None
+    config: DataConfig,
+    device: torch.device,
+    sources: Mapping[str, Any] | None = None,
+    modality: str = "image",
 ) -> DataSet:
     """Load the data that a configuration names.
 
@@ -64,11 +68,18 @@ def load(
         config: the ``data`` section.
         device: the device on which samples are stored that fit into its memory.
         sources: further sources by name, which take precedence over the built-in ones.
+        modality: the kind of data that is wanted, which decides how a file or folder is opened.
 
     Raises:
-        UserError: there is no such source, it has no image, or it cannot be read or downloaded.
+        UserError: there is no such source, it has no sample, or it cannot be read or downloaded.
     """
-    data = _load(config, device, sources or {})
+    known = {**BUILT_IN, **{name: Source.of(source) for name, source in (sources or {}).items()}}
+    source = choose_source(config.source, known, modality)
+    if source is None:
+        raise UserError(_unknown_source(config.source, known, modality))
+    data = source(config, device)
+    if config.image_size is not None and not isinstance(data.spec, ImageSpec):
+        raise SettingError("data.image_size", f"{data.name} is {data.spec.modality} data; leave it out")
     if config.groups is not None and not data.facts.held_out:
         reason = "each class is a single group" if data.test is None else "it has a test split"
         raise SettingError(
@@ -79,35 +90,18 @@ def load(
     return data.without_labels("data.labels=none") if config.labels == "none" else data
 
 
-def _load(config: DataConfig, device: torch.device, sources: Mapping[str, Source]) -> DataSet:
-    """Load the data with their labels.
-
-    Raises:
-        UserError: as `load`.
-    """
-    name = config.source
-    if name in sources:
-        return sources[name](config, device)
-    if name == "digits":
-        return _digits(config, device)
-    torchvision_name = name.removeprefix("timm:torch/").replace("_", "-")
-    if torchvision_name in catalogue.CATALOGUE:
-        return _torchvision(torchvision_name, config, device)
-    if name.startswith(("timm:", "hf:")):
-        return _timm(config, device)
-    path = user_path("data.source", name)
-    if name and path.is_dir():
-        return _folder(path, config, device)
-    known = ["digits", *catalogue.CATALOGUE, *sources]
-    problem = (
-        "is a file, not a folder of images"
-        if path.is_file()
-        else "is neither a folder nor a known data set"
-    )
-    raise UserError(
-        f"data.source: {printable(name)!r} {problem}.{did_you_mean(name, known)} "
-        f"Known are: {', '.join(known)}"
-    )
+def _unknown_source(name: str, known: Mapping[str, Source], modality: str) -> str:
+    """Return the message about a name that no source opens."""
+    names = [key for key, source in known.items() if source.modality == modality]
+    if modality == "image":
+        names = ["digits", *catalogue.CATALOGUE, *(key for key in names if key not in BUILT_IN)]
+    wanted = "folder of images" if modality == "image" else f"{modality} data that a source opens"
+    if user_path("data.source", name).exists():
+        problem = f"is a file, not a {wanted}" if modality == "image" else f"is no {wanted}"
+    else:
+        problem = "is neither a folder nor a known data set"
+    listed = ", ".join(names) or f"none for {modality} data; install a plugin with one"
+    return f"data.source: {printable(name)!r} {problem}.{did_you_mean(name, names)} Known are: {listed}"
 
 
 def _digits(config: DataConfig, device: torch.device) -> DataSet:
@@ -123,8 +117,18 @@ def _digits(config: DataConfig, device: torch.device) -> DataSet:
     )
 
 
-def _torchvision(name: str, config: DataConfig, device: torch.device) -> DataSet:
+def _catalogued(source: str) -> str:
+    """Return the name in the catalogue of torchvision's data sets that a user may have meant."""
+    return source.removeprefix("timm:torch/").replace("_", "-")
+
+
+def _is_catalogued(source: str) -> bool:
+    return _catalogued(source) in catalogue.CATALOGUE
+
+
+def _torchvision(config: DataConfig, device: torch.device) -> DataSet:
     """Load one of torchvision's data sets."""
+    name = _catalogued(config.source)
     entry = catalogue.CATALOGUE[name]
     root = user_path("data.root", config.root) if config.root else default_root()
     builder = SplitBuilder(config=config, device=device, size=entry.size, channels=entry.channels)
@@ -151,7 +155,9 @@ def _torchvision(name: str, config: DataConfig, device: torch.device) -> DataSet
 
 
 def _timm(config: DataConfig, device: torch.device) -> DataSet:
-    """Load a data set through timm's factory."""
+    """Load a data set through timm's factory, or torchvision where it has it."""
+    if _is_catalogued(config.source):
+        return _torchvision(config, device)
     train_images, test_images = open_timm(config)
     builder = SplitBuilder(config=config, device=device)
     train = builder.from_dataset(train_images, "train")
@@ -173,8 +179,13 @@ def _timm(config: DataConfig, device: torch.device) -> DataSet:
     )
 
 
-def _folder(root: Path, config: DataConfig, device: torch.device) -> DataSet:
+def _is_folder(source: str) -> bool:
+    return bool(source) and user_path("data.source", source).is_dir()
+
+
+def _folder(config: DataConfig, device: torch.device) -> DataSet:
     """Load a folder of image files."""
+    root = user_path("data.source", config.source.removeprefix("folder:"))
     content = read_folder(root)
     paths = content.train.paths
     labels = None if config.labels == "none" else content.train.labels
@@ -231,3 +242,13 @@ def _warn_of_copies(train: Sequence[Path], test: Sequence[Path], workers: int) -
             "%d of the %d images to evaluate on are exact copies of images trained on, so accuracies "
             "are too high; remove them from one of the two folders", number, len(test),
         )  # fmt: skip
+
+
+BUILT_IN = {
+    "digits": Source.of(_digits),
+    "torchvision": Source.of(_torchvision, takes=_is_catalogued),
+    "timm": Source.of(_timm),
+    "hf": Source.of(_timm),
+    "folder": Source.of(_folder, takes=_is_folder),
+}
+"""The sources of images that the core has, by name."""

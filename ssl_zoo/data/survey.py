@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ssl_zoo.data.decode import is_gray
-from ssl_zoo.data.preprocess import has_more_than_8_bits
 from ssl_zoo.notices import Notice
+from ssl_zoo.preprocess import has_more_than_8_bits
 from ssl_zoo.text import quantity
 
 MAX_SURVEYED = 256

@@ -36,11 +36,12 @@ if TYPE_CHECKING:
 
     from ssl_zoo.comparison import Cell, Column, Sweep
     from ssl_zoo.config.schema import BackboneConfig, DataConfig
-    from ssl_zoo.data import DataSet
+    from ssl_zoo.data import DataSet, Source
     from ssl_zoo.evaluation import Protocol
     from ssl_zoo.runs.run import Run
     from ssl_zoo.spec import Spec
     from ssl_zoo.task import Encoder, Task
+    from ssl_zoo.tools.export import Exporter
     from ssl_zoo.training import RunSummary
 
 PROJECT = "ssl_zoo"
@@ -61,12 +62,30 @@ def ssl_zoo_register_tasks() -> Mapping[str, type[Task]]:
 
 
 @hookspec
-def ssl_zoo_register_sources() -> Mapping[str, Callable[[DataConfig, torch.device], DataSet]]:
+def ssl_zoo_register_sources() -> Mapping[str, Source | Callable[[DataConfig, torch.device], DataSet]]:
     """Register data sources.
 
     Returns:
-        By the name that ``data.source`` selects, a function that takes the ``data`` section and the
-        training device, and returns the data.
+        By the name that ``data.source`` selects, as ``NAME`` or ``NAME:REST``, a `ssl_zoo.data.Source`;
+        or a function that takes the ``data`` section and the training device, and returns the data.
+    """
+
+
+@hookspec
+def ssl_zoo_register_specs() -> Mapping[str, type[Spec]]:
+    """Register the descriptions of further modalities.
+
+    Returns:
+        By the modality, the class of its spec, which reads the header of a saved backbone.
+    """
+
+
+@hookspec
+def ssl_zoo_register_exporters() -> Mapping[str, Exporter]:
+    """Register formats of `ssl-zoo export`.
+
+    Returns:
+        By a name, a `ssl_zoo.tools.export.Exporter`.
     """
 
 

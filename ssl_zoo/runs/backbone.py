@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from functools import partial
-from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import torch
-from PIL import Image
-from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from ssl_zoo.backbones.timm_encoder import TimmEncoder, create_backbone
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.config.weights import weights_file
-from ssl_zoo.data.preprocess import image_input
 from ssl_zoo.errors import UserError
+from ssl_zoo.plugins.registry import registry
+from ssl_zoo.runs.build import build_encoder
 from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.records import file_exists
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder
+
+SPECS: dict[str, type[Spec]] = {"image": ImageSpec}
+"""The descriptions of samples that the core has, by modality."""
 
 
 def write_backbone(file: Path, encoder: Encoder, config: BackboneConfig, spec: Spec) -> None:
@@ -35,64 +31,63 @@ def write_backbone(file: Path, encoder: Encoder, config: BackboneConfig, spec: S
     Raises:
         Unwritable: the file cannot be written.
     """
-    weights = encoder.model if isinstance(encoder, TimmEncoder) else encoder
-    state = {k: v.detach().cpu().contiguous() for k, v in weights.state_dict().items()}
+    state = {k: v.detach().cpu().contiguous() for k, v in encoder.network.state_dict().items()}
+    write_atomic(file, safetensors_bytes(state, backbone_header(config, spec)))
+
+
+def backbone_header(config: BackboneConfig, spec: Spec) -> dict[str, str]:
+    """Return the header of a file of weights, by which `load_backbone` builds the network again."""
     # The source of the first weights is of no use in another place, and older versions do not know it.
     unset = {"stem_size"} if config.stem_size is None else set()
     settings = config.model_dump_json(exclude={"weights", "weights_prefix", "strict", *unset})
-    header = {"backbone": settings, "modality": spec.modality}
-    if isinstance(spec, ImageSpec):
-        header["spec"] = json.dumps(asdict(spec))
-    write_atomic(file, safetensors_bytes(state, header))
+    return {"backbone": settings, "modality": spec.modality, "spec": spec.to_header()}
 
 
 @torch_defaults()
 def load_backbone(path: str | Path) -> nn.Module:
-    """Load the trained backbone of a run: a timm model in evaluation mode.
+    """Load the trained backbone of a run, in evaluation mode.
 
     Args:
         path: a run directory, or its `backbone.safetensors`.
 
     Returns:
-        The timm model: `model(x)` returns pooled features [B, D], `model.forward_features(x)` the map.
-        `model.ssl_zoo_preprocess(file)` returns an image file, or a decoded `PIL.Image.Image`, as its
-        input, float32 [1, C, size, size], with which the features are those of the run's evaluation.
-        `model.ssl_zoo_spec.prepare(images)` does so for decoded images, uint8 [B, C, h, w]
-        (`ssl_zoo.spec.ImageSpec`).
+        The network: timm's for images, such as that of another library for what a plugin trains.
+        For timm's, `model(x)` returns pooled features [B, D], `model.forward_features(x)` the map.
+        `model.ssl_zoo_spec` is the description of the samples (`ssl_zoo.spec.Spec`), and
+        `model.ssl_zoo_preprocess(file)` returns a file, or a decoded `PIL.Image.Image`, as its input,
+        with which the features are those of the run's evaluation.
+        `model.ssl_zoo_spec.prepare(batch)` does so for decoded samples, such as uint8 [B, C, h, w].
 
     Raises:
-        UserError: there is no backbone at `path`, it cannot be read, or it is not for images.
+        UserError: there is no backbone at `path`, it cannot be read, or its plugin is missing.
+    """
+    encoder, spec = load_encoder(path)
+    network: Any = encoder.network
+    network.ssl_zoo_spec = spec
+    network.ssl_zoo_preprocess = spec.preprocess
+    loaded: nn.Module = network
+    return loaded
+
+
+def load_encoder(path: str | Path) -> tuple[Encoder, Spec]:
+    """Load the trained backbone of a run as an encoder, in evaluation mode, with its samples' spec.
+
+    Raises:
+        UserError: as `load_backbone`.
     """
     config, spec, state = read_backbone(path)
     with state_dict_errors(weights_file(path)):
-        encoder = create_backbone(config.untrained(), spec)
-        model: Any = encoder.model
-        model.load_state_dict(state)
-    model.ssl_zoo_spec = spec
-    model.ssl_zoo_preprocess = partial(_preprocess, spec=spec)
-    evaluated: nn.Module = model.eval()
-    return evaluated
+        encoder = build_encoder(config.untrained(), spec, seed=0)
+        encoder.network.load_state_dict(state)
+    return encoder.eval(), spec
 
 
-def _preprocess(source: str | PathLike[str] | IO[bytes] | Image.Image, *, spec: ImageSpec) -> Tensor:
-    """Return an image file, or a decoded image, as the input [1, C, size, size] of a network.
+def read_backbone(path: str | Path) -> tuple[BackboneConfig, Spec, dict[str, Tensor]]:
+    """Read from `backbone.safetensors` the configuration, the kind of samples and the weights.
 
     Raises:
-        UserError: the network takes neither one channel nor three.
-    """
-    if spec.channels not in (1, 3):
-        raise UserError(
-            f"image files have 1 or 3 channels, and the network takes {spec.channels}; give "
-            "model.ssl_zoo_spec.prepare uint8 [B, C, h, w]"
-        )
-    return torch.from_numpy(image_input(source, spec.size, spec.channels, spec.mean, spec.std))
-
-
-def read_backbone(path: str | Path) -> tuple[BackboneConfig, ImageSpec, dict[str, Tensor]]:
-    """Read from `backbone.safetensors` the configuration, the image format and the weights.
-
-    Raises:
-        UserError: there is no backbone at `path`, it cannot be read, or it is not for images.
+        UserError: there is no backbone at `path`, it cannot be read, or the plugin of its modality is
+            missing.
     """
     file = weights_file(path)
     if not file_exists(file):
@@ -103,12 +98,17 @@ def read_backbone(path: str | Path) -> tuple[BackboneConfig, ImageSpec, dict[str
             state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
+    modality = header.get("modality", "image")
     if "spec" not in header or "backbone" not in header:
-        raise UserError(f"{file} is not an image backbone of ssl-zoo; load its weights yourself")
+        raise UserError(f"{file} is no backbone that ssl-zoo wrote with a description of its samples")
+    specs = {**SPECS, **registry.collect("ssl_zoo_register_specs")}
+    if modality not in specs:
+        raise UserError(
+            f"{file} is for {modality} data; install the plugin that it was trained with, or give it "
+            "with --plugin"
+        )
     try:
-        spec = TypeAdapter(ImageSpec).validate_json(header["spec"])
-        if unknown := json.loads(header["spec"]).keys() - asdict(spec):
-            raise ValueError(f"spec has {sorted(unknown)}")
+        spec: Spec = specs[modality].from_header(header["spec"])
         config = BackboneConfig.model_validate_json(header["backbone"])
     except ValueError as error:  # pydantic's is one
         raise UserError(

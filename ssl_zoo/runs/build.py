@@ -51,8 +51,8 @@ def build_data(
         UserError: there is no such source.
         Unsuitable: the data do not fit the task.
     """
-    data = load_data(config.data, device, fitted=fitted) if data is None else data
     cls, name = registry.load_task(config.task.name), config.task.name
+    data = load_data(config.data, device, cls.modality, fitted=fitted) if data is None else data
     if data.spec.modality != cls.modality:
         raise Unsuitable(
             f"data.source: task {name!r} takes {cls.modality} data, "
@@ -63,22 +63,25 @@ def build_data(
             problem = data.no_accuracy
             raise UserError(f"data.source: task {name!r} learns from labels, and {data.name} {problem}")
         data = replace(data, train=data.bank)
-    return data
+    return replace(data, spec=replace(data.spec, samples=len(data.train)))
 
 
-def load_data(config: DataConfig, device: torch.device, *, fitted: bool = True) -> DataSet:
+def load_data(
+    config: DataConfig, device: torch.device, modality: str = "image", *, fitted: bool = True
+) -> DataSet:
     """Load the data of a configuration, from a source of a plugin or of the core.
 
     Args:
         config: the ``data`` section.
         device: the device whose memory holds the samples, if they fit.
+        modality: the kind of data that is wanted, which decides how a file or folder is opened.
         fitted: whether anything is fitted to the data, as the line about them says.
 
     Raises:
         UserError: there is no such source.
     """
     with hold_back_notices():  # the other notices about the data follow the summary
-        data = load(config, device, registry.collect("ssl_zoo_register_sources"))
+        data = load(config, device, registry.collect("ssl_zoo_register_sources"), modality)
         summary = DataSummary.of(data)
         _DATA(summary.line(fitted), data=asdict(summary))
     number = sum(n > 0 for n in summary.classes.values())

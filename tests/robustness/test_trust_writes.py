@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ssl_zoo.data import preprocess
+from ssl_zoo import preprocess
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.run import Run
 from ssl_zoo.tools.export import export
