@@ -53,6 +53,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.config.load import SettingsSource, load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.config.yaml import read_yaml
@@ -60,7 +61,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject, score
 from ssl_zoo.nn import mlp
-from ssl_zoo.runs.build import build_data, build_encoder
+from ssl_zoo.runs.build import build_data
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder
 from ssl_zoo.training import Trainer

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.comparison.config import load_comparison
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import BackboneConfig, RunConfig
 from ssl_zoo.data.catalogue import CATALOGUE
 from ssl_zoo.errors import UserError
-from ssl_zoo.runs.build import build_encoder, build_task
+from ssl_zoo.runs.build import build_task
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.training.optimizer import create_optimizer
 from ssl_zoo.views import Rng

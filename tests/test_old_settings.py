@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.comparison.config import comparability_key
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import BackboneConfig, EncoderConfig
 from ssl_zoo.config.settings import result_affecting_settings
 from ssl_zoo.runs.backbone import load_backbone, write_backbone
-from ssl_zoo.runs.build import build_encoder
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec
 

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.comparison.cells import Cell, make_cells, shared_data
 from ssl_zoo.comparison.config import Comparison
 from ssl_zoo.errors import Interrupted, SslZooError, Unwritable, UserError
 from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
-from ssl_zoo.runs.build import build_encoder
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.config.schema import EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.protocol import protocols
 from ssl_zoo.evaluation.subject import Subject
-from ssl_zoo.runs.build import build_encoder, build_task
+from ssl_zoo.runs.build import build_task
 from ssl_zoo.runtime.device import Device
 
 log = logging.getLogger("ssl_zoo.evaluation")

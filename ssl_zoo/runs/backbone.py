@@ -9,11 +9,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.config.weights import weights_file
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry
-from ssl_zoo.runs.build import build_encoder
 from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.records import file_exists
 from ssl_zoo.runtime.defaults import torch_defaults

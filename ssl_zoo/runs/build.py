@@ -7,10 +7,9 @@ from dataclasses import asdict, replace
 
 import torch
 
+from ssl_zoo.backbones.build import create_encoder
 from ssl_zoo.backbones.gradient_cache import cache_gradients
-from ssl_zoo.backbones.timm_encoder import create_backbone
-from ssl_zoo.backbones.weights import Weights
-from ssl_zoo.config.schema import BackboneConfig, DataConfig, RunConfig
+from ssl_zoo.config.schema import DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.data.summary import DataSummary
 from ssl_zoo.errors import Unsuitable, UserError
@@ -19,8 +18,8 @@ from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.agreement import check_settings, data_difference
 from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.run import Run
-from ssl_zoo.spec import ImageSpec, Spec
-from ssl_zoo.task import Encoder, Task
+from ssl_zoo.spec import Spec
+from ssl_zoo.task import Task
 
 log = logging.getLogger("ssl_zoo.data")
 
@@ -93,37 +92,6 @@ def load_data(
     return data
 
 
-def build_encoder(config: BackboneConfig, spec: Spec, seed: int) -> Encoder:
-    """Build the backbone of a configuration; the seed alone determines its weights.
-
-    Raises:
-        UserError: there is no such backbone for such data.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _build_encoder(config, spec)
-
-
-def _build_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
-    """Build the backbone of a configuration, from a plugin or from timm.
-
-    Raises:
-        UserError: there is no such backbone for such data, or its weights do not fit.
-    """
-    factory = registry.collect("ssl_zoo_register_backbones").get(config.name)
-    if factory is not None:
-        encoder: Encoder = factory(config, spec)
-        if config.weights is not None:
-            Weights(config).load(encoder)
-        return encoder
-    if not isinstance(spec, ImageSpec):
-        raise UserError(
-            f"backbone.name: {config.name!r} is for images, the data is {spec.modality}; "
-            "install a plugin with backbones for it"
-        )
-    return create_backbone(config, spec)
-
-
 def build_task(config: RunConfig, spec: Spec, *, restored: bool = False) -> Task:
     """Build the task with a new network.
 
@@ -138,7 +106,7 @@ def build_task(config: RunConfig, spec: Spec, *, restored: bool = False) -> Task
     cls = registry.load_task(config.task.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        encoder = _build_encoder(config.backbone.untrained() if restored else config.backbone, spec)
+        encoder = create_encoder(config.backbone.untrained() if restored else config.backbone, spec)
         if config.train.cached_gradients:
             cache_gradients(encoder, config.train.part_size)
         return cls(encoder, config.task.options(cls.Options), spec)

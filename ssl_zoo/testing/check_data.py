@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.config.schema import BackboneConfig, DataConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
-from ssl_zoo.runs.build import build_encoder, load_data
+from ssl_zoo.runs.build import load_data
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder
 from ssl_zoo.tree import Tree

@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit, DataSet, LazySplit, Split, load
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.runs.backbone import load_backbone, write_backbone
-from ssl_zoo.runs.build import build_encoder, load_data
+from ssl_zoo.runs.build import load_data
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import Spec
 from ssl_zoo.tools.embed import Embedded, embed

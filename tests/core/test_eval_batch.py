@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.errors import SslZooError, notes
@@ -19,7 +20,7 @@ from ssl_zoo.notices import collect_notices
 from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.backbone import load_backbone
-from ssl_zoo.runs.build import build_data, build_encoder
+from ssl_zoo.runs.build import build_data
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.eval_batch import EvalBatch

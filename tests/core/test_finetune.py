@@ -7,11 +7,12 @@ from itertools import pairwise
 import pytest
 import torch
 
+from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.evaluation import Subject, score
 from ssl_zoo.evaluation.finetune import LAYER_DECAY, WEIGHT_DECAY, Classifier, finetune, groups
-from ssl_zoo.runs.build import build_data, build_encoder
+from ssl_zoo.runs.build import build_data
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder
 from tests.conftest import small_config

@@ -1,0 +1,44 @@
+"""Building the backbone of a configuration, from a plugin or from timm."""
+
+from __future__ import annotations
+
+import torch
+
+from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.backbones.weights import Weights
+from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.errors import UserError
+from ssl_zoo.plugins.registry import registry
+from ssl_zoo.spec import ImageSpec, Spec
+from ssl_zoo.task import Encoder
+
+
+def build_encoder(config: BackboneConfig, spec: Spec, seed: int) -> Encoder:
+    """Build the backbone of a configuration; the seed alone determines its weights.
+
+    Raises:
+        UserError: there is no such backbone for such data.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return create_encoder(config, spec)
+
+
+def create_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
+    """Build the backbone of a configuration, from a plugin or from timm.
+
+    Raises:
+        UserError: there is no such backbone for such data, or its weights do not fit.
+    """
+    factory = registry.collect("ssl_zoo_register_backbones").get(config.name)
+    if factory is not None:
+        encoder: Encoder = factory(config, spec)
+        if config.weights is not None:
+            Weights(config).load(encoder)
+        return encoder
+    if not isinstance(spec, ImageSpec):
+        raise UserError(
+            f"backbone.name: {config.name!r} is for images, the data is {spec.modality}; "
+            "install a plugin with backbones for it"
+        )
+    return create_backbone(config, spec)
