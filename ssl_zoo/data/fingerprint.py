@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ssl_zoo import tree
 from ssl_zoo.data.splits import Split
 
 MAX_HASHED_SAMPLES = 256
@@ -44,10 +45,10 @@ def hash_contents(split: Split) -> str | None:
     digest = hashlib.blake2b(digest_size=16)
     names = split.names
     if names is None:
-        spread = torch.linspace(0, len(split) - 1, min(MAX_HASHED_SAMPLES, len(split))).long()
-        values = split.batch(spread).cpu().contiguous()
-        digest.update(f"{values.dtype} {tuple(values.shape)}".encode())
-        digest.update(values.view(-1).view(torch.uint8).numpy().tobytes())
+        for leaf in tree.leaves(split.batch(split.spread(MAX_HASHED_SAMPLES))):
+            values = leaf.cpu().contiguous()
+            digest.update(f"{values.dtype} {tuple(values.shape)}".encode())
+            digest.update(values.view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
     if len(names) == 0 or not Path(names[0]).is_file():
         return None

@@ -53,11 +53,12 @@ class Source:
         cls,
         value: Source | Callable[[DataConfig, torch.device], DataSet],
         takes: Callable[[str], bool] = takes_nothing,
+        modality: str = "image",
     ) -> Source:
         """Return a source; a plain function of the section and the device is one without options."""
         if isinstance(value, Source):
             return value
-        return cls(lambda config, device, options: value(config, device), takes=takes)
+        return cls(lambda config, device, options: value(config, device), modality, takes=takes)
 
     def __call__(self, config: DataConfig, device: torch.device) -> DataSet:
         """Open the data.

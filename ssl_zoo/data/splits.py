@@ -97,6 +97,10 @@ class Split(ABC):
         """
         return torch.randperm(len(self), generator=generator)
 
+    def spread(self, limit: int) -> Tensor:
+        """Return the rising indices of at most `limit` samples, spread over the split, int64."""
+        return torch.linspace(0, len(self) - 1, min(limit, len(self))).long()
+
     def batches(self, part: Pass) -> Generator[tuple[Tree, Tensor]]:
         """Yield the raw batches of a pass for one process, and the indices [B] of their samples."""
         order = self.order(torch.Generator().manual_seed(part.seed))[: part.end * part.joint]

@@ -47,6 +47,10 @@ class Stream(Split):
         """Yield the samples of `read` without the first `start`; override it to skip archives."""
         return itertools.islice(self.read(seed), start, None)
 
+    def spread(self, limit: int) -> Tensor:
+        """Return the numbers of the first samples, at most `limit`, as others cost a pass, int64."""
+        return torch.arange(min(limit, len(self)))
+
     def batches(self, part: Pass) -> Generator[tuple[Tree, Tensor]]:
         """Yield the raw batches of a pass for one process, and the numbers [B] of their samples.
 
