@@ -272,11 +272,8 @@ def test_every_task_trains_on_five_channels_and_is_drawn(
     code, _, err = call(*plugin, "views", "--run", "run", "-o", "views.png")
     assert code == 0, err
     if name == "simclr":
-        assert (
-            "5 channels are made without conversion to gray"
-            in (Path("run") / "results.json").read_text()
-        )
-        code, out, err = call(*plugin, "eval", "run", "--protocol", "knn,dense")
+        assert "5 channels are made without conversion" in Path("run/results.json").read_text()
+        code, _, err = call(*plugin, "eval", "run", "--protocol", "knn")
         assert code == 0, err
         code, _, err = call(*plugin, "embed", "run", "-o", "features.npz")
         assert code == 0, err
