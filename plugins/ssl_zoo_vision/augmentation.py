@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from pydantic import field_validator
 
-from ssl_zoo.notices import Notice
 from ssl_zoo.options import CropOptions
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Field
@@ -22,24 +21,6 @@ from ssl_zoo.views import (
 
 SMALL = 64
 """Up to this side, in pixels, options that are None take the papers' values for small images."""
-
-
-_COLOURS = Notice(
-    "no-colours",
-    "Images of neither one nor three channels have no red, green and blue: their saturation and hue are "
-    "not changed, and they are not converted to gray.",
-    "three channels",
-)
-
-
-def report_colours(spec: ImageSpec, *, saturation: float = 0, hue: float = 0, gray: float = 0) -> None:
-    """Give a notice of the changes of colour that are set and that images of `spec` cannot have."""
-    names = {"saturation": saturation, "hue": hue, "conversion to gray": gray}
-    if spec.channels not in (1, 3) and (left_out := [name for name, value in names.items() if value]):
-        _COLOURS(
-            f"images have {spec.channels} channels, not red, green and blue, so they are augmented "
-            f"without {', '.join(left_out)}"
-        )
 
 
 @dataclass(frozen=True)
@@ -100,8 +81,6 @@ class ViewOptions(CropOptions):
             blur_p: as for `view`.
             solarise_p: as for `view`.
         """
-        _, _, saturation, hue = self.jitter if self.jitter_p else (0, 0, 0, 0)
-        report_colours(spec, saturation=saturation, hue=hue, gray=self.grayscale_p)
         if self.blur_p is not None:
             blur_p = self.blur_p
         elif spec.size <= SMALL:

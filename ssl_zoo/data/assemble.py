@@ -154,13 +154,17 @@ def _check_arrays(images: Tensor, labels: Tensor | None, name: str) -> None:
 
 
 def _check_splits(splits: list[Split], classes: tuple[str, ...] | None, name: str) -> None:
-    """Raise unless samples in memory have one shape and each label has a class.
+    """Raise unless samples in memory are images of one shape and each label has a class.
 
     Raises:
         UserError: they have not.
     """
-    shapes = {_sample_shape(split) for split in splits if split.resident}
+    held = [split.batch(torch.arange(0)) for split in splits if split.resident]
+    shapes = {tuple(images.shape[1:]) for images in held}
     number = _count_classes(splits)
+    if others := [x for x in held if x.dtype != torch.uint8 or x.ndim != 4]:
+        kind = f"{others[0].dtype} of shape {list(others[0].shape[1:])}".removeprefix("torch.")
+        raise UserError(f"data.source: {name} gives samples {kind}, not images uint8 [C, h, w]")
     if len(shapes) > 1:
         problem = f"has images of the shapes {' and '.join(map(str, sorted(shapes)))}"
     elif classes is not None and number is not None and number > len(classes):

@@ -15,10 +15,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.views import functional as F
 from ssl_zoo.views.rng import Rng
 from ssl_zoo.views.transform import RandomTransform
+
+_NO_COLOURS = Notice(
+    "no-colours",
+    "Images of neither one nor three channels have no red, green and blue: views of them are made "
+    "without changes of saturation and hue, and without conversion to gray.",
+    "three channels; or the task's options, such as task.jitter and task.grayscale_p, at 0",
+)
+
+
+def _report_no_colours(x: Tensor, left_out: str) -> None:
+    """Give a notice of what does nothing to images [B, C, H, W]; of gray ones that is plain."""
+    if x.shape[1] not in (1, 3):
+        _NO_COLOURS(f"views of images of {x.shape[1]} channels are made without {left_out}")
 
 
 def _apply(chosen: Tensor, op: Callable[..., Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
@@ -107,6 +121,8 @@ class ColorJitter(RandomTransform[DrawnJitter]):
         brightness, contrast = draw(self.brightness, 1.0), draw(self.contrast, 1.0)
         saturation, hue = draw(self.saturation, 1.0), draw(self.hue, 0.0)
         if not F.is_colour(x):
+            if self.p and (self.saturation or self.hue):
+                _report_no_colours(x, "changes of saturation and hue")
             saturation, hue = torch.ones_like(saturation), torch.zeros_like(hue)
         order = torch.tensor(rng.order(4)).expand(len(x), -1)
         return DrawnJitter(chosen, brightness, contrast, saturation, hue, order)
@@ -142,7 +158,11 @@ class RandomGrayscale(RandomTransform[Chosen]):
     def draw(self, x: Tensor, rng: Rng) -> Chosen:
         """Draw which images of [B, C, H, W] are converted."""
         chosen = rng.bernoulli(len(x), self.p)
-        return Chosen(chosen if F.is_colour(x) else torch.zeros_like(chosen))
+        if F.is_colour(x):
+            return Chosen(chosen)
+        if self.p:
+            _report_no_colours(x, "conversion to gray")
+        return Chosen(torch.zeros_like(chosen))
 
     def apply(self, x: Tensor, drawn: Chosen) -> Tensor:
         """Transform [B, C, H, W] to float of the same shape."""

@@ -38,7 +38,7 @@ SWIN = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}
 
 # What is trained, at which size, and the lines that its stem takes beside timm's own arguments.
 CONV1 = (
-    "model.conv1 = torch.nn.Conv2d(2, 64, kernel_size=(3, 3), stride=({0}, {0}), padding=(1, 1), "
+    "model.conv1 = torch.nn.Conv2d(3, 64, kernel_size=(3, 3), stride=({0}, {0}), padding=(1, 1), "
     "bias=False)"
 )
 NO_POOL = "model.maxpool = torch.nn.Identity()"
@@ -73,8 +73,8 @@ CASES: dict[str, tuple[dict[str, Any], int, list[str]]] = {
 
 ORIGINAL = {"name": "resnet18", "stem": "original", "options": NARROW}
 CASES |= {"gray": (ORIGINAL, 40, []), "colour": (ORIGINAL, 40, [])}
-CHANNELS = {"gray": 1, "colour": 3}
-"""The channels of the runs that do not have two."""
+CHANNELS = {"gray": 1}
+"""The channels of the runs that do not have three."""
 
 ALONE = """
 import sys
@@ -95,7 +95,7 @@ for file in sys.argv[1:]:
 """
 
 
-def trained(path: Path, backbone: BackboneConfig, size: int, channels: int = 2) -> Path:
+def trained(path: Path, backbone: BackboneConfig, size: int, channels: int = 3) -> Path:
     """Make a run with a backbone whose weights and statistics all differ from their initial values."""
     mean, std = (0.3, 0.6, 0.5)[:channels], (0.2, 0.3, 0.25)[:channels]
     spec = ImageSpec(channels=channels, size=size, mean=mean, std=std)
@@ -125,7 +125,7 @@ def write_pictures(folder: Path) -> None:
     write(folder / "small.png", photo((9, 12), 4))
 
 
-def images(size: int, n: int = 2, channels: int = 2) -> Tensor:
+def images(size: int, n: int = 2, channels: int = 3) -> Tensor:
     return torch.randn(n, channels, size, size, generator=torch.Generator().manual_seed(1))
 
 
@@ -146,7 +146,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("exported")
     write_pictures(place / "pictures")
     for case, (backbone, size, _) in CASES.items():
-        channels = CHANNELS.get(case, 2)
+        channels = CHANNELS.get(case, 3)
         run = trained(place / "runs" / case, BackboneConfig(**backbone), size, channels)
         export(run, place / f"{case}.safetensors")
         torch.save(images(size, channels=channels), place / f"{case}.safetensors.images")
@@ -177,7 +177,7 @@ def complaint(*arguments: Any, error: type[SslZooError] = UserError) -> str:
 def test_timm_without_ssl_zoo_gives_the_features_of_the_run(exported: Path, case: str) -> None:
     model = load_backbone(exported / "runs" / case)
     with torch.no_grad(), one_thread():
-        expected = model(images(CASES[case][1], channels=CHANNELS.get(case, 2)))
+        expected = model(images(CASES[case][1], channels=CHANNELS.get(case, 3)))
     features = torch.load(exported / f"{case}.safetensors.features")
     torch.testing.assert_close(features, expected, atol=1e-6, rtol=1e-6)
     assert not torch.allclose(expected[0], expected[1], atol=1e-3)
@@ -239,17 +239,17 @@ def test_the_code_of_a_transformer_tells_timm_the_size_of_the_images(exported: P
         "import torch",
         "",
         "model = timm.create_model('test_vit', checkpoint_path='vit.safetensors', num_classes=0, "
-        "in_chans=2, img_size=32, patch_size=4)",
+        "in_chans=3, img_size=32, patch_size=4)",
         "model.eval()",
     ]
 
 
 def test_the_header_says_how_images_are_normalised(exported: Path) -> None:
     assert json.loads(header(exported / "plain.safetensors")["normalise"]) == {
-        "mean": [0.3, 0.6],
-        "std": [0.2, 0.3],
+        "mean": [0.3, 0.6, 0.5],
+        "std": [0.2, 0.3, 0.25],
         "size": 32,
-        "channels": 2,
+        "channels": 3,
     }
 
 
@@ -316,7 +316,7 @@ def test_a_loaded_backbone_comes_with_its_preprocessing(exported: Path, case: st
     model: Any = load_backbone(exported / "runs" / case)
     files = sorted((exported / "pictures").iterdir())
     inputs = [model.ssl_zoo_preprocess(file) for file in files]
-    assert inputs[0].shape == (1, CHANNELS[case], 40, 40)
+    assert inputs[0].shape == (1, CHANNELS.get(case, 3), 40, 40)
     with torch.no_grad():
         features = model(torch.cat(inputs))
     assert cosine_error(exported / "runs" / case, exported, features) < 1e-6
@@ -379,14 +379,14 @@ def test_onnx_says_how_images_are_normalised_and_nothing_of_this_machine(
     export(exported / "runs" / "default", file)
     session = onnxruntime.InferenceSession(file)
     (given,), (gives,) = session.get_inputs(), session.get_outputs()
-    assert (given.name, given.shape) == ("images", ["batch", 2, 16, 16])
+    assert (given.name, given.shape) == ("images", ["batch", 3, 16, 16])
     assert (gives.name, gives.shape) == ("features", ["batch", 256])
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["normalise"]) == {
-        "mean": [0.3, 0.6],
-        "std": [0.2, 0.3],
+        "mean": [0.3, 0.6, 0.5],
+        "std": [0.2, 0.3, 0.25],
         "size": 16,
-        "channels": 2,
+        "channels": 3,
     }
     content = file.read_bytes()
     assert b"site-packages" not in content

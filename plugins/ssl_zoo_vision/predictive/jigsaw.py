@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from ssl_zoo import Encoder, Field, ImageSpec, Losses, Rng, Task, TaskOptions, Unsuitable
 from ssl_zoo.nn import full_precision, mlp, output_shape
 from ssl_zoo.views import Compose, RandomGrayscale, RandomResizedCrop
-from ssl_zoo_vision.augmentation import report_colours
 
 GRID = 3
 """The number of cells along a side of the puzzle."""
@@ -178,7 +177,6 @@ class Jigsaw(Task):
         self.fc6 = nn.Sequential(nn.Linear(encoder.width, options.width), nn.ReLU())
         self.fc78 = mlp([GRID**2 * options.width, options.hidden, options.permutations])
 
-        report_colours(spec, gray=options.grayscale_p)
         side = GRID * self.cell
         flip = (0.5 if spec.mirror else 0.0) if options.flip is None else options.flip
         pixels = round(side * 2 / 225) if options.channel_shift is None else options.channel_shift
