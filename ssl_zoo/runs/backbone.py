@@ -42,7 +42,7 @@ def write_backbone(file: Path, encoder: Encoder, config: BackboneConfig, spec: S
     settings = config.model_dump_json(exclude={"weights", "weights_prefix", "strict", *unset})
     header = {"backbone": settings, "modality": spec.modality}
     if isinstance(spec, ImageSpec):
-        header["spec"] = json.dumps(asdict(spec))
+        header["spec"] = spec.to_header()
     write_atomic(file, safetensors_bytes(state, header))
 
 

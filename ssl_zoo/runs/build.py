@@ -63,7 +63,7 @@ def build_data(
             problem = data.no_accuracy
             raise UserError(f"data.source: task {name!r} learns from labels, and {data.name} {problem}")
         data = replace(data, train=data.bank)
-    return data
+    return replace(data, spec=replace(data.spec, samples=len(data.train)))
 
 
 def load_data(config: DataConfig, device: torch.device, *, fitted: bool = True) -> DataSet:
@@ -164,5 +164,5 @@ def restore_task(run: Run, spec: Spec, data: DataSet | None = None) -> Task:
     with state_dict_errors(run.checkpoints.file):
         task.load_state_dict(state["task"])
         if state["ema"] is not None:
-            task.encoder.load_state_dict(state["ema"])
+            task.exported_encoder.load_state_dict(state["ema"])
     return task.eval()
