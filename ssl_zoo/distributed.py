@@ -107,6 +107,22 @@ def all_gather(x: Tensor) -> Tensor:
     return joint
 
 
+def sum(x: Tensor) -> Tensor:
+    """Return the sum of a tensor over processes, with gradient.
+
+    A loss that is computed from it, alike in all processes, has the gradient of the joint batch, once
+    gradients are averaged over processes. So statistics of the joint batch need no gathering:
+
+        n = len(z) * distributed.world_size()  # z [B, D] of this process
+        z = z - distributed.sum(z.sum(0)) / n
+        covariance = distributed.sum(z.T @ z) / (n - 1)  # [D, D], of the joint batch
+    """
+    if world_size() == 1:
+        return x
+    total: Tensor = dist_nn.all_reduce(x)
+    return total
+
+
 def local_rows(x: Tensor) -> Tensor:
     """Return this process's rows of a joint tensor, [world_size · B, ...] to [B, ...]."""
     return x.chunk(world_size())[rank()]
@@ -151,10 +167,10 @@ class SyncBatchNorm(_BatchNorm):
         over = [d for d in range(input.ndim) if d != 1]
         x = input.float()
         count = x.numel() // x.shape[1] * world_size()
-        mean = dist_nn.all_reduce(x.sum(over)) / count
+        mean = sum(x.sum(over)) / count
         shape = [1, -1] + [1] * (input.ndim - 2)
         centred = x - mean.view(shape)
-        var = dist_nn.all_reduce(centred.pow(2).sum(over)) / count
+        var = sum(centred.pow(2).sum(over)) / count
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 if self.num_batches_tracked is not None:

@@ -34,11 +34,13 @@ def report_ineffective(config: EncoderConfig, processes: int = 1, no_accuracy: s
         no_accuracy: why the data allow no accuracy, as `DataSet.no_accuracy`; "" if they do.
     """
     train = config.train
+    schedule = f"train.schedule is {train.schedule}"
     _report(
         config,
         {
-            "train.milestones": train.schedule != "step" and f"train.schedule is {train.schedule}",
-            "train.decay": train.schedule != "step" and f"train.schedule is {train.schedule}",
+            "train.milestones": train.schedule != "step" and schedule,
+            "train.decay": train.schedule != "step" and schedule,
+            "train.lr_min": train.schedule not in ("cosine", "linear") and schedule,
             "train.part_size": not train.cached_gradients and "train.cached_gradients is off",
             "train.sync_batchnorm": processes == 1 and "there is one process",
             "train.knn_every": no_accuracy and f"the data {no_accuracy}",

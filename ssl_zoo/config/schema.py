@@ -180,9 +180,24 @@ class TrainConfig(_Section):
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum, or Adam's first beta")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay, not applied to biases and norms")
+    weight_decay_end: float | None = Field(
+        None, ge=0, description="weight decay at the end, reached on a cosine; none: it is constant"
+    )
     clip_norm: float | None = Field(None, gt=0, description="maximum norm of the gradient")
-    schedule: Literal["cosine", "step", "constant"] = Field(
+    schedule: Literal["cosine", "linear", "step", "constant"] = Field(
         "cosine", description="schedule of the learning rate"
+    )
+    lr_min: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="for schedule=cosine and linear: where the rate ends, as a share of its peak",
+    )
+    layer_decay: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="factor on the rate of the backbone's layers, for each layer towards the input",
     )
     warmup: float = Field(
         0.05,

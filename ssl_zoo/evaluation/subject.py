@@ -92,7 +92,7 @@ class Subject:
             device,
             task.features,
             module=task,
-            encoder=task.encoder,
+            encoder=task.exported_encoder,
             seed=seed,
             limits=limits,
         )

@@ -135,5 +135,5 @@ def restore_task(run: Run, spec: Spec, data: DataSet | None = None) -> Task:
     with state_dict_errors(run.checkpoints.file):
         task.load_state_dict(state["task"])
         if state["ema"] is not None:
-            task.encoder.load_state_dict(state["ema"])
+            task.exported_encoder.load_state_dict(state["ema"])
     return task.eval()

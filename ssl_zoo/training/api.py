@@ -171,7 +171,7 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
     """
     config, data, device = trainer.config, trainer.data, trainer.device
     with trainer.averaged_weights():
-        write_backbone(run.backbone_file, trainer.task.encoder, config.backbone, data.spec)
+        write_backbone(run.backbone_file, trainer.task.exported_encoder, config.backbone, data.spec)
     run.write_results(
         {
             "task": config.task.name,
@@ -180,7 +180,7 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
             "seconds": round(trainer.seconds, 1),
             "images_per_second": round(trainer.images / max(trainer.seconds, 1e-9), 1),
             "needs_labels": "labels" in trainer.task.needs,
-            "parameters": sum(p.numel() for p in trainer.task.encoder.parameters()),
+            "parameters": sum(p.numel() for p in trainer.task.exported_encoder.parameters()),
             "passes_per_image": trainer.passes,
             "peak_memory_bytes": trainer.peak_memory,
             "precision": device.precision,

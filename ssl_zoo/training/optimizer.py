@@ -1,4 +1,4 @@
-"""The optimiser and the schedule of its learning rate, both from timm."""
+"""The optimiser and the schedules of its learning rate and weight decay, from timm."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
-from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
+from torch import nn
 from torch.optim import Optimizer
 
 from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
+from ssl_zoo.nn import schedule
 from ssl_zoo.notices import Notice
 from ssl_zoo.task import Task
 from ssl_zoo.text import did_you_mean
@@ -25,6 +27,9 @@ TICKS = 1_000_000
 SECOND_WARMUP = (0.1, 10, 0.5)
 """The minimum share and number of steps of the warm-up of a budget added to a finished run, whose rate
 has ended near 0, and the maximum share that the number of steps asks for."""
+
+NEAR_ZERO = 0.05
+"""A learning rate that ends at most at this share of its peak ends near 0."""
 
 WARMUP_STEPS = 100
 """The n of a warm-up where the budget is in minutes, as the number of its steps is then unknown."""
@@ -43,7 +48,11 @@ _SETTINGS = ("lr", "weight_decay", "momentum")
 
 
 def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
-    """Group the trainable parameters by weight decay and by the task's factor on the learning rate.
+    """Group the trainable parameters by weight decay and learning rate.
+
+    A group's ``lr_scale`` is the task's factor on the rate, times that of the layer. The last layer of
+    the encoder has the full rate, as heads do, and each layer before it ``layer_decay`` of the next
+    one's. ``lr_constant`` marks a rate without schedule, and ``decayed`` a decay with one.
 
     Vectors and scalars (biases, the scales of norms) are not decayed, nor are the parameters that a
     timm model excludes (a transformer's position embedding and class token).
@@ -59,18 +68,35 @@ def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
         for name in module.no_weight_decay()
     }
     adaptive = adapts_layers(config)
-    groups: dict[tuple[float, float, bool], dict[str, Any]] = {}
+    factors = _layer_factors(task, config)
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, parameter in task.named_parameters():
         if not parameter.requires_grad:
             continue
         decayed = parameter.ndim > 1 and name not in undecayed
-        decay = config.weight_decay if decayed else 0.0
-        scale = task.lr_scale(name)
-        group: dict[str, Any] = {"params": [], "weight_decay": decay, "lr_scale": scale}
+        group: dict[str, Any] = {
+            "weight_decay": config.weight_decay if decayed else 0.0,
+            "lr_scale": task.lr_scale(name) * factors.get(parameter, 1.0),
+        }
         if adaptive:
             group["always_adapt"] = decayed
-        groups.setdefault((decay, scale, adaptive and decayed), group)["params"].append(parameter)
+        if task.lr_constant(name):
+            group["lr_constant"] = True
+        if config.weight_decay_end is not None:
+            group["decayed"] = decayed
+        groups.setdefault(tuple(group.items()), {"params": [], **group})["params"].append(parameter)
     return list(groups.values())
+
+
+def _layer_factors(task: Task, config: TrainConfig) -> dict[nn.Parameter, float]:
+    """Return the factor on the rate of each parameter of the encoder; none without layer decay."""
+    if config.layer_decay is None:
+        return {}
+    return {
+        parameter: config.layer_decay**depth
+        for depth, layer in enumerate(reversed(task.encoder.layers()))
+        for parameter in layer
+    }
 
 
 def adapts_layers(config: TrainConfig) -> bool:
@@ -143,7 +169,8 @@ def _options(config: TrainConfig, device: torch.device) -> dict[str, Any]:
             hint = did_you_mean(option, arguments) or f" There are: {', '.join(arguments)}"
             raise UserError(f"train.optimizer_options.{option}: {name} has no such argument.{hint}")
     options = dict(config.optimizer_options)
-    if "use_nvlamb" in parameters and config.weight_decay == 0 and "use_nvlamb" not in options:
+    undecayed = config.weight_decay == 0 and not config.weight_decay_end
+    if "use_nvlamb" in parameters and undecayed and "use_nvlamb" not in options:
         raise UserError(
             f"train.weight_decay: {name} adapts no layer if this is 0; choose train.optimizer=lamb, or "
             "train.optimizer_options.use_nvlamb=true, which adapts biases too"
@@ -206,25 +233,65 @@ def warmup_share(config: TrainConfig, budget: Budget) -> float:
     return max(config.warmup, share, of_steps)
 
 
-def create_schedule(optimizer: Optimizer, config: TrainConfig, budget: Budget) -> Scheduler:
-    """Build timm's schedule over `TICKS` ticks of progress; call ``step_update(ticks)`` before a step.
+def ends_near_zero(config: TrainConfig) -> bool:
+    """Return whether the learning rate ends near 0, so that a run that goes on needs a new warm-up."""
+    return config.schedule in ("cosine", "linear") and config.lr_min <= NEAR_ZERO
 
-    A warm-up of n steps rises linearly from 1/n of the peak rate, as a step at rate 0 is wasted. The
-    schedule multiplies each group's rate by the group's ``lr_scale``.
+
+class Schedules:
+    """The schedules of an optimiser's learning rates and weight decays, over the progress of a run.
+
+    A warm-up of n steps rises linearly from 1/n of the peak rate, as a step at rate 0 is wasted. Each
+    group's rate is the scheduled one, or the peak, times its ``lr_scale``. A weight decay follows a
+    cosine, without warm-up (DINO).
+
+    Args:
+        optimizer: the optimiser, whose groups are those of `parameter_groups`.
+        config: the configuration.
+        budget: the length of the run.
     """
-    peak = learning_rate(config, budget.step_images)
-    for group in optimizer.param_groups:
-        group["lr"] = peak
+
+    def __init__(self, optimizer: Optimizer, config: TrainConfig, budget: Budget) -> None:
+        self.peak = learning_rate(config, budget.step_images)
+        self._groups = optimizer.param_groups
+        self._decay = config.weight_decay, config.weight_decay_end
+        # timm's schedule sets the rate of a single group, from which follow all the others.
+        self._scheduled = torch.optim.SGD([torch.zeros(())], lr=self.peak)
+        self._schedule = _rate_schedule(self._scheduled, config, budget, self.peak)
+
+    @property
+    def rate(self) -> float:
+        """The scheduled learning rate, without factors on it."""
+        return float(self._scheduled.param_groups[0]["lr"])
+
+    def follow(self, progress: float) -> None:
+        """Set the learning rates and weight decays to those of the progress, in [0, 1]."""
+        self._schedule.step_update(int(progress * TICKS))
+        start, end = self._decay
+        for group in self._groups:
+            rate = self.peak if group.get("lr_constant") else self.rate
+            group["lr"] = rate * group["lr_scale"]
+            if end is not None and group["decayed"]:
+                group["weight_decay"] = schedule(start, end, progress)
+
+
+def _rate_schedule(optimizer: Optimizer, config: TrainConfig, budget: Budget, peak: float) -> Scheduler:
+    """Return timm's schedule of a rate over `TICKS` ticks of progress."""
     share = warmup_share(config, budget)
     warmup = round(share * TICKS)
     steps = WARMUP_STEPS if budget.warmup_of is None else share * budget.warmup_of
-    shared: dict[str, Any] = {
-        "warmup_t": warmup,
-        "warmup_lr_init": peak / max(1.0, steps),
-        "t_in_epochs": False,
-    }
-    if config.schedule == "cosine":
-        return CosineLRScheduler(optimizer, TICKS - warmup, warmup_prefix=True, **shared)
+    first, floor = peak / max(1.0, steps), config.lr_min * peak
+    if budget.schedule == "again":
+        first = max(first, floor)  # where the rate has ended
+    shared: dict[str, Any] = {"warmup_t": warmup, "warmup_lr_init": first, "t_in_epochs": False}
+    falls = config.schedule in ("cosine", "linear")
+    if falls and budget.schedule != "ended":
+        shared |= {"lr_min": floor, "warmup_prefix": True}
+        if config.schedule == "cosine":
+            return CosineLRScheduler(optimizer, TICKS - warmup, **shared)
+        return PolyLRScheduler(optimizer, TICKS - warmup, power=1.0, **shared)
+    if falls:
+        return MultiStepLRScheduler(optimizer, [0], config.lr_min, **shared)
     milestones = config.milestones if config.schedule == "step" else []
     ticks = sorted(0 if budget.schedule == "ended" else round(m * TICKS) for m in milestones)
     return MultiStepLRScheduler(optimizer, ticks, config.decay, warmup_prefix=False, **shared)

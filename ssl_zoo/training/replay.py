@@ -97,6 +97,10 @@ def replay(file: str | Path) -> Losses:
         trainer = Trainer(config, data, device, build_task(config, data.spec, restored=True))
         with state_dict_errors(file):
             trainer.load_state_dict(state)
-            batches = [Batch(b["raw"], b["numbers"], tuple(b["labels"])) for b in state["batches"]]
+            batches = [
+                # Earlier versions wrote the labels alone.
+                Batch(b["raw"], b["numbers"], tuple(b["needed"] if "needed" in b else b["labels"]))
+                for b in state["batches"]
+            ]
         trainer.task.train()
         return trainer.train_step(batches)

@@ -17,7 +17,7 @@ from ssl_zoo.runs.checkpoints import StateDict, state_dict_errors
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.files import open_no_follow, write_errors
 from ssl_zoo.training.budget import Budget
-from ssl_zoo.training.optimizer import warmup_share
+from ssl_zoo.training.optimizer import ends_near_zero, warmup_share
 from ssl_zoo.training.trainer import Trainer
 
 log = logging.getLogger("ssl_zoo.training")
@@ -26,8 +26,8 @@ CHANGED_BUDGET = Notice(
     "changed-budget",
     "If the budget of a run is changed, what is left of its schedules is stretched over what is left of "
     "the new budget; those of a finished run begin anew over the budget that is added, with a warm-up "
-    "over at least a tenth of it, and 10 steps unless that is more than half of it; a constant or step "
-    "rate stays where it ended.",
+    "over at least a tenth of it, and 10 steps unless that is more than half of it; a rate that has not "
+    "ended near 0, as a constant one, stays where it ended.",
     "`--replan` follows the schedules as if the new budget had been planned from the start",
 )
 
@@ -90,14 +90,14 @@ class Resumption:
 
     def _change_budget(self, trainer: Trainer, new: Budget) -> None:
         """Change the budget of a trainer, and say what becomes of its learning rate."""
-        trainer.set_rate()
+        trainer.follow_schedules()
         before, rate, config = trainer.budget, trainer.rate, trainer.config.train
         new.check_reachable(config, trainer.step, trainer.seconds)
-        schedule = config.schedule
-        changed = before.extended(new, trainer.step, trainer.seconds, ends_at_zero=schedule == "cosine")
+        ends_at_zero = ends_near_zero(config)
+        changed = before.extended(new, trainer.step, trainer.seconds, ends_at_zero=ends_at_zero)
         finished = trainer.progress >= 1
         trainer.follow(new if self.replan else changed)
-        trainer.set_rate()
+        trainer.follow_schedules()
         if self.replan:
             rule = "the schedules jump to where a run planned so would be"
         elif not finished:

@@ -50,7 +50,7 @@ class RunSummary:
             data=trainer.data.name,
             samples=len(trainer.data.train),
             backbone=config.backbone.name,
-            parameters=sum(p.numel() for p in trainer.task.encoder.parameters()),
+            parameters=sum(p.numel() for p in trainer.task.exported_encoder.parameters()),
             device=str(trainer.device),
             budget=str(budget),
             step_images=budget.step_images,

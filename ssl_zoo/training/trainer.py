@@ -28,7 +28,7 @@ from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
 from ssl_zoo.training.accumulation import Accumulation
 from ssl_zoo.training.budget import Budget
-from ssl_zoo.training.optimizer import TICKS, create_optimizer, create_schedule
+from ssl_zoo.training.optimizer import Schedules, create_optimizer
 from ssl_zoo.training.passes import count_passes
 from ssl_zoo.tree import Tree
 from ssl_zoo.views import Rng, derive_seed
@@ -96,10 +96,10 @@ class Trainer:
         if distributed.world_size() > 1 and config.train.sync_batchnorm:
             distributed.sync_batchnorm(self.task)
         self.optimizer = create_optimizer(self.task, config.train, self.budget.step_images)
-        self.schedule = create_schedule(self.optimizer, config.train, self.budget)
+        self.schedules = Schedules(self.optimizer, config.train, self.budget)
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
         decay = config.train.ema
-        self.ema = ModelEmaV3(self.task.encoder, decay) if decay is not None else None
+        self.ema = ModelEmaV3(self.task.exported_encoder, decay) if decay is not None else None
         self.model = self._wrapped()
         self.step = 0
         self.seconds = 0.0
@@ -126,12 +126,12 @@ class Trainer:
 
     @property
     def rate(self) -> float:
-        """The learning rate of the first group of parameters."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """The scheduled learning rate, without factors on it."""
+        return self.schedules.rate
 
-    def set_rate(self) -> None:
-        """Set the learning rates to those of the progress."""
-        self.schedule.step_update(int(self.progress * TICKS))
+    def follow_schedules(self) -> None:
+        """Set the learning rates and weight decays to those of the progress."""
+        self.schedules.follow(self.progress)
 
     @property
     def peak_memory(self) -> int | None:
@@ -216,11 +216,14 @@ class Trainer:
     def step_on(self, views: Iterable[tuple[Tensor, ...]], number: int) -> Losses:
         """Make one optimiser step on the views of `number` batches; return the mean of their losses.
 
+        An iterator of views is not asked for them before the task knows the progress.
+
         Raises:
             NotFinite: as in `train_step`.
         """
         config, scaler = self.config.train, self.scaler  # without fp16 the scaler does nothing
-        self.set_rate()
+        self.follow_schedules()
+        self.task.before_step(self.progress)
         torch.manual_seed(derive_seed(config.seed, "network", self.step, distributed.rank()))  # dropout
         joint = Accumulation(number)
         for i, batch_views in enumerate(views, 1):
@@ -251,7 +254,7 @@ class Trainer:
             with self.phase("after_step"):
                 self.task.after_step(self.progress)
                 if self.ema is not None:
-                    self.ema.update(self.task.encoder)
+                    self.ema.update(self.task.exported_encoder)
         return joint.mean()
 
     def metrics(self, losses: Losses) -> dict[str, float]:
@@ -325,14 +328,21 @@ class Trainer:
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Temporarily replace the task's encoder by the average of its weights, where one is kept."""
-        encoder = self.task.encoder
-        if self.ema is not None:
-            self.task.encoder = self.ema.module
+        """Temporarily give the exported encoder the average of its weights, where one is kept."""
+        self._swap_average()
         try:
             yield
         finally:
-            self.task.encoder = encoder
+            self._swap_average()
+
+    def _swap_average(self) -> None:
+        """Exchange the parameters and buffers of the exported encoder and of its average."""
+        if self.ema is None:
+            return
+        encoder, average = self.task.exported_encoder, self.ema.module
+        own = itertools.chain(encoder.parameters(), encoder.buffers())
+        for a, b in zip(own, itertools.chain(average.parameters(), average.buffers()), strict=True):
+            a.data, b.data = b.data, a.data
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to resume: tensors and plain values only."""
@@ -371,7 +381,7 @@ class Trainer:
     def follow(self, budget: Budget) -> None:
         """Train to the end of this budget, with the learning rate that it has."""
         self.budget = budget
-        self.schedule = create_schedule(self.optimizer, self.config.train, budget)
+        self.schedules = Schedules(self.optimizer, self.config.train, budget)
 
 
 def _record_choices(config: RunConfig, data: DataSet, device: Device) -> RunConfig:

@@ -14,9 +14,8 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.runs.build import build_data, build_task
 from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.optimizer import (
-    TICKS,
+    Schedules,
     create_optimizer,
-    create_schedule,
     describe_learning_rate,
     learning_rate,
 )
@@ -101,10 +100,10 @@ def scheduled(**settings: Any) -> Callable[[float], float]:
         small_config("rotation"), build_data(small_config("rotation"), torch.device("cpu")).spec
     )
     optimizer = create_optimizer(task, config, 256)
-    schedule = create_schedule(optimizer, config, Budget.of(config, 256 * STEPS))
+    schedules = Schedules(optimizer, config, Budget.of(config, 256 * STEPS))
 
     def rate(progress: float) -> float:
-        schedule.step_update(int(progress * TICKS))
+        schedules.follow(progress)
         return float(optimizer.param_groups[0]["lr"])
 
     return rate

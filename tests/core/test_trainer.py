@@ -109,7 +109,7 @@ def test_each_trainable_parameter_is_in_one_group_and_no_other_in_any(task_name:
 def test_biases_and_scales_are_not_decayed_weights_are_and_a_task_scales_its_rates() -> None:
     t = trainer(train__weight_decay=0.3, train__lr=1.0, train__warmup=0.0, train__lr_scaling="none")
     groups = {id(p): group for group in t.optimizer.param_groups for p in group["params"]}
-    t.schedule.step_update(0)
+    t.follow_schedules()
     for name, parameter in t.task.named_parameters():
         if name.startswith("frozen."):
             assert id(parameter) not in groups

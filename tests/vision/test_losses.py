@@ -15,7 +15,7 @@ from torch import Tensor
 from ssl_zoo import nn
 from ssl_zoo_vision.contrastive.moco import info_nce
 from ssl_zoo_vision.contrastive.simclr import nt_xent
-from ssl_zoo_vision.distillation.byol import byol_loss, target_momentum
+from ssl_zoo_vision.distillation.byol import byol_loss
 from ssl_zoo_vision.masked.inpainting import reconstruction_loss, weights
 from tests.memory import Largest
 
@@ -148,12 +148,6 @@ def test_byol_loss_is_the_squared_distance_of_normalised_vectors() -> None:
         byol_loss(p, 3 * p), torch.zeros((), dtype=torch.float64), atol=1e-12, rtol=0
     )
     torch.testing.assert_close(byol_loss(p, -p), torch.tensor(4.0, dtype=torch.float64))
-
-
-def test_byols_momentum_rises_to_one_along_a_cosine() -> None:
-    assert target_momentum(0.99, 0.0) == pytest.approx(0.99)
-    assert target_momentum(0.99, 0.5) == pytest.approx(0.995)
-    assert target_momentum(0.99, 1.0) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -115,9 +115,6 @@ class MoCo(Task):
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return InfoNCE of the queries against their keys and the queue from before this step."""
         view_1, view_2, shuffle = views
-        if self.head[-1].weight.grad is None:
-            # A new step: keys left over are those of a step that was skipped, as fp16 overflowed.
-            self.new_keys.clear()
         pairs = [(view_1, view_2), (view_2, view_1)] if self.options.symmetric else [(view_1, view_2)]
         losses = []
         for query_view, key_view in pairs:
@@ -143,9 +140,13 @@ class MoCo(Task):
         k = distributed.all_gather(F.normalize(full_precision(k), dim=1))
         return distributed.local_rows(k[shuffle.argsort()])
 
+    def before_step(self, progress: float) -> None:
+        """Forget the keys of the last step, which are still there if fp16 overflowed."""
+        super().before_step(progress)
+        self.new_keys.clear()
+
     def after_step(self, progress: float) -> None:
         """Update the key encoder by momentum, and replace the oldest negatives by the new keys."""
         ema_update(self.key_encoder, nn.Sequential(self.encoder, self.head), self.momentum)
         for k in self.new_keys:
             self.queue.push(distributed.all_gather(k))
-        self.new_keys.clear()

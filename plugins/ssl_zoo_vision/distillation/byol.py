@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_zoo.nn import ema_update, frozen_copy, full_precision, mlp
+from ssl_zoo.nn import ema_update, frozen_copy, full_precision, mlp, schedule
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
@@ -27,11 +25,6 @@ def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """
     prediction, target = full_precision(prediction), full_precision(target)
     return 2 - 2 * F.cosine_similarity(prediction, target, dim=1).mean()
-
-
-def target_momentum(base: float, progress: float) -> float:
-    """Return the momentum, from `base` at the start to 1 at the end on a cosine (section 3.3)."""
-    return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2
 
 
 class BYOL(Task):
@@ -86,6 +79,6 @@ class BYOL(Task):
         return Losses(loss, {"spread": z.std(0).mean() * z.shape[1] ** 0.5})
 
     def after_step(self, progress: float) -> None:
-        """Update the target network by a momentum that grows to 1."""
+        """Update the target network by a momentum that grows to 1 on a cosine (section 3.3)."""
         online = nn.Sequential(self.encoder, self.projector)
-        ema_update(self.target, online, target_momentum(self.momentum, progress))
+        ema_update(self.target, online, schedule(self.momentum, 1.0, progress))

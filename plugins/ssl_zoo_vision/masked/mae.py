@@ -188,7 +188,7 @@ class MAE(Task):
 
     def features(self, x: Tensor) -> Tensor:
         """Return the mean of the patch tokens [B, d]; the backbone's own pooling is not trained."""
-        return self.encoder.feature_map(x).flatten(2).mean(2)
+        return self.exported_encoder.feature_map(x).flatten(2).mean(2)
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Return the image and the input of the network."""

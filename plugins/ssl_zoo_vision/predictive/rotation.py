@@ -71,7 +71,7 @@ class Rotation(Task):
         """Return the pooled features [B, D] of the chosen stage."""
         if self.options.stage is None:
             return super().features(x)
-        _, (feature_map,) = self.encoder.stages(x, [self.options.stage])
+        _, (feature_map,) = self.exported_encoder.stages(x, [self.options.stage])
         return feature_map.flatten(2).mean(2)
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from ssl_zoo import Encoder, Field, Losses, Spec, Task, TaskOptions, distributed, hookimpl
+from ssl_zoo import Encoder, Field, Losses, Spec, Task, distributed, hookimpl
 from ssl_zoo.data import ArraySplit, DataSet, Source, SourceOptions
 from ssl_zoo.nn import full_precision
 
@@ -61,7 +61,9 @@ def waves(config, device, options):
     pitch = torch.arange(n) % 4
     length = torch.randint(128, longest + 1, (n,), generator=generator)
     time = torch.arange(longest) + 20 * torch.rand(n, 1, generator=generator)
-    wave = (time * (0.1 + 0.15 * pitch[:, None])).sin() + 0.3 * torch.randn(n, longest, generator=generator)
+    wave = (time * (0.1 + 0.15 * pitch[:, None])).sin() + 0.3 * torch.randn(
+        n, longest, generator=generator
+    )
     wave = wave * (torch.arange(longest) < length[:, None])
     split = ArraySplit(Wave((wave * 8000).short().to(device), length.to(device)), pitch)
     train, test = split.subset(torch.arange(n // 5, n)), split.subset(torch.arange(n // 5))
@@ -85,7 +87,10 @@ class WaveNet(Encoder):
         return self.top(self.layer(x.samples[:, None]).relu()).relu()
 
     def valid(self, x):
-        return 8 * torch.arange((x.samples.shape[1] - 8) // 8, device=x.length.device) + 16 <= x.length[:, None]
+        return (
+            8 * torch.arange((x.samples.shape[1] - 8) // 8, device=x.length.device) + 16
+            <= x.length[:, None]
+        )
 
 
 class WaveCoding(Task):
@@ -111,7 +116,9 @@ class WaveCoding(Task):
         now, following = places[rows, :, place], places[rows, :, place + 1]
         candidates = F.normalize(distributed.all_gather(following), dim=1)
         target = rows + distributed.rank() * len(rows)
-        return Losses(F.cross_entropy(F.normalize(self.predict(now), dim=1) @ candidates.T / 0.1, target))
+        return Losses(
+            F.cross_entropy(F.normalize(self.predict(now), dim=1) @ candidates.T / 0.1, target)
+        )
 
 
 @hookimpl
