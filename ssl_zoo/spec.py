@@ -179,7 +179,13 @@ class ImageSpec(Spec):
         return self.normalise(x)
 
     def preprocess(self, source: str | PathLike[str] | IO[bytes] | Image.Image) -> Tensor:
-        """Return an image file, or a decoded image, as the input [1, channels, size, size]."""
+        """Return an image file, or a decoded image, as the input [1, channels, size, size].
+
+        Raises:
+            UserError: the network takes neither one channel nor three, as image files have.
+        """
+        if self.channels not in (1, 3):
+            raise UserError(f"image files have 1 or 3 channels, and the network takes {self.channels}")
         return torch.from_numpy(image_input(source, self.size, self.channels, self.mean, self.std))
 
     def vary(self, batch: Tensor, generator: torch.Generator) -> Tensor:
