@@ -112,11 +112,14 @@ def print_task(name: str, cls: type[Task], json: bool) -> None:
     recipe = {section: dict(values) for section, values in cls.recipe.items()}
     if json:
         options = cls.Options.model_json_schema()
-        print_json({"name": name, "paper": cls.paper, "recipe": recipe, "options": options})
+        facts = {"name": name, "paper": cls.paper, "needs": list(cls.needs)}
+        print_json({**facts, "recipe": recipe, "options": options})
         return
     say(f"{name}: {(cls.__doc__ or '').strip().partition(chr(10))[0]}")
     if cls.paper:
         say(cls.paper)
+    if cls.needs:
+        say(f"needs, beside samples: {', '.join(cls.needs)}")
     if cls.Options.model_fields:
         table = Table("option", "default", "description", "range")
         for option, field in cls.Options.model_fields.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,9 @@ from ssl_zoo.training.optimizer import parameter_groups
 from ssl_zoo.views import Rng
 
 Snapshot = dict[str, Tensor]
+
+SAMPLES = 256
+"""The number of samples of the train split that a task under test is told."""
 
 
 class CheckFailed(AssertionError):
@@ -87,36 +90,54 @@ class Case:
         """The data for checks that need only one kind."""
         return self.all_data[0]
 
-    def build(self, data: CheckData | None = None, seed: int = 0) -> Task:
+    def build(self, data: CheckData | None = None, seed: int = 0, samples: int = SAMPLES) -> Task:
         """Return the task in training mode, with weights drawn from the seed."""
         data = data or self.data
+        spec = replace(data.spec, samples=samples)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.cls(data.encoder(), self.cls.Options(**self.options), data.spec).train()
+            return self.cls(data.encoder(), self.cls.Options(**self.options), spec).train()
 
     def views(
-        self, task: Task, n: int = 8, seed: int = 0, data: CheckData | None = None
+        self, task: Task, n: int = 8, seed: int = 0, data: CheckData | None = None, progress: float = 0.0
     ) -> tuple[Tensor, ...]:
-        """Return views of n samples, with their labels if the task needs them, for its loss."""
-        batch = (data or self.data).batch(n)
-        return tuple(task.views(batch, Rng(seed))) + self.labels(n)
+        """Begin a step at this progress, and return views of n samples for the task's loss.
 
-    def labels(self, n: int) -> tuple[Tensor, ...]:
-        """Return labels [n] for a task that needs them, and nothing for any other."""
-        return (torch.arange(n) % 2,) if "labels" in self.cls.needs else ()
+        After them comes what the task needs beside samples.
+        """
+        task.before_step(progress)
+        batch = (data or self.data).batch(n)
+        return tuple(task.views(batch, Rng(seed))) + self.needed(n)
+
+    def needed(self, n: int) -> tuple[Tensor, ...]:
+        """Return what the task's `needs` ask for of the first n samples, each int64 [n]."""
+        known = {"labels": torch.arange(n) % 2, "index": torch.arange(n) % SAMPLES}
+        return tuple(known[name] for name in self.cls.needs)
+
+    def labels(self, n: int) -> Tensor | None:
+        """Return the labels [n] of the train split for a task that needs them; else None."""
+        return torch.arange(n) % 2 if "labels" in self.cls.needs else None
 
     def trainer(self, seed: int = 0, labels: Any = None, batch_size: int = 8) -> Trainer:
-        """Return a trainer of the task, with its recipe, on four batches of samples."""
-        samples = self.data.batch(4 * batch_size)
-        split = ArraySplit(samples, labels)
-        dataset = DataSet("conformance", self.data.spec, split, None, split)
+        """Return a trainer of the task, with its recipe, on four batches of samples.
+
+        Args:
+            seed: the seed of the weights and of training.
+            labels: the labels of the samples; None for those that the task needs, if it does.
+            batch_size: the samples in a batch.
+        """
+        number = 4 * batch_size
+        split = ArraySplit(self.data.batch(number), self.labels(number) if labels is None else labels)
+        spec = replace(self.data.spec, samples=number)
+        dataset = DataSet("conformance", spec, split, None, split)
         train = {"log_every": 1, **self.cls.recipe.get("train", {})}
         short = {"epochs": 8, "images": None, "minutes": None, "batch_size": batch_size, "seed": seed}
         config = RunConfig(
             task=TaskConfig(name=self.cls.name),
             train=TrainConfig.model_validate({**train, **short, "device": "cpu", "precision": "fp32"}),
         )
-        return Trainer(config, dataset, Device.choose(config.train), self.build(seed=seed))
+        task = self.build(seed=seed, samples=number)
+        return Trainer(config, dataset, Device.choose(config.train), task)
 
 
 def _recipe_backbone(task: type[Task]) -> BackboneConfig:
@@ -149,7 +170,7 @@ def backward(task: Task, views: tuple[Tensor, ...]) -> Losses:
 
 
 def step(task: Task, optimizer: Optimizer, views: tuple[Tensor, ...], progress: float) -> float:
-    """Make an optimiser step, call `after_step`, and return the loss."""
+    """Make the optimiser step that `Case.views` has begun, to this progress, and return the loss."""
     loss = backward(task, views).total.item()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

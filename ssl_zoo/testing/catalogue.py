@@ -33,6 +33,9 @@ _ALL: tuple[CheckFunction, ...] = (
     state.check_resumed_training_is_the_same,
     state.check_batches_of_any_size_follow_each_other,
     state.check_labels_are_never_touched,
+    state.check_indices_are_right,
+    state.check_progress_is_told,
+    state.check_exported_encoder_is_evaluated,
     processes.check_two_processes_are_one,
 )
 _IMAGE_TASKS_ONLY = (views.check_views_take_any_image, views.check_pictures_are_images)

@@ -82,13 +82,13 @@ def check_every_parameter_is_trained(case: Case) -> None:
     )
     reached: set[str] = set()
     for seed in range(3):  # a parameter behind a factor of 0 gets a gradient after a step
-        backward(task, case.views(task, seed=seed))
+        backward(task, case.views(task, seed=seed, progress=seed / 3))
         for name, p in task.named_parameters():
             if p.grad is not None and (p.grad.abs().sum() > 0 or _shifts(name)):
                 reached.add(name)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        task.after_step(seed / 3)
+        task.after_step((seed + 1) / 3)
     missed = sorted(trained - reached)
     require(
         not missed,
@@ -135,7 +135,7 @@ def check_teachers_move_after_a_step_alone(case: Case) -> str | None:
     moved: set[str] = set()
     for seed in range(2):
         before = snapshot(task)
-        backward(task, case.views(task, seed=seed))
+        backward(task, case.views(task, seed=seed, progress=seed / 2))
         received = [n for n, p in task.named_parameters() if n in frozen and p.grad is not None]
         require(not received, f"frozen parameters get a gradient: {listed(received)}")
         optimizer.step()
@@ -143,7 +143,7 @@ def check_teachers_move_after_a_step_alone(case: Case) -> str | None:
         early = sorted(frozen.intersection(changed(before, snapshot(task))))
         require(not early, f"moves before after_step: {listed(early)}")
         before = snapshot(task)
-        task.after_step(0.5)
+        task.after_step((seed + 1) / 2)
         moved |= set(changed(before, snapshot(task)))
     astray = sorted(moved.intersection(trained))
     require(
@@ -164,10 +164,11 @@ def check_small_batch_overfits(case: Case) -> str:
     """Check that the loss of a few samples in the same views falls clearly within thirty steps.
 
     Teachers and queues are frozen in this check: a queue that fills with keys of these very samples
-    would have the positive among the negatives.
+    would have the positive among the negatives. So is the progress, at a half, as a schedule changes
+    the loss too.
     """
     task = case.build()
-    views = case.views(task)
+    views = case.views(task, progress=0.5)
     optimizer = adam(task)
     losses = [backward(task, views).total.item()]
     threshold = losses[0] - 0.1 * max(abs(losses[0]), 0.1)
@@ -175,6 +176,7 @@ def check_small_batch_overfits(case: Case) -> str:
     while len(losses) < 30 and not max(losses[-5:]) < threshold:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        task.before_step(0.5)
         losses.append(backward(task, views).total.item())
     start, end = losses[0], min(losses[-5:])
     require(
@@ -203,7 +205,8 @@ def check_representations_do_not_collapse(case: Case) -> str:
     spread_before, _ = _health(task, x)
     optimizer = adam(task)
     for i in range(1, COLLAPSE_STEPS + 1):
-        step(task, optimizer, case.views(task, 16, seed=i - 1), i / COLLAPSE_STEPS)
+        views = case.views(task, 16, seed=i - 1, progress=(i - 1) / COLLAPSE_STEPS)
+        step(task, optimizer, views, i / COLLAPSE_STEPS)
         if i == EARLY_STEPS:
             spread_now, rank = _health(task, x)
             if spread_now > max(CLEAR_SPREAD, spread_before / 2) and rank > CLEAR_RANK:

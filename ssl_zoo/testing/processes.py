@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers import DropPath
-from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
+from torch import Tensor
 
 from ssl_zoo import distributed
+from ssl_zoo.nn import stop_dropout
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
-from ssl_zoo.task import Task
 from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped, compute, require, snapshot
 from ssl_zoo.testing.rank_server import RANKS, TIMEOUT, server
 from ssl_zoo.text import locate_error
@@ -63,12 +61,13 @@ def check_two_processes_are_one(case: Case) -> str:
 def _share(case: Case, rank: int, world: int) -> dict[str, Any]:
     """Return a process's loss, gradients, and state after a step."""
     task = case.build()
-    _stop_dropout(task)
+    stop_dropout(task)  # which each process draws for itself
     if world > 1:
         distributed.sync_batchnorm(task)
     mine = slice(rank * _TOTAL // world, (rank + 1) * _TOTAL // world)
+    task.before_step(0.5)
     views = tuple(task.views(case.data.batch(_TOTAL)[mine], Rng(3, "cpu", rank, world)))
-    losses = compute(task, views + tuple(labels[mine] for labels in case.labels(_TOTAL)))
+    losses = compute(task, views + tuple(part[mine] for part in case.needed(_TOTAL)))
     joint = Accumulation(1)
     joint.add(losses).backward()
     joint.normalise(task.parameters())
@@ -78,17 +77,6 @@ def _share(case: Case, rank: int, world: int) -> dict[str, Any]:
     state = {n: v for n, v in snapshot(task).items() if not n.endswith(local)}
     loss = distributed.mean(losses.total, joint.mean().weight)
     return {"loss": loss, "gradients": gradients, "state": state}
-
-
-def _stop_dropout(task: Task) -> None:
-    """Switch off dropout, which each process draws for itself."""
-    for module in task.modules():
-        if isinstance(module, _DropoutNd):
-            module.p = 0.0
-        elif isinstance(module, nn.MultiheadAttention):
-            module.dropout = 0.0
-        elif isinstance(module, DropPath):
-            module.drop_prob = 0.0
 
 
 def _run(case: Case, folder: Path) -> list[dict[str, Any]]:

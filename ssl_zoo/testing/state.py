@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from ssl_zoo import tree
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
-from ssl_zoo.task import Task
+from ssl_zoo.task import Encoder, Task
 from ssl_zoo.testing.case import (
     Case,
     CheckFailed,
@@ -65,14 +66,14 @@ def _modes(task: Task) -> list[bool]:
 
 def check_resumed_training_is_the_same(case: Case) -> None:
     """Check that a run that is saved and resumed makes the same next step, to the bit."""
-    original = case.trainer(labels=_labels(case))
+    original = case.trainer()
     batches = _steps(original)
     for _ in range(2):
         original.train_step(next(batches))
     buffer = io.BytesIO()
     torch.save(original.state_dict(), buffer)
     buffer.seek(0)
-    resumed = case.trainer(seed=1, labels=_labels(case))
+    resumed = case.trainer(seed=1)
     resumed.config = original.config
     try:
         resumed.load_state_dict(torch.load(buffer, weights_only=True))
@@ -97,10 +98,6 @@ def _steps(trainer: Trainer) -> Any:
         yield from trainer.epoch_batches()
 
 
-def _labels(case: Case) -> torch.Tensor | None:
-    return torch.arange(32) % 2 if "labels" in case.cls.needs else None
-
-
 def check_batches_of_any_size_follow_each_other(case: Case) -> str | None:
     """Check that batches of odd sizes work, and that a queue takes in all of each as it wraps around."""
     task = case.build()
@@ -113,11 +110,11 @@ def check_batches_of_any_size_follow_each_other(case: Case) -> str | None:
     while i < steps:
         counters = _counters(task)
         with _name_batch(f"batch {i + 1} of {n} samples"):
-            compute(task, case.views(task, n, seed=i)).total.backward()
+            compute(task, case.views(task, n, seed=i, progress=i / steps)).total.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             before = _row_buffers(task)
-            task.after_step(i / steps)
+            task.after_step((i + 1) / steps)
         for name, value in _row_buffers(task).items():
             if name in before and before[name].shape == value.shape:
                 replaced.setdefault(name, []).append((value != before[name]).flatten(1).any(1))
@@ -137,7 +134,7 @@ def check_batches_of_any_size_follow_each_other(case: Case) -> str | None:
             )
     for size in (2, n + 3, 5):
         with _name_batch(f"a batch of {size}"):
-            total = step(task, optimizer, case.views(task, size, seed=size), 1.0)
+            total = step(task, optimizer, case.views(task, size, seed=size, progress=0.9), 1.0)
         require(total == total and abs(total) != float("inf"), f"a batch of {size}: the loss is {total}")
     return f"{steps} steps of {n} samples" if replaced else None
 
@@ -230,4 +227,72 @@ def check_labels_are_never_touched(case: Case) -> str | None:
         trainer.train_step(next(batches))
     # The task may have swallowed the error.
     require(not accesses, f"the labels were touched ({listed(accesses, 1)})")
+    return None
+
+
+def check_progress_is_told(case: Case) -> None:
+    """Check that the task knows the progress of each step that the trainer makes."""
+    trainer = case.trainer()
+    batches = _steps(trainer)
+    for _ in range(3):
+        progress = trainer.progress
+        trainer.train_step(next(batches))
+        known = trainer.task.progress
+        require(
+            known == progress,
+            f"`progress` is {known} in a step at {progress}: begin before_step with "
+            "super().before_step(progress)",
+        )
+
+
+def check_exported_encoder_is_evaluated(case: Case) -> None:
+    """Check that features come from the exported encoder, which is saved with the task."""
+    task = case.build().eval()
+    exported = task.exported_encoder
+    require(
+        isinstance(exported, Encoder), f"exported_encoder is no Encoder, but {type(exported).__name__}"
+    )
+    saved = {id(value) for value in task.state_dict(keep_vars=True).values()}
+    require(
+        saved.issuperset(map(id, exported.parameters())),
+        "exported_encoder is not saved with the task: assign it, or a module around it, in __init__",
+    )
+    own = set(exported.parameters())
+    others = [p for p in task.encoder.parameters() if p not in own]
+    x = task.spec.prepare(case.data.batch(6))
+    with torch.no_grad():
+        before = task.features(x)
+        _disturb(others)
+        alone = not others or same(before, task.features(x))
+        _disturb(own)
+        moved = not same(before, task.features(x))
+    require(alone, "features depend on `encoder`, but another is exported: use exported_encoder")
+    require(moved, "features do not depend on exported_encoder, whose weights are saved: use it")
+
+
+def _disturb(parameters: Iterable[Tensor]) -> None:
+    for parameter in parameters:
+        parameter.mul_(1.1).add_(0.01)
+
+
+def check_indices_are_right(case: Case) -> str | None:
+    """Check that a task that needs the index of samples gets it, and copes with all of an epoch."""
+    if "index" not in case.cls.needs:
+        return "it needs no indices"
+    trainer = case.trainer()
+    split, samples = trainer.data.train, trainer.task.spec.samples
+    for batches in trainer.epoch_batches():
+        for batch in batches:
+            index = batch.needed[case.cls.needs.index("index")]
+            own = index.dtype == torch.int64 and index.tolist() == batch.numbers.tolist()
+            require(own and all(i < samples for i in index.tolist()), f"the index of a batch is {index}")
+            drawn = zip(tree.leaves(split.batch(index)), tree.leaves(batch.raw), strict=True)
+            require(all(same(a, b) for a, b in drawn), "the index of a batch is that of other samples")
+        try:
+            trainer.train_step(batches)
+        except PLUGIN_ERRORS as error:
+            raise CheckFailed(
+                f"samples {listed([str(i) for i in index.tolist()], 8)} of {samples}: "
+                f"{locate_error(error)}; a memory of samples needs spec.samples rows"
+            ) from error
     return None

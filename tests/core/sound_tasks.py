@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_zoo import Encoder, Field, Losses, Rng, Task, TaskOptions, distributed
-from ssl_zoo.nn import FeatureQueue, ema_update, frozen_copy, full_precision
+from ssl_zoo.nn import FeatureQueue, ema_update, frozen_copy, full_precision, schedule, unsaved
 from ssl_zoo.testing import Check, CheckResult, SyntheticImages, task_checks
 
 SLOW = {"small_batch_overfits", "representations_do_not_collapse", "two_processes_are_one"}
@@ -28,10 +28,10 @@ class Convolutions(Encoder):
             layers.append(nn.Conv2d(inputs, self.width, 3, stride=2, padding=1))
             layers += [nn.BatchNorm2d(self.width)] if norm else []
             layers.append(nn.ReLU())
-        self.layers = nn.Sequential(*layers)
+        self.body = nn.Sequential(*layers)
 
     def feature_map(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        return self.body(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.feature_map(x).mean((2, 3))
@@ -165,6 +165,62 @@ class Clustered(Queued):
         super().push(keys)
         nearest = (F.normalize(keys - keys.mean(0), dim=1) @ self.prototypes.T).argmax(1)
         self.prototypes[nearest] = self.prototypes[nearest].lerp(keys, 0.1)
+
+
+class Remembering(Sound):
+    """The query is also near what was remembered of its sample, when that was last seen."""
+
+    needs = ("index",)
+
+    def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
+        super().__init__(encoder, options, spec)
+        self.register_buffer("memory", torch.zeros(self.rows(spec.samples), 16))
+
+    def rows(self, samples: int) -> int:
+        """Return the number of rows of the memory."""
+        return samples
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        *pair, self.seen = views
+        self.new = self.embed(pair[0])
+        pull = (self.new * self.memory[self.seen]).sum(1).mean()
+        return Losses(super().loss(tuple(pair)).total - pull)
+
+    def after_step(self, progress: float) -> None:
+        self.memory[distributed.all_gather(self.seen)] = distributed.all_gather(self.new.detach())
+
+
+class Distilled(Queued):
+    """The teacher's encoder is exported."""
+
+    @property
+    def exported_encoder(self) -> Encoder:
+        return self.teacher[0]
+
+
+class Taught(Sound):
+    """A head is near that of a fixed network, which is in no checkpoint."""
+
+    seed: int | None = 5
+
+    def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
+        super().__init__(encoder, options, spec)
+        with torch.random.fork_rng(devices=[], enabled=self.seed is not None):
+            if self.seed is not None:
+                torch.manual_seed(self.seed)
+            head = nn.Linear(16 * spec.channels, 16)
+        self.master = unsaved(nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), head))
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        taught = F.normalize(self.master(views[0]), dim=1)
+        return Losses(super().loss(views).total - (taught * self.embed(views[1])).sum(1).mean())
+
+
+class Scheduled(Sound):
+    """The temperature falls over the run."""
+
+    def logits(self, q: Tensor, k: Tensor) -> Tensor:
+        return super().logits(q, k) / schedule(1.0, 0.5, self.progress, share=0.5)
 
 
 class Constant(Sound):

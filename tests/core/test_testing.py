@@ -42,10 +42,14 @@ from tests.core.sound_tasks import (
     Centred,
     Clustered,
     Constant,
+    Distilled,
     Dropping,
     Queued,
+    Remembering,
+    Scheduled,
     Small,
     Sound,
+    Taught,
     chosen,
     outcome,
 )
@@ -100,6 +104,10 @@ def test_a_sound_task_passes(check: Check) -> None:
         Centred,
         Clustered,
         Constant,
+        Remembering,
+        Distilled,
+        Taught,
+        Scheduled,
     ],
 )
 def test_sound_tasks_of_other_kinds_pass(task: type[Task]) -> None:

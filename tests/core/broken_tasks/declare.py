@@ -13,7 +13,12 @@ from ssl_zoo.testing.catalogue import CHECKS
 BROKEN: list[Any] = []
 """Parameters of a test: the class, the check that catches it, its message, other failing checks."""
 EVERYTHING = frozenset(CHECKS)
-TRAINING = ("resumed_training_is_the_same", "labels_are_never_touched")
+TRAINING = (
+    "resumed_training_is_the_same",
+    "labels_are_never_touched",
+    "indices_are_right",
+    "progress_is_told",
+)
 """Checks that train with the recipe."""
 BF16_TOO = ("loss_is_finite_in_bf16",)
 """Fails with every fault that shows in float32."""

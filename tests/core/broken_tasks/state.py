@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_zoo import Encoder, Losses, Rng
-from ssl_zoo.nn import FeatureQueue, ema_update
+from ssl_zoo.nn import FeatureQueue, ema_update, frozen_copy
 from ssl_zoo.training import Trainer
-from tests.core.broken_tasks.declare import broken
-from tests.core.sound_tasks import Centred, Queued, Sound
+from tests.core.broken_tasks.declare import TRAINING, broken
+from tests.core.sound_tasks import Centred, Distilled, Queued, Remembering, Scheduled, Sound, Taught
 
 
 @broken("features_are_pure", "features changes encoder.*running_mean.*; it must change no state")
@@ -71,7 +71,11 @@ class FeaturesNeverPooled(Sound):
         return self.encoder.feature_map(x)
 
 
-@broken("features_are_pure", "two different samples have the same features")
+@broken(
+    "features_are_pure",
+    "two different samples have the same features",
+    also=["exported_encoder_is_evaluated"],
+)
 class FeaturesOfNothing(Sound):
     """Features are all the same."""
 
@@ -220,3 +224,70 @@ class LabelsOnTheSly(Sound):
             except Exception:
                 continue
         return super().views(batch, rng)
+
+
+@broken("resumed_training_is_the_same", FORGOTTEN)
+class MasterOfTheSeed(Taught):
+    """A teacher that is not saved is another one in each run."""
+
+    seed = None
+
+
+@broken(
+    "indices_are_right",
+    "samples .* of 32: IndexError: index 31 is out of bounds .*a memory of samples needs spec.samples",
+    also=TRAINING,
+)
+class MemoryWithoutTheLastSample(Remembering):
+    """The memory has a row less than there are samples."""
+
+    def rows(self, samples: int) -> int:
+        return samples - 1
+
+
+@broken("progress_is_told", r"`progress` is 0.0 in a step at 0.03125: begin before_step with super")
+class ProgressKeptFromTheTask(Scheduled):
+    """What the task does before a step leaves out what every task does."""
+
+    def before_step(self, progress: float) -> None:
+        self.steps = 0
+
+
+@broken("exported_encoder_is_evaluated", "features depend on `encoder`, but another is exported")
+class StudentIsEvaluated(Distilled):
+    """The teacher is exported, and the student evaluated."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.encoder(x)
+
+
+@broken("exported_encoder_is_evaluated", "features do not depend on exported_encoder")
+class SomethingElseIsEvaluated(Sound):
+    """Features are those of another network."""
+
+    def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
+        super().__init__(encoder, options, spec)
+        self.other = frozen_copy(encoder)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.other(x)
+
+    def after_step(self, progress: float) -> None:
+        ema_update(self.other, self.encoder, 0.9)
+
+
+@broken(
+    "exported_encoder_is_evaluated",
+    "exported_encoder is not saved with the task: assign it",
+    also=["features_are_pure"],
+)
+class ExportedFromAList(Sound):
+    """A plain list hides the exported encoder from checkpoints."""
+
+    def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
+        super().__init__(encoder, options, spec)
+        self.others = [frozen_copy(encoder)]
+
+    @property
+    def exported_encoder(self) -> Encoder:
+        return self.others[0]
