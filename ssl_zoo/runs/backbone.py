@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from ssl_zoo.backbones.timm_encoder import TimmEncoder, create_backbone
+from ssl_zoo.backbones.create import create_backbone
+from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.config.weights import weights_file
 from ssl_zoo.data.preprocess import image_input

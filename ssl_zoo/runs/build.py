@@ -7,8 +7,8 @@ from dataclasses import asdict, replace
 
 import torch
 
+from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.backbones.gradient_cache import cache_gradients
-from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.backbones.weights import Weights
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
@@ -101,8 +101,13 @@ def build_encoder(config: BackboneConfig, spec: Spec, seed: int) -> Encoder:
         return _build_encoder(config, spec)
 
 
-def _build_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
+def _build_encoder(config: BackboneConfig, spec: Spec, any_size: bool = False) -> Encoder:
     """Build the backbone of a configuration, from a plugin or from timm.
+
+    Args:
+        config: the configuration.
+        spec: the description of the samples.
+        any_size: as for `create_backbone`.
 
     Raises:
         UserError: there is no such backbone for such data, or its weights do not fit.
@@ -118,7 +123,7 @@ def _build_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
             f"backbone.name: {config.name!r} is for images, the data is {spec.modality}; "
             "install a plugin with backbones for it"
         )
-    return create_backbone(config, spec)
+    return create_backbone(config, spec, any_size)
 
 
 def build_task(config: RunConfig, spec: Spec, *, restored: bool = False) -> Task:
@@ -135,7 +140,8 @@ def build_task(config: RunConfig, spec: Spec, *, restored: bool = False) -> Task
     cls = registry.load_task(config.task.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        encoder = _build_encoder(config.backbone.untrained() if restored else config.backbone, spec)
+        backbone = config.backbone.untrained() if restored else config.backbone
+        encoder = _build_encoder(backbone, spec, cls.any_size)
         if config.train.cached_gradients:
             cache_gradients(encoder, config.train.part_size)
         return cls(encoder, config.task.options(cls.Options), spec)

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
-from ssl_zoo.backbones.timm_encoder import timm_arguments
+from ssl_zoo.backbones.create import timm_arguments
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.data import preprocess
 from ssl_zoo.errors import SslZooError, UserError
