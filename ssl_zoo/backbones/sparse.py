@@ -118,15 +118,15 @@ class _Sparse(TorchFunctionMode):
         if (mask := self.mask(x)) is None:
             return result
         cells = mask.to(x.dtype)
-        counted, all_cells = func(cells, *args, **kwargs), func(torch.ones_like(cells), *args, **kwargs)
-        return result * torch.where(counted > 0, all_cells / counted, 0.0)
+        counted: Tensor = func(cells, *args, **kwargs)
+        every: Tensor = func(torch.ones_like(cells), *args, **kwargs)
+        return result * torch.where(counted > 0, every / counted, 0.0)
 
     def reduce(self, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Reduce a tensor; over the places of a map, the active ones alone."""
-        given = kwargs.get("dim", next((a for a in args if isinstance(a, tuple | list)), args[:1]))
-        dims = {
-            d % x.ndim for d in (given if isinstance(given, tuple | list) else [given]) if type(d) is int
-        }
+        dim = kwargs.get("dim", next((a for a in args if isinstance(a, tuple | list)), args[:1]))
+        axes = dim if isinstance(dim, tuple | list) else [dim]
+        dims = {axis % max(1, x.ndim) for axis in axes if type(axis) is int}
         places = next((p for p in _LAYOUTS if dims == set(p)), None)
         if x.ndim == 5 and dims >= {3, 4}:  # of groups of channels
             raise _unsuitable(func)
@@ -159,7 +159,7 @@ class _Sparse(TorchFunctionMode):
         count = share.sum((2, 3, 4), keepdim=True) * cells.shape[2]
         centred = cells - (cells * share).sum((2, 3, 4), keepdim=True) / count.clamp_min(1)
         variance = (centred.square() * share).sum((2, 3, 4), keepdim=True) / count.clamp_min(1)
-        normed = (centred * (variance + eps).rsqrt()).flatten(1, 2)
+        normed: Tensor = (centred * (variance + eps).rsqrt()).flatten(1, 2)
         if weight is not None:
             normed = normed * weight.view(-1, 1, 1)
         if bias is not None:

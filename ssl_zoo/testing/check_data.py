@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo.backbones.build import build_encoder
-from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.config.schema import BackboneConfig, DataConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError

@@ -21,7 +21,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from ssl_zoo import preprocess
-from ssl_zoo.backbones.timm_encoder import timm_arguments
+from ssl_zoo.backbones.create import timm_arguments
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.runs.backbone import load_backbone, read_backbone

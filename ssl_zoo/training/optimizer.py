@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
-from ssl_zoo.nn import schedule
+from ssl_zoo.nn import schedule, undecayed_names
 from ssl_zoo.notices import Notice
 from ssl_zoo.task import Task
 from ssl_zoo.text import did_you_mean
@@ -61,12 +61,7 @@ def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
     2017; SimCLR, BYOL and Barlow Twins alike). timm's do so only where the decay is not 0, so that
     without decay no layer would be adapted; here the shape decides, whatever the decay.
     """
-    undecayed = {
-        f"{prefix}.{name}"
-        for prefix, module in task.named_modules()
-        if hasattr(module, "no_weight_decay")
-        for name in module.no_weight_decay()
-    }
+    undecayed = undecayed_names(task)
     adaptive = adapts_layers(config)
     factors = _layer_factors(task, config)
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}

@@ -201,7 +201,7 @@ class Trainer:
             return self.step_on(views, len(batches))
         with count_passes(self.task) as passes:
             losses = self.step_on(views, len(batches))
-        self.passes = passes.images / sum(len(batch.numbers) for batch in batches)
+        self.passes = passes.samples / sum(len(batch.numbers) for batch in batches)
         return losses
 
     def views(self, i: int, batch: Batch) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.nn import FeatureQueue, ema_update, frozen_copy, full_precision, mlp, output_shape
