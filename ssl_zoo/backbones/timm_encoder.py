@@ -59,7 +59,7 @@ class TimmEncoder(Encoder):
             )
 
     @property
-    def network(self) -> nn.Module:
+    def exported_network(self) -> nn.Module:
         """The timm model."""
         model: nn.Module = self.model
         return model
@@ -156,13 +156,13 @@ class TimmEncoder(Encoder):
             raise Unsuitable(f"the backbone has no tokens; choose {_VIT}")
         return tokens if prefix else tokens[:, number:]
 
-    def layers(self) -> list[list[nn.Parameter]]:
+    def parameter_layers(self) -> list[list[nn.Parameter]]:
         """Return the parameters by layer, from the input on: a transformer's as timm groups them.
 
         Other networks are one layer, as their fine-tuning uses one rate.
         """
         if not (hasattr(self.model, "blocks") and hasattr(self.model, "no_weight_decay")):
-            return super().layers()
+            return super().parameter_layers()
         number = group_parameters(self.model, self.model.group_matcher(coarse=False), reverse=True)
         layers: list[list[nn.Parameter]] = [[] for _ in range(max(number.values()) + 1)]
         for name, parameter in self.model.named_parameters():

@@ -178,7 +178,7 @@ def groups(model: Classifier) -> list[dict[str, object]]:
     """Return parameter groups with rate factors; vectors and timm's exceptions are not decayed."""
     undecayed = undecayed_names(model)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    layers = [*model.encoder.layers(), list(model.head.parameters())]
+    layers = [*model.encoder.parameter_layers(), list(model.head.parameters())]
     last = len(layers) - 2  # whose rate is the head's
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for i, layer in enumerate(layers):

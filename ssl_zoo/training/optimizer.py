@@ -89,7 +89,7 @@ def _layer_factors(task: Task, config: TrainConfig) -> dict[nn.Parameter, float]
         return {}
     return {
         parameter: config.layer_decay**depth
-        for depth, layer in enumerate(reversed(task.encoder.layers()))
+        for depth, layer in enumerate(reversed(task.encoder.parameter_layers()))
         for parameter in layer
     }
 

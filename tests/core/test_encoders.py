@@ -252,10 +252,10 @@ def test_rates_of_layers_in_fine_tuning_are_timms(name: str) -> None:
     undecayed = network.no_weight_decay() if hasattr(network, "no_weight_decay") else ()
     if hasattr(network, "blocks"):
         expected = param_groups_layer_decay(network, WEIGHT_DECAY, undecayed, layer_decay=LAYER_DECAY)
-        assert len(encoder.layers()) == len({g["lr_scale"] for g in expected}) > 2
+        assert len(encoder.parameter_layers()) == len({g["lr_scale"] for g in expected}) > 2
     else:
         expected = param_groups_weight_decay(network, WEIGHT_DECAY, no_weight_decay_list=undecayed)
-        assert len(encoder.layers()) == 1
+        assert len(encoder.parameter_layers()) == 1
 
     def rates(given: Any) -> dict[int, tuple[float, float]]:
         return {id(p): (g.get("lr_scale", 1.0), g["weight_decay"]) for g in given for p in g["params"]}
