@@ -258,8 +258,15 @@ class TimmEncoder(Encoder):
         Raises:
             Unsuitable: the model can neither leave places out nor compute sparsely.
         """
-        if leaves_patches_out(self.model):
-            return self._left_out(x, hidden, indices)
+        method = self._left_out if leaves_patches_out(self.model) else self._sparsely
+        # Shapes follow from the mask, so that `train.compile` leaves this part out.
+        outputs: tuple[Tensor, list[Tensor]] = torch.compiler.disable(method)(x, hidden, indices)
+        return outputs
+
+    def _sparsely(
+        self, x: Tensor, hidden: Tensor, indices: Sequence[int] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return what `_visible_only` does, of a convolutional network."""
         with sparse.masked(self.model, ~hidden):
             if indices is None:
                 unpooled = self._unpooled(x)

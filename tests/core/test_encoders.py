@@ -15,9 +15,12 @@ from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import Unsuitable
 from ssl_zoo.evaluation.finetune import LAYER_DECAY, WEIGHT_DECAY, Classifier, groups
+from ssl_zoo.plugins.registry import registry
+from ssl_zoo.runs.build import build_task
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Losses, Task
 from ssl_zoo.training.passes import count_passes
+from tests.conftest import small_config
 
 TINY = {"depth": 2, "embed_dim": 24, "num_heads": 2}
 EVA = {**TINY, "patch_size": 8, "class_token": True}
@@ -230,6 +233,24 @@ def test_small_crops_go_through_a_network_that_is_built_for_any_size(name: str) 
         torch.testing.assert_close(masked[0], feature_map[0])
     wide = torch.cat([x, x], 3)
     assert encoder.feature_map(wide).shape[2:] == (32 // stride, 64 // stride)
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_task_that_passes_other_sizes_says_so_and_gets_such_a_backbone(
+    restored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry.load_task("simclr"), "any_size", True)
+    config = small_config("simclr")
+    config.backbone = BackboneConfig(
+        name="vit_tiny_patch16_224", options=OPTIONS["vit_tiny_patch16_224"]
+    )
+    task = build_task(config, ImageSpec(size=SIZE), restored=restored)
+    assert task.encoder(images(24)).shape == (3, task.encoder.width)
+    config.backbone = BackboneConfig(name="mixer_s16_224")
+    with pytest.raises(
+        Unsuitable, match=r"^backbone.name: mixer_s16_224 takes images of one size alone"
+    ):
+        build_task(config, ImageSpec(size=SIZE), restored=restored)
 
 
 def test_other_sizes_are_refused_in_one_line_where_they_cannot_be() -> None:
