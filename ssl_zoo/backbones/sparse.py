@@ -187,9 +187,10 @@ class _Sparse(TorchFunctionMode):
 
 
 class _Packed:
-    """The hooks that give a batch norm the active cells alone, as a map [1, C, N, 1].
+    """The hooks that give a batch norm the active cells alone, as a batch [N, C, 1, 1].
 
     So any batch norm, synchronised or not, takes its statistics over these, and moves its running ones.
+    (With cells along another axis, torch's gradient on CPUs depends on the strides, and is wrong.)
     """
 
     def __init__(self, mode: _Sparse) -> None:
@@ -202,14 +203,14 @@ class _Packed:
         self.mask = None if mask is None else mask[:, 0]
         if self.mask is None:
             return None
-        return (inputs[0].movedim(1, 3)[self.mask].T[None, :, :, None],)
+        return (inputs[0].movedim(1, 3)[self.mask][:, :, None, None],)
 
     def after(self, norm: nn.Module, inputs: tuple[Tensor, ...], cells: Tensor) -> Tensor | None:
         """Put the normalised cells back into their places; the others are 0."""
         if self.mask is None:
             return None
         output = cells.new_zeros(*self.mask.shape, cells.shape[1])
-        output[self.mask] = cells[0, :, :, 0].T
+        output[self.mask] = cells[:, :, 0, 0]
         return output.movedim(3, 1).contiguous()
 
 

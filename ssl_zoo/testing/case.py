@@ -82,9 +82,10 @@ class Case:
         else:
             config = BackboneConfig.model_validate(backbone)
         if data is None and task.modality != "image":
-            data = [SourceData(DataConfig.model_validate(task.recipe.get("data", {})), config)]
+            source = DataConfig.model_validate(task.recipe.get("data", {}))
+            data = [SourceData(source, config, task.modality, task.any_size)]
         if data is None:
-            data = image_data(config, 2 if "labels" in task.needs else None)
+            data = image_data(config, 2 if "labels" in task.needs else None, task.any_size)
         return cls(task, dict(options or {}), data)
 
     @property

@@ -111,6 +111,32 @@ def test_statistics_are_of_active_cells_and_gradients_reach_them_alone() -> None
     assert not x.grad[:, :, 4:].any()
 
 
+@pytest.mark.parametrize("kind", ["resnet18", "convnextv2"])
+def test_gradients_are_those_of_small_changes(kind: str) -> None:
+    model = network(kind).train()
+    side = grid(model)
+    active = torch.rand(4, side, side, generator=torch.Generator().manual_seed(2)) < 0.5
+    model = model.double()
+    x = images().double()
+
+    def loss() -> Tensor:
+        with masked(model, active):
+            unpooled = outputs(model, x)[-2]
+        return (unpooled * active[:, None]).square().sum()
+
+    loss().backward()
+    for name, parameter in [*model.named_parameters()][::7]:
+        assert parameter.grad is not None
+        at, step = parameter.grad.abs().argmax(), 1e-6
+        flat = parameter.data.view(-1)
+        flat[at] += step
+        above = loss().item()
+        flat[at] -= 2 * step
+        slope = (above - loss().item()) / (2 * step)
+        flat[at] += step
+        assert parameter.grad.view(-1)[at].item() == pytest.approx(slope, rel=1e-3, abs=1e-6), name
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
