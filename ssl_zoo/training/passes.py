@@ -1,4 +1,4 @@
-"""Counting of the images that encoders process in a step."""
+"""Counting of the samples that encoders process in a step."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ssl_zoo.task import Encoder, Task
 
 
 class Passes:
-    """A count of the images that encoders have processed."""
+    """A count of the samples that encoders have processed."""
 
-    images = 0
+    samples = 0
 
     def add(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Add the images of a call."""
-        self.images += len(inputs[0]) if inputs else 0
+        """Add the samples of a call."""
+        self.samples += len(inputs[0]) if inputs else 0
 
 
 @contextmanager
 def count_passes(task: Task) -> Iterator[Passes]:
-    """Count the images that pass through the task's encoders, including teachers.
+    """Count the samples that pass through the task's encoders, including teachers.
 
     An encoder can be called in several ways, but all of them begin with its first layer.
     """
