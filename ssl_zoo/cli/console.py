@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.table import Table
 
 from ssl_zoo.cli.notices import with_notices
-from ssl_zoo.text import escape_control_chars, quantity
+from ssl_zoo.text import escape_control_chars, quantity, singular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,12 +156,12 @@ def print_throughput(measured: Throughput, json: bool) -> None:
         return
     say(
         f"{measured.task} on {measured.data}: {measured.backbone}, batches of {measured.batch_size:,}, "
-        f"{measured.views_per_image:g} views an image; {measured.device}"
+        f"{measured.views_per_sample:g} views per {singular(measured.noun)}; {measured.device}"
     )
-    table = Table("", "views/s", "images/s")
+    table = Table("", "views/s", f"{measured.noun}/s")
     for name, views in (("training", measured.views_per_s), ("ceiling", measured.ceiling_views_per_s)):
-        images = views / measured.views_per_image if measured.views_per_image else 0.0
-        _add_row(table, name, f"{views:,.0f}", f"{images:,.0f}")
+        samples = views / measured.views_per_sample if measured.views_per_sample else 0.0
+        _add_row(table, name, f"{views:,.0f}", f"{samples:,.0f}")
     out.print(table)
     low, high = min(measured.ratios), max(measured.ratios)
     say(f"ratio {measured.ratio:.3f} ({low:.3f} to {high:.3f} in {len(measured.ratios)} pairs)")

@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from ssl_zoo.comparison.cell_folder import CellFolder
-from ssl_zoo.comparison.config import RAW, Comparison
+from ssl_zoo.comparison.config import OLD_RAW, RAW, Comparison
 from ssl_zoo.config.schema import DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.config.settings import changed_settings, result_affecting_settings
 from ssl_zoo.data import DataSet
@@ -23,8 +23,10 @@ from ssl_zoo.evaluation import Subject, score, supported_protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
+from ssl_zoo.runs.backbone import spec_class
 from ssl_zoo.runs.build import load_data, restore_task
 from ssl_zoo.runtime.device import Device
+from ssl_zoo.task import Task
 from ssl_zoo.text import error_line, locate_error
 from ssl_zoo.training import train
 
@@ -32,13 +34,13 @@ Status = Literal["waiting", "unfinished", "failed", "done"]
 
 
 @lru_cache(maxsize=1)
-def _load_data(config_json: str, device: str) -> DataSet:
-    return load_data(DataConfig.model_validate_json(config_json), torch.device(device))
+def _load_data(config_json: str, device: str, modality: str) -> DataSet:
+    return load_data(DataConfig.model_validate_json(config_json), torch.device(device), modality)
 
 
-def shared_data(config: EncoderConfig, device: Device) -> DataSet:
+def shared_data(config: EncoderConfig, device: Device, modality: str = Task.modality) -> DataSet:
     """Return the data of a configuration, loaded once for all cells in this process."""
-    return _load_data(config.data.model_dump_json(), str(device.device))
+    return _load_data(config.data.model_dump_json(), str(device.device), modality)
 
 
 class LeftOut(Exception):
@@ -51,7 +53,7 @@ class Cell(ABC):
 
     Attributes:
         comparison: the comparison.
-        row: the name of the row.
+        row: the name of the row; that of the raw input is `RAW`.
         seed: the seed; None for a baseline that does not depend on one.
         path: the folder.
         baseline: whether it is a baseline: not trained, or a task that learns from labels.
@@ -72,6 +74,11 @@ class Cell(ABC):
     def name(self) -> str:
         """The name of the cell and of its folder."""
         return self.path.name
+
+    @property
+    def title(self) -> str:
+        """The name of the row in tables."""
+        return self.row
 
     @property
     @abstractmethod
@@ -131,7 +138,7 @@ class Cell(ABC):
             start = time.monotonic()
             try:
                 device = Device.choose(self.config.train)
-                data = shared_data(self.config, device)
+                data = shared_data(self.config, device, self.comparison.modality)
                 with device.computing():
                     self._evaluate(self.subject(data, device))
             except LeftOut as reason:
@@ -222,7 +229,8 @@ class TrainedCell(Cell):
                     data=data,
                 )
             except Unsuitable as reason:
-                if self.comparison.tasks != "all":
+                asked_for = self.comparison.baselines if self.baseline else self.comparison.tasks
+                if asked_for != "all":
                     raise
                 raise LeftOut(str(reason)) from reason
         task = device.place(restore_task(self.folder, data.spec, data))
@@ -273,6 +281,13 @@ class UntrainedCell(EvaluatedCell):
 class RawCell(EvaluatedCell):
     """The raw input."""
 
+    @property
+    def title(self) -> str:
+        """The name of the raw input of such data, such as "pixels"."""
+        spec = spec_class(self.comparison.modality)
+        named = None if spec is None else spec.raw_name
+        return named or next(iter(self.results().get("scores", {})), self.row)
+
     def subject(self, data: DataSet, device: Device) -> Subject:
         """Return the raw input as features."""
         self._record_config(device)
@@ -296,7 +311,8 @@ def make_cells(comparison: Comparison, out: Path) -> list[Cell]:
 def _cells(comparison: Comparison, out: Path) -> Iterator[Cell]:
     names, supervised = comparison.task_names(), comparison.supervised_names()
     if comparison.has_baseline(RAW):
-        yield RawCell(comparison, RAW, None, out / RAW)
+        old = out / OLD_RAW
+        yield RawCell(comparison, RAW, None, old if old.is_dir() else out / RAW)
     trained = comparison.encoder_config(0).backbone.starts_trained
     untrained = (PRETRAINED, UNTRAINED) if trained else (UNTRAINED,)
     for seed in range(comparison.seeds):

@@ -25,6 +25,12 @@ SPECS: dict[str, type[Spec]] = {"image": ImageSpec}
 """The descriptions of samples that the core has, by modality."""
 
 
+def spec_class(modality: str) -> type[Spec] | None:
+    """Return the class that describes samples of a modality; None if no plugin registers it."""
+    specs: dict[str, type[Spec]] = {**SPECS, **registry.collect("ssl_zoo_register_specs")}
+    return specs.get(modality)
+
+
 def write_backbone(file: Path, encoder: Encoder, config: BackboneConfig, spec: Spec) -> None:
     """Save the weights of a backbone, with all that `load_backbone` needs to build it again.
 
@@ -101,14 +107,14 @@ def read_backbone(path: str | Path) -> tuple[BackboneConfig, Spec, dict[str, Ten
     modality = header.get("modality", "image")
     if "spec" not in header or "backbone" not in header:
         raise UserError(f"{file} is no backbone that ssl-zoo wrote with a description of its samples")
-    specs = {**SPECS, **registry.collect("ssl_zoo_register_specs")}
-    if modality not in specs:
+    cls = spec_class(modality)
+    if cls is None:
         raise UserError(
             f"{file} is for {modality} data; install the plugin that it was trained with, or give it "
             "with --plugin"
         )
     try:
-        spec: Spec = specs[modality].from_header(header["spec"])
+        spec: Spec = cls.from_header(header["spec"])
         config = BackboneConfig.model_validate_json(header["backbone"])
     except ValueError as error:  # pydantic's is one
         raise UserError(

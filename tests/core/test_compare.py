@@ -96,7 +96,7 @@ def test_every_row_has_the_same_conditions_and_its_seeds(done: Path) -> None:
     configs = [r.config() for r in runs]
     assert len({json.dumps(comparability_key(c)) for c in configs}) == 1
     assert [c.train.seed for c in configs] == [0, 1] * 3
-    assert {r.results()["images"] for r in runs} == {6 * 128}
+    assert {r.results()["samples"] for r in runs} == {6 * 128}
     assert not any(c.train.tune for c in configs)  # all compute in one number format
     assert sorted(p.name for p in done.iterdir() if p.is_dir()) == sorted(
         [

@@ -64,8 +64,8 @@ def test_the_ceiling_makes_steps_and_no_views(counted: type[Counted], accumulate
 
 def test_figures_fit_together(counted: type[Counted]) -> None:
     measured = bench(config("counted"), seconds=0)
-    assert measured.views_per_image == 2  # neither the mask nor the permutation is a view
-    assert measured.views_per_s == pytest.approx(2 * measured.images_per_s)
+    assert measured.views_per_sample == 2  # neither the mask nor the permutation is a view
+    assert measured.views_per_s == pytest.approx(2 * measured.samples_per_s)
     assert min(measured.ratios) <= measured.ratio <= max(measured.ratios)
     assert list(measured.shares) == list(PHASES)
     assert all(share > 0 for share in measured.shares.values())
