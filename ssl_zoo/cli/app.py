@@ -209,13 +209,15 @@ def embed_command(
     data: Annotated[str | None, typer.Option(help="Data to embed (default the run's own).")] = None,
     device: DeviceName = None,
     batch_size: EvalBatchSize = None,
+    sets: Sets = None,
     json: Json = False,
 ) -> None:
     """Write the features of every sample, with names and labels, into a file."""
     from ssl_zoo.cli import console
+    from ssl_zoo.config.load import parse_sets
     from ssl_zoo.tools.embed import embed
 
-    written = embed(run, data, out, device, batch_size)
+    written = embed(run, data, out, device, batch_size, parse_sets(sets or ()))
     if json:
         console.print_results(asdict(written))
     else:
@@ -235,6 +237,7 @@ def predict_command(
     device: DeviceName = None,
     precision: Precision = None,
     batch_size: EvalBatchSize = None,
+    sets: Sets = None,
     json: Json = False,
 ) -> None:
     """Write the class of every sample, by the classifier that eval --keep kept in the run."""
@@ -243,8 +246,10 @@ def predict_command(
         settings["train.eval_batch_size"] = batch_size
 
     from ssl_zoo.cli import console
+    from ssl_zoo.config.load import parse_sets
     from ssl_zoo.tools.predict import predict
 
+    settings |= parse_sets(sets or ())
     predicted = predict(run, data, out, classifier=classifier, settings=settings)
     if json:
         console.print_results(asdict(predicted))
