@@ -339,7 +339,10 @@ def plugins_command(json: Json = False) -> None:
 
 @app.command("views")
 def views_command(
-    out: Annotated[Path, typer.Option("-o", "--out", help="The PNG file to write.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="The .png file of pictures, or .txt (default: print texts)."),
+    ] = None,
     task: TaskName = None,
     data: Data = None,
     image_size: ImageSize = None,
@@ -349,19 +352,26 @@ def views_command(
     run: Annotated[
         Path | None, typer.Option(help="A trained run, to draw its reconstructions too.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, max=64, help="Number of images.")] = 8,
+    rows: Annotated[int, typer.Option(min=1, max=64, help="Number of samples.")] = 8,
 ) -> None:
-    """Draw the views that a task feeds to its network."""
+    """Draw the views that a task feeds to its network, or print them where they are texts."""
     if run is not None and (task or data or image_size or config or sets):
         raise UserError("--run uses the run's own settings, and can be combined with --seed only")
 
     from ssl_zoo.tools import views as gallery
 
-    gallery.check_file(out)
+    if out is not None:
+        gallery.check_file(out)
     settings = settings_of(task=task, data=data, image_size=image_size, seed=seed)
     resolved = load_run_config(config, settings, sets) if run is None else None
-    gallery.save(gallery.picture(resolved, run, rows, seed), out)
-    print(f"wrote {out}", file=sys.stderr)
+    columns = gallery.views(resolved, run, rows, seed)
+    if out is not None:
+        gallery.save(columns, out)
+        print(f"wrote {out}", file=sys.stderr)
+    elif (text := gallery.as_text(columns)) is not None:
+        print(text, end="")
+    else:
+        raise UserError("-o FILE.png is required, as these are pictures")
 
 
 for _command in app.registered_commands:

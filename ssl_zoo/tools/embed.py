@@ -33,8 +33,8 @@ FORMATS = {".npz": (), ".parquet": ("pyarrow",)}
 """The modules that each format needs, by suffix."""
 POOLED = Notice(
     "pooled-features",
-    "Without the checkpoint of its run, a backbone is embedded by its pooled features; a task may define "
-    "others, which evaluation sees.",
+    "Without the checkpoint of its run, a backbone is embedded by its pooled features, though its task "
+    "may define others for evaluation.",
     "give the run directory with its checkpoint",
 )
 
@@ -131,9 +131,7 @@ def _subject(run: Path, samples: DataSet, device: Device) -> Subject:
     """Return the features of a run's task, or of its backbone alone where there is no checkpoint."""
     if run.is_dir() and Run(run).checkpoints:
         return Subject.of_task(device.place(restore_task(Run(run), samples.spec)), samples, device)
-    POOLED(
-        f"{run}: embedded by the pooled features of the backbone, as there is no checkpoint of its task"
-    )
+    POOLED(f"{run}: embedded by the backbone's pooled features, as there is no checkpoint of its task")
     return Subject.of_encoder(device.place(load_encoder(run)[0]), samples, device, "")
 
 
