@@ -117,6 +117,19 @@ def output_shape(encoder: nn.Module, method: Callable[[Tree], Tensor], spec: Spe
         encoder.train(training)
 
 
+def undecayed_names(module: nn.Module) -> set[str]:
+    """Return the names of parameters that a network inside excludes from weight decay, as timm's do.
+
+    These are a transformer's position embedding and class token, beside vectors and scalars.
+    """
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, part in module.named_modules()
+        if hasattr(part, "no_weight_decay")
+        for name in part.no_weight_decay()
+    }
+
+
 def frozen_copy(module: M) -> M:
     """Return a copy without gradients, for a teacher or momentum encoder: saved but not trained.
 

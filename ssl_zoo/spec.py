@@ -85,6 +85,13 @@ class Spec:
         """
         return self.prepare(batch)
 
+    def pad(self, x: Tree, places: int) -> Tree | None:
+        """Return a prepared batch with this many places of padding more after each sample.
+
+        None where samples have one size. The conformance suite compares features with and without.
+        """
+        return None
+
     def raw(self, batch: Tree) -> Tensor:
         """Return a raw batch as features [B, D], for the raw-input baseline."""
         features: Tensor = batch.flatten(1).float()

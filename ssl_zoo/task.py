@@ -143,14 +143,14 @@ class Encoder(nn.Module, ABC):
         return None
 
     @property
-    def network(self) -> nn.Module:
+    def exported_network(self) -> nn.Module:
         """The network that is saved, exported, and given by `ssl_zoo.load_backbone`.
 
         It is the encoder itself, unless it wraps another library's network.
         """
         return self
 
-    def layers(self) -> list[list[nn.Parameter]]:
+    def parameter_layers(self) -> list[list[nn.Parameter]]:
         """Return the parameters by layer, from the input on, for a rate that decays by layer.
 
         By default all are one layer.

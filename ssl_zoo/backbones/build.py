@@ -5,7 +5,7 @@ from __future__ import annotations
 import timm
 import torch
 
-from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.backbones.weights import Weights
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import UserError
@@ -31,8 +31,13 @@ def build_encoder(config: BackboneConfig, spec: Spec, seed: int) -> Encoder:
         return create_encoder(config, spec)
 
 
-def create_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
+def create_encoder(config: BackboneConfig, spec: Spec, any_size: bool = False) -> Encoder:
     """Build the backbone of a configuration, from a plugin or from timm.
+
+    Args:
+        config: the configuration.
+        spec: the description of the samples.
+        any_size: as for `create_backbone`.
 
     Raises:
         UserError: there is no such backbone for such data, or its weights do not fit.
@@ -48,4 +53,4 @@ def create_encoder(config: BackboneConfig, spec: Spec) -> Encoder:
             f"backbone.name: {config.name!r} is for images, the data is {spec.modality}; "
             "install a plugin with backbones for it"
         )
-    return create_backbone(config, spec)
+    return create_backbone(config, spec, any_size)

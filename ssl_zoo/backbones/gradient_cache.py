@@ -12,9 +12,9 @@ normalisation does not: its statistics are those of a part, as with several devi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ssl_zoo.task import Encoder
-
-T = TypeVar("T")
+from ssl_zoo.tree import Tree, join, rows, size
 
 
 def cache_gradients(encoder: Encoder, part_size: int) -> Encoder:
@@ -45,36 +44,84 @@ class _Cached(Encoder):
 
     part_size: int
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat(self._parts(super().forward, x))  # type: ignore[safe-super]
+    def forward(self, x: Tree) -> Tensor:
+        return self._in_parts(super().forward, x)  # type: ignore[safe-super, no-any-return]
 
-    def feature_map(self, x: Tensor) -> Tensor:
-        return torch.cat(self._parts(super().feature_map, x))  # type: ignore[safe-super]
+    def feature_map(self, x: Tree, hidden: Tensor | None = None, token: Tensor | None = None) -> Tensor:
+        method = super().feature_map  # type: ignore[safe-super]
+        return self._in_parts(method, x, {"hidden": hidden}, {"token": token})  # type: ignore[no-any-return]
 
-    def tokens(self, x: Tensor, visible: Tensor) -> Tensor:
-        return torch.cat(self._parts(super().tokens, x, visible))
+    def pooled_and_map(
+        self, x: Tree, hidden: Tensor | None = None, token: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        method = super().pooled_and_map
+        return self._in_parts(method, x, {"hidden": hidden}, {"token": token})  # type: ignore[no-any-return]
 
-    def stages(self, x: Tensor, indices: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    def stages(
+        self, x: Tree, indices: Sequence[int], hidden: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         stages = super().stages
 
-        def flat(part: Tensor) -> tuple[Tensor, ...]:
-            pooled, maps = stages(part, indices)
+        def flat(x: Tree, **options: Any) -> tuple[Tensor, ...]:
+            pooled, maps = stages(x, indices, **options)
             return pooled, *maps
 
-        pooled, *maps = (torch.cat(parts) for parts in zip(*self._parts(flat, x), strict=True))
+        pooled, *maps = self._in_parts(flat, x, {"hidden": hidden})
         return pooled, maps
 
-    def _parts(self, method: Callable[..., T], *batch: Tensor) -> list[T]:
-        """Return the outputs of a method for each part of a batch."""
-        number = math.ceil(len(batch[0]) / self.part_size) if self.training else 1
-        parts = list(zip(*(x.tensor_split(max(1, number)) for x in batch), strict=True))
-        if len(parts) == 1 or not torch.is_grad_enabled():
-            return [method(*part) for part in parts]
+    def tokens(
+        self,
+        x: Tree,
+        visible: Tensor | None = None,
+        attend: Tensor | None = None,
+        prefix: bool = False,
+    ) -> Tensor:
+        split: dict[str, Tensor | None] = {"visible": visible}
+        whole: dict[str, Any] = {"prefix": prefix or None}
+        (whole if attend is not None and len(attend) == 1 else split)["attend"] = attend
+        return self._in_parts(super().tokens, x, split, whole)  # type: ignore[no-any-return]
+
+    def _in_parts(
+        self,
+        method: Callable[..., Any],
+        x: Tree,
+        split: Mapping[str, Tensor | None] | None = None,
+        whole: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Return the joined outputs of a method for each part of a batch.
+
+        Args:
+            method: a method of the encoder, whose outputs are trees.
+            x: the batch, B samples.
+            split: further arguments [B, ...] by name; those that are None are left out.
+            whole: arguments that are the same for each part; those that are None are left out.
+        """
+        batch = size(x)
+        number = max(1, math.ceil(batch / self.part_size)) if self.training else 1
+        same = {name: value for name, value in (whole or {}).items() if value is not None}
+        given = {name: value for name, value in (split or {}).items() if value is not None}
+
+        if number == 1:
+            return method(x, **given, **same)
+        small, larger = divmod(batch, number)
+        ends = [i * small + min(i, larger) for i in range(number + 1)]
+        calls = [
+            (rows(x, part), {name: value[part] for name, value in given.items()} | same)
+            for part in (slice(*ends[i : i + 2]) for i in range(number))
+        ]
+        if not torch.is_grad_enabled():
+            return join([method(part, **options) for part, options in calls])
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
             return nullcontext(), _still(self)
 
-        return [checkpoint(method, *p, use_reentrant=False, context_fn=contexts) for p in parts]
+        # The batch is an argument of its own, so that torch finds the device whose dropout it repeats.
+        return join(
+            [
+                checkpoint(method, part, use_reentrant=False, context_fn=contexts, **options)
+                for part, options in calls
+            ]
+        )
 
 
 @contextmanager

@@ -118,15 +118,15 @@ class _Sparse(TorchFunctionMode):
         if (mask := self.mask(x)) is None:
             return result
         cells = mask.to(x.dtype)
-        counted, all_cells = func(cells, *args, **kwargs), func(torch.ones_like(cells), *args, **kwargs)
-        return result * torch.where(counted > 0, all_cells / counted, 0.0)
+        counted: Tensor = func(cells, *args, **kwargs)
+        every: Tensor = func(torch.ones_like(cells), *args, **kwargs)
+        return result * torch.where(counted > 0, every / counted, 0.0)
 
     def reduce(self, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Reduce a tensor; over the places of a map, the active ones alone."""
-        given = kwargs.get("dim", next((a for a in args if isinstance(a, tuple | list)), args[:1]))
-        dims = {
-            d % x.ndim for d in (given if isinstance(given, tuple | list) else [given]) if type(d) is int
-        }
+        dim = kwargs.get("dim", next((a for a in args if isinstance(a, tuple | list)), args[:1]))
+        axes = dim if isinstance(dim, tuple | list) else [dim]
+        dims = {axis % max(1, x.ndim) for axis in axes if type(axis) is int}
         places = next((p for p in _LAYOUTS if dims == set(p)), None)
         if x.ndim == 5 and dims >= {3, 4}:  # of groups of channels
             raise _unsuitable(func)
@@ -159,7 +159,7 @@ class _Sparse(TorchFunctionMode):
         count = share.sum((2, 3, 4), keepdim=True) * cells.shape[2]
         centred = cells - (cells * share).sum((2, 3, 4), keepdim=True) / count.clamp_min(1)
         variance = (centred.square() * share).sum((2, 3, 4), keepdim=True) / count.clamp_min(1)
-        normed = (centred * (variance + eps).rsqrt()).flatten(1, 2)
+        normed: Tensor = (centred * (variance + eps).rsqrt()).flatten(1, 2)
         if weight is not None:
             normed = normed * weight.view(-1, 1, 1)
         if bias is not None:
@@ -187,9 +187,10 @@ class _Sparse(TorchFunctionMode):
 
 
 class _Packed:
-    """The hooks that give a batch norm the active cells alone, as a map [1, C, N, 1].
+    """The hooks that give a batch norm the active cells alone, as a batch [N, C, 1, 1].
 
     So any batch norm, synchronised or not, takes its statistics over these, and moves its running ones.
+    (With cells along another axis, torch's gradient on CPUs depends on the strides, and is wrong.)
     """
 
     def __init__(self, mode: _Sparse) -> None:
@@ -202,14 +203,14 @@ class _Packed:
         self.mask = None if mask is None else mask[:, 0]
         if self.mask is None:
             return None
-        return (inputs[0].movedim(1, 3)[self.mask].T[None, :, :, None],)
+        return (inputs[0].movedim(1, 3)[self.mask][:, :, None, None],)
 
     def after(self, norm: nn.Module, inputs: tuple[Tensor, ...], cells: Tensor) -> Tensor | None:
         """Put the normalised cells back into their places; the others are 0."""
         if self.mask is None:
             return None
         output = cells.new_zeros(*self.mask.shape, cells.shape[1])
-        output[self.mask] = cells[0, :, :, 0].T
+        output[self.mask] = cells[:, :, 0, 0]
         return output.movedim(3, 1).contiguous()
 
 

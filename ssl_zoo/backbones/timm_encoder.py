@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
-import timm
 import torch
 from timm.layers import PatchEmbed
+from timm.models import group_parameters
 from torch import Tensor, nn
 
-from ssl_zoo.backbones.accounting import check_loaded, recorded_loading
-from ssl_zoo.backbones.small_stem import use_small_stem
-from ssl_zoo.backbones.weights import CONVERTED, Weights
-from ssl_zoo.config.presets import PRESETS, SMALL_IMAGE
-from ssl_zoo.config.schema import BackboneConfig
-from ssl_zoo.errors import Unsuitable, UserError
-from ssl_zoo.notices import Notice
-from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder
-from ssl_zoo.text import did_you_mean, one_line
-
-_RESERVED_OPTIONS = {
-    "in_chans": "it follows from the data",
-    "num_classes": "the network is trained without a classifier",
-    "pretrained": "it is backbone.pretrained",
-    "checkpoint_path": "it is backbone.weights (--from FILE)",
-}
-"""Arguments of `timm.create_model` that cannot be options, with the reason."""
-
-
-NORMALISATION = Notice(
-    "normalisation",
-    "Images are normalised by the mean and deviation of the data, also for weights that were trained "
-    "with others.",
-    "training adapts to it; it cannot be changed",
+from ssl_zoo.backbones import sparse
+from ssl_zoo.backbones.patches import (
+    attention_mask,
+    kept_patches,
+    leaves_patches_out,
+    patch_embedding,
+    token_instead,
 )
+from ssl_zoo.errors import Unsuitable, UserError
+from ssl_zoo.task import Encoder
+
+_VIT = "a vision transformer, such as --backbone vit_small_patch16_224"
 
 
 class TimmEncoder(Encoder):
@@ -48,6 +32,7 @@ class TimmEncoder(Encoder):
         model: the timm model, whose state dict is saved in `backbone.safetensors`.
         width: D, the size of the pooled features.
         map_width: the number of channels of the feature map.
+        embed_width: e, the size of the vectors that the patches are embedded in; None if it has none.
     """
 
     def __init__(self, model: nn.Module, probe: Tensor) -> None:
@@ -67,28 +52,125 @@ class TimmEncoder(Encoder):
             raise UserError(f"does not pool its features; they have shape {list(pooled.shape)}")
         self.width = pooled.shape[1]
         self.map_width = feature_map.shape[1]
+        embedding = patch_embedding(model)
+        if embedding is not None:
+            self.embed_width = next(
+                m.out_channels for m in embedding.modules() if isinstance(m, nn.Conv2d)
+            )
 
     @property
-    def network(self) -> nn.Module:
+    def exported_network(self) -> nn.Module:
         """The timm model."""
         model: nn.Module = self.model
         return model
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the pooled features [B, D] of images [B, C, H, W]."""
-        return self.pool(self.model.forward_features(x))
+        return self.pool(self._unpooled(x))
 
     def pool(self, unpooled: Tensor) -> Tensor:
         """Return the pooled features [B, D] of the output of `forward_features`."""
         pooled: Tensor = self.model.forward_head(unpooled, pre_logits=True)
         return pooled
 
-    def feature_map(self, x: Tensor) -> Tensor:
-        """Return the last feature map [B, map_width, h, w] of images [B, C, H, W]."""
-        return self.grid(self.model.forward_features(x))
+    def feature_map(
+        self, x: Tensor, hidden: Tensor | None = None, token: Tensor | None = None
+    ) -> Tensor:
+        """Return the last feature map [B, map_width, h, w] of images [B, C, H, W].
 
-    def grid(self, unpooled: Tensor) -> Tensor:
-        """Return the output of `forward_features` as a map [B, map_width, h, w].
+        Raises:
+            Unsuitable: the model cannot hide places so, or take images of this size.
+        """
+        if hidden is None:
+            return self.grid(self._unpooled(x), x)
+        return self.pooled_and_map(x, hidden, token)[1]
+
+    def pooled_and_map(
+        self, x: Tensor, hidden: Tensor | None = None, token: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the pooled features [B, D] and the last map [B, map_width, h, w], in one pass.
+
+        Where patches are left out, or a convolutional network computes sparsely, the features are
+        pooled over visible places.
+
+        Raises:
+            Unsuitable: the model cannot hide places so, or take images of this size.
+        """
+        if hidden is not None and token is None:
+            pooled, (feature_map,) = self._visible_only(x, hidden, None)
+            return pooled, feature_map
+        if hidden is not None and token is not None:
+            embedding = patch_embedding(self.model)
+            if embedding is None:
+                raise Unsuitable(
+                    f"the backbone has no patches in whose place a token can stand; choose {_VIT}"
+                )
+            with token_instead(embedding, hidden, token, (x.shape[2], x.shape[3])):
+                unpooled = self._unpooled(x)
+        else:
+            unpooled = self._unpooled(x)
+        return self.pool(unpooled), self.grid(unpooled, x)
+
+    def stages(
+        self, x: Tensor, indices: Sequence[int], hidden: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the pooled features [B, D] and the maps [B, d, h, w] of some stages, in one pass.
+
+        Raises:
+            UserError: the model has no such stage; `Unsuitable` if it has none at all, or cannot hide
+                places.
+        """
+        if hidden is not None:
+            return self._visible_only(x, hidden, indices)
+        unpooled, maps = self._stages(x, indices)
+        return self.pool(unpooled), maps
+
+    def tokens(
+        self,
+        x: Tensor,
+        visible: Tensor | None = None,
+        attend: Tensor | None = None,
+        prefix: bool = False,
+    ) -> Tensor:
+        """Return the normalised tokens [B, K, d] of the visible patches of images [B, C, H, W].
+
+        Positions are added before patches are left out. Class and register tokens take part; with
+        `attend` they look at all tokens, and no other token looks at them.
+
+        Args:
+            x: images [B, C, H, W].
+            visible: the indices of the visible patches, int64 [B, K]; None for all.
+            attend: which patch may look at which, bool [B or 1, K, K], at least one in each row.
+            prefix: whether to return class and register tokens too, before the others.
+
+        Raises:
+            Unsuitable: the model is not a vision transformer that can do so.
+        """
+        if (visible is not None or attend is not None) and not leaves_patches_out(self.model):
+            raise Unsuitable(f"the backbone has no patches that can be left out; choose {_VIT}")
+        number: int = getattr(self.model, "num_prefix_tokens", 0)
+        options = {} if attend is None else {"attn_mask": attention_mask(attend, number)}
+        with nullcontext() if visible is None else kept_patches(self.model, visible):
+            tokens = self._unpooled(x, **options)
+        if tokens.ndim != 3:
+            raise Unsuitable(f"the backbone has no tokens; choose {_VIT}")
+        return tokens if prefix else tokens[:, number:]
+
+    def parameter_layers(self) -> list[list[nn.Parameter]]:
+        """Return the parameters by layer, from the input on: a transformer's as timm groups them.
+
+        Other networks are one layer, as their fine-tuning uses one rate.
+        """
+        if not (hasattr(self.model, "blocks") and hasattr(self.model, "no_weight_decay")):
+            return super().parameter_layers()
+        number = group_parameters(self.model, self.model.group_matcher(coarse=False), reverse=True)
+        layers: list[list[nn.Parameter]] = [[] for _ in range(max(number.values()) + 1)]
+        for name, parameter in self.model.named_parameters():
+            layers[number[name]].append(parameter)
+        return layers
+
+    def grid(self, unpooled: Tensor, x: Tensor) -> Tensor:
+        """Return the output of `forward_features` for images `x` as a map [B, map_width, h, w].
 
         A transformer's patch tokens are laid out on their grid, without class and register tokens.
 
@@ -98,241 +180,125 @@ class TimmEncoder(Encoder):
         if not isinstance(unpooled, Tensor):
             raise UserError("has several feature maps per image, not one; choose another backbone")
         if unpooled.ndim == 3:
-            tokens = unpooled[:, getattr(self.model, "num_prefix_tokens", 0) :]
-            rows, columns = self._token_grid(tokens.shape[1])
-            return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
+            return self._laid_out(unpooled[:, getattr(self.model, "num_prefix_tokens", 0) :], x)
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
             return unpooled.permute(0, 3, 1, 2)
         return unpooled
 
-    def _token_grid(self, tokens: int) -> tuple[int, int]:
-        grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
-        if grid is not None and grid[0] * grid[1] == tokens:
-            return int(grid[0]), int(grid[1])
+    def _laid_out(self, tokens: Tensor, x: Tensor) -> Tensor:
+        """Return the tokens [B, N, d] of all patches of images `x` as a map [B, d, h, w]."""
+        rows, columns = self._token_grid(tokens.shape[1], x)
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
+
+    def _token_grid(self, tokens: int, x: Tensor) -> tuple[int, int]:
+        embedding: Any = getattr(self.model, "patch_embed", None)
+        if hasattr(embedding, "dynamic_feat_size"):
+            rows, columns = embedding.dynamic_feat_size((x.shape[2], x.shape[3]))
+            if rows * columns == tokens:
+                return rows, columns
         side = round(tokens**0.5)
         return side, tokens // side
 
-    def stages(self, x: Tensor, indices: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        """Return the pooled features [B, D] and the maps [B, d, h, w] of some stages, in one pass.
+    def _unpooled(self, x: Tensor, **options: Any) -> Tensor:
+        """Return the output of `forward_features`.
+
+        Raises:
+            Unsuitable: the model cannot take images of this size.
+        """
+        self._check_size(x)
+        unpooled: Tensor = self.model.forward_features(x, **options)
+        return unpooled
+
+    def _check_size(self, x: Tensor) -> None:
+        """Raise if the patches do not cover the images, or are for another size alone."""
+        embedding = getattr(self.model, "patch_embed", getattr(self.model, "stem", None))
+        if not isinstance(embedding, PatchEmbed) or embedding.img_size in (None, tuple(x.shape[2:])):
+            return
+        height, width = x.shape[2:]
+        rows, columns = embedding.patch_size
+        problem = f"the backbone cannot take {height}×{width} images"
+        if embedding.strict_img_size:
+            built = "×".join(map(str, embedding.img_size))
+            raise Unsuitable(
+                f"{problem}, as it is built for {built}: a task that passes other sizes through it sets "
+                "any_size = True, for backbones that can take them, such as vit_small_patch16_224"
+            )
+        if not embedding.dynamic_img_pad and (height % rows or width % columns):
+            raise Unsuitable(
+                f"{problem}, which {rows}×{columns} patches do not cover: choose multiples of {rows}, "
+                "or another backbone.options.patch_size"
+            )
+
+    def _stages(self, x: Tensor, indices: Sequence[int], **options: Any) -> tuple[Tensor, list[Tensor]]:
+        """Return the output of `forward_features` and of some stages.
 
         Raises:
             UserError: the model has no such stage, or none at all.
         """
         if not hasattr(self.model, "forward_intermediates"):
-            raise Unsuitable("the backbone has no stages to choose from")
+            raise Unsuitable("the backbone has no stages to choose from; choose --backbone resnet18")
+        self._check_size(x)
         try:
-            unpooled, maps = self.model.forward_intermediates(x, indices=list(indices))
+            unpooled, maps = self.model.forward_intermediates(x, indices=list(indices), **options)
         except (AssertionError, IndexError) as error:
             names = f"stage {indices[0]}" if len(indices) == 1 else f"stages {list(indices)}"
             raise UserError(f"the backbone has no {names} ({error})") from error
-        return self.pool(unpooled), list(maps)
+        return unpooled, list(maps)
 
-    def tokens(self, x: Tensor, visible: Tensor) -> Tensor:
-        """Return the normalised tokens [B, K, d] of the visible patches of images [B, C, H, W].
+    def _visible_only(
+        self, x: Tensor, hidden: Tensor, indices: Sequence[int] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the pooled features and maps of images in whose hidden places nothing stands.
 
-        Position embeddings are added before patches are left out. Class and register tokens take
-        part, but are not returned.
+        Args:
+            x: images [B, C, H, W].
+            hidden: the hidden places, bool [B, h, w] on the grid of the last map.
+            indices: the stages of the maps; None for the last feature map alone.
 
         Raises:
-            Unsuitable: the model is not a vision transformer that can drop patches.
+            Unsuitable: the model can neither leave places out nor compute sparsely.
         """
-        dropping = getattr(self.model, "patch_drop", None)
-        if not isinstance(dropping, nn.Module):
-            raise Unsuitable(
-                "the backbone has no patches that can be left out; choose a vision transformer, such as "
-                "--backbone vit_small_patch16_224"
-            )
-        prefix = getattr(self.model, "num_prefix_tokens", 0)
+        method = self._left_out if leaves_patches_out(self.model) else self._sparsely
+        # Shapes follow from the mask, so that `train.compile` leaves this part out.
+        outputs: tuple[Tensor, list[Tensor]] = torch.compiler.disable(method)(x, hidden, indices)
+        return outputs
 
-        def keep(module: nn.Module, inputs: tuple[Tensor], dropped: Tensor) -> Tensor:
-            (tokens,) = inputs  # all tokens, even if timm's patch dropout is on
-            places = (visible + prefix).unsqueeze(2).expand(-1, -1, tokens.shape[2])
-            return torch.cat([tokens[:, :prefix], tokens.gather(1, places)], 1)
+    def _sparsely(
+        self, x: Tensor, hidden: Tensor, indices: Sequence[int] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return what `_visible_only` does, of a convolutional network."""
+        with sparse.masked(self.model, ~hidden):
+            if indices is None:
+                unpooled = self._unpooled(x)
+                maps = [self.grid(unpooled, x)]
+            else:
+                unpooled, maps = self._stages(x, indices)
+            pooled = self.pool(unpooled)
+        covers = [sparse.resized(hidden, *m.shape[2:]).unsqueeze(1) for m in maps]
+        return pooled, [m.masked_fill(cover, 0) for m, cover in zip(maps, covers, strict=True)]
 
-        with dropping.register_forward_hook(keep):
-            tokens: Tensor = self.model.forward_features(x)
-        return tokens[:, prefix:]
-
-
-def create_backbone(config: BackboneConfig, spec: ImageSpec) -> TimmEncoder:
-    """Build the timm model or preset that `config` names, for images as `spec` describes them.
-
-    The stem depends on the configuration without the source of its weights, so that a trained network
-    can be built again without its initial weights.
-
-    Raises:
-        UserError: timm has no such model, it refuses an option, its weights are not available or leave
-            a name unaccounted for, it has no single feature map, or it cannot take images of this size.
-    """
-    resolved = config.resolve()
-    if not timm.is_model(resolved.name):
-        # timm's own search is by wildcard; the nearest names help more.
-        raise UserError(
-            f"backbone.name: timm has no model {config.name!r}."
-            f"{did_you_mean(config.name, [*PRESETS, *timm.list_models()])} "
-            "`timm.list_models()` lists all; --plugin FILE brings those of a plugin."
-        )
-    for option in sorted(_RESERVED_OPTIONS.keys() & config.options.keys()):
-        raise UserError(f"backbone.options.{option}: leave it out; {_RESERVED_OPTIONS[option]}")
-    weights = Weights(config) if config.weights is not None else None
-    try:
-        with _weights_only(), recorded_loading() as loaded:
-            model = timm.create_model(
-                resolved.name, pretrained=config.pretrained, **timm_arguments(resolved, spec)
-            )
-    except Exception as error:  # a model's code may raise anything
-        raise UserError(_build_error(config, spec, error)) from error
-    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        raise UserError(
-            f"backbone.options: they make {config.name} a {type(model).__name__}, "
-            "which has no pooled features; leave out features_only and the like"
-        )
-    size = spec.size if config.stem_size is None else config.stem_size
-    small = config.stem == "small" or (config.stem == "auto" and size <= SMALL_IMAGE)
-    stem_first = small and weights is not None and weights.has_other_stem(model)
-    if stem_first:
-        _make_small(config, model, foreign=False)
-    if weights is not None:
-        weights.load(model)
-    elif config.pretrained:
-        check_loaded(config, model, loaded)
-        _notify_converted(config, spec, model)
-    if small and not stem_first:
-        _make_small(config, model, foreign=weights.foreign if weights else config.pretrained)
-    _check_patches(config, spec, model)
-    if config.pretrained or (weights is not None and weights.foreign):
-        _notify_normalisation(config, spec, model)
-    try:
-        return TimmEncoder(model, torch.zeros(2, spec.channels, spec.size, spec.size))
-    except UserError as error:
-        raise UserError(f"backbone.name: {config.name} {error}") from error
-    except Exception as error:  # a model's code may raise anything for a small image
-        raise UserError(_does_not_fit(config, spec, error)) from error
-
-
-def _make_small(config: BackboneConfig, model: Any, foreign: bool) -> None:
-    """Make the stem of a model small, where it has such a stem.
-
-    Args:
-        config: the configuration.
-        model: the model; where it starts trained, the kernel is shrunk, not drawn.
-        foreign: whether its weights were trained with the original stem, so that this is a conversion.
-
-    Raises:
-        UserError: the small stem is asked for, and the model has none.
-    """
-    adapted = not _takes_image_size(config.resolve().name) and use_small_stem(
-        model, config.stem_stride, keep_weights=config.starts_trained
-    )
-    if config.stem == "small" and not adapted:
-        raise UserError(
-            f"backbone.stem: {config.name} has no stem that can be made small; use stem=original"
-        )
-    if adapted and foreign:
-        CONVERTED(
-            f"{config.name}: the stem that the weights were trained with is made small for small images "
-            "(--set backbone.stem=original keeps it)"
-        )
-
-
-def _notify_converted(config: BackboneConfig, spec: ImageSpec, model: Any) -> None:
-    """Give a notice if timm converted pretrained weights to the channels or the size of the images."""
-    known = model.pretrained_cfg
-    channels, size = known.get("input_size", (spec.channels, spec.size))[:2]
-    pairs = {"channels": (channels, spec.channels)}
-    if _takes_image_size(config.resolve().name):
-        pairs["pixels a side"] = (size, spec.size)
-    if changes := [f"{a} to {b} {unit}" for unit, (a, b) in pairs.items() if a != b]:
-        CONVERTED(f"{config.name}: timm's weights are converted from {' and from '.join(changes)}")
-
-
-def _notify_normalisation(config: BackboneConfig, spec: ImageSpec, model: Any) -> None:
-    """Give a notice if images are normalised otherwise than those that the weights were trained on."""
-    known = model.pretrained_cfg.get("mean"), model.pretrained_cfg.get("std")
-    pairs = zip(known, (spec.mean, spec.std), strict=True)
-    if all(theirs is not None and tuple(theirs) != tuple(ours) for theirs, ours in pairs):
-        NORMALISATION(
-            f"{config.name}: images are normalised by the data's own mean and deviation, not by those "
-            "that the weights were trained with"
-        )
-
-
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    """Temporarily make `torch.load` read tensors and plain values only, and run no code.
-
-    timm does not ask for this in all versions, nor in a fallback that a malformed file can trigger.
-    """
-    variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(variable)
-    os.environ[variable] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[variable]
-        if before is not None:
-            os.environ[variable] = before
-
-
-def timm_arguments(config: BackboneConfig, spec: ImageSpec) -> dict[str, Any]:
-    """Return the arguments of `timm.create_model`, without the name and `pretrained`.
-
-    Args:
-        config: the network, with a preset resolved.
-        spec: the description of its images.
-
-    Raises:
-        RuntimeError: timm does not know the tag in the name.
-    """
-    size = {"img_size": spec.size} if _takes_image_size(config.name) else {}
-    return {"num_classes": 0, "in_chans": spec.channels, **size, **config.options}
-
-
-def _check_patches(config: BackboneConfig, spec: ImageSpec, model: Any) -> None:
-    """Raise if the patches do not cover the image; timm does not always check this."""
-    for embed in model.children():
-        if not isinstance(embed, PatchEmbed) or embed.dynamic_img_pad:
-            continue
-        patch = max(embed.patch_size)
-        if spec.size % patch:
-            raise UserError(
-                f"backbone.name: {config.name} cannot take {spec.size}×{spec.size} images, which "
-                f"{patch}×{patch} patches do not cover: choose backbone.options.patch_size among the "
-                f"divisors of {spec.size}, or --image-size {-(-spec.size // patch) * patch}"
-            )
-
-
-def _takes_image_size(name: str) -> bool:
-    """Return whether the model is built for one image size, which must be passed (transformers)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        config = timm.get_pretrained_cfg(name)
-    return bool(config is not None and config.fixed_input_size)
-
-
-def _build_error(config: BackboneConfig, spec: ImageSpec, error: Exception) -> str:
-    if isinstance(error, TypeError) and config.options:
-        return f"backbone.options: {config.name} does not accept them: {_one_line(error)}"
-    if isinstance(error, AssertionError | ArithmeticError):
-        return _does_not_fit(config, spec, error)
-    if config.pretrained:
-        return (
-            f"backbone.pretrained: the weights of {config.name} are not available: {_one_line(error)}; "
-            "from a file: --from FILE"
-        )
-    options = " with these backbone.options" if config.options else ""
-    return f"backbone.name: timm cannot build {config.name}{options}: {_one_line(error)}"
-
-
-def _does_not_fit(config: BackboneConfig, spec: ImageSpec, error: Exception) -> str:
-    options = ", other backbone.options" if config.options else ""
-    return (
-        f"backbone.name: {config.name} cannot take {spec.size}×{spec.size} images "
-        f"({_one_line(error)}): choose a larger --image-size{options} or another backbone"
-    )
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError) and not str(error):
-        return "there is no such file"
-    return one_line(str(error) or type(error).__name__, 200)
+    def _left_out(
+        self, x: Tensor, hidden: Tensor, indices: Sequence[int] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return what `_visible_only` does, of a transformer: samples with as many places at a time."""
+        visible = ~hidden.flatten(1)
+        counts = visible.sum(1)
+        groups = [(counts == count).nonzero()[:, 0] for count in counts.unique()]
+        prefix = self.model.num_prefix_tokens
+        outputs = []
+        for rows in groups:
+            places = visible[rows].nonzero()[:, 1].view(len(rows), -1)
+            part = x if len(groups) == 1 else x[rows]
+            with kept_patches(self.model, places):
+                if indices is None:
+                    unpooled = self._unpooled(part)
+                    kept = [unpooled[:, prefix:]]
+                else:
+                    unpooled, kept = self._stages(part, indices, output_fmt="NLC")
+            empty = [k.new_zeros(len(rows), visible.shape[1], k.shape[2]) for k in kept]
+            where = places.unsqueeze(2)
+            full = [e.scatter(1, where.expand_as(k), k) for e, k in zip(empty, kept, strict=True)]
+            outputs.append([self.pool(unpooled), *(self._laid_out(f, x) for f in full)])
+        order = torch.cat(groups).argsort()
+        pooled, *maps = (torch.cat(parts)[order] for parts in zip(*outputs, strict=True))
+        return pooled, maps

@@ -5,21 +5,21 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from fnmatch import fnmatch
 
 import torch
 import torch.nn.functional as F
-from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
 from ssl_zoo import tree
-from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.evaluation.accuracy import accuracies, balanced_metric
 from ssl_zoo.evaluation.features import extract
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject, evaluating
+from ssl_zoo.nn import undecayed_names
 from ssl_zoo.notices import Notice
 from ssl_zoo.runtime.eval_batch import EvalBatch, is_out_of_memory
 from ssl_zoo.task import Encoder
@@ -35,7 +35,6 @@ _IN_PARTS = Notice(
 EPOCHS = 10
 MIN_STEPS = 200
 BATCH = 128
-LR = 1e-3
 WEIGHT_DECAY = 0.05
 LAYER_DECAY = 0.75
 SMOOTHING = 0.1
@@ -58,10 +57,11 @@ class Classifier(nn.Module):
 def finetune(subject: Subject) -> Classifier:
     """Train a copy of the network on the labels of the bank.
 
-    AdamW with a peak rate of 1e-3 at batches of 128 after a tenth of the steps, then half a cosine
-    to 0; weight decay 0.05, label smoothing 0.1; 10 epochs, but at least 200 steps; images augmented
-    by `Spec.vary`. In transformers the rate is multiplied by 0.75 per layer towards the input
-    (Clark et al. 2020, arXiv:2003.10555, as in BEiT and MAE).
+    AdamW with the encoder's peak rate (1e-3 for images) at batches of 128 after a tenth of the steps,
+    then half a cosine to 0; weight decay 0.05, label smoothing 0.1; 10 epochs, but at least 200 steps;
+    samples augmented by `Spec.vary`. From layer to layer of the encoder (only transformers have several)
+    the rate is multiplied by 0.75 towards the input (Clark et al. 2020, arXiv:2003.10555, as in BEiT
+    and MAE).
     """
     assert subject.encoder is not None
     labels, _ = subject.labels()
@@ -74,8 +74,8 @@ def finetune(subject: Subject) -> Classifier:
 
 
 def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
-    data, device = subject.data, subject.device
-    optimizer = create_optimizer_v2(groups(model), "adamw", lr=LR, weight_decay=WEIGHT_DECAY)
+    data, device, lr = subject.data, subject.device, model.encoder.finetune_lr
+    optimizer = create_optimizer_v2(groups(model), "adamw", lr=lr, weight_decay=WEIGHT_DECAY)
     scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
     samples = len(data.bank)
     batch_size = min(BATCH, samples)
@@ -86,7 +86,7 @@ def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
         optimizer,
         t_initial=steps - warmup,
         warmup_t=warmup,
-        warmup_lr_init=LR / warmup,  # a step at rate 0 would be wasted
+        warmup_lr_init=lr / warmup,  # a step at rate 0 would be wasted
         warmup_prefix=True,
         t_in_epochs=False,
     )
@@ -176,15 +176,19 @@ def _backward(
 
 def groups(model: Classifier) -> list[dict[str, object]]:
     """Return parameter groups with rate factors; vectors and timm's exceptions are not decayed."""
-    encoder = model.encoder
-    network: Any = encoder.model if isinstance(encoder, TimmEncoder) else encoder
-    transformer = hasattr(network, "blocks") and hasattr(network, "no_weight_decay")
-    undecayed: Any = getattr(network, "no_weight_decay", tuple)()
-    if transformer:
-        groups = param_groups_layer_decay(network, WEIGHT_DECAY, undecayed, layer_decay=LAYER_DECAY)
-    else:
-        groups = param_groups_weight_decay(network, WEIGHT_DECAY, no_weight_decay_list=undecayed)
-    return [*groups, *param_groups_weight_decay(model.head, WEIGHT_DECAY)]
+    undecayed = undecayed_names(model)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    layers = [*model.encoder.parameter_layers(), list(model.head.parameters())]
+    last = len(layers) - 2  # whose rate is the head's
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for i, layer in enumerate(layers):
+        for parameter in layer:
+            name = names[parameter]
+            excluded = name.endswith(".bias") or any(fnmatch(name, pattern) for pattern in undecayed)
+            decayed = parameter.ndim > 1 and not excluded
+            key = LAYER_DECAY ** max(0, last - i), WEIGHT_DECAY if decayed else 0.0
+            groups.setdefault(key, []).append(parameter)
+    return [{"params": p, "lr_scale": s, "weight_decay": d} for (s, d), p in groups.items()]
 
 
 def measure(subject: Subject) -> Scores:

@@ -47,7 +47,7 @@ def write_backbone(
     Raises:
         Unwritable: the file cannot be written.
     """
-    state = {k: v.detach().cpu().contiguous() for k, v in encoder.network.state_dict().items()}
+    state = {k: v.detach().cpu().contiguous() for k, v in encoder.exported_network.state_dict().items()}
     write_atomic(file, safetensors_bytes(state, {**notes, **backbone_header(config, spec)}))
 
 
@@ -78,7 +78,7 @@ def load_backbone(path: str | Path) -> nn.Module:
         UserError: there is no backbone at `path`, it cannot be read, or its plugin is missing.
     """
     encoder, spec = load_encoder(path)
-    network: Any = encoder.network
+    network: Any = encoder.exported_network
     network.ssl_zoo_spec = spec
     network.ssl_zoo_preprocess = spec.preprocess
     loaded: nn.Module = network
@@ -110,7 +110,7 @@ def restore_encoder(
         )
     with state_dict_errors(file):
         encoder = build_encoder(config.untrained(), spec, seed=0)
-        encoder.network.load_state_dict(state)
+        encoder.exported_network.load_state_dict(state)
     return encoder.eval()
 
 

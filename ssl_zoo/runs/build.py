@@ -106,7 +106,8 @@ def build_task(config: RunConfig, spec: Spec, *, restored: bool = False) -> Task
     cls = registry.load_task(config.task.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        encoder = create_encoder(config.backbone.untrained() if restored else config.backbone, spec)
+        backbone = config.backbone.untrained() if restored else config.backbone
+        encoder = create_encoder(backbone, spec, cls.any_size)
         if config.train.cached_gradients:
             cache_gradients(encoder, config.train.part_size)
         return cls(encoder, config.task.options(cls.Options), spec)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ssl_zoo import tree
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, RunConfig, TaskConfig, TrainConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.data.splits import ArraySplit
@@ -19,6 +20,7 @@ from ssl_zoo.task import Losses, Task
 from ssl_zoo.testing.check_data import TINY, CheckData, SourceData, image_data
 from ssl_zoo.training import Trainer
 from ssl_zoo.training.optimizer import parameter_groups
+from ssl_zoo.tree import Tree
 from ssl_zoo.views import Rng
 
 Snapshot = dict[str, Tensor]
@@ -80,9 +82,10 @@ class Case:
         else:
             config = BackboneConfig.model_validate(backbone)
         if data is None and task.modality != "image":
-            data = [SourceData(DataConfig.model_validate(task.recipe.get("data", {})), config)]
+            source = DataConfig.model_validate(task.recipe.get("data", {}))
+            data = [SourceData(source, config, task.modality, task.any_size)]
         if data is None:
-            data = image_data(config, 2 if "labels" in task.needs else None)
+            data = image_data(config, 2 if "labels" in task.needs else None, task.any_size)
         return cls(task, dict(options or {}), data)
 
     @property
@@ -100,7 +103,7 @@ class Case:
 
     def views(
         self, task: Task, n: int = 8, seed: int = 0, data: CheckData | None = None, progress: float = 0.0
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tree, ...]:
         """Begin a step at this progress, and return views of n samples for the task's loss.
 
         After them comes what the task needs beside samples.
@@ -189,9 +192,10 @@ def changed(before: Snapshot, after: Snapshot) -> list[str]:
     return [n for n in {**before, **after} if n not in both or not same(before[n], after[n])]
 
 
-def same(a: Tensor, b: Tensor) -> bool:
-    """Return whether two tensors are equal to the bit, in shape and type, too."""
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+def same(a: Tree, b: Tree) -> bool:
+    """Return whether two batches are equal to the bit, in shape and type, too."""
+    pairs = list(zip(tree.leaves(a), tree.leaves(b), strict=True))
+    return all(x.shape == y.shape and x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
 
 
 def listed(names: Sequence[str], limit: int = 4) -> str:

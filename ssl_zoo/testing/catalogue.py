@@ -16,11 +16,11 @@ _ALL: tuple[CheckFunction, ...] = (
     definition.check_options_round_trip,
     definition.check_options_refuse_nonsense,
     definition.check_recipe_is_valid,
-    views.check_views_are_tensors_of_steady_shape,
+    views.check_views_are_batches,
     views.check_views_obey_the_seed,
     views.check_views_vary,
     views.check_views_take_any_image,
-    views.check_pictures_are_images,
+    views.check_views_can_be_shown,
     views.check_throughput,
     learning.check_loss_is_finite_in_fp32,
     learning.check_loss_is_finite_in_bf16,
@@ -30,6 +30,7 @@ _ALL: tuple[CheckFunction, ...] = (
     learning.check_small_batch_overfits,
     learning.check_representations_do_not_collapse,
     state.check_features_are_pure,
+    state.check_features_ignore_padding,
     state.check_resumed_training_is_the_same,
     state.check_batches_of_any_size_follow_each_other,
     state.check_labels_are_never_touched,
@@ -38,7 +39,7 @@ _ALL: tuple[CheckFunction, ...] = (
     state.check_exported_encoder_is_evaluated,
     processes.check_two_processes_are_one,
 )
-_IMAGE_TASKS_ONLY = (views.check_views_take_any_image, views.check_pictures_are_images)
+_IMAGE_TASKS_ONLY = (views.check_views_take_any_image,)
 
 _PREFIX = "check_"
 

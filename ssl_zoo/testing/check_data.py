@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.backbones.build import build_encoder
-from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.backbones.build import create_encoder
 from ssl_zoo.config.schema import BackboneConfig, DataConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
@@ -64,6 +63,7 @@ class SyntheticImages(CheckData):
         height: the height of the raw images, in pixels.
         width: the width of the raw images, in pixels.
         classes: the number of classes, for a task that needs labels.
+        any_size: whether the network takes images of other sizes too, see `Task.any_size`.
     """
 
     backbone: BackboneConfig = field(default_factory=lambda: TINY)
@@ -72,6 +72,7 @@ class SyntheticImages(CheckData):
     height: int = 20
     width: int = 20
     classes: int | None = None
+    any_size: bool = False
 
     @property
     def spec(self) -> ImageSpec:
@@ -82,7 +83,7 @@ class SyntheticImages(CheckData):
 
     def encoder(self) -> Encoder:
         """Return a new network."""
-        return create_backbone(self.backbone, self.spec)
+        return create_encoder(self.backbone, self.spec, self.any_size)
 
     def batch(self, n: int, seed: int = 0) -> Tensor:
         """Return images uint8 [n, channels, height, width]."""
@@ -102,14 +103,18 @@ class SourceData(CheckData):
     Attributes:
         data: the ``data`` section of a configuration.
         backbone: the ``backbone`` section.
+        modality: the kind of data that the task takes.
+        any_size: whether the network takes images of other sizes too, see `Task.any_size`.
     """
 
     data: DataConfig
     backbone: BackboneConfig
+    modality: str = "image"
+    any_size: bool = False
 
     @cached_property
     def _loaded(self) -> DataSet:
-        return load_data(self.data, torch.device("cpu"))
+        return load_data(self.data, torch.device("cpu"), self.modality)
 
     @property
     def spec(self) -> Spec:
@@ -118,7 +123,7 @@ class SourceData(CheckData):
 
     def encoder(self) -> Encoder:
         """Return a new network."""
-        return build_encoder(self.backbone, self.spec, int(torch.randint(2**31, ())))
+        return create_encoder(self.backbone, self.spec, self.any_size)
 
     def batch(self, n: int, seed: int = 0) -> Tree:
         """Return samples [n, ...] drawn from the train split."""
@@ -131,11 +136,13 @@ class SourceData(CheckData):
         return f"data of {self.data.source}"
 
 
-def image_data(backbone: BackboneConfig, classes: int | None = None) -> list[SyntheticImages]:
+def image_data(
+    backbone: BackboneConfig, classes: int | None = None, any_size: bool = False
+) -> list[SyntheticImages]:
     """Return the kinds of images that a backbone can be built for, the usual one first."""
     kinds: list[SyntheticImages] = []
     for size, channels, height, width in _IMAGES:
-        data = SyntheticImages(backbone, size, channels, height, width, classes)
+        data = SyntheticImages(backbone, size, channels, height, width, classes, any_size)
         if not kinds or _can_be_built(data):
             kinds.append(data)
     return kinds

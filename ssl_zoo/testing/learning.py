@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_zoo import tree
 from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.evaluation.health import rankme, spread
 from ssl_zoo.task import Task
@@ -22,6 +23,7 @@ from ssl_zoo.testing.case import (
     step,
 )
 from ssl_zoo.training.optimizer import parameter_groups
+from ssl_zoo.tree import Tree
 
 
 def check_loss_is_finite_in_fp32(case: Case) -> None:
@@ -57,15 +59,14 @@ def check_loss_changes_nothing_that_it_reads(case: Case) -> None:
     """Check that the same views have the same loss twice: queues and teachers move only after a step."""
     task = case.build()
     views = case.views(task)
-    copies = [v.clone() for v in views]
+    copies = tree.map_leaves(Tensor.clone, views)
     first, second = (compute(task, views).total.item() for _ in range(2))
     require(
         abs(first - second) <= 1e-6 * max(1.0, abs(first)),
         f"the loss of the same views is {first:.6f}, then {second:.6f}: update queues, teachers "
         "and centres in after_step, and draw random numbers in views",
     )
-    untouched = all(torch.equal(a, b) for a, b in zip(copies, views, strict=True))
-    require(untouched, "loss changes the views that it is given")
+    require(same(copies, views), "loss changes the views that it is given")
 
 
 def check_every_parameter_is_trained(case: Case) -> None:
@@ -213,7 +214,7 @@ def check_representations_do_not_collapse(case: Case) -> str:
                 break
     else:
         spread_now, rank = _health(task, x)
-    measured = f"spread {spread_now:.3f} of 1, effective rank {rank:.1f} of {len(x)} samples"
+    measured = f"spread {spread_now:.3f} of 1, effective rank {rank:.1f} of {tree.size(x)} samples"
     # The features of some backbones are close to each other from the beginning.
     healthy = spread_now > min(0.1, spread_before / 2) and rank > 2
     require(healthy, f"the features have collapsed after {i} steps: {measured}")
@@ -221,7 +222,7 @@ def check_representations_do_not_collapse(case: Case) -> str:
 
 
 @torch.no_grad()
-def _health(task: Task, x: Tensor) -> tuple[float, float]:
+def _health(task: Task, x: Tree) -> tuple[float, float]:
     """Return the spread of features, and the effective rank of their differences."""
     task.eval()
     features = task.features(x).float()

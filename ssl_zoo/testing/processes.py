@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl_zoo import distributed
+from ssl_zoo import distributed, tree
 from ssl_zoo.nn import stop_dropout
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
@@ -66,7 +66,7 @@ def _share(case: Case, rank: int, world: int) -> dict[str, Any]:
         distributed.sync_batchnorm(task)
     mine = slice(rank * _TOTAL // world, (rank + 1) * _TOTAL // world)
     task.before_step(0.5)
-    views = tuple(task.views(case.data.batch(_TOTAL)[mine], Rng(3, "cpu", rank, world)))
+    views = tuple(task.views(tree.rows(case.data.batch(_TOTAL), mine), Rng(3, "cpu", rank, world)))
     losses = compute(task, views + tuple(part[mine] for part in case.needed(_TOTAL)))
     joint = Accumulation(1)
     joint.add(losses).backward()

@@ -16,6 +16,7 @@ from ssl_zoo.task import Encoder, Task
 from ssl_zoo.testing.case import (
     Case,
     CheckFailed,
+    CheckSkipped,
     Snapshot,
     changed,
     compute,
@@ -28,6 +29,9 @@ from ssl_zoo.testing.case import (
 from ssl_zoo.text import locate_error
 from ssl_zoo.training import Trainer
 
+PADDING = 16
+"""The number of places of padding that are added to see whether features change."""
+
 
 def check_features_are_pure(case: Case) -> None:
     """Check that features are [B, D], repeatable, independent of the batch, and change no state."""
@@ -38,7 +42,7 @@ def check_features_are_pure(case: Case) -> None:
     before, modes, generator = snapshot(task), _modes(task), torch.get_rng_state()
     with torch.no_grad():
         features, again = task.features(x), task.features(x)
-        alone = task.features(x[:2])
+        alone = task.features(tree.rows(x, slice(2)))
     shape = list(features.shape)
     require(
         features.ndim == 2 and len(features) == 6, f"features of 6 samples must be [6, D], not {shape}"
@@ -54,6 +58,24 @@ def check_features_are_pure(case: Case) -> None:
     require(close, "features of a sample depend on the other samples of the batch")
     apart = not torch.allclose(features[0].float(), features[1].float(), rtol=1e-4, atol=1e-6)
     require(apart, "two different samples have the same features")
+
+
+def check_features_ignore_padding(case: Case) -> str | None:
+    """Check that features of a sample do not depend on what it is padded beside."""
+    task = case.build().eval()
+    x = task.spec.prepare(case.data.batch(6))
+    padded = task.spec.pad(x, PADDING)
+    if padded is None:
+        raise CheckSkipped("samples are not padded, as its spec has no `pad`")
+    with torch.no_grad():
+        features, again = task.features(x).float(), task.features(padded).float()
+    worst = float((features - again).abs().max() / features.abs().max().clamp(min=1e-6))
+    require(
+        worst < 1e-4,
+        f"features change by {worst:.1%} with {PADDING} more places of padding: mask them where places "
+        "meet, as in pooling, normalisation and attention",
+    )
+    return f"off by {worst:.1g}"
 
 
 def _trained(task: Task) -> list[torch.nn.Parameter]:

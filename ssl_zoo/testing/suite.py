@@ -171,8 +171,9 @@ def checks_of(
     paths = {*(settings or {}), *parse_sets(sets)}
     config = load_config(None, {**(settings or {}), "task.name": name}, sets, **arguments)
     backbone = config.backbone if any(path.startswith("backbone.") for path in paths) else None
-    source = [SourceData(config.data, config.backbone)] if "data.source" in paths else None
-    if source:
+    source = None
+    if "data.source" in paths:
+        source = [SourceData(config.data, config.backbone, task.modality, task.any_size)]
         _ = source[0].spec  # raises here if it cannot be loaded, which is no fault of the task
     try:
         return task_checks(

@@ -6,42 +6,57 @@ import statistics
 import time
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from ssl_zoo import tree
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
-from ssl_zoo.testing.case import Case, CheckFailed, compute, require, same
+from ssl_zoo.spec import Spec
+from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped, compute, require, same
 from ssl_zoo.text import error_line, locate_error
+from ssl_zoo.tree import Tree
 from ssl_zoo.views import Rng
 
 
-def check_views_are_tensors_of_steady_shape(case: Case) -> None:
-    """Check that views are tensors whose shapes depend only on the number of samples."""
+def check_views_are_batches(case: Case) -> None:
+    """Check that views are tensors, or batches, whose number of rows follows from that of samples.
+
+    Further axes may vary, as with padding or crops of random size.
+    """
     task = case.build()
     batch = case.data.batch(6)
-    untouched = batch.clone()
+    untouched = tree.map_leaves(Tensor.clone, batch)
     views = task.views(batch, Rng(0))
     require(same(batch, untouched), "views changes the batch that it is given")
     require(isinstance(views, tuple) and bool(views), "views must return a tuple of tensors")
     for i, view in enumerate(views, 1):
-        require(isinstance(view, Tensor), f"view {i} is no tensor, but {type(view).__name__}")
-        require(not view.requires_grad, f"view {i} requires a gradient")
-        finite = not view.is_floating_point() or bool(view.isfinite().all())
-        require(finite, f"view {i} has values that are not finite")
+        for leaf in tree.leaves(view):
+            require(isinstance(leaf, Tensor), f"view {i} is no tensor, but {type(leaf).__name__}")
+            require(not leaf.requires_grad, f"view {i} requires a gradient")
+            finite = not leaf.is_floating_point() or bool(leaf.isfinite().all())
+            require(finite, f"view {i} has values that are not finite")
     for n, seed in ((6, 1), (6, 2), (4, 0), (2, 0)):
         others = task.views(case.data.batch(n, seed), Rng(seed))
         require(len(others) == len(views), f"{len(views)} views at one time, {len(others)} at another")
         for i, (view, other) in enumerate(zip(views, others, strict=True), 1):
-            # The first dimension counts samples, or views of them, or is the same for all batches.
-            of_n = [len(view) * n // 6, len(view)] if view.ndim else []
-            fits = view.dtype == other.dtype and view.shape[1:] == other.shape[1:]
-            fits = fits and (not view.ndim or len(other) in of_n)
+            leaves = zip(tree.leaves(view), tree.leaves(other), strict=True)
             shown = f"{_shown(view)} of 6 samples, {_shown(other)} of {n}"
-            require(fits, f"view {i} has no steady shape: {shown}")
+            require(all(_fits(a, b, n) for a, b in leaves), f"view {i} has no steady form: {shown}")
 
 
-def _shown(view: Tensor) -> str:
-    return f"{str(view.dtype).removeprefix('torch.')} {list(view.shape)}"
+def _fits(view: Tensor, other: Tensor, n: int) -> bool:
+    """Return whether a view of n samples has the form of a view of 6.
+
+    The first axis counts samples, or views of them, or is the same for all batches.
+    """
+    of_n = [len(view) * n // 6, len(view)] if view.ndim else []
+    alike = view.dtype == other.dtype and view.ndim == other.ndim
+    return alike and (not view.ndim or len(other) in of_n)
+
+
+def _shown(view: Tree) -> str:
+    return ", ".join(f"{str(v.dtype).removeprefix('torch.')} {list(v.shape)}" for v in tree.leaves(view))
 
 
 def check_views_obey_the_seed(case: Case) -> None:
@@ -64,12 +79,12 @@ def check_views_vary(case: Case) -> None:
     """Check that another seed gives other views, and so does a copy of a sample in the same batch."""
     task = case.build()
     one = case.data.batch(1)
-    batch = one.expand(8, *one.shape[1:]).contiguous()
+    batch = tree.repeat_rows(one, 8)
     views = task.views(batch, Rng(0))
     again = task.views(batch, Rng(1))
     other_seed = any(not same(a, b) for a, b in zip(views, again, strict=True))
     require(other_seed, "another seed gives the same views")
-    rows = [v for v in views if v.ndim and len(v) % 8 == 0]
+    rows = [v for view in views for v in tree.leaves(view) if v.ndim and len(v) % 8 == 0]
     differ = any(not torch.equal(v[0], v[i]) for v in rows for i in range(1, min(8, len(v))))
     require(differ, "all samples of a batch are changed in the same way: draw parameters for each")
 
@@ -98,17 +113,32 @@ def check_views_take_any_image(case: Case) -> str:
     return f"{len(case.all_data) - refused} kinds" + (f", {refused} refused" if refused else "")
 
 
-def check_pictures_are_images(case: Case) -> None:
-    """Check that the columns of `ssl-zoo views` and of the report are images, one of each sample."""
+def check_views_can_be_shown(case: Case) -> None:
+    """Check that `ssl-zoo views` and reports can show what the task makes of each sample."""
     task = case.build().eval()
+    if type(task.spec).show is Spec.show:
+        raise CheckSkipped("its spec has no `show`")
     views = case.views(task, 3)
     with torch.no_grad():
         columns = {**task.gallery(views), **task.reconstructions(views)}
     require(bool(columns), "gallery gives no column, so there is nothing to look at")
     for caption, column in columns.items():
-        good = column.ndim == 4 and len(column) == 3 and column.shape[1] == task.spec.channels
-        require(good, f"column {caption!r} must be [B, C, h, w], not {_shown(column)}")
-        require(column.is_floating_point(), f"column {caption!r} must be normalised, not {column.dtype}")
+        if not isinstance(column, list):
+            wanted = _shown(task.spec.example(3))
+            message = f"column {caption!r} must be a prepared batch, {wanted}, not {_shown(column)}"
+            require(_could_be_prepared(column, task.spec.example(3)), message)
+            column = task.spec.show(column)
+        drawn = len(column) == 3 and all(isinstance(one, str | Image.Image) for one in column)
+        require(drawn, f"column {caption!r} must have a picture or a text of each sample")
+
+
+def _could_be_prepared(column: Tree, example: Tree) -> bool:
+    """Return whether a column has the number of rows, the axes and the kind of numbers of an example."""
+    leaves, wanted = list(tree.leaves(column)), list(tree.leaves(example))
+    return len(leaves) == len(wanted) and all(
+        len(a) == len(b) and a.ndim == b.ndim and a.is_floating_point() == b.is_floating_point()
+        for a, b in zip(leaves, wanted, strict=True)
+    )
 
 
 def check_throughput(case: Case) -> str:

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from ssl_zoo import preprocess
-from ssl_zoo.backbones.timm_encoder import TimmEncoder, timm_arguments
+from ssl_zoo.backbones.create import timm_arguments
+from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.config.weights import weights_file
 from ssl_zoo.errors import SslZooError, UserError
@@ -135,7 +136,7 @@ def _write_timm(encoder: TimmEncoder, spec: ImageSpec, config: BackboneConfig, t
     """Write the weights for timm, and for ssl-zoo, which loads the file as it does a run's."""
     config = _without_sources(config).resolve()  # timm knows no preset of ours
     plain = timm.create_model(config.name, **timm_arguments(config, spec))
-    changes = stem_changes(encoder.network, plain)
+    changes = stem_changes(encoder.exported_network, plain)
     header = {
         **_normalisation(spec),
         "load": timm_code(config, spec, changes, to.name),

@@ -101,6 +101,6 @@ def report_choices(trainer: Trainer, left_out: Mapping[str, str]) -> None:
         _OVERFLOW("fp16: steps whose gradient overflows change nothing")
     if distributed.world_size() > 1 and config.train.sync_batchnorm:
         _BATCH_NORM("batch norms compute their statistics over all processes")
-    if config.train.layer_decay is not None and len(trainer.task.encoder.layers()) == 1:
+    if config.train.layer_decay is not None and len(trainer.task.encoder.parameter_layers()) == 1:
         NO_EFFECT(f"train.layer_decay has no effect: {config.backbone.name} tells of one layer only")
     report_ineffective(config, distributed.world_size(), data.no_accuracy)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
-from ssl_zoo.nn import schedule
+from ssl_zoo.nn import schedule, undecayed_names
 from ssl_zoo.notices import Notice
 from ssl_zoo.task import Task
 from ssl_zoo.text import did_you_mean
@@ -61,12 +61,7 @@ def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
     2017; SimCLR, BYOL and Barlow Twins alike). timm's do so only where the decay is not 0, so that
     without decay no layer would be adapted; here the shape decides, whatever the decay.
     """
-    undecayed = {
-        f"{prefix}.{name}"
-        for prefix, module in task.named_modules()
-        if hasattr(module, "no_weight_decay")
-        for name in module.no_weight_decay()
-    }
+    undecayed = undecayed_names(task)
     adaptive = adapts_layers(config)
     factors = _layer_factors(task, config)
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -94,7 +89,7 @@ def _layer_factors(task: Task, config: TrainConfig) -> dict[nn.Parameter, float]
         return {}
     return {
         parameter: config.layer_decay**depth
-        for depth, layer in enumerate(reversed(task.encoder.layers()))
+        for depth, layer in enumerate(reversed(task.encoder.parameter_layers()))
         for parameter in layer
     }
 
@@ -150,7 +145,23 @@ def create_optimizer(task: Task, config: TrainConfig, step_images: int) -> Optim
         # "Corrected" decay is lr² / peak; the peak of a group with a factor has the factor too.
         if "max_lr_snapshot" in group:
             group["max_lr_snapshot"] *= group["lr_scale"]
+    inner: Optimizer = getattr(optimizer, "_base_optimizer", optimizer)  # of Lookahead
+    if isinstance(inner, torch.optim.SGD):
+        inner.register_step_pre_hook(_begin_momentum)
     return optimizer
+
+
+def _begin_momentum(optimizer: Optimizer, *_: Any) -> None:
+    """Begin the momentum of parameters whose first gradient comes after that of others.
+
+    Fused SGD fails where some parameters of a group have a momentum, and others do not yet.
+    """
+    for group in optimizer.param_groups:
+        moving = [p for p in group["params"] if p.grad is not None]
+        new = [p for p in moving if optimizer.state.get(p, {}).get("momentum_buffer") is None]
+        if group["fused"] and len(new) < len(moving):
+            for parameter in new:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _options(config: TrainConfig, device: torch.device) -> dict[str, Any]:
@@ -253,7 +264,7 @@ class Schedules:
 
     def __init__(self, optimizer: Optimizer, config: TrainConfig, budget: Budget) -> None:
         self.peak = learning_rate(config, budget.step_images)
-        self._groups = optimizer.param_groups
+        self._optimizer = optimizer
         self._decay = config.weight_decay, config.weight_decay_end
         # timm's schedule sets the rate of a single group, from which follow all the others.
         self._scheduled = torch.optim.SGD([torch.zeros(())], lr=self.peak)
@@ -268,7 +279,7 @@ class Schedules:
         """Set the learning rates and weight decays to those of the progress, in [0, 1]."""
         self._schedule.step_update(int(progress * TICKS))
         start, end = self._decay
-        for group in self._groups:
+        for group in self._optimizer.param_groups:
             rate = self.peak if group.get("lr_constant") else self.rate
             group["lr"] = rate * group["lr_scale"]
             if end is not None and group["decayed"]:

@@ -1,42 +1,57 @@
-"""Counting of the images that encoders process in a step."""
+"""Counting of the samples that encoders process in a step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
-
+from ssl_zoo import tree
 from ssl_zoo.task import Encoder, Task
+
+METHODS = ("forward", "feature_map", "pooled_and_map", "stages", "tokens")
+"""The methods of an encoder that pass a batch through it."""
 
 
 class Passes:
-    """A count of the images that encoders have processed."""
+    """A count of the samples that encoders have processed.
 
-    images = 0
+    Attributes:
+        samples: the count; of a call inside of another, as of `forward` in `stages`, only the outer.
+    """
 
-    def add(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Add the images of a call."""
-        self.images += len(inputs[0]) if inputs else 0
+    def __init__(self) -> None:
+        self.samples = 0
+        self._inside = False
+
+    def counted(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a method of an encoder that also counts the samples of its batch `x`."""
+
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._inside:
+                return method(*args, **kwargs)
+            self.samples += tree.size(args[0] if args else kwargs["x"])
+            self._inside = True
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self._inside = False
+
+        return call
 
 
 @contextmanager
 def count_passes(task: Task) -> Iterator[Passes]:
-    """Count the images that pass through the task's encoders, including teachers.
-
-    An encoder can be called in several ways, but all of them begin with its first layer.
-    """
+    """Count the samples that pass through the task's encoders meanwhile, including teachers."""
     passes = Passes()
     encoders = [module for module in task.modules() if isinstance(module, Encoder)]
-    handles = [_first_layer(encoder).register_forward_pre_hook(passes.add) for encoder in encoders]
+    for encoder in encoders:
+        vars(encoder).update({name: passes.counted(getattr(encoder, name)) for name in METHODS})
     try:
         yield passes
     finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _first_layer(encoder: Encoder) -> nn.Module:
-    leaves = (module for module in encoder.modules() if not list(module.children()))
-    return next((leaf for leaf in leaves if list(leaf.parameters())), encoder)
+        for encoder in encoders:
+            for name in METHODS:
+                del vars(encoder)[name]

@@ -114,7 +114,10 @@ class Trainer:
         if self.config.train.compile:
             model = torch.compile(model)
         if distributed.world_size() > 1:
-            # A head may leave parts of a backbone unused (inpainting never pools).
+            # A head may leave parts of a backbone unused (inpainting never pools), others for a while (a
+            # last layer that is frozen at first), or in one process alone (without a target). No look
+            # at the first step tells these, and processes would wait for each other for ever. The
+            # search in each step costs less than can be measured beside a small ResNet or ViT.
             model = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
         wrapped: nn.Module = model
         return wrapped
@@ -201,7 +204,7 @@ class Trainer:
             return self.step_on(views, len(batches))
         with count_passes(self.task) as passes:
             losses = self.step_on(views, len(batches))
-        self.passes = passes.images / sum(len(batch.numbers) for batch in batches)
+        self.passes = passes.samples / sum(len(batch.numbers) for batch in batches)
         return losses
 
     def views(self, i: int, batch: Batch) -> tuple[Tensor, ...]:

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.backbones.small_stem import use_small_stem
-from ssl_zoo.backbones.timm_encoder import TimmEncoder, create_backbone
+from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.spec import ImageSpec

@@ -123,6 +123,18 @@ def test_warm_up_is_linear_from_its_first_step_and_the_cosine_ends_at_nothing(wa
     assert rate(1.0) == 0
 
 
+def test_a_line_falls_to_nothing_after_its_warm_up() -> None:
+    rate = scheduled(schedule="linear", warmup=0.2)
+    assert rate(0.1) == pytest.approx((1 + 1 / 20) / 2)
+    assert [rate(p) for p in (0.2, 0.4, 0.6, 1.0)] == pytest.approx([1, 0.75, 0.5, 0])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_rate_with_a_floor_ends_there(schedule: str) -> None:
+    rate = scheduled(schedule=schedule, warmup=0.2, lr_min=0.1)
+    assert [rate(p) for p in (0.2, 0.6, 1.0)] == pytest.approx([1, 0.55, 0.1])
+
+
 def test_steps_fall_at_the_milestones_in_whatever_order_they_are_given() -> None:
     rate = scheduled(schedule="step", milestones=[0.8, 0.3, 0.6], decay=0.2, warmup=0.1)
     assert rate(0.05) == pytest.approx((1 + 1 / 10) / 2)
@@ -136,7 +148,7 @@ def test_a_constant_rate_is_constant_after_its_warm_up() -> None:
     assert [rate(p) for p in (0.2, 0.5, 0.99, 1.0)] == [1.0] * 4
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "step", "constant"])
 @pytest.mark.parametrize(
     ("warmup", "budget", "first"),
     [

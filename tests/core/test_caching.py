@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ssl_zoo import tree
+from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.backbones.gradient_cache import cache_gradients
-from ssl_zoo.backbones.timm_encoder import create_backbone
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.data import load
 from ssl_zoo.errors import UserError
@@ -79,6 +81,85 @@ def test_every_way_to_call_an_encoder_gives_the_same(kind: str) -> None:
     if kind == "transformer":
         visible = torch.rand(len(x), 16).argsort(1)[:, :6]
         torch.testing.assert_close(parted.tokens(x, visible), plain.tokens(x, visible))
+
+
+def ways(network: Encoder, x: Tensor, token: Tensor) -> dict[str, Callable[[], Any]]:
+    """Return the calls of an encoder with further arguments, by name."""
+    n, side = len(x), 4
+    hidden = torch.rand(n, side, side, generator=torch.Generator().manual_seed(2)) < 0.5
+    visible = torch.arange(6).repeat(n, 1)
+    causal = torch.ones(1, 16, 16, dtype=torch.bool).tril()
+    stage = next(network.parameters()).ndim == 3  # a transformer's class token
+    places = hidden if stage else hidden[:, :2, :2]
+    every = {
+        "nothing there": lambda: network.pooled_and_map(x, places),
+        "map": lambda: network.feature_map(x, places),
+        "stages": lambda: network.stages(x, [0, -1], places),
+    }
+    if stage:
+        every |= {
+            "a token there": lambda: network.pooled_and_map(x, hidden, token),
+            "causal": lambda: network.tokens(x, attend=causal, prefix=True),
+            "own masks": lambda: network.tokens(x, visible, causal[:, :6, :6].repeat(n, 1, 1)),
+        }
+    return every
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_hidden_places_tokens_and_attention_give_the_same_gradients(kind: str) -> None:
+    plain = encoder(kind)
+    parted = cache_gradients(copy.deepcopy(plain), 5)
+    token = torch.zeros(64, requires_grad=True)
+    for name in ways(plain, batch(), token):
+        found = []
+        for network in (parted, plain):
+            network.zero_grad()
+            token.grad = None
+            output = ways(network, batch(), token)[name]()
+            tensors = list(tree.leaves(tuple(map(tuple_of, tuple_of(output)))))
+            torch.stack([t.square().mean() for t in tensors]).sum().backward()
+            gradients = [p.grad for p in (*network.parameters(), token) if p.grad is not None]
+            found.append((tensors, gradients))
+        torch.testing.assert_close(found[0], found[1], msg=lambda text, name=name: f"{name}: {text}")
+        assert (token.grad is not None) == (name == "a token there")
+
+
+def tuple_of(output: Any) -> Any:
+    """Return lists as tuples, which are trees."""
+    return tuple(output) if isinstance(output, list | tuple) else output
+
+
+class Pair(NamedTuple):
+    values: Tensor
+    lengths: Tensor
+
+
+class Summing(Encoder):
+    """An encoder of sequences with lengths."""
+
+    width = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def feature_map(self, x: Pair) -> Tensor:
+        return self.layer(x.values.unsqueeze(2)).transpose(1, 2)
+
+    def forward(self, x: Pair) -> Tensor:
+        return self.feature_map(x).sum(2) / x.lengths.unsqueeze(1)
+
+
+def test_batches_of_several_tensors_go_by_parts() -> None:
+    plain = Summing()
+    parted = cache_gradients(copy.deepcopy(plain), 5)
+    x = Pair(torch.randn(13, 7), torch.arange(1, 14))
+    for network in (plain, parted):
+        network(x).square().sum().backward()
+        torch.testing.assert_close(network(x), plain(x))
+        torch.testing.assert_close(network.pooled_and_map(x), plain.pooled_and_map(x))
+    for p, q in zip(plain.parameters(), parted.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
 
 
 def kept_for_backward(network: Encoder, x: Tensor) -> int:

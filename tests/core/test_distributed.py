@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ssl_zoo.distributed import SyncBatchNorm, sync_batchnorm
-from ssl_zoo.training import train
+from ssl_zoo.nn import unsaved
+from ssl_zoo.runs.build import build_data, build_task
+from ssl_zoo.runtime.device import Device
+from ssl_zoo.task import Encoder, Losses, Task
+from ssl_zoo.testing.rank_server import server
+from ssl_zoo.training import Trainer, train
+from ssl_zoo.views import Rng
 from tests.conftest import flags, small_config, ssl_zoo
 
 
@@ -137,6 +145,15 @@ with distributed.processes():
     (distributed.all_gather(own).T * weight).sum().backward()  # on each process, and summed over them
     torch.testing.assert_close(own.grad / world, weight.T.chunk(world)[rank])
 
+    # A sum: the covariance of the joint batch, alike in all, and its gradient.
+    together, z = rows.clone().requires_grad_(), distributed.local_rows(rows).clone().requires_grad_()
+    centred = z - distributed.sum(z.sum(0)) / len(rows)
+    covariance = distributed.sum(centred.T @ centred) / (len(rows) - 1)
+    torch.testing.assert_close(covariance, torch.cov(together.T))
+    covariance.pow(2).triu(1).sum().backward()
+    torch.cov(together.T).pow(2).triu(1).sum().backward()
+    torch.testing.assert_close(z.grad / world, together.grad.chunk(world)[rank])
+
     # A queue: the same on all, and that of one process with the joint batch.
     torch.manual_seed(0)
     queue, joint_queue = FeatureQueue(20, 5), FeatureQueue(20, 5)
@@ -150,12 +167,66 @@ with distributed.processes():
 """
 
 
-def test_gathering_and_normalising_have_the_gradients_of_the_joint_batch(tmp_path: Path) -> None:
+def test_gathering_summing_and_normalising_have_the_gradients_of_the_joint_batch(tmp_path: Path) -> None:
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     done = torchrun(script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("agreed") == 2
+
+
+class Changing(Task):
+    """A head rests in the first half of the run, another in the second, and a third every other step."""
+
+    def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
+        super().__init__(encoder, options, spec)
+        self.late, self.early, self.odd = (nn.Linear(encoder.width, 1) for _ in range(3))
+        self.master = unsaved(nn.Linear(encoder.width, 1))
+
+    def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        return (self.spec.prepare(batch),)
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        features = self.encoder(views[0])
+        total = (self.late if self.progress >= 0.5 else self.early)(features).pow(2).mean()
+        total = total + self.master(features).pow(2).mean()
+        if round(4 * self.progress) % 2 == 0:
+            total = total + self.odd(features).pow(2).mean()
+        return Losses(total)
+
+
+def changing() -> dict[str, Tensor]:
+    """Return the weights after a run of four steps of `Changing`."""
+    settings = {"train__batch_size": 16, "train__images": 64, "train__epochs": None}
+    settings |= {"train__optimizer": "momentum", "train__weight_decay": 0.1, "train__ema": 0.5}
+    config = small_config("simclr", **settings)
+    data = build_data(config, torch.device("cpu"))
+    torch.manual_seed(0)
+    task = Changing(build_task(config, data.spec).encoder, None, data.spec).train()
+    trainer = Trainer(config, data, Device.choose(config.train), task)
+    for batches in itertools.islice(trainer.epoch_batches(), 4):
+        trainer.train_step(batches)
+    assert trainer.progress == 1
+    return {name: p.detach() for name, p in task.named_parameters()}
+
+
+def work(folder: Path, rank: int) -> None:
+    """Save the weights of a rank."""
+    rendezvous = f"file://{folder / 'rendezvous'}"
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
+    torch.save(changing(), folder / f"weights-{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_parameters_that_rest_for_a_while_are_left_alone_in_two_processes_as_in_one(
+    tmp_path: Path,
+) -> None:
+    assert server.run(work, tmp_path) is None, (tmp_path / "output-0").read_text()
+    for rank in (0, 1):
+        weights = torch.load(tmp_path / f"weights-{rank}.pt", weights_only=True)
+        for name, expected in changing().items():
+            torch.testing.assert_close(weights[name], expected, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_a_module_can_keep_statistics_of_its_own() -> None:

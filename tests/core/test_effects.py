@@ -32,6 +32,15 @@ def test_settings_of_training_are_said_to_have_no_effect_on_a_network_that_is_no
     ]
 
 
+def test_a_floor_of_a_constant_rate_is_said_to_have_no_effect() -> None:
+    config = small_config("simclr", train__lr_min=0.1, train__schedule="constant")
+    with collect_notices() as notices:
+        report_ineffective(config)
+    assert [n["text"] for n in notices] == [
+        "train.lr_min has no effect: train.schedule is constant",
+    ]
+
+
 def test_settings_without_effect_beside_others_are_said() -> None:
     config = small_config(
         "simclr",

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.config.presets import PRESETS
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import SslZooError, UserError

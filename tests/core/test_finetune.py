@@ -85,7 +85,7 @@ def test_in_transformers_the_rate_falls_from_layer_to_layer(data: DataSet) -> No
 def test_in_other_networks_it_is_the_same_everywhere_and_vectors_are_not_decayed(data: DataSet) -> None:
     model = Classifier(encoder("test_resnet", data), 10)
     given = groups(model)
-    assert all("lr_scale" not in group for group in given)
+    assert all(group["lr_scale"] == 1.0 for group in given)
     for group in given:
         parameters = group["params"]
         assert isinstance(parameters, list)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
+from collections.abc import Callable
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import UserError
-from ssl_zoo.nn import FeatureQueue, ema_update, frozen_copy, full_precision, mlp, output_shape
+from ssl_zoo.nn import (
+    FeatureQueue,
+    ema_update,
+    frozen_copy,
+    full_precision,
+    mlp,
+    output_shape,
+    schedule,
+    unsaved,
+)
 from ssl_zoo.spec import ImageSpec
 
 
@@ -97,6 +109,60 @@ def test_an_mlps_last_normalisation_learns_nothing() -> None:
     out = head(torch.randn(64, 6))
     torch.testing.assert_close(out.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(out.std(0, unbiased=False), torch.ones(3), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: timm.create_model(
+            "test_vit", drop_path_rate=0.5, proj_drop_rate=0.5, attn_drop_rate=0.5, patch_drop_rate=0.5
+        ),
+        lambda: timm.create_model("test_efficientnet", drop_rate=0.5, drop_path_rate=0.5),
+        lambda: nn.TransformerEncoderLayer(160, 4, 8, dropout=0.5, batch_first=True),
+        lambda: nn.LSTM(160, 4, 2, dropout=0.5, batch_first=True),
+    ],
+)
+def test_a_teacher_drops_nothing_where_its_student_does(build: Callable[[], nn.Module]) -> None:
+    student = build().train()
+    teacher = frozen_copy(student)
+    x = torch.randn(4, 3, 160, 160) if hasattr(student, "forward_features") else torch.randn(4, 9, 160)
+
+    def differs(module: nn.Module) -> bool:
+        once, again = (copy.deepcopy(module)(x) for _ in range(2))
+        return not torch.equal(*((y[0] if isinstance(y, tuple) else y) for y in (once, again)))
+
+    assert differs(student)
+    assert not differs(teacher)
+
+
+def test_an_unsaved_teacher_is_in_no_state_dict_and_stays_as_it_is() -> None:
+    def built() -> nn.Module:
+        whole = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+        unsaved(whole[1])
+        return whole
+
+    a, b = built().train(), built()
+    a(torch.randn(8, 2)).sum().backward()
+    assert list(a.state_dict()) == ["0.weight", "0.bias"]
+    teacher = b[1][0].weight.clone()
+    b.load_state_dict(a.state_dict())
+    assert b[0].weight.equal(a[0].weight)
+    assert b[1][0].weight.equal(teacher)
+    assert b[1][1].num_batches_tracked == a[1][1].num_batches_tracked == 0
+    assert all(p.grad is None for p in a[1].parameters())
+    with pytest.raises(RuntimeError, match=r'Missing key.*: "0.bias"\. $'):
+        b.load_state_dict({"0.weight": a[0].weight})
+    # A checkpoint from before it was unsaved is still read.
+    b.load_state_dict({**a.state_dict(), "1.0.weight": torch.ones(2, 2)})
+    assert b[1][0].weight.equal(torch.ones(2, 2))
+
+
+def test_a_schedule_goes_from_its_start_to_its_end_and_stays_there() -> None:
+    assert [schedule(0.99, 1.0, p) for p in (0.0, 0.5, 1.0)] == [0.99, pytest.approx(0.995), 1.0]
+    assert schedule(0.04, 0.4, 1 / 3) == pytest.approx(0.04 + 0.36 / 4)
+    warming = [schedule(0.04, 0.07, p, "linear", share=0.3) for p in (0.0, 0.1, 0.3, 0.9)]
+    assert warming == pytest.approx([0.04, 0.05, 0.07, 0.07])
+    assert schedule(1.0, 2.0, 0.0, share=0.0) == 2.0
 
 
 def test_a_frozen_copy_is_equal_apart_and_reached_by_no_gradient() -> None:

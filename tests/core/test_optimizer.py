@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import collect_notices
-from ssl_zoo.task import Losses, Task, TaskOptions
-from ssl_zoo.training.optimizer import create_optimizer
+from ssl_zoo.task import Encoder, Losses, Task, TaskOptions
+from ssl_zoo.training.budget import Budget
+from ssl_zoo.training.optimizer import Schedules, create_optimizer
 from ssl_zoo.views import Rng
 
 LOCAL = [name for name in list_optimizers() if not isinstance(get_optimizer_info(name).opt_class, str)]
@@ -140,3 +141,102 @@ def test_a_lamb_that_cannot_adapt_some_parameters_alone_is_refused_without_decay
 def test_an_optimiser_of_a_library_that_is_not_here_is_one_line() -> None:
     with pytest.raises(UserError, match=r"^train.optimizer: fusedlamb .*[Aa]"):
         moves("fusedlamb")
+
+
+class Stack(Encoder):
+    """Three layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(2, 2) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    feature_map = forward
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        return [list(layer.parameters()) for layer in (self.first, self.second, self.third)]
+
+
+class Predicting(Task):
+    """A task whose predictor has a constant rate, and whose critic has a tenth of the rate."""
+
+    def __init__(self) -> None:
+        super().__init__(Stack(), TaskOptions(), None)
+        self.predictor, self.critic = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        return (batch,)
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        raise NotImplementedError
+
+    def lr_constant(self, parameter: str) -> bool:
+        return parameter.startswith("predictor.")
+
+    def lr_scale(self, parameter: str) -> float:
+        return 0.1 if parameter.startswith(("critic.", "encoder.first.")) else 1.0
+
+
+def followed(progress: float, **settings: Any) -> dict[str, tuple[float, float, float]]:
+    """Return the rate and the weight decay of each matrix, and its bias's weight decay."""
+    task, config = Predicting(), TrainConfig(lr=1.0, lr_scaling="none", images=25600, **settings)
+    optimizer = create_optimizer(task, config, 256)
+    schedules = Schedules(optimizer, config, Budget.of(config, 25600))
+    optimizer.load_state_dict(optimizer.state_dict())  # as a resumed run does
+    schedules.follow(progress)
+    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+    values = {
+        name: (groups[m.weight]["lr"], groups[m.weight]["weight_decay"], groups[m.bias]["weight_decay"])
+        for name, m in task.named_modules()
+        if isinstance(m, nn.Linear)
+    }
+    assert schedules.rate == values["encoder.third"][0]
+    return values
+
+
+def test_a_predictors_rate_stays_at_its_peak_and_all_others_follow_the_schedule() -> None:
+    rates = [{k: v[0] for k, v in followed(p, warmup=0.1).items()} for p in (0.0, 0.55, 1.0)]
+    assert [r["predictor"] for r in rates] == [1.0] * 3
+    assert [r["encoder.second"] for r in rates] == pytest.approx([0.1, 0.5, 0.0])
+    assert [r["critic"] for r in rates] == pytest.approx([0.01, 0.05, 0.0])
+
+
+def test_rates_decay_by_layer_towards_the_input_and_heads_have_the_full_rate() -> None:
+    rates = {k: v[0] for k, v in followed(0.0, warmup=0.0, layer_decay=0.5).items()}
+    assert rates == pytest.approx(
+        {
+            "encoder.first": 0.25 * 0.1,
+            "encoder.second": 0.5,
+            "encoder.third": 1,
+            "predictor": 1,
+            "critic": 0.1,
+        }
+    )
+
+
+@pytest.mark.parametrize("start", [0.04, 0.0])
+def test_a_weight_decay_goes_to_its_end_on_a_cosine_but_not_that_of_biases(start: float) -> None:
+    for progress, share in ((0.0, 0.0), (1 / 3, 0.25), (0.5, 0.5), (1.0, 1.0)):
+        decays = followed(progress, weight_decay=start, weight_decay_end=0.4)
+        for _, weight, bias in decays.values():
+            assert weight == pytest.approx(start + share * (0.4 - start))
+            assert bias == 0
+
+
+def test_a_layer_that_is_frozen_at_first_begins_with_its_first_gradient() -> None:
+    def train(first: int) -> Tensor:
+        task = Predicting()
+        weight = task.critic.weight
+        torch.nn.init.ones_(weight)
+        optimizer = create_optimizer(task, TrainConfig(momentum=0.9), 256)
+        for step in range(4):
+            task.predictor.weight.grad = torch.ones(2, 2)
+            weight.grad = torch.ones(2, 2) if step >= first else None
+            optimizer.step()
+            if step == first:
+                return weight.detach().clone()
+        raise AssertionError
+
+    assert train(2).equal(train(0))

@@ -377,6 +377,20 @@ def test_a_finished_run_whose_rate_did_not_end_near_zero_goes_on_at_it(
     assert rates(run)[11:] == pytest.approx([last] * 11)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_finished_run_with_a_floor_goes_on_there_or_begins_anew_if_it_is_near_zero(
+    tmp_path: Path, schedule: str
+) -> None:
+    high, low = (
+        begin(tmp_path / f"run{floor}", train__schedule=schedule, train__lr_min=floor)
+        for floor in (0.3, 0.01)
+    )
+    for run in (high, low):
+        train(resume=run.path, settings={"train.epochs": 2 * ELEVEN}, **QUICK)
+    assert rates(high)[11:] == pytest.approx([0.003] * 11)
+    assert max(rates(low)[11:]) > 0.009
+
+
 def test_replanning_jumps_to_the_schedule_of_a_run_that_was_planned_so(run: Run, tmp_path: Path) -> None:
     planned = begin(tmp_path / "planned", train__epochs=2 * ELEVEN, train__warmup=0.2)
     with collect_notices() as notices:

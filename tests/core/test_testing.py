@@ -6,18 +6,15 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_zoo import Encoder, ImageSpec, Losses, Rng, Task
-from ssl_zoo.nn import full_precision
-from ssl_zoo.spec import Spec
 from ssl_zoo.testing import (
     Check,
     CheckData,
@@ -53,6 +50,7 @@ from tests.core.sound_tasks import (
     chosen,
     outcome,
 )
+from tests.core.sound_texts import NextToken, Sentences
 
 
 @pytest.mark.parametrize(("task", "check", "message", "also"), BROKEN)
@@ -119,70 +117,6 @@ def test_dropout_is_no_difference_between_processes() -> None:
     assert {o.check.name: o.note for o in run_checks(dropping) if o.bad} == {}
 
 
-@dataclass(frozen=True)
-class TokenSpec(Spec):
-    """Sentences int64 [B, 16] of tokens below `vocabulary`."""
-
-    modality: str = "text"
-    vocabulary: int = 11
-
-
-class Causal(Encoder):
-    """A layer of a transformer with causal attention."""
-
-    def __init__(self, vocabulary: int) -> None:
-        super().__init__()
-        self.width = 32
-        self.embedding = nn.Embedding(vocabulary, self.width)
-        self.position = nn.Parameter(0.1 * torch.randn(16, self.width))
-        self.layer = nn.TransformerEncoderLayer(self.width, 4, 64, dropout=0, batch_first=True)
-
-    def feature_map(self, x: Tensor) -> Tensor:
-        unseen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
-        tokens = self.layer(self.embedding(x) + self.position[: x.shape[1]], unseen, is_causal=True)
-        return tokens.transpose(1, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.feature_map(x).mean(2)
-
-
-@dataclass(frozen=True)
-class Sentences(CheckData):
-    """Sequences that count in steps of different sizes."""
-
-    @property
-    def spec(self) -> TokenSpec:
-        return TokenSpec()
-
-    def encoder(self) -> Encoder:
-        return Causal(self.spec.vocabulary)
-
-    def batch(self, n: int, seed: int = 0) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        first, by = torch.randint(self.spec.vocabulary, (2, n, 1), generator=generator)
-        return (first + by * torch.arange(16)) % self.spec.vocabulary
-
-
-class NextToken(Task):
-    """Each token is predicted from those before it."""
-
-    name = "next-token"
-    modality = "text"
-
-    def __init__(self, encoder: Encoder, options: Any, spec: TokenSpec) -> None:
-        super().__init__(encoder, options, spec)
-        self.head = nn.Linear(encoder.width, spec.vocabulary)
-
-    def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        return (batch,)
-
-    def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        (x,) = views
-        tokens = self.encoder.feature_map(x[:, :-1]).transpose(1, 2)  # [B, 15, d]
-        logits = full_precision(self.head(tokens))  # [B, 15, vocabulary]
-        return Losses(F.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten()))
-
-
 @parametrize_with_checks(
     NextToken,
     data=[Sentences()],
@@ -193,9 +127,13 @@ def test_a_task_of_another_modality_passes(check: Check) -> None:
 
 
 def test_what_is_meant_for_images_is_skipped_elsewhere() -> None:
-    for name in ("views_take_any_image", "pictures_are_images"):
-        result = outcome(NextToken, name, data=[Sentences()])
-        assert (result.status, result.note) == ("skipped", "it takes text data, no images")
+    result = outcome(NextToken, "views_take_any_image", data=[Sentences()])
+    assert (result.status, result.note) == ("skipped", "it takes text data, no images")
+    result = outcome(Sound, "features_ignore_padding")
+    assert (result.status, result.note) == (
+        "skipped",
+        "samples are not padded, as its spec has no `pad`",
+    )
 
 
 # --- what comes of checks ---
@@ -237,9 +175,8 @@ def test_check_task_gives_what_came_of_each_check() -> None:
     expected = {"views_vary": "no augmentation"}
     results = check_task(ViewsOfOneSeed, data=SMALL, expected_failures=expected)
     assert [o.check.name for o in results] == list(CHECKS)
-    assert {o.check.name: o.status for o in results if o.status != "passed"} == {
-        "views_vary": "expected"
-    }
+    others = {o.check.name: o.status for o in results if o.status != "passed"}
+    assert others == {"views_vary": "expected", "features_ignore_padding": "skipped"}
     assert all(o.check.title.endswith(".") for o in results)
 
 
@@ -254,7 +191,7 @@ def test_check_task_has_a_line_for_each_fault() -> None:
     assert str(raised.value).splitlines() == [
         f"task 'sound' fails 3 of {len(CHECKS)} checks",
         "  views_vary: all samples of a batch are changed in the same way: draw parameters for each",
-        "  pictures_are_images: gallery gives no column, so there is nothing to look at",
+        "  views_can_be_shown: gallery gives no column, so there is nothing to look at",
         "  features_are_pure: it passes; remove it from the expected failures",
     ]
 

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssl_zoo.backbones.timm_encoder import TimmEncoder, create_backbone
+from ssl_zoo.backbones.create import create_backbone
+from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.load import load_config, load_encoder_config
 from ssl_zoo.config.schema import BackboneConfig, RunConfig

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import UserError
 from tests.conftest import ssl_zoo

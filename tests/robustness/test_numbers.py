@@ -55,6 +55,18 @@ class Delicate(Task):
         return Losses(self.options.factor * ((predicted - mean).pow(2) + odd).mean())
 
 
+class Numbered(Delicate):
+    """A task that asks for all that a batch has beside samples."""
+
+    name = "numbered"
+    needs = ("labels", "index")
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        x, labels, index = views
+        assert len(labels) == len(index) == len(x)
+        return super().loss((x,))
+
+
 class Shallow(Delicate):
     """A task without the encoder, whose convolutions are slow in half precision on a CPU."""
 
@@ -72,8 +84,8 @@ class Shallow(Delicate):
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
     with registry.isolated():
-        registry.register_task(Delicate)
-        registry.register_task(Shallow)
+        for task in (Delicate, Numbered, Shallow):
+            registry.register_task(task)
         yield
 
 
@@ -139,6 +151,16 @@ def test_the_step_can_be_made_again(tmp_path: Path, where: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection", "ignore:Error detected in")
+def test_the_step_of_a_task_with_labels_and_indices_can_be_made_again(tmp_path: Path) -> None:
+    worst = fatal_at(2).task.option_values()["worst"]
+    config = small_config("numbered", task__worst=worst)
+    with pytest.raises(NotFinite) as caught:
+        train(config, out=tmp_path / "r")
+    with pytest.raises(NotFinite, match="the loss is nan at step 2"):
+        replay(tmp_path / "r" / "not_finite.0.pt")
+    assert "at step 2" in str(caught.value)
+
+
 def test_pytorch_then_names_the_operation(tmp_path: Path) -> None:
     with pytest.raises(NotFinite):
         train(fatal_at(2, task__where="gradient"), out=tmp_path / "r")

@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.comparison import open_sweep
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.config.yaml import PlainDumper

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task

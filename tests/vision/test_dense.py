@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import masks_to_boxes
 
-from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.config.schema import BackboneConfig, DataConfig
 from ssl_zoo.data import ArraySplit, DataSet, load
 from ssl_zoo.errors import SslZooError, UserError

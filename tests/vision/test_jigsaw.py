@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ssl_zoo import ImageSpec, Rng, UserError
-from ssl_zoo.backbones.timm_encoder import create_backbone
+from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.testing import Check, parametrize_with_checks
 from ssl_zoo_vision.predictive.jigsaw import (

@@ -15,6 +15,7 @@ from ssl_zoo.nn import FeatureQueue, ema_update, frozen_copy
 from ssl_zoo.training import Trainer
 from tests.core.broken_tasks.declare import TRAINING, broken
 from tests.core.sound_tasks import Centred, Distilled, Queued, Remembering, Scheduled, Sound, Taught
+from tests.core.sound_texts import NextToken, PoolingPadding, Sentences
 
 
 @broken("features_are_pure", "features changes encoder.*running_mean.*; it must change no state")
@@ -291,3 +292,14 @@ class ExportedFromAList(Sound):
     @property
     def exported_encoder(self) -> Encoder:
         return self.others[0]
+
+
+@broken(
+    "features_ignore_padding",
+    r"features change by \d+\.\d% with 16 more places of padding: mask them where",
+    also=["views_vary"],
+)
+class PoolsPadding(NextToken):
+    """The encoder pools padding together with what is real."""
+
+    checked_on = (Sentences(PoolingPadding),)
