@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from os import PathLike
 from typing import IO, Any, ClassVar, TypeVar
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.preprocess import image_input
+from ssl_zoo.text import shorten_repr
 from ssl_zoo.tree import Tree
 
 S = TypeVar("S", bound="Spec")
@@ -27,6 +28,12 @@ RAW_SIZE = 32
 Larger images are shrunk to it: their pixels would need more memory and are no better as features."""
 
 
+CHANNELS = Notice(
+    "channels-converted",
+    "Evaluated or embedded images have another number of channels than the network takes: gray is "
+    "repeated, colours are averaged.",
+    "give data with the channels of the training data",
+)
 _RAW = Notice(
     "raw-size",
     f"For the baseline `pixels`, images are shrunk to at most {RAW_SIZE}×{RAW_SIZE} pixels.",
@@ -109,6 +116,40 @@ class Spec:
             Unsuitable: unless a plugin's spec defines it.
         """
         raise Unsuitable(f"{type(self).__name__} does not define `preprocess`")
+
+    def data_settings(self) -> dict[str, Any]:
+        """Return the settings of the section ``data`` under which a network of these takes other data.
+
+        They are as in a file: ``{"image_size": 64}``, or ``{"options": {"vocabulary": "words.txt"}}``
+        for a source of a plugin. By default there are none.
+        """
+        return {}
+
+    def adopt(self: S, other: Spec) -> S:
+        """Return the description by which a network of these samples takes other ones.
+
+        By default they must be of the same kind in all but classes and number; override it where there
+        is a conversion.
+
+        Args:
+            other: the description of the other samples, read under `data_settings`.
+
+        Raises:
+            UserError: the network cannot take them; the message goes on after the name of the data.
+        """
+        if other.modality != self.modality or type(other) is not type(self):
+            raise UserError(f"is {other.modality} data, but the network takes {self._samples()}")
+        free = {"classes", "samples"}
+        for name in (f.name for f in fields(self) if f.name not in free):
+            if (theirs := getattr(other, name)) != (ours := getattr(self, name)):
+                raise UserError(
+                    f"has {name}={shorten_repr(theirs)}, but the network takes {self._samples()} with "
+                    f"{name}={shorten_repr(ours)}, and there is no conversion"
+                )
+        return self
+
+    def _samples(self) -> str:
+        return self.noun if self.noun != Spec.noun else f"{self.modality} data"
 
     def without_classes(self: S) -> S:
         """Return the description of the same samples without labels."""
@@ -219,6 +260,28 @@ class ImageSpec(Spec):
         if max(x.shape[-2:]) > side:
             x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
         return x.flatten(1)
+
+    def data_settings(self) -> dict[str, Any]:
+        """Return the size of the network's input."""
+        return {"image_size": self.size}
+
+    def adopt(self, other: Spec) -> ImageSpec:
+        """Return the description by which a network of these images takes other ones.
+
+        They have their own size and meaning of a mirror image, and are normalised as in training.
+
+        Raises:
+            UserError: they are not images, or their channels cannot be converted.
+        """
+        if not isinstance(other, ImageSpec):
+            return super().adopt(other)
+        if other.channels != self.channels:
+            self.check_channels(other.channels)
+            CHANNELS(
+                f"the images have {other.channels} channels and the network takes {self.channels}: "
+                f"{'colours are averaged' if self.channels == 1 else 'gray is repeated'}"
+            )
+        return replace(self, size=other.size, mirror=other.mirror)
 
     def check_channels(self, channels: int) -> None:
         """Raise unless images of so many channels can be converted to these: gray to any, any to gray.

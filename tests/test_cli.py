@@ -48,7 +48,6 @@ WRONG = [
     ("", "train simclr", "unexpected extra argument"),
     ("", "trian", "No such command 'trian'"),
     ("", "eval", "Missing argument"),
-    ("", "views --task simclr", "Missing option '-o'"),
     ("", "views --task simclr -o x.png --rows 0", "Invalid value for '--rows'"),
     # Settings.
     ("", "train", "task.name: is required (--task NAME); there are: byol, inpainting, jigsaw"),
@@ -81,9 +80,10 @@ WRONG = [
     ("empty", "eval {}", "is not a run: it has no config.yaml"),
     ("run", "eval {} --protocol knn,linaer", "no protocol 'linaer'. Did you mean 'linear'?"),
     ("run", "eval {} --device gpu", "'gpu' cannot be used here"),
-    ("", "views --task simclr -o none/x.png", "there is no folder none to write into"),
-    ("", "views --task simclr -o x.jpg", "written as PNG; name it x.png"),
-    ("", "views --task simclr -o x", "written as PNG; name it x.png"),
+    ("", "views --task simclr -o none/x.png", "there is no folder none; make it first"),
+    ("", "views --task simclr -o x.jpg", "its name must end in .png or .txt"),
+    ("", "views --task simclr -o x.txt", "these are pictures; name it x.png"),
+    ("", "views --task simclr", "-o FILE.png is required, as these are pictures"),
     ("", "views -o x.png", "task.name: is required (--task NAME)"),
     ("run", "views --run {} --task moco -o x.png", "--run uses the run's own settings"),
     ("empty", "views --run {} -o x.png", "is not a run"),
@@ -367,10 +367,12 @@ def test_a_trained_inpainting_run_shows_what_it_paints(call: Call, run: Run) -> 
 def test_tiny_and_gray_images_are_enlarged_without_smoothing_and_colours_kept() -> None:
     spec = ImageSpec(channels=3, size=4, mean=(0.5,) * 3, std=(0.5,) * 3)
     x = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    sheet = np.asarray(draw({"a caption wider than the image": x, "b": x[:1]}, spec, cell=8))
+    sheet = np.asarray(
+        draw({"a caption wider than the image": spec.show(x), "b": spec.show(x[:1])}, cell=8)
+    )
     expected = ((x[0] + 1) / 2 * 255).round().byte().permute(1, 2, 0).numpy()
     assert (sheet[18:26, 6:14] == expected.repeat(2, 0).repeat(2, 1)).all()
     gray = ImageSpec(channels=1, size=4, mean=(0.5,), std=(0.5,))
-    image = np.asarray(draw({"g": x[:, :1]}, gray, cell=8))[18:26, 6:14]
+    image = np.asarray(draw({"g": gray.show(x[:, :1])}, cell=8))[18:26, 6:14]
     assert (image == image[..., :1]).all()
     assert (image[::2, ::2, 0] == expected[..., 0]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import timm
 import torch
 
 from ssl_zoo.backbones.create import create_backbone
@@ -11,6 +12,12 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder
+
+
+def is_known(config: BackboneConfig) -> bool:
+    """Return whether a plugin that is here, or timm, has the backbone of a configuration."""
+    registered = registry.collect("ssl_zoo_register_backbones")
+    return config.name in registered or timm.is_model(config.resolve().name)
 
 
 def build_encoder(config: BackboneConfig, spec: Spec, seed: int) -> Encoder:

@@ -66,7 +66,7 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec, any_size: bool = Fa
         raise UserError(
             f"backbone.name: timm has no model {config.name!r}."
             f"{did_you_mean(config.name, [*PRESETS, *timm.list_models()])} "
-            "`timm.list_models()` lists all."
+            "`timm.list_models()` lists all; --plugin FILE brings those of a plugin."
         )
     for option in sorted(_RESERVED_OPTIONS.keys() & config.options.keys()):
         raise UserError(f"backbone.options.{option}: leave it out; {_RESERVED_OPTIONS[option]}")

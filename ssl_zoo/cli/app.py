@@ -209,13 +209,15 @@ def embed_command(
     data: Annotated[str | None, typer.Option(help="Data to embed (default the run's own).")] = None,
     device: DeviceName = None,
     batch_size: EvalBatchSize = None,
+    sets: Sets = None,
     json: Json = False,
 ) -> None:
     """Write the features of every sample, with names and labels, into a file."""
     from ssl_zoo.cli import console
+    from ssl_zoo.config.load import parse_sets
     from ssl_zoo.tools.embed import embed
 
-    written = embed(run, data, out, device, batch_size)
+    written = embed(run, data, out, device, batch_size, parse_sets(sets or ()))
     if json:
         console.print_results(asdict(written))
     else:
@@ -235,6 +237,7 @@ def predict_command(
     device: DeviceName = None,
     precision: Precision = None,
     batch_size: EvalBatchSize = None,
+    sets: Sets = None,
     json: Json = False,
 ) -> None:
     """Write the class of every sample, by the classifier that eval --keep kept in the run."""
@@ -243,8 +246,10 @@ def predict_command(
         settings["train.eval_batch_size"] = batch_size
 
     from ssl_zoo.cli import console
+    from ssl_zoo.config.load import parse_sets
     from ssl_zoo.tools.predict import predict
 
+    settings |= parse_sets(sets or ())
     predicted = predict(run, data, out, classifier=classifier, settings=settings)
     if json:
         console.print_results(asdict(predicted))
@@ -334,7 +339,10 @@ def plugins_command(json: Json = False) -> None:
 
 @app.command("views")
 def views_command(
-    out: Annotated[Path, typer.Option("-o", "--out", help="The PNG file to write.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="The .png file of pictures, or .txt (default: print texts)."),
+    ] = None,
     task: TaskName = None,
     data: Data = None,
     image_size: ImageSize = None,
@@ -344,19 +352,26 @@ def views_command(
     run: Annotated[
         Path | None, typer.Option(help="A trained run, to draw its reconstructions too.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, max=64, help="Number of images.")] = 8,
+    rows: Annotated[int, typer.Option(min=1, max=64, help="Number of samples.")] = 8,
 ) -> None:
-    """Draw the views that a task feeds to its network."""
+    """Draw the views that a task feeds to its network, or print them where they are texts."""
     if run is not None and (task or data or image_size or config or sets):
         raise UserError("--run uses the run's own settings, and can be combined with --seed only")
 
     from ssl_zoo.tools import views as gallery
 
-    gallery.check_file(out)
+    if out is not None:
+        gallery.check_file(out)
     settings = settings_of(task=task, data=data, image_size=image_size, seed=seed)
     resolved = load_run_config(config, settings, sets) if run is None else None
-    gallery.save(gallery.picture(resolved, run, rows, seed), out)
-    print(f"wrote {out}", file=sys.stderr)
+    columns = gallery.views(resolved, run, rows, seed)
+    if out is not None:
+        gallery.save(columns, out)
+        print(f"wrote {out}", file=sys.stderr)
+    elif (text := gallery.as_text(columns)) is not None:
+        print(text, end="")
+    else:
+        raise UserError("-o FILE.png is required, as these are pictures")
 
 
 for _command in app.registered_commands:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,7 @@ from ssl_zoo.config.schema import DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.config.settings import changed_settings, result_affecting_settings
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, Unwritable, UserError
-from ssl_zoo.evaluation import Subject, score, supported_protocols
+from ssl_zoo.evaluation import Subject, score, unsupported_protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
@@ -151,9 +152,9 @@ class Cell(ABC):
 
     def _evaluate(self, subject: Subject) -> None:
         """Evaluate by the missing protocols; a protocol that fails does not stop the others."""
-        supported = supported_protocols(self.missing_protocols(), subject.data)
+        unsupported = unsupported_protocols(self.missing_protocols(), subject.data)
         for name in self.missing_protocols():
-            if name in supported:
+            if name not in unsupported:
                 try:
                     self.folder.add_scores({subject.name: score(subject, [name])})
                 except Unwritable:
@@ -161,18 +162,22 @@ class Cell(ABC):
                 except PLUGIN_ERRORS as error:
                     self.folder.record_failure(f"{name}: {_failure_reason(error)}")
                     continue
-            self._record([name], unlabelled=[] if name in supported else [name])
+            self._record([name], unsupported={n: why for n, why in unsupported.items() if n == name})
 
     def _record(
-        self, protocols: list[str], seconds: float = 0.0, unlabelled: Sequence[str] = (), **facts: Any
+        self,
+        protocols: list[str],
+        seconds: float = 0.0,
+        unsupported: Mapping[str, str] = MappingProxyType({}),
+        **facts: Any,
     ) -> None:
-        """Add to the results: finished protocols, time spent, protocols skipped for lack of labels."""
+        """Add to the results: finished protocols, time spent, protocols left out with the reason."""
         before = self.results().get("cell", {})
         cell = {
             "row": self.row,
             "seed": self.seed,
             "protocols": [*before.get("protocols", ()), *protocols],
-            "unlabelled": [*before.get("unlabelled", ()), *unlabelled],
+            "unsupported": {**before.get("unsupported", {}), **unsupported},
             "seconds": round(before.get("seconds", 0.0) + seconds, 1),
         }
         self.folder.write_results({"cell": cell, **facts})

@@ -237,10 +237,13 @@ def _settings_notes(outcomes: Sequence[Outcome], noun: str) -> list[str]:
     drawn = [o.facts["samples"] for o in outcomes if o.facts.get("samples")]
     if drawn and max(drawn) > 1.1 * min(drawn):
         notes.append(f"The runs drew different numbers of {noun}, {min(drawn):,} to {max(drawn):,}.")
-    unlabelled = {n for o in outcomes for n in o.facts.get("cell", {}).get("unlabelled", ())}
-    if unlabelled:
-        without = f"no {', no '.join(sorted(unlabelled))}"
-        notes.append(f"The data lacks labels of at least two classes, so there is {without}.")
+    left_out: dict[str, set[str]] = {}
+    for cell in (outcome.facts.get("cell", {}) for outcome in outcomes):
+        earlier = dict.fromkeys(cell.get("unlabelled", ()), "lacks labels of at least two classes")
+        for name, reason in {**earlier, **cell.get("unsupported", {})}.items():
+            left_out.setdefault(reason, set()).add(name)
+    for reason, without in left_out.items():
+        notes.append(f"The data {reason}, so there is no {', no '.join(sorted(without))}.")
     return notes
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from ssl_zoo.data.splits import Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
+from ssl_zoo.errors import UserError
 from ssl_zoo.spec import Spec
 from ssl_zoo.text import printable
 
@@ -53,6 +54,18 @@ class DataSet:
             return ""
         names = [self.classes[i] if self.classes else str(i) for i in labels]
         return f"has only one class ({', '.join(map(printable, names))}), so accuracy means nothing"
+
+    def check_labels(self) -> None:
+        """Raise unless an accuracy can be computed.
+
+        Raises:
+            UserError: there are no labels to learn from or to evaluate on, or only one class.
+        """
+        if self.no_accuracy:
+            raise UserError(
+                f"{self.name} {self.no_accuracy}; this protocol needs two labelled classes to learn "
+                "from and to evaluate on, such as sub-folders, and --protocol health needs none"
+            )
 
     def without_labels(self, reason: str) -> DataSet:
         """Return the same samples without their labels.

@@ -83,8 +83,11 @@ def load(
     if source is None:
         raise UserError(_unknown_source(config.source, known, modality))
     data = source(config, device)
-    if config.image_size is not None and not isinstance(data.spec, ImageSpec):
-        raise SettingError("data.image_size", f"{data.name} is {data.spec.modality} data; leave it out")
+    if config.image_size is not None:
+        if not isinstance(data.spec, ImageSpec):
+            reason = f"{data.name} is {data.spec.modality} data; leave it out"
+            raise SettingError("data.image_size", reason)
+        data = replace(data, spec=replace(data.spec, size=config.image_size))
     if config.groups is not None and not data.facts.held_out:
         reason = "each class is a single group" if data.test is None else "it has a test split"
         raise SettingError(

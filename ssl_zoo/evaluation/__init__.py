@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         baselines,
         score,
         supported_protocols,
+        unsupported_protocols,
     )
     from ssl_zoo.evaluation.subject import Subject, dry_run, evaluating
 
@@ -43,6 +44,7 @@ _HOMES = {
     "evaluate": "api",
     "score": "scoring",
     "supported_protocols": "scoring",
+    "unsupported_protocols": "scoring",
     "Subject": "subject",
     "dry_run": "subject",
     "evaluating": "subject",
@@ -65,6 +67,7 @@ __all__ = [
     "protocols",
     "score",
     "supported_protocols",
+    "unsupported_protocols",
     "warnings",
 ]
 

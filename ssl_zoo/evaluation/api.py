@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ssl_zoo.config.effects import report_untrained
-from ssl_zoo.config.load import load_encoder_config
-from ssl_zoo.config.schema import BackboneConfig, EncoderConfig, RunConfig
+from ssl_zoo.config.load import SettingsSource, load_encoder_config
+from ssl_zoo.config.schema import BackboneConfig, DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.config.weights import read_header
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Unwritable, UserError
@@ -20,26 +21,20 @@ from ssl_zoo.evaluation.protocol import Scores, known_protocols, protocols
 from ssl_zoo.evaluation.scoring import UNTRAINED, baselines, of_encoder, score
 from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.notices import Notice
-from ssl_zoo.runs.backbone import read_backbone
+from ssl_zoo.runs.backbone import read_spec
 from ssl_zoo.runs.build import build_data, load_data, restore_task
 from ssl_zoo.runs.records import file_exists
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import check_output_file
-from ssl_zoo.spec import ImageSpec
+from ssl_zoo.spec import Spec
 from ssl_zoo.task import Task
 
 log = logging.getLogger("ssl_zoo.evaluation")
 
 TIMM = "timm:"
 """The prefix of a timm model's name, to evaluate it in place of a run."""
-CHANNELS = Notice(
-    "channels-converted",
-    "Evaluated or embedded images have another number of channels than the network takes: gray is "
-    "repeated, colours are averaged.",
-    "give data with the channels of the training data",
-)
 REPLACED = Notice(
     "replaced-classifier",
     "eval --keep replaces the classifier of other data in the run.",
@@ -85,8 +80,8 @@ def evaluate(
         data: for a run, a labelled data set to transfer to, in place of its own; otherwise the data set
             (default: the digits).
         settings: for a run, settings of the machine (``train.device``, ``train.precision``,
-            ``train.eval_batch_size``); otherwise any setting of the sections data, backbone and train,
-            by dotted path.
+            ``train.eval_batch_size``) and, with `data`, of the section data; otherwise any setting of
+            the sections data, backbone and train, by dotted path.
         keep: for a run, whether to keep the classifier of the first protocol that has one, such as
             ``linear``, in the run's `classifier.safetensors`, for `ssl_zoo.predict`.
 
@@ -107,27 +102,25 @@ def evaluate(
         return _evaluate_network(load_encoder_config(values), names, with_baselines)
     if file_exists(Path(subject)):
         values = {"backbone.weights": str(subject), "data.source": data, **settings}
-        return _evaluate_file(Path(subject), values, names, with_baselines)
+        return _evaluate_file(str(subject), values, names, with_baselines)
     run = Run.open(subject)
     keeper = _keeper(run, names, data) if keep else None
     return _evaluate_run(run, names, with_baselines, data, settings, keeper)
 
 
 def _evaluate_file(
-    file: Path, settings: dict[str, Any], names: list[str], with_baselines: bool
+    file: str, settings: dict[str, Any], names: list[str], with_baselines: bool
 ) -> Evaluation:
-    """Evaluate the backbone in a file of ssl-zoo, on images as it was trained on."""
+    """Evaluate the backbone in a file of ssl-zoo, on samples as it was trained on."""
     header = read_header(file)
     if "backbone" not in header:
         raise UserError(
             f"{file}: ssl-zoo did not write it, so its network must be named: "
             f"ssl-zoo eval {TIMM}NAME --from {file}"
         )
-    spec = read_backbone(file)[1] if "spec" in header else None
-    config = load_encoder_config(settings)
-    if spec is not None and config.data.image_size is not None:
-        spec = replace(spec, size=config.data.image_size)
-    return _evaluate_network(config, names, with_baselines, str(file), spec)
+    spec = read_spec(file) if "spec" in header else None
+    base = [] if spec is None else [SettingsSource({"data": spec.data_settings()}, file)]
+    return _evaluate_network(load_encoder_config(settings, base=base), names, with_baselines, file, spec)
 
 
 def _evaluate_network(
@@ -135,7 +128,7 @@ def _evaluate_network(
     names: list[str],
     with_baselines: bool,
     row: str | None = None,
-    spec: ImageSpec | None = None,
+    spec: Spec | None = None,
 ) -> Evaluation:
     """Evaluate a network before training, and the baselines: the raw input, and random weights.
 
@@ -145,7 +138,7 @@ def _evaluate_network(
         with_baselines: whether to evaluate the raw input, and the network with random weights if it
             starts trained.
         row: the name of the network's row; None for that of a timm model.
-        spec: the images that the network was trained on; None for those of the data.
+        spec: the samples that the network was trained on; None for the images of the data.
     """
     report_untrained(config)
     backbone = config.backbone
@@ -157,9 +150,12 @@ def _evaluate_network(
     device = Device.choose(config.train)
     if config.train.precision == "auto" and device.precision != "fp32":
         PRECISION(f"features are computed in {device.precision}; --precision fp32 is exact, and slower")
-    samples = load_data(config.data, device.device)
-    if spec is not None:
-        samples = as_trained(samples, spec, config.data.source)
+    if spec is None:
+        samples = load_data(config.data, device.device)
+    else:
+        samples = load_adopted(config.data, spec, device)
+    for protocol in protocols(names).values():
+        protocol.check(samples)
     with device.computing():
         subjects = [of_encoder(config, samples, device, row or _row(backbone))]
         if with_baselines and (raw := Subject.raw(samples, device)) is not None:
@@ -177,28 +173,23 @@ def _row(backbone: BackboneConfig) -> str:
     return f"{TIMM}{backbone.name} ({backbone.weights or 'untrained'})"
 
 
-def as_trained(samples: DataSet, spec: ImageSpec, source: str) -> DataSet:
-    """Return data as a network trained on other images takes them.
+def load_adopted(config: DataConfig, spec: Spec, device: Device, *, fitted: bool = True) -> DataSet:
+    """Load data as a network that was trained on other samples takes them.
 
-    They are normalised as in training; only the meaning of a mirror image is the new data's.
+    Args:
+        config: the section ``data``, with the `data_settings` of the other samples.
+        spec: the description of the samples that the network was trained on.
+        device: the device whose memory holds the samples, if they fit.
+        fitted: whether anything is fitted to the samples.
 
     Raises:
-        UserError: they are not images, or their channels cannot be converted to the network's.
+        UserError: there is no such data, or the network cannot take it.
     """
-    if not isinstance(samples.spec, ImageSpec):
-        raise UserError(
-            f"--data {source}: is {samples.spec.modality} data, but the network takes images"
-        )
-    if samples.spec.channels != spec.channels:
-        try:
-            spec.check_channels(samples.spec.channels)
-        except UserError as error:
-            raise UserError(f"--data {source}: {error}") from error
-        CHANNELS(
-            f"{source} has {samples.spec.channels} channels and the network takes {spec.channels}: "
-            f"{'colours are averaged' if spec.channels == 1 else 'gray is repeated'}"
-        )
-    return replace(samples, spec=replace(spec, mirror=samples.spec.mirror))
+    samples = load_data(config, device.device, spec.modality, fitted=fitted)
+    try:
+        return replace(samples, spec=spec.adopt(samples.spec))
+    except UserError as error:
+        raise UserError(f"--data {config.source}: {error}") from error
 
 
 def _keeper(run: Run, names: list[str], data: str | None) -> str:
@@ -240,24 +231,32 @@ def open_for_evaluation(
         UserError: there is no such data, it does not fit, or a setting cannot be changed.
     """
     config = run.config()
-    other = data if data != config.data.source else None
+    spec = run.spec() if data not in (None, config.data.source) else None
+    determined = {} if spec is None else {"data": spec.data_settings()}
     for path in settings:
-        of_other = other is not None and path.startswith("data.") and path != "data.image_size"
+        of_other = spec is not None and path.startswith("data.") and path not in _paths(determined)
         if path not in _MACHINE and not of_other:
             raise UserError(
                 f"{path}: cannot be changed for an existing run ({run.path}); give only --data and "
                 f"{', '.join(_MACHINE)}"
             )
-    changed = load_encoder_config({"data.source": data, **settings})
+    base = [SettingsSource(determined, str(run.path))]
+    changed = load_encoder_config({"data.source": data, **settings}, base=base)
     names_set = [path.partition(".")[2] for path in settings if path in _MACHINE]
     machine = {name: getattr(changed.train, name) for name in names_set}
     device = Device.choose(config.train.model_copy(update=machine))
-    if other is None:
+    if spec is None:
         return config, build_data(config, device.device, fitted=fitted), device
-    spec = run.spec()
-    section = changed.data.model_copy(update={"image_size": spec.size})
-    samples = load_data(section, device.device, fitted=fitted)
-    return config, as_trained(samples, spec, str(data)), device
+    return config, load_adopted(changed.data, spec, device, fitted=fitted), device
+
+
+def _paths(settings: Mapping[str, Any], start: str = "") -> Iterator[str]:
+    """Yield the dotted path of each value of nested settings."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{start}{name}.")
+        else:
+            yield f"{start}{name}"
 
 
 def _evaluate_run(
@@ -269,6 +268,8 @@ def _evaluate_run(
     keeper: str | None,
 ) -> Evaluation:
     config, samples, device = open_for_evaluation(run, data, settings)
+    for protocol in protocols(names).values():
+        protocol.check(samples)
     with device.computing():
         own = samples if data in (None, config.data.source) else None
         task = device.place(restore_task(run, samples.spec, own))
@@ -301,6 +302,6 @@ def _classifier(name: str, subject: Subject, task: Task, source: str, scores: Sc
         data=source,
         protocol=name,
         scores={metric: scores[metric] for metric in protocol.metrics if metric in scores},
-        spec=asdict(data.spec),
+        spec=json.loads(data.spec.to_header()),
         weights=fingerprint(task),
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.classifier import Classifier
 from ssl_zoo.evaluation.subject import Subject
@@ -51,6 +52,7 @@ class Protocol:
             those that need a network, for the raw input.
         metrics: the descriptions of the scores, by name.
         labels: whether it needs labels.
+        modality: the kind of data that it is for, such as ``"image"``; None for any.
         warning: maps the scores to a sentence about a problem, or to None.
         classifier: maps a `Subject` to the classifier that is scored, which ``eval --keep`` keeps for
             ``predict``; None for a protocol that has none. `Subject.once` saves fitting it twice.
@@ -61,14 +63,33 @@ class Protocol:
     labels: bool = True
     warning: Callable[[Scores], str | None] = no_warning
     classifier: Callable[[Subject], Classifier] | None = None
+    modality: str | None = None
 
     def __call__(self, subject: Subject) -> Scores:
         """Return the scores of a representation.
 
         Raises:
-            UserError: it needs labels, and there are none, or only one class.
+            UserError: it needs labels, and there are none, or only one class; or other data.
         """
+        self.check(subject.data)
         return self.measure(subject)
+
+    def check(self, data: DataSet) -> None:
+        """Raise unless it can be measured on data.
+
+        Raises:
+            UserError: it needs labels, and there are none, or only one class; or other data.
+        """
+        if self.labels:
+            data.check_labels()
+        if reason := self.unsupported(data):
+            raise UserError(f"{data.name} {reason}; leave it out")
+
+    def unsupported(self, data: DataSet) -> str:
+        """Return why it cannot be measured on data, such as "has no labels"; "" if it can."""
+        if self.modality not in (None, data.spec.modality):
+            return f"is {data.spec.modality} data, and this protocol is for {self.modality} data"
+        return data.no_accuracy if self.labels else ""
 
 
 def known_protocols() -> dict[str, Protocol]:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ssl_zoo import tree
 from ssl_zoo.data import DataSet, Split
-from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.features import Features, extract, sample_indices
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder, Task
@@ -201,11 +200,7 @@ class Subject:
             UserError: there are none, or only one class.
         """
         data = self.data
-        if data.no_accuracy:
-            raise UserError(
-                f"{data.name} {data.no_accuracy}; this protocol needs two labelled classes, such as "
-                "sub-folders of images, and --protocol health needs none"
-            )
+        data.check_labels()
         assert data.test is not None
         assert data.bank.labels is not None
         assert data.test.labels is not None

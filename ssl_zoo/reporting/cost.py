@@ -37,7 +37,10 @@ def section(inputs: ReportInputs, styles: Mapping[str, Style]) -> dict[str, Any]
             metric = known_metrics()[name]
             picture = against_minutes(accuracy, minutes, styles, metric.title)
             return {"picture": picture, "metric": metric.title, "how": metric.how}
-    raise UserError("there is no accuracy to show: the data has no labels, or no run has ended")
+    outcomes = [outcome.facts.get("data", {}) for outcome in inputs.table.outcomes]
+    reasons = {facts["no_accuracy"] for facts in outcomes if facts.get("no_accuracy")}
+    reason = " and ".join(f"the data {text}" for text in sorted(reasons))
+    raise UserError(f"there is no accuracy to show: {reason or 'no run with one has ended'}")
 
 
 def _score(metric: str, outcome: Outcome) -> float | None:

@@ -19,7 +19,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.isotonic import IsotonicRegression
-from torch import Tensor
 
 from ssl_zoo.reporting.inputs import Missing
 from ssl_zoo.text import printable
@@ -252,12 +251,6 @@ def scatter_png(points: np.ndarray[Any, np.dtype[Any]], styles: Sequence[Style])
     figure.savefig(buffer, format="png", transparent=True)
     with Image.open(buffer) as image:
         return data_uri(image.quantize(128, Image.Quantize.FASTOCTREE))
-
-
-def image_of(pixels: Tensor) -> Image.Image:
-    """Return pixels uint8 [C, h, w] of one or three channels as an image."""
-    array = pixels.cpu().permute(1, 2, 0).numpy()
-    return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[-1] == 1 else array))
 
 
 def data_uri(image: Image.Image) -> str:

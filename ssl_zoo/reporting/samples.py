@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from markupsafe import Markup
+from PIL import Image
 from torch import Tensor
 
 from ssl_zoo.data import DataSet, Split
@@ -29,12 +30,11 @@ from ssl_zoo.reporting.pictures import (
     Panel,
     Style,
     data_uri,
-    image_of,
     numbered_style,
     scatter_png,
+    shorten,
 )
 from ssl_zoo.reporting.projection import MAX_COMPONENTS, METHODS, project
-from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
 from ssl_zoo.text import printable
 from ssl_zoo.tools import views as gallery
@@ -45,41 +45,46 @@ MAX_BANK = 10_000
 """The maximum number of samples of the bank to search for neighbours."""
 QUERIES, NEIGHBOURS = 6, 6
 VIEWED = 6
-"""The number of images whose views are drawn."""
+"""The number of samples whose views are shown."""
 TINY = 32
-"""Images of at most this many pixels a side are enlarged without smoothing."""
+"""Pictures of at most this many pixels a side are enlarged without smoothing."""
 THUMBNAIL_SIZE, VIEW_SIZE = 64, 96
 """The maximum side in pixels of a neighbour, and the maximum width of a view."""
+TEXT_LENGTH = 200
+"""The maximum number of characters that are shown of a text."""
 
 
 @dataclass(frozen=True)
 class SampleGrid:
-    """The pictures of one row: the map, the neighbours and the views.
+    """The samples of one row: the map, the neighbours and the views.
 
     Attributes:
         row: the name of the row.
         map: the map of the features, as the URI of an image.
         neighbours: indices in the bank [Q, k]; None if the samples cannot be shown.
-        views: the inputs of the network, as the URI of an image; None without a task or images.
+        views: the inputs of the network, as the URI of an image or as HTML; None without a task, or if
+            the samples cannot be shown.
     """
 
     row: str
     map: str | Missing
     neighbours: Tensor | Missing | None
-    views: str | Missing | None
+    views: str | Markup | Missing | None
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture of a sample.
+    """A small picture of a sample, or its text.
 
     Attributes:
-        uri: the picture as a data URI.
+        uri: the picture as a data URI; None for a text.
+        text: the text; "" for a picture.
         label: the name of the class; None if unknown.
         correct: whether it is the class of the query.
     """
 
-    uri: str
+    uri: str | None
+    text: str
     label: str | None
     correct: bool = True
 
@@ -95,16 +100,17 @@ def section(inputs: ReportInputs, extractor: FeatureExtractor, method: str) -> d
     data = extractor.data
     split = data.train if data.test is None else data.test
     mapped, bank = sample_indices(len(split), MAX_MAPPED), sample_indices(len(data.bank), MAX_BANK)
-    images = isinstance(data.spec, ImageSpec)
+    unshown = attempt(lambda: _show(data, split, torch.tensor([0])))
+    shown = not isinstance(unshown, Missing)
     queries = None
-    if images and data.test is not None:
+    if shown and data.test is not None:
         queries = choose_queries(data.test.labels, len(data.test), QUERIES)
     styles, legend = _class_styles(data, split, mapped)
 
     def make_grid(row: str, member: Member) -> SampleGrid:
         built = attempt(partial(extractor.subject, member))
         if isinstance(built, Missing):
-            has_views = images and member.kind == "trained"
+            has_views = shown and member.kind == "trained"
             return SampleGrid(
                 row, built, None if queries is None else built, built if has_views else None
             )
@@ -113,7 +119,7 @@ def section(inputs: ReportInputs, extractor: FeatureExtractor, method: str) -> d
             row,
             attempt(lambda: _map(subject, split, mapped, styles, method)),
             attempt(lambda: _neighbours(subject, data, bank, queries)) if queries is not None else None,
-            attempt(lambda: _views(task, data, subject.seed)) if images and task is not None else None,
+            attempt(lambda: _views(task, data, subject.seed)) if shown and task is not None else None,
         )
 
     grids = [make_grid(row, representative(members)) for row, members in inputs.rows.items()]
@@ -130,13 +136,14 @@ def section(inputs: ReportInputs, extractor: FeatureExtractor, method: str) -> d
         "legend": legend,
         "queries": [] if queries is None else _queries(data, queries, grids),
         "missing": [(g.row, g.neighbours) for g in grids if isinstance(g.neighbours, Missing)],
-        "tiny": isinstance(data.spec, ImageSpec) and data.spec.size <= TINY,
+        "noun": data.spec.noun,
+        "unshown": None if shown else unshown,
         "neighbours": NEIGHBOURS,
         "bank": len(bank),
         "labelled": data.labelled,
         "viewed": VIEWED,
         "views": [
-            Panel(g.row, g.views, g.row, f"Inputs of the network of {g.row}, an image in each row")
+            Panel(g.row, g.views, g.row, "" if isinstance(g.views, Markup) else f"Inputs of {g.row}")
             for g in grids
             if g.views is not None
         ],
@@ -189,21 +196,25 @@ def _queries(data: DataSet, queries: Tensor, grids: Sequence[SampleGrid]) -> lis
     needed = {index for neighbours in rows.values() for index in neighbours.flatten().tolist()}
     if not needed:
         return []
-    uris = {index: _thumbnail_uri(data.bank, index) for index in sorted(needed)}
+    indices = torch.tensor(sorted(needed))
+    cells = dict(zip(indices.tolist(), _show(data, data.bank, indices), strict=True))
+    tiny = all(isinstance(cell, Image.Image) and max(cell.size) <= TINY for cell in cells.values())
 
     def neighbour(index: int, query_label: int | None) -> Thumbnail:
         if bank_labels is None or query_label is None:
-            return Thumbnail(uris[index], None)
+            return _thumbnail(cells[index])
         label = int(bank_labels[index])
-        return Thumbnail(uris[index], _class_name(data, label), label == query_label)
+        return _thumbnail(cells[index], _class_name(data, label), label == query_label)
 
     answers = []
-    for i, query in enumerate(queries.tolist()):
+    asked = _show(data, data.test, queries)
+    for i, (query, cell) in enumerate(zip(queries.tolist(), asked, strict=True)):
         label = int(labels[query]) if labels is not None else None
         name = None if label is None else _class_name(data, label)
         answers.append(
             {
-                "thumbnail": Thumbnail(_thumbnail_uri(data.test, query), name),
+                "thumbnail": _thumbnail(cell, name),
+                "tiny": tiny,
                 "rows": [
                     (row, [neighbour(index, label) for index in neighbours[i].tolist()])
                     for row, neighbours in rows.items()
@@ -213,24 +224,32 @@ def _queries(data: DataSet, queries: Tensor, grids: Sequence[SampleGrid]) -> lis
     return answers
 
 
-def _thumbnail_uri(split: Split, index: int) -> str:
-    (pixels,) = split.batch(torch.tensor([index]))
-    image = image_of(pixels)
+def _show(data: DataSet, split: Split, indices: Tensor) -> Sequence[Image.Image | str]:
+    """Return a picture or a text of each sample of a split with these indices [N]."""
+    return data.spec.show(data.spec.prepare(split.batch(indices)))
+
+
+def _thumbnail(cell: Image.Image | str, label: str | None = None, correct: bool = True) -> Thumbnail:
+    if isinstance(cell, str):
+        return Thumbnail(None, shorten(cell, TEXT_LENGTH), label, correct)
+    image = cell.copy()
     image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))  # never enlarges
-    return data_uri(image)
+    return Thumbnail(data_uri(image), "", label, correct)
 
 
-def _views(task: Task, data: DataSet, seed: int) -> str:
-    """Return the views of a few images, and their reconstructions, as the URI of an image."""
-    assert isinstance(data.spec, ImageSpec)
+def _views(task: Task, data: DataSet, seed: int) -> str | Markup:
+    """Return the views of a few samples, and reconstructions, as the URI of an image or as HTML."""
     columns = gallery.columns(task.cpu(), data, VIEWED, seed, trained=True)
-    shrunk = {caption: _shrink(images.float()) for caption, images in columns.items()}
-    return data_uri(gallery.draw(shrunk, data.spec, VIEW_SIZE))
-
-
-def _shrink(images: Tensor) -> Tensor:
-    """Return images [B, C, h, w] with a width of at most `VIEW_SIZE`."""
-    factor = VIEW_SIZE / images.shape[-1]
-    if factor >= 1:
-        return images
-    return F.interpolate(images, scale_factor=factor, mode="bilinear", antialias=True)
+    if gallery.as_text(columns) is None:
+        return data_uri(gallery.draw(columns, VIEW_SIZE, VIEW_SIZE))
+    rows = range(max(map(len, columns.values())))
+    line = Markup("<dt>{}</dt><dd>{}</dd>")
+    samples = [
+        Markup().join(
+            line.format(caption, shorten(str(column[row]), TEXT_LENGTH))
+            for caption, column in columns.items()
+            if row < len(column)
+        )
+        for row in rows
+    ]
+    return Markup().join(Markup('<dl class="facts">{}</dl>').format(sample) for sample in samples)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from ssl_zoo.backbones.build import build_encoder
+from ssl_zoo.backbones.build import build_encoder, is_known
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.config.weights import weights_file
 from ssl_zoo.errors import UserError
@@ -31,14 +34,27 @@ def spec_class(modality: str) -> type[Spec] | None:
     return specs.get(modality)
 
 
-def write_backbone(file: Path, encoder: Encoder, config: BackboneConfig, spec: Spec) -> None:
+def write_backbone(
+    file: Path,
+    encoder: Encoder,
+    config: BackboneConfig,
+    spec: Spec,
+    notes: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Save the weights of a backbone, with all that `load_backbone` needs to build it again.
+
+    Args:
+        file: the file to write or replace.
+        encoder: the backbone.
+        config: the section ``backbone`` that it is built from.
+        spec: the description of its samples.
+        notes: further entries of the file's header.
 
     Raises:
         Unwritable: the file cannot be written.
     """
     state = {k: v.detach().cpu().contiguous() for k, v in encoder.exported_network.state_dict().items()}
-    write_atomic(file, safetensors_bytes(state, backbone_header(config, spec)))
+    write_atomic(file, safetensors_bytes(state, {**notes, **backbone_header(config, spec)}))
 
 
 def backbone_header(config: BackboneConfig, spec: Spec) -> dict[str, str]:
@@ -82,10 +98,26 @@ def load_encoder(path: str | Path) -> tuple[Encoder, Spec]:
         UserError: as `load_backbone`.
     """
     config, spec, state = read_backbone(path)
-    with state_dict_errors(weights_file(path)):
+    return restore_encoder(weights_file(path), config, spec, state), spec
+
+
+def restore_encoder(
+    file: Path, config: BackboneConfig, spec: Spec, state: Mapping[str, Tensor]
+) -> Encoder:
+    """Build the encoder of what `read_backbone` gives, in evaluation mode.
+
+    Raises:
+        UserError: its plugin is missing, or the weights do not fit.
+    """
+    if not is_known(config):
+        raise UserError(
+            f"{file}: its backbone {config.name!r} belongs to a plugin that is not here; install it, or "
+            "give it with --plugin FILE"
+        )
+    with state_dict_errors(file):
         encoder = build_encoder(config.untrained(), spec, seed=0)
         encoder.exported_network.load_state_dict(state)
-    return encoder.eval(), spec
+    return encoder.eval()
 
 
 def read_backbone(path: str | Path) -> tuple[BackboneConfig, Spec, dict[str, Tensor]]:
@@ -96,28 +128,58 @@ def read_backbone(path: str | Path) -> tuple[BackboneConfig, Spec, dict[str, Ten
             missing.
     """
     file = weights_file(path)
+    with _opened(file) as tensors:
+        config, spec = _description(file, tensors.metadata() or {})
+        state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    return config, spec, state
+
+
+def read_spec(path: str | Path) -> Spec:
+    """Read from `backbone.safetensors` the kind of samples.
+
+    Raises:
+        UserError: as `read_backbone`.
+    """
+    file = weights_file(path)
+    with _opened(file) as tensors:
+        return _description(file, tensors.metadata() or {})[1]
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """Open a file of weights.
+
+    Raises:
+        UserError: it does not exist or cannot be read.
+    """
     if not file_exists(file):
         raise UserError(f"{file} does not exist: give a run that has ended, or its backbone.safetensors")
     try:
         with safe_open(file, "pt") as tensors:
-            header = tensors.metadata() or {}
-            state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+            yield tensors
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def _description(file: Path, header: Mapping[str, str]) -> tuple[BackboneConfig, Spec]:
+    """Return the configuration and the kind of samples that a header describes.
+
+    Raises:
+        UserError: it describes none, or the plugin of the modality is missing.
+    """
     modality = header.get("modality", "image")
     if "spec" not in header or "backbone" not in header:
         raise UserError(f"{file} is no backbone that ssl-zoo wrote with a description of its samples")
     cls = spec_class(modality)
     if cls is None:
         raise UserError(
-            f"{file} is for {modality} data; install the plugin that it was trained with, or give it "
-            "with --plugin"
+            f"{file} is for {modality} data, whose plugin is not here; install it, or give it with "
+            "--plugin FILE"
         )
     try:
         spec: Spec = cls.from_header(header["spec"])
-        config = BackboneConfig.model_validate_json(header["backbone"])
+        return BackboneConfig.model_validate_json(header["backbone"]), spec
     except ValueError as error:  # pydantic's is one
         raise UserError(
             f"{file} cannot be understood; a newer version may have written it: pip install -U ssl-zoo"
         ) from error
-    return config, spec, state

@@ -32,7 +32,8 @@ class CellRecord(BaseModel):
     row: str = ""
     seed: Count | None = None
     protocols: list[str] = []
-    unlabelled: list[str] = []
+    unlabelled: list[str] = []  # of earlier versions: protocols for which labels lacked
+    unsupported: dict[str, str] = {}
     seconds: Amount = 0.0
 
 

@@ -18,7 +18,7 @@ from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.config.weights import BACKBONE_FILE
 from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.errors import Unwritable, UserError
-from ssl_zoo.runs.backbone import read_backbone
+from ssl_zoo.runs.backbone import read_spec
 from ssl_zoo.runs.checkpoints import Checkpoints
 from ssl_zoo.runs.provenance import provenance
 from ssl_zoo.runs.records import (
@@ -29,7 +29,7 @@ from ssl_zoo.runs.records import (
     read_record,
 )
 from ssl_zoo.runtime.files import file_lock, write_atomic
-from ssl_zoo.spec import ImageSpec
+from ssl_zoo.spec import Spec
 
 _LEFT_BEHIND = {".lock", ".cell.lock", ".results.lock", "failed.json", "results.json"}
 """Files that a run of a comparison leaves before it begins; a folder with only these is free."""
@@ -251,13 +251,13 @@ class Run:
         """
         return read_lines(self.metrics_file, MetricsLine, "remove the line, or the file")
 
-    def spec(self) -> ImageSpec:
-        """Read the format of the images that the run was trained on.
+    def spec(self) -> Spec:
+        """Read the description of the samples that the run was trained on.
 
         Raises:
-            UserError: the run has not ended, or was not trained on images.
+            UserError: the run has not ended, or the plugin of its modality is missing.
         """
-        return read_backbone(self.path)[1]
+        return read_spec(self.path)
 
 
 def _release(version: str) -> tuple[int, ...]:

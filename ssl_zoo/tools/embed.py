@@ -5,31 +5,38 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
+from ssl_zoo.config.load import SettingsSource, load_encoder_config
 from ssl_zoo.config.schema import DataConfig, TrainConfig
-from ssl_zoo.data import Split
+from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
-from ssl_zoo.evaluation import extract
-from ssl_zoo.evaluation.api import as_trained
-from ssl_zoo.runs.backbone import load_backbone
-from ssl_zoo.runs.build import load_data
+from ssl_zoo.evaluation import Subject
+from ssl_zoo.evaluation.api import load_adopted
+from ssl_zoo.notices import Notice
+from ssl_zoo.runs.backbone import load_encoder, read_spec
+from ssl_zoo.runs.build import restore_task
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import check_output_file, write_atomic
-from ssl_zoo.spec import ImageSpec
+from ssl_zoo.spec import Spec
 from ssl_zoo.text import printable
 from ssl_zoo.tools.rows import UNKNOWN, Rows, compute_rows
 
 FORMATS = {".npz": (), ".parquet": ("pyarrow",)}
 """The modules that each format needs, by suffix."""
+POOLED = Notice(
+    "pooled-features",
+    "Without the checkpoint of its run, a backbone is embedded by its pooled features, though its task "
+    "may define others for evaluation.",
+    "give the run directory with its checkpoint",
+)
 
 
 @dataclass(frozen=True)
@@ -56,13 +63,15 @@ def embed(
     to: str | Path,
     device: str | None = None,
     batch_size: int | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Embedded:
     """Write the features of every sample of a data set, from a run's backbone, with the labels.
 
-    The features are those of `load_backbone`, in full precision. Images of another size or with other
-    channels than the run's are converted. The rows are those of the train split, the test split, and
-    the bank where it differs from the train split; the files of a folder are sorted by name. Files that
-    cannot be read have no row.
+    The features are those that the run's task gives evaluation, in full precision: those of
+    `load_backbone`, unless the task defines its own. Images of another size or with other channels than
+    the run's are converted. The rows are those of the train split, the test split, and the bank where
+    it differs from the train split; the files of a folder are sorted by name. Files that cannot be read
+    have no row.
 
     - ``.npz``: the arrays ``features`` [N, D], ``split`` [N] and ``name`` [N]; ``label`` [N] where there
       are labels, -1 for an unlabelled sample; ``classes`` where classes have names.
@@ -73,35 +82,26 @@ def embed(
     the split, or ``SOURCE SPLIT[INDEX]`` where images are decoded one by one.
 
     Args:
-        run: a run directory; or its `backbone.safetensors`, if `data` is given.
+        run: a run directory; or its `backbone.safetensors`, if `data` is given, for pooled features.
         data: a folder or a data set's name; None for the run's own data.
         to: the file to write; an existing one is replaced.
         device: the device to compute on; None for the best one.
         batch_size: the number of samples at a time; None to follow training and memory.
+        settings: settings of the section data by dotted path, such as ``data.options.length``.
 
     Raises:
-        UserError: there is no backbone at `run`, no such data, it is not images, or `to` cannot be
-            written or has an unknown format.
+        UserError: there is no backbone at `run`, no such data, it is of another modality, or `to`
+            cannot be written or has an unknown format.
         SslZooError: a feature is not a finite number, or writing fails.
     """
     to = Path(to)
     suffix = check_output_file("-o", to, FORMATS)
-    model: Any = load_backbone(run)
-    spec: ImageSpec = model.ssl_zoo_spec
-    source = DataConfig(source=data) if data is not None else Run.open(run).config().data
-    source = source.model_copy(update={"image_size": spec.size})
+    spec = read_spec(run)
+    section = _section(run, spec, data, settings or {})
     target = Device.choose(_computing(run, device, batch_size))
-    samples = as_trained(load_data(source, target.device, fitted=False), spec, source.source)
-    target.place(model)
-
-    def represent(batch: Tensor) -> Tensor:
-        features: Tensor = model(target.to_format(spec.prepare(batch)))
-        return features
-
-    def compute(split: Split) -> Tensor:
-        return extract(represent, split, target.device, batch_size=target.eval_batch)
-
-    rows, skipped = compute_rows(samples, source.source, compute)
+    samples = load_adopted(section, spec, target, fitted=False)
+    subject = _subject(Path(run), samples, target)
+    rows, skipped = compute_rows(samples, section.source, subject.extract)
     classes = None if samples.classes is None else [printable(name) for name in samples.classes]
     write_atomic(to, _npz(rows, classes) if suffix == ".npz" else _parquet(rows, classes))
     return Embedded(
@@ -110,6 +110,29 @@ def embed(
         width=rows.values.shape[1],
         skipped=skipped,
     )
+
+
+def _section(run: str | Path, spec: Spec, data: str | None, settings: Mapping[str, Any]) -> DataConfig:
+    """Return the section ``data`` of the samples to embed, as the network takes them.
+
+    Raises:
+        UserError: a setting is of another section, or the network determines it.
+    """
+    for path in settings:
+        if not path.startswith("data.") or path == "data.source":
+            raise UserError(f"{path}: embed takes settings of the section data alone; leave it out")
+    own = {} if data is not None else Run.open(run).config().data.model_dump()
+    determined = spec.data_settings()
+    base = [SettingsSource({"data": values}, str(run)) for values in (own, determined)]
+    return load_encoder_config({"data.source": data, **settings}, base=base).data
+
+
+def _subject(run: Path, samples: DataSet, device: Device) -> Subject:
+    """Return the features of a run's task, or of its backbone alone where there is no checkpoint."""
+    if run.is_dir() and Run(run).checkpoints:
+        return Subject.of_task(device.place(restore_task(Run(run), samples.spec)), samples, device)
+    POOLED(f"{run}: embedded by the backbone's pooled features, as there is no checkpoint of its task")
+    return Subject.of_encoder(device.place(load_encoder(run)[0]), samples, device, "")
 
 
 def _computing(run: str | Path, device: str | None, batch_size: int | None) -> TrainConfig:

@@ -76,7 +76,7 @@ def predict(
         data: a folder or a data set's name; None for the run's own data.
         to: the ``.csv`` or ``.parquet`` file to write; an existing one is replaced.
         classifier: the file of the classifier; None for the run's `classifier.safetensors`.
-        settings: settings of the machine, as for `ssl_zoo.evaluate`.
+        settings: settings of the machine and of the data, as for `ssl_zoo.evaluate`.
 
     Raises:
         UserError: there is no run at `run`, no classifier, or one that was fitted to other weights;

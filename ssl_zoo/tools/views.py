@@ -1,116 +1,149 @@
-"""``ssl-zoo views``: pictures of the views of a task."""
+"""``ssl-zoo views``: the views of a task, as pictures or as texts."""
 
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
+from ssl_zoo import tree
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.build import build_data, build_task, restore_task
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.defaults import torch_defaults
-from ssl_zoo.runtime.files import write_atomic
-from ssl_zoo.spec import ImageSpec
+from ssl_zoo.runtime.files import check_output_file, write_atomic
 from ssl_zoo.task import Task
+from ssl_zoo.text import printable
 from ssl_zoo.views import Rng, derive_seed
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+Columns = Mapping[str, Sequence[Image.Image | str]]
+"""What is shown of each sample, a picture or a text, by caption."""
 
 _MARGIN = 6
 _CAPTION = 18
 
 
 @torch_defaults()
-def picture(
+def views(
     config: RunConfig | None, run: str | Path | None = None, rows: int = 8, seed: int | None = None
-) -> Image.Image:
-    """Draw a few random training images, their views, and a trained run's reconstructions.
+) -> Columns:
+    """Show a few random training samples, their views, and a trained run's reconstructions.
 
     Args:
         config: the configuration, where no run is given.
         run: a trained run, whose configuration and weights are used.
-        rows: the number of images.
-        seed: the seed of the images and views; None for the configuration's.
+        rows: the number of samples.
+        seed: the seed of the samples and views; None for the configuration's.
 
     Raises:
-        UserError: the data is not images, or there is no run at `run`.
+        UserError: there is no run at `run`, or the data cannot be shown.
     """
     opened = Run.open(run) if run is not None else None
     if opened is not None:
         config = opened.config()
     if config is None:
-        raise TypeError("picture needs a config or a run")
+        raise TypeError("views needs a config or a run")
     data = build_data(config, torch.device("cpu"))
-    if not isinstance(data.spec, ImageSpec):
-        raise UserError(f"{config.data.source} is {data.spec.modality} data, which cannot be drawn")
     task = build_task(config, data.spec) if opened is None else restore_task(opened, data.spec)
     seed = config.train.seed if seed is None else seed
-    return draw(columns(task, data, rows, seed, trained=opened is not None), data.spec)
+    return columns(task, data, rows, seed, trained=opened is not None)
 
 
-def columns(task: Task, data: DataSet, rows: int, seed: int, *, trained: bool) -> dict[str, Tensor]:
-    """Return a few random training images, their views, and a trained task's reconstructions.
+@torch.no_grad()
+def columns(task: Task, data: DataSet, rows: int, seed: int, *, trained: bool) -> Columns:
+    """Show a few random training samples, their views, and a trained task's reconstructions.
 
     Args:
         task: the task, on the CPU.
-        data: the images.
-        rows: the number of images.
-        seed: the seed of the images and views.
+        data: the samples.
+        rows: the number of samples.
+        seed: the seed of the samples and views.
         trained: whether to include reconstructions.
 
-    Returns:
-        Normalised images [rows, C, h, w] by caption, for `draw`.
+    Raises:
+        UserError: the data cannot be shown.
     """
     rng = Rng(derive_seed(seed, "picture"))
     task.eval()
-    images = data.train.batch(rng.permutation(len(data.train))[:rows]).cpu()
-    views = task.views(images, rng)
-    shown = {"source": data.spec.prepare(images), **task.gallery(views)}
+    batch = data.train.batch(rng.permutation(len(data.train))[:rows])
+    batch = tree.move(batch, torch.device("cpu"))
+    drawn = task.views(batch, rng)
+    shown = {"source": data.spec.prepare(batch), **task.gallery(drawn)}
     if trained:
-        with torch.no_grad():
-            shown |= task.reconstructions(views)
-    return shown
+        shown |= task.reconstructions(drawn)
+    return {
+        caption: column if isinstance(column, list) else data.spec.show(column)
+        for caption, column in shown.items()
+    }
 
 
 def check_file(file: Path) -> None:
-    """Raise unless a picture can be written to a file.
+    """Raise unless views can be written to a file.
 
     Raises:
-        UserError: it cannot be written, or is not a PNG.
+        UserError: it cannot be written, or is neither ``.png`` nor ``.txt``.
     """
-    if file.suffix.lower() != ".png":
-        name = file.with_suffix(".png") if file.name else file / "views.png"
-        raise UserError(f"-o {file}: pictures are written as PNG; name it {name}")
-    if file.is_dir() or not os.access(file.parent, os.W_OK):
-        reason = "is a directory" if file.is_dir() else f"there is no folder {file.parent} to write into"
-        raise UserError(f"-o {file}: {reason}; choose another file")
+    check_output_file("-o", file, {".png": (), ".txt": ()})
 
 
-def save(image: Image.Image, file: Path) -> None:
-    """Write a picture as PNG, atomically."""
+def save(columns: Columns, file: Path) -> None:
+    """Write pictures as PNG, or texts as lines, atomically.
+
+    Raises:
+        UserError: the file is for the other kind.
+    """
+    text = as_text(columns)
+    suffix, kind = (".png", "pictures") if text is None else (".txt", "texts")
+    if file.suffix.lower() != suffix:
+        raise UserError(f"-o {file}: these are {kind}; name it {file.with_suffix(suffix)}")
+    if text is not None:
+        write_atomic(file, text.encode())
+        return
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    draw(columns).save(buffer, "PNG")
     write_atomic(file, buffer.getvalue())
 
 
-def draw(columns: Mapping[str, Tensor], spec: ImageSpec, cell: int = 96) -> Image.Image:
-    """Lay out batches of images side by side, one image of the batch per row.
+def as_text(columns: Columns) -> str | None:
+    """Return texts as lines, those of a sample below each other; None if there are pictures."""
+    if any(not isinstance(cell, str) for column in columns.values() for cell in column):
+        return None
+    width = max(map(len, columns))
+    rows = range(max(map(len, columns.values())))
+    return "\n".join(
+        "".join(
+            f"{caption:{width}}  {printable(column[row])}\n"
+            for caption, column in columns.items()
+            if row < len(column)
+        )
+        for row in rows
+    )
+
+
+def draw(columns: Columns, cell: int = 96, limit: int | None = None) -> Image.Image:
+    """Lay out pictures side by side, one sample per row; texts among them are drawn too.
 
     Args:
-        columns: normalised images [B, C, h, w] by caption.
-        spec: the description of the images, for undoing the normalisation.
-        cell: the smallest side of an image in the picture, in pixels; images are enlarged by an
-            integer factor, without smoothing.
+        columns: what to draw.
+        cell: the smallest width of a picture, in pixels; smaller ones are enlarged by an integer
+            factor, without smoothing.
+        limit: the largest width, to which others are shrunk; None for any.
     """
-    pictures = {caption: _pictures(images, spec, cell) for caption, images in columns.items()}
     font = ImageFont.load_default(12)
-    widths = [max(row[0].width, int(font.getlength(caption))) for caption, row in pictures.items()]
+    pictures = {
+        caption: [_picture(shown, font, cell, limit) for shown in column]
+        for caption, column in columns.items()
+    }
+    widths = [
+        max(int(font.getlength(caption)), *(picture.width for picture in column))
+        for caption, column in pictures.items()
+    ]
     rows = max(len(column) for column in pictures.values())
     height = max(picture.height for column in pictures.values() for picture in column)
     sheet = Image.new(
@@ -131,9 +164,15 @@ def draw(columns: Mapping[str, Tensor], spec: ImageSpec, cell: int = 96) -> Imag
     return sheet
 
 
-def _pictures(images: Tensor, spec: ImageSpec, cell: int) -> list[Image.Image]:
-    factor = max(1, -(-cell // images.shape[-1]))
-    return [
-        picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-        for picture in spec.show(images)
-    ]
+def _picture(shown: Image.Image | str, font: Font, cell: int, limit: int | None) -> Image.Image:
+    """Return a picture at the size at which it is drawn, or the picture of a text."""
+    if isinstance(shown, str):
+        text = printable(shown)
+        picture = Image.new("RGB", (max(1, int(font.getlength(text))), _CAPTION), "white")
+        ImageDraw.Draw(picture).text((0, 2), text, fill="black", font=font)
+        return picture
+    if limit is not None and shown.width > limit:
+        height = max(1, round(shown.height * limit / shown.width))
+        return shown.resize((limit, height), Image.Resampling.BILINEAR)
+    factor = max(1, -(-cell // shown.width))
+    return shown.resize((shown.width * factor, shown.height * factor), Image.Resampling.NEAREST)

@@ -15,7 +15,15 @@ from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.data.summary import DataSummary
 from ssl_zoo.errors import Interrupted, Unwritable, add_note
-from ssl_zoo.evaluation import Subject, baselines, dry_run, protocols, score, supported_protocols
+from ssl_zoo.evaluation import (
+    Subject,
+    baselines,
+    dry_run,
+    protocols,
+    score,
+    supported_protocols,
+    unsupported_protocols,
+)
 from ssl_zoo.notices import collect_notices
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.backbone import write_backbone
@@ -139,7 +147,7 @@ def _carry_out(
             if resumption is not None:
                 resumption.restore(trainer)
             if first:
-                report_choices(trainer, left_out=sorted({*protocol} - {*supported}))
+                report_choices(trainer, unsupported_protocols(protocol, trainer.data))
                 summary = RunSummary.of(trainer)
                 trainer.notify("ssl_zoo_run_started", run=run, step=trainer.step, summary=summary)
             if trainer.progress < 1:

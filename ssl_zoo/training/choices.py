@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from ssl_zoo import distributed
 from ssl_zoo.config.effects import NO_EFFECT, report_ineffective
@@ -28,9 +28,10 @@ _BACKBONE = Notice(
     "The default backbone is small, for a quick look on two CPU cores.",
     "--backbone resnet50, or any other timm model",
 )
-_NO_ACCURACY = Notice(
-    "no-accuracy",
-    "Protocols that need labels of two classes are left out where there are none.",
+_LEFT_OUT = Notice(
+    "left-out-protocols",
+    "Protocols that the data does not support are left out, such as those that need labels of two "
+    "classes, a test split or images.",
     "class sub-folders, or eval with labelled --data",
 )
 _ONLINE = Notice(
@@ -57,12 +58,12 @@ _BATCH_NORM = Notice(
 )
 
 
-def report_choices(trainer: Trainer, left_out: Sequence[str] = ()) -> None:
+def report_choices(trainer: Trainer, left_out: Mapping[str, str]) -> None:
     """Give a notice for each thing that a run leaves out or takes as a default.
 
     Args:
         trainer: the trainer, before the first step.
-        left_out: the protocols that the data does not support.
+        left_out: the protocols that the data does not support, and why.
     """
     config, data, budget = trainer.config, trainer.data, trainer.budget
     noun = data.spec.noun
@@ -80,8 +81,9 @@ def report_choices(trainer: Trainer, left_out: Sequence[str] = ()) -> None:
         _BACKBONE(
             f"{default.name}, the default backbone, is small; --backbone resnet50 is a usual choice"
         )
-    if left_out:
-        _NO_ACCURACY(f"{data.name} {data.no_accuracy}: without {', '.join(left_out)}")
+    for reason in dict.fromkeys(left_out.values()):
+        names = sorted(name for name, why in left_out.items() if why == reason)
+        _LEFT_OUT(f"{data.name} {reason}: without {', '.join(names)}")
     sizes = (len(data.bank), 0 if data.test is None else len(data.test))
     evaluates = data.labelled and (config.train.knn_points or config.train.knn_every)
     if evaluates and any(size > limit for size, limit in zip(sizes, ONLINE_EVAL_SIZES, strict=True)):

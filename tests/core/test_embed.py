@@ -176,7 +176,7 @@ def test_labelled_samples_beside_those_that_are_trained_on_are_a_split_of_their_
     train, bank = (ArraySplit(data.train.batch(torch.arange(n)), None) for n in (6, 3))
     bank.labels = torch.tensor([4, 0, 9])
     mixed = DataSet("mixed", data.spec, train, None, bank)
-    monkeypatch.setattr("ssl_zoo.tools.embed.load_data", lambda *_, **__: mixed)
+    monkeypatch.setattr("ssl_zoo.evaluation.api.load_data", lambda *_, **__: mixed)
     assert embed(digits, None, tmp_path / "m.npz").samples == {"train": 6, "bank": 3}
     with np.load(tmp_path / "m.npz") as rows:
         assert rows["split"].tolist() == ["train"] * 6 + ["bank"] * 3
@@ -254,7 +254,7 @@ def test_no_run_no_data_or_none_of_images(
     assert "cannot be used here" in complaint(digits, None, file, "warp")
     words = ArraySplit(torch.zeros(4, 8), None)
     text = DataSet("words", Spec("text"), words, None, words)
-    monkeypatch.setattr("ssl_zoo.tools.embed.load_data", lambda *_, **__: text)
+    monkeypatch.setattr("ssl_zoo.evaluation.api.load_data", lambda *_, **__: text)
     assert complaint(digits, "words", file) == "--data words: is text data, but the network takes images"
     assert not file.exists()
 

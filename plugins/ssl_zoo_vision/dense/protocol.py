@@ -145,4 +145,5 @@ DENSE = Protocol(
         "voc_segmentation": Metric("VOC mIoU %", _VOC),
         "voc_detection": Metric("VOC AP50 %", _VOC),
     },
+    modality="image",
 )
