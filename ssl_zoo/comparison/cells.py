@@ -26,6 +26,7 @@ from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.runs.build import load_data, restore_task
 from ssl_zoo.runtime.device import Device
+from ssl_zoo.task import Task
 from ssl_zoo.text import error_line, locate_error
 from ssl_zoo.training import train
 
@@ -33,13 +34,13 @@ Status = Literal["waiting", "unfinished", "failed", "done"]
 
 
 @lru_cache(maxsize=1)
-def _load_data(config_json: str, device: str) -> DataSet:
-    return load_data(DataConfig.model_validate_json(config_json), torch.device(device))
+def _load_data(config_json: str, device: str, modality: str) -> DataSet:
+    return load_data(DataConfig.model_validate_json(config_json), torch.device(device), modality)
 
 
-def shared_data(config: EncoderConfig, device: Device) -> DataSet:
+def shared_data(config: EncoderConfig, device: Device, modality: str = Task.modality) -> DataSet:
     """Return the data of a configuration, loaded once for all cells in this process."""
-    return _load_data(config.data.model_dump_json(), str(device.device))
+    return _load_data(config.data.model_dump_json(), str(device.device), modality)
 
 
 class LeftOut(Exception):

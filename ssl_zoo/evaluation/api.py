@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_zoo.config.effects import report_untrained
+from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.load import SettingsSource, load_encoder_config
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.config.weights import read_header
@@ -185,7 +186,15 @@ def load_adopted(config: DataConfig, spec: Spec, device: Device, *, fitted: bool
     Raises:
         UserError: there is no such data, or the network cannot take it.
     """
-    samples = load_data(config, device.device, spec.modality, fitted=fitted)
+    try:
+        samples = load_data(config, device.device, spec.modality, fitted=fitted)
+    except SettingError as error:
+        if not error.path.startswith("data.options"):
+            raise
+        raise UserError(
+            f"--data {config.source}: the network takes {spec.noun} that are read with "
+            f"data.options={config.options}: {error.reason}"
+        ) from error
     try:
         return replace(samples, spec=spec.adopt(samples.spec))
     except UserError as error:

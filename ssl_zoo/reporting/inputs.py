@@ -17,6 +17,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.scoring import of_encoder
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.runs.build import build_data, restore_task
 from ssl_zoo.runs.records import file_exists
@@ -101,6 +102,14 @@ class ReportInputs:
         for member in self.members:
             rows.setdefault(member.row, []).append(member)
         return rows
+
+    @property
+    def modality(self) -> str:
+        """The kind of data that the tasks take, as far as they can be loaded."""
+        runs = [member.run for member in self.members if member.kind == "trained"]
+        configs = (attempt(run.config) for run in runs)
+        tasks = (c.task.name for c in configs if not isinstance(c, Missing))
+        return next((registry.load_task(name).modality for name in tasks), Task.modality)
 
 
 def read_folder(folder: Path) -> ReportInputs:
@@ -208,8 +217,12 @@ class FeatureExtractor:
         data: the samples, loaded once.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, modality: str) -> None:
         """Load the data.
+
+        Args:
+            config: the configuration that all runs have in common.
+            modality: the kind of their data.
 
         Raises:
             UserError: the data is not available.
@@ -220,7 +233,7 @@ class FeatureExtractor:
         except UserError:  # made on another machine, whose device this one lacks
             automatic = {"device": "auto", "precision": "auto"}
             self.device = Device.choose(config.train.model_copy(update=automatic))
-        self.data: DataSet = shared_data(config, self.device)
+        self.data: DataSet = shared_data(config, self.device, modality)
 
     def subject(self, member: Member) -> tuple[Subject, Task | None]:
         """Return the features of a run or a baseline, and the task if it has one.

@@ -51,7 +51,9 @@ def _sections(inputs: ReportInputs, method: str) -> dict[str, Any]:
     """Return the values that the template needs."""
     table, styles, config = inputs.table, _styles(inputs), inputs.config
     extractor: FeatureExtractor | Missing = (
-        config if isinstance(config, Missing) else attempt(partial(FeatureExtractor, config))
+        config
+        if isinstance(config, Missing)
+        else attempt(lambda: FeatureExtractor(config, inputs.modality))
     )
     return {
         "title": printable(inputs.title),
