@@ -155,8 +155,8 @@ def _evaluate_network(
         samples = load_data(config.data, device.device)
     else:
         samples = load_adopted(config.data, spec, device)
-    for protocol in protocols(names).values():
-        protocol.check(samples)
+    for name, protocol in protocols(names).items():
+        protocol.check(samples, name)
     with device.computing():
         subjects = [of_encoder(config, samples, device, row or _row(backbone))]
         if with_baselines and (raw := Subject.raw(samples, device)) is not None:
@@ -277,8 +277,8 @@ def _evaluate_run(
     keeper: str | None,
 ) -> Evaluation:
     config, samples, device = open_for_evaluation(run, data, settings)
-    for protocol in protocols(names).values():
-        protocol.check(samples)
+    for name, protocol in protocols(names).items():
+        protocol.check(samples, name)
     with device.computing():
         own = samples if data in (None, config.data.source) else None
         task = device.place(restore_task(run, samples.spec, own))
