@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_zoo.config.effects import report_untrained
+from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.load import SettingsSource, load_encoder_config
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.config.weights import read_header
@@ -154,8 +155,8 @@ def _evaluate_network(
         samples = load_data(config.data, device.device)
     else:
         samples = load_adopted(config.data, spec, device)
-    for protocol in protocols(names).values():
-        protocol.check(samples)
+    for name, protocol in protocols(names).items():
+        protocol.check(samples, name)
     with device.computing():
         subjects = [of_encoder(config, samples, device, row or _row(backbone))]
         if with_baselines and (raw := Subject.raw(samples, device)) is not None:
@@ -185,7 +186,15 @@ def load_adopted(config: DataConfig, spec: Spec, device: Device, *, fitted: bool
     Raises:
         UserError: there is no such data, or the network cannot take it.
     """
-    samples = load_data(config, device.device, spec.modality, fitted=fitted)
+    try:
+        samples = load_data(config, device.device, spec.modality, fitted=fitted)
+    except SettingError as error:
+        if not error.path.startswith("data.options"):
+            raise
+        raise UserError(
+            f"--data {config.source}: the network takes {spec.noun} that are read with "
+            f"data.options={config.options}: {error.reason}"
+        ) from error
     try:
         return replace(samples, spec=spec.adopt(samples.spec))
     except UserError as error:
@@ -268,8 +277,8 @@ def _evaluate_run(
     keeper: str | None,
 ) -> Evaluation:
     config, samples, device = open_for_evaluation(run, data, settings)
-    for protocol in protocols(names).values():
-        protocol.check(samples)
+    for name, protocol in protocols(names).items():
+        protocol.check(samples, name)
     with device.computing():
         own = samples if data in (None, config.data.source) else None
         task = device.place(restore_task(run, samples.spec, own))

@@ -60,7 +60,7 @@ class KeptClassifier:
         data: the data whose labels it has learnt.
         protocol: the protocol that fitted it.
         scores: its scores on the test split of this data.
-        spec: how samples are prepared, as in `ssl_zoo.spec.ImageSpec`.
+        spec: the description of the samples, as `ssl_zoo.spec.Spec.to_header` writes it.
         weights: the `fingerprint` of the task whose features it takes.
     """
 

@@ -74,8 +74,12 @@ class Protocol:
         self.check(subject.data)
         return self.measure(subject)
 
-    def check(self, data: DataSet) -> None:
+    def check(self, data: DataSet, name: str = "") -> None:
         """Raise unless it can be measured on data.
+
+        Args:
+            data: the data.
+            name: the name of the protocol, for the message.
 
         Raises:
             UserError: it needs labels, and there are none, or only one class; or other data.
@@ -83,12 +87,13 @@ class Protocol:
         if self.labels:
             data.check_labels()
         if reason := self.unsupported(data):
-            raise UserError(f"{data.name} {reason}; leave it out")
+            option = f"--protocol {name}: " if name else ""
+            raise UserError(f"{option}{data.name} {reason}; leave the protocol out")
 
     def unsupported(self, data: DataSet) -> str:
         """Return why it cannot be measured on data, such as "has no labels"; "" if it can."""
         if self.modality not in (None, data.spec.modality):
-            return f"is {data.spec.modality} data, and this protocol is for {self.modality} data"
+            return f"is {data.spec.modality} data, not {self.modality} data"
         return data.no_accuracy if self.labels else ""
 
 

@@ -28,6 +28,7 @@ from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.runs.backbone import load_backbone, write_backbone
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Encoder
 from ssl_zoo.tools import export as module
 from ssl_zoo.tools.embed import embed
 from ssl_zoo.tools.export import export, stem_changes
@@ -393,11 +394,14 @@ def test_onnx_says_how_images_are_normalised_and_nothing_of_this_machine(
     assert str(tmp_path).encode() not in content
 
 
-class Branching(nn.Module):
+class Branching(Encoder):
     """A network whose computation depends on the images, which no graph can express."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
+
+    def feature_map(self, *_: Any) -> Tensor:
+        raise NotImplementedError
 
 
 def test_what_onnx_cannot_express_or_hold_is_said_in_a_line(
@@ -408,7 +412,7 @@ def test_what_onnx_cannot_express_or_hold_is_said_in_a_line(
 ) -> None:
     pytest.importorskip("onnxscript", reason="the extra ssl-zoo[onnx] is not installed")
     run, file = exported / "runs" / "default", tmp_path / "b.onnx"
-    monkeypatch.setattr(module, "load_backbone", lambda _: Branching())
+    monkeypatch.setattr(module, "restore_encoder", lambda *_: Branching())
     said = complaint(run, file, error=SslZooError)
     assert "cannot express this backbone in ONNX: " in said
     assert "data-dependent" in said
@@ -423,7 +427,7 @@ def test_onnx_needs_its_extra(exported: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     file = tmp_path / "b.onnx"
     said = complaint(exported / "runs" / "default", file)
-    assert said == f"--to {file} needs the extra: pip install 'ssl-zoo[onnx]'"
+    assert said == f"--to {file} needs onnxscript: pip install 'ssl-zoo[onnx]'"
 
 
 # ---- what is refused
@@ -435,7 +439,7 @@ def test_a_file_that_cannot_be_written(
     run = exported / "runs" / "default"
     for name in ("b.pt", "b", "."):
         said = complaint(run, tmp_path / name)
-        assert said.endswith("unknown format; its name must end in .safetensors or .onnx")
+        assert said.endswith("unknown format for image data; its name must end in .safetensors or .onnx")
     missing = tmp_path / "none" / "b.safetensors"
     assert (
         complaint(run, missing) == f"--to {missing}: there is no folder {missing.parent}; make it first"
@@ -446,13 +450,15 @@ def test_a_file_that_cannot_be_written(
     assert "cannot be written into" in complaint(run, tmp_path / "b.safetensors")
 
 
-def test_a_backbone_that_is_not_there_or_not_timms(tmp_path: Path) -> None:
+def test_a_backbone_that_is_not_there_or_whose_plugin_is_not(tmp_path: Path) -> None:
     file = tmp_path / "b.safetensors"
     assert "does not exist: give a run that has ended" in complaint(tmp_path / "none", file)
-    run = tmp_path / "run"
-    run.mkdir()
-    spec = ImageSpec(channels=1, size=8, mean=(0.5,), std=(0.5,))
-    write_backbone(Run(run).backbone_file, nn.Linear(2, 2), BackboneConfig(name="my_own"), spec)  # type: ignore[arg-type]
-    reason = "its backbone 'my_own' belongs to a plugin, and timm cannot load it"
-    assert complaint(run, file) == f"{run}: {reason}"
+    run = trained(tmp_path / "run", BackboneConfig(name="test_resnet"), 32)
+    weights = run / "backbone.safetensors"
+    with safe_open(weights, "pt") as tensors:
+        notes = tensors.metadata()
+    notes["backbone"] = notes["backbone"].replace("test_resnet", "my_own")
+    save_file(load_file(weights), weights, notes)
+    reason = "its backbone 'my_own' belongs to a plugin that is not here; install it, or give it with"
+    assert complaint(run, file) == f"{weights}: {reason} --plugin FILE"
     assert not file.exists()

@@ -266,7 +266,7 @@ def test_what_was_trained_on_another_machine_is_shown_on_this_one(comparison: Pa
     config = read_folder(comparison).config
     assert isinstance(config, EncoderConfig)
     train = config.train.model_copy(update={"device": "cuda:63"})
-    assert FeatureExtractor(config.model_copy(update={"train": train})).data.classes == tuple(
+    assert FeatureExtractor(config.model_copy(update={"train": train}), "image").data.classes == tuple(
         sorted(HOSTILE)
     )
 

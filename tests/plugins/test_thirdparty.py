@@ -188,7 +188,8 @@ def test_a_plugin_is_compared(plugin: tuple[list[str], Plugin], call: Call) -> N
 def test_a_plugin_passes_the_conformance_suite(plugin: tuple[list[str], Plugin], call: Call) -> None:
     added, chosen = plugin
     expected = [part for check in chosen.unlike for part in ("--expect", check)]
-    code, out, err = call(*added, "check", chosen.task, *chosen.arguments, *expected)
+    data = () if chosen.arguments[:4] == PICTURES else chosen.arguments
+    code, out, err = call(*added, "check", chosen.task, *data, *expected)
     assert code == 0, out + err
 
 
@@ -196,9 +197,7 @@ def weights(folder: str) -> dict[str, Tensor]:
     return load_file(Path(folder) / "backbone.safetensors")
 
 
-def test_a_plugin_that_is_killed_goes_on_exactly_and_two_processes_are_one(
-    plugin: tuple[list[str], Plugin], call: Call
-) -> None:
+def test_a_plugin_that_is_killed_goes_on_exactly(plugin: tuple[list[str], Plugin], call: Call) -> None:
     added, chosen = plugin
     done(call, *added, *train_arguments(chosen, "whole"))
     child = Child(command(*added, *train_arguments(chosen, "killed"))[1:])
@@ -213,8 +212,12 @@ def test_a_plugin_that_is_killed_goes_on_exactly_and_two_processes_are_one(
     whole, resumed = weights("whole"), weights("killed")
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
 
+
+@pytest.mark.parametrize("plugin", ["memory_bank", "next_byte", "image_stream"], indirect=True)
+def test_two_processes_train_as_one(plugin: tuple[list[str], Plugin], call: Call) -> None:
+    added, chosen = plugin
+    done(call, *added, *train_arguments(chosen, "one"))
     finished = ssl_zoo(*added, *train_arguments(chosen, "two"), "--devices", "2")
     assert finished.returncode == 0, finished.stderr
-    losses = [[line["loss"] for line in Run.open(run).metrics()] for run in ("whole", "two")]
-    assert losses[0] == pytest.approx(losses[1], rel=2e-2)
-    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-3)
+    alone, shared = ([line["loss"] for line in Run.open(r).metrics()] for r in ("one", "two"))
+    assert alone == pytest.approx(shared, rel=1e-3)
