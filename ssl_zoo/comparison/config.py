@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,16 +113,15 @@ class Comparison(BaseModel):
         location = self.location("tasks")
         for name in self.tasks:
             try:
-                baseline = name in (RAW, OLD_RAW, UNTRAINED) or learns_from_labels(
-                    registry.load_task(name)
-                )
+                baseline = name in (RAW, OLD_RAW, UNTRAINED)
+                baseline = baseline or learns_from_labels(registry.load_task(name))
             except UserError as error:
                 raise UserError(f"{location}: {error}") from error
             if baseline:
                 raise UserError(f"{location}: {name!r} is a baseline; select it with --baselines")
         return self.tasks
 
-    @property
+    @cached_property
     def modality(self) -> str:
         """The kind of data of the comparison: that of its tasks, or for all tasks that of its source.
 
@@ -134,7 +134,7 @@ class Comparison(BaseModel):
         source = self.set.get("data.source", self.data.get("source", DataConfig().source))
         return modality_of(str(source), known_sources(registry.collect("ssl_zoo_register_sources")))
 
-    @property
+    @cached_property
     def recipe(self) -> dict[str, dict[str, Any]]:
         """The data and the backbone of the tasks' recipes, where the comparison does not name them.
 
