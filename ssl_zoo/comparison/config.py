@@ -179,7 +179,7 @@ class Comparison(BaseModel):
         others = {name: cls for name, cls in self._supervised().items() if cls.modality != modality}
         for other, names in grouped(others, lambda cls: cls.modality).items():
             _OTHER_MODALITY(
-                f"left out of the baselines: {names}, as {other} data is not {modality} data"
+                f"left out of the baselines, as they take {other} data, not {modality} data: {names}"
             )
 
     def has_baseline(self, name: str) -> bool:
@@ -318,7 +318,7 @@ def _check(comparison: Comparison) -> None:
 
 def comparability_key(config: EncoderConfig) -> dict[str, Any]:
     """Return the settings that must be equal for runs to stand in one table, by dotted path."""
-    data = config.data.model_dump(include={"source", "image_size", "holdout"})
+    data = config.data.model_dump(include={"source", "options", "image_size", "holdout"})
     if (path := Path(str(data["source"])).expanduser()).is_dir():
         data["source"] = str(path.resolve())
     backbone = config.backbone.resolve().model_dump()
