@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,16 +113,15 @@ class Comparison(BaseModel):
         location = self.location("tasks")
         for name in self.tasks:
             try:
-                baseline = name in (RAW, OLD_RAW, UNTRAINED) or learns_from_labels(
-                    registry.load_task(name)
-                )
+                baseline = name in (RAW, OLD_RAW, UNTRAINED)
+                baseline = baseline or learns_from_labels(registry.load_task(name))
             except UserError as error:
                 raise UserError(f"{location}: {error}") from error
             if baseline:
                 raise UserError(f"{location}: {name!r} is a baseline; select it with --baselines")
         return self.tasks
 
-    @property
+    @cached_property
     def modality(self) -> str:
         """The kind of data of the comparison: that of its tasks, or for all tasks that of its source.
 
@@ -134,7 +134,7 @@ class Comparison(BaseModel):
         source = self.set.get("data.source", self.data.get("source", DataConfig().source))
         return modality_of(str(source), known_sources(registry.collect("ssl_zoo_register_sources")))
 
-    @property
+    @cached_property
     def recipe(self) -> dict[str, dict[str, Any]]:
         """The data and the backbone of the tasks' recipes, where the comparison does not name them.
 
@@ -179,7 +179,7 @@ class Comparison(BaseModel):
         others = {name: cls for name, cls in self._supervised().items() if cls.modality != modality}
         for other, names in grouped(others, lambda cls: cls.modality).items():
             _OTHER_MODALITY(
-                f"left out of the baselines: {names}, as {other} data is not {modality} data"
+                f"left out of the baselines, as they take {other} data, not {modality} data: {names}"
             )
 
     def has_baseline(self, name: str) -> bool:
@@ -318,7 +318,7 @@ def _check(comparison: Comparison) -> None:
 
 def comparability_key(config: EncoderConfig) -> dict[str, Any]:
     """Return the settings that must be equal for runs to stand in one table, by dotted path."""
-    data = config.data.model_dump(include={"source", "image_size", "holdout"})
+    data = config.data.model_dump(include={"source", "options", "image_size", "holdout"})
     if (path := Path(str(data["source"])).expanduser()).is_dir():
         data["source"] = str(path.resolve())
     backbone = config.backbone.resolve().model_dump()

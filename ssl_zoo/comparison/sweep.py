@@ -168,8 +168,8 @@ def preflight(sweep: Sweep) -> None:
     data = shared_data(sweep.config, Device.choose(sweep.config.train), modality)
     if comparison.tasks != "all" and data.spec.modality != modality:
         raise UserError(
-            f"data.source: {', '.join(comparison.task_names())}: takes {modality} data, but "
-            f"{sweep.config.data.source!r} has {data.spec.modality} data; choose other --data"
+            f"data.source: {sweep.config.data.source!r} has {data.spec.modality} data, and the tasks "
+            f"take {modality} data ({', '.join(comparison.task_names())}); choose other --data"
         )
     build_encoder(sweep.config.backbone, data.spec, 0)
 

@@ -265,7 +265,10 @@ def _sets(sets: Sequence[str]) -> _Layer:
         if comment_in(value):
             reason = "what follows a # is a comment in YAML; put the value in double quotes"
             raise SettingError(path.strip(), reason, origin)
-        _put(layer, path.strip(), parse_yaml(value, origin), origin)
+        parsed = parse_yaml(value, origin)
+        if parsed is None and not value.strip() and path.count(".") > 1:
+            raise SettingError(path.strip(), "has no value; write null for none", origin)
+        _put(layer, path.strip(), parsed, origin)
     return layer
 
 

@@ -111,14 +111,6 @@ class ReportInputs:
             rows.setdefault(member.row, []).append(member)
         return rows
 
-    @property
-    def modality(self) -> str:
-        """The kind of data that the tasks take, as far as they can be loaded."""
-        runs = [member.run for member in self.members if member.kind == "trained"]
-        configs = (attempt(run.config) for run in runs)
-        tasks = (c.task.name for c in configs if not isinstance(c, Missing))
-        return next((registry.load_task(name).modality for name in tasks), Task.modality)
-
 
 def read_folder(folder: Path) -> ReportInputs:
     """Read the comparison or the run in a folder.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -50,9 +51,9 @@ class Throughput:
         noun: the plural noun for samples, such as "images".
         batch_size: samples in a batch.
         device: the device, the precision, the memory format and the threads.
-        views_per_sample: the inputs of a network that the task's `views` makes of one sample: batches of
-            the type, data types and numbers of axes of what ``spec.prepare`` gives; masks, labels and
-            indices aside.
+        views_per_sample: the inputs of a network that the task's `views` makes of one sample. A view
+            counts if it has the type and the data types of what ``spec.prepare`` gives, and as many
+            axes, or more in front, such as tiles; masks, labels and indices do not.
         samples_per_s: samples per second of full training.
         views_per_s: views made and trained on per second of full training.
         ceiling_views_per_s: views trained on per second when they are prepared in advance.
@@ -186,8 +187,8 @@ class _Bench:
         views = [[self.trainer.views(i, b) for i, b in enumerate(batches)] for batches in drawn]
         self.prepared = itertools.cycle(views)
         raw = drawn[0][0].raw
-        example = _form(self.trainer.data.spec.prepare(raw))
-        return sum(tree.size(v) for v in views[0][0] if _form(v) == example) / tree.size(raw)
+        example = self.trainer.data.spec.prepare(raw)
+        return sum(_inputs(view, example) for view in views[0][0]) / tree.size(raw)
 
     def shares(self, steps: int) -> dict[str, float]:
         """Return the fraction of each phase in the time of some steps of training."""
@@ -252,9 +253,14 @@ class _Bench:
         return (time.perf_counter() - start) / number
 
 
-def _form(batch: Tree) -> tuple[object, ...]:
-    """Return the type of a batch, and the data type and number of axes of each of its tensors."""
-    return type(batch), *((leaf.dtype, leaf.ndim) for leaf in tree.leaves(batch))
+def _inputs(view: Tree, example: Tree) -> int:
+    """Return the number of a network's inputs in a view, 0 if it is not like a prepared batch."""
+    leaves, like = list(tree.leaves(view)), list(tree.leaves(example))
+    if type(view) is not type(example) or [x.dtype for x in leaves] != [x.dtype for x in like]:
+        return 0
+    further = {x.ndim - y.ndim for x, y in zip(leaves, like, strict=True)}
+    number = further.pop()
+    return 0 if further or number < 0 else math.prod(leaves[0].shape[: number + 1])
 
 
 def _batches(trainer: Trainer) -> Generator[list[Batch]]:

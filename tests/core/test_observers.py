@@ -153,12 +153,8 @@ def test_a_summary_says_what_is_trained_and_for_how_long(tmp_path: Path) -> None
     step, summary = begun
     assert step == summary.progress == 0
     assert (summary.task, summary.data, summary.backbone) == ("moco", "digits", "test_resnet")
-    assert (summary.samples, summary.step_samples, summary.steps, summary.minutes) == (
-        1438,
-        256,
-        5,
-        None,
-    )
+    assert (summary.samples, summary.noun, summary.step_samples) == (1438, "images", 256)
+    assert (summary.steps, summary.minutes) == (5, None)
     assert summary.budget == "5 steps of 256 images"
     assert summary.parameters == run.results()["parameters"]
     assert summary.device.startswith("cpu, fp32, channels last, ")
