@@ -67,6 +67,13 @@ def write_table(folder: Path) -> None:
     (folder / "table.csv").write_text("\n".join(["a,b,c,d,class", *lines]))
 
 
+def write_texts(folder: Path) -> None:
+    """Write 120 short texts of two classes."""
+    words = ("the sun is up", "rain and wind"), ("so"[i % 2] * (i % 5) for i in range(60))
+    lines = [f"{k}\t{word} {tail}" for tail in words[1] for k, word in enumerate(words[0])]
+    (folder / "texts.tsv").write_text("\n".join(lines))
+
+
 @dataclass(frozen=True)
 class Plugin:
     """A plugin in a file, and the arguments with which its task is trained.
@@ -96,7 +103,12 @@ THIRD_PARTY = {
     "memory_bank": Plugin(
         "memory-bank", (*PICTURES, "--backbone", "test_resnet"), prepare=write_pictures
     ),
-    "next_byte": Plugin("next-byte", unlike=("views_vary=the next byte is its target",)),
+    "next_byte": Plugin(
+        "next-byte",
+        ("--data", "texts.tsv"),
+        unlike=("views_vary=the next byte is its target",),
+        prepare=write_texts,
+    ),
     "waveform": Plugin("wave-coding", export=".onnx"),
     "numbers_table": Plugin("shuffled-columns", ("--data", "table.csv"), prepare=write_table),
     "image_stream": Plugin(

@@ -9,6 +9,27 @@ from ssl_zoo.nn import by_size, ema_update, frozen_copy, full_precision, schedul
 from ssl_zoo.views import ColorJitter, Compose, MultiCrop, Normalise, RandomResizedCrop
 
 
+class Head(nn.Module):
+    """Similarities of a unit embedding to unit prototypes."""
+
+    def __init__(self, width, prototypes):
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 32))
+        self.prototypes = nn.Parameter(torch.randn(prototypes, 32))
+
+    def forward(self, x):
+        return F.normalize(self.embed(x), dim=1) @ F.normalize(self.prototypes, dim=1).T
+
+
+def balanced(logits):
+    """Return the share [B, K] of each prototype in each sample, all prototypes alike in the batch."""
+    joint = distributed.all_gather(logits)
+    for _ in range(3):
+        joint = joint - joint.logsumexp(0, keepdim=True)
+        joint = joint - joint.logsumexp(1, keepdim=True)
+    return distributed.local_rows(joint).exp()
+
+
 class MultiCropDistillation(Task):
     """The student's view of a crop matches the teacher's view of a large one."""
 
@@ -17,7 +38,8 @@ class MultiCropDistillation(Task):
     any_size = True
     recipe = {
         "backbone": {"name": "vit_tiny_patch16_224",
-                     "options": {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}},
+                     "options": {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2,
+                                 "class_token": False, "global_pool": "avg", "fc_norm": False}},
         "train": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.04, "weight_decay_end": 0.4},
     }  # fmt: skip
 
@@ -34,8 +56,6 @@ class MultiCropDistillation(Task):
             nn.Linear(encoder.width, 64), nn.GELU(), nn.Linear(64, options.prototypes)
         )
         self.teacher, self.teacher_head = frozen_copy(encoder), frozen_copy(self.head)
-        self.register_buffer("centre", torch.zeros(options.prototypes))
-        self.outputs = None
 
     @property
     def exported_encoder(self):
@@ -47,17 +67,12 @@ class MultiCropDistillation(Task):
         small = Compose(RandomResizedCrop(self.spec.size // 2, (0.05, 0.4)), *after)
         return MultiCrop([(2, large), (self.options.local, small)])(images, rng)
 
-    def before_step(self, progress):
-        super().before_step(progress)
-        self.outputs = None
-
     def loss(self, views):
         logits = [full_precision(self.head(z)) / 0.1 for z in by_size(self.encoder, views)]
         with torch.no_grad():
-            outputs = [full_precision(self.teacher_head(self.teacher(v))) for v in views[:2]]
-            self.outputs = torch.cat(outputs)
             warm = schedule(0.04, 0.07, self.progress, "linear", share=0.3)
-            targets = [F.softmax((g - self.centre) / warm, dim=1) for g in outputs]
+            outputs = [full_precision(self.teacher_head(self.teacher(v))) for v in views[:2]]
+            targets = [balanced(g / warm) for g in outputs]
         pairs = [(t, s) for i, t in enumerate(targets) for j, s in enumerate(logits) if i != j]
         return Losses(torch.stack([F.cross_entropy(s, t) for t, s in pairs]).mean())
 
@@ -65,5 +80,3 @@ class MultiCropDistillation(Task):
         momentum = schedule(self.options.momentum, 1.0, progress)
         ema_update(self.teacher, self.encoder, momentum)
         ema_update(self.teacher_head, self.head, momentum)
-        if self.outputs is not None:
-            self.centre.lerp_(distributed.mean(self.outputs.mean(0)), 0.1)

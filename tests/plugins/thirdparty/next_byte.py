@@ -115,6 +115,9 @@ class NextByte(Task):
         loss = F.cross_entropy(self.predict(x)[:, :-1][real], x.ids[:, 1:][real])
         return Losses(loss, weight=real.sum())
 
+    def gallery(self, views):
+        return {"text": views[0]}
+
     def reconstructions(self, views):
         best, real = self.predict(views[0]).argmax(2), self.encoder.valid(views[0])
         return {"predicted": Text(best * real, views[0].lengths)}
