@@ -156,7 +156,7 @@ class Setting:
 
     def lasting(self, **budget: float) -> RunConfig:
         """Return the settings with another budget, such as ``minutes=2``."""
-        budgets = {"epochs": None, "images": None, "minutes": None, **budget}
+        budgets = {"epochs": None, "samples": None, "minutes": None, **budget}
         return self.config.model_copy(update={"train": self.config.train.model_copy(update=budgets)})
 
 

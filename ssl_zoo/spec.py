@@ -59,6 +59,8 @@ class Spec:
 
     raw_name: ClassVar[str | None] = None
     """The name of the raw-input baseline, such as "pixels"; None if raw input has no use as features."""
+    raw_note: ClassVar[str] = "the raw input"
+    """What the features of the raw-input baseline are, for the notes below tables."""
     noun: ClassVar[str] = "samples"
     """The plural noun for the samples, such as "images"."""
 
@@ -192,6 +194,7 @@ class ImageSpec(Spec):
     """
 
     raw_name: ClassVar[str | None] = "pixels"
+    raw_note: ClassVar[str] = f"the raw input, shrunk to at most {RAW_SIZE}×{RAW_SIZE}"
     noun: ClassVar[str] = "images"
 
     modality: str = "image"

@@ -38,11 +38,16 @@ def quantity(number: int, plural: str) -> str:
 
     Args:
         number: the number.
-        plural: the plural of the noun, which may end in -s, -es after a hissing sound, or -ies.
+        plural: the plural of the noun, as `singular` takes it.
     """
+    return f"{number:,} {singular(plural) if number == 1 else plural}"
+
+
+def singular(plural: str) -> str:
+    """Return the singular of a noun whose plural ends in -s, -es after a hissing sound, or -ies."""
     endings = {r"ies$": "y", r"(ss|x|ch|sh)es$": r"\1", r"s$": ""}
     matching = (re.sub(end, new, plural) for end, new in endings.items() if re.search(end, plural))
-    return f"{number:,} {next(matching, plural) if number == 1 else plural}"
+    return next(matching, plural)
 
 
 def docstring_summary(text: str | None) -> str:

@@ -69,9 +69,9 @@ HINTS = [
     ("train --task simclr --set task.crop_scale=0.2", "write --set 'task.crop_scale=[0.2, …]'"),
     # Numbers, truth values, text and nothing.
     ("train --task simclr --lr 0,1", "Did you mean --lr 0.1?"),
-    ("train --task simclr --images 1,000", "Did you mean --images 1000?"),
+    ("train --task simclr --samples 1,000", "Did you mean --samples 1000?"),
     ("train --task simclr --set train.lr=0,1", "write --set train.lr=0.1"),
-    ("train --task simclr --set train.images=1,000", "write --set train.images=1000"),
+    ("train --task simclr --set train.samples=1,000", "write --set train.samples=1000"),
     ("train --task simclr --set train.lr=1,000", "write 1000 or 1.000"),
     ("train --task simclr --set data.holdout=10%", "write --set data.holdout=0.1"),
     ("train --task simclr --set train.minutes=1:30", "must be a valid number"),

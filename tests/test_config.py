@@ -94,8 +94,8 @@ def test_a_budget_replaces_one_of_another_kind_in_an_earlier_layer(tmp_path: Pat
 def test_a_recipes_budget_gives_way() -> None:
     register("budgeted", task_recipe={"train": {"epochs": 800}})
     assert load_config(None, {"task.name": "budgeted"}).train.epochs == 800
-    train = load_config(None, {"task.name": "budgeted", "train.images": 10}).train
-    assert (train.epochs, train.images) == (None, 10)
+    train = load_config(None, {"task.name": "budgeted", "train.samples": 10}).train
+    assert (train.epochs, train.samples) == (None, 10)
 
 
 def test_two_budgets_in_one_layer_are_refused(tmp_path: Path) -> None:
@@ -174,8 +174,8 @@ WRONG_SETS = [
     ("train.lr=1e400", "train.lr: must be a finite number, not inf"),
     ("train.lr='nan'", "train.lr: must be a finite number, not 'nan'"),
     ("backbone.options.x=-.inf", "backbone.options.x: must be a finite number"),
-    (f"train.images=1{'0' * 30}", "train.images: is too large a number"),
-    (f"train.images={'9' * 5000}", "is not valid YAML"),
+    (f"train.samples=1{'0' * 30}", "train.samples: is too large a number"),
+    (f"train.samples={'9' * 5000}", "is not valid YAML"),
     ("train.epochs=true", "train.epochs: must not be true"),
     ("task.out=yes", "task.out: must not be true"),
     ("train.batch_size=1.5", "train.batch_size: must be a valid integer"),
@@ -195,6 +195,11 @@ WRONG_SETS = [
     ("train.lr=[", "line 1: is not valid YAML"),
     ("train.lr=" + "[" * 3000, "is nested too deeply"),
     ("backbone.options.x=" + "[" * 30 + "]" * 30, "is nested too deeply"),
+    ("backbone.options={a:1}", "line 1: is not valid YAML: 'a:1' has no value; write {a: 1}"),
+    ("data.options={x: {a}}", "'a' has no value; write {a: null}"),
+    ("data.options=a=1,b=2", "write --set 'data.options={a: 1, b: 2}'"),
+    ("train.optimizer_options=3", "must be a valid dictionary, not 3; write --set"),
+    ("backbone.options.x=", "backbone.options.x: has no value; write null for none"),
     ("backbone.options.x={1: 2}", "has a key that is not text: 1"),
     ("backbone.options.x=!!binary aGk=", "cannot be of type bytes"),
     ("backbone.options.x=!!set {a}", "cannot be of type set"),

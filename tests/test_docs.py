@@ -40,8 +40,8 @@ NOT_HERE = {
 """Commands that are not run here, by a part of the line, and why."""
 
 SMALLER = {
-    "train": ["--images", "512", "--batch-size", "64", "--set", "train.log_every=2"],
-    "compare": ["--images", "256", "--batch-size", "64", "--seeds", "1"],
+    "train": ["--samples", "512", "--batch-size", "64", "--set", "train.log_every=2"],
+    "compare": ["--samples", "256", "--batch-size", "64", "--seeds", "1"],
     "bench": ["--batch-size", "64", "--seconds", "0", "--no-tune"],
 }
 """Options added to commands that would take minutes."""

@@ -1,7 +1,7 @@
 """The observer that plots a run in TensorBoard: ``ssl-zoo train --observe tensorboard``.
 
 It writes into the folder ``tensorboard`` of the run; ``tensorboard --logdir runs`` shows all runs. It
-plots every value of each logged line under the line's own names, with the epoch, images, seconds and
+plots every value of each logged line under the line's own names, with the epoch, samples, seconds and
 progress under ``position/``. At the start it adds the configuration as text; at the end the scores,
 such as ``score/knn``, and a table of them.
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 on_request = True
 
-_POSITION = ("epoch", "images", "seconds", "progress")
+_POSITION = ("epoch", "samples", "seconds", "progress")
 _writers: dict[Path, SummaryWriter] = {}
 """The writers of the active runs of this process, by run directory."""
 

@@ -152,7 +152,7 @@ def eval_command(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Evaluate a run, or any timm model, beside raw pixels and the untrained network."""
+    """Evaluate a run, or any timm model, beside the raw input and the untrained network."""
     settings = settings_of(
         image_size=image_size,
         pretrained=pretrained,

@@ -19,13 +19,13 @@ from ssl_zoo.cli.options import (
     DeviceName,
     Epochs,
     From,
-    Images,
     ImageSize,
     Json,
     Minutes,
     Observe,
     Precision,
     Pretrained,
+    Samples,
     Sets,
     names_option,
     settings_of,
@@ -41,7 +41,7 @@ def compare_command(
     tasks: Annotated[list[str] | None, names_option(help="Tasks, or all.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Runs of each task (default 3).")] = None,
     baselines: Annotated[
-        list[str] | None, names_option(help="pixels, random-init, supervised; or all.")
+        list[str] | None, names_option(help="raw, random-init, supervised; or all.")
     ] = None,
     protocol: Annotated[
         list[str] | None, names_option(help="Protocols (default knn,linear,health).")
@@ -52,7 +52,7 @@ def compare_command(
     pretrained: Pretrained = None,
     from_: From = None,
     epochs: Epochs = None,
-    images: Images = None,
+    samples: Samples = None,
     minutes: Minutes = None,
     batch_size: BatchSize = None,
     device: DeviceName = None,
@@ -93,7 +93,7 @@ def compare_command(
         pretrained=pretrained,
         from_=from_,
         epochs=epochs,
-        images=images,
+        samples=samples,
         minutes=minutes,
         batch_size=batch_size,
         device=device,

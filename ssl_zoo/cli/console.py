@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.table import Table
 
 from ssl_zoo.cli.notices import with_notices
-from ssl_zoo.text import escape_control_chars, quantity
+from ssl_zoo.text import escape_control_chars, quantity, singular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,14 +95,16 @@ def print_tasks(entries: Iterable[TaskInfo], json: bool) -> None:
     """Print the tasks, as a table or JSON."""
     entries = list(entries)
     if json:
-        keys = ("name", "summary", "paper", "distribution", "version")
+        keys = ("name", "summary", "paper", "modality", "needs", "distribution", "version")
         print_json([{key: getattr(entry, key) for key in keys} for entry in entries])
     elif not entries:
         say("There are no tasks: no installed distribution provides any.")
     else:
-        table = Table("task", "what it does", "from")
+        table = Table("task", "data", "needs", "what it does", "from")
         for entry in entries:
-            _add_row(table, entry.name, entry.summary, f"{entry.distribution} {entry.version}")
+            origin = f"{entry.distribution} {entry.version}"
+            needs = ", ".join(entry.needs)
+            _add_row(table, entry.name, entry.modality, needs, entry.summary, origin)
         out.print(table)
         say("ssl-zoo tasks NAME shows a task's options")
 
@@ -112,14 +114,13 @@ def print_task(name: str, cls: type[Task], json: bool) -> None:
     recipe = {section: dict(values) for section, values in cls.recipe.items()}
     if json:
         options = cls.Options.model_json_schema()
-        facts = {"name": name, "paper": cls.paper, "needs": list(cls.needs)}
+        facts = {"name": name, "paper": cls.paper, "modality": cls.modality, "needs": cls.needs}
         print_json({**facts, "recipe": recipe, "options": options})
         return
     say(f"{name}: {(cls.__doc__ or '').strip().partition(chr(10))[0]}")
     if cls.paper:
         say(cls.paper)
-    if cls.needs:
-        say(f"needs, beside samples: {', '.join(cls.needs)}")
+    say(f"takes {cls.modality} data" + (f", and needs {' and '.join(cls.needs)}" if cls.needs else ""))
     if cls.Options.model_fields:
         table = Table("option", "default", "description", "range")
         for option, field in cls.Options.model_fields.items():
@@ -156,12 +157,12 @@ def print_throughput(measured: Throughput, json: bool) -> None:
         return
     say(
         f"{measured.task} on {measured.data}: {measured.backbone}, batches of {measured.batch_size:,}, "
-        f"{measured.views_per_image:g} views an image; {measured.device}"
+        f"{measured.views_per_sample:g} views per {singular(measured.noun)}; {measured.device}"
     )
-    table = Table("", "views/s", "images/s")
+    table = Table("", "views/s", f"{measured.noun}/s")
     for name, views in (("training", measured.views_per_s), ("ceiling", measured.ceiling_views_per_s)):
-        images = views / measured.views_per_image if measured.views_per_image else 0.0
-        _add_row(table, name, f"{views:,.0f}", f"{images:,.0f}")
+        samples = views / measured.views_per_sample if measured.views_per_sample else 0.0
+        _add_row(table, name, f"{views:,.0f}", f"{samples:,.0f}")
     out.print(table)
     low, high = min(measured.ratios), max(measured.ratios)
     say(f"ratio {measured.ratio:.3f} ({low:.3f} to {high:.3f} in {len(measured.ratios)} pairs)")

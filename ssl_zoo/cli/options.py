@@ -22,7 +22,7 @@ FLAGS = {
     "pretrained": "backbone.pretrained",
     "from_": "backbone.weights",
     "epochs": "train.epochs",
-    "images": "train.images",
+    "samples": "train.samples",
     "minutes": "train.minutes",
     "batch_size": "train.batch_size",
     "lr": "train.lr",
@@ -76,9 +76,11 @@ From = Annotated[
     ),
 ]
 Epochs = Annotated[float | None, typer.Option(help="Budget in epochs (default 100).")]
-Images = Annotated[int | None, typer.Option(help="Budget in images drawn.")]
+Samples = Annotated[
+    int | None, typer.Option("--samples", "--images", help="Budget in samples drawn, such as images.")
+]
 Minutes = Annotated[float | None, typer.Option(help="Budget in minutes.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images in a batch, over all processes.")]
+BatchSize = Annotated[int | None, typer.Option(help="Samples in a batch, over all processes.")]
 EvalBatchSize = Annotated[
     int | None,
     typer.Option("--batch-size", min=1, help="Samples at a time (default: follows training, memory)."),

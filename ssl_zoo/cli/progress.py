@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from ssl_zoo.cli.console import err
 from ssl_zoo.plugins.hookspecs import hookimpl
+from ssl_zoo.text import quantity
 
 if TYPE_CHECKING:
     from ssl_zoo.comparison.cells import Cell
@@ -106,18 +107,20 @@ class TrainingProgress:
             TimeRemainingColumn(),
             console=err,
         )
+        self.noun = "samples"
 
     @hookimpl
     def ssl_zoo_run_started(self, run: Run, step: int, summary: RunSummary) -> None:
         """Print a summary and the run directory, and show the bar."""
         _note(
-            f"{summary.task} on {summary.data}: {summary.samples:,} samples, {summary.backbone} "
-            f"({summary.parameters / 1e6:.1f} M parameters), on {summary.device}, {summary.budget}, "
-            f"learning rate {summary.learning_rate}"
+            f"{summary.task} on {summary.data}: {quantity(summary.samples, summary.noun)}, "
+            f"{summary.backbone} ({summary.parameters / 1e6:.1f} M parameters), on {summary.device}, "
+            f"{summary.budget}, learning rate {summary.learning_rate}"
         )
         _note(f"run: {run.path}")
         if step:
             _note(f"resuming from step {step:,}")
+        self.noun = summary.noun
         self.bar.start()
         self.task = self.bar.add_task(escape(summary.task), total=1.0, state="")
         self.bar.update(self.task, completed=summary.progress)
@@ -127,8 +130,8 @@ class TrainingProgress:
         """Move the bar, or print the accuracy of an evaluation during training."""
         state = f"epoch {metrics['epoch']:.1f}"
         if "knn" not in metrics:
-            speed = metrics["images"] / max(metrics["seconds"], 1e-9)
-            state += f"  loss {metrics.get('loss', math.nan):.3f}  {speed:,.0f} images/s"
+            speed = metrics["samples"] / max(metrics["seconds"], 1e-9)
+            state += f"  loss {metrics.get('loss', math.nan):.3f}  {speed:,.0f} {self.noun}/s"
             self.bar.update(self.task, completed=metrics["progress"], state=state)
         else:
             _note(f"{state}  kNN {metrics['knn']:.1f} %")

@@ -21,13 +21,13 @@ from ssl_zoo.cli.options import (
     DeviceName,
     Epochs,
     From,
-    Images,
     ImageSize,
     Json,
     Minutes,
     Observe,
     Precision,
     Pretrained,
+    Samples,
     Seed,
     Sets,
     TaskName,
@@ -46,7 +46,7 @@ def train_command(
     pretrained: Pretrained = None,
     from_: From = None,
     epochs: Epochs = None,
-    images: Images = None,
+    samples: Samples = None,
     minutes: Minutes = None,
     batch_size: BatchSize = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate, see train.lr_scaling.")] = None,
@@ -66,7 +66,7 @@ def train_command(
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="Run directory to continue; --epochs, --images or --minutes change its length, which "
+            help="Run directory to continue; --epochs, --samples or --minutes change its length, which "
             "stretches what is left of the schedule (of a finished run: begins it anew).",
         ),
     ] = None,
@@ -78,7 +78,7 @@ def train_command(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Train a task without labels, then compare its features with raw pixels and no training."""
+    """Train a task without labels, then compare its features with the raw input and no training."""
     settings = settings_of(
         task=task,
         data=data,
@@ -87,7 +87,7 @@ def train_command(
         pretrained=pretrained,
         from_=from_,
         epochs=epochs,
-        images=images,
+        samples=samples,
         minutes=minutes,
         batch_size=batch_size,
         lr=lr,

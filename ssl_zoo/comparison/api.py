@@ -78,6 +78,7 @@ def run(sweep: Sweep, launcher: Launcher = run_here) -> Table:
         UserError: another process works in the folder, or the data is not available.
         Interrupted: a signal asked to stop.
     """
+    sweep.comparison.report_left_out()
     if launcher is run_here:  # other machines may have data and devices that this one lacks
         preflight(sweep)
     with sweep.lock():

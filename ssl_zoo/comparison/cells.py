@@ -15,7 +15,7 @@ import torch
 from pydantic import ValidationError
 
 from ssl_zoo.comparison.cell_folder import CellFolder
-from ssl_zoo.comparison.config import RAW, Comparison
+from ssl_zoo.comparison.config import OLD_RAW, RAW, Comparison
 from ssl_zoo.config.schema import DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.config.settings import changed_settings, result_affecting_settings
 from ssl_zoo.data import DataSet
@@ -24,6 +24,7 @@ from ssl_zoo.evaluation import Subject, score, unsupported_protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
+from ssl_zoo.runs.backbone import spec_class
 from ssl_zoo.runs.build import load_data, restore_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Task
@@ -53,7 +54,7 @@ class Cell(ABC):
 
     Attributes:
         comparison: the comparison.
-        row: the name of the row.
+        row: the name of the row; that of the raw input is `RAW`.
         seed: the seed; None for a baseline that does not depend on one.
         path: the folder.
         baseline: whether it is a baseline: not trained, or a task that learns from labels.
@@ -74,6 +75,11 @@ class Cell(ABC):
     def name(self) -> str:
         """The name of the cell and of its folder."""
         return self.path.name
+
+    @property
+    def title(self) -> str:
+        """The name of the row in tables."""
+        return self.row
 
     @property
     @abstractmethod
@@ -133,7 +139,7 @@ class Cell(ABC):
             start = time.monotonic()
             try:
                 device = Device.choose(self.config.train)
-                data = shared_data(self.config, device)
+                data = shared_data(self.config, device, self.comparison.modality)
                 with device.computing():
                     self._evaluate(self.subject(data, device))
             except LeftOut as reason:
@@ -228,7 +234,8 @@ class TrainedCell(Cell):
                     data=data,
                 )
             except Unsuitable as reason:
-                if self.comparison.tasks != "all":
+                asked_for = self.comparison.baselines if self.baseline else self.comparison.tasks
+                if asked_for != "all":
                     raise
                 raise LeftOut(str(reason)) from reason
         task = device.place(restore_task(self.folder, data.spec, data))
@@ -279,6 +286,13 @@ class UntrainedCell(EvaluatedCell):
 class RawCell(EvaluatedCell):
     """The raw input."""
 
+    @property
+    def title(self) -> str:
+        """The name of the raw input of such data, such as "pixels"."""
+        spec = spec_class(self.comparison.modality)
+        named = None if spec is None else spec.raw_name
+        return named or next(iter(self.results().get("scores", {})), self.row)
+
     def subject(self, data: DataSet, device: Device) -> Subject:
         """Return the raw input as features."""
         self._record_config(device)
@@ -302,7 +316,8 @@ def make_cells(comparison: Comparison, out: Path) -> list[Cell]:
 def _cells(comparison: Comparison, out: Path) -> Iterator[Cell]:
     names, supervised = comparison.task_names(), comparison.supervised_names()
     if comparison.has_baseline(RAW):
-        yield RawCell(comparison, RAW, None, out / RAW)
+        old = out / OLD_RAW
+        yield RawCell(comparison, RAW, None, old if old.is_dir() else out / RAW)
     trained = comparison.encoder_config(0).backbone.starts_trained
     untrained = (PRETRAINED, UNTRAINED) if trained else (UNTRAINED,)
     for seed in range(comparison.seeds):

@@ -5,26 +5,46 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from ssl_zoo.comparison.table import known_columns, unknown_column
+from ssl_zoo.comparison.selection import (
+    common_modality,
+    common_section,
+    describe_difference,
+    grouped,
+    learns_from_labels,
+    loadable,
+)
+from ssl_zoo.comparison.table import find_column, known_columns
 from ssl_zoo.config.errors import SettingError, first_error
-from ssl_zoo.config.load import SettingsSource, load_config, load_encoder_config
-from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig
+from ssl_zoo.config.load import RECIPE_SECTIONS, SettingsSource, load_config, load_encoder_config
+from ssl_zoo.config.schema import BUDGETS, DataConfig, EncoderConfig, RunConfig, current_path
 from ssl_zoo.config.weights import NETWORK, weights_file
 from ssl_zoo.config.yaml import read_yaml
+from ssl_zoo.data.source import modality_of
+from ssl_zoo.data.sources import known_sources
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import protocols
 from ssl_zoo.evaluation.scoring import UNTRAINED
+from ssl_zoo.notices import Notice
 from ssl_zoo.plugins.registry import registry
+from ssl_zoo.task import Task
 from ssl_zoo.text import did_you_mean, printable
 
-RAW = "pixels"
-"""The name of the raw input among the baselines."""
+RAW = "raw"
+"""The name of the raw input among the baselines; tables show it by the `raw_name` of its spec."""
+OLD_RAW = "pixels"
+"""The name of the raw input in older versions, which is read."""
+_OTHER_MODALITY = Notice(
+    "baselines-left-out",
+    "Of all baselines, a comparison leaves out tasks that take another kind of data.",
+    "--baselines",
+)
 KNN_POINTS = 5
 """Default number of kNN evaluations during a run, for its curve."""
 
@@ -58,6 +78,17 @@ class Comparison(BaseModel):
         default_factory=dict, description="settings by dotted path, which override all others"
     )
 
+    @field_validator("baselines", mode="before")
+    @classmethod
+    def _old_baselines(cls, names: Any) -> Any:
+        return [RAW if name == OLD_RAW else name for name in names] if isinstance(names, list) else names
+
+    @field_validator("train", "set")
+    @classmethod
+    def _old_settings(cls, values: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        prefix = "" if info.field_name == "set" else f"{info.field_name}."
+        return {current_path(prefix + k).removeprefix(prefix): value for k, value in values.items()}
+
     @field_validator("tasks", "protocols", "baselines", "columns")
     @classmethod
     def _without_duplicates(cls, names: Any) -> Any:
@@ -74,25 +105,82 @@ class Comparison(BaseModel):
             UserError: there is no such task, or it is a baseline.
         """
         if self.tasks == "all":
-            names = [name for name in registry.tasks() if not _learns_from_labels(name)]
+            baselines = {n for n, cls in loadable(registry.tasks()).items() if learns_from_labels(cls)}
+            names = [name for name in registry.tasks() if name not in baselines]
             if not names:
                 raise UserError("--tasks all: no task is installed")
             return names
         location = self.location("tasks")
         for name in self.tasks:
             try:
-                baseline = name in (RAW, UNTRAINED) or "labels" in registry.load_task(name).needs
+                baseline = name in (RAW, OLD_RAW, UNTRAINED)
+                baseline = baseline or learns_from_labels(registry.load_task(name))
             except UserError as error:
                 raise UserError(f"{location}: {error}") from error
             if baseline:
                 raise UserError(f"{location}: {name!r} is a baseline; select it with --baselines")
         return self.tasks
 
+    @cached_property
+    def modality(self) -> str:
+        """The kind of data of the comparison: that of its tasks, or for all tasks that of its source.
+
+        Raises:
+            UserError: tasks that are named take different kinds of data.
+        """
+        classes = loadable(self.task_names())
+        if self.tasks != "all" or len(grouped(classes, lambda cls: cls.modality)) == 1:
+            return common_modality(classes, self.location("tasks"))
+        source = self.set.get("data.source", self.data.get("source", DataConfig().source))
+        return modality_of(str(source), known_sources(registry.collect("ssl_zoo_register_sources")))
+
+    @cached_property
+    def recipe(self) -> dict[str, dict[str, Any]]:
+        """The data and the backbone of the tasks' recipes, where the comparison does not name them.
+
+        With all tasks, those of its modality count, and what they do not agree on is the default.
+
+        Raises:
+            UserError: tasks that are named do not agree.
+        """
+        modality = self.modality
+        classes = {n: cls for n, cls in loadable(self.task_names()).items() if cls.modality == modality}
+        recipe = {}
+        for section, name in RECIPE_SECTIONS.items():
+            if name is None or self._sets(section, name) or self._sets(section, "weights"):
+                continue
+            common = common_section(classes, section)
+            if common is None and self.tasks != "all":
+                raise UserError(
+                    f"{self.location('tasks')}: the recipes name different settings of {section} "
+                    f"({describe_difference(classes, section, name)}); choose one for all tasks with "
+                    f"--{section}"
+                )
+            if common:
+                recipe[section] = common
+        return recipe
+
+    def _sets(self, section: str, name: str) -> bool:
+        """Return whether the comparison sets a field for all tasks."""
+        return name in getattr(self, section) or f"{section}.{name}" in self.set
+
     def supervised_names(self) -> list[str]:
-        """Return the names of the baselines that are tasks learning from labels."""
-        return [
-            name for name in registry.tasks() if self.has_baseline(name) and _learns_from_labels(name)
-        ]
+        """Return the names of the baselines that are tasks learning from labels, of the modality."""
+        modality = self.modality
+        return [name for name, cls in self._supervised().items() if cls.modality == modality]
+
+    def _supervised(self) -> dict[str, type[Task]]:
+        names = (name for name in registry.tasks() if self.has_baseline(name))
+        return {name: cls for name, cls in loadable(names).items() if learns_from_labels(cls)}
+
+    def report_left_out(self) -> None:
+        """Give a notice of the baselines, of all, that take another kind of data."""
+        modality = self.modality
+        others = {name: cls for name, cls in self._supervised().items() if cls.modality != modality}
+        for other, names in grouped(others, lambda cls: cls.modality).items():
+            _OTHER_MODALITY(
+                f"left out of the baselines, as they take {other} data, not {modality} data: {names}"
+            )
 
     def has_baseline(self, name: str) -> bool:
         """Return whether the baseline with this name is selected."""
@@ -101,6 +189,7 @@ class Comparison(BaseModel):
     def settings_hash(self) -> str:
         """Return eight hexadecimal digits that depend on the settings that affect figures."""
         settings = self.model_dump(include={"data", "backbone", "train", "overrides", "set"})
+        settings |= {"recipe": recipe} if (recipe := self.recipe) else {}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
     def default_folder(self) -> Path:
@@ -115,7 +204,10 @@ class Comparison(BaseModel):
             UserError: a setting is invalid.
         """
         settings = {k: v for k, v in self.set.items() if not k.startswith("task.")}
-        return load_encoder_config({**settings, "train.seed": seed}, base=[self._common()])
+        recipe = SettingsSource(self.recipe, "the recipes of the tasks")
+        return load_encoder_config(
+            {**settings, "train.seed": seed}, base=[self._common()], recipe=recipe
+        )
 
     def run_config(self, task: str, seed: int) -> RunConfig:
         """Return the configuration of one run.
@@ -150,24 +242,18 @@ class Comparison(BaseModel):
 
     def to_yaml(self) -> str:
         """Return the settings as YAML that `load_comparison` reads, also if its weights are gone."""
-        config, complete = self.encoder_config(0), self
+        config, recipe = self.encoder_config(0), self.recipe
+        # Written out, so that the folder stays what it is if a task gets another recipe.
+        complete = self.model_copy(update={s: {**v, **getattr(self, s)} for s, v in recipe.items()})
         if config.backbone.weights is not None:
             network = config.backbone.model_dump(include=set(NETWORK))
             size = {"image_size": config.data.image_size}
-            complete = self.model_copy(
-                update={"backbone": {**self.backbone, **network}, "data": {**self.data, **size}}
+            complete = complete.model_copy(
+                update={"backbone": {**self.backbone, **network}, "data": {**complete.data, **size}}
             )
         values = complete.model_dump(mode="json", exclude_none=True)
         text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
         return text
-
-
-def _learns_from_labels(name: str) -> bool:
-    """Return whether a task learns from labels; False if it cannot be loaded."""
-    try:
-        return "labels" in registry.load_task(name).needs
-    except UserError:
-        return False
 
 
 def load_comparison(file: str | Path | None, overrides: Mapping[str, Any]) -> Comparison:
@@ -204,15 +290,22 @@ def _check(comparison: Comparison) -> None:
         *(("columns", name) for name in comparison.columns or ()),
         *([("sort", comparison.sort)] if comparison.sort is not None else []),
     ):
-        if name not in columns:
-            raise UserError(unknown_column(comparison.location(option), name, columns))
+        find_column(comparison.location(option), name, columns)
     if comparison.baselines and comparison.baselines != "all":
-        known = [RAW, UNTRAINED, *(name for name in registry.tasks() if _learns_from_labels(name))]
+        location = comparison.location("baselines")
+        labelled = {n: c for n, c in loadable(registry.tasks()).items() if learns_from_labels(c)}
+        known = [RAW, UNTRAINED, *labelled]
         for name in (name for name in comparison.baselines if name not in known):
             raise UserError(
-                f"{comparison.location('baselines')}: there is no baseline {name!r}."
+                f"{location}: there is no baseline {name!r}."
                 f"{did_you_mean(name, known)} There are: {', '.join(known)}"
             )
+        for name, cls in labelled.items():
+            if name in comparison.baselines and cls.modality != comparison.modality:
+                raise UserError(
+                    f"{location}: {name!r} takes {cls.modality} data, not {comparison.modality} data; "
+                    "leave it out"
+                )
     installed = registry.tasks() if comparison.overrides else ()
     for name in comparison.overrides:
         if name not in (*names, *installed):  # tasks that are not compared may have overrides too
@@ -225,7 +318,7 @@ def _check(comparison: Comparison) -> None:
 
 def comparability_key(config: EncoderConfig) -> dict[str, Any]:
     """Return the settings that must be equal for runs to stand in one table, by dotted path."""
-    data = config.data.model_dump(include={"source", "image_size", "holdout"})
+    data = config.data.model_dump(include={"source", "options", "image_size", "holdout"})
     if (path := Path(str(data["source"])).expanduser()).is_dir():
         data["source"] = str(path.resolve())
     backbone = config.backbone.resolve().model_dump()

@@ -16,7 +16,9 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate, protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED
 from ssl_zoo.plugins.registry import registry
+from ssl_zoo.runs.backbone import spec_class
 from ssl_zoo.runs.run import Run
+from ssl_zoo.spec import Spec
 
 
 def sweep_table(sweep: Sweep) -> Table:
@@ -26,9 +28,11 @@ def sweep_table(sweep: Sweep) -> Table:
         UserError: there is no column of such a name.
     """
     outcomes = [outcome for cell in sweep.cells if (outcome := _outcome(cell)) is not None]
-    foot = [*_baseline_notes(outcomes), *_settings_notes(outcomes)]
     comparison = sweep.comparison
-    return build_table(outcomes, _title(sweep.config), comparison.columns, comparison.sort, foot)
+    specs = _specs([comparison.modality])
+    noun = _noun(outcomes, specs)
+    foot = [*_baseline_notes(outcomes, specs), *_settings_notes(outcomes, noun)]
+    return build_table(outcomes, _title(sweep.config), comparison.columns, comparison.sort, foot, noun)
 
 
 def _outcome(cell: Cell) -> Outcome | None:
@@ -36,7 +40,7 @@ def _outcome(cell: Cell) -> Outcome | None:
     if cell.status not in ("done", "failed"):
         return None
     scores = results.get("scores", {})
-    name = next(iter(scores), cell.row)
+    name = next(iter(scores), cell.title)
     return Outcome(name, cell.seed, cell.folder, scores.get(name, {}), results, cell.baseline, failure)
 
 
@@ -94,11 +98,13 @@ def run_table(
         outcomes.append(Outcome(row, config.train.seed, run, scores, results, needs_labels))
     suffixes = [_in_brackets({path: key[path] for path in varying}) for key in keys]
     outcomes += _baselines(opened, results_of, configs, suffixes)
-    foot = [*_baseline_notes(outcomes), *_settings_notes(outcomes)]
+    specs = _specs(registry.load_task(config.task.name).modality for config in configs)
+    noun = _noun(outcomes, specs)
+    foot = [*_baseline_notes(outcomes, specs), *_settings_notes(outcomes, noun)]
     if varying:
         foot.insert(0, f"NOT COMPARABLE: the runs differ in {', '.join(varying)}.")
     title = "runs that differ in " + ", ".join(varying) if varying else _title(configs[0])
-    return build_table(outcomes, title, columns, sort, foot)
+    return build_table(outcomes, title, columns, sort, foot, noun)
 
 
 def _evaluate_missing(run: Run, task: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,12 +193,24 @@ def _budget(config: EncoderConfig) -> str:
     raise AssertionError("TrainConfig has a budget")
 
 
-def _baseline_notes(outcomes: Sequence[Outcome]) -> list[str]:
+def _specs(modalities: Iterable[str]) -> list[type[Spec]]:
+    """Return the classes that describe samples of modalities, without repetition."""
+    return [spec_class(modality) or Spec for modality in dict.fromkeys(modalities)]
+
+
+def _noun(outcomes: Sequence[Outcome], specs: Sequence[type[Spec]]) -> str:
+    """Return the plural noun for samples, as the runs recorded it, or else of the modality."""
+    recorded = {noun for o in outcomes if (noun := o.facts.get("data", {}).get("noun"))}
+    nouns = recorded or {spec.noun for spec in specs}
+    return nouns.pop() if len(nouns) == 1 else Spec.noun
+
+
+def _baseline_notes(outcomes: Sequence[Outcome], specs: Sequence[type[Spec]]) -> list[str]:
     """Return a note on each baseline in the table."""
     rows = {outcome.row for outcome in outcomes}
     before = "with random weights" if PRETRAINED in rows else "before its first step"
     notes = {
-        RAW: f"{RAW}: the raw input, shrunk to at most 32×32.",
+        **{name: f"{name}: {spec.raw_note}." for spec in specs if (name := spec.raw_name or RAW)},
         UNTRAINED: f"{UNTRAINED}: the network {before}.",
         PRETRAINED: f"{PRETRAINED}: the network with the weights that training started from.",
     }
@@ -201,7 +219,7 @@ def _baseline_notes(outcomes: Sequence[Outcome]) -> list[str]:
     return [*(note for row, note in notes.items() if row in rows), *trained]
 
 
-def _settings_notes(outcomes: Sequence[Outcome]) -> list[str]:
+def _settings_notes(outcomes: Sequence[Outcome], noun: str) -> list[str]:
     """Return notes on the settings, machines and versions, and on differences between the runs."""
     by_outcome = [_versions(outcome.run) for outcome in outcomes]
     names = [name for name in ("ssl-zoo", "torch", "timm") if any(name in v for v in by_outcome)]
@@ -216,9 +234,9 @@ def _settings_notes(outcomes: Sequence[Outcome]) -> list[str]:
         f"{' and '.join(devices) or 'unknown devices'} in {' and '.join(formats) or 'fp32'}; "
         f"{', '.join(versions) or 'unknown versions'}."
     ]
-    drawn = [o.facts["images"] for o in outcomes if o.facts.get("images")]
+    drawn = [o.facts["samples"] for o in outcomes if o.facts.get("samples")]
     if drawn and max(drawn) > 1.1 * min(drawn):
-        notes.append(f"The runs drew different numbers of images, {min(drawn):,} to {max(drawn):,}.")
+        notes.append(f"The runs drew different numbers of {noun}, {min(drawn):,} to {max(drawn):,}.")
     left_out: dict[str, set[str]] = {}
     for cell in (outcome.facts.get("cell", {}) for outcome in outcomes):
         earlier = dict.fromkeys(cell.get("unlabelled", ()), "lacks labels of at least two classes")

@@ -160,9 +160,17 @@ def preflight(sweep: Sweep) -> None:
     """Load the data and build the backbone once, as an error in them would fail every cell.
 
     Raises:
-        UserError: the device, the data or the backbone is not available.
+        UserError: the device, the data or the backbone is not available, or the data is not what the
+            tasks that are named take.
     """
-    data = shared_data(sweep.config, Device.choose(sweep.config.train))
+    comparison = sweep.comparison
+    modality = comparison.modality
+    data = shared_data(sweep.config, Device.choose(sweep.config.train), modality)
+    if comparison.tasks != "all" and data.spec.modality != modality:
+        raise UserError(
+            f"data.source: {sweep.config.data.source!r} has {data.spec.modality} data, and the tasks "
+            f"take {modality} data ({', '.join(comparison.task_names())}); choose other --data"
+        )
     build_encoder(sweep.config.backbone, data.spec, 0)
 
 

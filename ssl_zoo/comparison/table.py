@@ -13,7 +13,8 @@ from ssl_zoo.evaluation import Scores, known_metrics, warnings
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.runs.run import Run
-from ssl_zoo.text import did_you_mean, locate_error
+from ssl_zoo.spec import Spec
+from ssl_zoo.text import did_you_mean, locate_error, singular
 
 log = logging.getLogger("ssl_zoo.comparison")
 
@@ -121,6 +122,7 @@ class Table:
         rows: the rows in order, baselines last.
         foot: the notes below the table on how the figures are measured.
         outcomes: the runs and baselines in the table.
+        noun: the plural noun for samples, such as "images".
     """
 
     title: str
@@ -128,6 +130,7 @@ class Table:
     rows: Sequence[Row]
     foot: Sequence[str]
     outcomes: Sequence[Outcome] = field(repr=False)
+    noun: str = Spec.noun
 
     @property
     def failed(self) -> list[Outcome]:
@@ -143,19 +146,27 @@ def _fact(name: str, factor: float = 1.0) -> Callable[[Outcome], float | None]:
     return value
 
 
-COSTS = (
-    Column("throughput", "images/s", "images drawn per second of training", _fact("images_per_second"),
-           digits=0),
-    Column("minutes", "minutes", "duration of training, without evaluation", _fact("seconds", 1 / 60),
-           digits=2),
-    Column("images", "images", "images drawn during training", _fact("images"), digits=0),
-    Column("memory", "memory GB", "peak memory during training: on CUDA that of tensors, on a CPU that "
-           "of the whole process, libraries included", _fact("peak_memory_bytes", 1e-9), digits=2),
-    Column("parameters", "params M", "parameters of the backbone, in millions",
-           _fact("parameters", 1e-6), digits=2),
-    Column("passes", "passes", "passes through a backbone (a teacher's included) per image drawn",
-           _fact("passes_per_image")),
-)  # fmt: skip
+OLD_NAMES = {"images": "samples"}
+"""The names of columns in older versions, and the present ones."""
+
+
+def _costs(noun: str) -> list[Column]:
+    """Return the columns of what training costs, with the plural noun for samples."""
+    return [
+        Column("throughput", f"{noun}/s", f"{noun} drawn per second of training",
+               _fact("samples_per_second"), digits=0),
+        Column("minutes", "minutes", "duration of training, without evaluation",
+               _fact("seconds", 1 / 60), digits=2),
+        Column("samples", noun, f"{noun} drawn during training", _fact("samples"), digits=0),
+        Column("memory", "memory GB", "peak memory during training: on CUDA that of tensors, on a CPU "
+               "that of the whole process, libraries included", _fact("peak_memory_bytes", 1e-9),
+               digits=2),
+        Column("parameters", "params M", "parameters of the backbone, in millions",
+               _fact("parameters", 1e-6), digits=2),
+        Column("passes", "passes",
+               f"passes through a backbone (a teacher's included) per {singular(noun)} drawn",
+               _fact("passes_per_sample")),
+    ]  # fmt: skip
 
 
 def _metric(name: str) -> Callable[[Outcome], float | str | None]:
@@ -177,36 +188,53 @@ def _guarded(column: Column) -> Column:
     return replace(column, value=value)
 
 
-def known_columns() -> dict[str, Column]:
-    """Return all columns by name: metrics of protocols, costs of training, and those of plugins."""
+def known_columns(noun: str = Spec.noun) -> dict[str, Column]:
+    """Return all columns by name: metrics of protocols, costs of training, and those of plugins.
+
+    Args:
+        noun: the plural noun for samples, for the titles.
+    """
     metrics = known_metrics().items()
     columns = [Column(n, m.title, m.how, _metric(n), m.better, m.digits, True) for n, m in metrics]
     from_plugins = registry.collect("ssl_zoo_table_columns").values()
-    columns += [*COSTS, *(_guarded(column) for column in from_plugins if isinstance(column, Column))]
+    columns += [
+        *_costs(noun),
+        *(_guarded(column) for column in from_plugins if isinstance(column, Column)),
+    ]
     return {column.name: column for column in columns}
 
 
-def unknown_column(option: str, name: str, known: Iterable[str]) -> str:
-    """Return the message for a column that does not exist."""
-    known = list(known)
-    hint = f"{did_you_mean(name, known)} There are: {', '.join(known)}"
-    return f"{option}: there is no column {name!r}.{hint}"
+def find_column(option: str, name: str, known: Mapping[str, Column]) -> Column:
+    """Return the column with a name, which may be that of an older version.
+
+    Args:
+        option: where the name was given, for messages.
+        name: the name.
+        known: all columns by name.
+
+    Raises:
+        UserError: there is no such column.
+    """
+    column = known.get(name) or known.get(OLD_NAMES.get(name, ""))
+    if column is None:
+        hint = f"{did_you_mean(name, known)} There are: {', '.join(known)}"
+        raise UserError(f"{option}: there is no column {name!r}.{hint}")
+    return column
 
 
-def choose_columns(names: Sequence[str] | None, outcomes: Iterable[Outcome]) -> list[Column]:
+def choose_columns(
+    names: Sequence[str] | None, outcomes: Iterable[Outcome], noun: str = Spec.noun
+) -> list[Column]:
     """Return the columns with these names; if None, those that have a figure.
 
     Raises:
         UserError: there is no column of such a name.
     """
-    known = known_columns()
+    known = known_columns(noun)
     if names is None:
         outcomes = list(outcomes)
         return [c for c in known.values() if any(c.value(o) is not None for o in outcomes)]
-    for name in names:
-        if name not in known:
-            raise UserError(unknown_column("--columns", name, known))
-    return [known[name] for name in names]
+    return [find_column("--columns", name, known) for name in names]
 
 
 def build_table(
@@ -215,6 +243,7 @@ def build_table(
     columns: Sequence[str] | None = None,
     sort: str | None = None,
     foot: Sequence[str] = (),
+    noun: str = Spec.noun,
 ) -> Table:
     """Build the table of some runs.
 
@@ -224,11 +253,12 @@ def build_table(
         columns: names of columns; None for all that have a figure.
         sort: the column to sort by; None for the first.
         foot: notes to put before those on the columns.
+        noun: the plural noun for samples.
 
     Raises:
         UserError: there is no column of such a name.
     """
-    chosen = choose_columns(columns, _with_figures(outcomes))
+    chosen = choose_columns(columns, _with_figures(outcomes), noun)
     by_row: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_row.setdefault(outcome.row, []).append(outcome)
@@ -243,7 +273,7 @@ def build_table(
         rows.sort(key=sort_key)
     rows = _mark_best(rows, chosen)
     explained = [f"{column.title}: {column.how}." for column in chosen]
-    return Table(title, chosen, rows, [*foot, *_interval_notes(rows), *explained], outcomes)
+    return Table(title, chosen, rows, [*foot, *_interval_notes(rows), *explained], outcomes, noun)
 
 
 def _row(name: str, outcomes: Sequence[Outcome], columns: Sequence[Column]) -> Row:
@@ -281,10 +311,7 @@ def _sort_column(sort: str | None, columns: Sequence[Column]) -> Column | None:
     """
     if sort is None:
         return columns[0] if columns else None
-    known = known_columns()
-    if sort not in known:
-        raise UserError(unknown_column("--sort", sort, known))
-    return known[sort]
+    return find_column("--sort", sort, known_columns())
 
 
 def _with_figures(outcomes: Iterable[Outcome]) -> list[Outcome]:

@@ -28,6 +28,8 @@ def value_hint(kind: str, value: Any, path: str, origin: str) -> str:
     if kind in ("tuple_type", "list_type") and isinstance(value, str | int | float):
         items = [item.strip() for item in str(value).strip("()[] ").split(",")]
         text = f"[{', '.join(items)}]" if len(items) > 1 else f"[{items[0]}, …]"
+    elif kind == "dict_type":
+        text = mapping_hint(str(value)) or "{name: value}"
     elif kind == "string_type" and isinstance(value, int | float):
         text = f'"{value}"'
     elif not isinstance(value, str):
@@ -78,6 +80,12 @@ def comment_in(text: str) -> bool:
     """Return whether YAML would drop the end of this line as a comment."""
     quotes_removed = re.sub(r"\"[^\"]*\"|'[^']*'", "", text)
     return re.search(r"(^|\s)#", quotes_removed) is not None
+
+
+def mapping_hint(text: str) -> str:
+    """Return settings that were written as ``a=1,b=2`` or ``a:1`` as a mapping, "" if they are none."""
+    pairs = [re.fullmatch(r"\s*(\w+)\s*[:=]\s*(.+)", part) for part in text.split(",")]
+    return f"{{{', '.join(f'{p[1]}: {p[2]}' for p in pairs if p)}}}" if all(pairs) else ""
 
 
 def is_none(value: object) -> bool:

@@ -15,6 +15,7 @@ from ssl_zoo.config.hints import comment_in, form_hint, is_none
 from ssl_zoo.config.plain import plain_value
 from ssl_zoo.config.schema import (
     BUDGETS,
+    OLD_NAMES,
     SECTION_MODELS,
     SECTIONS,
     SETTING_PATHS,
@@ -29,7 +30,7 @@ from ssl_zoo.notices import Notice
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.text import did_you_mean, locate_error, shorten_repr
 
-_RECIPE_SECTIONS = {"data": "source", "backbone": "name", "train": None}
+RECIPE_SECTIONS = {"data": "source", "backbone": "name", "train": None}
 """The sections of a recipe, and the field that replaces the whole section if a user sets it."""
 SIZE = Notice(
     "image-size-of-weights",
@@ -51,6 +52,7 @@ class _Layer:
 
     def put(self, section: str, name: str, value: Any, origin: str) -> None:
         """Set a field; merge a dictionary into an existing one."""
+        name = OLD_NAMES.get(section, {}).get(name, name)
         target = self.values.setdefault(section, {})
         target[name] = _merged(target.get(name), value)
         self.origins[section, name] = origin
@@ -103,7 +105,7 @@ def load_config(
     except UserError as error:
         raise SettingError("", str(error), origin) from error
     named = layers if network is None else [network, *layers]
-    merged = _merge([_recipe(name, cls.recipe, named), *named])
+    merged = _merge([_recipe(SettingsSource(cls.recipe, f"the recipe of task {name!r}"), named), *named])
     values = {key: value for key, value in merged.values.get("task", {}).items() if key != "name"}
     sections = _sections(merged, network)
     sections["task"] = _task(name, cls.Options, values, merged.origins)
@@ -132,15 +134,24 @@ def load_encoder_config(
     *,
     flags: Mapping[str, str] | None = None,
     base: Sequence[SettingsSource] = (),
+    recipe: SettingsSource | None = None,
 ) -> EncoderConfig:
     """Merge settings like `load_config`, but without a task, to evaluate a network without training.
+
+    Args:
+        overrides: as for `load_config`.
+        sets: as for `load_config`.
+        flags: as for `load_config`.
+        base: as for `load_config`.
+        recipe: the data and the backbone that tasks compared have in common in their recipes.
 
     Raises:
         UserError: a setting is wrong, or belongs to a task.
     """
     layers = _layers(None, overrides, sets, flags, base)
     network = _network(layers)
-    merged = _merge([*([] if network is None else [network]), *layers])
+    named = layers if network is None else [network, *layers]
+    merged = _merge([*([] if recipe is None else [_recipe(recipe, named)]), *named])
     for section in ("task", "provenance"):
         for name in merged.values.get(section, {}):
             raise SettingError(
@@ -254,7 +265,10 @@ def _sets(sets: Sequence[str]) -> _Layer:
         if comment_in(value):
             reason = "what follows a # is a comment in YAML; put the value in double quotes"
             raise SettingError(path.strip(), reason, origin)
-        _put(layer, path.strip(), parse_yaml(value, origin), origin)
+        parsed = parse_yaml(value, origin)
+        if parsed is None and not value.strip() and path.count(".") > 1:
+            raise SettingError(path.strip(), "has no value; write null for none", origin)
+        _put(layer, path.strip(), parsed, origin)
     return layer
 
 
@@ -279,21 +293,21 @@ def _check_section(section: str, origin: str) -> None:
 # ---- merging layers
 
 
-def _recipe(name: str, recipe: Mapping[str, Any], layers: Sequence[_Layer]) -> _Layer:
-    """Return a task's recipe, without its data or backbone if a layer names another one."""
-    origin = f"the recipe of task {name!r}"
-    for section in recipe:
-        if section not in _RECIPE_SECTIONS:
-            known = ", ".join(_RECIPE_SECTIONS)
-            hint = did_you_mean(str(section), _RECIPE_SECTIONS) or f" There are: {known}"
+def _recipe(recipe: SettingsSource, layers: Sequence[_Layer]) -> _Layer:
+    """Return a recipe, without its data or backbone if a layer names another one."""
+    origin = recipe.origin
+    for section in recipe.sections:
+        if section not in RECIPE_SECTIONS:
+            known = ", ".join(RECIPE_SECTIONS)
+            hint = did_you_mean(str(section), RECIPE_SECTIONS) or f" There are: {known}"
             raise SettingError("", f"there is no section {section!r} in a recipe.{hint}", origin)
     replaced = {
         section
-        for section, name in _RECIPE_SECTIONS.items()
+        for section, name in RECIPE_SECTIONS.items()
         for layer in layers
         if name in layer.values.get(section, {})
     }
-    return _layer({s: values for s, values in recipe.items() if s not in replaced}, origin)
+    return _layer({s: values for s, values in recipe.sections.items() if s not in replaced}, origin)
 
 
 def _task_name(layers: Sequence[_Layer]) -> tuple[str, str]:

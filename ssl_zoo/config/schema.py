@@ -9,11 +9,19 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ssl_zoo.config.presets import DEFAULT_BACKBONE, PRESETS
 
-BUDGETS = ("epochs", "images", "minutes")
+BUDGETS = ("epochs", "samples", "minutes")
 """The fields that set the budget; at most one of them is set."""
+OLD_NAMES = {"train": {"images": "samples"}}
+"""By section, the names of settings in older versions, which are read, and the present ones."""
 DEFAULT_EPOCHS = 100.0
 """The budget if none is set."""
 Options = TypeVar("Options", bound=BaseModel)
+
+
+def current_path(path: str) -> str:
+    """Return the present path of a setting that may be given by its name in older versions."""
+    section, dot, name = path.partition(".")
+    return section + dot + OLD_NAMES.get(section, {}).get(name, name)
 
 
 class _Section(BaseModel):
@@ -161,9 +169,9 @@ class TrainConfig(_Section):
     epochs: float | None = Field(
         None, gt=0, description="budget in passes over the train split; 100 if no budget is set"
     )
-    images: int | None = Field(None, gt=0, description="budget in images drawn")
+    samples: int | None = Field(None, gt=0, description="budget in samples drawn")
     minutes: float | None = Field(None, gt=0, description="budget in minutes of training")
-    batch_size: int = Field(256, ge=2, description="images in a batch, over all processes")
+    batch_size: int = Field(256, ge=2, description="samples in a batch, over all processes")
     accumulate: int = Field(
         1,
         ge=1,
@@ -174,7 +182,7 @@ class TrainConfig(_Section):
     optimizer_options: dict[str, Any] = Field(
         default_factory=dict, description="arguments of the optimiser"
     )
-    lr: float = Field(0.06, gt=0, description="learning rate at a batch of 256 images, see lr_scaling")
+    lr: float = Field(0.06, gt=0, description="learning rate at a batch of 256 samples, see lr_scaling")
     lr_scaling: Literal["linear", "sqrt", "none"] = Field(
         "linear", description="linear: lr · B/256; sqrt: lr · √(B/256); none: lr unchanged"
     )
@@ -251,6 +259,13 @@ class TrainConfig(_Section):
     checkpoint_seconds: float = Field(
         60, ge=0, description="seconds between checkpoints; 0: after each step"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {OLD_NAMES["train"].get(name, name): value for name, value in values.items()}
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssl_zoo.config.schema import BUDGETS, EncoderConfig
+from ssl_zoo.config.schema import BUDGETS, EncoderConfig, current_path
 
 NEUTRAL = frozenset(
     {
@@ -37,6 +37,7 @@ def changed_settings(before: Mapping[str, Any], config: EncoderConfig) -> dict[s
             settings may be fewer or more.
         config: the other configuration.
     """
+    before = {current_path(path): value for path, value in before.items()}
     now = result_affecting_settings(config)
     return {
         path: (before[path], value)

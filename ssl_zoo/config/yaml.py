@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ssl_zoo.config.errors import SettingError
+from ssl_zoo.config.hints import mapping_hint
 from ssl_zoo.config.schema import SECTIONS
 from ssl_zoo.config.shipped import find_config
 from ssl_zoo.errors import UserError
@@ -23,6 +24,10 @@ _FLOAT = re.compile(
     r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"
 )
 """Numbers as in YAML 1.2. PyYAML follows YAML 1.1, where 010 is 8, 1:30 is 90 and 1e-3 is text."""
+
+
+def _is_empty(node: yaml.ScalarNode) -> bool:
+    return node.value == "" and node.style is None  # text in quotes has a style
 
 
 class PlainLoader(yaml.SafeLoader):
@@ -48,10 +53,18 @@ class PlainLoader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Construct a mapping; refuse duplicate keys."""
+        """Construct a mapping; refuse duplicate keys, and in braces keys without a value.
+
+        ``{a:1}`` is such a key, named ``a:1``; a value begins after a colon and a space.
+        """
         seen: set[str] = set()
-        for key, _ in node.value:
+        in_braces = node.flow_style and node.tag == self.DEFAULT_MAPPING_TAG
+        for key, value in node.value:
             if isinstance(key, yaml.ScalarNode):
+                if in_braces and isinstance(value, yaml.ScalarNode) and _is_empty(value):
+                    right = mapping_hint(key.value) or f"{{{key.value}: null}}"
+                    problem = f"{key.value!r} has no value; write {right}"
+                    raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
                 if key.value in seen:
                     problem = f"{key.value!r} is given twice"
                     raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)

@@ -91,6 +91,23 @@ def rest_of(config: DataConfig) -> str:
     return config.source.partition(":")[2]
 
 
+def _named_source(name: str, sources: Mapping[str, Source]) -> Source | None:
+    """Return the source that a user's text names as ``NAME`` or ``NAME:REST``, None if there is none."""
+    return sources.get(name) or sources.get(name.partition(":")[0])
+
+
+def modality_of(name: str, sources: Mapping[str, Source]) -> str:
+    """Return the kind of data that a user's text names, as its source declares it, without opening it.
+
+    Several sources may take one file or folder, and images are then what is meant, as where none does.
+    """
+    if (named := _named_source(name, sources)) is not None:
+        return named.modality
+    takers = [source.modality for source in sources.values() if source.takes(name)]
+    default = Source.modality
+    return takers[0] if takers and default not in takers else default
+
+
 def choose_source(name: str, sources: Mapping[str, Source], modality: str) -> Source | None:
     """Return the source that a user's text names, None if there is none.
 
@@ -102,9 +119,8 @@ def choose_source(name: str, sources: Mapping[str, Source], modality: str) -> So
     Raises:
         UserError: several sources take it.
     """
-    for key in (name, name.partition(":")[0]):
-        if key in sources:
-            return sources[key]
+    if (named := _named_source(name, sources)) is not None:
+        return named
     fitting = [key for key, s in sources.items() if s.modality == modality and s.takes(name)]
     if len(fitting) > 1:
         raise UserError(

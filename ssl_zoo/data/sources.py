@@ -56,6 +56,11 @@ Licence: Creative Commons Attribution 4.0 International (CC BY 4.0).
 """
 
 
+def known_sources(sources: Mapping[str, Any] | None = None) -> dict[str, Source]:
+    """Return the built-in sources and further ones by name, which take precedence."""
+    return {**BUILT_IN, **{name: Source.of(source) for name, source in (sources or {}).items()}}
+
+
 def load(
     config: DataConfig,
     device: torch.device,
@@ -73,7 +78,7 @@ def load(
     Raises:
         UserError: there is no such source, it has no sample, or it cannot be read or downloaded.
     """
-    known = {**BUILT_IN, **{name: Source.of(source) for name, source in (sources or {}).items()}}
+    known = known_sources(sources)
     source = choose_source(config.source, known, modality)
     if source is None:
         raise UserError(_unknown_source(config.source, known, modality))

@@ -97,7 +97,7 @@ HEALTH = Protocol(
         ),
         "alignment": Metric(
             "alignment", "mean squared distance of the unit features of two slightly different views "
-            "of an image; with uniformity, both low is good", None, 2,
+            "of a sample; with uniformity, both low is good", None, 2,
         ),
         "uniformity": Metric(
             "uniformity", "log of the mean of exp(-2 d²) over pairs of unit features", None, 2

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache, reduce
 from importlib import import_module
-from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
-
-from ssl_zoo.text import docstring_summary
 
 GROUP = "ssl_zoo"
 
@@ -129,46 +124,6 @@ def _metadata(distribution: Distribution, key: str) -> str:
         return str(distribution.metadata[key] or "")
     except Exception:  # a missing key is None or an error, depending on Python's version
         return ""
-
-
-def describe(entry: EntryPoint) -> tuple[str, str]:
-    """Return the first line of a class's docstring and its `paper`, read from the source.
-
-    No code of the plugin runs, not even that of its package. Texts that cannot be found are "".
-    """
-    try:
-        spec = _find(entry.module)
-        source = spec.loader.get_source(entry.module)  # type: ignore[union-attr]
-        body = ast.parse(source).body
-    except Exception:  # importing it will report the error
-        return "", ""
-    for node in body:
-        if isinstance(node, ast.ClassDef) and node.name == entry.attr:
-            return docstring_summary(ast.get_docstring(node)), _text(node, "paper")
-    return "", ""
-
-
-def _find(module: str) -> ModuleSpec | None:
-    """Find a module as `importlib.util.find_spec` does, but without importing its parents."""
-    name, *rest = module.split(".")
-    spec = importlib.util.find_spec(name)
-    for part in rest:
-        name = f"{name}.{part}"
-        folders = spec.submodule_search_locations if spec is not None else None
-        spec = PathFinder.find_spec(name, folders) if folders is not None else None
-    return spec
-
-
-def _text(node: ast.ClassDef, attribute: str) -> str:
-    """Return the value of a class attribute if it is a string literal, else ""."""
-    for statement in node.body:
-        if isinstance(statement, ast.Assign | ast.AnnAssign):
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            named = any(isinstance(target, ast.Name) and target.id == attribute for target in targets)
-            value = statement.value
-            if named and isinstance(value, ast.Constant) and isinstance(value.value, str):
-                return value.value
-    return ""
 
 
 def imported_location(entry: EntryPoint) -> Path | None:

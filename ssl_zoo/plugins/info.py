@@ -16,6 +16,8 @@ class TaskInfo:
         version: the distribution's version.
         summary: the first line of the class's docstring, "" if its source cannot be found.
         paper: the class's `paper`, likewise.
+        modality: the kind of data that it takes, likewise.
+        needs: what its loss gets beside the views, such as ``"labels"``.
     """
 
     name: str
@@ -24,6 +26,8 @@ class TaskInfo:
     version: str
     summary: str
     paper: str
+    modality: str
+    needs: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_zoo.errors import UserError
+from ssl_zoo.plugins.descriptions import Description, SourceReader
 from ssl_zoo.plugins.entry_points import (
     EntryPoint,
     canonical_name,
     conflict,
-    describe,
     imported_location,
     installed,
 )
@@ -35,7 +35,7 @@ from ssl_zoo.plugins.validation import (
     invalid_module_reason,
     invalid_task_reason,
 )
-from ssl_zoo.text import did_you_mean, docstring_summary, locate_error
+from ssl_zoo.text import did_you_mean, locate_error
 
 if TYPE_CHECKING:
     from ssl_zoo.task import Task
@@ -152,14 +152,16 @@ class PluginRegistry:
     def tasks(self) -> dict[str, TaskInfo]:
         """Return the tasks by name, importing none; for a name claimed twice, the first."""
         tasks: dict[str, TaskInfo] = {}
+        reader = SourceReader()
         for entry in self.entry_points():
             if entry.attr and entry.name not in tasks:
-                summary, paper = describe(entry)
-                if entry in self._local:
-                    cls = self._local[entry]
-                    summary, paper = docstring_summary(cls.__doc__), cls.paper
+                described = (
+                    Description.of(self._local[entry])
+                    if entry in self._local
+                    else reader.describe(entry.module, entry.attr)
+                )
                 tasks[entry.name] = TaskInfo(
-                    entry.name, entry.value, entry.distribution, entry.version, summary, paper
+                    entry.name, entry.value, entry.distribution, entry.version, *described
                 )
         return dict(sorted(tasks.items()))
 

@@ -21,7 +21,8 @@ from ssl_zoo.runs.run import Run
 
 Values = NDArray[np.float64]
 
-AXES = {"images": "by images seen", "minutes": "by minutes of training"}
+AXES = {"samples": "by {noun} seen", "minutes": "by minutes of training"}
+"""The horizontal axes, and the titles of plots over them."""
 MAX_MARKERS = 20
 """A curve of more points than this is drawn without markers."""
 MAX_POINTS = 150
@@ -33,7 +34,7 @@ class Curve:
     """A logged metric of all runs of a row: its mean and range over the runs at P points.
 
     Attributes:
-        images: the images drawn so far [P], mean over the runs.
+        samples: the samples drawn so far [P], mean over the runs.
         minutes: the minutes of training so far [P], mean over the runs.
         mean: the mean of the metric [P].
         low: the minimum of the metric [P].
@@ -41,7 +42,7 @@ class Curve:
         runs: the number of runs.
     """
 
-    images: Values
+    samples: Values
     minutes: Values
     mean: Values
     low: Values
@@ -49,14 +50,14 @@ class Curve:
     runs: int
 
     def x(self, axis: str) -> Values:
-        """Return the points [P] on the axis `images` or `minutes`."""
-        return self.images if axis == "images" else self.minutes
+        """Return the points [P] on the axis `samples` or `minutes`."""
+        return self.samples if axis == "samples" else self.minutes
 
 
 def logged(run: Run, key: str) -> Values:
-    """Return a metric that a run logged: images, minutes and the value of each line, [P, 3]."""
+    """Return a metric that a run logged: samples, minutes and the value of each line, [P, 3]."""
     lines = [line for line in run.metrics() if key in line]
-    values = [(line["images"], line["seconds"] / 60, line[key]) for line in lines]
+    values = [(line["samples"], line["seconds"] / 60, line[key]) for line in lines]
     array = np.array(values, dtype=np.float64).reshape(-1, 3)
     return array[np.isfinite(array).all(1)]
 
@@ -74,10 +75,10 @@ def curve(runs: Sequence[Values]) -> Curve | None:
     values = stacked[..., 2]
     columns = [*stacked[..., :2].mean(0).T, values.mean(0), values.min(0), values.max(0)]
     segments = np.array_split(np.arange(length), min(length, MAX_POINTS))
-    images, minutes, mean, low, high = (
+    samples, minutes, mean, low, high = (
         np.array([column[segment].mean() for segment in segments]) for column in columns
     )
-    return Curve(images, minutes, mean, low, high, len(runs))
+    return Curve(samples, minutes, mean, low, high, len(runs))
 
 
 def curves_of(runs: Mapping[str, Sequence[Run]], key: str) -> dict[str, Curve | Missing]:
@@ -97,29 +98,29 @@ def _draw_curve(axes: Axes, x: Values, curve: Curve, style: Style) -> None:
         axes.fill_between(x, curve.low, curve.high, color=style.colour, alpha=0.18, linewidth=0)
 
 
-def format_x_axis(axes: Axes, axis: str, limit: float) -> None:
-    """Set the range, the label and the ticks of the axis `images` or `minutes`."""
+def format_x_axis(axes: Axes, axis: str, limit: float, noun: str = "samples") -> None:
+    """Set the range, the label and the ticks of the axis `samples` or `minutes`."""
     axes.set_xlim(0, limit * 1.02 or 1.0)
-    axes.set_xlabel("images seen" if axis == "images" else "minutes of training")
+    axes.set_xlabel(f"{noun} seen" if axis == "samples" else "minutes of training")
     _format_ticks(axes, axis)
 
 
 def _format_ticks(axes: Any, axis: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-    if axis == "images":
+    if axis == "samples":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def loss_plot(row: str, curve: Curve, style: Style, name: str) -> Markup:
-    """Draw the loss of one row by images seen, with a second axis for minutes of training.
+def loss_plot(row: str, curve: Curve, style: Style, name: str, noun: str) -> Markup:
+    """Draw the loss of one row by samples seen, with a second axis for minutes of training.
 
     The second axis assumes a constant speed.
     """
 
     def paint(axes: Axes) -> None:
-        _draw_curve(axes, curve.images, curve, style)
-        format_x_axis(axes, "images", float(curve.images[-1]))
-        speed = curve.images[-1] / max(curve.minutes[-1], 1e-9)
+        _draw_curve(axes, curve.samples, curve, style)
+        format_x_axis(axes, "samples", float(curve.samples[-1]), noun)
+        speed = curve.samples[-1] / max(curve.minutes[-1], 1e-9)
         above = axes.secondary_xaxis("top", functions=(lambda x: x / speed, lambda x: x * speed))
         above.spines["top"].set_visible(True)
         above.set_xlabel("minutes of training")
@@ -137,16 +138,18 @@ def joint_plot(
     label: str,
     name: str,
     levels: Mapping[str, float] | None = None,
+    noun: str = "samples",
 ) -> Markup:
     """Draw a metric of all rows in one plot.
 
     Args:
         curves: the curve of each row.
         styles: the style of each row.
-        axis: ``images`` or ``minutes``.
+        axis: ``samples`` or ``minutes``.
         label: the label of the metric, with the unit.
         name: the name of the plot, unique on the page.
         levels: values of rows without a curve, drawn as horizontal lines.
+        noun: the plural noun for samples.
     """
 
     def paint(axes: Axes) -> None:
@@ -159,12 +162,13 @@ def joint_plot(
         for row, level in (levels or {}).items():
             axes.axhline(level, color=styles[row].colour, linestyle=styles[row].dash, linewidth=1.2)
             ends.append((row, limit, level, styles[row]))
-        format_x_axis(axes, axis, limit)
+        format_x_axis(axes, axis, limit, noun)
         axes.set_ylabel(label)
         label_ends(axes, ends)
 
     values = ", ".join(f"{row} {curve.mean[-1]:.3g}" for row, curve in curves.items())
-    return render_svg(paint, name, f"{label} by {axis}, at the end: {values}")
+    by = noun if axis == "samples" else axis
+    return render_svg(paint, name, f"{label} by {by}, at the end: {values}")
 
 
 def section(inputs: ReportInputs, styles: Mapping[str, Style]) -> dict[str, Any]:
@@ -178,21 +182,27 @@ def section(inputs: ReportInputs, styles: Mapping[str, Style]) -> dict[str, Any]
     def loss_panel(number: int, row: str, curve: Curve | Missing) -> Panel:
         if isinstance(curve, Missing):
             return Panel(row, curve, row)
-        return Panel(row, attempt(partial(loss_plot, row, curve, styles[row], f"loss-{number}")), row)
+        plot = partial(loss_plot, row, curve, styles[row], f"loss-{number}", inputs.noun)
+        return Panel(row, attempt(plot), row)
 
     def joint_panels(
         name: str, label: str, curves: Mapping[str, Curve], levels: Mapping[str, float] | None = None
     ) -> list[Panel]:
         return [
             Panel(
-                title,
-                attempt(partial(joint_plot, curves, styles, axis, label, f"{name}-{axis}", levels)),
+                title.format(noun=inputs.noun),
+                attempt(
+                    partial(
+                        joint_plot, curves, styles, axis, label, f"{name}-{axis}", levels, inputs.noun
+                    )
+                ),
             )
             for axis, title in AXES.items()
             if curves
         ]
 
     return {
+        "noun": inputs.noun,
         "loss": [loss_panel(number, *item) for number, item in enumerate(losses.items())],
         "knn": joint_panels("knn", "kNN %", knn, levels),
         "bound": joint_panels("bound", "nats", bounds),

@@ -23,6 +23,7 @@ from ssl_zoo.runs.build import build_data, restore_task
 from ssl_zoo.runs.records import file_exists
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
+from ssl_zoo.spec import Spec
 from ssl_zoo.task import Task
 from ssl_zoo.text import error_line, locate_error, printable
 
@@ -86,6 +87,7 @@ class ReportInputs:
         table: the figures.
         members: all runs and baselines, in the order of the rows of the table.
         config: the configuration that all have in common.
+        modality: the kind of data.
     """
 
     folder: Path
@@ -94,6 +96,12 @@ class ReportInputs:
     table: Table | Missing
     members: Sequence[Member]
     config: EncoderConfig | Missing
+    modality: str = Task.modality
+
+    @property
+    def noun(self) -> str:
+        """The plural noun for samples."""
+        return Spec.noun if isinstance(self.table, Missing) else self.table.noun
 
     @property
     def rows(self) -> dict[str, list[Member]]:
@@ -102,14 +110,6 @@ class ReportInputs:
         for member in self.members:
             rows.setdefault(member.row, []).append(member)
         return rows
-
-    @property
-    def modality(self) -> str:
-        """The kind of data that the tasks take, as far as they can be loaded."""
-        runs = [member.run for member in self.members if member.kind == "trained"]
-        configs = (attempt(run.config) for run in runs)
-        tasks = (c.task.name for c in configs if not isinstance(c, Missing))
-        return next((registry.load_task(name).modality for name in tasks), Task.modality)
 
 
 def read_folder(folder: Path) -> ReportInputs:
@@ -139,7 +139,9 @@ def _of_sweep(sweep: Sweep) -> ReportInputs:
     if done < len(members):
         summary += f"; {done} of {len(members)} cells are done"
     title = "A comparison of tasks" if isinstance(table, Missing) else table.title
-    return ReportInputs(sweep.out, title, summary, table, members, sweep.config)
+    return ReportInputs(
+        sweep.out, title, summary, table, members, sweep.config, sweep.comparison.modality
+    )
 
 
 _INCOMPLETE: Mapping[Status, str | None] = {
@@ -158,21 +160,23 @@ def _member(cell: Cell) -> Member:
     incomplete = status.reason if isinstance(status, Missing) else _INCOMPLETE[status]
     if status == "failed":
         incomplete = f"failed: {cell.failure()}"
-    return Member(cell.row, cell.seed, cell.folder, kind, cell.baseline, incomplete)
+    return Member(cell.title, cell.seed, cell.folder, kind, cell.baseline, incomplete)
 
 
 def _of_run(run: Run) -> ReportInputs:
     config = attempt(run.config)
     table = attempt(lambda: tabulate([run.path]))
     title, row, seed = run.path.resolve().name, run.path.resolve().name, 0
+    modality = Task.modality
     if not isinstance(config, Missing):
         row, seed = config.task.name, config.train.seed
+        modality = registry.load_task(row).modality
         title = f"{row} on {Path(config.data.source).name}"
     if not isinstance(table, Missing):
         title = f"{row}: {table.title}"
     incomplete = table.reason if isinstance(table, Missing) else None
     member = Member(row, seed, run, "trained", incomplete=incomplete)
-    return ReportInputs(run.path, title, "One run", table, [member], config)
+    return ReportInputs(run.path, title, "One run", table, [member], config, modality)
 
 
 def _count(number: int, noun: str) -> str:
@@ -217,7 +221,7 @@ class FeatureExtractor:
         data: the samples, loaded once.
     """
 
-    def __init__(self, config: EncoderConfig, modality: str) -> None:
+    def __init__(self, config: EncoderConfig, modality: str = Task.modality) -> None:
         """Load the data.
 
         Args:

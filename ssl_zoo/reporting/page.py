@@ -53,7 +53,7 @@ def _sections(inputs: ReportInputs, method: str) -> dict[str, Any]:
     extractor: FeatureExtractor | Missing = (
         config
         if isinstance(config, Missing)
-        else attempt(lambda: FeatureExtractor(config, inputs.modality))
+        else attempt(partial(FeatureExtractor, config, inputs.modality))
     )
     return {
         "title": printable(inputs.title),

@@ -28,6 +28,12 @@ SPECS: dict[str, type[Spec]] = {"image": ImageSpec}
 """The descriptions of samples that the core has, by modality."""
 
 
+def spec_class(modality: str) -> type[Spec] | None:
+    """Return the class that describes samples of a modality; None if no plugin registers it."""
+    specs: dict[str, type[Spec]] = {**SPECS, **registry.collect("ssl_zoo_register_specs")}
+    return specs.get(modality)
+
+
 def write_backbone(
     file: Path,
     encoder: Encoder,
@@ -164,14 +170,14 @@ def _description(file: Path, header: Mapping[str, str]) -> tuple[BackboneConfig,
     modality = header.get("modality", "image")
     if "spec" not in header or "backbone" not in header:
         raise UserError(f"{file} is no backbone that ssl-zoo wrote with a description of its samples")
-    specs = {**SPECS, **registry.collect("ssl_zoo_register_specs")}
-    if modality not in specs:
+    cls = spec_class(modality)
+    if cls is None:
         raise UserError(
             f"{file} is for {modality} data, whose plugin is not here; install it, or give it with "
             "--plugin FILE"
         )
     try:
-        spec: Spec = specs[modality].from_header(header["spec"])
+        spec: Spec = cls.from_header(header["spec"])
         return BackboneConfig.model_validate_json(header["backbone"]), spec
     except ValueError as error:  # pydantic's is one
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,13 @@ from ssl_zoo.errors import UserError
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Scores = dict[str, float]
+
+OLD_KEYS = {
+    "images": "samples",
+    "images_per_second": "samples_per_second",
+    "passes_per_image": "passes_per_sample",
+}
+"""The names of values in files of older versions, and the present ones, under which they are read."""
 
 
 class CellRecord(BaseModel):
@@ -36,12 +44,12 @@ class ResultsRecord(BaseModel):
 
     task: str = ""
     steps: Count = 0
-    images: Count = 0
+    samples: Count = 0
     seconds: Amount = 0.0
-    images_per_second: Amount = 0.0
+    samples_per_second: Amount = 0.0
     needs_labels: bool = False
     parameters: Count = 0
-    passes_per_image: Amount | None = None
+    passes_per_sample: Amount | None = None
     peak_memory_bytes: Count | None = None
     precision: str = ""
     device: str = ""
@@ -108,6 +116,8 @@ def _text(file: Path, hint: str) -> str | None:
 def _record(text: str, model: type[BaseModel], location: str, hint: str) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(text)
+        if isinstance(record, dict):
+            record = {_current_key(key, record): value for key, value in record.items()}
         model.model_validate(record, strict=True)
     except ValidationError as error:
         reason = ": ".join(filter(None, first_error(error, record)))
@@ -115,3 +125,9 @@ def _record(text: str, model: type[BaseModel], location: str, hint: str) -> dict
     except (ValueError, RecursionError) as error:
         raise UserError(f"{location} cannot be read: {error}; {hint}") from error
     return record
+
+
+def _current_key(key: str, record: Mapping[str, Any]) -> str:
+    """Return the present name of a value; a record that has it already may use the old one anew."""
+    current = OLD_KEYS.get(key, key)
+    return key if current in record else current

@@ -44,7 +44,7 @@ class Run:
     Attributes:
         path: the directory.
         config_file: the resolved configuration, and under `provenance` the versions and the command.
-        metrics_file: one JSON object per line: step, epoch, images, seconds, loss, and the task's own.
+        metrics_file: one JSON object per line: step, epoch, samples, seconds, loss, and the task's own.
         checkpoints: the state from which training resumes.
         backbone_file: the weights under timm's names; the header describes how to build the model.
         results_file: the evaluation of the finished run.

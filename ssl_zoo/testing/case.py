@@ -134,7 +134,7 @@ class Case:
         spec = replace(self.data.spec, samples=number)
         dataset = DataSet("conformance", spec, split, None, split)
         train = {"log_every": 1, **self.cls.recipe.get("train", {})}
-        short = {"epochs": 8, "images": None, "minutes": None, "batch_size": batch_size, "seed": seed}
+        short = {"epochs": 8, "samples": None, "minutes": None, "batch_size": batch_size, "seed": seed}
         config = RunConfig(
             task=TaskConfig(name=self.cls.name),
             train=TrainConfig.model_validate({**train, **short, "device": "cpu", "precision": "fp32"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -13,11 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiling
 
+from ssl_zoo import tree
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.runs.build import build_data
@@ -28,6 +28,7 @@ from ssl_zoo.runtime.files import make_output_folder
 from ssl_zoo.training import Trainer
 from ssl_zoo.training.trainer import PHASES, Batch
 from ssl_zoo.training.tuning import tune_device
+from ssl_zoo.tree import Tree
 
 BLOCK_SECONDS = 0.5
 """Seconds of a block of steps on prepared views; at least one step."""
@@ -47,10 +48,13 @@ class Throughput:
         task: the task's name.
         backbone: the backbone's name.
         data: the data set's name.
-        batch_size: images in a batch.
+        noun: the plural noun for samples, such as "images".
+        batch_size: samples in a batch.
         device: the device, the precision, the memory format and the threads.
-        views_per_image: the samples that the task's `views` makes of one image, masks and indices aside.
-        images_per_s: images per second of full training.
+        views_per_sample: the inputs of a network that the task's `views` makes of one sample. A view
+            counts if it has the type and the data types of what ``spec.prepare`` gives, and as many
+            axes, or more in front, such as tiles; masks, labels and indices do not.
+        samples_per_s: samples per second of full training.
         views_per_s: views made and trained on per second of full training.
         ceiling_views_per_s: views trained on per second when they are prepared in advance.
         ratio: the ratio of the two, the median over pairs of neighbouring blocks.
@@ -64,10 +68,11 @@ class Throughput:
     task: str
     backbone: str
     data: str
+    noun: str
     batch_size: int
     device: str
-    views_per_image: float
-    images_per_s: float
+    views_per_sample: float
+    samples_per_s: float
     views_per_s: float
     ceiling_views_per_s: float
     ratio: float
@@ -102,7 +107,7 @@ def bench(
         UserError: the input was wrong, or the profile cannot be written.
         SslZooError: a loss is not finite.
     """
-    endless = {"epochs": None, "minutes": None, "images": 2**50}
+    endless = {"epochs": None, "minutes": None, "samples": 2**50}
     config = config.model_copy(update={"train": config.train.model_copy(update=endless)})
     device = Device.choose(config.train)
     data = build_data(config, device.device, data)
@@ -127,7 +132,7 @@ class _Bench:
     def __init__(self, trainer: Trainer, log: TextIO) -> None:
         self.trainer = trainer
         self.log = log
-        self.prepared: Iterator[list[tuple[Tensor, ...]]] = iter(())
+        self.prepared: Iterator[list[tuple[Tree, ...]]] = iter(())
 
     def measure(self, seconds: float) -> Throughput:
         trainer = self.trainer
@@ -135,7 +140,7 @@ class _Bench:
         trainer.device.reset_peak_memory()
         self.full(1)
         peak = trainer.device.peak_memory()
-        per_image = self.prepare()
+        per_sample = self.prepare()
         self.ceiling(1)
         steps = max(1, round(BLOCK_SECONDS / self.ceiling(1)))
         full: list[float] = []
@@ -147,17 +152,18 @@ class _Bench:
             for times, block in order if len(full) % 2 else reversed(order):
                 times.append(block(steps))
         ratios = tuple(c / f for f, c in zip(full, ceiling, strict=True))
-        images = trainer.budget.step_images
+        samples = trainer.budget.step_samples
         return Throughput(
             task=trainer.config.task.name,
             backbone=trainer.config.backbone.name,
             data=trainer.data.name,
+            noun=trainer.data.spec.noun,
             batch_size=trainer.config.train.batch_size,
             device=str(trainer.device),
-            views_per_image=per_image,
-            images_per_s=images / statistics.median(full),
-            views_per_s=per_image * images / statistics.median(full),
-            ceiling_views_per_s=per_image * images / statistics.median(ceiling),
+            views_per_sample=per_sample,
+            samples_per_s=samples / statistics.median(full),
+            views_per_s=per_sample * samples / statistics.median(full),
+            ceiling_views_per_s=per_sample * samples / statistics.median(ceiling),
             ratio=statistics.median(ratios),
             ratios=ratios,
             peak_memory_bytes=peak,
@@ -175,14 +181,14 @@ class _Bench:
         return self._seconds(lambda: self.trainer.step_on(next(self.prepared), number), steps)
 
     def prepare(self) -> float:
-        """Prepare views of some steps; return the number of samples per raw one."""
+        """Prepare views of some steps; return the number of a network's inputs per sample."""
         with closing(_batches(self.trainer)) as stream:
             drawn = list(itertools.islice(stream, PREFETCHED_BATCHES))
         views = [[self.trainer.views(i, b) for i, b in enumerate(batches)] for batches in drawn]
         self.prepared = itertools.cycle(views)
-        raw = drawn[0][0][0]
-        samples = (v for v in views[0][0] if v.ndim == raw.ndim and v.dtype != torch.bool)
-        return sum(map(len, samples)) / len(raw)
+        raw = drawn[0][0].raw
+        example = self.trainer.data.spec.prepare(raw)
+        return sum(_inputs(view, example) for view in views[0][0]) / tree.size(raw)
 
     def shares(self, steps: int) -> dict[str, float]:
         """Return the fraction of each phase in the time of some steps of training."""
@@ -245,6 +251,16 @@ class _Bench:
             step()
         self.trainer.device.synchronise()
         return (time.perf_counter() - start) / number
+
+
+def _inputs(view: Tree, example: Tree) -> int:
+    """Return the number of a network's inputs in a view, 0 if it is not like a prepared batch."""
+    leaves, like = list(tree.leaves(view)), list(tree.leaves(example))
+    if type(view) is not type(example) or [x.dtype for x in leaves] != [x.dtype for x in like]:
+        return 0
+    further = {x.ndim - y.ndim for x, y in zip(leaves, like, strict=True)}
+    number = further.pop()
+    return 0 if further or number < 0 else math.prod(leaves[0].shape[: number + 1])
 
 
 def _batches(trainer: Trainer) -> Generator[list[Batch]]:

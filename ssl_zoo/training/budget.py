@@ -1,14 +1,19 @@
-"""The length of a run, in epochs, images or minutes."""
+"""The length of a run, in epochs, samples or minutes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import BUDGETS, TrainConfig
 from ssl_zoo.errors import UserError
+from ssl_zoo.text import quantity
+
+_OLD_FIELDS = {"step_images": "step_samples"}
+"""The fields of `Budget` that older versions named otherwise."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Budget:
     run is changed, what is left of the schedules is stretched over what is left of the budget.
 
     Attributes:
-        step_images: images in an optimiser step, over all processes.
+        step_samples: samples in an optimiser step, over all processes.
         steps_per_epoch: optimiser steps in a pass over the data; a last, smaller batch is dropped.
         steps: optimiser steps of the whole run; None where minutes count.
         seconds: the time for the whole run; None where steps count.
@@ -30,7 +35,7 @@ class Budget:
         warmup_of: the steps of the run of which ``train.warmup`` is a share; None if unknown.
     """
 
-    step_images: int
+    step_samples: int
     steps_per_epoch: int
     steps: int | None
     seconds: float | None
@@ -47,8 +52,8 @@ class Budget:
             UserError: a step takes more samples than there are, or the processes cannot share a batch
                 evenly.
         """
-        step_images = config.batch_size * config.accumulate
-        per_epoch = samples // step_images
+        step_samples = config.batch_size * config.accumulate
+        per_epoch = samples // step_samples
         if not per_epoch:
             times = f" × {config.accumulate} accumulated" if config.accumulate > 1 else ""
             smaller = max(2, processes, samples // (4 * config.accumulate)) // processes * processes
@@ -65,19 +70,30 @@ class Budget:
                 f"{processes} processes; choose --batch-size {divisible}"
             )
         if config.minutes is not None:
-            return cls(step_images, per_epoch, None, 60 * config.minutes)
-        if config.images is not None:
-            steps = math.ceil(config.images / step_images)
+            return cls(step_samples, per_epoch, None, 60 * config.minutes)
+        if config.samples is not None:
+            steps = math.ceil(config.samples / step_samples)
         else:
             assert config.epochs is not None  # TrainConfig's default
             steps = max(1, round(config.epochs * per_epoch))
-        return cls(step_images, per_epoch, steps, None, warmup_of=steps)
+        return cls(step_samples, per_epoch, steps, None, warmup_of=steps)
 
-    def __str__(self) -> str:
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Budget:
+        """Return the budget in a checkpoint, in which older versions name a field otherwise."""
+        return cls(**{_OLD_FIELDS.get(name, name): value for name, value in state.items()})
+
+    def describe(self, noun: str) -> str:
+        """Return the length in words, such as "1,100 steps of 128 images".
+
+        Args:
+            noun: the plural noun for samples.
+        """
+        step = quantity(self.step_samples, noun)
         if self.steps is not None:
-            return f"{self.steps:,} steps of {self.step_images:,} images"
+            return f"{self.steps:,} steps of {step}"
         assert self.seconds is not None
-        return f"{self.seconds / 60:g} minutes in steps of {self.step_images:,} images"
+        return f"{self.seconds / 60:g} minutes in steps of {step}"
 
     def progress(self, steps: int, seconds: float) -> float:
         """Return the progress, in [0, 1], after `steps` in `seconds` of training."""
@@ -111,7 +127,7 @@ class Budget:
         name = next(name for name in BUDGETS if getattr(config, name) is not None)
         unit = {
             "epochs": 1 / self.steps_per_epoch,
-            "images": self.step_images,
+            "samples": self.step_samples,
             "minutes": 1 / 60,
         }[name]
         in_steps = [f" ({n:,} steps)" if self.steps is not None else "" for n in (done, total)]

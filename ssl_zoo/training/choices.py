@@ -22,7 +22,7 @@ _MIRROR = Notice(
     "In a folder, or a data set of timm or Hugging Face, a mirrored image is assumed to mean the same.",
     "task.flip=0",
 )
-_EPOCHS = Notice("epochs", "Without a budget a run has 100 epochs.", "--epochs, --images, --minutes")
+_EPOCHS = Notice("epochs", "Without a budget a run has 100 epochs.", "--epochs, --samples, --minutes")
 _BACKBONE = Notice(
     "default-backbone",
     "The default backbone is small, for a quick look on two CPU cores.",
@@ -67,10 +67,10 @@ def report_choices(trainer: Trainer, left_out: Mapping[str, str]) -> None:
     """
     config, data, budget = trainer.config, trainer.data, trainer.budget
     noun = data.spec.noun
-    if rest := len(data.train) - budget.steps_per_epoch * budget.step_images:
+    if rest := len(data.train) - budget.steps_per_epoch * budget.step_samples:
         _LAST_BATCH(
             f"left out of an epoch: {rest:,} of {quantity(len(data.train), noun)}, others each time, as "
-            f"a step takes {budget.step_images:,}"
+            f"a step takes {budget.step_samples:,}"
         )
     if data.facts.mirror_assumed and getattr(trainer.task.options, "flip", 0) is None:
         _MIRROR(f"{data.name}: a mirrored image is assumed to mean the same; task.flip=0 if it does not")
@@ -95,7 +95,7 @@ def report_choices(trainer: Trainer, left_out: Mapping[str, str]) -> None:
         batch = config.train.batch_size
         _ACCUMULATED(
             f"{config.train.accumulate} batches are accumulated: what compares samples, as contrastive "
-            f"losses and batch norms do, sees {quantity(batch, noun)}, not {budget.step_images:,}"
+            f"losses and batch norms do, sees {quantity(batch, noun)}, not {budget.step_samples:,}"
         )
     if trainer.scaler.is_enabled():
         _OVERFLOW("fp16: steps whose gradient overflows change nothing")

@@ -104,26 +104,26 @@ def adapts_layers(config: TrainConfig) -> bool:
     )
 
 
-def learning_rate(config: TrainConfig, step_images: int) -> float:
-    """Return the peak learning rate for steps of `step_images` images.
+def learning_rate(config: TrainConfig, step_samples: int) -> float:
+    """Return the peak learning rate for steps of `step_samples` samples.
 
     Linear: lr · B / 256 (Goyal et al. 2017). Square root: lr · √(B / 256).
     """
-    ratio = step_images / 256
+    ratio = step_samples / 256
     exponent = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}[config.lr_scaling]
     return config.lr * float(ratio**exponent)
 
 
-def describe_learning_rate(config: TrainConfig, step_images: int) -> str:
+def describe_learning_rate(config: TrainConfig, step_samples: int) -> str:
     """Return the peak learning rate with its origin, such as "0.15 = 0.3 · 128/256"."""
     if config.lr_scaling == "none":
         return f"{config.lr:g}"
-    ratio = f"{step_images}/256"
+    ratio = f"{step_samples}/256"
     factor = ratio if config.lr_scaling == "linear" else f"√({ratio})"
-    return f"{learning_rate(config, step_images):.3g} = {config.lr:g} · {factor}"
+    return f"{learning_rate(config, step_samples):.3g} = {config.lr:g} · {factor}"
 
 
-def create_optimizer(task: Task, config: TrainConfig, step_images: int) -> Optimizer:
+def create_optimizer(task: Task, config: TrainConfig, step_samples: int) -> Optimizer:
     """Build timm's optimiser with the configured name.
 
     Raises:
@@ -133,7 +133,7 @@ def create_optimizer(task: Task, config: TrainConfig, step_images: int) -> Optim
         optimizer: Optimizer = create_optimizer_v2(
             parameter_groups(task, config),
             config.optimizer,
-            lr=learning_rate(config, step_images),
+            lr=learning_rate(config, step_samples),
             weight_decay=config.weight_decay,
             momentum=config.momentum,
             **_options(config, next(task.parameters()).device),
@@ -263,7 +263,7 @@ class Schedules:
     """
 
     def __init__(self, optimizer: Optimizer, config: TrainConfig, budget: Budget) -> None:
-        self.peak = learning_rate(config, budget.step_images)
+        self.peak = learning_rate(config, budget.step_samples)
         self._optimizer = optimizer
         self._decay = config.weight_decay, config.weight_decay_end
         # timm's schedule sets the rate of a single group, from which follow all the others.

@@ -9,7 +9,7 @@ from typing import Any
 
 from ssl_zoo import distributed
 from ssl_zoo.config.effects import NO_EFFECT
-from ssl_zoo.config.schema import RunConfig
+from ssl_zoo.config.schema import RunConfig, current_path
 from ssl_zoo.data import DataSet
 from ssl_zoo.notices import Notice
 from ssl_zoo.runs.agreement import check_data, resumed_config
@@ -50,11 +50,12 @@ class Resumption:
     def __init__(
         self, run: Run, settings: Mapping[str, Any] | None = None, replan: bool = False
     ) -> None:
+        settings = {current_path(path): value for path, value in (settings or {}).items()}
         self.run = run
         self.replan = replan
         self.state: StateDict = run.checkpoints.load() if run.checkpoints else {}
-        self.config: RunConfig = resumed_config(run, self.state, settings or {})
-        self._changes = _changes(run.config(), self.config, settings or {})
+        self.config: RunConfig = resumed_config(run, self.state, settings)
+        self._changes = _changes(run.config(), self.config, settings)
 
     def check_data(self, data: DataSet) -> None:
         """Raise if the run was trained on other samples.
@@ -81,7 +82,8 @@ class Resumption:
             if not new.same_length(trainer.budget):
                 self._change_budget(trainer, new)
             elif self.replan:
-                NO_EFFECT(f"--replan has no effect: the length of the run stays {new}; change it too")
+                length = new.describe(trainer.data.spec.noun)
+                NO_EFFECT(f"--replan has no effect: the length of the run stays {length}; change it too")
         if distributed.rank() == 0:
             self._cut_metrics()
             if self._changes:
@@ -91,6 +93,7 @@ class Resumption:
     def _change_budget(self, trainer: Trainer, new: Budget) -> None:
         """Change the budget of a trainer, and say what becomes of its learning rate."""
         trainer.follow_schedules()
+        noun = trainer.data.spec.noun
         before, rate, config = trainer.budget, trainer.rate, trainer.config.train
         new.check_reachable(config, trainer.step, trainer.seconds)
         ends_at_zero = ends_near_zero(config)
@@ -115,8 +118,8 @@ class Resumption:
         else:
             rule = "the run was finished, and its learning rate stays where it ended (or --replan)"
         CHANGED_BUDGET(
-            f"budget: {new} in place of {before}, at step {trainer.step:,}: {rule}; "
-            f"the learning rate goes from {rate:.3g} to {trainer.rate:.3g}"
+            f"budget: {new.describe(noun)} in place of {before.describe(noun)}, at step "
+            f"{trainer.step:,}: {rule}; the learning rate goes from {rate:.3g} to {trainer.rate:.3g}"
         )
 
     def _keep_changes(self, trainer: Trainer) -> None:

@@ -70,7 +70,7 @@ class Trainer:
         budget: the length of the run.
         step: optimiser steps done.
         seconds: time spent in training so far, without evaluation.
-        passes: images that encoders process for each image drawn; None before the first step, and
+        passes: samples that encoders process for each sample drawn; None before the first step, and
             with `torch.compile`.
         grad_norm: the norm of the last step's gradient, before clipping.
         phase: a context manager around each phase of a step, called with its name in `PHASES`. It
@@ -95,7 +95,7 @@ class Trainer:
         self.task = device.place(build_task(config, data.spec) if task is None else task)
         if distributed.world_size() > 1 and config.train.sync_batchnorm:
             distributed.sync_batchnorm(self.task)
-        self.optimizer = create_optimizer(self.task, config.train, self.budget.step_images)
+        self.optimizer = create_optimizer(self.task, config.train, self.budget.step_samples)
         self.schedules = Schedules(self.optimizer, config.train, self.budget)
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
         decay = config.train.ema
@@ -148,9 +148,9 @@ class Trainer:
         return {**self._skipped_before, **self.data.train.skipped}
 
     @property
-    def images(self) -> int:
-        """The number of images drawn so far, over all processes."""
-        return self.step * self.budget.step_images
+    def samples(self) -> int:
+        """The number of samples drawn so far, over all processes."""
+        return self.step * self.budget.step_samples
 
     @property
     def epoch(self) -> float:
@@ -282,7 +282,7 @@ class Trainer:
         return {
             "step": self.step,
             "epoch": round(self.epoch, 4),
-            "images": self.images,
+            "samples": self.samples,
             "seconds": round(self.seconds, 3),
             "progress": round(self.progress, 5),
         }
@@ -379,7 +379,7 @@ class Trainer:
         self.passes, self._peak_before = state["passes"], state["peak_memory"] or 0
         self._skipped_before = dict(state["skipped"])
         if "budget" in state:  # not in checkpoints of older versions
-            self.follow(Budget(**state["budget"]))
+            self.follow(Budget.from_state(state["budget"]))
 
     def follow(self, budget: Budget) -> None:
         """Train to the end of this budget, with the learning rate that it has."""

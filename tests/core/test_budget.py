@@ -30,9 +30,9 @@ from tests.conftest import small_config
         ({"epochs": 2}, 20),
         ({"epochs": 0.5}, 5),
         ({"epochs": 0.001}, 1),
-        ({"images": 1}, 1),
-        ({"images": 1000}, 10),
-        ({"images": 1001}, 11),
+        ({"samples": 1}, 1),
+        ({"samples": 1000}, 10),
+        ({"samples": 1001}, 11),
         ({}, 1000),
     ],
 )
@@ -154,7 +154,7 @@ def test_a_constant_rate_is_constant_after_its_warm_up() -> None:
     [
         (0.1, {"epochs": 1}, 1 / 10),
         (0.05, {"epochs": 2}, 1 / 10),
-        (0.05, {"images": 1}, 1),
+        (0.05, {"samples": 1}, 1),
         (0.05, {"epochs": 0.1}, 1),
         (0.1, {"epochs": None, "minutes": 3}, 1 / 100),
     ],

@@ -96,11 +96,11 @@ def test_every_row_has_the_same_conditions_and_its_seeds(done: Path) -> None:
     configs = [r.config() for r in runs]
     assert len({json.dumps(comparability_key(c)) for c in configs}) == 1
     assert [c.train.seed for c in configs] == [0, 1] * 3
-    assert {r.results()["images"] for r in runs} == {6 * 128}
+    assert {r.results()["samples"] for r in runs} == {6 * 128}
     assert not any(c.train.tune for c in configs)  # all compute in one number format
     assert sorted(p.name for p in done.iterdir() if p.is_dir()) == sorted(
         [
-            "pixels",
+            "raw",
             *(
                 f"{row}-{s}"
                 for row in ("random-init", "simclr", "rotation", "supervised")
@@ -144,7 +144,7 @@ def test_observers_follow_every_cell_from_its_start_to_its_end(observed: tuple[P
     for name, shares in progress.items():
         assert shares == sorted(shares), name
         assert shares[0] == 0
-        assert shares[-1] == (0 if name.startswith(("pixels", "random-init")) else 1)
+        assert shares[-1] == (0 if name.startswith(("raw", "random-init")) else 1)
 
 
 def test_asked_again_it_keeps_what_is_done(done: Path) -> None:
@@ -243,7 +243,7 @@ def test_the_command_line_says_that_a_task_failed_and_exits_with_1(call: Call, t
 WRONG: dict[str, tuple[list[str], str]] = {
     "task": (["--tasks", "simlcr"], "there is no task 'simlcr'. Did you mean 'simclr'?"),
     "baseline as task": (["--tasks", "supervised"], "--tasks: 'supervised' is a baseline; select"),
-    "baseline": (["--baselines", "pixel"], "--baselines: there is no baseline 'pixel'. Did you mean"),
+    "baseline": (["--baselines", "rav"], "--baselines: there is no baseline 'rav'. Did you mean"),
     "protocol": (["--protocol", "knm"], "--protocol: there is no protocol 'knm'. Did you mean 'knn'?"),
     "column": (["--columns", "knm"], "--columns: there is no column 'knm'. Did you mean 'knn'?"),
     "sort": (["--sort", "knm"], "--sort: there is no column 'knm'. Did you mean 'knn'?"),
@@ -252,7 +252,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "data": (["--data", "digitss"], "data.source: 'digitss' is neither a folder nor a known data set."),
     "backbone": (["--backbone", "resnet81"], "backbone.name: timm has no model 'resnet81'."),
     "device": (["--device", "cuda:77"], "train.device: 'cuda:77' cannot be used here"),
-    "cell": (["--only", "simclr-9"], "--only simclr-9: there is no such cell; there are: pixels"),
+    "cell": (["--only", "simclr-9"], "--only simclr-9: there is no such cell; there are: raw"),
     "launcher": (["--launcher", "pbs"], "--launcher: there is no 'pbs'; there are: slurm, local"),
     "both launchers": (["--launcher", "local", "--devices", "2"], "--devices cannot be combined"),
     "launcher settings": (["--launcher-set", "a=1"], "--launcher-set requires --launcher slurm"),
@@ -307,7 +307,7 @@ def test_each_cell_is_a_command_of_its_own(call: Call, tmp_path: Path) -> None:
     file, out = as_file(tmp_path / "c.yaml", seeds=1, tasks=["rotation"]), tmp_path / "c"
     printed = call("compare", "--config", file, "--out", out, "--dry-run")[1].splitlines()
     assert [line.split()[-1] for line in printed] == [
-        "pixels",
+        "raw",
         "random-init-0",
         "rotation-0",
         "supervised-0",
@@ -365,7 +365,7 @@ def test_the_estimate_of_the_time_left_is_the_mean_of_what_cells_took(tmp_path: 
         cell = {"cell": {"protocols": ["knn", "health"], "seconds": seconds}}
         (tmp_path / "c" / name / "results.json").write_text(json.dumps(cell))
 
-    finish("pixels", 5.0)
+    finish("raw", 5.0)
     assert sweep.seconds_left() is None  # nothing is known of what trains
     finish("simclr-0", 100.0)
     assert sweep.seconds_left() == pytest.approx(100 + 100 + 100)  # its second seed, and two like it
@@ -407,7 +407,7 @@ def test_what_is_installed_is_not_read_for_each_cell(
         monkeypatch.setattr(module, name, lambda *given: calls.update([name]) or function(*given))
 
     count(entries, "distributions")  # reads the metadata of all that is installed
-    count(registry_module, "describe")  # reads the source of a task
+    count(registry_module, "SourceReader")  # reads the source of tasks
     found = []
     for seeds in (1, 10):
         entries._read_all.cache_clear()
@@ -415,7 +415,7 @@ def test_what_is_installed_is_not_read_for_each_cell(
         found.append((tabulate_finished(tmp_path / str(seeds), seeds), dict(calls)))
     (few, before), (many, after) = found
     assert many > 8 * few
-    assert after["describe"] == before["describe"] > 0
+    assert after["SourceReader"] == before["SourceReader"] > 0
     # Once, and again if a package happens to be installed in these seconds.
     assert 1 <= after["distributions"] <= 2
 

@@ -52,7 +52,7 @@ MODES: dict[str, list[Callable[[], AbstractContextManager[Any]]]] = {
 
 def train_and_use(folder: Path) -> dict[str, Any]:
     """Return the results of training a step, and of using the trained network."""
-    config = small_config("rotation", train__epochs=None, train__images=128)
+    config = small_config("rotation", train__epochs=None, train__samples=128)
     run = ssl_zoo.train(config, out=folder / "run", protocol=["knn"], with_baselines=False)
     ssl_zoo.embed(run.path, None, folder / "features.npz", device="cpu")
     with np.load(folder / "features.npz") as arrays:
@@ -69,7 +69,7 @@ def compare_and_check(folder: Path) -> dict[str, Any]:
     """Return the results of the other functions that compute."""
     config = small_config("rotation", train__batch_size=16, train__tune=False)
     sections = {"data": config.data.model_dump(), "backbone": config.backbone.model_dump()}
-    budget = {"images": 128, "batch_size": 128, "device": "cpu", "precision": "fp32", "knn_points": 0}
+    budget = {"samples": 128, "batch_size": 128, "device": "cpu", "precision": "fp32", "knn_points": 0}
     ssl_zoo.compare(out=folder / "table", tasks=["rotation"], seeds=1, baselines=[],
                     protocols=["knn"], train=budget, **sections)  # fmt: skip
     (run,) = (path.parent for path in (folder / "table").rglob("backbone.safetensors"))
@@ -80,7 +80,7 @@ def compare_and_check(folder: Path) -> dict[str, Any]:
         "compare": figures(folder / "table"),
         "evaluate": evaluated,
         "export": ssl_zoo.export(run, folder / "model.safetensors").replace(str(folder), ""),
-        "bench": ssl_zoo.bench(config, seconds=0).views_per_image,
+        "bench": ssl_zoo.bench(config, seconds=0).views_per_sample,
         "check": [check.outcome().status for check in checks if check.name in names],
     }
 

@@ -54,7 +54,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, task_name: str) ->
     # Sums are taken in another order, and what divides by a gradient's size (Adam, LARS) makes whole
     # steps of the rounding where gradients are nearly 0; plain SGD at a low rate does not amplify it.
     # So does normalising embeddings of almost no length, as those of a digit's empty corner are.
-    settings = {"train__images": 1024, "train__lr": 0.002, "train__optimizer": "sgd"}
+    settings = {"train__samples": 1024, "train__lr": 0.002, "train__optimizer": "sgd"}
     settings |= {"task__crop_scale": [0.5, 1.0]}
     one = train(small_config(task_name, train__epochs=None, **settings), out=tmp_path / "one")
     arguments = [*flags(task_name, train__epochs="null", **settings), "--devices", "2"]
@@ -80,7 +80,7 @@ PARTS = {
 
 
 def test_two_processes_of_torchrun_go_by_parts_as_one_does(tmp_path: Path) -> None:
-    settings = {"train__images": 1024, "train__lr": 0.002, "train__optimizer": "sgd", **PARTS}
+    settings = {"train__samples": 1024, "train__lr": 0.002, "train__optimizer": "sgd", **PARTS}
     one = train(small_config("simclr", train__epochs=None, **settings), out=tmp_path / "one")
     arguments = flags("simclr", train__epochs="null", **settings)
     two = torchrun("-m", "ssl_zoo", "train", *arguments, "--out", tmp_path / "two")

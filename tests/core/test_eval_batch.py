@@ -57,7 +57,7 @@ def memory() -> Iterator[Memory]:
 
 
 # Two views of four images in a step.
-FOUR = flags("simclr", train__batch_size=4, train__images=8, train__epochs="null")
+FOUR = flags("simclr", train__batch_size=4, train__samples=8, train__epochs="null")
 
 
 # ---- the rule
@@ -233,7 +233,7 @@ def test_a_run_whose_evaluation_failed_says_that_its_weights_are_good_and_how_to
     )
     run = Run("a run")
     results = run.results()
-    assert (results["steps"], results["images"]) == (2, 8)
+    assert (results["steps"], results["samples"]) == (2, 8)
     assert results["seconds"] > 0
     memory.samples = 512
     assert load_backbone(run.path)(torch.zeros(1, 1, 16, 16)).shape == (1, 96)

@@ -19,7 +19,7 @@ from ssl_zoo.training import train
 from tests.conftest import Call, small_config
 from tests.core.pictures import photo, write
 
-BRIEF: dict[str, Any] = {"train__epochs": None, "train__images": 256}
+BRIEF: dict[str, Any] = {"train__epochs": None, "train__samples": 256}
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_run_whose_data_have_changed_starts_anew_from_its_weights(
     edit(run, "data", source=str(tmp_path / "photos"))
     code, _, err = call("train", "--resume", run.path)
     assert code == 2
-    config = follow(call, err, "--images", "8", "--batch-size", "8").config()
+    config = follow(call, err, "--samples", "8", "--batch-size", "8").config()
     assert config.data.source == str(tmp_path / "photos")
     assert config.data.image_size == 16
 

@@ -31,13 +31,13 @@ from tests.robustness.killing import start_and_signal
 
 STEPS = 1437 // 128
 MISSING = "the extra ssl-zoo[tensorboard] is not installed"
-POSITION = ("epoch", "images", "seconds", "progress")
+POSITION = ("epoch", "samples", "seconds", "progress")
 RESULTS = {
     "task": "moco",
     "steps": 7,
-    "images": 896,
+    "samples": 896,
     "device": "cpu",
-    "passes_per_image": None,
+    "passes_per_sample": None,
     "scores": {"moco": {"knn": 91.25, "rankme": 3.0}, "pixels": {"knn": 97.0}},
 }
 
@@ -153,7 +153,8 @@ def test_a_summary_says_what_is_trained_and_for_how_long(tmp_path: Path) -> None
     step, summary = begun
     assert step == summary.progress == 0
     assert (summary.task, summary.data, summary.backbone) == ("moco", "digits", "test_resnet")
-    assert (summary.samples, summary.step_images, summary.steps, summary.minutes) == (1438, 256, 5, None)
+    assert (summary.samples, summary.noun, summary.step_samples) == (1438, "images", 256)
+    assert (summary.steps, summary.minutes) == (5, None)
     assert summary.budget == "5 steps of 256 images"
     assert summary.parameters == run.results()["parameters"]
     assert summary.device.startswith("cpu, fp32, channels last, ")
@@ -413,7 +414,7 @@ def test_steps_that_wandb_has_are_not_sent_again(
         weights_biases.ssl_zoo_step_logged(run, {"step": step, "loss": 0.25})
     weights_biases.ssl_zoo_run_ended(run, RESULTS)
     assert calls == [(5, {"loss": 0.25}), (6, {"loss": 0.25}), "finished"]
-    assert online.summary == {"steps": 7, "images": 896, **named_scores(RESULTS)}
+    assert online.summary == {"steps": 7, "samples": 896, **named_scores(RESULTS)}
 
 
 def test_runs_of_one_process_are_sent_apart_and_one_that_failed_is_ended(

@@ -544,7 +544,7 @@ def test_a_curve_is_the_mean_and_the_range_over_runs_as_far_as_all_have_got() ->
     joint = curve([a, b])
     assert joint is not None
     assert joint.runs == 2
-    assert joint.images.tolist() == [10, 20]
+    assert joint.samples.tolist() == [10, 20]
     assert joint.minutes.tolist() == [2, 3]
     assert (joint.mean.tolist(), joint.low.tolist(), joint.high.tolist()) == ([6, 3], [5, 3], [7, 3])
     assert curve([]) is None
@@ -553,7 +553,7 @@ def test_a_curve_is_the_mean_and_the_range_over_runs_as_far_as_all_have_got() ->
     shown = curve([long])
     assert shown is not None
     assert len(shown.mean) == 150
-    assert shown.images[0] == shown.mean[0] == 3  # of the first seven
+    assert shown.samples[0] == shown.mean[0] == 3  # of the first seven
     assert (np.diff(shown.mean) > 0).all()
 
 

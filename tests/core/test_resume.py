@@ -266,7 +266,7 @@ def test_images_replaced_under_the_same_names_are_refused_when_resuming_and_said
     photos = shutil.copytree(photographs / "photos", tmp_path / "photos")
     edit(run, "data", source=str(photos))
     with registry.observing(Stop(4)), pytest.raises(Interrupted):  # they are moved, but the same
-        train(resume=run.path, settings={"train.images": 5 * 8}, **QUICK)
+        train(resume=run.path, settings={"train.samples": 5 * 8}, **QUICK)
     for file in (photos / split).iterdir():
         write(file, photo((30, 30), seed=7))
     with pytest.raises(UserError, match=message):
@@ -351,15 +351,15 @@ def test_a_finished_run_begins_its_schedule_anew_from_near_zero(run: Run) -> Non
 
 
 def test_a_finished_run_without_warm_up_warms_up_when_it_goes_on(tmp_path: Path) -> None:
-    run = begin(tmp_path / "run", train__images=8, train__epochs=None, train__warmup=0.0)
-    train(resume=run.path, settings={"train.images": 8 * 41}, **QUICK)
+    run = begin(tmp_path / "run", train__samples=8, train__epochs=None, train__warmup=0.0)
+    train(resume=run.path, settings={"train.samples": 8 * 41}, **QUICK)
     assert rates(run)[1:12] == pytest.approx(warmed_up(10), rel=1e-4)
 
 
 def test_a_few_epochs_added_to_a_finished_run_do_not_begin_at_the_peak_rate(
     call: Call, run: Run
 ) -> None:
-    code, _, err = call("train", "--resume", run.path, "--images", 8 * 17)
+    code, _, err = call("train", "--resume", run.path, "--samples", 8 * 17)
     assert code == 0, err
     assert "begin anew, with a warm-up over 3 steps (or --replan)" in err
     assert rates(run)[11:15] == pytest.approx(warmed_up(3), rel=1e-4)
@@ -410,15 +410,15 @@ def test_replanning_without_another_length_is_said_to_have_no_effect(call: Call,
 
 def test_a_budget_can_be_shortened_but_not_below_what_is_done(tmp_path: Path) -> None:
     run = begin(tmp_path / "run", stop=6)
-    with pytest.raises(UserError, match=r"^train.images: .* has done 48 images \(6 steps\) already"):
-        train(resume=run.path, settings={"train.images": 5 * 8}, **QUICK)
+    with pytest.raises(UserError, match=r"^train.samples: .* has done 48 images \(6 steps\) already"):
+        train(resume=run.path, settings={"train.samples": 5 * 8}, **QUICK)
     length = (
         r"has done 0.03352 epochs \(6 steps\) already, and its new length is 0.01 epochs \(2 steps\)"
     )
     with pytest.raises(UserError, match=rf"^train.epochs: the run {length}; choose more$"):
         train(resume=run.path, settings={"train.epochs": 0.01}, **QUICK)
     assert run.config().train.epochs == ELEVEN
-    train(resume=run.path, settings={"train.images": 8 * 8}, **QUICK)
+    train(resume=run.path, settings={"train.samples": 8 * 8}, **QUICK)
     assert run.results()["steps"] == 8
     assert rates(run)[6:] == pytest.approx(
         [0.005 * (1 + math.cos(math.pi * p)) for p in (6 / 11, 17 / 22)], rel=1e-4

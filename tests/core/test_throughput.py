@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.tools.bench import MIN_PAIRS, PREFETCHED_BATCHES, bench
@@ -16,6 +17,8 @@ from ssl_zoo.training.trainer import PHASES
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.contrastive.simclr import SimCLR
 from tests.conftest import Call, flags, small_config
+
+THIRD_PARTY = Path(__file__).parent.parent / "plugins" / "thirdparty"
 
 
 class Counted(SimCLR):
@@ -64,12 +67,21 @@ def test_the_ceiling_makes_steps_and_no_views(counted: type[Counted], accumulate
 
 def test_figures_fit_together(counted: type[Counted]) -> None:
     measured = bench(config("counted"), seconds=0)
-    assert measured.views_per_image == 2  # neither the mask nor the permutation is a view
-    assert measured.views_per_s == pytest.approx(2 * measured.images_per_s)
+    assert measured.views_per_sample == 2  # neither the mask nor the permutation is a view
+    assert measured.views_per_s == pytest.approx(2 * measured.samples_per_s)
     assert min(measured.ratios) <= measured.ratio <= max(measured.ratios)
     assert list(measured.shares) == list(PHASES)
     assert all(share > 0 for share in measured.shares.values())
     assert sum(measured.shares.values()) <= 1
+
+
+def test_tiles_are_views_and_waves_with_their_lengths_are_one(isolated_registry: None) -> None:
+    registry.load_file(THIRD_PARTY / "waveform.py")
+    tiles = bench(config("jigsaw", data__image_size=48), seconds=0)
+    waves = bench(load_config(None, {"task.name": "wave-coding", "train.tune": False}), seconds=0)
+    assert (tiles.noun, tiles.views_per_sample) == ("images", 9)
+    assert (waves.noun, waves.views_per_sample) == ("waves", 1)
+    assert waves.views_per_s == waves.samples_per_s
 
 
 @pytest.mark.parametrize("task_name", ["simclr", "rotation"])  # with two views, and with four

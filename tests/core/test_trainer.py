@@ -132,11 +132,11 @@ def test_what_a_backbone_wants_undecayed_is_not_decayed() -> None:
 def test_what_was_chosen_here_is_written_down_so_that_resuming_does_not_choose_anew(
     tmp_path: Path,
 ) -> None:
-    settings = {"train__precision": "auto", "train__images": 256, "train__epochs": None}
+    settings = {"train__precision": "auto", "train__samples": 256, "train__epochs": None}
     run = train(small_config("simclr", **settings), out=tmp_path / "run")
     config = run.config()
     assert config.train.precision == Device.choose(small_config("simclr", **settings).train).precision
-    assert (config.data.resident, config.train.images) == ("always", 256)
+    assert (config.data.resident, config.train.samples) == ("always", 256)
     assert trainer("simclr", train__epochs=None).config.train.epochs == DEFAULT_EPOCHS
 
 
@@ -196,7 +196,7 @@ def test_the_logged_rates_are_those_of_the_formula(tmp_path: Path) -> None:
 
 
 def test_a_run_of_one_step_trains_at_the_full_rate_and_moves_its_weights(tmp_path: Path) -> None:
-    config = short(train__epochs=None, train__images=1, train__lr=0.01)
+    config = short(train__epochs=None, train__samples=1, train__lr=0.01)
     run = train(config, out=tmp_path / "r")
     (line,) = lines(run)
     assert (line["step"], line["lr"]) == (1, 0.01)
@@ -209,19 +209,19 @@ def test_a_run_of_one_step_trains_at_the_full_rate_and_moves_its_weights(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("settings", "images"),
+    ("settings", "samples"),
     [
         ({"train__epochs": 0.6}, 3 * 256),
-        ({"train__epochs": None, "train__images": 600}, 3 * 256),
+        ({"train__epochs": None, "train__samples": 600}, 3 * 256),
         ({"train__epochs": 1.4}, 7 * 256),
     ],
 )
 def test_a_run_stops_where_its_budget_says(
-    tmp_path: Path, settings: dict[str, Any], images: int
+    tmp_path: Path, settings: dict[str, Any], samples: int
 ) -> None:
     run = train(short(**settings), out=tmp_path / "r")
-    assert run.results()["images"] == run.metrics()[-1]["images"] == images
-    assert run.checkpoints.load()["step"] == images // 256
+    assert run.results()["samples"] == run.metrics()[-1]["samples"] == samples
+    assert run.checkpoints.load()["step"] == samples // 256
 
 
 def test_a_run_of_minutes_stops_after_them_and_not_before(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_knn_is_logged_every_so_many_epochs_and_changes_no_loss(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "budget", [{"train__epochs": 2}, {"train__epochs": None, "train__images": 2500}]
+    "budget", [{"train__epochs": 2}, {"train__epochs": None, "train__samples": 2500}]
 )
 def test_knn_is_logged_so_many_times_evenly_over_the_run(tmp_path: Path, budget: dict[str, Any]) -> None:
     run = train(short(train__knn_points=4, **budget), out=tmp_path / "r")
@@ -349,9 +349,9 @@ def test_knn_is_logged_so_many_times_evenly_over_the_run(tmp_path: Path, budget:
 def test_a_run_says_what_it_cost(tmp_path: Path) -> None:
     for task, passes in (("colour", 1), ("simclr", 2), ("byol", 4), ("rotation", 4)):
         results = train(short(task, train__epochs=0.3), out=tmp_path / task).results()
-        assert results["passes_per_image"] == passes
-        assert results["images_per_second"] == pytest.approx(
-            results["images"] / results["seconds"], rel=0.2
+        assert results["passes_per_sample"] == passes
+        assert results["samples_per_second"] == pytest.approx(
+            results["samples"] / results["seconds"], rel=0.2
         )
         assert results["peak_memory_bytes"] > 5e7
         assert results["needs_labels"] is False

@@ -33,7 +33,7 @@ from tests.core.pictures import photo, write
 RESNET: dict[str, Any] = {"channels": [8, 16, 32, 64], "layers": [1, 1, 1, 1]}
 VIT: dict[str, Any] = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
 
-BRIEF: dict[str, Any] = {"train__epochs": None, "train__images": 384}
+BRIEF: dict[str, Any] = {"train__epochs": None, "train__samples": 384}
 FP32 = {"train.device": "cpu", "train.precision": "fp32"}
 
 State = dict[str, Tensor]
@@ -457,7 +457,7 @@ def test_the_stem_stays_as_it_was_for_larger_images_in_colour(own: Run, tmp_path
         data__source=str(tmp_path / "photos"),
         data__image_size=96,
         train__batch_size=8,
-        train__images=16,
+        train__samples=16,
     )
     with collect_notices() as notices:
         run = train(config, out=tmp_path / "next")
@@ -549,7 +549,7 @@ def test_eval_names_a_foreign_checkpoints_network_and_scores_it(
 
 def test_all_tasks_of_a_comparison_start_from_the_weights(call: Call, own: Run, tmp_path: Path) -> None:
     weights = shutil.copytree(own.path, tmp_path / "first")
-    settings = {"data.image_size": 16, "train.images": 256, "train.batch_size": 128, **FP32}
+    settings = {"data.image_size": 16, "train.samples": 256, "train.batch_size": 128, **FP32}
     sets = [f"--set={name}={value}" for name, value in settings.items()]
     names = ["--tasks=rotation", "--baselines=random-init", "--seeds=1", "--protocol=knn"]
     code, out, err = call("compare", "--from", weights, *names, *sets, "--out", "sweep", "--json")

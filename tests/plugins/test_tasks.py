@@ -101,6 +101,26 @@ def test_loading_one_task_imports_no_other(install: Install) -> None:
     assert python(script, folder) == ["mine", ["dist_one"]]
 
 
+def test_tasks_are_listed_with_the_data_they_take_and_what_they_need(install: Install) -> None:
+    base = TASK.replace('paper = "Me 2030"', "paper = 'Me'; modality = 'text'").replace("Mine", "Base")
+    install(
+        "dist-text",
+        {"mine": "dist_text.tasks:Mine", "guess": "dist_text.tasks:Guess"},
+        dist_text____init__="raise_at_import = None\n",
+        dist_text__base=base,
+        dist_text__tasks="from .base import Base as Ours\n"
+        "class Mine(Ours):\n    needs = ('labels', 'index')\n"
+        "class Guess(unknown.Base):\n    pass\n",
+    )
+    tasks = registry.tasks()
+    read = {name: (task.modality, task.needs) for name, task in tasks.items()}
+    assert read["simclr"] == ("image", ())
+    assert read["supervised"] == ("image", ("labels",))
+    assert read["mine"] == ("text", ("labels", "index"))
+    assert read["guess"] == ("", ())  # its base cannot be found
+    assert not any(name.startswith("dist_text") for name in sys.modules)
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [

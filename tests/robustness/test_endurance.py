@@ -157,7 +157,7 @@ def work(folder: str, photos: str, rounds: str, *tasks: str) -> None:
             evaluate(run.path, ["knn", "lowshot"], with_baselines=False)
         sections = {
             "data": {"source": photos, "image_size": 8},
-            "train": {"images": 16, "batch_size": 8},
+            "train": {"samples": 16, "batch_size": 8},
         }
         compare(
             out=Path(folder) / f"{number}", tasks=[tasks[0]], seeds=1, baselines=["pixels"],

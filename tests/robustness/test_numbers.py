@@ -260,7 +260,7 @@ def test_weights_that_are_no_numbers_do_not_replace_a_checkpoint(tmp_path: Path)
 
 
 HALF = {
-    "train__precision": "fp16", "train__batch_size": 4, "train__epochs": None, "train__images": 112,
+    "train__precision": "fp16", "train__batch_size": 4, "train__epochs": None, "train__samples": 112,
     "train__knn_points": 0,
 }  # fmt: skip
 

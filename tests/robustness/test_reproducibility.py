@@ -94,7 +94,7 @@ def test_the_seed_decides_everything_and_nothing_else_does(
     first: First, photos: Path, tmp_path: Path, tried: Counter[str]
 ) -> None:
     other_task = "byol" if first.task == "moco" else "moco"  # in the same process
-    train(settings(other_task, photos, train__images=64, train__epochs=None), out=tmp_path / "before")
+    train(settings(other_task, photos, train__samples=64, train__epochs=None), out=tmp_path / "before")
     states = disturb(1)
     again = train(settings(first.task, photos), out=tmp_path / "again")
     assert random_states() == states  # runs leave the global generators unchanged
@@ -165,7 +165,7 @@ def test_how_many_threads_the_process_has_by_itself_changes_nothing(
     tmp_path: Path, tried: Counter[str]
 ) -> None:
     # Larger images, as torch does not split small tensors over threads.
-    config = small_config("simclr", train__epochs=None, train__images=256, train__threads=2)
+    config = small_config("simclr", train__epochs=None, train__samples=256, train__threads=2)
     before, outcomes = torch.get_num_threads(), []
     try:
         for number in (1, 2):

@@ -66,7 +66,7 @@ JSONS: list[Any] = [
     {"scores": 3}, {"scores": {"rotation": 3}}, {"scores": {"rotation": {"knn": "x"}}}, {"scores": {}},
     {"scores": {"rotation": {"knn": float("nan")}}}, {"scores": {"\x1b[2J": {"knn": 1e308}, "": {}}},
     {"cell": 3}, {"cell": {"protocols": 3}}, {"cell": {"protocols": ["knn"], "seconds": "x"}},
-    {"steps": "x"}, {"steps": True}, {"steps": 10**400}, {"steps": 1}, {"images": 10**400},
+    {"steps": "x"}, {"steps": True}, {"steps": 10**400}, {"steps": 1}, {"samples": 10**400},
     {"transfer": []}, {"skipped": [3]}, {"config": {"train": {"lr": "x"}}}, {"seconds": -1},
 ]  # fmt: skip
 

@@ -42,7 +42,7 @@ REPLACED = [
 
 def with_steps_left(run: Run) -> list[list[str | Path]]:
     """Commands that write all there is to be written in a run, once there is something left to do."""
-    longer = ["--images", "512", "--set", "train.checkpoint_seconds=0"]
+    longer = ["--samples", "512", "--set", "train.checkpoint_seconds=0"]
     return [[*commands(run.path)["train"], *longer], commands(run.path)["report"]]
 
 

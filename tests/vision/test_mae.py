@@ -392,7 +392,7 @@ def test_a_perfect_painter_paints_the_image(normalise: bool, monkeypatch: pytest
 
 def test_a_run_paints_hidden_patches_and_leaves_visible_ones(tmp_path: Path) -> None:
     given = {
-        **{"task.name": "mae", "data.image_size": 16, "train.images": 256, "train.batch_size": 64},
+        **{"task.name": "mae", "data.image_size": 16, "train.samples": 256, "train.batch_size": 64},
         **{"train.device": "cpu", "train.precision": "fp32", "backbone.options.depth": 1},
         **{f"task.{name}": value for name, value in SMALL.items()},
     }

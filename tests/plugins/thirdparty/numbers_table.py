@@ -78,6 +78,9 @@ class ShuffledColumns(Task):
         swapped = rng.uniform(*x.shape) < 0.3
         return torch.where(swapped, x.roll(1, 0), x), swapped
 
+    def gallery(self, views):
+        return {"shuffled": views[0]}
+
     def loss(self, views):
         x, swapped = views
         logits = full_precision(self.head(self.encoder(x)))

@@ -39,6 +39,9 @@ class WaveSpec(Spec):
         gain = 0.5 + torch.rand(len(batch.length), 1, generator=generator).to(batch.samples.device)
         return Wave(gain * batch.samples.float() / 2**15, batch.length)
 
+    def pad(self, x, places):
+        return Wave(F.pad(x.samples, (0, places)), x.length)
+
     def raw(self, batch):
         return torch.fft.rfft(batch.samples.float()).abs().log1p()
 
@@ -108,6 +111,9 @@ class WaveCoding(Task):
         gain = rng.uniform(len(x.length), 1, low=0.5, high=1.5)
         place = (rng.uniform(len(x.length)) * 8).long()
         return Wave(x.samples * gain, x.length), place
+
+    def gallery(self, views):
+        return {"wave": views[0]}
 
     def loss(self, views):
         x, place = views
