@@ -290,7 +290,8 @@ def _evaluate_run(
             scores = rows[config.task.name]
             _classifier(keeper, subject, task, source, scores).save(rows.classifier)
         if with_baselines:
-            rows |= {s.name: score(s, names) for s in baselines(config, samples, device)}
+            known = replace(samples, spec=task.spec)  # with the number of samples trained on
+            rows |= {s.name: score(s, names) for s in baselines(config, known, device)}
     try:
         run.add_scores(rows, on=data if data != config.data.source else None)
         rows.kept = True

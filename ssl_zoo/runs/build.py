@@ -118,7 +118,7 @@ def restore_task(run: Run, spec: Spec, data: DataSet | None = None) -> Task:
 
     Args:
         run: the run.
-        spec: the description of the data.
+        spec: the description of the data; the number of its samples is that of the run.
         data: the run's own data, where it is evaluated on these: a warning tells if they have changed.
 
     Raises:
@@ -135,6 +135,7 @@ def restore_task(run: Run, spec: Spec, data: DataSet | None = None) -> Task:
     spec = replace(
         spec, samples=state.get("samples", spec.samples)
     )  # those of the run, as memories have
+    spec = replace(spec, samples=state.get("samples", spec.samples))
     task = build_task(config, spec, restored=True)
     with state_dict_errors(run.checkpoints.file):
         task.load_state_dict(state["task"])

@@ -21,6 +21,7 @@ from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.tools.export import export
 from ssl_zoo.training import train
 from tests.conftest import SMALL, Call
+from tests.core.pictures import photo, write
 
 NEXT_BYTE = Path(__file__).with_name("thirdparty") / "next_byte.py"
 PAGE = Path(__file__).parents[2] / "docs" / "plugins.md"
@@ -299,6 +300,21 @@ def test_a_task_evaluated_on_seven_columns_embeds_seven(call: Call, isolated_reg
     assert code == 0, err
     assert features("run.npz").shape == (1797, 7)
     np.testing.assert_array_equal(features("run.npz"), features("file.npz")[:, :7])
+
+
+def test_a_bank_of_the_samples_trained_on_is_evaluated_on_others(
+    call: Call, isolated_registry: None, tmp_path: Path
+) -> None:
+    for number in range(24):
+        write(tmp_path / "photos" / f"{number % 2}" / f"{number:02}.png", photo((20, 20), seed=number))
+    plugin = ("--plugin", NEXT_BYTE.with_name("memory_bank.py"))
+    given = {**SMALL, "train.epochs": 0.1}
+    settings = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
+    code, _, err = call(*plugin, "train", "--task", "memory-bank", *settings, "--out", "run")
+    assert code == 0, err
+    for command in (("eval", "run", "--protocol", "health"), ("embed", "run", "-o", "e.npz")):
+        code, _, err = call(*plugin, *command, "--data", tmp_path / "photos")
+        assert code == 0, err
 
 
 # ---- what a network takes

@@ -485,7 +485,8 @@ def test_a_constant_representation_scores_as_chance_does() -> None:
 def test_what_has_no_map_is_not_measured() -> None:
     assert DENSE(subject(None, digits())) == {}
     other = replace(squares(), spec=Spec("sound"))
-    assert DENSE(subject(Patches(96), other)) == {}
+    with pytest.raises(UserError, match="squares is sound data, not image data"):
+        DENSE(subject(Patches(96), other))
 
 
 def test_data_without_labels_are_refused() -> None:

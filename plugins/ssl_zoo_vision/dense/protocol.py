@@ -109,7 +109,8 @@ def dense_scores(subject: Subject, train: Canvases, test: Canvases, classes: int
 def measure(subject: Subject) -> Scores:
     """Return the scores on canvases of the data set's images, and on VOC if it is on disk."""
     spec = subject.data.spec
-    if subject.encoder is None or not isinstance(spec, ImageSpec):
+    assert isinstance(spec, ImageSpec)
+    if subject.encoder is None:
         return {}
     subject.labels()
     scores = dict(dense_scores(subject, *pasted(subject.data)))
