@@ -4,11 +4,10 @@
 ``ssl-zoo check NAME`` runs them in the terminal. `ssl_zoo.testing.catalogue` lists them.
 """
 
-from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped
+from ssl_zoo.testing.case import Case
+from ssl_zoo.testing.check import Check, CheckFailed, CheckResult, CheckSkipped
 from ssl_zoo.testing.check_data import CheckData, SourceData, SyntheticImages
 from ssl_zoo.testing.suite import (
-    Check,
-    CheckResult,
     check_task,
     checks_of,
     parametrize_with_checks,

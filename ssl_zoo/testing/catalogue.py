@@ -1,20 +1,15 @@
-"""The list of checks: each one's name, its function, and the tasks that it applies to."""
+"""The list of checks, by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from ssl_zoo.spec import ImageSpec
 from ssl_zoo.testing import definition, learning, processes, state, views
-from ssl_zoo.testing.case import Case
-
-CheckFunction = Callable[[Case], str | None]
-"""Raises `CheckFailed` if a task fails it; returns a measurement to report, if any."""
+from ssl_zoo.testing.check import CheckFunction, by_name
 
 _ALL: tuple[CheckFunction, ...] = (
     definition.check_describes_itself,
     definition.check_options_round_trip,
     definition.check_options_refuse_nonsense,
+    definition.check_can_be_built,
     definition.check_recipe_is_valid,
     views.check_views_are_batches,
     views.check_views_obey_the_seed,
@@ -39,22 +34,6 @@ _ALL: tuple[CheckFunction, ...] = (
     state.check_exported_encoder_is_evaluated,
     processes.check_two_processes_are_one,
 )
-_IMAGE_TASKS_ONLY = (views.check_views_take_any_image,)
 
-_PREFIX = "check_"
-
-CHECKS: dict[str, CheckFunction] = {check.__name__.removeprefix(_PREFIX): check for check in _ALL}
-"""All checks in the order in which they run, by the function's name without ``check_``."""
-
-
-def public_name(name: str) -> str:
-    """Return the name of a check as users see it, from the name with or without ``check_``."""
-    return name.removeprefix(_PREFIX)
-
-
-def skip_reason(check: CheckFunction, case: Case) -> str | None:
-    """Return why a check does not apply to a task, or None if it does."""
-    spec = case.data.spec
-    if check in _IMAGE_TASKS_ONLY and not isinstance(spec, ImageSpec):
-        return f"it takes {spec.modality} data, no images"
-    return None
+CHECKS = by_name(_ALL)
+"""All checks of a task in the order in which they run, by the function's name without ``check_``."""

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 from ssl_zoo.config.errors import first_error
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, TrainConfig
 from ssl_zoo.plugins.validation import invalid_task_reason
-from ssl_zoo.testing.case import Case, CheckFailed, require
+from ssl_zoo.testing.case import Case
+from ssl_zoo.testing.check import CheckFailed, require
 from ssl_zoo.text import shorten_repr
 from ssl_zoo.training.optimizer import create_optimizer
 
@@ -67,6 +68,12 @@ def _takes(case: Case, name: str, value: Any) -> bool:
     except ValidationError:
         return False
     return True
+
+
+def check_can_be_built(case: Case) -> None:
+    """Check that the task can be built with a small network, and built again."""
+    for _ in range(2):
+        case.construct(case.data)
 
 
 def check_recipe_is_valid(case: Case) -> None:

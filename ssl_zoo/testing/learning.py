@@ -10,18 +10,8 @@ from ssl_zoo import tree
 from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.evaluation.health import rankme, spread
 from ssl_zoo.task import Task
-from ssl_zoo.testing.case import (
-    Case,
-    adam,
-    backward,
-    changed,
-    compute,
-    listed,
-    require,
-    same,
-    snapshot,
-    step,
-)
+from ssl_zoo.testing.case import Case, adam, backward, changed, compute, snapshot, step
+from ssl_zoo.testing.check import listed, require, same
 from ssl_zoo.training.optimizer import parameter_groups
 from ssl_zoo.tree import Tree
 

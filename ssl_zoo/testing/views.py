@@ -12,8 +12,9 @@ from torch import Tensor
 from ssl_zoo import tree
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
-from ssl_zoo.spec import Spec
-from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped, compute, require, same
+from ssl_zoo.spec import ImageSpec, Spec
+from ssl_zoo.testing.case import Case, compute
+from ssl_zoo.testing.check import CheckFailed, CheckSkipped, require, same
 from ssl_zoo.text import error_line, locate_error
 from ssl_zoo.tree import Tree
 from ssl_zoo.views import Rng
@@ -94,6 +95,9 @@ def check_views_take_any_image(case: Case) -> str:
 
     A task may refuse images of neither one nor three channels with `Unsuitable`.
     """
+    spec = case.build().spec
+    if not isinstance(spec, ImageSpec):
+        raise CheckSkipped(f"it takes {spec.modality} data, no images")
     refused = 0
     for data in case.all_data:
         try:
