@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ssl_zoo.testing import definition, learning, processes, state, views
+from ssl_zoo.testing import definition, learning, processes, source_order, source_samples, state, views
 from ssl_zoo.testing.check import CheckFunction, by_name
 
-_ALL: tuple[CheckFunction, ...] = (
+_OF_TASKS: tuple[CheckFunction, ...] = (
     definition.check_describes_itself,
     definition.check_options_round_trip,
     definition.check_options_refuse_nonsense,
@@ -35,5 +35,30 @@ _ALL: tuple[CheckFunction, ...] = (
     processes.check_two_processes_are_one,
 )
 
-CHECKS = by_name(_ALL)
+CHECKS = by_name(_OF_TASKS)
 """All checks of a task in the order in which they run, by the function's name without ``check_``."""
+
+_OF_SOURCES: tuple[CheckFunction, ...] = (
+    source_samples.check_can_be_opened,
+    source_samples.check_options_refuse_nonsense,
+    source_samples.check_spec_is_registered,
+    source_samples.check_samples_can_be_prepared,
+    source_samples.check_example_is_like_samples,
+    source_samples.check_samples_can_be_shown,
+    source_samples.check_labels_are_classes,
+    source_samples.check_names_are_as_many,
+    source_samples.check_sizes_are_right,
+    source_samples.check_test_split_is_apart,
+    source_order.check_batches_have_one_form,
+    source_order.check_batches_follow_from_indices,
+    source_order.check_batches_are_new,
+    source_order.check_subsets_are_the_same_samples,
+    source_order.check_passes_resume,
+    source_order.check_processes_share_a_pass,
+    source_order.check_streams_yield_each_sample_once,
+    source_order.check_streams_follow_from_the_seed,
+    source_order.check_streams_start_anywhere,
+)
+
+SOURCE_CHECKS = by_name(_OF_SOURCES)
+"""All checks of a source, likewise."""
