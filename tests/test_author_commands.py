@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_zoo.testing.catalogue import CHECKS
+from ssl_zoo.testing.catalogue import CHECKS, SOURCE_CHECKS
 from tests.conftest import Call
 
 pytestmark = pytest.mark.usefixtures("isolated_registry")
@@ -48,7 +48,7 @@ def test_check_reports_every_check_and_fails_where_one_fails(call: Call) -> None
     code, out, _ = call("check", "near", "--plugin", near(), "--expect", expect)
     assert code == 0
     assert "expected   representations_do_not_collapse: it is there to show that (" in out
-    assert out.splitlines()[-1] == f"{len(CHECKS) - 1} passed, 1 expected"
+    assert out.splitlines()[-1] == f"{len(CHECKS) - 2} passed, 1 expected, 1 skipped"
 
 
 @pytest.mark.slow
@@ -119,6 +119,32 @@ def test_new_task_says_what_to_do_next(call: Call) -> None:
     assert call("new-task", "Colour")[0] == 2
     assert call("new-task", "other", "--kind", "mask")[0] == 2
     assert not Path("ssl-zoo-other").exists()
+
+
+def test_a_source_is_written_and_checked_as_a_task_is(call: Call) -> None:
+    code, out, err = call("new-source", "rows", "--kind", "table")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "wrote ssl-zoo-rows",
+        "  pip install -e ssl-zoo-rows",
+        "  ssl-zoo check-source rows:FILE.csv",
+    ]
+    lines = [f"{i % 7 / 7},{i},{i % 2}" for i in range(40)]
+    Path("rows.csv").write_text("\n".join(["a,b,label", *lines]))
+    plugin = "--plugin", "ssl-zoo-rows/ssl_zoo_rows.py"
+    code, out, err = call("check-source", "rows:rows.csv", "--set", "data.options.test=0.5", *plugin)
+    assert (code, err) == (0, "")
+    assert "passed     can_be_opened: train 20, test 20" in out
+    assert out.splitlines()[-1] == f"{len(SOURCE_CHECKS) - 3} passed, 3 skipped"
+
+    Path("rows.csv").write_text("\n".join(["a,b,label", *lines, *lines]))
+    code, out, err = call("check-source", "rows:rows.csv", *plugin, "--json")
+    failed = [entry["check"] for entry in json.loads(out)["checks"] if entry["state"] == "failed"]
+    assert (code, err, failed) == (1, "", ["test_split_is_apart"])
+
+    code, out, err = call("check-source", "rows:none.csv", *plugin)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: data.source: 'none.csv' is no table")
 
 
 def test_plugins_tells_what_each_gives_and_what_is_wrong(call: Call) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ssl_zoo.cli.arguments import Command, Group, prepare
-from ssl_zoo.cli.author import check_command, check_source_command, new_task_command
+from ssl_zoo.cli.author import check_command, check_source_command, new_source_command, new_task_command
 from ssl_zoo.cli.compare import compare_command
 from ssl_zoo.cli.config import config_command
 from ssl_zoo.cli.errors import describe, fail
@@ -292,6 +292,9 @@ app.command("check-source")(check_source_command)
 
 
 app.command("new-task")(new_task_command)
+
+
+app.command("new-source")(new_source_command)
 
 
 @app.command("plugins")

@@ -1,4 +1,4 @@
-"""The commands for authors of plugins: check, check-source, new-task."""
+"""The commands for authors of plugins: check, check-source, new-task, new-source."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check_source_command(
 def new_task_command(
     name: Annotated[str, typer.Argument(help="The task's name, such as colour-guess.")],
     kind: Annotated[
-        str, typer.Option(help="Kind of task to start from: joint-embedding, predictive or masked.")
+        str, typer.Option(help="Kind to start from: joint-embedding, predictive, masked or text.")
     ] = "joint-embedding",
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder to write (default ssl-zoo-NAME).")
@@ -74,4 +74,22 @@ def new_task_command(
     from ssl_zoo.cli import console
     from ssl_zoo.tools.new_task import new_task
 
-    console.print_new_task(name, new_task(name, kind, out))
+    folder = new_task(name, kind, out)
+    console.print_new_package(folder, f"ssl-zoo check {name}", f"ssl-zoo train --task {name}")
+
+
+def new_source_command(
+    name: Annotated[str, typer.Argument(help="The source's name, such as microscope.")],
+    kind: Annotated[
+        str, typer.Option(help="Kind of source to start from: images, stream or table.")
+    ] = "images",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder to write (default ssl-zoo-NAME).")
+    ] = None,
+) -> None:
+    """Write a package with a new data source, and its tests."""
+    from ssl_zoo.cli import console
+    from ssl_zoo.tools.new_source import KINDS, new_source
+
+    folder = new_source(name, kind, out)
+    console.print_new_package(folder, f"ssl-zoo check-source {name}:{KINDS[kind]}")

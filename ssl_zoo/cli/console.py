@@ -174,12 +174,12 @@ def print_throughput(measured: Throughput, json: bool) -> None:
         say(f"wrote {measured.trace}")
 
 
-def print_new_task(name: str, folder: Path) -> None:
-    """Print the folder of a new task, and the next commands."""
+def print_new_package(folder: Path, *commands: str) -> None:
+    """Print the folder of a new package, and the next commands."""
     say(f"wrote {folder}")
     say(f"  pip install -e {quote(str(folder))}")
-    say(f"  ssl-zoo check {name}")
-    say(f"  ssl-zoo train --task {name}")
+    for command in commands:
+        say(f"  {command}")
 
 
 def print_plugins(entries: Iterable[PluginInfo], json: bool) -> None:

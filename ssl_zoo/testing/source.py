@@ -9,6 +9,7 @@ from ssl_zoo.config.load import load_encoder_config
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import Source
 from ssl_zoo.errors import UserError
+from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.testing.catalogue import SOURCE_CHECKS
 from ssl_zoo.testing.check import Check, CheckResult, Test, make_checks, parametrize, require_passed
@@ -64,7 +65,14 @@ def source_checks_of(
         checks = source_checks(name, config.data, expected_failures=expected_failures)
     except ValueError as error:
         raise UserError(str(error)) from error
-    checks[0].case.choose()  # raises here if there is none such, which is no fault of a source
+    case: SourceCase = checks[0].case
+    case.choose()
+    try:
+        _ = case.opened
+    except UserError:  # no fault of the source, such as a file that is not there
+        raise
+    except PLUGIN_ERRORS:
+        pass  # a check reports it
     return checks
 
 

@@ -98,6 +98,11 @@ class SourceCase:
         return data
 
     @cached_property
+    def opened(self) -> DataSet:
+        """The data, opened once; raises as `open` does."""
+        return self.open()
+
+    @property
     def data(self) -> DataSet:
         """The data.
 
@@ -105,7 +110,7 @@ class SourceCase:
             CheckSkipped: they cannot be opened, which `check_can_be_opened` reports.
         """
         try:
-            return self.open()
+            return self.opened
         except PLUGIN_ERRORS as error:
             raise CheckSkipped("not run: the source cannot be opened") from error
 

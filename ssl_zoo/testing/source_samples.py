@@ -25,7 +25,7 @@ MAX_COMPARED_BYTES = 2**28
 
 def check_can_be_opened(case: SourceCase) -> str:
     """Check that the source can be opened, and gives the same data when it is opened again."""
-    first, again = case.open(), case.open()
+    first, again = case.opened, case.open()
     require(first.spec == again.spec, "its spec is another one when it is opened again")
     for (name, a), b in zip(splits_of(first).items(), splits_of(again).values(), strict=True):
         require(len(a) == len(b), f"the {name} split has {len(a)} samples, then {len(b)}")
