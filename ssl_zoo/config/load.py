@@ -139,10 +139,10 @@ def load_encoder_config(
     """Merge settings like `load_config`, but without a task, to evaluate a network without training.
 
     Args:
-        overrides: as for `load_config`.
-        sets: as for `load_config`.
-        flags: as for `load_config`.
-        base: as for `load_config`.
+        overrides: as for `load_config`, as are the next three.
+        sets: likewise.
+        flags: likewise.
+        base: likewise.
         recipe: the data and the backbone that tasks compared have in common in their recipes.
 
     Raises:
@@ -295,19 +295,19 @@ def _check_section(section: str, origin: str) -> None:
 
 def _recipe(recipe: SettingsSource, layers: Sequence[_Layer]) -> _Layer:
     """Return a recipe, without its data or backbone if a layer names another one."""
-    origin = recipe.origin
     for section in recipe.sections:
         if section not in RECIPE_SECTIONS:
             known = ", ".join(RECIPE_SECTIONS)
             hint = did_you_mean(str(section), RECIPE_SECTIONS) or f" There are: {known}"
-            raise SettingError("", f"there is no section {section!r} in a recipe.{hint}", origin)
+            raise SettingError("", f"there is no section {section!r} in a recipe.{hint}", recipe.origin)
     replaced = {
         section
         for section, name in RECIPE_SECTIONS.items()
         for layer in layers
         if name in layer.values.get(section, {})
     }
-    return _layer({s: values for s, values in recipe.sections.items() if s not in replaced}, origin)
+    kept = {s: values for s, values in recipe.sections.items() if s not in replaced}
+    return _layer(kept, recipe.origin)
 
 
 def _task_name(layers: Sequence[_Layer]) -> tuple[str, str]:
