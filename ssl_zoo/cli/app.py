@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ssl_zoo.cli.arguments import Command, Group, prepare
+from ssl_zoo.cli.author import check_command, check_source_command, new_task_command
 from ssl_zoo.cli.compare import compare_command
 from ssl_zoo.cli.config import config_command
 from ssl_zoo.cli.errors import describe, fail
@@ -31,7 +32,6 @@ from ssl_zoo.cli.options import (
     Sets,
     TaskName,
     Tune,
-    flag_names,
     load_run_config,
     names_option,
     settings_of,
@@ -285,47 +285,13 @@ def tasks_command(
         console.print_tasks(registry.tasks().values(), json)
 
 
-@app.command("check")
-def check_command(
-    name: Annotated[str, typer.Argument(help="A task.")],
-    data: Annotated[
-        str | None, typer.Option(help="Check on samples of this data, not on synthetic ones.")
-    ] = None,
-    image_size: ImageSize = None,
-    backbone: Backbone = None,
-    sets: Sets = None,
-    expect: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CHECK=REASON", help="A check that the task fails for a good reason."),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Check that a task meets the contract of all tasks; exit code 1 if it does not."""
-    from ssl_zoo import testing
-    from ssl_zoo.cli import console
-
-    expected = {check.strip(): reason for check, _, reason in (e.partition("=") for e in expect or ())}
-    settings = settings_of(data=data, image_size=image_size, backbone=backbone)
-    checks = testing.checks_of(name, settings, sets or (), expected, flags=flag_names())
-    if not console.print_checks(testing.run_checks(checks), json):
-        raise typer.Exit(1)
+app.command("check")(check_command)
 
 
-@app.command("new-task")
-def new_task_command(
-    name: Annotated[str, typer.Argument(help="The task's name, such as colour-guess.")],
-    kind: Annotated[
-        str, typer.Option(help="Kind of task to start from: joint-embedding, predictive or masked.")
-    ] = "joint-embedding",
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder to write (default ssl-zoo-NAME).")
-    ] = None,
-) -> None:
-    """Write a package with a new task that trains at once, and its tests."""
-    from ssl_zoo.cli import console
-    from ssl_zoo.tools.new_task import new_task
+app.command("check-source")(check_source_command)
 
-    console.print_new_task(name, new_task(name, kind, out))
+
+app.command("new-task")(new_task_command)
 
 
 @app.command("plugins")

@@ -105,6 +105,10 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. task.temperature=0.1."),
 ]
+Expect = Annotated[
+    list[str] | None,
+    typer.Option(metavar="CHECK=REASON", help="A check that fails for a good reason."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
 
 
@@ -125,6 +129,12 @@ def settings_of(**flags: Any) -> dict[str, Any]:
     if "train.observers" in settings:
         settings["train.observers"] = split_names(settings["train.observers"], "--observe")
     return settings
+
+
+def expected_failures(expect: Iterable[str] | None) -> dict[str, str]:
+    """Return the reasons of the flags ``--expect CHECK=REASON``, by check."""
+    parts = (text.partition("=") for text in expect or ())
+    return {check.strip(): reason for check, _, reason in parts}
 
 
 def split_names(texts: Iterable[str] | None, option: str) -> list[str]:

@@ -11,12 +11,13 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ssl_zoo import tree
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, RunConfig, TaskConfig, TrainConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.data.splits import ArraySplit
+from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
+from ssl_zoo.testing.check import CheckSkipped, same
 from ssl_zoo.testing.check_data import TINY, CheckData, SourceData, image_data
 from ssl_zoo.training import Trainer
 from ssl_zoo.training.optimizer import parameter_groups
@@ -27,20 +28,6 @@ Snapshot = dict[str, Tensor]
 
 SAMPLES = 256
 """The number of samples of the train split that a task under test is told."""
-
-
-class CheckFailed(AssertionError):
-    """Raised when a task fails a check; the message says why, in one line."""
-
-
-class CheckSkipped(Exception):
-    """Raised when a check does not apply or cannot run; the message says why."""
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise `CheckFailed` with the message unless the condition holds."""
-    if not condition:
-        raise CheckFailed(message)
 
 
 @dataclass(frozen=True)
@@ -94,8 +81,23 @@ class Case:
         return self.all_data[0]
 
     def build(self, data: CheckData | None = None, seed: int = 0, samples: int = SAMPLES) -> Task:
-        """Return the task in training mode, with weights drawn from the seed."""
-        data = data or self.data
+        """Return the task in training mode, with weights drawn from the seed.
+
+        Raises:
+            CheckSkipped: it cannot be built at all, which `check_can_be_built` reports.
+            Exception: it cannot be built with these data, this seed or this number of samples.
+        """
+        try:
+            return self.construct(data or self.data, seed, samples)
+        except PLUGIN_ERRORS as error:
+            try:
+                self.construct(self.data)
+            except PLUGIN_ERRORS:
+                raise CheckSkipped("not run: the task cannot be built") from error
+            raise
+
+    def construct(self, data: CheckData, seed: int = 0, samples: int = SAMPLES) -> Task:
+        """Return the task as `build` does, and raise what it raises."""
         spec = replace(data.spec, samples=samples)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -130,6 +132,7 @@ class Case:
             batch_size: the samples in a batch.
         """
         number = 4 * batch_size
+        task = self.build(seed=seed, samples=number)
         split = ArraySplit(self.data.batch(number), self.labels(number) if labels is None else labels)
         spec = replace(self.data.spec, samples=number)
         dataset = DataSet("conformance", spec, split, None, split)
@@ -139,7 +142,6 @@ class Case:
             task=TaskConfig(name=self.cls.name),
             train=TrainConfig.model_validate({**train, **short, "device": "cpu", "precision": "fp32"}),
         )
-        task = self.build(seed=seed, samples=number)
         return Trainer(config, dataset, Device.choose(config.train), task)
 
 
@@ -190,15 +192,3 @@ def changed(before: Snapshot, after: Snapshot) -> list[str]:
     """Return the names of tensors that differ by a bit, or exist only before or only after."""
     both = before.keys() & after.keys()
     return [n for n in {**before, **after} if n not in both or not same(before[n], after[n])]
-
-
-def same(a: Tree, b: Tree) -> bool:
-    """Return whether two batches are equal to the bit, in shape and type, too."""
-    pairs = list(zip(tree.leaves(a), tree.leaves(b), strict=True))
-    return all(x.shape == y.shape and x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
-
-
-def listed(names: Sequence[str], limit: int = 4) -> str:
-    """Join at most `limit` names for a message."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -1,20 +1,15 @@
-"""The list of checks: each one's name, its function, and the tasks that it applies to."""
+"""The list of checks, by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from ssl_zoo.testing import definition, learning, processes, source_order, source_samples, state, views
+from ssl_zoo.testing.check import CheckFunction, by_name
 
-from ssl_zoo.spec import ImageSpec
-from ssl_zoo.testing import definition, learning, processes, state, views
-from ssl_zoo.testing.case import Case
-
-CheckFunction = Callable[[Case], str | None]
-"""Raises `CheckFailed` if a task fails it; returns a measurement to report, if any."""
-
-_ALL: tuple[CheckFunction, ...] = (
+_OF_TASKS: tuple[CheckFunction, ...] = (
     definition.check_describes_itself,
     definition.check_options_round_trip,
     definition.check_options_refuse_nonsense,
+    definition.check_can_be_built,
     definition.check_recipe_is_valid,
     views.check_views_are_batches,
     views.check_views_obey_the_seed,
@@ -39,22 +34,31 @@ _ALL: tuple[CheckFunction, ...] = (
     state.check_exported_encoder_is_evaluated,
     processes.check_two_processes_are_one,
 )
-_IMAGE_TASKS_ONLY = (views.check_views_take_any_image,)
 
-_PREFIX = "check_"
+CHECKS = by_name(_OF_TASKS)
+"""All checks of a task in the order in which they run, by the function's name without ``check_``."""
 
-CHECKS: dict[str, CheckFunction] = {check.__name__.removeprefix(_PREFIX): check for check in _ALL}
-"""All checks in the order in which they run, by the function's name without ``check_``."""
+_OF_SOURCES: tuple[CheckFunction, ...] = (
+    source_samples.check_can_be_opened,
+    source_samples.check_options_refuse_nonsense,
+    source_samples.check_spec_is_registered,
+    source_samples.check_samples_can_be_prepared,
+    source_samples.check_example_is_like_samples,
+    source_samples.check_samples_can_be_shown,
+    source_samples.check_labels_are_classes,
+    source_samples.check_names_are_as_many,
+    source_samples.check_sizes_are_right,
+    source_samples.check_test_split_is_apart,
+    source_order.check_batches_have_one_form,
+    source_order.check_batches_follow_from_indices,
+    source_order.check_batches_are_new,
+    source_order.check_subsets_are_the_same_samples,
+    source_order.check_passes_resume,
+    source_order.check_processes_share_a_pass,
+    source_order.check_streams_yield_each_sample_once,
+    source_order.check_streams_follow_from_the_seed,
+    source_order.check_streams_start_anywhere,
+)
 
-
-def public_name(name: str) -> str:
-    """Return the name of a check as users see it, from the name with or without ``check_``."""
-    return name.removeprefix(_PREFIX)
-
-
-def skip_reason(check: CheckFunction, case: Case) -> str | None:
-    """Return why a check does not apply to a task, or None if it does."""
-    spec = case.data.spec
-    if check in _IMAGE_TASKS_ONLY and not isinstance(spec, ImageSpec):
-        return f"it takes {spec.modality} data, no images"
-    return None
+SOURCE_CHECKS = by_name(_OF_SOURCES)
+"""All checks of a source, likewise."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import yaml
@@ -11,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from ssl_zoo.config.errors import first_error
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, TrainConfig
 from ssl_zoo.plugins.validation import invalid_task_reason
-from ssl_zoo.testing.case import Case, CheckFailed, require
+from ssl_zoo.testing.case import Case
+from ssl_zoo.testing.check import CheckFailed, require
 from ssl_zoo.text import shorten_repr
 from ssl_zoo.training.optimizer import create_optimizer
 
@@ -45,13 +47,20 @@ def check_options_round_trip(case: Case) -> None:
 
 def check_options_refuse_nonsense(case: Case) -> None:
     """Check that options refuse unknown names and meaningless values."""
-    model = case.cls.Options
-    require(not _takes(case, "no_such_option", 1), "an option that it does not have is accepted")
+    require_refuses_nonsense(case.cls.Options, case.options)
+
+
+def require_refuses_nonsense(model: type[BaseModel], values: Mapping[str, Any]) -> None:
+    """Raise `CheckFailed` if a model of options with these values takes a wrong one in their place."""
+    require(
+        not _takes(model, values, "no_such_option", 1), "an option that it does not have is accepted"
+    )
     for name, info in model.model_fields.items():
         if _holds_anything(info.annotation):
             continue
         for value in _NONSENSE:
-            require(not _takes(case, name, value), f"option {name} accepts {shorten_repr(value)}")
+            refused = not _takes(model, values, name, value)
+            require(refused, f"option {name} accepts {shorten_repr(value)}")
 
 
 def _holds_anything(annotation: Any) -> bool:
@@ -61,12 +70,18 @@ def _holds_anything(annotation: Any) -> bool:
         else get_args(annotation)))  # fmt: skip
 
 
-def _takes(case: Case, name: str, value: Any) -> bool:
+def _takes(model: type[BaseModel], values: Mapping[str, Any], name: str, value: Any) -> bool:
     try:
-        case.cls.Options(**{**case.options, name: value})
+        model(**{**values, name: value})
     except ValidationError:
         return False
     return True
+
+
+def check_can_be_built(case: Case) -> None:
+    """Check that the task can be built with a small network, and built again."""
+    for _ in range(2):
+        case.construct(case.data)
 
 
 def check_recipe_is_valid(case: Case) -> None:

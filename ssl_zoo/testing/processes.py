@@ -16,7 +16,8 @@ from ssl_zoo import distributed, tree
 from ssl_zoo.nn import stop_dropout
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
-from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped, compute, require, snapshot
+from ssl_zoo.testing.case import Case, compute, snapshot
+from ssl_zoo.testing.check import CheckFailed, CheckSkipped, require
 from ssl_zoo.testing.rank_server import RANKS, TIMEOUT, server
 from ssl_zoo.text import locate_error
 from ssl_zoo.training.accumulation import Accumulation

@@ -13,19 +13,8 @@ from torch import Tensor
 from ssl_zoo import tree
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.task import Encoder, Task
-from ssl_zoo.testing.case import (
-    Case,
-    CheckFailed,
-    CheckSkipped,
-    Snapshot,
-    changed,
-    compute,
-    listed,
-    require,
-    same,
-    snapshot,
-    step,
-)
+from ssl_zoo.testing.case import Case, Snapshot, changed, compute, snapshot, step
+from ssl_zoo.testing.check import CheckFailed, CheckSkipped, listed, require, same
 from ssl_zoo.text import locate_error
 from ssl_zoo.training import Trainer
 

@@ -1,114 +1,22 @@
-"""The suite: run checks, collect their results, and compare them with the expected failures."""
+"""The suite of a task: its checks, run one after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
-
-import torch
+from typing import Any
 
 from ssl_zoo.config.load import load_config, parse_sets
 from ssl_zoo.config.schema import BackboneConfig
-from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry
-from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.task import Task
-from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped
-from ssl_zoo.testing.catalogue import CHECKS, public_name, skip_reason
+from ssl_zoo.testing.case import Case
+from ssl_zoo.testing.catalogue import CHECKS
+from ssl_zoo.testing.check import Check, CheckResult, Test, make_checks, parametrize, require_passed
 from ssl_zoo.testing.check_data import CheckData, SourceData
 from ssl_zoo.testing.processes import check_two_processes_are_one
 from ssl_zoo.testing.rank_server import server
-from ssl_zoo.text import did_you_mean, docstring_summary, error_line, locate_error
-
-Status = Literal["passed", "failed", "expected", "unexpected", "skipped"]
-Test = TypeVar("Test", bound=Callable[..., Any])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Temporarily compute on one thread: with networks so small, more threads only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@dataclass(frozen=True)
-class Check:
-    """A check of one task. Call it: it raises if the task fails the check.
-
-    Attributes:
-        name: the name in `ssl_zoo.testing.catalogue`, without ``check_``.
-        case: the task, with the data that it is checked on.
-        expected: the reason why it is expected to fail, or None if it is not.
-    """
-
-    name: str
-    case: Case = field(repr=False)
-    expected: str | None = None
-
-    def __call__(self) -> str | None:
-        """Run the check and return a measurement to report, if any.
-
-        Raises:
-            CheckFailed: the task fails it.
-            CheckSkipped: it does not apply to the task, or cannot run here.
-            Exception: any exception of the task itself.
-        """
-        function = CHECKS[self.name]
-        reason = skip_reason(function, self.case)
-        if reason is not None:
-            raise CheckSkipped(reason)
-        with torch_defaults(), _one_thread():
-            return function(self.case)
-
-    @property
-    def title(self) -> str:
-        """A sentence that describes the behaviour of a correct task."""
-        claim = docstring_summary(CHECKS[self.name].__doc__).removeprefix("Check that ")
-        return claim[:1].upper() + claim[1:]
-
-    def outcome(self) -> CheckResult:
-        """Run the check and return its result."""
-        try:
-            note = self()
-        except CheckSkipped as reason:
-            return CheckResult(self, "skipped", str(reason))
-        except PLUGIN_ERRORS as error:
-            known = isinstance(error, CheckFailed | SslZooError)
-            message = error_line(error) if known else locate_error(error)
-            if self.expected is not None:
-                return CheckResult(self, "expected", f"{self.expected} ({message})")
-            return CheckResult(self, "failed", message)
-        if self.expected is not None:
-            return CheckResult(self, "unexpected", "it passes; remove it from the expected failures")
-        return CheckResult(self, "passed", note or "")
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """The result of a check.
-
-    Attributes:
-        check: the check.
-        status: passed, failed, expected (failed as expected), unexpected (passed, though expected to
-            fail) or skipped.
-        note: the reason of a failure or a skip, or a measurement.
-    """
-
-    check: Check
-    status: Status
-    note: str
-
-    @property
-    def bad(self) -> bool:
-        """True if the task, or its list of expected failures, must be corrected."""
-        return self.status in ("failed", "unexpected")
 
 
 @torch_defaults()
@@ -134,15 +42,7 @@ def task_checks(
     Raises:
         ValueError: an expected failure names no check, or has no reason.
     """
-    expected = {public_name(name): reason for name, reason in (expected_failures or {}).items()}
-    for name, reason in expected.items():
-        if name not in CHECKS:
-            known = did_you_mean(name, CHECKS) or f" There are: {', '.join(CHECKS)}"
-            raise ValueError(f"expected_failures: there is no check {name!r}.{known}")
-        if not reason.strip():
-            raise ValueError(f"expected_failures: {name} needs a reason")
-    case = Case.of(task, options, backbone, data)
-    return [Check(name, case, expected.get(name)) for name in CHECKS]
+    return make_checks(CHECKS, Case.of(task, options, backbone, data), expected_failures)
 
 
 @torch_defaults()
@@ -190,7 +90,7 @@ def checks_of(
 def run_checks(checks: Iterable[Check]) -> Iterator[CheckResult]:
     """Run the checks one after the other and yield their results."""
     checks = list(checks)
-    if any(CHECKS[check.name] is check_two_processes_are_one for check in checks):
+    if any(check.function is check_two_processes_are_one for check in checks):
         server.start()  # it loads while the other checks run
     for check in checks:
         yield check.outcome()
@@ -210,9 +110,7 @@ def check_task(task: type[Task], **arguments: Any) -> list[CheckResult]:
         CheckFailed: the task fails a check; the message has a line for each.
     """
     results = list(run_checks(task_checks(task, **arguments)))
-    if failed := [result for result in results if result.bad]:
-        lines = "\n".join(f"  {result.check.name}: {result.note}" for result in failed)
-        raise CheckFailed(f"task {task.name!r} fails {len(failed)} of {len(results)} checks\n{lines}")
+    require_passed(f"task {task.name!r}", results)
     return results
 
 
@@ -230,28 +128,4 @@ def parametrize_with_checks(task: type[Task], **arguments: Any) -> Callable[[Tes
         def test_conformance(check: Check) -> None:
             check()
     """
-    import pytest
-
-    def parameter(check: Check) -> Any:
-        marks = [pytest.mark.xfail(reason=check.expected, strict=True)] if check.expected else []
-        return pytest.param(
-            _PytestCheck(check.name, check.case, check.expected), id=check.name, marks=marks
-        )
-
-    decorator: Callable[[Test], Test] = pytest.mark.parametrize(
-        "check", [parameter(check) for check in task_checks(task, **arguments)]
-    )
-    return decorator
-
-
-class _PytestCheck(Check):
-    """A check that skips its pytest test where it raises `CheckSkipped`."""
-
-    def __call__(self) -> str | None:
-        """Run the check, as `Check` does."""
-        import pytest
-
-        try:
-            return super().__call__()
-        except CheckSkipped as reason:
-            pytest.skip(str(reason))
+    return parametrize(task_checks(task, **arguments))

@@ -12,8 +12,9 @@ from torch import Tensor
 from ssl_zoo import tree
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
-from ssl_zoo.spec import Spec
-from ssl_zoo.testing.case import Case, CheckFailed, CheckSkipped, compute, require, same
+from ssl_zoo.spec import ImageSpec, Spec
+from ssl_zoo.testing.case import Case, compute
+from ssl_zoo.testing.check import CheckFailed, CheckSkipped, require, same
 from ssl_zoo.text import error_line, locate_error
 from ssl_zoo.tree import Tree
 from ssl_zoo.views import Rng
@@ -41,8 +42,8 @@ def check_views_are_batches(case: Case) -> None:
         require(len(others) == len(views), f"{len(views)} views at one time, {len(others)} at another")
         for i, (view, other) in enumerate(zip(views, others, strict=True), 1):
             leaves = zip(tree.leaves(view), tree.leaves(other), strict=True)
-            shown = f"{_shown(view)} of 6 samples, {_shown(other)} of {n}"
-            require(all(_fits(a, b, n) for a, b in leaves), f"view {i} has no steady form: {shown}")
+            forms = f"{shown(view)} of 6 samples, {shown(other)} of {n}"
+            require(all(_fits(a, b, n) for a, b in leaves), f"view {i} has no steady form: {forms}")
 
 
 def _fits(view: Tensor, other: Tensor, n: int) -> bool:
@@ -55,7 +56,8 @@ def _fits(view: Tensor, other: Tensor, n: int) -> bool:
     return alike and (not view.ndim or len(other) in of_n)
 
 
-def _shown(view: Tree) -> str:
+def shown(view: Tree) -> str:
+    """Return the types and shapes of a batch's tensors, for messages."""
     return ", ".join(f"{str(v.dtype).removeprefix('torch.')} {list(v.shape)}" for v in tree.leaves(view))
 
 
@@ -94,6 +96,9 @@ def check_views_take_any_image(case: Case) -> str:
 
     A task may refuse images of neither one nor three channels with `Unsuitable`.
     """
+    spec = case.build().spec
+    if not isinstance(spec, ImageSpec):
+        raise CheckSkipped(f"it takes {spec.modality} data, no images")
     refused = 0
     for data in case.all_data:
         try:
@@ -124,8 +129,8 @@ def check_views_can_be_shown(case: Case) -> None:
     require(bool(columns), "gallery gives no column, so there is nothing to look at")
     for caption, column in columns.items():
         if not isinstance(column, list):
-            wanted = _shown(task.spec.example(3))
-            message = f"column {caption!r} must be a prepared batch, {wanted}, not {_shown(column)}"
+            wanted = shown(task.spec.example(3))
+            message = f"column {caption!r} must be a prepared batch, {wanted}, not {shown(column)}"
             require(_could_be_prepared(column, task.spec.example(3)), message)
             column = task.spec.show(column)
         drawn = len(column) == 3 and all(isinstance(one, str | Image.Image) for one in column)

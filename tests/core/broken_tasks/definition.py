@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ssl_zoo import Field
+from ssl_zoo import Encoder, Field
 from tests.core.broken_tasks.declare import EVERYTHING, TRAINING, broken
 from tests.core.sound_tasks import Sound
 
@@ -62,6 +62,14 @@ class OptionThatTakesNan(Sound):
 
     class Options(Sound.Options, allow_inf_nan=True):
         weight: float = Field(1.0, description="factor on the loss")
+
+
+@broken("can_be_built", r"RuntimeError: no such head at .*definition\.py:\d+")
+class HeadThatCannotBeBuilt(Sound):
+    """Its error is told once, and the checks that need the task do not run."""
+
+    def __init__(self, encoder: Encoder, options: Any, spec: Any) -> None:
+        raise RuntimeError("no such head")
 
 
 @broken("recipe_is_valid", "train.optimizer: timm has no optimiser 'larz'.*'lars'", also=TRAINING)
