@@ -22,8 +22,8 @@ HEAD = """\
 # Reference, as one plain page
 
 All public names with their docstrings, for reading without building the documentation. It is made from
-the code by `python -m tests.reference > docs/reference.md`; a test compares the two. Each section is also
-a page of the [built reference](reference/index.md).
+the code by `python -m tests.reference > docs/reference.md`; a test compares the two. Each section is
+also a page of the [built reference](reference/index.md).
 """
 
 
