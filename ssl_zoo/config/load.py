@@ -52,8 +52,7 @@ class _Layer:
 
     def put(self, section: str, name: str, value: Any, origin: str) -> None:
         """Set a field; merge a dictionary into an existing one."""
-        name = OLD_NAMES.get(section, {}).get(name, name)
-        target = self.values.setdefault(section, {})
+        name, target = OLD_NAMES.get(section, {}).get(name, name), self.values.setdefault(section, {})
         target[name] = _merged(target.get(name), value)
         self.origins[section, name] = origin
 
@@ -139,7 +138,7 @@ def load_encoder_config(
     """Merge settings like `load_config`, but without a task, to evaluate a network without training.
 
     Args:
-        overrides: as for `load_config`, as are the next three.
+        overrides: as for `load_config`, as are `sets`, `flags` and `base`.
         sets: likewise.
         flags: likewise.
         base: likewise.
@@ -265,10 +264,9 @@ def _sets(sets: Sequence[str]) -> _Layer:
         if comment_in(value):
             reason = "what follows a # is a comment in YAML; put the value in double quotes"
             raise SettingError(path.strip(), reason, origin)
-        parsed = parse_yaml(value, origin)
-        if parsed is None and not value.strip() and path.count(".") > 1:
+        if not value.strip() and path.count(".") > 1:
             raise SettingError(path.strip(), "has no value; write null for none", origin)
-        _put(layer, path.strip(), parsed, origin)
+        _put(layer, path.strip(), parse_yaml(value, origin), origin)
     return layer
 
 
