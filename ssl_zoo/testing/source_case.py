@@ -45,10 +45,13 @@ class SourceCase:
         Args:
             source: what ``data.source`` may be, such as ``NAME`` or ``NAME:REST``; or a `Source`, or a
                 function that a plugin registers as one.
-            config: the ``data`` section, None for its defaults. Its ``source`` is what a source that is
-                not given by name finds there, such as ``NAME:REST``.
+            config: the ``data`` section, None for its defaults, but that samples are not loaded into
+                memory in advance. Its ``source`` is what a source that is not given by name finds
+                there, such as ``NAME:REST``.
         """
-        values = config.model_dump() if isinstance(config, DataConfig) else dict(config or {})
+        if isinstance(config, DataConfig):
+            config = config.model_dump(exclude_unset=True)
+        values = {"resident": "never", **(config or {})}
         if isinstance(source, str):
             return cls(DataConfig.model_validate({**values, "source": source}))
         values.setdefault("source", getattr(source, "__name__", "source"))
