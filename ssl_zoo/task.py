@@ -35,9 +35,9 @@ class Losses:
         logs: detached scalars to log, by name; they stay on the device until they are logged.
         weight: the number of targets that `total` and `logs` are means over, such as hidden pixels,
             where it differs from batch to batch; at least 0, without gradient. A batch with none counts
-            as 0, whatever its total; its gradient must be finite, so divide by at least 1. Accumulated batches,
-            and the shares of several processes, then count by it, as in one joint batch. None where
-            all batches count alike, as a mean over samples does. A task gives it always or never.
+            as 0, whatever its total; its gradient must be finite, so divide by at least 1. Accumulated
+            batches, and the shares of several processes, then count by it, as in one joint batch. None
+            where all batches count alike, as a mean over samples does. A task gives it always or never.
     """
 
     total: Tensor
