@@ -153,7 +153,7 @@ class SyncBatchNorm(_BatchNorm):
     """A batch normalisation with statistics over all processes, on any device.
 
     PyTorch's own works on CUDA only. With this one, processes on CPUs compute the same as one process
-    with the joint batch. Every process must have the same number of samples.
+    with the joint batch, whose shares may differ in size.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -166,7 +166,7 @@ class SyncBatchNorm(_BatchNorm):
             return self._activated(super().forward(input))
         over = [d for d in range(input.ndim) if d != 1]
         x = input.float()
-        count = x.numel() // x.shape[1] * world_size()
+        count = sum(x.new_tensor(x.numel() // x.shape[1]))
         mean = sum(x.sum(over)) / count
         shape = [1, -1] + [1] * (input.ndim - 2)
         centred = x - mean.view(shape)

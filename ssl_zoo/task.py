@@ -34,9 +34,10 @@ class Losses:
         total: the scalar to minimise, differentiable.
         logs: detached scalars to log, by name; they stay on the device until they are logged.
         weight: the number of targets that `total` and `logs` are means over, such as hidden pixels,
-            where it differs from batch to batch; at least 0, without gradient. Accumulated batches,
-            and the shares of several processes, then count by it, as in one joint batch. None where
-            all batches count alike, as a mean over samples does. A task gives it always or never.
+            where it differs from batch to batch; at least 0, without gradient. A batch with none counts
+            as 0, whatever its total; its gradient must be finite, so divide by at least 1. Accumulated
+            batches, and the shares of several processes, then count by it, as in one joint batch. None
+            where all batches count alike, as a mean over samples does. A task gives it always or never.
     """
 
     total: Tensor
@@ -66,6 +67,16 @@ class Encoder(nn.Module, ABC):
     width: int
     embed_width: int | None = None
     finetune_lr: float = 1e-3
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, unless a method has its name, which would be hidden or hide it.
+
+        Raises:
+            AttributeError: a method has its name.
+        """
+        if name in _METHODS:
+            raise AttributeError(f"{name} is a method of Encoder; choose another name for the attribute")
+        super().__setattr__(name, value)
 
     @abstractmethod
     def forward(self, x: Tree) -> Tensor:
@@ -156,6 +167,9 @@ class Encoder(nn.Module, ABC):
         By default all are one layer.
         """
         return [list(self.parameters())]
+
+
+_METHODS = {name for name in vars(Encoder) if not name.startswith("_")} - {*Encoder.__annotations__}
 
 
 class Task(nn.Module, ABC):

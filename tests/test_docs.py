@@ -22,6 +22,7 @@ from ssl_zoo.training import train
 from tests.conftest import OTHERS, SMALL, Call, small_config
 from tests.core.pictures import photo, write
 from tests.plugins.sources import SHIPPED
+from tests.reference import page
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -173,6 +174,11 @@ def test_the_page_on_plugins_has_every_hook_with_its_exact_signature() -> None:
     assert shown.splitlines() == wanted
 
 
+def test_the_plain_reference_is_that_of_the_code() -> None:
+    written = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert written == page(), "python -m tests.reference > docs/reference.md"
+
+
 def test_adding_a_task_touches_one_file_and_one_line(
     call: Call, tmp_path: Path, isolated_registry: None
 ) -> None:
@@ -199,6 +205,6 @@ def test_adding_a_task_touches_one_file_and_one_line(
 
 
 def test_the_tests_that_a_page_names_exist() -> None:
-    for page in PAGES:
-        for file, name in re.findall(r"`(?:tests/)?([\w/]+\.py)::(test_\w+)`", page.read_text()):
-            assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{page.name}: {file}::{name}"
+    for shown in PAGES:
+        for file, name in re.findall(r"`(?:tests/)?([\w/]+\.py)::(test_\w+)`", shown.read_text()):
+            assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{shown.name}: {file}::{name}"

@@ -32,8 +32,6 @@ def masked(model: nn.Module, active: Tensor) -> Iterator[None]:
     activations do, needs no mask. Outputs in hidden cells have no meaning: multiply a map by its mask.
     With all cells active, the network is the dense one.
 
-    In several processes with synchronised batch norms, each must have as many active cells.
-
     Args:
         model: the network, called within with images [B, C, H, W].
         active: the active cells, bool [B, h, w] on the grid of the network's last map.

@@ -52,8 +52,7 @@ class _Layer:
 
     def put(self, section: str, name: str, value: Any, origin: str) -> None:
         """Set a field; merge a dictionary into an existing one."""
-        name = OLD_NAMES.get(section, {}).get(name, name)
-        target = self.values.setdefault(section, {})
+        name, target = OLD_NAMES.get(section, {}).get(name, name), self.values.setdefault(section, {})
         target[name] = _merged(target.get(name), value)
         self.origins[section, name] = origin
 
@@ -139,10 +138,10 @@ def load_encoder_config(
     """Merge settings like `load_config`, but without a task, to evaluate a network without training.
 
     Args:
-        overrides: as for `load_config`.
-        sets: as for `load_config`.
-        flags: as for `load_config`.
-        base: as for `load_config`.
+        overrides: as for `load_config`, as are `sets`, `flags` and `base`.
+        sets: likewise.
+        flags: likewise.
+        base: likewise.
         recipe: the data and the backbone that tasks compared have in common in their recipes.
 
     Raises:
@@ -265,10 +264,9 @@ def _sets(sets: Sequence[str]) -> _Layer:
         if comment_in(value):
             reason = "what follows a # is a comment in YAML; put the value in double quotes"
             raise SettingError(path.strip(), reason, origin)
-        parsed = parse_yaml(value, origin)
-        if parsed is None and not value.strip() and path.count(".") > 1:
+        if not value.strip() and path.count(".") > 1:
             raise SettingError(path.strip(), "has no value; write null for none", origin)
-        _put(layer, path.strip(), parsed, origin)
+        _put(layer, path.strip(), parse_yaml(value, origin), origin)
     return layer
 
 
@@ -295,19 +293,19 @@ def _check_section(section: str, origin: str) -> None:
 
 def _recipe(recipe: SettingsSource, layers: Sequence[_Layer]) -> _Layer:
     """Return a recipe, without its data or backbone if a layer names another one."""
-    origin = recipe.origin
     for section in recipe.sections:
         if section not in RECIPE_SECTIONS:
             known = ", ".join(RECIPE_SECTIONS)
             hint = did_you_mean(str(section), RECIPE_SECTIONS) or f" There are: {known}"
-            raise SettingError("", f"there is no section {section!r} in a recipe.{hint}", origin)
+            raise SettingError("", f"there is no section {section!r} in a recipe.{hint}", recipe.origin)
     replaced = {
         section
         for section, name in RECIPE_SECTIONS.items()
         for layer in layers
         if name in layer.values.get(section, {})
     }
-    return _layer({s: values for s, values in recipe.sections.items() if s not in replaced}, origin)
+    kept = {s: values for s, values in recipe.sections.items() if s not in replaced}
+    return _layer(kept, recipe.origin)
 
 
 def _task_name(layers: Sequence[_Layer]) -> tuple[str, str]:

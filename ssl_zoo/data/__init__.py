@@ -2,6 +2,7 @@
 
 from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.lazy import LazySplit
+from ssl_zoo.data.mapped import ArrayFile, MappedSplit
 from ssl_zoo.data.sample_files import SampleFiles
 from ssl_zoo.data.source import Source, SourceOptions, rest_of
 from ssl_zoo.data.sources import load
@@ -9,6 +10,6 @@ from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.streams import Stream
 
 __all__ = [
-    "ArraySplit", "DataSet", "LazySplit", "SampleFiles", "Source", "SourceOptions", "Split", "Stream",
-    "load", "rest_of",
+    "ArrayFile", "ArraySplit", "DataSet", "LazySplit", "MappedSplit", "SampleFiles", "Source",
+    "SourceOptions", "Split", "Stream", "load", "rest_of",
 ]  # fmt: skip

@@ -24,15 +24,15 @@ STAND_IN_DISTANCE = 64
 
 
 class LazySplit(Split):
-    """A split of images that are decoded when they are needed.
+    """A split of samples that are decoded when they are needed.
 
     An unreadable image is skipped: it is recorded, and another one near it, of the same class if there
     is one, takes its place. So a batch keeps its size and depends on the indices alone.
 
     Args:
-        images: the images.
+        files: the samples, by number.
         labels: the class of each sample, int64 [N], or None.
-        numbers: the images that belong to the split, int64 [N]; None for all.
+        numbers: the samples that belong to the split, int64 [N]; None for all.
     """
 
     resident = False
@@ -48,16 +48,16 @@ class LazySplit(Split):
 
     @property
     def names(self) -> list[str]:
-        """The name of each of the N images, readable or not."""
+        """The name of each of the N samples, readable or not."""
         return [self.files.name(number) for number in self.numbers.tolist()]
 
     @property
     def nbytes(self) -> int:
-        """The size of all decoded images together, in bytes."""
+        """The size of all decoded samples together, in bytes."""
         return len(self) * self.files.sample_nbytes
 
     def batch(self, indices: Tensor) -> Tree:
-        """Decode the images with these indices [B] to uint8 [B, C, side, side]."""
+        """Decode the samples with these indices [B] to a batch [B, ...]."""
         return tree.join([self.files.empty(0), *self.stream(indices, 64)])
 
     def stream(
@@ -131,7 +131,7 @@ class LazySplit(Split):
         return LazySplit(self.files, labels, self.numbers[indices])
 
     def to(self, device: torch.device) -> ArraySplit:
-        """Decode all images into the memory of `device`; unreadable ones are left out."""
+        """Decode all samples into the memory of `device`; unreadable ones are left out."""
         samples = self.files.empty(len(self))
         readable = self.files.decode_into(samples, self.numbers)
         if not readable.all():

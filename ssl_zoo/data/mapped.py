@@ -9,6 +9,7 @@ import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -52,16 +53,18 @@ class ArrayFile:
         Raises:
             SslZooError: they cannot be read.
         """
-        rows = np.empty((len(numbers), *self.whole.shape[1:]), self._dtype)
+        shape = self.whole.shape[1:]
+        size = math.prod(shape) * self._dtype.itemsize
+        rows = np.empty((len(numbers), size), np.uint8)
         for row, number in zip(rows, numbers.tolist(), strict=True):
             try:
-                read = self._read_at(self._offset + number * row.nbytes, row.nbytes)
+                read = self._read_at(self._offset + number * size, size)
             except OSError as error:
                 raise SslZooError(f"cannot read {self._file}: {error.strerror}") from error
-            if len(read) < row.nbytes:
+            if len(read) < size:
                 raise SslZooError(f"cannot read {self._file}: the file was truncated")
-            row[:] = np.frombuffer(read, self._dtype).reshape(row.shape)
-        return torch.from_numpy(rows)
+            row[:] = np.frombuffer(read, np.uint8)
+        return torch.from_numpy(rows.view(self._dtype).reshape(len(numbers), *shape))
 
     def _read_at(self, offset: int, size: int) -> bytes:
         """Return at most `size` bytes from `offset`, for several threads at once.
@@ -94,9 +97,9 @@ class MappedSplit(Split):
         self,
         file: ArrayFile,
         rows: Tensor,
-        labels: Tensor | None,
-        skipped: Mapping[str, str],
-        names: Sequence[str] | None,
+        labels: Tensor | None = None,
+        skipped: Mapping[str, str] = MappingProxyType({}),
+        names: Sequence[str] | None = None,
     ) -> None:
         self.file = file
         self.rows = rows

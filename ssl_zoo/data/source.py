@@ -121,10 +121,10 @@ def choose_source(name: str, sources: Mapping[str, Source], modality: str) -> So
     """
     if (named := _named_source(name, sources)) is not None:
         return named
-    fitting = [key for key, s in sources.items() if s.modality == modality and s.takes(name)]
-    if len(fitting) > 1:
+    takers = [key for key, s in sources.items() if s.modality == modality and s.takes(name)]
+    if len(takers) > 1:
         raise UserError(
-            f"data.source: {printable(name)} could be opened by {' and by '.join(fitting)}; "
-            f"write {fitting[0]}:{printable(name)}"
+            f"data.source: {printable(name)} could be opened by {' and by '.join(takers)}; "
+            f"write {takers[0]}:{printable(name)}"
         )
-    return sources[fitting[0]] if fitting else None
+    return sources[takers[0]] if takers else None

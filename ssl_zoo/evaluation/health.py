@@ -10,6 +10,7 @@ from ssl_zoo.evaluation.features import sample_indices
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.notices import Notice
+from ssl_zoo.spec import Spec
 
 MAX_PAIRED = 2048
 """The maximum number of samples for alignment and uniformity, whose cost grows with pairs."""
@@ -69,7 +70,7 @@ def measure(subject: Subject) -> Scores:
     scores = {}
     if len(features) > 1:
         scores = {"rankme": rankme(features), "uniformity": uniformity(few), "spread": spread(features)}
-    if subject.encoder is not None:
+    if subject.encoder is not None and type(subject.data.spec).vary is not Spec.vary:
         scores["alignment"] = alignment(*subject.two_views(MAX_PAIRED))
     return scores
 
@@ -97,7 +98,7 @@ HEALTH = Protocol(
         ),
         "alignment": Metric(
             "alignment", "mean squared distance of the unit features of two slightly different views "
-            "of a sample; with uniformity, both low is good", None, 2,
+            "of a sample, where its modality has any; with uniformity, both low is good", None, 2,
         ),
         "uniformity": Metric(
             "uniformity", "log of the mean of exp(-2 d²) over pairs of unit features", None, 2

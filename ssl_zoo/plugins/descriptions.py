@@ -1,4 +1,4 @@
-"""What a task says of itself, read from its source without importing it."""
+"""The description of a task, read from its source without importing it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Description(NamedTuple):
-    """What a task says of itself; what is unknown is empty.
+    """A task's description of itself; what is unknown is empty.
 
     Attributes:
         summary: the first line of the class's docstring.

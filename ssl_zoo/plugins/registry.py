@@ -155,13 +155,10 @@ class PluginRegistry:
         reader = SourceReader()
         for entry in self.entry_points():
             if entry.attr and entry.name not in tasks:
-                described = (
-                    Description.of(self._local[entry])
-                    if entry in self._local
-                    else reader.describe(entry.module, entry.attr)
-                )
+                cls = self._local.get(entry)
+                read = Description.of(cls) if cls else reader.describe(entry.module, entry.attr)
                 tasks[entry.name] = TaskInfo(
-                    entry.name, entry.value, entry.distribution, entry.version, *described
+                    entry.name, entry.value, entry.distribution, entry.version, *read
                 )
         return dict(sorted(tasks.items()))
 

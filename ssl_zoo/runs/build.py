@@ -132,10 +132,7 @@ def restore_task(run: Run, spec: Spec, data: DataSet | None = None) -> Task:
             data.name, difference,
         )  # fmt: skip
     check_settings(run, state, config, ignored=("train.",))  # which evaluation does not use
-    spec = replace(
-        spec, samples=state.get("samples", spec.samples)
-    )  # those of the run, as memories have
-    spec = replace(spec, samples=state.get("samples", spec.samples))
+    spec = replace(spec, samples=state.get("samples", spec.samples))  # those of the run, as banks have
     task = build_task(config, spec, restored=True)
     with state_dict_errors(run.checkpoints.file):
         task.load_state_dict(state["task"])

@@ -65,6 +65,10 @@ class Exporter:
     requires: Sequence[str] = ()
     install: str = ""
 
+    def __call__(self, encoder: Encoder, spec: Spec, config: BackboneConfig, to: Path) -> str:
+        """Write an encoder, and return the Python that loads what was written."""
+        return self.write(encoder, spec, config, to)
+
     def takes(self, encoder: Encoder, spec: Spec) -> bool:
         """Return whether it can write an encoder for samples of a spec."""
         return self.modality in (None, spec.modality) and isinstance(encoder, self.encoder)
@@ -108,7 +112,7 @@ def export(run: str | Path, to: str | Path) -> str:
         check_output_file("--to", to, {to.suffix: ()})
     else:
         make_output_folder("--to", to)
-    return exporter.write(encoder, spec, config, to)
+    return exporter(encoder, spec, config, to)
 
 
 def _choose(encoder: Encoder, spec: Spec, to: Path) -> Exporter:

@@ -33,6 +33,7 @@ class Accumulation:
 
     def add(self, losses: Losses) -> Tensor:
         """Add the losses of the next batch, and return the scalar to differentiate."""
+        losses = _without_targets(losses)
         total = losses.total / self.number
         logs = {name: value.detach() for name, value in losses.logs.items()}
         added = Losses(losses.total.detach().reshape(()), logs)
@@ -73,3 +74,13 @@ class Accumulation:
 
         logs = {name: joint([losses.logs[name] for losses in self.each]) for name in first.logs}
         return Losses(joint(self.totals), logs, weight.mean() if weights else None)
+
+
+def _without_targets(losses: Losses) -> Losses:
+    """Return losses that are 0 where there is no target, as a mean over none is not a number."""
+    weight = losses.weight
+    if weight is None:
+        return losses
+    any_target = weight > 0
+    logs = {name: value.where(any_target, 0.0) for name, value in losses.logs.items()}
+    return Losses(losses.total.where(any_target, 0.0), logs, weight)

@@ -82,7 +82,7 @@ def report_choices(trainer: Trainer, left_out: Mapping[str, str]) -> None:
             f"{default.name}, the default backbone, is small; --backbone resnet50 is a usual choice"
         )
     for reason in dict.fromkeys(left_out.values()):
-        names = sorted(name for name, why in left_out.items() if why == reason)
+        names = sorted(name for name, r in left_out.items() if r == reason)
         _LEFT_OUT(f"{data.name} {reason}: without {', '.join(names)}")
     sizes = (len(data.bank), 0 if data.test is None else len(data.test))
     evaluates = data.labelled and (config.train.knn_points or config.train.knn_every)

@@ -1,4 +1,4 @@
-"""What a transform is: a function of a batch of images that draws its parameters from an `Rng`."""
+"""The base class of transforms, which draw parameters for a batch of images from an `Rng`."""
 
 from __future__ import annotations
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from ssl_zoo import distributed
 from ssl_zoo.runs.build import build_data, build_task
 from ssl_zoo.runtime.device import Device
+from ssl_zoo.task import Losses
 from ssl_zoo.testing.rank_server import server
 from ssl_zoo.training import Trainer
+from ssl_zoo.training.accumulation import Accumulation
 from ssl_zoo.views import Rng
 from tests.conftest import small_config
 
@@ -111,3 +113,22 @@ def test_the_logged_loss_is_the_mean_of_the_accumulated_batches_not_the_last_one
     assert line["loss"] == pytest.approx(sum(float(one.total.detach()) for one in each) / 4)
     assert line["accuracy"] == pytest.approx(sum(float(one.logs["accuracy"]) for one in each) / 4)
     assert line["loss"] != pytest.approx(float(each[-1].total.detach()))
+
+
+def test_a_batch_without_any_target_counts_as_none() -> None:
+    weights = torch.ones(3, requires_grad=True)
+
+    def loss(targets: int) -> Losses:
+        values = weights.expand(targets, 3).sum(1)
+        mean = values.mean()  # not a number for no target
+        return Losses(mean, {"mean": mean.detach()}, weight=torch.tensor(targets))
+
+    joint = Accumulation(2)
+    for targets in (2, 0):
+        joint.add(loss(targets)).backward()
+    joint.normalise([weights])
+    assert joint.mean().total == joint.mean().logs["mean"] == 3
+    assert torch.equal(weights.grad, torch.ones(3))
+    alone = Accumulation(1)
+    alone.add(loss(0)).backward()
+    assert alone.mean().total == 0

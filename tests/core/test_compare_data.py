@@ -40,10 +40,8 @@ def test_tasks_whose_recipes_agree_are_compared_on_their_data_and_backbone(tmp_p
     assert table.failed == []
     # The raw input and the samples have the names that their spec gives them.
     assert {row.name for row in table.rows} == {"wave-coding", "mean spectrum", "random-init"}
-    assert [c.title for c in table.columns if c.name in ("throughput", "samples")] == [
-        "waves/s",
-        "waves",
-    ]
+    titles = {column.name: column.title for column in table.columns}
+    assert (titles["throughput"], titles["samples"]) == ("waves/s", "waves")
     assert "mean spectrum: the raw input." in table.foot
     assert not any("image" in text for text in table.foot)
     # A supervised task of images is not trained on them, and this is said.
@@ -82,7 +80,7 @@ def test_tasks_and_data_of_different_kinds_are_refused_first(tmp_path: Path) -> 
     )
     assert complaint(tasks=["wave-coding"], data={"source": "digits"}, out=tmp_path / "c") == (
         "data.source: 'digits' has image data, and the tasks take wave data (wave-coding); choose "
-        "other data with --data"
+        "other --data"
     )
     assert complaint(tasks=["wave-coding"], baselines=["supervised"]) == (
         "--baselines: 'supervised' takes image data, not wave data; leave it out"
@@ -108,7 +106,8 @@ def test_of_all_tasks_those_of_the_data_are_compared_and_of_all_baselines_those_
     assert open_sweep(tasks="all").comparison.modality == "image"
     registry.register_task(Unfit)
     small = {"backbone": {"name": "test_resnet"}, "data": {"image_size": 16}}
-    given = {**BRIEF, **small, "tasks": ["rotation"], "protocols": ["health"]}
+    brief = {"train": {"samples": 64, "batch_size": 32}, "protocols": ["health"]}
+    given = {**BRIEF, **small, **brief, "tasks": ["rotation"]}
     table = compare(out=tmp_path / "c", **given)
     notes = {row.name: row.notes for row in table.rows}
     assert table.failed == []

@@ -335,3 +335,21 @@ def test_passes_are_counted_by_sample_in_every_method(encoder: Encoder) -> None:
     task.loss((x,))
     assert passes.samples == 5 * 3
     assert set(vars(encoder)) == names
+
+
+def test_an_attribute_with_the_name_of_a_method_is_refused() -> None:
+    class Shadowing(Encoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stages = torch.nn.ModuleList()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+        def feature_map(
+            self, x: Tensor, hidden: Tensor | None = None, token: Tensor | None = None
+        ) -> Tensor:
+            return x
+
+    with pytest.raises(AttributeError, match="stages is a method of Encoder; choose another name"):
+        Shadowing()

@@ -410,7 +410,7 @@ def test_replanning_without_another_length_is_said_to_have_no_effect(call: Call,
 
 def test_a_budget_can_be_shortened_but_not_below_what_is_done(tmp_path: Path) -> None:
     run = begin(tmp_path / "run", stop=6)
-    with pytest.raises(UserError, match=r"^train.samples: .* has done 48 images \(6 steps\) already"):
+    with pytest.raises(UserError, match=r"^train.samples: .* has done 48 samples \(6 steps\) already"):
         train(resume=run.path, settings={"train.samples": 5 * 8}, **QUICK)
     length = (
         r"has done 0.03352 epochs \(6 steps\) already, and its new length is 0.01 epochs \(2 steps\)"

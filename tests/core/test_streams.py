@@ -150,6 +150,9 @@ def test_arrays_of_any_type_are_read_from_a_file(dtype: type, tmp_path: Path) ->
     assert split.nbytes == values.nbytes
     parts = list(split.stream(torch.tensor([4, 2, 9]), 2))
     assert np.array_equal(torch.cat(parts).numpy(), values[[4, 2, 9]])
+    np.save(tmp_path / "lengths.npy", values[:, 0])
+    lengths = MappedSplit(ArrayFile(tmp_path / "lengths.npy"), torch.arange(20))
+    assert lengths.batch(torch.tensor([3, 0])).tolist() == [9, 0]
 
 
 # --- sources ---

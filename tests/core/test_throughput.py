@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.plugins.registry import registry
-from ssl_zoo.tools.bench import MIN_PAIRS, PREFETCHED_BATCHES, bench
+from ssl_zoo.tools.bench import MIN_PAIRS, PREFETCHED_BATCHES, _inputs, bench
 from ssl_zoo.training.trainer import PHASES
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.contrastive.simclr import SimCLR
@@ -75,11 +76,23 @@ def test_figures_fit_together(counted: type[Counted]) -> None:
     assert sum(measured.shares.values()) <= 1
 
 
-def test_tiles_are_views_and_waves_with_their_lengths_are_one(isolated_registry: None) -> None:
+class Text(NamedTuple):
+    """Ids [B, T] and lengths [B]."""
+
+    ids: Tensor
+    lengths: Tensor
+
+
+def test_views_are_what_is_like_a_prepared_batch(isolated_registry: None) -> None:
+    image, example = torch.zeros(5, 1, 8, 8), torch.zeros(2, 1, 16, 16)
+    assert _inputs(image, example) == 5
+    assert _inputs(torch.zeros(5, 9, 1, 4, 4), example) == 5 * 9  # the tiles of jigsaw
+    assert _inputs(image.bool(), example) == _inputs(image[:, 0, 0, 0], example) == 0
+    ids, lengths = torch.zeros(3, 7, dtype=torch.int64), torch.ones(3, dtype=torch.int64)
+    assert _inputs(Text(ids, lengths), Text(ids[:2], lengths[:2])) == 3
+    assert _inputs(ids, Text(ids, lengths)) == _inputs(ids > 0, Text(ids, lengths)) == 0
     registry.load_file(THIRD_PARTY / "waveform.py")
-    tiles = bench(config("jigsaw", data__image_size=48), seconds=0)
     waves = bench(load_config(None, {"task.name": "wave-coding", "train.tune": False}), seconds=0)
-    assert (tiles.noun, tiles.views_per_sample) == ("images", 9)
     assert (waves.noun, waves.views_per_sample) == ("waves", 1)
     assert waves.views_per_s == waves.samples_per_s
 

@@ -9,18 +9,6 @@ from ssl_zoo.nn import by_size, ema_update, frozen_copy, full_precision, schedul
 from ssl_zoo.views import ColorJitter, Compose, MultiCrop, Normalise, RandomResizedCrop
 
 
-class Head(nn.Module):
-    """Similarities of a unit embedding to unit prototypes."""
-
-    def __init__(self, width, prototypes):
-        super().__init__()
-        self.embed = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 32))
-        self.prototypes = nn.Parameter(torch.randn(prototypes, 32))
-
-    def forward(self, x):
-        return F.normalize(self.embed(x), dim=1) @ F.normalize(self.prototypes, dim=1).T
-
-
 def balanced(logits):
     """Return the share [B, K] of each prototype in each sample, all prototypes alike in the batch."""
     joint = distributed.all_gather(logits)
