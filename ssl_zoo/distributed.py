@@ -84,6 +84,19 @@ def processes(device: str = "cpu") -> Iterator[int]:
         dist.destroy_process_group()
 
 
+def gradient_group() -> dist.ProcessGroup | None:
+    """Return a group of all processes for averages of gradients alone; None for that of all else.
+
+    A process that lacks a gradient then never takes the message of one that waits for it for that of a
+    batch norm. With NCCL there is none, as two groups on a GPU can wait for each other.
+    """
+    if dist.get_backend() != "gloo":
+        return None
+    group = dist.new_group(timeout=TIMEOUT)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
 def barrier() -> None:
     """Wait for all processes."""
     if world_size() > 1:

@@ -110,7 +110,10 @@ class Trainer:
             model = torch.compile(model)
         if distributed.world_size() > 1:
             model = DistributedDataParallel(
-                model, broadcast_buffers=False, find_unused_parameters=find_unused
+                model,
+                process_group=distributed.gradient_group(),
+                broadcast_buffers=False,
+                find_unused_parameters=find_unused,
             )
         wrapped: nn.Module = model
         return wrapped
