@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ssl_zoo import distributed
 from ssl_zoo.data import Split
 from ssl_zoo.errors import SslZooError
-from ssl_zoo.notices import Notice
+from ssl_zoo.notices import Notice, silence
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Task
@@ -48,8 +48,10 @@ def may_be_unused(task: Task, split: Split, device: Device) -> bool:
     waits for one whose trial fails.
     """
     try:
-        with torch.random.fork_rng(device.forked), distributed.alone():
-            found = _try(copy.deepcopy(task).train(), split, device)
+        numbers = torch.arange(min(SAMPLES, len(split)))
+        batch = Batch.of(split.batch(numbers), numbers, task, split)
+        with torch.random.fork_rng(device.forked), distributed.alone(), silence():
+            found = _try(copy.deepcopy(task).train(), batch, device)
     except PLUGIN_ERRORS as error:
         found = True
         _SEARCH(
@@ -59,11 +61,9 @@ def may_be_unused(task: Task, split: Split, device: Device) -> bool:
     return bool(distributed.all_reduce_max(found)[0])
 
 
-def _try(task: Task, split: Split, device: Device) -> bool:
+def _try(task: Task, batch: Batch, device: Device) -> bool:
     """Return whether parameters of a task get no gradient at one of the ends; changes the task."""
     parameters = [p for p in task.parameters() if p.requires_grad]  # those that are averaged
-    numbers = torch.arange(min(SAMPLES, len(split)))
-    batch = Batch.of(split.batch(numbers), numbers, task, split)
     for progress in ENDS:
         task.zero_grad(set_to_none=True)
         task.before_step(progress)
