@@ -53,7 +53,7 @@ from ssl_zoo.evaluation.knn import knn_accuracy
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.training import Trainer
-from ssl_zoo.training.trainer import Batch
+from ssl_zoo.training.batch import Batch
 from ssl_zoo.views import Rng
 
 CPU = torch.device("cpu")

@@ -27,15 +27,28 @@ RENDEZVOUS = "SSL_ZOO_RENDEZVOUS"
 """The environment variable with the address at which the processes meet, as
 `torch.distributed.init_process_group` takes it; without it torchrun's variables are used."""
 
+_alone = False
+
 
 def rank() -> int:
     """Return the number of this process, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() and not _alone else 0
 
 
 def world_size() -> int:
     """Return the number of processes."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() and not _alone else 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Temporarily compute as a run of this process only, without communication."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 @contextmanager
@@ -69,6 +82,19 @@ def processes(device: str = "cpu") -> Iterator[int]:
         yield local_rank
     finally:
         dist.destroy_process_group()
+
+
+def gradient_group() -> dist.ProcessGroup | None:
+    """Return a group of all processes for averages of gradients alone; None for that of all else.
+
+    A process that lacks a gradient then never takes the message of one that waits for it for that of a
+    batch norm. With NCCL there is none, as two groups on a GPU can wait for each other.
+    """
+    if dist.get_backend() != "gloo":
+        return None
+    group = dist.new_group(timeout=TIMEOUT)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
 
 
 def barrier() -> None:

@@ -19,6 +19,7 @@ it is kept in the same place, under the name ``warning``.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,3 +140,16 @@ def hold_back_notices() -> Iterator[None]:
         LOGGER.removeFilter(passes)
         for record in held:
             LOGGER.handle(record)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Temporarily drop all log records and Python's warnings, as in a trial on other samples."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

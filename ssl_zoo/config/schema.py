@@ -247,6 +247,11 @@ class TrainConfig(_Section):
         None, ge=1, description="samples in a batch of evaluation; none: follows training and memory"
     )
     sync_batchnorm: bool = Field(True, description="compute batch statistics over all processes")
+    find_unused_parameters: bool | None = Field(
+        None,
+        description="in several processes, whether each step searches for parameters without a "
+        "gradient; none: if a trial at the start finds any",
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of all randomness")
 

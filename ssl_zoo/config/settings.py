@@ -12,6 +12,7 @@ NEUTRAL = frozenset(
         *("data.resident", "data.workers", "data.root", "data.cache"),
         *("train.precision", "train.channels_last", "train.threads", "train.tune", "train.device"),
         *("train.checkpoint_seconds", "train.log_every", "train.observers", "train.eval_batch_size"),
+        "train.find_unused_parameters",
     }
 )
 """Settings that concern the machine and what is written; they may be edited in a run's file."""

@@ -26,7 +26,8 @@ from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import make_output_folder
 from ssl_zoo.training import Trainer
-from ssl_zoo.training.trainer import PHASES, Batch
+from ssl_zoo.training.batch import Batch
+from ssl_zoo.training.trainer import PHASES
 from ssl_zoo.training.tuning import tune_device
 from ssl_zoo.tree import Tree
 

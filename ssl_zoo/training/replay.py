@@ -18,7 +18,8 @@ from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.task import Losses
-from ssl_zoo.training.trainer import Batch, NotFinite, Trainer
+from ssl_zoo.training.batch import Batch
+from ssl_zoo.training.trainer import NotFinite, Trainer
 
 MAX_SHOWN_INDICES = 8
 """The number of a batch's sample indices that an error shows; the file has all of them."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
-from ssl_zoo import distributed, tree
+from ssl_zoo import distributed
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.data.splits import Pass
@@ -27,28 +27,15 @@ from ssl_zoo.runs.build import build_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
 from ssl_zoo.training.accumulation import Accumulation
+from ssl_zoo.training.batch import Batch
 from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.optimizer import Schedules, create_optimizer
 from ssl_zoo.training.passes import count_passes
-from ssl_zoo.tree import Tree
+from ssl_zoo.training.unused import check_averaged, may_be_unused
 from ssl_zoo.views import Rng, derive_seed
 
 MIN_LOSS_SCALE = 2.0**-8
 """In fp16 the loss is scaled so that its gradient fits; give up once the scale falls below this."""
-
-
-class Batch(NamedTuple):
-    """The samples that one forward pass trains on.
-
-    Attributes:
-        raw: the samples [B, ...].
-        numbers: their indices in the train split, int64 [B].
-        needed: what the task's `needs` ask for beside them, each [B].
-    """
-
-    raw: Tree
-    numbers: Tensor
-    needed: tuple[Tensor, ...] = ()
 
 
 class NotFinite(SslZooError):
@@ -93,6 +80,7 @@ class Trainer:
         self.device = device
         self.budget = Budget.of(config.train, len(data.train), distributed.world_size())
         self.task = device.place(build_task(config, data.spec) if task is None else task)
+        find_unused = self._find_unused()
         if distributed.world_size() > 1 and config.train.sync_batchnorm:
             distributed.sync_batchnorm(self.task)
         self.optimizer = create_optimizer(self.task, config.train, self.budget.step_samples)
@@ -100,7 +88,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
         decay = config.train.ema
         self.ema = ModelEmaV3(self.task.exported_encoder, decay) if decay is not None else None
-        self.model = self._wrapped()
+        self.model = self._wrapped(find_unused)
         self.step = 0
         self.seconds = 0.0
         self.passes: float | None = None
@@ -109,16 +97,24 @@ class Trainer:
         self._peak_before = 0
         self._skipped_before: dict[str, str] = {}
 
-    def _wrapped(self) -> nn.Module:
+    def _find_unused(self) -> bool:
+        """Return whether to search each step for parameters without a gradient."""
+        find = self.config.train.find_unused_parameters
+        if distributed.world_size() == 1 or find is not None:
+            return bool(find)
+        return may_be_unused(self.task, self.data.train, self.device)
+
+    def _wrapped(self, find_unused: bool) -> nn.Module:
         model: Any = self.task
         if self.config.train.compile:
             model = torch.compile(model)
         if distributed.world_size() > 1:
-            # A head may leave parts of a backbone unused (inpainting never pools), others for a while (a
-            # last layer that is frozen at first), or in one process alone (without a target). No look
-            # at the first step tells these, and processes would wait for each other for ever. The
-            # search in each step costs less than can be measured beside a small ResNet or ViT.
-            model = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+            model = DistributedDataParallel(
+                model,
+                process_group=distributed.gradient_group(),
+                broadcast_buffers=False,
+                find_unused_parameters=find_unused,
+            )
         wrapped: nn.Module = model
         return wrapped
 
@@ -178,19 +174,12 @@ class Trainer:
             while True:
                 with self.phase("data"):
                     step = [
-                        Batch(raw, indices, self._needed(indices))
+                        Batch.of(raw, indices, self.task, self.data.train)
                         for raw, indices in itertools.islice(stream, config.accumulate)
                     ]
                 if not step:
                     return
                 yield step
-
-    def _needed(self, index: Tensor) -> tuple[Tensor, ...]:
-        """Return what the task's `needs` ask for of these samples, in their order."""
-        known = {"index": index}
-        if self.data.train.labels is not None and "labels" in self.task.needs:
-            known["labels"] = self.data.train.labels[index]
-        return tuple(known[name] for name in self.task.needs)
 
     def train_step(self, batches: list[Batch]) -> Losses:
         """Make one optimiser step on this process's batches; return the mean of their losses.
@@ -211,10 +200,8 @@ class Trainer:
         """Return the input of the task's `loss`, on the device, for the i-th batch of the next step."""
         with self.phase("views"):
             seed = derive_seed(self.config.train.seed, "views", self.step, i)
-            raw = tree.move(batch.raw, self.device.device, non_blocking=True)
             rng = Rng(seed, self.device.device, distributed.rank(), distributed.world_size())
-            views = tuple(self.device.to_format(v) for v in self.task.views(raw, rng))
-            return views + tuple(tree.move(batch.needed, self.device.device, non_blocking=True))
+            return batch.views(self.task, rng, self.device)
 
     def step_on(self, views: Iterable[tuple[Tensor, ...]], number: int) -> Losses:
         """Make one optimiser step on the views of `number` batches; return the mean of their losses.
@@ -236,6 +223,7 @@ class Trainer:
                 with self.phase("backward"):
                     scaler.scale(joint.add(losses)).backward()
             del losses  # and its graph
+        check_averaged(self.model, self.task, self.step + 1)
         with self.phase("optimizer"):
             scaler.unscale_(self.optimizer)  # so that the true gradient is measured and clipped
             joint.normalise(self.task.parameters())

@@ -18,7 +18,7 @@ from ssl_zoo.runs.build import build_data, restore_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
 from ssl_zoo.training import Trainer, train
-from ssl_zoo.training.trainer import Batch
+from ssl_zoo.training.batch import Batch
 from ssl_zoo.views import Rng
 from tests.conftest import small_config
 

@@ -27,7 +27,7 @@ from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Field, Losses, Task, TaskOptions
 from ssl_zoo.training import Trainer, api, loop, train
-from ssl_zoo.training.trainer import Batch
+from ssl_zoo.training.batch import Batch
 from ssl_zoo.views import Rng
 from tests.conftest import small_config
 
