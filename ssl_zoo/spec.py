@@ -60,7 +60,7 @@ class Spec:
     raw_name: ClassVar[str | None] = None
     """The name of the raw-input baseline, such as "pixels"; None if raw input has no use as features."""
     raw_note: ClassVar[str] = "the raw input"
-    """What the features of the raw-input baseline are, for the notes below tables."""
+    """A description of the raw-input baseline's features, for the notes below tables."""
     noun: ClassVar[str] = "samples"
     """The plural noun for the samples, such as "images"."""
 
