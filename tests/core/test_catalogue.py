@@ -17,6 +17,7 @@ import torchvision
 
 from ssl_zoo.data import LazySplit
 from ssl_zoo.data.catalogue import CATALOGUE
+from ssl_zoo.data.image_files import ImageFiles
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.runtime.device import Device
 from tests.core.pictures import CPU, everything, go_offline, idx, named, photo, write
@@ -165,7 +166,8 @@ def test_imagenette_is_decoded_by_us_and_names_its_classes(tmp_path: Path) -> No
     assert data.train.labels is not None
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert isinstance(data.train, LazySplit)
-    assert data.train.images.open(0).size == (63, 50)  # an eighth
+    assert isinstance(data.train.files, ImageFiles)
+    assert data.train.files.open(0).size == (63, 50)  # an eighth
     assert everything(data).shape == (6, 3, 16, 16)
 
 

@@ -13,7 +13,6 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit
 from ssl_zoo.data.assemble import assemble
 from ssl_zoo.errors import UserError
-from ssl_zoo.evaluation.api import as_trained
 from ssl_zoo.nn import by_size
 from ssl_zoo.notices import collect_notices
 from ssl_zoo.runs.backbone import load_backbone
@@ -299,8 +298,8 @@ def test_other_channels_are_refused_rather_than_averaged(given: int, taken: int)
             convert(photos(channels=given))
     split = ArraySplit(photos(channels=given), None)
     data = assemble("b", DataConfig(source="b"), CPU, size=16, train=split)
-    with pytest.raises(UserError, match=f"--data b: {message}"):
-        as_trained(data, spec(taken), "b")
+    with pytest.raises(UserError, match=message):
+        spec(taken).adopt(data.spec)
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ class Stack(Encoder):
 
     feature_map = forward
 
-    def layers(self) -> list[list[nn.Parameter]]:
+    def parameter_layers(self) -> list[list[nn.Parameter]]:
         return [list(layer.parameters()) for layer in (self.first, self.second, self.third)]
 
 

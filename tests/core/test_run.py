@@ -258,7 +258,7 @@ def test_a_backbone_that_is_broken_or_not_ours(
 ) -> None:
     for name in ("cut", "garbage"):
         assert "cannot be read: " in complaint(load_backbone, broken_backbones[name])
-    assert "is not an image backbone of ssl-zoo" in complaint(load_backbone, broken_backbones["foreign"])
+    assert "is no backbone that ssl-zoo wrote" in complaint(load_backbone, broken_backbones["foreign"])
     assert "does not fit the installed versions" in complaint(load_backbone, broken_backbones["other"])
     for path in (tmp_path, tmp_path / "none"):
         assert "does not exist: give a run that has ended" in complaint(load_backbone, path)

@@ -166,7 +166,7 @@ def test_views_of_texts_are_printed_or_written_as_lines(
 ) -> None:
     code, out, err = call(*plugin, "--quiet", "views", "--run", place / "run", "--rows", "2")
     assert code == 0, err
-    assert re.fullmatch(r"(source     .+\npredicted  .*\n\n?){2}", out)
+    assert re.fullmatch(r"(source     .+\ntext       .+\npredicted  .*\n\n?){2}", out)
     assert call(*plugin, "views", "--run", place / "run", "--rows", "2", "-o", "v.txt")[0] == 0
     assert Path("v.txt").read_text() == out
     code, _, err = call(*plugin, "views", "--run", place / "run", "-o", "v.png")
