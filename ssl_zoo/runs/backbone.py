@@ -178,6 +178,8 @@ def _description(file: Path, header: Mapping[str, str]) -> tuple[BackboneConfig,
         )
     try:
         spec: Spec = cls.from_header(header["spec"])
+        if spec.modality != modality:
+            raise ValueError(f"its spec is of {spec.modality!r} data")
         return BackboneConfig.model_validate_json(header["backbone"]), spec
     except ValueError as error:  # pydantic's is one
         raise UserError(
