@@ -62,7 +62,8 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def task(**options: Any) -> DeepInfoMax:
-    built = Case.of(DeepInfoMax, {**SMALL, **options}).build()
+    case = Case.of(DeepInfoMax, {**SMALL, **options})
+    built = case.construct(case.data)
     assert isinstance(built, DeepInfoMax)
     return built
 
