@@ -192,8 +192,9 @@ class SyncBatchNorm(_BatchNorm):
             return self._activated(super().forward(input))
         over = [d for d in range(input.ndim) if d != 1]
         x = input.float()
-        count = sum(x.new_tensor(x.numel() // x.shape[1]))
-        mean = sum(x.sum(over)) / count
+        shares = sum(torch.cat([x.sum(over), x.new_tensor([x.numel() // x.shape[1]])]))
+        count = shares[-1].detach()
+        mean = shares[:-1] / count
         shape = [1, -1] + [1] * (input.ndim - 2)
         centred = x - mean.view(shape)
         var = sum(centred.pow(2).sum(over)) / count
