@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +18,14 @@ from ssl_zoo.cli.options import (
     flag_names,
     settings_of,
 )
+
+if TYPE_CHECKING:
+    from ssl_zoo.testing import Check
+
+
+NewFolder = Annotated[
+    Path | None, typer.Option("-o", "--out", help="Folder to write (default ssl-zoo-NAME).")
+]
 
 
 def check_command(
@@ -32,12 +41,10 @@ def check_command(
 ) -> None:
     """Check that a task meets the contract of all tasks; exit code 1 if it does not."""
     from ssl_zoo import testing
-    from ssl_zoo.cli import console
 
     settings = settings_of(data=data, image_size=image_size, backbone=backbone)
     checks = testing.checks_of(name, settings, sets or (), expected_failures(expect), flags=flag_names())
-    if not console.print_checks(testing.run_checks(checks), json):
-        raise typer.Exit(1)
+    _run(checks, json)
 
 
 def check_source_command(
@@ -51,13 +58,20 @@ def check_source_command(
 ) -> None:
     """Check that a data source meets the contract of all sources; exit code 1 if it does not."""
     from ssl_zoo import testing
-    from ssl_zoo.cli import console
 
     settings = settings_of(image_size=image_size)
     checks = testing.source_checks_of(
         name, settings, sets or (), expected_failures(expect), flags=flag_names()
     )
-    if not console.print_checks(testing.run_checks(checks), json):
+    _run(checks, json)
+
+
+def _run(checks: Sequence[Check], json: bool) -> None:
+    """Run checks and print their results; exit with 1 if one of them fails."""
+    from ssl_zoo.cli import console
+    from ssl_zoo.testing import run_checks
+
+    if not console.print_checks(run_checks(checks), json):
         raise typer.Exit(1)
 
 
@@ -66,9 +80,7 @@ def new_task_command(
     kind: Annotated[
         str, typer.Option(help="Kind to start from: joint-embedding, predictive, masked or text.")
     ] = "joint-embedding",
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder to write (default ssl-zoo-NAME).")
-    ] = None,
+    out: NewFolder = None,
 ) -> None:
     """Write a package with a new task that trains at once, and its tests."""
     from ssl_zoo.cli import console
@@ -83,9 +95,7 @@ def new_source_command(
     kind: Annotated[
         str, typer.Option(help="Kind of source to start from: images, stream or table.")
     ] = "images",
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder to write (default ssl-zoo-NAME).")
-    ] = None,
+    out: NewFolder = None,
 ) -> None:
     """Write a package with a new data source, and its tests."""
     from ssl_zoo.cli import console

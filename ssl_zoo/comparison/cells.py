@@ -162,7 +162,7 @@ class Cell(ABC):
                 except PLUGIN_ERRORS as error:
                     self.folder.record_failure(f"{name}: {_failure_reason(error)}")
                     continue
-            self._record([name], unsupported={n: why for n, why in unsupported.items() if n == name})
+            self._record([name], unsupported={n: r for n, r in unsupported.items() if n == name})
 
     def _record(
         self,

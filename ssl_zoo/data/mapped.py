@@ -108,11 +108,6 @@ class MappedSplit(Split):
         self._names = names
 
     @property
-    def names(self) -> Sequence[str] | None:
-        """The name of each of the N samples, or None."""
-        return self._names
-
-    @property
     def nbytes(self) -> int:
         """The size of the samples, in bytes."""
         return len(self) * math.prod(self.file.whole.shape[1:]) * self.file.whole.element_size()

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-
-from torch import Tensor
+from typing import TypeVar
 
 from ssl_zoo.tree import Tree
 
+C = TypeVar("C")
+
 
 def read_ahead(
-    chunks: Iterable[Tensor],
-    begin: Callable[[ThreadPoolExecutor, Tensor], Callable[[], Tree]],
+    chunks: Iterable[C],
+    begin: Callable[[ThreadPoolExecutor, C], Callable[[], Tree]],
     workers: int,
     prefetch: int,
 ) -> Generator[Tree]:
-    """Yield a batch for each chunk of indices, reading ahead in threads.
+    """Yield a batch for each chunk, reading ahead in threads.
 
     Args:
-        chunks: the indices of each batch.
+        chunks: what tells which samples are in each batch, such as their indices.
         begin: starts to read a batch in the pool and returns a function that waits for it.
         workers: the number of threads.
         prefetch: the number of batches to read ahead.

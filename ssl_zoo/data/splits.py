@@ -66,11 +66,12 @@ class Split(ABC):
     skipped: Mapping[str, str] = MappingProxyType({})
     resident: bool = True
     readers: int = 1
+    _names: Sequence[str] | None = None
 
     @property
     def names(self) -> Sequence[str] | None:
         """The name of each of the N samples, such as its file; None where they have only indices."""
-        return None
+        return self._names
 
     @property
     def nbytes(self) -> int:
@@ -194,11 +195,6 @@ class ArraySplit(Split):
         self.labels = labels
         self.skipped = {} if skipped is None else skipped
         self._names = names
-
-    @property
-    def names(self) -> Sequence[str] | None:
-        """The name of each of the N samples, or None."""
-        return self._names
 
     @property
     def nbytes(self) -> int:

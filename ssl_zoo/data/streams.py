@@ -135,7 +135,7 @@ def _ahead(
 ) -> Generator[Tree]:
     """Yield what a function returns for each number, called ahead in a thread, one after the other."""
 
-    def begin(pool: ThreadPoolExecutor, number: Tensor) -> Callable[[], Tree]:
-        return pool.submit(read, int(number)).result
+    def begin(pool: ThreadPoolExecutor, number: int) -> Callable[[], Tree]:
+        return pool.submit(read, number).result
 
-    return read_ahead(torch.tensor(numbers).unbind(), begin, 1, prefetch)
+    return read_ahead(numbers, begin, 1, prefetch)

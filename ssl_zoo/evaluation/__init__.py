@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         ONLINE_EVAL_SIZES,
         baselines,
         score,
-        supported_protocols,
         unsupported_protocols,
     )
     from ssl_zoo.evaluation.subject import Subject, dry_run, evaluating
@@ -43,7 +42,6 @@ _HOMES = {
     "baselines": "scoring",
     "evaluate": "api",
     "score": "scoring",
-    "supported_protocols": "scoring",
     "unsupported_protocols": "scoring",
     "Subject": "subject",
     "dry_run": "subject",
@@ -66,7 +64,6 @@ __all__ = [
     "known_protocols",
     "protocols",
     "score",
-    "supported_protocols",
     "unsupported_protocols",
     "warnings",
 ]

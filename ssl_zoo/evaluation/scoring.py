@@ -35,14 +35,9 @@ def score(subject: Subject, names: Iterable[str]) -> dict[str, float]:
     return scores
 
 
-def supported_protocols(names: Iterable[str], data: DataSet) -> list[str]:
-    """Return the named protocols that the data supports; some need labels, or images."""
-    return [name for name, p in protocols(names).items() if not p.unsupported(data)]
-
-
 def unsupported_protocols(names: Iterable[str], data: DataSet) -> dict[str, str]:
-    """Return the other named protocols, and why the data does not support them."""
-    return {name: why for name, p in protocols(names).items() if (why := p.unsupported(data))}
+    """Return the named protocols that the data does not support, with the reason for each."""
+    return {name: reason for name, p in protocols(names).items() if (reason := p.unsupported(data))}
 
 
 def baselines(config: RunConfig, data: DataSet, device: Device) -> list[Subject]:

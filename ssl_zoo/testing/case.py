@@ -116,12 +116,12 @@ class Case:
 
     def needed(self, n: int) -> tuple[Tensor, ...]:
         """Return what the task's `needs` ask for of the first n samples, each int64 [n]."""
-        known = {"labels": torch.arange(n) % 2, "index": torch.arange(n) % SAMPLES}
+        known = {"labels": _classes(n), "index": torch.arange(n) % SAMPLES}
         return tuple(known[name] for name in self.cls.needs)
 
     def labels(self, n: int) -> Tensor | None:
         """Return the labels [n] of the train split for a task that needs them; else None."""
-        return torch.arange(n) % 2 if "labels" in self.cls.needs else None
+        return _classes(n) if "labels" in self.cls.needs else None
 
     def trainer(self, seed: int = 0, labels: Any = None, batch_size: int = 8) -> Trainer:
         """Return a trainer of the task, with its recipe, on four batches of samples.
@@ -143,6 +143,11 @@ class Case:
             train=TrainConfig.model_validate({**train, **short, "device": "cpu", "precision": "fp32"}),
         )
         return Trainer(config, dataset, Device.choose(config.train), task)
+
+
+def _classes(n: int) -> Tensor:
+    """Return the classes of the first n samples, int64 [n]."""
+    return torch.arange(n) % 2
 
 
 def _recipe_backbone(task: type[Task]) -> BackboneConfig:

@@ -18,35 +18,13 @@ FILES = {
 }
 """The template of each file of the package."""
 
-RESERVED = {
-    *dir(builtins),  # including True and None
-    *(
-        "ANSWERS",
-        "ADJECTIVES",
-        "Any",
-        "ArraySplit",
-        "BackboneConfig",
-        "Case",
-        "Check",
-        "ClassVar",
-        "ColorJitter",
-    ),
-    *(
-        "Compose",
-        "DataConfig",
-        "DataSet",
-        "Encoder",
-        "F",
-        "Field",
-        "ImageSpec",
-        "LENGTH",
-        "Losses",
-        "MASK",
-    ),
-    *("NOUNS", "NamedTuple", "Normalise", "Options", "RandomResizedCrop", "Reader", "Rng"),
-    *("SPAN", "SentenceOptions", "Source", "SourceOptions", "Spec", "Task", "TaskOptions", "Tensor"),
-    *("Text", "TextSpec", "VERBS"),
-}
+_USED = (
+    "ADJECTIVES ANSWERS Any ArraySplit BackboneConfig Case Check ClassVar ColorJitter Compose "
+    "DataConfig DataSet Encoder F Field ImageSpec LENGTH Losses MASK NamedTuple Normalise NOUNS "
+    "Options RandomResizedCrop Reader Rng SentenceOptions Source SourceOptions SPAN Spec Task "
+    "TaskOptions Tensor Text TextSpec VERBS"
+)
+RESERVED = {*dir(builtins), *_USED.split()}  # including True and None
 """Names that the class cannot have, as the files use them for something else."""
 
 

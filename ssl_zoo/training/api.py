@@ -21,7 +21,6 @@ from ssl_zoo.evaluation import (
     dry_run,
     protocols,
     score,
-    supported_protocols,
     unsupported_protocols,
 )
 from ssl_zoo.notices import collect_notices
@@ -141,13 +140,14 @@ def _carry_out(
 ) -> None:
     """Train and evaluate in a run's directory, which this process has locked."""
     first = distributed.rank() == 0
-    supported = supported_protocols(protocol, trainer.data)
+    unsupported = unsupported_protocols(protocol, trainer.data)
+    supported = [name for name in protocol if name not in unsupported]
     try:
         with signals.interrupt_on_signal(resume_command(run)):
             if resumption is not None:
                 resumption.restore(trainer)
             if first:
-                report_choices(trainer, unsupported_protocols(protocol, trainer.data))
+                report_choices(trainer, unsupported)
                 summary = RunSummary.of(trainer)
                 trainer.notify("ssl_zoo_run_started", run=run, step=trainer.step, summary=summary)
             if trainer.progress < 1:

@@ -230,9 +230,7 @@ class Trainer:
             max_norm = math.inf if config.clip_norm is None else config.clip_norm
             self.grad_norm = nn.utils.clip_grad_norm_(self.task.parameters(), max_norm)
             if not scaler.is_enabled():
-                self._check_finite(
-                    [losses.total for losses in joint.each]
-                )  # before the weights are changed
+                self._check_finite(joint.totals)  # before the weights are changed
             scale = scaler.get_scale()  # 1 unless in fp16, where reading it waits for the device
             scaler.step(self.optimizer)
             scaler.update()
