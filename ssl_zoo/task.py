@@ -17,7 +17,7 @@ from ssl_zoo.views import Rng
 __all__ = ["Encoder", "Field", "Losses", "Task", "TaskOptions"]
 
 NEEDS = ("labels", "index")
-"""What a task can ask for beside samples, see `Task.needs`."""
+"""The names of everything that a task can ask for beside samples, see `Task.needs`."""
 
 
 class TaskOptions(BaseModel):

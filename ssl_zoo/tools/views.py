@@ -23,7 +23,7 @@ from ssl_zoo.views import Rng, derive_seed
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 Columns = Mapping[str, Sequence[Image.Image | str]]
-"""What is shown of each sample, a picture or a text, by caption."""
+"""A picture or a text of each sample, by caption."""
 
 _MARGIN = 6
 _CAPTION = 18

@@ -400,8 +400,8 @@ class Branching(Encoder):
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
 
-    def feature_map(self, *_: Any) -> Tensor:
-        raise NotImplementedError
+    def feature_map(self, x: Tensor, *_: Any) -> Tensor:
+        return self(x)
 
 
 def test_what_onnx_cannot_express_or_hold_is_said_in_a_line(

@@ -170,7 +170,7 @@ class Predicting(Task):
         return (batch,)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        raise NotImplementedError
+        return Losses(self.critic(self.predictor(self.encoder(views[0]))).mean())
 
     def lr_constant(self, parameter: str) -> bool:
         return parameter.startswith("predictor.")

@@ -1,4 +1,4 @@
-"""What is written from a run of another modality, or of a plugin's backbone, and read again."""
+"""Files of runs of another modality, or of a plugin's backbone: written, and read again."""
 
 from __future__ import annotations
 

@@ -248,7 +248,7 @@ class MemoryWithoutTheLastSample(Remembering):
 
 @broken("progress_is_told", r"`progress` is 0.0 in a step at 0.03125: begin before_step with super")
 class ProgressKeptFromTheTask(Scheduled):
-    """What the task does before a step leaves out what every task does."""
+    """`before_step` is overridden without a call of the original."""
 
     def before_step(self, progress: float) -> None:
         self.steps = 0
