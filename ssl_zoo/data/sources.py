@@ -104,7 +104,7 @@ def _unknown_source(name: str, known: Mapping[str, Source], modality: str) -> st
     if modality == "image":
         names = ["digits", *catalogue.CATALOGUE, *(key for key in names if key not in BUILT_IN)]
     wanted = "folder of images" if modality == "image" else f"{modality} data that a source opens"
-    if user_path("data.source", name).exists():
+    if name and user_path("data.source", name).exists():
         problem = f"is a file, not a {wanted}" if modality == "image" else f"is no {wanted}"
     else:
         problem = "is neither a folder nor a known data set"

@@ -185,7 +185,7 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
             "task": config.task.name,
             "steps": trainer.step,
             "samples": trainer.samples,
-            "seconds": round(trainer.seconds, 1),
+            "seconds": round(trainer.seconds, 3),
             "samples_per_second": round(trainer.samples / max(trainer.seconds, 1e-9), 1),
             "needs_labels": "labels" in trainer.task.needs,
             "parameters": sum(p.numel() for p in trainer.task.exported_encoder.parameters()),

@@ -22,7 +22,7 @@ from ssl_zoo.evaluation import (
     evaluate,
     knn,
     score,
-    supported_protocols,
+    unsupported_protocols,
 )
 from ssl_zoo.evaluation.features import extract, sample_indices
 from ssl_zoo.evaluation.knn import knn_accuracy
@@ -192,8 +192,8 @@ def test_where_there_are_no_labels_a_protocol_that_needs_them_says_so(
         "bank": DataSet("x", data.spec, data.train, data.test, blank),
     }[missing]
     task = build_task(small_config("simclr"), data.spec)
-    assert supported_protocols([protocol, "health"], without) == ["health"]
-    assert supported_protocols([protocol, "health"], data) == [protocol, "health"]
+    assert list(unsupported_protocols([protocol, "health"], without)) == [protocol]
+    assert unsupported_protocols([protocol, "health"], data) == {}
     with pytest.raises(UserError, match=r"x has no .*; this protocol needs two labelled"):
         score(Subject.of_task(task, without, DEVICE), [protocol])
     assert score(Subject.of_task(task, without, DEVICE), ["health"])["rankme"] >= 1
