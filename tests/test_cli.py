@@ -172,7 +172,7 @@ def test_training_shows_a_bar_and_ends_with_the_table_and_the_place(tmp_path: Pa
     )
     assert started == (
         "simclr on digits: 1,438 images, test_resnet (0.4 M parameters), on cpu, fp32, "
-        "channels last, 1 threads, 11 steps of 128 images, learning rate 0.15 = 0.3 · 128/256"
+        "channels last, 1 thread, 11 steps of 128 images, learning rate 0.15 = 0.3 · 128/256"
     )
     assert where == f"run: {place}"
     assert "epoch 0.5  kNN " in done.stderr

@@ -91,7 +91,7 @@ DeviceName = Annotated[str | None, typer.Option("--device", help="auto, cpu, cud
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")]
 Tune = Annotated[
     bool | None,
-    typer.Option("--tune/--no-tune", help="Find the fastest settings before a long run (default: yes)."),
+    typer.Option("--tune/--no-tune", help="Find the fastest settings before a run (default: yes)."),
 ]
 Deterministic = Annotated[
     bool | None,

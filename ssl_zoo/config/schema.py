@@ -233,7 +233,7 @@ class TrainConfig(_Section):
     )
     tune: bool = Field(
         True,
-        description="find the fastest precision, memory format and threads before a long run",
+        description="find the fastest number of threads before a run, for a long one also its formats",
     )
     deterministic: bool = Field(
         False, description="refuse nondeterministic operations; implies no tuning"

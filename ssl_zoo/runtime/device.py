@@ -20,7 +20,7 @@ from ssl_zoo import distributed, tree
 from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.runtime.eval_batch import EvalBatch
-from ssl_zoo.text import error_line
+from ssl_zoo.text import error_line, quantity
 from ssl_zoo.tree import Tree
 
 M = TypeVar("M", bound=nn.Module)
@@ -94,7 +94,7 @@ class Device:
 
     def __str__(self) -> str:
         order = "last" if self.channels_last else "first"
-        threads = f", {self.threads} threads" if self.device.type == "cpu" else ""
+        threads = f", {quantity(self.threads, 'threads')}" if self.device.type == "cpu" else ""
         return f"{self.device}, {self.precision}, channels {order}{threads}"
 
     @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,22 +21,22 @@ from ssl_zoo.training.trainer import Trainer
 log = logging.getLogger("ssl_zoo.training")
 
 STEPS = 3
-"""The number of steps measured for each candidate; the fastest one counts."""
-MIN_STEPS = 1000
-"""Shorter runs are not worth a trial, which takes about twenty steps."""
-MIN_SECONDS = 60.0
-"""Runs that take less time than this with the default device settings are not worth a trial either."""
+"""The number of steps measured for each candidate; the median counts."""
+THREADS_STEPS, THREADS_SECONDS = 200, 10.0
+"""The least steps and seconds of a run for which a trial of the threads, of eight steps, pays."""
+FORMATS_STEPS, FORMATS_SECONDS = 1000, 60.0
+"""The same for a trial of precision and memory format too, of about twenty steps."""
 GAIN = 0.9
 """A candidate replaces the default settings only if a step takes less than this share of the time."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate and the time of its fastest step.
+    """A candidate and the time of its step.
 
     Attributes:
         device: the device with a precision, a memory format and threads.
-        seconds: the time of a step; infinite if a step fails.
+        seconds: the median time of a step; infinite if a step fails.
     """
 
     device: Device
@@ -47,6 +48,9 @@ class Trial:
 
 def tune_device(config: RunConfig, data: DataSet, device: Device) -> Device:
     """Choose the device settings that the configuration leaves open by a trial, where that pays.
+
+    The threads are tried first, also for runs of some seconds: where another process keeps a processor
+    busy, each operation of several threads waits for the one that shares it.
 
     Each candidate trains a separate network for a few steps, which is then discarded. Settings that the
     configuration fixes are not varied. There is no trial without `train.tune`, nor with
@@ -67,13 +71,16 @@ def tune_device(config: RunConfig, data: DataSet, device: Device) -> Device:
     if distributed.world_size() > 1:
         return device
     budget = Budget.of(train, len(data.train))
-    if budget.steps is not None and budget.steps < MIN_STEPS:
+    if budget.steps is not None and budget.steps < THREADS_STEPS:
         return device
     best = Trial(device, _seconds(Trainer(config, data, device)))
-    steps = budget.steps or (budget.seconds or 0) / best.seconds
-    if steps < MIN_STEPS or steps * best.seconds < MIN_SECONDS:
-        return device
-    for candidates in (_formats, _threads):
+    for candidates, min_steps, min_seconds in (
+        (_threads, THREADS_STEPS, THREADS_SECONDS),
+        (_formats, FORMATS_STEPS, FORMATS_SECONDS),
+    ):
+        steps = budget.steps or (budget.seconds or 0) / best.seconds
+        if steps < min_steps or steps * best.seconds < min_seconds:
+            break
         for candidate in candidates(train, best.device):
             trial = Trial(candidate, _seconds(Trainer(config, data, candidate)))
             if trial.seconds < GAIN * best.seconds:
@@ -105,7 +112,10 @@ def _threads(train: TrainConfig, device: Device) -> Iterator[Device]:
 
 
 def _seconds(trainer: Trainer) -> float:
-    """Return the time of the fastest step in seconds, infinite if a step fails."""
+    """Return the median time of a step in seconds, infinite if a step fails.
+
+    The median, and not the fastest, as a step that no other process disturbed is not what a run gets.
+    """
     device = trainer.device
     seconds = []
     trainer.task.train()
@@ -121,4 +131,4 @@ def _seconds(trainer: Trainer) -> float:
                 seconds.append(time.perf_counter() - start)
         except (SslZooError, RuntimeError):
             seconds.append(math.inf)
-    return min(seconds[1:], default=math.inf)  # the first step allocates memory
+    return statistics.median(seconds[1:] or [math.inf])  # the first step allocates memory

@@ -45,7 +45,7 @@ def chosen(
 
 
 def test_the_quickest_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    device, trials = chosen(monkeypatch, {("fp32", False, 2): 0.5, ("fp32", False, 1): 0.4})
+    device, trials = chosen(monkeypatch, {("bf16", True, 1): 0.5, ("fp32", False, 1): 0.4})
     assert device == Device(BASE.device, "fp32", False, 1)
     assert trials == 5
 
@@ -77,19 +77,28 @@ def test_no_trial_where_it_is_not_wanted_or_does_not_pay(
     assert chosen(monkeypatch, {}, **disabling) == (BASE, 0)
 
 
+def test_a_short_run_tries_the_threads_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = {("bf16", True, 2): 0.1, ("bf16", True, 1): 0.05, ("fp32", True, 1): 0.01}
+    halved = replace(BASE, threads=1)
+    minutes = {"train__minutes": 0.5, "train__epochs": None}  # 300 steps at the first trial's speed
+    assert chosen(monkeypatch, busy, **minutes) == (halved, 2)
+    busy["bf16", True, 1] = 0.095
+    assert chosen(monkeypatch, busy, **minutes) == (BASE, 2)
+    assert chosen(monkeypatch, busy, **minutes, train__threads=2) == (BASE, 1)
+
+
 def test_a_run_of_seconds_is_left_after_the_first_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert chosen(monkeypatch, {("bf16", True, 2): 1e-3}) == (BASE, 1)
-    assert chosen(monkeypatch, {("bf16", True, 2): 0.1}, train__minutes=1, train__epochs=None) == (
-        BASE,
-        1,
-    )
+    assert chosen(monkeypatch, {("bf16", True, 2): 1e-5}) == (BASE, 1)
+    short = {"train__minutes": 0.25, "train__epochs": None}
+    assert chosen(monkeypatch, {("bf16", True, 2): 0.1}, **short) == (BASE, 1)
 
 
 def test_a_trial_changes_no_loss_and_is_recorded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tuning, "MIN_STEPS", 1)
-    monkeypatch.setattr(tuning, "MIN_SECONDS", 0.0)
+    for name in ("THREADS", "FORMATS"):
+        monkeypatch.setattr(tuning, f"{name}_STEPS", 1)
+        monkeypatch.setattr(tuning, f"{name}_SECONDS", 0.0)
     tried: list[Device] = []
     measure = tuning._seconds
     monkeypatch.setattr(tuning, "_seconds", lambda t: (tried.append(t.device), measure(t))[1])
