@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -30,7 +31,7 @@ def features(width: int, classes: int = 10) -> Features:
 def main() -> None:
     width = int(sys.argv[1]) if len(sys.argv) > 1 else 512
     data = features(width)
-    timed = {
+    timed: dict[str, Callable[[], object]] = {
         "knn": lambda: knn_accuracy(data),
         "linear": lambda: linear_accuracy(data),
         "lowshot": lambda: [lowshot_accuracies(data, count) for _, count in FEW.values()],

@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -148,9 +149,9 @@ def against_data(sizes: Iterable[int], side: int = 16, batch_size: int = 256) ->
     written: Curve = {}
     for size in sizes:
         train = part(size, side)
-        note(panel, "set-up", size, seconds(lambda train=train: data_set(train, side)) / size)
+        note(panel, "set-up", size, seconds(partial(data_set, train, side)) / size)
         trainer = trainer_of(data_set(train, side), batch_size, side)
-        note(panel, "order and batches", size, seconds(lambda t=trainer: list(_drained(t))) / size)
+        note(panel, "order and batches", size, seconds(partial(_drain, trainer)) / size)
         note(panel, "training", size, step_seconds(trainer) / batch_size)
         with tempfile.TemporaryDirectory() as folder:
             run = Run(folder)
@@ -162,14 +163,14 @@ def against_data(sizes: Iterable[int], side: int = 16, batch_size: int = 256) ->
             written[size] = run.checkpoints.file.stat().st_size
         del trainer, train
         features = random_features(size)
-        taken = seconds(lambda f=features: knn_accuracy(f), max_repeats=3)
+        taken = seconds(partial(knn_accuracy, features), max_repeats=3)
         note(panel, "kNN of 1,000", size, taken / size)
     return panel, written
 
 
-def _drained(trainer: Trainer) -> Iterable[int]:
-    for step in trainer.epoch_batches():
-        yield len(step)
+def _drain(trainer: Trainer) -> None:
+    for _ in trainer.epoch_batches():
+        pass
 
 
 def random_features(bank: int) -> Features:
@@ -208,10 +209,10 @@ def against_number(numbers: Iterable[int]) -> Panel:
     for number in numbers:
         with tempfile.TemporaryDirectory() as folder:
             install_tasks(Path(folder), number)
-            note(panel, "ssl-zoo tasks", number, seconds(lambda f=folder: list_tasks(f), max_repeats=3))
+            note(panel, "ssl-zoo tasks", number, seconds(partial(list_tasks, folder), max_repeats=3))
         with tempfile.TemporaryDirectory() as folder:
             pretend_done(Path(folder), number)
-            taken = seconds(lambda f=folder, n=number: keep_books(Path(f), n), max_repeats=3)
+            taken = seconds(partial(keep_books, Path(folder), number), max_repeats=3)
             note(panel, "comparison, a cell", number, taken / number)
     return panel
 
@@ -309,7 +310,7 @@ def draw(panels: dict[str, Panel], checkpoint_bytes: Curve, file: Path) -> None:
     called = {"checkpoint": f"checkpoint, {megabytes:.1f} MB"}
     data = {called.get(name, name): curve for name, curve in panels["data"].items()}
     side = "side of the image [pixels]; full resolution within up to 64"
-    settings = {
+    settings: dict[Any, Any] = {
         "font.size": 9,
         "axes.edgecolor": "#999999",
         "axes.labelcolor": INK,

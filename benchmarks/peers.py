@@ -66,7 +66,7 @@ from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder
 from ssl_zoo.training import Trainer
 from ssl_zoo.training.budget import Budget
-from ssl_zoo.training.optimizer import FUSED, TICKS, create_schedule, learning_rate
+from ssl_zoo.training.optimizer import FUSED, Schedules, learning_rate
 from ssl_zoo.views import ColorJitter, GaussianBlur, RandomGrayscale, RandomResizedCrop
 from ssl_zoo.views.functional import default_kernel_size
 
@@ -282,7 +282,9 @@ class Peer:
         )
         self.steps = max(1, round(epochs * len(self.loader)))
         budget = Budget(train.batch_size, len(self.loader), self.steps, None, warmup_of=self.steps)
-        self.schedule = create_schedule(self.optimizer, train, budget)
+        for group in self.optimizer.param_groups:
+            group.setdefault("lr_scale", 1.0)
+        self.schedules = Schedules(self.optimizer, train, budget)
         self.done = 0
         self.total_loss = torch.zeros((), device=device.device)
         self._batches: Iterator[Sequence[Tensor]] | None = iter(self.loader)
@@ -299,7 +301,7 @@ class Peer:
     def step(self) -> None:
         """One optimiser step on the next batch of the loader."""
         x0, x1 = self._batch()
-        self.schedule.step_update(int(min(1.0, self.done / self.steps) * TICKS))
+        self.schedules.follow(min(1.0, self.done / self.steps))
         with self.device.autocast():
             if self.both_at_once:
                 z0, z1 = self.network(torch.cat([x0, x1])).chunk(2)
@@ -656,7 +658,7 @@ def main() -> None:
         if args.rounds:
             contestants: dict[str, Contestant] = {OURS: SslZoo(setting, setting.config)}
             contestants |= {
-                name: build_peer(name, setting, setting.config.train.epochs) for name in peers
+                name: build_peer(name, setting, setting.config.train.epochs or 0.0) for name in peers
             }
             speeds = throughput(contestants, setting, args.rounds, args.steps, args.warmup)
             for contestant in contestants.values():

@@ -1,0 +1,309 @@
+"""The steps of gpu.sh: each calls ssl-zoo as its users do, and writes one small file of results.
+
+python benchmarks/gpu_steps.py STEP FOLDER [full|small]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+TASKS = ("simclr", "moco", "byol", "rotation", "inpainting")
+LARGE = {"simclr": 256, "moco": 256, "byol": 128, "rotation": 64, "inpainting": 128}
+"""Images in a batch at 224 pixels; rotation turns each four times."""
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+"""What a trace calls the calls in which the processor waits for the GPU."""
+PROFILED_STEPS = 5
+"""The number of steps in the trace of `ssl-zoo bench --profile`."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured: everything, or little of it, to see on a CPU that each step works.
+
+    Attributes:
+        seconds: the duration of each measurement.
+        epochs: the epochs of a training run for its figures.
+        data: the data set of those runs.
+        networks: the backbone, the image size and the batch size of the measurements; 0 for `LARGE`.
+        rest: further settings of each run.
+    """
+
+    seconds: float
+    epochs: float
+    data: str
+    networks: tuple[tuple[str, int, int], ...]
+    rest: tuple[str, ...] = ()
+
+    @property
+    def small(self) -> bool:
+        """Whether this is a rehearsal."""
+        return bool(self.rest)
+
+
+SCALES = {
+    "full": Scale(
+        4,
+        100,
+        "fashion-mnist",
+        (("resnet18", 32, 512), ("resnet50", 224, 0), ("vit_small_patch16_224", 224, 0)),
+    ),
+    "small": Scale(0, 0.2, "digits", (("test_resnet", 16, 32),), ("--set", "train.precision=fp32")),
+}
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PRECISIONS = ("bf16", "fp16") if DEVICE == "cuda" else ("fp32",)
+
+
+def link(site: Path, _: Scale) -> None:
+    """Make the checkout's entry points known to Python in `site`, without building a wheel."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    head = {"Metadata-Version": "2.1", "Name": project["name"], "Version": project["version"]}
+    (info / "METADATA").write_text("".join(f"{key}: {value}\n" for key, value in head.items()))
+    lines = [
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+        for group, points in project["entry-points"].items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+
+
+def call(*words: object) -> tuple[str, dict[str, Any]]:
+    """Call ``ssl-zoo`` with ``--json``; return its complaint, empty if there is none, and its result."""
+    command = [sys.executable, "-m", "ssl_zoo", *map(str, words), "--json"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    if ended.returncode:
+        return ended.stderr.strip().splitlines()[-1] if ended.stderr else f"code {ended.returncode}", {}
+    result: dict[str, Any] = json.loads(ended.stdout)
+    return "", result
+
+
+def bench(task: str, network: tuple[str, int, int], scale: Scale, *rest: str) -> dict[str, Any]:
+    """Return the figures of ``ssl-zoo bench``, or why there are none."""
+    backbone, side, batch = network
+    words = ["bench", "--task", task, "--data", "digits", "--backbone", backbone, "--image-size", side]
+    words += ["--batch-size", batch or LARGE[task], "--seconds", scale.seconds, "--no-tune"]
+    error, result = call(*words, *scale.rest, *rest)
+    kept = (
+        "device",
+        "samples_per_s",
+        "views_per_s",
+        "ceiling_views_per_s",
+        "ratio",
+        "peak_memory_bytes",
+        "shares",
+    )
+    figures = {name: result[name] for name in kept if name in result} or {"error": error}
+    row = {"task": task, "backbone": backbone, "side": side, **figures}
+    print(json.dumps({k: v for k, v in row.items() if k != "shares"}), flush=True)
+    return row
+
+
+def machine(_: Path, __: Scale) -> dict[str, Any]:
+    """Tell what is measured on."""
+    gpu = None
+    if DEVICE == "cuda":
+        seen = torch.cuda.get_device_properties(0)
+        gpu = {"name": seen.name, "memory": seen.total_memory, "cuda": torch.version.cuda}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gpu": gpu,
+        "cores": os.cpu_count(),
+    }
+
+
+def tasks(_: Path, scale: Scale) -> list[dict[str, Any]]:
+    """Train each task for some steps in each precision, and compiled."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for task in TASKS:
+            for precision in PRECISIONS:
+                for compiled in (False, True) if not scale.small else (False,):
+                    out = Path(folder, f"{task}-{precision}-{compiled}")
+                    words = [
+                        "train",
+                        "--task",
+                        task,
+                        "--device",
+                        DEVICE,
+                        "--epochs",
+                        2 if not scale.small else 0.3,
+                    ]
+                    words += [
+                        "--set",
+                        f"train.precision={precision}",
+                        "--set",
+                        f"train.compile={str(compiled).lower()}",
+                    ]
+                    start = time.perf_counter()
+                    error, _result = call(*words, "--out", out)
+                    row: dict[str, Any] = {"task": task, "precision": precision, "compiled": compiled}
+                    row |= {"error": error, "seconds": round(time.perf_counter() - start, 1)}
+                    if not error:
+                        losses = list(losses_of(out))
+                        row |= {
+                            "first": losses[0],
+                            "last": losses[-1],
+                            "finite": all(map(math.isfinite, losses)),
+                        }
+                    rows.append(row)
+                    print(json.dumps(row), flush=True)
+    return rows
+
+
+def losses_of(run: Path) -> Iterator[float]:
+    """Yield the losses that a run has logged."""
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        if "loss" in (read := json.loads(line)):
+            yield read["loss"]
+
+
+def ratios(_: Path, scale: Scale) -> list[dict[str, Any]]:
+    """Measure each task's speed against its ceiling, and its memory."""
+    return [bench(task, network, scale) for network in scale.networks for task in TASKS]
+
+
+def compiled(_: Path, scale: Scale) -> list[dict[str, Any]]:
+    """Measure what `torch.compile` gives to the ceiling; a rehearsal does one task."""
+    names = TASKS[:1] if scale.small else ("simclr", "inpainting")
+    return [
+        bench(task, network, scale, "--set", "train.compile=true")
+        for network in scale.networks
+        for task in names
+    ]
+
+
+def profile(folder: Path, scale: Scale) -> list[dict[str, Any]]:
+    """Count how often the processor waits for the GPU in a step."""
+    rows = []
+    for task in TASKS:
+        with tempfile.TemporaryDirectory() as aside:
+            out = Path(aside, "trace")
+            words = [
+                "bench",
+                "--task",
+                task,
+                "--data",
+                "digits",
+                "--seconds",
+                0,
+                "--no-tune",
+                "--profile",
+            ]
+            error, _result = call(*words, "--out", out, *scale.rest)
+            row: dict[str, Any] = {"task": task, "error": error}
+            if not error:
+                events = json.loads((out / "trace.json").read_text())["traceEvents"]
+                names = Counter(event.get("name") for event in events)
+                row |= {name: names[name] / PROFILED_STEPS for name in (*WAITS, "cudaLaunchKernel")}
+                row["item"] = names["aten::item"] / PROFILED_STEPS
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    return rows
+
+
+def train(_: Path, scale: Scale) -> list[dict[str, Any]]:
+    """Train three tasks for long, and evaluate them."""
+    rows = []
+    for task in ("simclr", "byol", "mae"):
+        file = ROOT / "configs" / "fashion-mnist" / f"{task}.yaml"
+        configured = ["--config", file] if file.exists() else ["--task", task]
+        with tempfile.TemporaryDirectory() as folder:
+            words = ["train", *configured, "--data", scale.data, "--epochs", scale.epochs, *scale.rest]
+            error, result = call(*words, "--out", Path(folder, "run"))
+        kept = {name: result[name] for name in ("scores", "seconds", "samples_per_second") if result}
+        rows.append({"task": task, "error": error, **kept})
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def peers(folder: Path, scale: Scale) -> dict[str, Any]:
+    """Measure against the other libraries in one process."""
+    rest = ["--data", "digits", "--rounds", "1", "--steps", "2"] if scale.small else []
+    with tempfile.TemporaryDirectory() as aside:
+        out = Path(aside, "peers.json")
+        command = [sys.executable, ROOT / "benchmarks" / "peers.py", "--epochs", "0", "--json", out]
+        subprocess.run([*map(str, command), *rest], check=True)
+        measured: dict[str, Any] = json.loads(out.read_text())
+    return measured
+
+
+def compare(_: Path, scale: Scale) -> dict[str, Any]:
+    """Make the comparison of Fashion-MNIST, with three seeds."""
+    words: list[object] = ["compare", "--config", ROOT / "configs" / "compare" / "fashion-mnist.yaml"]
+    if scale.small:
+        words = ["compare", "--tasks", "rotation", "--seeds", 1, "--epochs", 0.2, "--protocol", "knn"]
+    with tempfile.TemporaryDirectory() as folder:
+        error, result = call(*words, "--out", Path(folder, "c"))
+    return {"error": error, "table": result}
+
+
+def resume(_: Path, scale: Scale) -> dict[str, Any]:
+    """Kill a run amid its steps, resume it, and compare its losses with those of an undisturbed one."""
+    with tempfile.TemporaryDirectory() as folder:
+        words: list[object] = ["train", "--task", "simclr", "--no-tune", "--deterministic"]
+        words += ["--epochs", 2 if scale.small else 30, "--set", "train.checkpoint_seconds=0"]
+        words += ["--set", "train.log_every=1", *scale.rest]
+        whole, killed = Path(folder, "whole"), Path(folder, "killed")
+        error, _result = call(*words, "--out", whole)
+        if error:
+            return {"error": error}
+        command = [sys.executable, "-m", "ssl_zoo", *map(str, words), "--out", str(killed)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not (killed / "checkpoint.pt").exists() and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        code = process.wait()
+        error, _result = call("train", "--resume", killed)
+        if error:
+            return {"code": code, "error": error}
+        losses = [list(losses_of(run)) for run in (whole, killed)]
+        differ = "" if losses[0] == losses[1] else "the losses differ from those of the undisturbed run"
+        return {"code": code, "error": differ, "steps": len(losses[0])}
+
+
+STEPS: dict[str, Callable[[Path, Scale], Any]] = {
+    step.__name__: step
+    for step in (link, machine, tasks, ratios, compiled, profile, train, peers, compare, resume)
+}
+
+
+def errors(result: Any) -> list[str]:
+    """Return the complaints in a result, which is written all the same."""
+    rows = result if isinstance(result, list) else [result]
+    return [row["error"] for row in rows if isinstance(row, dict) and row.get("error")]
+
+
+def main() -> None:
+    """Do one step, and write its result when it has ended; exit with 1 if a part of it failed."""
+    name, folder, scale = sys.argv[1], Path(sys.argv[2]), SCALES[sys.argv[3]]
+    start = time.perf_counter()
+    result = STEPS[name](folder, scale)
+    if result is None:
+        return
+    facts = {"step": name, "scale": sys.argv[3], "seconds": round(time.perf_counter() - start, 1)}
+    (folder / f"{name}.json").write_text(json.dumps({**facts, "result": result}, indent=1) + "\n")
+    if failed := errors(result):
+        sys.exit("\n".join(failed))
+
+
+if __name__ == "__main__":
+    main()
