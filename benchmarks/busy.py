@@ -1,4 +1,4 @@
-"""What training keeps of its speed beside other processes that keep processors busy.
+"""Measure how much of its speed training keeps while other processes use the processors.
 
 In turn, undisturbed and beside busy processes, `ssl-zoo bench` measures the images per second of full
 training in a process of its own, with the threads that its trial chooses, as a run of some seconds does.

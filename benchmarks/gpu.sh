@@ -25,13 +25,13 @@ if [ "${1:-}" = bundle ]; then
     exit
 fi
 
-if ! "$PYTHON" -c "import ssl_zoo.cli.app, timm, pydantic, filelock" 2>/dev/null; then
+if ! "$PYTHON" -c "import importlib.metadata as m, ssl_zoo.cli.app, timm; m.version('ssl-zoo')" 2>/dev/null; then
     site=$(mktemp -d)
     for wheel in "$bundle"/wheels/*.whl; do
         [ -e "$wheel" ] || continue
         "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --target "$site" "$wheel"
     done
-    "$PYTHON" benchmarks/gpu_steps.py link "$site" small
+    "$PYTHON" benchmarks/gpu_steps.py link "$site"
     export PYTHONPATH="$site:$PWD:$PWD/plugins${PYTHONPATH:+:$PYTHONPATH}"
 fi
 [ -d "$bundle/FashionMNIST" ] && export SSL_ZOO_DATA=${SSL_ZOO_DATA:-$PWD/$bundle}

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,7 @@ TASKS = ("simclr", "moco", "byol", "rotation", "inpainting")
 LARGE = {"simclr": 256, "moco": 256, "byol": 128, "rotation": 64, "inpainting": 128}
 """Images in a batch at 224 pixels; rotation turns each four times."""
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
-"""What a trace calls the calls in which the processor waits for the GPU."""
-PROFILED_STEPS = 5
-"""The number of steps in the trace of `ssl-zoo bench --profile`."""
+"""The names in a trace of the calls that wait for the GPU."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Scale:
 
     @property
     def small(self) -> bool:
-        """Whether this is a rehearsal."""
+        """Whether this is a dry run at a small scale."""
         return bool(self.rest)
 
 
@@ -69,7 +67,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PRECISIONS = ("bf16", "fp16") if DEVICE == "cuda" else ("fp32",)
 
 
-def link(site: Path, _: Scale) -> None:
+def link(site: Path) -> None:
     """Make the checkout's entry points known to Python in `site`, without building a wheel."""
     import tomllib
 
@@ -116,7 +114,7 @@ def bench(task: str, network: tuple[str, int, int], scale: Scale, *rest: str) ->
     return row
 
 
-def machine(_: Path, __: Scale) -> dict[str, Any]:
+def machine(_: Scale) -> dict[str, Any]:
     """Tell what is measured on."""
     gpu = None
     if DEVICE == "cuda":
@@ -130,7 +128,7 @@ def machine(_: Path, __: Scale) -> dict[str, Any]:
     }
 
 
-def tasks(_: Path, scale: Scale) -> list[dict[str, Any]]:
+def tasks(scale: Scale) -> list[dict[str, Any]]:
     """Train each task for some steps in each precision, and compiled."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +156,7 @@ def tasks(_: Path, scale: Scale) -> list[dict[str, Any]]:
                     row: dict[str, Any] = {"task": task, "precision": precision, "compiled": compiled}
                     row |= {"error": error, "seconds": round(time.perf_counter() - start, 1)}
                     if not error:
-                        losses = list(losses_of(out))
+                        losses = losses_of(out)
                         row |= {
                             "first": losses[0],
                             "last": losses[-1],
@@ -169,19 +167,19 @@ def tasks(_: Path, scale: Scale) -> list[dict[str, Any]]:
     return rows
 
 
-def losses_of(run: Path) -> Iterator[float]:
-    """Yield the losses that a run has logged."""
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        if "loss" in (read := json.loads(line)):
-            yield read["loss"]
+def losses_of(run: Path) -> list[float]:
+    """Return the losses that a run has logged."""
+    from ssl_zoo.runs.run import Run
+
+    return [line["loss"] for line in Run.open(run).metrics() if "loss" in line]
 
 
-def ratios(_: Path, scale: Scale) -> list[dict[str, Any]]:
+def ratios(scale: Scale) -> list[dict[str, Any]]:
     """Measure each task's speed against its ceiling, and its memory."""
     return [bench(task, network, scale) for network in scale.networks for task in TASKS]
 
 
-def compiled(_: Path, scale: Scale) -> list[dict[str, Any]]:
+def compiled(scale: Scale) -> list[dict[str, Any]]:
     """Measure what `torch.compile` gives to the ceiling; a rehearsal does one task."""
     names = TASKS[:1] if scale.small else ("simclr", "inpainting")
     return [
@@ -191,8 +189,10 @@ def compiled(_: Path, scale: Scale) -> list[dict[str, Any]]:
     ]
 
 
-def profile(folder: Path, scale: Scale) -> list[dict[str, Any]]:
+def profile(scale: Scale) -> list[dict[str, Any]]:
     """Count how often the processor waits for the GPU in a step."""
+    from ssl_zoo.tools.bench import PROFILED_STEPS
+
     rows = []
     for task in TASKS:
         with tempfile.TemporaryDirectory() as aside:
@@ -220,7 +220,7 @@ def profile(folder: Path, scale: Scale) -> list[dict[str, Any]]:
     return rows
 
 
-def train(_: Path, scale: Scale) -> list[dict[str, Any]]:
+def train(scale: Scale) -> list[dict[str, Any]]:
     """Train three tasks for long, and evaluate them."""
     rows = []
     for task in ("simclr", "byol", "mae"):
@@ -235,7 +235,7 @@ def train(_: Path, scale: Scale) -> list[dict[str, Any]]:
     return rows
 
 
-def peers(folder: Path, scale: Scale) -> dict[str, Any]:
+def peers(scale: Scale) -> dict[str, Any]:
     """Measure against the other libraries in one process."""
     rest = ["--data", "digits", "--rounds", "1", "--steps", "2"] if scale.small else []
     with tempfile.TemporaryDirectory() as aside:
@@ -246,7 +246,7 @@ def peers(folder: Path, scale: Scale) -> dict[str, Any]:
     return measured
 
 
-def compare(_: Path, scale: Scale) -> dict[str, Any]:
+def compare(scale: Scale) -> dict[str, Any]:
     """Make the comparison of Fashion-MNIST, with three seeds."""
     words: list[object] = ["compare", "--config", ROOT / "configs" / "compare" / "fashion-mnist.yaml"]
     if scale.small:
@@ -256,7 +256,7 @@ def compare(_: Path, scale: Scale) -> dict[str, Any]:
     return {"error": error, "table": result}
 
 
-def resume(_: Path, scale: Scale) -> dict[str, Any]:
+def resume(scale: Scale) -> dict[str, Any]:
     """Kill a run amid its steps, resume it, and compare its losses with those of an undisturbed one."""
     with tempfile.TemporaryDirectory() as folder:
         words: list[object] = ["train", "--task", "simclr", "--no-tune", "--deterministic"]
@@ -275,14 +275,14 @@ def resume(_: Path, scale: Scale) -> dict[str, Any]:
         error, _result = call("train", "--resume", killed)
         if error:
             return {"code": code, "error": error}
-        losses = [list(losses_of(run)) for run in (whole, killed)]
+        losses = [losses_of(run) for run in (whole, killed)]
         differ = "" if losses[0] == losses[1] else "the losses differ from those of the undisturbed run"
         return {"code": code, "error": differ, "steps": len(losses[0])}
 
 
-STEPS: dict[str, Callable[[Path, Scale], Any]] = {
+STEPS: dict[str, Callable[[Scale], Any]] = {
     step.__name__: step
-    for step in (link, machine, tasks, ratios, compiled, profile, train, peers, compare, resume)
+    for step in (machine, tasks, ratios, compiled, profile, train, peers, compare, resume)
 }
 
 
@@ -294,11 +294,12 @@ def errors(result: Any) -> list[str]:
 
 def main() -> None:
     """Do one step, and write its result when it has ended; exit with 1 if a part of it failed."""
-    name, folder, scale = sys.argv[1], Path(sys.argv[2]), SCALES[sys.argv[3]]
-    start = time.perf_counter()
-    result = STEPS[name](folder, scale)
-    if result is None:
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    if name == "link":
+        link(folder)
         return
+    start = time.perf_counter()
+    result = STEPS[name](SCALES[sys.argv[3]])
     facts = {"step": name, "scale": sys.argv[3], "seconds": round(time.perf_counter() - start, 1)}
     (folder / f"{name}.json").write_text(json.dumps({**facts, "result": result}, indent=1) + "\n")
     if failed := errors(result):

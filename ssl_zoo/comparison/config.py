@@ -49,6 +49,11 @@ KNN_POINTS = 5
 """Default number of kNN evaluations during a run, for its curve."""
 
 
+def current_row(name: str) -> str:
+    """Return today's name of a row that older versions may have named otherwise."""
+    return RAW if name == OLD_RAW else name
+
+
 class Comparison(BaseModel):
     """The settings of a comparison, as in a file of ``configs/compare``."""
 
@@ -81,7 +86,7 @@ class Comparison(BaseModel):
     @field_validator("baselines", mode="before")
     @classmethod
     def _old_baselines(cls, names: Any) -> Any:
-        return [RAW if name == OLD_RAW else name for name in names] if isinstance(names, list) else names
+        return [current_row(name) for name in names] if isinstance(names, list) else names
 
     @field_validator("train", "set")
     @classmethod
@@ -113,7 +118,7 @@ class Comparison(BaseModel):
         location = self.location("tasks")
         for name in self.tasks:
             try:
-                baseline = name in (RAW, OLD_RAW, UNTRAINED)
+                baseline = current_row(name) in (RAW, UNTRAINED)
                 baseline = baseline or learns_from_labels(registry.load_task(name))
             except UserError as error:
                 raise UserError(f"{location}: {error}") from error

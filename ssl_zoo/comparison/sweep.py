@@ -13,7 +13,7 @@ from typing import Any
 
 from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.comparison.cells import Cell, make_cells, shared_data
-from ssl_zoo.comparison.config import OLD_RAW, RAW, Comparison
+from ssl_zoo.comparison.config import Comparison, current_row
 from ssl_zoo.errors import Interrupted, SslZooError, Unwritable, UserError
 from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
@@ -214,7 +214,7 @@ def run_cell(sweep: Sweep, name: str) -> None:
         SslZooError: it failed.
     """
     cells = {cell.name: cell for cell in sweep.cells}
-    cell = cells.get(RAW if name == OLD_RAW else name)
+    cell = cells.get(current_row(name))
     if cell is None:
         raise UserError(f"--only {name}: there is no such cell; there are: {', '.join(cells)}")
     cell.check()

@@ -130,5 +130,5 @@ def _seconds(trainer: Trainer) -> float:
                 device.synchronise()
                 seconds.append(time.perf_counter() - start)
         except (SslZooError, RuntimeError):
-            seconds.append(math.inf)
-    return statistics.median(seconds[1:] or [math.inf])  # the first step allocates memory
+            return math.inf
+    return statistics.median(seconds[1:])  # the first step allocates memory
