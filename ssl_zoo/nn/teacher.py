@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -21,6 +21,11 @@ def schedule(
     share: float = 1.0,
 ) -> float:
     """Return the value of a schedule, such as a momentum, a temperature or a weight decay.
+
+    The cosine is end + (start - end) · (cos(π · progress / share) + 1) / 2 (BYOL, arXiv:2006.07733,
+    section 3.3). DINO's temperature of 0.04, which rises to 0.07 in the first 30 % of a run:
+
+        temperature = schedule(0.04, 0.07, self.progress, "linear", share=0.3)
 
     Args:
         start: the value at the start of training.
@@ -68,6 +73,58 @@ def ema_update(average: nn.Module, module: nn.Module, momentum: float) -> None:
     torch._foreach_lerp_(
         list(average.parameters()), [p.detach() for p in module.parameters()], 1 - momentum
     )
+
+
+class Teacher(nn.Sequential):
+    """A moving average of networks in training, applied one after another, such as encoder and head.
+
+    ξ ← m · ξ + (1 - m) · θ, with m on a schedule. It starts as a copy of the student, gets no gradient,
+    drops nothing, and normalises by its own batches. Sources: Mean Teacher, arXiv:1703.01780; BYOL,
+    arXiv:2006.07733, section 3.3.
+
+        self.teacher = Teacher(encoder, self.head, start=0.996)     # in __init__
+        targets = self.teacher(x)                                   # in loss
+        self.teacher.update(progress, self.encoder, self.head)      # in after_step
+
+    The parts are `teacher[0]`, `teacher[1]`, …; `Task.exported_encoder` may return the first.
+
+    Args:
+        modules: the networks of the student.
+        start: the momentum m at the start of training, in [0, 1].
+        end: the momentum at the end; the same as `start` for a constant one.
+        kind: as for `schedule`.
+        share: as for `schedule`.
+        local_batchnorm: whether batch norms keep to this process, see `distributed.sync_batchnorm`.
+    """
+
+    def __init__(
+        self,
+        *modules: nn.Module,
+        start: float,
+        end: float = 1.0,
+        kind: Literal["cosine", "linear"] = "cosine",
+        share: float = 1.0,
+        local_batchnorm: bool = False,
+    ) -> None:
+        super().__init__(*frozen_copy(nn.Sequential(*modules)))
+        self.start, self.end, self.kind, self.share = start, end, kind, share
+        self.local_batchnorm: bool = local_batchnorm
+
+    @torch.no_grad()
+    def forward(self, x: Any) -> Tensor:
+        """Return the output for a batch, without gradient."""
+        for module in self:
+            x = module(x)
+        output: Tensor = x
+        return output
+
+    def momentum(self, progress: float) -> float:
+        """Return the momentum when this fraction of training is done, in [0, 1]."""
+        return schedule(self.start, self.end, progress, self.kind, self.share)
+
+    def update(self, progress: float, *modules: nn.Module) -> None:
+        """Move the parameters towards those of the student's networks, as given to the constructor."""
+        ema_update(self, nn.Sequential(*modules), self.momentum(progress))
 
 
 def unsaved(module: M) -> M:

@@ -103,8 +103,7 @@ import torch, torch.distributed as dist
 from torch import nn
 import torch.nn.functional as F
 from ssl_zoo import distributed
-from ssl_zoo.nn import FeatureQueue
-from ssl_zoo_vision.contrastive.simclr import nt_xent
+from ssl_zoo.nn import FeatureQueue, nt_xent
 
 with distributed.processes():
     rank = distributed.rank()
