@@ -77,6 +77,15 @@ def test_simclr_is_nt_xent_of_the_heads_output_for_both_views() -> None:
     torch.testing.assert_close(losses.logs["mi_bound"], math.log(15) - losses.total.detach())
 
 
+def test_decoupled_simclr_is_dcl_and_bounds_no_mutual_information() -> None:
+    task = build(SimCLR, temperature=0.3, decoupled=True).eval()
+    drawn = views(task)
+    z1, z2 = (F.normalize(task.head(task.encoder(x)), dim=1) for x in drawn)
+    losses = task.loss(drawn)
+    torch.testing.assert_close(losses.total, nt_xent(z1, z2, 0.3, True), atol=1e-5, rtol=1e-5)
+    assert losses.logs == {}
+
+
 def test_simclr_normalises_both_views_as_one_batch() -> None:
     task = build(SimCLR)
     seen: list[int] = []
