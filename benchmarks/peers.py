@@ -108,7 +108,8 @@ class Views:
     @classmethod
     def of(cls, task: Any) -> Views:
         """Return the augmentation of a SimCLR task."""
-        parts = {type(part): part for part in task.view.transforms}
+        ((_, view),) = task.pair.crops
+        parts = {type(part): part for part in view.transforms}
         crop, jitter = parts[RandomResizedCrop], parts[ColorJitter]
         blur, spec = parts[GaussianBlur], task.spec
         return cls(

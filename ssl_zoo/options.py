@@ -9,6 +9,17 @@ from ssl_zoo.task import Field, TaskOptions
 from ssl_zoo.views import RandomResizedCrop
 
 
+def share_range(scale: tuple[float, float]) -> tuple[float, float]:
+    """Return a range of shares.
+
+    Raises:
+        ValueError: it is none, in words that follow the name of the option.
+    """
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError("must be two shares in (0, 1], the smaller one first")
+    return scale
+
+
 class CropOptions(TaskOptions):
     """The options of a random resized crop."""
 
@@ -23,9 +34,7 @@ class CropOptions(TaskOptions):
     @field_validator("crop_scale")
     @classmethod
     def _range_of_shares(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError("must be two shares in (0, 1], the smaller one first")
-        return scale
+        return share_range(scale)
 
     def crop(
         self, spec: ImageSpec, size: int | None = None, scale: tuple[float, float] | None = None

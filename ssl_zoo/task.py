@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ssl_zoo.errors import Unsuitable
+from ssl_zoo.nn import DeferredUpdate
 from ssl_zoo.tree import Tree
 from ssl_zoo.views import Rng
 
@@ -258,13 +259,17 @@ class Task(nn.Module, ABC):
     def before_step(self, progress: float) -> None:
         """Prepare a step: note the progress, which `loss` may read; called before each step's views.
 
-        Override it for what a schedule sets, and to clear what a step has left whose gradient
-        overflowed in fp16, as `after_step` is not called then. Begin with ``super().before_step(...)``.
+        It also clears what a step whose gradient overflowed in fp16 has noted in queues and centres
+        (`ssl_zoo.nn.DeferredUpdate`), as `after_step` is not called then. Override it for what a
+        schedule sets, and to clear notes of your own. Begin with ``super().before_step(...)``.
 
         Args:
             progress: the fraction of training that is done, in [0, 1).
         """
         self.progress = progress
+        for module in self.modules():
+            if isinstance(module, DeferredUpdate):
+                module.clear()
 
     def after_step(self, progress: float) -> None:
         """Update teachers, queues and centres; called after each real optimiser step.

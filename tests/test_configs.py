@@ -83,9 +83,11 @@ def test_simclr_on_cifar10_is_the_textbook_set_up() -> None:
     stem = task.encoder.model.conv1
     assert (stem.kernel_size, stem.stride) == ((3, 3), (1, 1))
     assert isinstance(task.encoder.model.maxpool, torch.nn.Identity)
-    names = [type(t).__name__ for t in task.view.transforms]
+    ((number, view),) = task.pair.crops
+    assert number == 2
+    names = [type(t).__name__ for t in view.transforms]
     assert names[:3] == ["RandomResizedCrop", "ColorJitter", "RandomGrayscale"]
-    crop, jitter, gray, blur, *_ = task.view.transforms
+    crop, jitter, gray, blur, *_ = view.transforms
     assert (crop.flip, crop.scale) == (0.5, (0.08, 1.0))
     assert (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) == (0.8, 0.8, 0.8, 0.2)
     assert (jitter.p, gray.p, blur.p) == (0.8, 0.2, 0.0)

@@ -1,4 +1,9 @@
-"""The augmentation of SimCLR, MoCo and BYOL: crop, flip, jitter, grayscale, blur, solarise."""
+"""Augmentations of joint embedding: crop, flip, jitter, grayscale, blur, solarise; pairs, multi-crop.
+
+A method's `Options` derive from the class of its paper's views: `ViewOptions` (MoCo's, SimSiam's),
+`SymmetricViewOptions` (SimCLR's, SwAV's), `AsymmetricViewOptions` (BYOL's, DINO's), and, for small crops
+beside them, `MultiCropOptions` as well. Where its paper has other numbers, it overrides the field.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,10 @@ from dataclasses import dataclass
 
 from pydantic import field_validator
 
-from ssl_zoo.options import CropOptions
+from ssl_zoo.nn import output_shape
+from ssl_zoo.options import CropOptions, share_range
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Field
+from ssl_zoo.task import Encoder, Field
 from ssl_zoo.views import (
     ColorJitter,
     Compose,
@@ -93,6 +99,20 @@ class ViewOptions(CropOptions):
             Normalise(spec),
         )
 
+    def kinds(self) -> tuple[Crops, ...]:
+        """Return the kinds of the two large views: here both of one distribution."""
+        return (Crops(2),)
+
+    def pair(self, spec: ImageSpec) -> MultiCrop:
+        """Return the augmentation to the paper's two views of each image.
+
+            view_1, view_2 = options.pair(spec)(images, rng)
+
+        Args:
+            spec: the description of the images.
+        """
+        return self.crops(spec, *self.kinds())
+
     def crops(self, spec: ImageSpec, *kinds: Crops) -> MultiCrop:
         """Return an augmentation to several crops of each image, such as SwAV's and DINO's.
 
@@ -118,3 +138,84 @@ class ViewOptions(CropOptions):
                 for kind in kinds
             ]
         )
+
+
+class SymmetricViewOptions(ViewOptions):
+    """The options of SimCLR's views, both of one distribution of strong changes (also SwAV's)."""
+
+    jitter: tuple[float, float, float, float] = Field(
+        (0.8, 0.8, 0.8, 0.2), description="brightness, contrast, saturation, hue"
+    )
+
+
+class AsymmetricViewOptions(ViewOptions):
+    """The options of BYOL's views, from two distributions (appendix B; also DINO's).
+
+    The first is blurred in large images, the second rarely, and solarised at times.
+    """
+
+    jitter: tuple[float, float, float, float] = Field(
+        (0.4, 0.4, 0.2, 0.1), description="brightness, contrast, saturation, hue"
+    )
+    solarise_p: float = Field(0.2, ge=0, le=1, description="probability of solarising the second view")
+
+    def kinds(self) -> tuple[Crops, ...]:
+        """Return the kinds of the two large views, which differ."""
+        return Crops(1, blur_p=1.0), Crops(1, blur_p=0.1, solarise_p=self.solarise_p)
+
+
+class MultiCropOptions(ViewOptions):
+    """The options of small crops beside the two large views (SwAV, arXiv:2006.09882, section 3.2).
+
+    `crop_scale` is of the large views. Combine it with another class of views:
+
+        class Options(MultiCropOptions, AsymmetricViewOptions):
+            crop_scale: tuple[float, float] = Field((0.4, 1.0), description="…")
+            local_scale: tuple[float, float] = Field((0.05, 0.4), description="…")
+    """
+
+    local: int | None = Field(
+        None, ge=0, description="number of small crops; none: the paper's, or 0 up to 64 pixels"
+    )
+    local_scale: tuple[float, float] = Field(
+        (0.05, 0.14), description="share of the image's area in a small crop"
+    )
+    local_size: float = Field(
+        96 / 224, gt=0, le=1, description="side of a small crop, as a share of the image's"
+    )
+
+    @field_validator("local_scale")
+    @classmethod
+    def _range_of_local_shares(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        return share_range(scale)
+
+    def multi_crop(self, spec: ImageSpec, encoder: Encoder, local: int) -> MultiCrop:
+        """Return the augmentation to two large views and then the small crops, by the options.
+
+            self.crops = options.multi_crop(spec, encoder, local=6)  # in __init__; any_size = True
+            return self.crops(batch, rng)                            # in views
+            outputs = by_size(self.encoder, views)                   # in loss, large ones first
+
+        Args:
+            spec: the description of the images.
+            encoder: the encoder; a transformer's small crops are a whole number of patches wide.
+            local: the paper's number of small crops, used for large images where the option is None.
+        """
+        if self.local is not None:
+            local = self.local
+        elif spec.size <= SMALL:
+            local = 0
+        small = Crops(local, self.local_scale, self.local_side(spec, encoder))
+        return self.crops(spec, *self.kinds(), *([small] if local else []))
+
+    def local_side(self, spec: ImageSpec, encoder: Encoder) -> int:
+        """Return the side of a small crop in pixels, for a transformer a multiple of its patches'.
+
+        Args:
+            spec: the description of the images.
+            encoder: the encoder.
+        """
+        unit = 1
+        if encoder.embed_width is not None:
+            unit = spec.size // output_shape(encoder, encoder.feature_map, spec)[-1]
+        return max(1, round(self.local_size * spec.size / unit)) * unit

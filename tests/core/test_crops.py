@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.backbones.create import create_backbone
+from ssl_zoo.config.schema import BackboneConfig, DataConfig
 from ssl_zoo.data import ArraySplit
 from ssl_zoo.data.assemble import assemble
 from ssl_zoo.errors import UserError
@@ -31,7 +32,13 @@ from ssl_zoo.views import (
     Rng,
 )
 from ssl_zoo.views import functional as F
-from ssl_zoo_vision.augmentation import Crops, ViewOptions
+from ssl_zoo_vision.augmentation import (
+    AsymmetricViewOptions,
+    Crops,
+    MultiCropOptions,
+    SymmetricViewOptions,
+    ViewOptions,
+)
 from tests.conftest import OPTIONS, Call
 
 CPU = torch.device("cpu")
@@ -109,6 +116,61 @@ def test_a_view_is_its_crop_and_its_colours() -> None:
     rng = Rng(5)
     separately = options.colours(spec(), solarise_p=0.3)(options.crop(spec())(x, rng), rng)
     assert torch.equal(separately, options.view(spec(), solarise_p=0.3)(x, Rng(5)))
+
+
+class DinoOptions(MultiCropOptions, AsymmetricViewOptions):
+    pass
+
+
+def dino_crops(size: int, patch: int = 0, **options: Any) -> MultiCrop:
+    backbone = (
+        {"name": "test_vit", "options": {"patch_size": patch}} if patch else {"name": "test_resnet"}
+    )
+    encoder = create_backbone(BackboneConfig(**backbone), spec(size=size), any_size=True)
+    return DinoOptions(**options).multi_crop(spec(size=size), encoder, local=8)
+
+
+def test_a_pair_is_of_one_distribution_or_of_byols_two() -> None:
+    x = photos()
+    strong = SymmetricViewOptions()
+    rng = Rng(5)
+    view = strong.view(spec())
+    expected = view(x, rng), view(x, rng)
+    assert all(a.equal(b) for a, b in zip(strong.pair(spec())(x, Rng(5)), expected, strict=True))
+    assert strong.jitter == (0.8, 0.8, 0.8, 0.2)
+    (first, one), (second, other) = AsymmetricViewOptions().pair(spec(size=224)).crops
+    parts = [{type(t).__name__: t for t in v.transforms} for v in (one, other)]
+    assert (first, second) == (1, 1)
+    assert [p["GaussianBlur"].p for p in parts] == [1.0, 0.1]
+    assert [p["RandomSolarise"].p for p in parts] == [0.0, 0.2]
+
+
+def test_small_crops_are_the_papers_for_large_images_and_none_for_small_ones() -> None:
+    shapes = [v.shape[-1] for v in dino_crops(224)(photos(2), Rng(0))]
+    assert shapes == [224, 224, *[96] * 8]
+    assert [v.shape[-1] for v in dino_crops(32)(photos(2), Rng(0))] == [32, 32]
+    large, small = dino_crops(224, local=3, local_scale=(0.05, 0.4)).crops[1:]
+    parts = {type(t).__name__: t for t in small[1].transforms}
+    assert small[0] == 3
+    assert parts["RandomResizedCrop"].scale == (0.05, 0.4)
+    assert parts["GaussianBlur"].p == 0.5
+    assert large[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "share", "side"),
+    [(32, 0, 96 / 224, 14), (32, 4, 96 / 224, 12), (32, 4, 0.5, 16), (32, 16, 0.01, 16)],
+)
+def test_a_transformers_small_crops_are_a_whole_number_of_patches_wide(
+    size: int, patch: int, share: float, side: int
+) -> None:
+    crops = dino_crops(size, patch, local=2, local_size=share)
+    assert [v.shape[-1] for v in crops(photos(2), Rng(0))] == [size, size, side, side]
+
+
+def test_a_small_crops_share_must_be_a_range() -> None:
+    with pytest.raises(ValueError, match=r"local_scale[\s\S]*two shares in \(0, 1\]"):
+        MultiCropOptions(local_scale=(0.4, 0.1))
 
 
 TRANSFORMS: dict[str, RandomTransform[Any]] = {

@@ -12,10 +12,29 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_zoo import distributed
 from ssl_zoo.distributed import SyncBatchNorm, sync_batchnorm
-from ssl_zoo.nn import unsaved
+from ssl_zoo.nn import (
+    Centre,
+    FeatureQueue,
+    MemoryBank,
+    Prototypes,
+    across,
+    covariance,
+    cross_correlation,
+    info_nce,
+    koleo,
+    nt_xent,
+    off_diagonal,
+    shuffled_groups,
+    sigreg,
+    sinkhorn,
+    sup_con,
+    unsaved,
+)
 from ssl_zoo.runs.build import build_data, build_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder, Losses, Task
@@ -103,8 +122,7 @@ import torch, torch.distributed as dist
 from torch import nn
 import torch.nn.functional as F
 from ssl_zoo import distributed
-from ssl_zoo.nn import FeatureQueue
-from ssl_zoo_vision.contrastive.simclr import nt_xent
+from ssl_zoo.nn import FeatureQueue, nt_xent
 
 with distributed.processes():
     rank = distributed.rank()
@@ -226,6 +244,60 @@ def test_parameters_that_rest_for_a_while_are_left_alone_in_two_processes_as_in_
         weights = torch.load(tmp_path / f"weights-{rank}.pt", weights_only=True)
         for name, expected in changing().items():
             torch.testing.assert_close(weights[name], expected, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def pieces() -> dict[str, Tensor]:
+    """Return losses, their gradients and updated buffers of this process's share of 8 samples."""
+    torch.manual_seed(0)
+    x, directions, index = torch.randn(2, 8, 5).double(), torch.randn(6, 5), torch.arange(8) % 6
+    labels, prototypes = torch.arange(8) % 3, Prototypes(5, 4).double()
+    queue, bank, centre = FeatureQueue(20, 5), MemoryBank(6, 5).double(), Centre(5).double()
+    shuffle, network = torch.randperm(8), nn.BatchNorm1d(5).double()
+    mine = distributed.local_rows
+    z1, z2 = (mine(F.normalize(z, dim=1)).clone().requires_grad_() for z in x)
+    losses = {
+        "decoupled": nt_xent(z1, z2, 0.2, decoupled=True),
+        "keys": info_nce(z1, z2, None, 0.2),
+        "sup_con": sup_con([z1, z2], mine(labels), 0.2),
+        "covariance": covariance(z1).pow(2).sum() + 0 * z2.sum(),
+        "correlation": off_diagonal(cross_correlation(z1, z2)).pow(2).sum(),
+        "koleo": koleo(z1) + 0 * z2.sum(),
+        "sigreg": sigreg(z1, directions) + 0 * z2.sum(),
+        "swapped": across([sinkhorn(prototypes(z) / 0.1) for z in (z1, z2)], [z1, z2], 0.1, prototypes),
+    }
+    results = {}
+    for name, loss in losses.items():
+        results[name] = distributed.mean(loss)
+        gradients = torch.cat(
+            [g / distributed.world_size() for g in torch.autograd.grad(loss, [z1, z2])]
+        )
+        rows = gradients.unflatten(0, (2, -1)).transpose(0, 1)
+        results[f"gradient of {name}"] = distributed.all_gather(rows.contiguous())
+    for part, notes in ((queue, (z1,)), (bank, (z1, mine(index))), (centre, (z1,))):
+        part.note(*notes)
+        part.update()
+        results |= {f"{type(part).__name__}.{k}": v for k, v in part.state_dict().items()}
+    groups = shuffled_groups(network, z1.detach(), shuffle, groups=2)
+    return results | {"groups": distributed.all_gather(groups)}
+
+
+def work_on_pieces(folder: Path, rank: int) -> None:
+    """Save the pieces of a rank."""
+    rendezvous = f"file://{folder / 'rendezvous'}"
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
+    torch.save(pieces(), folder / f"pieces-{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_shared_pieces_in_two_processes_are_those_of_the_joint_batch(tmp_path: Path) -> None:
+    assert server.run(work_on_pieces, tmp_path) is None, (tmp_path / "output-0").read_text()
+    for rank in (0, 1):
+        shared = torch.load(tmp_path / f"pieces-{rank}.pt", weights_only=True)
+        for name, expected in pieces().items():
+            torch.testing.assert_close(
+                shared[name], expected, rtol=1e-9, atol=1e-12, msg=f"{name} of rank {rank}"
+            )
 
 
 def test_a_module_can_keep_statistics_of_its_own() -> None:

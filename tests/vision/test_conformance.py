@@ -21,6 +21,12 @@ def test_simclr(check: Check) -> None:
 
 
 @pytest.mark.slow
+@parametrize_with_checks(SimCLR, options={"decoupled": True})
+def test_decoupled_simclr(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
 @parametrize_with_checks(SimCLR, backbone=VIT)
 def test_simclr_of_a_transformer(check: Check) -> None:
     check()

@@ -7,55 +7,20 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_zoo import distributed
-from ssl_zoo.nn import FeatureQueue, ema_update, frozen_copy, full_precision, mlp, sum_over_rows
-from ssl_zoo.notices import Notice
+from ssl_zoo.nn import FeatureQueue, Teacher, full_precision, info_nce, mlp, shuffled_groups
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import SMALL, ViewOptions
 
 
-def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """Return InfoNCE with a queue of negatives (He et al. 2019, equation 1).
-
-    Args:
-        q: queries [B, D], unit rows.
-        k: their keys [B, D], unit rows, without gradient.
-        queue: negative keys [K, D], unit rows.
-        temperature: τ > 0.
-
-    Returns:
-        The mean over the B queries of the cross entropy of the key among 1 + K candidates.
-    """
-    queue = queue.to(full_precision(q).dtype)
-
-    def cross_entropy(q: Tensor, k: Tensor) -> Tensor:
-        with torch.autocast(q.device.type, enabled=False):
-            positive = (q * k).sum(1, keepdim=True)  # [rows, 1]
-            negative = q @ queue.T  # [rows, K]
-        logits = torch.cat([positive, negative], 1) / temperature
-        return F.cross_entropy(logits, logits.new_zeros(len(q), dtype=torch.long), reduction="sum")
-
-    rows = full_precision(q), full_precision(k)
-    return sum_over_rows(cross_entropy, *rows, columns=1 + len(queue)) / len(q)
-
-
-FEWER_GROUPS = Notice(
-    "moco-groups",
-    "MoCo's keys are divided into fewer groups than task.key_groups where each would have less than two "
-    "images.",
-    "a larger batch, or task.key_groups",
-)
-
-
 class MoCo(Task):
     """A query is matched to its key among a queue of keys from a momentum encoder.
 
-    Batch statistics could leak which key belongs to a query. Keys are therefore shuffled over the
-    joint batch and normalised in groups (section 3.3, "shuffling BN"), one or more per process.
+    Keys are shuffled over the joint batch and normalised in groups (section 3.3, "shuffling BN").
     """
 
     name = "moco"
@@ -98,19 +63,18 @@ class MoCo(Task):
         super().__init__(encoder, options, spec)
         small = spec.size <= SMALL
         widths = [encoder.width, options.out]
-        head = mlp(widths if options.head == "linear" else [encoder.width, *widths], norm=False)
-        self.head = head
-        self.key_encoder = frozen_copy(nn.Sequential(encoder, head))
-        self.key_encoder.local_batchnorm = True  # type: ignore[assignment]
+        self.head = mlp(widths if options.head == "linear" else [encoder.width, *widths], norm=False)
+        momentum = (0.99 if small else 0.999) if options.momentum is None else options.momentum
+        self.key_encoder = Teacher(
+            encoder, self.head, start=momentum, end=momentum, local_batchnorm=True
+        )
         self.queue = FeatureQueue(options.queue or (4096 if small else 65536), options.out)
-        self.momentum = (0.99 if small else 0.999) if options.momentum is None else options.momentum
-        self.view = options.view(spec)
-        self.new_keys: list[Tensor] = []
+        self.pair = options.pair(spec)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return two views [B, C, H, W] and a permutation [N] of the joint batch."""
         shuffle = rng.permutation(len(batch) * distributed.world_size())
-        return self.view(batch, rng), self.view(batch, rng), shuffle
+        return *self.pair(batch, rng), shuffle
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return InfoNCE of the queries against their keys and the queue from before this step."""
@@ -119,34 +83,15 @@ class MoCo(Task):
         losses = []
         for query_view, key_view in pairs:
             q = F.normalize(full_precision(self.head(self.encoder(query_view))), dim=1)  # [B, out]
-            k = self.keys(key_view, shuffle)  # [B, out]
+            keys = shuffled_groups(self.key_encoder, key_view, shuffle, self.options.key_groups)
+            k = F.normalize(full_precision(keys), dim=1)  # [B, out]
             losses.append(info_nce(q, k, self.queue.features, self.options.temperature))
-            if self.training:
-                self.new_keys.append(k)
+            self.queue.note(k)
         loss = torch.stack(losses).mean()
         candidates = len(self.queue.features) + 1
         return Losses(loss, {"mi_bound": math.log(candidates) - loss.detach()})
 
-    @torch.no_grad()
-    def keys(self, x: Tensor, shuffle: Tensor) -> Tensor:
-        """Return the unit keys [B, out] of a view [B, C, H, W], computed in shuffled groups."""
-        joint = distributed.all_gather(x)[shuffle]
-        mine = distributed.local_rows(joint)
-        wanted = max(1, self.options.key_groups // distributed.world_size())
-        groups = max(1, min(wanted, len(mine) // 2))  # a single image has no batch statistics
-        if groups < wanted:
-            FEWER_GROUPS(f"moco: {groups} groups of keys, not {wanted}, as each needs two images")
-        k = torch.cat([self.key_encoder(group) for group in mine.tensor_split(groups)])
-        k = distributed.all_gather(F.normalize(full_precision(k), dim=1))
-        return distributed.local_rows(k[shuffle.argsort()])
-
-    def before_step(self, progress: float) -> None:
-        """Forget the keys of the last step, which are still there if fp16 overflowed."""
-        super().before_step(progress)
-        self.new_keys.clear()
-
     def after_step(self, progress: float) -> None:
         """Update the key encoder by momentum, and replace the oldest negatives by the new keys."""
-        ema_update(self.key_encoder, nn.Sequential(self.encoder, self.head), self.momentum)
-        for k in self.new_keys:
-            self.queue.push(distributed.all_gather(k))
+        self.key_encoder.update(progress, self.encoder, self.head)
+        self.queue.update()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ssl_zoo.nn import ema_update, frozen_copy, full_precision, mlp, schedule
+from ssl_zoo.nn import Teacher, full_precision, mlp
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
-from ssl_zoo_vision.augmentation import SMALL, ViewOptions
+from ssl_zoo_vision.augmentation import SMALL, AsymmetricViewOptions
 
 
 def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -34,7 +33,7 @@ class BYOL(Task):
     paper = "Grill et al. 2020, Bootstrap Your Own Latent, arXiv:2006.07733"
     recipe = {"train": {"optimizer": "lars", "lr": 0.2, "weight_decay": 1.5e-6, "warmup": 0.1}}
 
-    class Options(ViewOptions):
+    class Options(AsymmetricViewOptions):
         """BYOL's options."""
 
         momentum: float | None = Field(
@@ -45,34 +44,24 @@ class BYOL(Task):
         )
         hidden: int = Field(4096, ge=1, description="hidden width of the projector and the predictor")
         out: int = Field(256, ge=2, description="width of the projection and the prediction")
-        jitter: tuple[float, float, float, float] = Field(
-            (0.4, 0.4, 0.2, 0.1), description="brightness, contrast, saturation, hue"
-        )
-        solarise_p: float = Field(
-            0.2, ge=0, le=1, description="probability of solarising the second view"
-        )
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
         self.projector = mlp([encoder.width, options.hidden, options.out])
         self.predictor = mlp([options.out, options.hidden, options.out])
-        self.target = frozen_copy(nn.Sequential(encoder, self.projector))
         small = spec.size <= SMALL
-        self.momentum = (0.99 if small else 0.996) if options.momentum is None else options.momentum
-        self.view_1 = options.view(spec, blur_p=1.0)
-        self.view_2 = options.view(spec, blur_p=0.1, solarise_p=options.solarise_p)
+        momentum = (0.99 if small else 0.996) if options.momentum is None else options.momentum
+        self.target = Teacher(encoder, self.projector, start=momentum)
+        self.pair = options.pair(spec)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return two views [B, C, H, W] of images [B, C, h, w], from two distributions (appendix B)."""
-        return self.view_1(batch, rng), self.view_2(batch, rng)
+        return self.pair(batch, rng)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the loss of each view's prediction and the other's target projection, in [0, 8]."""
-        predictions, targets = [], []
-        for x in views:
-            predictions.append(self.predictor(self.projector(self.encoder(x))))  # [B, out]
-            with torch.no_grad():
-                targets.append(self.target(x))  # [B, out], batch statistics
+        predictions = [self.predictor(self.projector(self.encoder(x))) for x in views]  # [B, out]
+        targets = [self.target(x) for x in views]  # [B, out], batch statistics
         loss = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
         # 1 for evenly spread directions, 0 for collapsed embeddings.
         z = F.normalize(full_precision(targets[0]), dim=1)
@@ -80,5 +69,4 @@ class BYOL(Task):
 
     def after_step(self, progress: float) -> None:
         """Update the target network by a momentum that grows to 1 on a cosine (section 3.3)."""
-        online = nn.Sequential(self.encoder, self.projector)
-        ema_update(self.target, online, schedule(self.momentum, 1.0, progress))
+        self.target.update(progress, self.encoder, self.projector)

@@ -1,0 +1,65 @@
+"""Building blocks that many methods share, each with its formula and source; none needs the trainer.
+
+- encoding: how a task calls its encoder, for crops of several sizes and for the shape of an output
+- heads: projectors and predictors
+- teacher: schedules, momentum teachers, frozen and pretrained networks
+- shuffled: batch statistics that do not tell which key belongs to a query
+- queues: a queue of the latest features, a bank with one for each sample
+- deferred: the base of buffers that are updated after a step
+- contrast: InfoNCE in its forms
+- prototypes: prototypes, balanced assignments, centring, cross entropy across crops
+- clusters: spherical k-means
+- moments: covariance, whitening, and regularisers of a distribution
+- parts: float32, and large matrices of scores in parts
+"""
+
+from ssl_zoo.nn.clusters import kmeans
+from ssl_zoo.nn.contrast import contrastive_loss, info_nce, nt_xent, sup_con
+from ssl_zoo.nn.deferred import DeferredUpdate
+from ssl_zoo.nn.encoding import by_size, output_shape, undecayed_names
+from ssl_zoo.nn.heads import mlp
+from ssl_zoo.nn.moments import covariance, cross_correlation, koleo, off_diagonal, sigreg, whiten
+from ssl_zoo.nn.parts import full_precision, sum_over_rows
+from ssl_zoo.nn.prototypes import Centre, Prototypes, across, sinkhorn, soft_cross_entropy
+from ssl_zoo.nn.queues import FeatureQueue, MemoryBank
+from ssl_zoo.nn.shuffled import shuffled_groups
+from ssl_zoo.nn.teacher import Teacher, ema_update, frozen_copy, schedule, stop_dropout, unsaved
+
+__all__ = [
+    "MAX_SCORES",
+    "Centre",
+    "DeferredUpdate",
+    "FeatureQueue",
+    "MemoryBank",
+    "Prototypes",
+    "Teacher",
+    "across",
+    "by_size",
+    "contrastive_loss",
+    "covariance",
+    "cross_correlation",
+    "ema_update",
+    "frozen_copy",
+    "full_precision",
+    "info_nce",
+    "kmeans",
+    "koleo",
+    "mlp",
+    "nt_xent",
+    "off_diagonal",
+    "output_shape",
+    "schedule",
+    "shuffled_groups",
+    "sigreg",
+    "sinkhorn",
+    "soft_cross_entropy",
+    "stop_dropout",
+    "sum_over_rows",
+    "sup_con",
+    "undecayed_names",
+    "unsaved",
+    "whiten",
+]
+
+MAX_SCORES = 2**24
+"""A loss over a larger matrix of scores (64 MiB in float32) is computed in parts."""

@@ -1,0 +1,70 @@
+"""How tasks call an encoder: several sizes of images, the shape of an output, names of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ssl_zoo.spec import Spec
+from ssl_zoo.tree import Tree, join, rows
+
+
+def by_size(network: Callable[[Tree], Tree], views: Sequence[Tensor]) -> list[Tree]:
+    """Pass views through a network, those of one size as one batch, as in SwAV and DINO.
+
+    Batch normalisation then has statistics of its own for each size.
+
+    Args:
+        network: maps images [B, C, h, w] to a tensor [B, ...], or a tuple of such tensors.
+        views: batches of images, of any sizes.
+
+    Returns:
+        The network's output for each view, in the order of the views.
+    """
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for i, view in enumerate(views):
+        sizes.setdefault(tuple(view.shape[1:]), []).append(i)
+    outputs: dict[int, Tree] = {}
+    for members in sizes.values():
+        joint, first = network(join([views[i] for i in members])), 0
+        for i in members:
+            outputs[i] = rows(joint, slice(first, first + len(views[i])))
+            first += len(views[i])
+    return [outputs[i] for i in range(len(views))]
+
+
+@torch.no_grad()
+def output_shape(encoder: nn.Module, method: Callable[[Tree], Tensor], spec: Spec) -> tuple[int, ...]:
+    """Return the shape [1, ...] of a method's output for one sample; `encoder` is left unchanged.
+
+    Use it to build a head that fits, and to fail in `__init__` rather than after training.
+
+    Args:
+        encoder: the encoder.
+        method: a method of it.
+        spec: the description of the samples.
+
+    Raises:
+        UserError: raised by the method, e.g. because there is no such stage.
+    """
+    training = encoder.training
+    encoder.eval()
+    try:
+        return tuple(method(spec.example(1)).shape)
+    finally:
+        encoder.train(training)
+
+
+def undecayed_names(module: nn.Module) -> set[str]:
+    """Return the names of parameters that a network inside excludes from weight decay, as timm's do.
+
+    These are a transformer's position embedding and class token, beside vectors and scalars.
+    """
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, part in module.named_modules()
+        if hasattr(part, "no_weight_decay")
+        for name in part.no_weight_decay()
+    }

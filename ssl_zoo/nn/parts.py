@@ -1,0 +1,44 @@
+"""Losses in float32, and in parts where a matrix of scores would be large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import ssl_zoo.nn
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Return a half-precision tensor as float32, for computing a loss; any other as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def sum_over_rows(loss: Callable[..., Tensor], *rows: Tensor, columns: int) -> Tensor:
+    """Sum a loss over the rows of a score matrix, holding only a part of the matrix in memory.
+
+    Each part is recomputed for the gradient, which is exact. A matrix of up to `MAX_SCORES` scores
+    is a single part, and is computed once.
+
+        def cross_entropy(z: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(z @ candidates.T, targets, reduction="sum")
+
+        loss = sum_over_rows(cross_entropy, z, targets, columns=len(candidates)) / len(z)
+
+    Args:
+        loss: maps the same rows of each tensor in `rows` to the sum of their losses, differentiably; a
+            scalar, or several sums in a tensor.
+        rows: tensors [B, ...].
+        columns: the number of scores that `loss` computes per row.
+
+    Returns:
+        The sum, of the shape that `loss` returns.
+    """
+    # Looked up in the package, where a user may set another limit.
+    limit = max(1, ssl_zoo.nn.MAX_SCORES // columns)
+    parts = list(zip(*(x.split(limit) for x in rows), strict=True))
+    if len(parts) == 1:
+        return loss(*rows)
+    return torch.stack([checkpoint(loss, *part, use_reentrant=False) for part in parts]).sum(0)

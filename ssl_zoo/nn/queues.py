@@ -1,0 +1,127 @@
+"""Features of earlier batches: a queue of the latest ones, and a bank with one for each sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_zoo import distributed
+from ssl_zoo.nn.deferred import DeferredUpdate
+from ssl_zoo.nn.parts import full_precision
+
+
+class FeatureQueue(DeferredUpdate):
+    """A queue of the latest `size` feature vectors, normalised; it starts with random ones.
+
+    It is the same in all processes. Source: MoCo, arXiv:1911.05722, section 3.2.
+
+        self.queue = FeatureQueue(4096, 128)  # in __init__
+        negatives = self.queue.features       # in loss, before this step's keys are in it
+        self.queue.note(keys)                 # in loss
+        self.queue.update()                   # in after_step
+
+    Attributes:
+        features: [size, width], unit rows.
+        place: the row of the oldest vector, which is overwritten next.
+        filled: the number of rows that were pushed, at most `size`; the others are still random.
+
+    Args:
+        size: the number of vectors.
+        width: the length of a vector.
+    """
+
+    features: Tensor
+    place: Tensor
+    filled: Tensor
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("features", F.normalize(torch.randn(size, width), dim=1))
+        self.register_buffer("place", torch.zeros((), dtype=torch.long))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+
+    @property
+    def full(self) -> bool:
+        """Whether no random vector is left; reading it waits for the device."""
+        return int(self.filled) == len(self.features)
+
+    @torch.no_grad()
+    def push(self, features: Tensor) -> None:
+        """Replace the oldest rows by `features` [B, width]; of more than `size`, keep the last.
+
+        In several processes push the same rows in each, as `update` does.
+        """
+        size = len(self.features)
+        self.filled.add_(len(features)).clamp_(max=size)
+        self.place += max(0, len(features) - size)
+        features = features[-size:]
+        rows = (self.place + torch.arange(len(features), device=features.device)) % size
+        self.features[rows] = features.to(self.features.dtype)
+        self.place.add_(len(features)).remainder_(size)
+
+    def update(self) -> None:
+        """Push the noted unit rows [B, width] of all processes, in the order of the notes."""
+        for (features,) in self._notes:
+            self.push(distributed.all_gather(features))
+        self.clear()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        # Checkpoints from before `filled` was counted are of tasks that do not ask for it.
+        state_dict.setdefault(f"{prefix}filled", torch.tensor(len(self.features)))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+class MemoryBank(DeferredUpdate):
+    """A bank with one unit vector for each sample of the train split, moved by momentum.
+
+    m_i ← u(μ · m_i + (1 - μ) · u(z_i)) for the samples i of a batch, where u divides by the length and μ
+    is the momentum. Source: Wu et al. 2018, arXiv:1805.01978, section 3.1, and the authors' code. The
+    first features of a sample are averaged with its random start alike, as there. Of several features
+    of one sample in an update, the last counts.
+
+        self.bank = MemoryBank(spec.samples, 128, momentum=0.5)  # in __init__; needs = ("index",)
+        loss = contrastive_loss(z, self.bank.features, index, temperature)
+        self.bank.note(z, index)  # in loss
+        self.bank.update()        # in after_step
+
+    Attributes:
+        features: [samples, width], unit rows, random at first.
+        seen: whether a sample was ever in an update, bool [samples].
+
+    Args:
+        samples: the number of samples of the train split, `Spec.samples`.
+        width: the length of a vector.
+        momentum: μ, the share that a row keeps; 0 replaces rows.
+    """
+
+    features: Tensor
+    seen: Tensor
+
+    def __init__(self, samples: int, width: int, momentum: float = 0.5) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("features", F.normalize(torch.randn(samples, width), dim=1))
+        self.register_buffer("seen", torch.zeros(samples, dtype=torch.bool))
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return the vectors [..., width] of the samples with these numbers, int64 [...]."""
+        return self.features[index]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the rows of the noted embeddings [B, width] and sample numbers [B] of all processes."""
+        if self._notes:
+            z, index = (distributed.all_gather(torch.cat(x)) for x in zip(*self._notes, strict=True))
+            samples, inverse = index.unique(return_inverse=True)
+            # An assignment with repeated indices would write any of their rows on a GPU.
+            order = torch.arange(len(index), device=index.device)
+            last = torch.zeros_like(samples).scatter_reduce_(0, inverse, order, "amax")
+            new = F.normalize(full_precision(z[last]), dim=1).to(self.features.dtype)
+            self.features[samples] = F.normalize(
+                self.features[samples].lerp(new, 1 - self.momentum), dim=1
+            )
+            self.seen[samples] = True
+        self.clear()
