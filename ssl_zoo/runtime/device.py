@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,6 +118,14 @@ class Device:
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
+
+    def mark(self) -> Callable[[], None]:
+        """Return a function that waits until the device has done what it was given by now."""
+        if self.device.type != "cuda":
+            return lambda: None  # reading a value waits by itself
+        event = torch.cuda.Event()
+        event.record()
+        return event.synchronize
 
     def _try(self) -> None:
         """Compute a convolution and a matrix product with gradients once, to see whether it works."""

@@ -32,10 +32,11 @@ from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.training.choices import report_choices
+from ssl_zoo.training.finite import NotFinite
 from ssl_zoo.training.loop import fit, resume_command
 from ssl_zoo.training.resume import Resumption
 from ssl_zoo.training.summary import RunSummary
-from ssl_zoo.training.trainer import NotFinite, Trainer
+from ssl_zoo.training.trainer import Trainer
 from ssl_zoo.training.tuning import tune_device
 
 

@@ -71,9 +71,10 @@ class Checkpointer:
         """Write a checkpoint, with the length of the metrics that belong to it.
 
         Raises:
-            NotFinite: a weight is not finite; the last checkpoint stays.
+            NotFinite: the last step or a weight is not finite; the last checkpoint stays.
             Unwritable: the checkpoint cannot be written; the last one stays.
         """
+        self.trainer.confirm()  # in every process
         if self._metrics is not None:
             self.trainer.check_weights()
             with write_errors(self.run.metrics_file):

@@ -34,13 +34,16 @@ def fit(trainer: Trainer, run: Run) -> None:
     evaluations = _evaluations_due(trainer)
     stopped_by = 0
     trainer.task.train()
-    with signals.record_stop_signals() as stop, Checkpointer(trainer, run) as checkpointer:
+    with (
+        signals.record_stop_signals() as stop,
+        keep_failed_step(trainer, run),
+        Checkpointer(trainer, run) as checkpointer,
+    ):
         start = time.monotonic() - trainer.seconds
         while trainer.progress < 1:
             with contextlib.closing(trainer.epoch_batches()) as epoch:
                 for batches in epoch:
-                    with keep_failed_step(trainer, run, batches):
-                        losses = trainer.train_step(batches)
+                    losses = trainer.train_step(batches)
                     trainer.seconds = time.monotonic() - start
 
                     # Several processes agree on when to stop every few steps. Where the learning rate

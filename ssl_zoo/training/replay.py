@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -19,34 +19,37 @@ from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.task import Losses
 from ssl_zoo.training.batch import Batch
-from ssl_zoo.training.trainer import NotFinite, Trainer
+from ssl_zoo.training.finite import NotFinite
+from ssl_zoo.training.trainer import Trainer
 
 MAX_SHOWN_INDICES = 8
 """The number of a batch's sample indices that an error shows; the file has all of them."""
 
 
 @contextlib.contextmanager
-def keep_failed_step(trainer: Trainer, run: Run, batches: list[Batch]) -> Iterator[None]:
+def keep_failed_step(trainer: Trainer, run: Run) -> Iterator[None]:
     """Write a step that fails to a file, for `replay`.
 
     Raises:
-        NotFinite: the step raised it; the message names the file and the samples.
+        NotFinite: the trainer raised it; of a step, the message names the file and the samples.
     """
     try:
         yield
     except NotFinite as error:
-        numbers = torch.cat([batch.numbers for batch in batches]).tolist()
+        if not error.batches:
+            raise
+        numbers = torch.cat([batch.numbers for batch in error.batches]).tolist()
         indices = ", ".join(map(str, numbers[:MAX_SHOWN_INDICES]))
         if len(numbers) > MAX_SHOWN_INDICES:
             indices += ", …"
         try:
-            location = f"kept for a replay, in {_keep_step(trainer, run, batches)}"
+            location = f"kept for a replay, in {_keep_step(trainer, run, error.batches)}"
         except Unwritable as unwritable:
             location = f"not kept, {unwritable}"
-        raise NotFinite(f"{error}; {location}: samples {indices}") from error
+        raise NotFinite(f"{error}; {location}: samples {indices}", error.step, error.batches) from error
 
 
-def _keep_step(trainer: Trainer, run: Run, batches: list[Batch]) -> Path:
+def _keep_step(trainer: Trainer, run: Run, batches: Sequence[Batch]) -> Path:
     """Write the trainer's state and this process's batches, with their names, and return the file.
 
     Raises:
@@ -104,4 +107,6 @@ def replay(file: str | Path) -> Losses:
                 for b in state["batches"]
             ]
         trainer.task.train()
-        return trainer.train_step(batches)
+        losses = trainer.train_step(batches)
+        trainer.confirm()
+        return losses

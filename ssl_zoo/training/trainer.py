@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import cached_property
@@ -20,7 +20,6 @@ from ssl_zoo import distributed
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.data.splits import Pass
-from ssl_zoo.errors import SslZooError
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.agreement import describe_origin
 from ssl_zoo.runs.build import build_task
@@ -29,18 +28,11 @@ from ssl_zoo.task import Losses, Task
 from ssl_zoo.training.accumulation import Accumulation
 from ssl_zoo.training.batch import Batch
 from ssl_zoo.training.budget import Budget
+from ssl_zoo.training.finite import MIN_LOSS_SCALE, FiniteCheck, NotFinite
 from ssl_zoo.training.optimizer import Schedules, create_optimizer
 from ssl_zoo.training.passes import count_passes
 from ssl_zoo.training.unused import check_averaged, may_be_unused
 from ssl_zoo.views import Rng, derive_seed
-
-MIN_LOSS_SCALE = 2.0**-8
-"""In fp16 the loss is scaled so that its gradient fits; give up once the scale falls below this."""
-
-
-class NotFinite(SslZooError):
-    """A loss, a gradient or a weight that is not finite."""
-
 
 PHASES = ("data", "views", "forward", "backward", "optimizer", "after_step")
 """The phases of a step, in order."""
@@ -60,6 +52,7 @@ class Trainer:
         passes: samples that encoders process for each sample drawn; None before the first step, and
             with `torch.compile`.
         grad_norm: the norm of the last step's gradient, before clipping.
+        finite: the check of each step's losses and gradient.
         phase: a context manager around each phase of a step, called with its name in `PHASES`. It
             marks the phase for torch's profiler; `bench` puts a stopwatch in its place.
     """
@@ -85,6 +78,8 @@ class Trainer:
             distributed.sync_batchnorm(self.task)
         self.optimizer = create_optimizer(self.task, config.train, self.budget.step_samples)
         self.schedules = Schedules(self.optimizer, config.train, self.budget)
+        self.finite = FiniteCheck(config, device, self.optimizer)
+        self._batches: Sequence[Batch] = ()
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
         decay = config.train.ema
         self.ema = ModelEmaV3(self.task.exported_encoder, decay) if decay is not None else None
@@ -185,9 +180,11 @@ class Trainer:
         """Make one optimiser step on this process's batches; return the mean of their losses.
 
         Raises:
-            NotFinite: a loss or the gradient is not finite; the weights are as they were before the
-                step. In fp16 the scaler skips such steps, until its scale is too small.
+            NotFinite: a loss or the gradient is not finite, of this step or, where they are
+                read later, of the one before; the weights are as they were before that step. In fp16
+                the scaler skips such steps, until its scale is too small.
         """
+        self._batches = batches
         views = map(self.views, itertools.count(), batches)
         if self.passes is not None or self.config.train.compile:
             return self.step_on(views, len(batches))
@@ -230,13 +227,14 @@ class Trainer:
             max_norm = math.inf if config.clip_norm is None else config.clip_norm
             self.grad_norm = nn.utils.clip_grad_norm_(self.task.parameters(), max_norm)
             if not scaler.is_enabled():
-                self._check_finite(joint.totals)  # before the weights are changed
+                self.confirm()
+                self.finite.check(self.step + 1, joint.totals, self.grad_norm, self._batches)
             scale = scaler.get_scale()  # 1 unless in fp16, where reading it waits for the device
             scaler.step(self.optimizer)
             scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
             if scaler.get_scale() < MIN_LOSS_SCALE:
-                raise self._not_finite("gradient", math.nan, self.step + 1)
+                raise self.finite.error("gradient", math.nan, self.step + 1, self._batches)
             skipped = scaler.get_scale() < scale  # the gradient overflowed
         self.step += 1  # before `after_step`, so that a budget in steps ends at progress 1
         if not skipped:
@@ -250,7 +248,11 @@ class Trainer:
         """Return the metrics to log of a step, as means over processes; waits for the device.
 
         For a step that fp16's scaler skipped, values that are not finite are left out.
+
+        Raises:
+            NotFinite: as in `confirm`.
         """
+        self.confirm()
         named = {"loss": losses.total.detach(), "grad_norm": self.grad_norm, **losses.logs}
         values = torch.stack([value.float().reshape(()) for value in named.values()])
         means = distributed.mean(values, losses.weight)
@@ -280,20 +282,17 @@ class Trainer:
             return local
         return nullcontext()
 
-    def _check_finite(self, losses: list[Tensor]) -> None:
-        """Raise unless the losses and the gradient are finite; reads one value from the device.
-
-        All processes raise at the same step, as the gradient is averaged over them.
+    def confirm(self) -> None:
+        """Raise unless the last step's losses and gradient are finite; waits for that step alone.
 
         Raises:
-            NotFinite: a loss or the gradient is not finite.
+            NotFinite: one is not; the trainer is again at the step before, with its weights.
         """
-        values = torch.stack([*(loss.float() for loss in losses), self.grad_norm.float()])
-        if not values.isfinite().all():
-            *totals, norm = values.tolist()
-            bad = [total for total in totals if not math.isfinite(total)]
-            quantity, value = ("loss", bad[0]) if bad else ("gradient", norm)
-            raise self._not_finite(quantity, value, self.step + 1)
+        try:
+            self.finite.confirm()
+        except NotFinite as error:
+            self.step = error.step - 1
+            raise
 
     def check_weights(self) -> None:
         """Raise unless the weights are finite, before they replace the last good checkpoint.
@@ -304,12 +303,7 @@ class Trainer:
         for name, tensor in (*self.task.named_parameters(), *self.task.named_buffers()):
             statistic = name.endswith(("running_mean", "running_var"))  # a forward pass changes these
             if (isinstance(tensor, nn.Parameter) or statistic) and not tensor.isfinite().all():
-                raise self._not_finite(f"weight {name}", math.nan, self.step)
-
-    def _not_finite(self, quantity: str, value: float, step: int) -> NotFinite:
-        advice = "" if self.device.precision == "fp32" else ", or try --precision fp32"
-        message = f"{self.config.task.name}: the {quantity} is {value} at step {step}"
-        return NotFinite(f"{message}; lower the learning rate (--lr){advice}")
+                raise self.finite.error(f"weight {name}", math.nan, self.step)
 
     def notify(self, hook: str, **arguments: Any) -> None:
         """Call an observing hook."""

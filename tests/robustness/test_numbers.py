@@ -19,7 +19,7 @@ from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.build import build_data
 from ssl_zoo.runs.checkpoints import read_checkpoint
 from ssl_zoo.runs.run import Run
-from ssl_zoo.training import NotFinite, replay, train
+from ssl_zoo.training import NotFinite, Trainer, replay, train
 from tests.conftest import small_config
 from tests.core.pictures import folder, photo, write
 
@@ -92,7 +92,6 @@ def registered() -> Iterator[None]:
 def drawn_at(step: int, config: Any) -> Tensor:
     """Return the indices of the samples that a step of the first epoch draws, from the seed alone."""
     from ssl_zoo.runtime.device import Device
-    from ssl_zoo.training import Trainer
 
     trainer = Trainer(config, build_data(config, CPU), Device.choose(config.train))
     steps = list(trainer.epoch_batches())
@@ -159,6 +158,39 @@ def test_the_step_of_a_task_with_labels_and_indices_can_be_made_again(tmp_path: 
     with pytest.raises(NotFinite, match="the loss is nan at step 2"):
         replay(tmp_path / "r" / "not_finite.0.pt")
     assert "at step 2" in str(caught.value)
+
+
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("log_every", [1, 50])
+def test_a_step_that_is_read_during_the_next_one_stops_the_run_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, log_every: int
+) -> None:
+    def outcome(name: str) -> tuple[str, list[int], dict[str, Any]]:
+        with pytest.raises(NotFinite) as caught:
+            train(config, out=tmp_path / name)
+        logged = [entry["step"] for entry in Run.open(tmp_path / name).metrics()]
+        failed = read_checkpoint(tmp_path / name / "not_finite.0.pt")
+        return str(caught.value).replace(name, "RUN"), logged, failed
+
+    config = fatal_at(6, task__where=where, train__log_every=log_every)
+    line, logged, failed = outcome("at-once")
+    begin = Trainer.__init__
+
+    def begin_as_on_cuda(trainer: Trainer, *arguments: Any) -> None:
+        begin(trainer, *arguments)
+        trainer.finite.later = True
+
+    monkeypatch.setattr(Trainer, "__init__", begin_as_on_cuda)
+    line_later, logged_later, failed_later = outcome("later")
+    assert (line_later, logged_later) == (line, logged)
+    assert failed_later["step"] == failed["step"] == 5
+    parameters = [name for name in failed["task"] if not name.endswith(("_mean", "_var", "_tracked"))]
+    assert all(failed_later["task"][name].equal(failed["task"][name]) for name in parameters)
+    moments, moments_later = (f["optimizer"]["state"][0] for f in (failed, failed_later))
+    assert moments
+    assert all(moments_later[name].equal(moments[name]) for name in moments)
+    with pytest.raises(NotFinite, match=f"the {where} is nan at step 6"):
+        replay(tmp_path / "later" / "not_finite.0.pt")
 
 
 def test_pytorch_then_names_the_operation(tmp_path: Path) -> None:
