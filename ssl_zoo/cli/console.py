@@ -295,6 +295,8 @@ def print_table(comparison: ComparisonTable, folder: Path | None, json: bool) ->
     for above, row in zip([None, *comparison.rows], comparison.rows, strict=False):
         if row.baseline and above is not None and not above.baseline:
             table.add_section()
+        if row.family and (above is None or above.family != row.family):
+            table.add_row(f"[italic]{escape(row.family)}[/]")
         figures = [(row.figures[c.name], c) for c in comparison.columns[:n_columns]]
         styled = ((escape(f.format(c)), "bold" if f.best else "none") for f, c in figures)
         table.add_row(escape(row_label(row)), *(f"[{style}]{text}[/]" for text, style in styled))
