@@ -10,7 +10,7 @@ from typing import Any
 from ssl_zoo.comparison.cells import Cell
 from ssl_zoo.comparison.columns import Outcome
 from ssl_zoo.comparison.config import RAW, comparability_key
-from ssl_zoo.comparison.records import StoredRecord, describe_budget, read_records
+from ssl_zoo.comparison.records import StoredRecord, describe_budget, read_records, representative
 from ssl_zoo.comparison.sweep import Sweep
 from ssl_zoo.comparison.table import Table, build_table
 from ssl_zoo.config.schema import EncoderConfig, RunConfig
@@ -73,8 +73,7 @@ def record_table(
     specs = _specs(record.values["modality"] for record in records)
     noun = _noun(outcomes, specs)
     foot = [*_baseline_notes(outcomes, specs), *_settings_notes(outcomes, noun)]
-    starts = [record for record in records if record.values["row"] != UNTRAINED] or records
-    title = _title(starts[0].config)
+    title = _title(representative(records).config)
     return build_table(outcomes, title, columns, sort, foot, noun, by_family=True, planned=planned)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,10 @@ _FACTS = (
     *("passes_per_sample", "precision", "device", "machine", "needs_labels", "left_out", "cell"),
 )
 """The facts of `results.json` that stand in a record too, under the same names."""
+
+
+_STARTING_WEIGHTS = ("backbone.pretrained", "backbone.weights")
+"""The settings in which the untrained network differs from the others beside it."""
 
 
 class Record(BaseModel):
@@ -97,20 +101,24 @@ class StoredRecord:
             reason = ": ".join(filter(None, first_error(error, sections)))
             raise UserError(f"{file} cannot be read: config: {reason}; {_HINT}") from error
 
-    def refuse_incomparable(self, other: EncoderConfig, row: str) -> None:
-        """Raise if a row with the configuration `other` cannot stand in one table with this record.
+    def refuse_incomparable(self, other: EncoderConfig, row: str, name: str) -> None:
+        """Raise if another run cannot stand in one table with that of this record.
+
+        Args:
+            other: the configuration of the other run.
+            row: its row.
+            name: its name for the message.
 
         Raises:
             UserError: it differs in the data, the backbone or the budget.
         """
         own, theirs = comparable_settings(self.config), comparable_settings(other)
-        if UNTRAINED in (row, self.values["row"]):  # has no weights to start from
-            for path in ("backbone.pretrained", "backbone.weights"):
-                own.pop(path), theirs.pop(path)
+        if UNTRAINED in (row, self.values["row"]):
+            own = {path: v for path, v in own.items() if path not in _STARTING_WEIGHTS}
         for path, value in own.items():
             if value != theirs[path]:
                 raise UserError(
-                    f"{self.file} was made with {path}={value}, and {row} has {theirs[path]}, so they "
+                    f"{self.file} was made with {path}={value}, and {name} has {theirs[path]}, so they "
                     "cannot stand in one table; choose another --record"
                 )
 
@@ -131,13 +139,23 @@ def read_records(folder: Path) -> list[StoredRecord]:
     Raises:
         UserError: there are none, one cannot be read, or they cannot stand in one table.
     """
-    read = (StoredRecord.read(file) for file in sorted(folder.glob("*.json")))
-    records = [record for record in read if record is not None]
+    records = _read_all(folder)
     if not records:
         raise UserError(f"{folder} has no records; make some with: ssl-zoo compare --record {folder}")
-    for record in records[1:]:
-        records[0].refuse_incomparable(record.config, record.file.stem)
+    first = representative(records)
+    for record in records:
+        first.refuse_incomparable(record.config, record.values["row"], record.file.stem)
     return records
+
+
+def _read_all(folder: Path) -> list[StoredRecord]:
+    read = (StoredRecord.read(file) for file in sorted(folder.glob("*.json")))
+    return [record for record in read if record is not None]
+
+
+def representative(records: Sequence[StoredRecord]) -> StoredRecord:
+    """Return the first record that has all settings which must be equal in all."""
+    return next((record for record in records if record.values["row"] != UNTRAINED), records[0])
 
 
 def check_records(folder: Path, cells: Iterable[Cell]) -> None:
@@ -147,17 +165,18 @@ def check_records(folder: Path, cells: Iterable[Cell]) -> None:
         UserError: there is a record of the same row and seed with other settings, or one of another
             row that cannot stand in one table with them.
     """
-    other = next((StoredRecord.read(file) for file in sorted(folder.glob("*.json"))), None)
-    for cell in cells:
+    records = {record.file: record for record in _read_all(folder)}
+    for cell in cells if records else ():
         file = record_file(folder, cell)
         try:
             config = cell.config
         except UserError:  # its task is broken or gone, which its row will show
             continue
-        if (existing := StoredRecord.read(file)) is not None:
-            refuse_changed_settings(file, existing.config, config, "--record")
-        elif other is not None:
-            other.refuse_incomparable(config, cell.row)
+        if file in records:
+            refuse_changed_settings(file, records[file].config, config, "--record")
+        else:
+            first = representative(list(records.values()))
+            first.refuse_incomparable(config, cell.row, cell.name)
 
 
 def write_record(folder: Path, cell: Cell) -> None:
