@@ -204,7 +204,12 @@ class Task(nn.Module, ABC):
     Attributes:
         name: the task's name, the same as its entry point's.
         paper: the source of the method, e.g. ``"Chen et al. 2020, arXiv:2002.05709"``.
+        family: the family of methods by which lists and tables group tasks: ``"contrastive"``,
+            ``"distillation"``, ``"clustering"``, ``"redundancy"``, ``"masked"``, ``"predictive"``,
+            ``"generative"`` and ``"baseline"`` are in use; a family of your own works too.
         modality: the modality of the data that the task takes.
+        prerequisites: what the task asks of backbone and batch, in a few words for the list of tasks,
+            such as ``"batch norm"``, ``"a ViT"`` or ``"batches of 256 or more"``.
         needs: what `loss` gets beside the views, after them and in this order: ``"labels"``, the
             classes of the samples, int64 [B], which makes the task a supervised baseline that tables
             mark; ``"index"``, their numbers in the train split, int64 [B] below ``spec.samples``, for
@@ -223,9 +228,11 @@ class Task(nn.Module, ABC):
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
+    family: ClassVar[str] = ""
     modality: ClassVar[str] = "image"
     recipe: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     needs: ClassVar[tuple[str, ...]] = ()
+    prerequisites: ClassVar[str] = ""
     any_size: ClassVar[bool] = False
 
     class Options(TaskOptions):

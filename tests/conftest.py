@@ -63,6 +63,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if named or config.option.usepdb or config.option.collectonly else 2
 
 
+ROOT = Path(__file__).parent.parent
+"""The folder of the repository."""
+
 OTHERS = sorted({entry.distribution for entry in installed()} - {"ssl-zoo"})
 """Distributions of plugins that happen to be installed here, which have tests of their own."""
 os.environ["SSL_ZOO_DISABLE_PLUGINS"] = ",".join(OTHERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -376,3 +377,32 @@ def test_tiny_and_gray_images_are_enlarged_without_smoothing_and_colours_kept() 
     image = np.asarray(draw({"g": gray.show(x[:, :1])}, cell=8))[18:26, 6:14]
     assert (image == image[..., :1]).all()
     assert (image[::2, ::2, 0] == expected[..., 0]).all()
+
+
+def test_tasks_are_listed_by_family_with_paper_and_needs_at_80_columns(call: Call) -> None:
+    code, out, err = call("tasks")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    families = [line.strip() for line in lines if line.strip() and len(line.split()) == 1]
+    named = ["contrastive", "distillation", "masked", "predictive", "baseline"]
+    assert [family for family in families if family in named] == named
+    rows = {line.split()[0]: line for line in lines if re.match(r" {3}\w", line)}
+    assert "Chen et al. 2020" in rows["simclr"]
+    assert "a ViT" in rows["mae"]
+    assert "labels" in rows["supervised"]
+
+
+def test_tasks_are_filtered_by_a_pattern_and_by_family(call: Call) -> None:
+    listed = json.loads(call("tasks", "*c*", "--family", "contrastive", "--json")[1])
+    assert [(entry["name"], entry["family"]) for entry in listed] == [
+        ("moco", "contrastive"),
+        ("simclr", "contrastive"),
+    ]
+    listed = json.loads(call("tasks", "--family", "mask*,baseline", "--json")[1])
+    assert [entry["name"] for entry in listed] == ["inpainting", "mae", "supervised"]
+    code, _, err = call("tasks", "--family", "contrast")
+    assert (code, "Did you mean 'contrastive'?" in err) == (2, True)
+    code, _, err = call("tasks", "*clr*", "--family", "masked")
+    assert code == 2
+    assert err == "error: no task matches '*clr*' in --family masked; ssl-zoo tasks lists all\n"

@@ -19,12 +19,12 @@ from ssl_zoo.plugins import hookspecs as hooks
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import HOOKS
 from ssl_zoo.training import train
-from tests.conftest import OTHERS, SMALL, Call, small_config
+from tests import results
+from tests.conftest import OTHERS, ROOT, SMALL, Call, small_config
 from tests.core.pictures import photo, write
 from tests.plugins.sources import SHIPPED
 from tests.reference import page
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 NOT_HERE = {
@@ -172,6 +172,13 @@ def test_the_page_on_plugins_has_every_hook_with_its_exact_signature() -> None:
     )
     wanted = [f"{name}{inspect.signature(getattr(hooks, name))}".replace("'", "") for name in HOOKS]
     assert shown.splitlines() == wanted
+
+
+def test_the_tables_of_the_pages_are_those_of_the_records() -> None:
+    for shown in results.PAGES:
+        text = shown.read_text(encoding="utf-8")
+        assert text.count("<!-- results/") == 2 * len(results.TABLE.findall(text)), f"{shown}: markers"
+        assert text == results.filled(text), f"{shown}: python -m tests.results"
 
 
 def test_the_plain_reference_is_that_of_the_code() -> None:

@@ -272,17 +272,23 @@ def export_command(
 
 @app.command("tasks")
 def tasks_command(
-    name: Annotated[str | None, typer.Argument(help="A task, to show its options.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A task, to show its options; or a pattern such as '*clr*', to list some."),
+    ] = None,
+    family: Annotated[list[str] | None, names_option(help="Families to list, or patterns.")] = None,
     json: Json = False,
 ) -> None:
-    """List the tasks, or show one task's options with their defaults."""
+    """List the tasks by family, or show one task's options with their defaults."""
     from ssl_zoo.cli import console
+    from ssl_zoo.plugins.families import filter_tasks
     from ssl_zoo.plugins.registry import registry
 
-    if name is not None:
+    if name is not None and family is None and not any(sign in name for sign in "*?["):
         console.print_task(name, registry.load_task(name), json)
     else:
-        console.print_tasks(registry.tasks().values(), json)
+        families = split_names(family, "--family")
+        console.print_tasks(filter_tasks(registry.tasks(), name, families), json)
 
 
 app.command("check")(check_command)

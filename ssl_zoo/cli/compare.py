@@ -36,7 +36,10 @@ from ssl_zoo.errors import UserError
 
 def compare_command(
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Finished runs, to tabulate them.")
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN]...", help="Finished runs, or a folder of records, to tabulate them."
+        ),
     ] = None,
     tasks: Annotated[list[str] | None, names_option(help="Tasks, or all.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Runs of each task (default 3).")] = None,
@@ -65,6 +68,9 @@ def compare_command(
     out: Annotated[
         Path | None, typer.Option(help="Folder (default: one under runs/, named by the settings).")
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Folder for a record of each run, such as results/NAME.")
+    ] = None,
     devices: Annotated[
         int, typer.Option(min=1, max=MAX_DEVICES, help="Runs at a time, one on each device.")
     ] = 1,
@@ -84,7 +90,8 @@ def compare_command(
 ) -> None:
     """Compare tasks with the same backbone, data, budget and seeds, in one table.
 
-    To continue after a stop, repeat the command. With RUNs, tabulate these runs instead.
+    To continue after a stop, repeat the command. With RUNs, tabulate these runs instead, or the records
+    in a folder.
     """
     settings = settings_of(
         data=data,
@@ -111,7 +118,7 @@ def compare_command(
     from ssl_zoo.runtime.signals import interrupt_on_signal
 
     if runs:
-        if any((settings, tasks, seeds, baselines, config, sets, only, dry_run, launcher)):
+        if any((settings, tasks, seeds, baselines, config, sets, record, only, dry_run, launcher)):
             raise UserError(
                 "RUN... tabulates finished runs, and cannot be combined with --tasks or with training "
                 "options"
@@ -128,7 +135,8 @@ def compare_command(
     for name in ("tasks", "baselines"):
         if names.get(name) == ["all"]:
             fields[name] = "all"
-    sweep = comparison.open_sweep(config, out, **{k: v for k, v in fields.items() if v is not None})
+    given = {k: v for k, v in fields.items() if v is not None}
+    sweep = comparison.open_sweep(config, out, record=record, **given)
     if only is not None:
         comparison.run_cell(sweep, only)
     elif dry_run:

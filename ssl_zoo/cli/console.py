@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
 
 from ssl_zoo.cli.notices import with_notices
+from ssl_zoo.plugins.families import OTHER_FAMILY, family_order
 from ssl_zoo.text import escape_control_chars, quantity, singular
 
 if TYPE_CHECKING:
@@ -92,21 +95,55 @@ def say(text: str) -> None:
 
 
 def print_tasks(entries: Iterable[TaskInfo], json: bool) -> None:
-    """Print the tasks, as a table or JSON."""
+    """Print the tasks by family, as a table or JSON.
+
+    The data that a task takes, and its distribution, are shown only where the tasks differ in them.
+    """
     entries = list(entries)
     if json:
-        keys = ("name", "summary", "paper", "modality", "needs", "distribution", "version")
-        print_json([{key: getattr(entry, key) for key in keys} for entry in entries])
+        print_json([asdict(entry) for entry in entries])
     elif not entries:
         say("There are no tasks: no installed distribution provides any.")
     else:
-        table = Table("task", "data", "needs", "what it does", "from")
-        for entry in entries:
-            origin = f"{entry.distribution} {entry.version}"
-            needs = ", ".join(entry.needs)
-            _add_row(table, entry.name, entry.modality, needs, entry.summary, origin)
+        columns: dict[str, Callable[[TaskInfo], str]] = {
+            "task": lambda entry: entry.name,
+            "what it does": lambda entry: entry.summary,
+            "needs": lambda entry: ", ".join(filter(None, [*entry.needs, entry.prerequisites])),
+            "paper": lambda entry: _authors_and_year(entry.paper),
+        }
+        if len({entry.modality for entry in entries}) > 1:
+            columns["data"] = lambda entry: entry.modality
+        columns = {name: text for name, text in columns.items() if any(map(text, entries))}
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for name in columns:
+            table.add_column(name, no_wrap=name in ("task", "data"))
+        for family in sorted({entry.family for entry in entries}, key=family_order):
+            table.add_row(f"[bold]{escape(family or OTHER_FAMILY)}[/]")
+            for entry in (entry for entry in entries if entry.family == family):
+                name, *others = (text(entry) for text in columns.values())
+                _add_row(table, f"  {name}", *others)
+            table.add_section()
         out.print(table)
-        say("ssl-zoo tasks NAME shows a task's options")
+        _say_origins(entries)
+        say("ssl-zoo tasks NAME shows a task's options and its paper")
+
+
+def _say_origins(entries: Iterable[TaskInfo]) -> None:
+    """Print which tasks are from other distributions than the most, if any are."""
+    origins: dict[str, list[str]] = {}
+    for entry in entries:
+        origins.setdefault(f"{entry.distribution} {entry.version}", []).append(entry.name)
+    first, *others = sorted(origins.items(), key=lambda item: -len(item[1]))
+    for origin, names in others:
+        say(f"from {origin}: {', '.join(names)}")
+    if others:
+        say(f"all others are from {first[0]}")
+
+
+def _authors_and_year(paper: str) -> str:
+    """Return the start of a reference up to the last year before its title, else all of it."""
+    match = re.match(r".*?\b\d{4}(?:, \d{4})*\b", paper)
+    return match[0] if match else paper
 
 
 def print_task(name: str, cls: type[Task], json: bool) -> None:
@@ -114,13 +151,15 @@ def print_task(name: str, cls: type[Task], json: bool) -> None:
     recipe = {section: dict(values) for section, values in cls.recipe.items()}
     if json:
         options = cls.Options.model_json_schema()
-        facts = {"name": name, "paper": cls.paper, "modality": cls.modality, "needs": cls.needs}
+        names = ("paper", "family", "modality", "needs", "prerequisites")
+        facts = {"name": name, **{fact: getattr(cls, fact) for fact in names}}
         print_json({**facts, "recipe": recipe, "options": options})
         return
     say(f"{name}: {(cls.__doc__ or '').strip().partition(chr(10))[0]}")
     if cls.paper:
         say(cls.paper)
-    say(f"takes {cls.modality} data" + (f", and needs {' and '.join(cls.needs)}" if cls.needs else ""))
+    needs = " and ".join(filter(None, [*cls.needs, cls.prerequisites]))
+    say(f"takes {cls.modality} data" + (f", and needs {needs}" if needs else ""))
     if cls.Options.model_fields:
         table = Table("option", "default", "description", "range")
         for option, field in cls.Options.model_fields.items():
@@ -256,6 +295,8 @@ def print_table(comparison: ComparisonTable, folder: Path | None, json: bool) ->
     for above, row in zip([None, *comparison.rows], comparison.rows, strict=False):
         if row.baseline and above is not None and not above.baseline:
             table.add_section()
+        if row.family and (above is None or above.family != row.family):
+            table.add_row(f"[italic]{escape(row.family)}[/]")
         figures = [(row.figures[c.name], c) for c in comparison.columns[:n_columns]]
         styled = ((escape(f.format(c)), "bold" if f.best else "none") for f, c in figures)
         table.add_row(escape(row_label(row)), *(f"[{style}]{text}[/]" for text, style in styled))

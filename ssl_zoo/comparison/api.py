@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ssl_zoo.comparison.config import load_comparison
-from ssl_zoo.comparison.outcomes import run_table, sweep_table
+from ssl_zoo.comparison.outcomes import record_table, run_table, sweep_table
+from ssl_zoo.comparison.records import has_records
 from ssl_zoo.comparison.render import FORMATS
 from ssl_zoo.comparison.sweep import (
     COMPARE_FILE,
@@ -23,25 +24,34 @@ from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.files import make_output_folder, write_atomic
 
 
-def open_sweep(file: str | Path | None = None, out: str | Path | None = None, **settings: Any) -> Sweep:
+def open_sweep(
+    file: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    record: str | Path | None = None,
+    **settings: Any,
+) -> Sweep:
     """Open a comparison in its folder, without writing anything yet.
 
     Args:
         file: a YAML file as in ``configs/compare``.
         out: the folder; None for one under ``runs/`` whose name follows from the settings.
+        record: the folder into which the record of each cell is written as it ends; None for none.
         settings: fields of `ssl_zoo.comparison.Comparison`, which override those of the file.
 
     Raises:
         UserError: the settings are invalid.
     """
     comparison = load_comparison(file, settings)
-    return Sweep(comparison, Path(out) if out is not None else comparison.default_folder())
+    folder = Path(out) if out is not None else comparison.default_folder()
+    return Sweep(comparison, folder, Path(record) if record is not None else None)
 
 
 def compare(
     file: str | Path | None = None,
     *,
     out: str | Path | None = None,
+    record: str | Path | None = None,
     launcher: Launcher = run_here,
     **settings: Any,
 ) -> Table:
@@ -53,6 +63,7 @@ def compare(
     Args:
         file: a YAML file as in ``configs/compare``.
         out: the folder; None for one under ``runs/`` whose name follows from the settings.
+        record: the folder into which the record of each cell is written as it ends; None for none.
         launcher: works through the cells; by default in this process, one after the other.
         settings: fields of `ssl_zoo.comparison.Comparison`, which override those of the file, such as
             ``tasks=["simclr", "byol"], seeds=2, data={"source": "digits"}, train={"epochs": 10}``.
@@ -65,7 +76,7 @@ def compare(
         UserError: the request is invalid, or another process works in the folder.
         Interrupted: a signal asked to stop.
     """
-    return run(open_sweep(file, out, **settings), launcher)
+    return run(open_sweep(file, out, record=record, **settings), launcher)
 
 
 @torch_defaults()
@@ -85,6 +96,8 @@ def run(sweep: Sweep, launcher: Launcher = run_here) -> Table:
         sweep.write()
         with interruptible(sweep):
             sweep.notify("ssl_zoo_comparison_started", sweep=sweep)
+            for cell in sweep.cells:  # those of an earlier call
+                sweep.write_record(cell)
             if sweep.todo():
                 launcher(sweep)
             table = sweep_table(sweep)
@@ -102,10 +115,10 @@ def tabulate(
     mixed: bool = False,
     out: str | Path | None = None,
 ) -> Table:
-    """Return the table of separate runs, or of a comparison that need not be finished.
+    """Return the table of separate runs, of a comparison that need not be finished, or of records.
 
     Args:
-        runs: the folders of the runs, or that of one comparison.
+        runs: the folders of the runs, or that of one comparison or of its records.
         protocol: protocols that every run needs scores of; those missing are evaluated.
         columns: names of columns; None for all that have a figure.
         sort: the column to sort by; None for the first.
@@ -120,8 +133,10 @@ def tabulate(
         make_output_folder("--out", Path(out))
     file = Path(runs[0]) / COMPARE_FILE
     if len(runs) == 1 and file_exists(file):
-        overrides = {name: v for name, v in (("columns", columns), ("sort", sort)) if v}
+        overrides: dict[str, Any] = {name: v for name, v in (("columns", columns), ("sort", sort)) if v}
         table = sweep_table(open_sweep(file, runs[0], **overrides))
+    elif len(runs) == 1 and has_records(Path(runs[0])):
+        table = record_table(Path(runs[0]), columns, sort)
     else:
         table = run_table(runs, protocol, columns, sort, mixed)
     if out is not None:

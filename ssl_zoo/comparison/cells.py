@@ -22,11 +22,14 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, Unwritable, UserError
 from ssl_zoo.evaluation import Subject, score, unsupported_protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
+from ssl_zoo.plugins.families import BASELINE_FAMILY
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.runs.backbone import spec_class
 from ssl_zoo.runs.build import load_data, restore_task
+from ssl_zoo.runs.provenance import provenance
 from ssl_zoo.runtime.device import Device
+from ssl_zoo.runtime.machine import describe_machine
 from ssl_zoo.task import Task
 from ssl_zoo.text import error_line, locate_error
 from ssl_zoo.training import train
@@ -46,6 +49,20 @@ def shared_data(config: EncoderConfig, device: Device, modality: str = Task.moda
 
 class LeftOut(Exception):
     """A cell makes no sense with this data or this backbone; the message is the reason."""
+
+
+def refuse_changed_settings(
+    path: Path, existing: EncoderConfig, current: EncoderConfig, option: str
+) -> None:
+    """Raise if what is at `path` was made with other settings than those of `current`.
+
+    Raises:
+        UserError: it was; `option` chooses another folder.
+    """
+    for name, (old, new) in changed_settings(result_affecting_settings(existing), current).items():
+        raise UserError(
+            f"{path} was made with {name}={old}, not {new}; choose another {option}, or remove it"
+        )
 
 
 @dataclass(frozen=True)
@@ -80,6 +97,16 @@ class Cell(ABC):
     def title(self) -> str:
         """The name of the row in tables."""
         return self.row
+
+    @property
+    def family(self) -> str:
+        """The family of methods by which tables group the row; "" if it is unknown."""
+        return BASELINE_FAMILY
+
+    def provenance(self) -> Mapping[str, Any]:
+        """Return the versions and the revision that the results were made with, if they are known."""
+        recorded: Mapping[str, Any] = self.results().get("provenance", {})
+        return recorded
 
     @property
     @abstractmethod
@@ -118,10 +145,7 @@ class Cell(ABC):
             return
         if existing is None:
             return
-        for path, (old, new) in changed_settings(result_affecting_settings(existing), current).items():
-            raise UserError(
-                f"{self.path} was made with {path}={old}, not {new}; choose another --out, or remove it"
-            )
+        refuse_changed_settings(self.path, existing, current, "--out")
 
     def run(self) -> None:
         """Do the remaining work and record the outcome; a failure is recorded, not raised.
@@ -214,6 +238,22 @@ class TrainedCell(Cell):
         assert self.seed is not None
         return self.comparison.run_config(self.row, self.seed)
 
+    @property
+    def family(self) -> str:
+        """The family of the task; "" if it names none, or cannot be loaded."""
+        try:
+            return registry.load_task(self.row).family
+        except UserError:
+            return ""
+
+    def provenance(self) -> Mapping[str, Any]:
+        """Return the versions and the revision of the run, if they can still be read."""
+        try:
+            config = self.existing_config()
+        except UserError:  # its task may be gone
+            return {}
+        return {} if config is None else config.provenance
+
     def existing_config(self) -> RunConfig | None:
         """Return the configuration of the run in the folder; None if there is no run."""
         return self.folder.config() if self.folder.config_file.is_file() else None
@@ -260,7 +300,8 @@ class EvaluatedCell(Cell):
 
     def _record_config(self, device: Device, **facts: Any) -> None:
         config = self.config.model_dump(mode="json")
-        self.folder.write_results({"device": str(device.device), "config": config, **facts})
+        made = {"machine": describe_machine(device), "provenance": provenance()}
+        self.folder.write_results({"device": str(device.device), "config": config, **made, **facts})
 
 
 class UntrainedCell(EvaluatedCell):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from ssl_zoo.comparison.columns import find_column, known_columns
 from ssl_zoo.comparison.selection import (
     common_modality,
     common_section,
@@ -20,7 +21,6 @@ from ssl_zoo.comparison.selection import (
     learns_from_labels,
     loadable,
 )
-from ssl_zoo.comparison.table import find_column, known_columns
 from ssl_zoo.config.errors import SettingError, first_error
 from ssl_zoo.config.load import RECIPE_SECTIONS, SettingsSource, load_config, load_encoder_config
 from ssl_zoo.config.schema import BUDGETS, DataConfig, EncoderConfig, RunConfig, current_path
@@ -322,13 +322,19 @@ def _check(comparison: Comparison) -> None:
 
 
 def comparability_key(config: EncoderConfig) -> dict[str, Any]:
+    """Return the settings that must be equal for runs to stand in one table, files as full paths."""
+    key = comparable_settings(config)
+    if (path := Path(config.data.source).expanduser()).is_dir():
+        key["data.source"] = str(path.resolve())
+    if (weights := config.backbone.weights) is not None:
+        key["backbone.weights"] = str(weights_file(weights).resolve())
+    return key
+
+
+def comparable_settings(config: EncoderConfig) -> dict[str, Any]:
     """Return the settings that must be equal for runs to stand in one table, by dotted path."""
     data = config.data.model_dump(include={"source", "options", "image_size", "holdout"})
-    if (path := Path(str(data["source"])).expanduser()).is_dir():
-        data["source"] = str(path.resolve())
     backbone = config.backbone.resolve().model_dump()
-    if (weights := config.backbone.weights) is not None:
-        backbone["weights"] = str(weights_file(weights).resolve())
     train = {name: getattr(config.train, name) for name in BUDGETS}
     key = {f"data.{k}": v for k, v in data.items()}
     key |= {f"backbone.{k}": v for k, v in backbone.items()}

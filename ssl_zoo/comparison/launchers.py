@@ -19,10 +19,11 @@ from typing import Any
 import torch
 
 from ssl_zoo.comparison.cells import Cell
-from ssl_zoo.comparison.sweep import Launcher, Sweep, cores, run_here
+from ssl_zoo.comparison.sweep import Launcher, Sweep, run_here
 from ssl_zoo.errors import UserError
 from ssl_zoo.runtime.children import Children
 from ssl_zoo.runtime.files import open_no_follow
+from ssl_zoo.runtime.machine import cores
 
 POLL = 1.0
 """Seconds between checks of the progress of cells in other processes."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ssl_zoo.comparison.cells import Cell
+from ssl_zoo.comparison.columns import Outcome
 from ssl_zoo.comparison.config import RAW, comparability_key
+from ssl_zoo.comparison.records import StoredRecord, describe_budget, read_records, representative
 from ssl_zoo.comparison.sweep import Sweep
-from ssl_zoo.comparison.table import Outcome, Table, build_table
-from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig
+from ssl_zoo.comparison.table import Table, build_table
+from ssl_zoo.config.schema import EncoderConfig, RunConfig
 from ssl_zoo.config.settings import result_affecting_settings
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate, protocols
@@ -41,7 +44,45 @@ def _outcome(cell: Cell) -> Outcome | None:
         return None
     scores = results.get("scores", {})
     name = next(iter(scores), cell.title)
-    return Outcome(name, cell.seed, cell.folder, scores.get(name, {}), results, cell.baseline, failure)
+    facts = {**results, **cell.provenance()}
+    return Outcome(
+        name, cell.seed, cell.folder, scores.get(name, {}), facts, cell.baseline, failure, cell.family
+    )
+
+
+def record_table(
+    folder: Path,
+    columns: Sequence[str] | None = None,
+    sort: str | None = None,
+    planned: Mapping[str, str] = MappingProxyType({}),
+) -> Table:
+    """Return the table of the records in a folder, by family.
+
+    Args:
+        folder: the folder.
+        columns: names of columns; None for all that have a figure.
+        sort: the column to sort by, within a family; None for the first.
+        planned: the families of rows, by name, that are in the table even without a record.
+
+    Raises:
+        UserError: there are no records, one cannot be read, they cannot stand in one table, or there is
+            no column of such a name.
+    """
+    records = read_records(folder)
+    outcomes = [_of_record(record) for record in records]
+    specs = _specs(record.values["modality"] for record in records)
+    noun = _noun(outcomes, specs)
+    foot = [*_baseline_notes(outcomes, specs), *_settings_notes(outcomes, noun)]
+    title = _title(representative(records).config)
+    return build_table(outcomes, title, columns, sort, foot, noun, by_family=True, planned=planned)
+
+
+def _of_record(record: StoredRecord) -> Outcome:
+    values = record.values
+    return Outcome(
+        values["row"], values["seed"], Run(record.file), values["scores"], values, values["baseline"],
+        values.get("failure"), values["family"],
+    )  # fmt: skip
 
 
 def run_table(
@@ -95,7 +136,8 @@ def run_table(
         if not scores:
             raise UserError(f"{run.path} has no scores; evaluate it with: ssl-zoo eval {run.path}")
         needs_labels = "labels" in registry.load_task(task).needs
-        outcomes.append(Outcome(row, config.train.seed, run, scores, results, needs_labels))
+        facts = {**results, **config.provenance}
+        outcomes.append(Outcome(row, config.train.seed, run, scores, facts, needs_labels))
     suffixes = [_in_brackets({path: key[path] for path in varying}) for key in keys]
     outcomes += _baselines(opened, results_of, configs, suffixes)
     specs = _specs(registry.load_task(config.task.name).modality for config in configs)
@@ -182,15 +224,7 @@ def _baselines(
 
 def _title(config: EncoderConfig) -> str:
     backbone = config.backbone.name + (" pretrained" if config.backbone.starts_trained else "")
-    return f"{Path(config.data.source).name}, {backbone}, {_budget(config)}"
-
-
-def _budget(config: EncoderConfig) -> str:
-    for name in BUDGETS:
-        value = getattr(config.train, name)
-        if value is not None:
-            return f"{value:g} {name}" if isinstance(value, float) else f"{value:,} {name}"
-    raise AssertionError("TrainConfig has a budget")
+    return f"{Path(config.data.source).name}, {backbone}, {describe_budget(config)}"
 
 
 def _specs(modalities: Iterable[str]) -> list[type[Spec]]:
@@ -221,13 +255,13 @@ def _baseline_notes(outcomes: Sequence[Outcome], specs: Sequence[type[Spec]]) ->
 
 def _settings_notes(outcomes: Sequence[Outcome], noun: str) -> list[str]:
     """Return notes on the settings, machines and versions, and on differences between the runs."""
-    by_outcome = [_versions(outcome.run) for outcome in outcomes]
+    by_outcome = [v for o in outcomes if isinstance(v := o.facts.get("versions"), dict)]
     names = [name for name in ("ssl-zoo", "torch", "timm") if any(name in v for v in by_outcome)]
     versions = [
         f"{name} {' and '.join(sorted({str(v[name]) for v in by_outcome if name in v}))}"
         for name in names
     ]
-    devices = sorted({str(o.facts["device"]) for o in outcomes if "device" in o.facts})
+    devices = sorted({d for o in outcomes if (d := o.facts.get("machine") or o.facts.get("device"))})
     formats = sorted({str(o.facts["precision"]) for o in outcomes if "precision" in o.facts})
     notes = [
         "Settings: each task's own recipe, with the changes in the comparison's file. Computed on "
@@ -245,12 +279,3 @@ def _settings_notes(outcomes: Sequence[Outcome], noun: str) -> list[str]:
     for reason, without in left_out.items():
         notes.append(f"The data {reason}, so there is no {', no '.join(sorted(without))}.")
     return notes
-
-
-def _versions(run: Run) -> Mapping[str, Any]:
-    """Return the versions that a run was made with, if they can still be read."""
-    try:
-        versions = Run.open(run.path).config().provenance.get("versions")
-    except UserError:  # a baseline has no configuration, and the task of a run may be gone
-        return {}
-    return versions if isinstance(versions, dict) else {}

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader
@@ -16,6 +17,11 @@ from ssl_zoo.comparison.table import Figure, Row, Table
 
 def _figures(table: Table, row: Row) -> list[tuple[Figure, str]]:
     return [(row.figures[c.name], row.figures[c.name].format(c)) for c in table.columns]
+
+
+def grouped_rows(table: Table) -> list[tuple[str, list[Row]]]:
+    """Return the rows by heading, in their order; the heading "" is none."""
+    return [(family, list(rows)) for family, rows in groupby(table.rows, lambda row: row.family)]
 
 
 def row_label(row: Row) -> str:
@@ -41,9 +47,12 @@ def to_markdown(table: Table) -> str:
     headings = ["", *(column.title for column in table.columns)]
     lines = [f"**{escaped(table.title)}**", "", f"| {' | '.join(map(escaped, headings))} |"]
     lines.append(f"|---|{'---:|' * len(table.columns)}")
-    for row in table.rows:
-        texts = [f"**{text}**" if figure.best else text for figure, text in _figures(table, row)]
-        lines.append(f"| {' | '.join(map(escaped, [row_label(row), *texts]))} |")
+    for family, rows in grouped_rows(table):
+        if family:
+            lines.append(f"| *{escaped(family)}* |{' |' * len(table.columns)}")
+        for row in rows:
+            texts = [f"**{text}**" if figure.best else text for figure, text in _figures(table, row)]
+            lines.append(f"| {' | '.join(map(escaped, [row_label(row), *texts]))} |")
     return "\n".join([*lines, "", *(f"- {escaped(text)}" for text in foot(table))]) + "\n"
 
 
@@ -52,7 +61,7 @@ def to_csv(table: Table) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     headings = [h for c in table.columns for h in (c.name, f"{c.name}_interval", f"{c.name}_n")]
-    writer.writerow(["row", "baseline", *headings, "notes"])
+    writer.writerow(["row", "family", "baseline", *headings, "notes"])
     for row in table.rows:
         values: list[Any] = []
         for column in table.columns:
@@ -64,7 +73,8 @@ def to_csv(table: Table) -> str:
                 half = estimate.half_width
                 values += [repr(estimate.mean), "" if half is None else repr(half), estimate.n]
         notes = _no_formula("; ".join(row.notes))
-        writer.writerow([_no_formula(row.name), int(row.baseline), *values, notes])
+        names = [_no_formula(row.name), _no_formula(row.family)]
+        writer.writerow([*names, int(row.baseline), *values, notes])
     return buffer.getvalue()
 
 
@@ -93,11 +103,13 @@ def to_latex(table: Table) -> str:
 
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}"]
     lines += [r"  \toprule", line(["", *(escaped(c.title) for c in table.columns)]), r"  \midrule"]
-    baseline = False
+    baseline, family = False, ""
     for row in table.rows:
         if row.baseline and not baseline and row is not table.rows[0]:
             lines.append(r"  \midrule")
-        baseline = row.baseline
+        if row.family and row.family != family:
+            lines.append(line([rf"\textit{{{escaped(row.family)}}}", *[""] * len(table.columns)]))
+        baseline, family = row.baseline, row.family
         texts = [
             rf"\textbf{{{escaped(text)}}}" if figure.best else escaped(text)
             for figure, text in _figures(table, row)
@@ -134,6 +146,7 @@ def as_dict(table: Table) -> dict[str, Any]:
         "rows": [
             {
                 "name": row.name,
+                "family": row.family,
                 "baseline": row.baseline,
                 "runs": row.runs,
                 "notes": list(row.notes),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import statistics
 import time
@@ -14,13 +13,14 @@ from typing import Any
 from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.comparison.cells import Cell, make_cells, shared_data
 from ssl_zoo.comparison.config import Comparison, current_row
+from ssl_zoo.comparison.records import check_records, write_record
 from ssl_zoo.errors import Interrupted, SslZooError, Unwritable, UserError
 from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
-from ssl_zoo.runtime.files import file_lock, write_atomic
+from ssl_zoo.runtime.files import file_lock, make_output_folder, write_atomic
 from ssl_zoo.training import RunSummary
 
 COMPARE_FILE = "compare.yaml"
@@ -35,12 +35,14 @@ class Sweep:
         out: the folder.
         config: the configuration that all cells have in common.
         cells: all cells, in the order of work.
+        record: the folder of the records of the cells; None for none.
         progress: by name of each cell being worked on, the share in [0, 1] that is done.
     """
 
-    def __init__(self, comparison: Comparison, out: Path) -> None:
+    def __init__(self, comparison: Comparison, out: Path, record: Path | None = None) -> None:
         self.comparison = comparison
         self.out = out
+        self.record = record
         self.config = comparison.encoder_config(0)
         self.cells = make_cells(comparison, out)
         self.progress: dict[str, float] = {}
@@ -54,10 +56,14 @@ class Sweep:
         """Write the settings into the folder.
 
         Raises:
-            UserError: they cannot be written, or a cell in the folder was made with other settings.
+            UserError: they cannot be written, or a cell in the folder, or a record, was made with
+                other settings.
         """
         for cell in self.cells:
             cell.check()
+        if self.record is not None:
+            make_output_folder("--record", self.record)
+            check_records(self.record, self.cells)
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             write_atomic(self.out / COMPARE_FILE, self.comparison.to_yaml().encode())
@@ -69,7 +75,9 @@ class Sweep:
         """Return the arguments of ``ssl-zoo`` that resume the comparison, or do one cell only."""
         only = ["--only", cell.name] if cell is not None else []
         file = str(self.out / COMPARE_FILE)
-        return [*registry.arguments(), "compare", "--config", file, "--out", str(self.out), *only]
+        record = ["--record", str(self.record)] if self.record is not None else []
+        out = ["--out", str(self.out)]
+        return [*registry.arguments(), "compare", "--config", file, *out, *record, *only]
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -103,10 +111,20 @@ class Sweep:
         self.notify("ssl_zoo_cell_progressed", sweep=self, cell=cell)
 
     def end(self, cell: Cell) -> None:
-        """Record that work on a cell has ended."""
+        """Record that work on a cell has ended, and its results."""
         self.progress.pop(cell.name, None)
         self._started.pop(cell.name, None)
+        self.write_record(cell)
         self.notify("ssl_zoo_cell_ended", sweep=self, cell=cell)
+
+    def write_record(self, cell: Cell) -> None:
+        """Write the record of a cell that is done or has failed, if records are asked for.
+
+        Raises:
+            Unwritable: it cannot be written.
+        """
+        if self.record is not None and cell.status in ("done", "failed"):
+            write_record(self.record, cell)
 
     def seconds_left(self, at_once: int = 1) -> float | None:
         """Return an estimate of the remaining seconds; None if there is nothing to base it on.
@@ -218,12 +236,11 @@ def run_cell(sweep: Sweep, name: str) -> None:
     if cell is None:
         raise UserError(f"--only {name}: there is no such cell; there are: {', '.join(cells)}")
     cell.check()
+    if sweep.record is not None:
+        make_output_folder("--record", sweep.record)
+        check_records(sweep.record, [cell])
     with interruptible(sweep, cell):
         cell.run()
+        sweep.write_record(cell)
     if (reason := cell.failure()) is not None:
         raise SslZooError(f"{name}: {reason}")
-
-
-def cores() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

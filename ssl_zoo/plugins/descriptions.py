@@ -20,19 +20,24 @@ class Description(NamedTuple):
     Attributes:
         summary: the first line of the class's docstring.
         paper: the class's `paper`.
+        family: the family of methods that it belongs to.
         modality: the kind of data that it takes.
         needs: what its loss gets beside the views.
+        prerequisites: what it asks of backbone and batch.
     """
 
     summary: str = ""
     paper: str = ""
+    family: str = ""
     modality: str = ""
     needs: tuple[str, ...] = ()
+    prerequisites: str = ""
 
     @classmethod
     def of(cls, task: type[Task]) -> Description:
         """Return the description of a task that is imported."""
-        return cls(docstring_summary(task.__doc__), task.paper, task.modality, task.needs)
+        values = {name: getattr(task, name) for name in cls._fields if name != "summary"}
+        return cls(docstring_summary(task.__doc__), **values)
 
 
 class SourceReader:
@@ -46,13 +51,15 @@ class SourceReader:
         lineage = list(self._lineage(module, name, set()))
         if not lineage:
             return Description()
-        values = {key: _value(lineage, key) for key in ("paper", "modality", "needs")}
-        needs = values["needs"]
+        texts = {
+            key: str(_value(lineage, key) or "")
+            for key in ("paper", "family", "modality", "prerequisites")
+        }
+        needs = _value(lineage, "needs")
         return Description(
             docstring_summary(ast.get_docstring(lineage[0])),
-            str(values["paper"] or ""),
-            str(values["modality"] or ""),
-            tuple(map(str, needs)) if isinstance(needs, tuple | list) else (),
+            needs=tuple(map(str, needs)) if isinstance(needs, tuple | list) else (),
+            **texts,
         )
 
     def _lineage(self, module: str, name: str, seen: set[tuple[str, str]]) -> Iterator[ast.ClassDef]:

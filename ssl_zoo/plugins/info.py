@@ -16,8 +16,10 @@ class TaskInfo:
         version: the distribution's version.
         summary: the first line of the class's docstring, "" if its source cannot be found.
         paper: the class's `paper`, likewise.
+        family: the family of methods that it belongs to, likewise.
         modality: the kind of data that it takes, likewise.
         needs: what its loss gets beside the views, such as ``"labels"``.
+        prerequisites: what it asks of backbone and batch, such as ``"a ViT"``.
     """
 
     name: str
@@ -26,8 +28,10 @@ class TaskInfo:
     version: str
     summary: str
     paper: str
+    family: str
     modality: str
     needs: tuple[str, ...]
+    prerequisites: str
 
 
 @dataclass(frozen=True)

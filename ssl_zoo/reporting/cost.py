@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from ssl_zoo.comparison.table import Outcome
+from ssl_zoo.comparison.columns import Outcome
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import known_metrics
 from ssl_zoo.reporting.curves import format_x_axis

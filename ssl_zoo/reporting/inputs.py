@@ -10,8 +10,8 @@ from typing import Literal, TypeVar
 
 from ssl_zoo.comparison import COMPARE_FILE, Sweep, Table, open_sweep, tabulate
 from ssl_zoo.comparison.cells import Cell, RawCell, Status, TrainedCell, shared_data
+from ssl_zoo.comparison.columns import Outcome
 from ssl_zoo.comparison.outcomes import sweep_table
-from ssl_zoo.comparison.table import Outcome
 from ssl_zoo.config.schema import EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import SslZooError, UserError

@@ -9,19 +9,28 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.plugins.registry import registry
 
 
-def provenance(config: RunConfig) -> dict[str, Any]:
-    """Return the versions, the plugin, the command and the git revision of a new run."""
-    entry = registry.tasks().get(config.task.name)
+def command_line() -> str:
+    """Return the command of this process, without the folder of the program."""
+    program = Path(sys.argv[0]).name
+    return " ".join(["ssl-zoo" if program == "__main__.py" else program, *sys.argv[1:]])
+
+
+def provenance(task: str | None = None) -> dict[str, Any]:
+    """Return the versions, the command and the git revision of this process.
+
+    Args:
+        task: the task that is trained, whose distribution's version is among the others; None for none.
+    """
+    entry = registry.tasks().get(task) if task is not None else None
     versions = {p: metadata.version(p) for p in ("ssl-zoo", "torch", "torchvision", "timm")}
     if entry is not None:
         versions[entry.distribution] = entry.version
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
+        "command": command_line(),
         "python": sys.version.split()[0],
         "versions": versions,
         "git": _git_revision(),

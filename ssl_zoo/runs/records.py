@@ -53,6 +53,7 @@ class ResultsRecord(BaseModel):
     peak_memory_bytes: Count | None = None
     precision: str = ""
     device: str = ""
+    machine: str = ""
     skipped: dict[str, str] = {}
     left_out: str = ""
     scores: dict[str, Scores] = {}

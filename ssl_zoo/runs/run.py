@@ -99,7 +99,7 @@ class Run:
             UserError: the directory is not empty, or cannot be written into.
         """
         self.check_free()
-        config = config.model_copy(update={"provenance": provenance(config)})
+        config = config.model_copy(update={"provenance": provenance(config.task.name)})
         try:
             write_atomic(self.config_file, dump_config(config).encode())
         except Unwritable as error:

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,10 +229,15 @@ def _samples_at_once(config: TrainConfig) -> int:
     return min(samples, config.part_size) if config.cached_gradients else samples
 
 
+def cpu_capabilities() -> Mapping[str, Any]:
+    """Return what the CPU can do, by torch's names such as "avx512_bf16"; empty for an old torch."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+
+
 def _best_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type == "cpu":
-        known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        known = cpu_capabilities()
         return "bf16" if known.get("amx_bf16") or known.get("avx512_bf16") else "fp32"
     return "fp32"

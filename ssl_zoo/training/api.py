@@ -31,6 +31,7 @@ from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
+from ssl_zoo.runtime.machine import describe_machine
 from ssl_zoo.training.choices import report_choices
 from ssl_zoo.training.finite import NotFinite
 from ssl_zoo.training.loop import fit, resume_command
@@ -194,6 +195,7 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
             "peak_memory_bytes": trainer.peak_memory,
             "precision": device.precision,
             "device": str(device.device),
+            "machine": describe_machine(device),
             "skipped": trainer.skipped,
         }
     )

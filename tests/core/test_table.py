@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ssl_zoo.comparison.columns import Outcome, known_columns
 from ssl_zoo.comparison.render import FORMATS, to_csv, to_html, to_json, to_latex, to_markdown
 from ssl_zoo.comparison.statistics import Estimate, differ
-from ssl_zoo.comparison.table import Outcome, Table, build_table, known_columns
+from ssl_zoo.comparison.table import Table, build_table
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.run import Run
 

@@ -19,8 +19,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ssl_zoo.comparison import open_sweep
+from ssl_zoo.comparison.columns import Outcome
 from ssl_zoo.comparison.render import to_csv, to_html, to_latex, to_markdown
-from ssl_zoo.comparison.table import Outcome, build_table
+from ssl_zoo.comparison.table import build_table
 from ssl_zoo.config.yaml import PlainDumper
 from ssl_zoo.reporting import report
 from ssl_zoo.runs.run import Run

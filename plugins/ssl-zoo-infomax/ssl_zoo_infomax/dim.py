@@ -144,6 +144,7 @@ class DeepInfoMax(Task):
 
     name = "dim"
     paper = "Hjelm et al. 2018, Learning Deep Representations by MI Maximization, arXiv:1808.06670"
+    family = "contrastive"
     recipe = {
         "train": {
             "optimizer": "adam",

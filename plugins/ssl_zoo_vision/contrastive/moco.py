@@ -25,6 +25,7 @@ class MoCo(Task):
 
     name = "moco"
     paper = "He et al. 2019, 2020, Momentum Contrast (v1, v2), arXiv:1911.05722, arXiv:2003.04297"
+    family = "contrastive"
     recipe = {
         "train": {
             "optimizer": "momentum",

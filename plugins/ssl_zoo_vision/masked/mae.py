@@ -112,6 +112,8 @@ class MAE(Task):
 
     name = "mae"
     paper = "He et al. 2021, Masked Autoencoders Are Scalable Vision Learners, arXiv:2111.06377"
+    family = "masked"
+    prerequisites = "a ViT"
     recipe = {
         "train": {
             "optimizer": "adamw",

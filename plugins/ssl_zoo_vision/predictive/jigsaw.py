@@ -119,6 +119,7 @@ class Jigsaw(Task):
 
     name = "jigsaw"
     paper = "Noroozi & Favaro 2016, Learning by Solving Jigsaw Puzzles, arXiv:1603.09246"
+    family = "predictive"
     recipe = {
         "train": {
             "optimizer": "sgd",

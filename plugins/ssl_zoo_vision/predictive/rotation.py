@@ -20,6 +20,7 @@ class Rotation(Task):
 
     name = "rotation"
     paper = "Gidaris et al. 2018, Predicting Image Rotations, arXiv:1803.07728"
+    family = "predictive"
     recipe = {
         "train": {
             "optimizer": "sgd",

@@ -1,0 +1,238 @@
+"""Records of results: one small file for each cell, in a folder that grows over days and machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ssl_zoo.comparison.cells import Cell, refuse_changed_settings
+from ssl_zoo.comparison.config import comparable_settings
+from ssl_zoo.config.errors import first_error
+from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig
+from ssl_zoo.config.settings import NEUTRAL
+from ssl_zoo.errors import UserError
+from ssl_zoo.evaluation.scoring import UNTRAINED
+from ssl_zoo.notices import Notice
+from ssl_zoo.runs.provenance import command_line
+from ssl_zoo.runs.records import Amount, CellRecord, Count, Scores, read_record
+from ssl_zoo.runs.run import Run
+from ssl_zoo.runtime.files import write_atomic
+
+_KEPT = Notice(
+    "record-kept",
+    "A record of a cell stays as it is where the new run has failed, or lacks some of its scores.",
+    "remove the record, or evaluate by all its protocols",
+)
+_HINT = "make it again with --record, or remove it"
+_FACTS = (
+    *("task", "steps", "samples", "seconds", "samples_per_second", "peak_memory_bytes", "parameters"),
+    *("passes_per_sample", "precision", "device", "machine", "needs_labels", "left_out", "cell"),
+)
+"""The facts of `results.json` that stand in a record too, under the same names."""
+
+
+_STARTING_WEIGHTS = ("backbone.pretrained", "backbone.weights")
+"""The settings in which the untrained network differs from the others beside it."""
+
+
+class Record(BaseModel):
+    """The fields of a record that are read; other fields are kept unchanged."""
+
+    model_config = ConfigDict(extra="allow")
+
+    row: str
+    seed: Count | None
+    family: str
+    baseline: bool
+    scores: Scores
+    config: dict[str, Any]
+    modality: str
+    data: dict[str, Any] = {}
+    budget: str = ""
+    machine: str = ""
+    command: str = ""
+    versions: dict[str, str] = {}
+    samples: Count = 0
+    seconds: Amount = 0.0
+    samples_per_second: Amount = 0.0
+    needs_labels: bool = False
+    parameters: Count = 0
+    passes_per_sample: Amount | None = None
+    peak_memory_bytes: Count | None = None
+    left_out: str = ""
+    cell: CellRecord = CellRecord()
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class StoredRecord:
+    """A record in its file.
+
+    Attributes:
+        file: the file.
+        values: the fields of `Record` that it has, and others.
+        config: the configuration, without a task for a baseline that is not trained.
+    """
+
+    file: Path
+    values: Mapping[str, Any]
+    config: EncoderConfig
+
+    @classmethod
+    def read(cls, file: Path) -> StoredRecord | None:
+        """Read a record; return None if there is none.
+
+        Raises:
+            UserError: it cannot be read, or its content is invalid.
+        """
+        values = read_record(file, Record, _HINT)
+        if values is None:
+            return None
+        sections = values["config"]
+        model = RunConfig if "task" in sections else EncoderConfig
+        try:
+            return cls(file, values, model.model_validate(sections))
+        except ValidationError as error:
+            reason = ": ".join(filter(None, first_error(error, sections)))
+            raise UserError(f"{file} cannot be read: config: {reason}; {_HINT}") from error
+
+    def refuse_incomparable(self, other: EncoderConfig, row: str, name: str) -> None:
+        """Raise if another run cannot stand in one table with that of this record.
+
+        Args:
+            other: the configuration of the other run.
+            row: its row.
+            name: its name for the message.
+
+        Raises:
+            UserError: it differs in the data, the backbone or the budget.
+        """
+        own, theirs = comparable_settings(self.config), comparable_settings(other)
+        if UNTRAINED in (row, self.values["row"]):
+            own = {path: v for path, v in own.items() if path not in _STARTING_WEIGHTS}
+        for path, value in own.items():
+            if value != theirs[path]:
+                raise UserError(
+                    f"{self.file} was made with {path}={value}, and {name} has {theirs[path]}, so they "
+                    "cannot stand in one table; choose another --record"
+                )
+
+
+def record_file(folder: Path, cell: Cell) -> Path:
+    """Return the file of the record of a cell."""
+    return folder / f"{cell.row if cell.seed is None else f'{cell.row}-{cell.seed}'}.json"
+
+
+def has_records(folder: Path) -> bool:
+    """Return whether a folder holds records rather than a run or a comparison."""
+    return folder.is_dir() and not Run(folder).config_file.exists() and any(folder.glob("*.json"))
+
+
+def read_records(folder: Path) -> list[StoredRecord]:
+    """Read all records in a folder, by name of the file.
+
+    Raises:
+        UserError: there are none, one cannot be read, or they cannot stand in one table.
+    """
+    records = _read_all(folder)
+    if not records:
+        raise UserError(f"{folder} has no records; make some with: ssl-zoo compare --record {folder}")
+    first = representative(records)
+    for record in records:
+        first.refuse_incomparable(record.config, record.values["row"], record.file.stem)
+    return records
+
+
+def _read_all(folder: Path) -> list[StoredRecord]:
+    read = (StoredRecord.read(file) for file in sorted(folder.glob("*.json")))
+    return [record for record in read if record is not None]
+
+
+def representative(records: Sequence[StoredRecord]) -> StoredRecord:
+    """Return the first record that has all settings which must be equal in all."""
+    return next((record for record in records if record.values["row"] != UNTRAINED), records[0])
+
+
+def check_records(folder: Path, cells: Iterable[Cell]) -> None:
+    """Check that the records of cells can be written beside those in a folder.
+
+    Raises:
+        UserError: there is a record of the same row and seed with other settings, or one of another
+            row that cannot stand in one table with them.
+    """
+    records = {record.file: record for record in _read_all(folder)}
+    for cell in cells if records else ():
+        file = record_file(folder, cell)
+        try:
+            config = cell.config
+        except UserError:  # its task is broken or gone, which its row will show
+            continue
+        if file in records:
+            refuse_changed_settings(file, records[file].config, config, "--record")
+        else:
+            first = representative(list(records.values()))
+            first.refuse_incomparable(config, cell.row, cell.name)
+
+
+def write_record(folder: Path, cell: Cell) -> None:
+    """Write the record of a cell; one that is there is replaced only by a complete one.
+
+    Raises:
+        UserError: the record that is there cannot be read.
+        Unwritable: it cannot be written.
+    """
+    file, new = record_file(folder, cell), _record(cell)
+    existing = StoredRecord.read(file)
+    if existing is not None:
+        before = existing.values
+        if new["failure"] is None and new["scores"] == before["scores"] and not before.get("failure"):
+            return
+        if new["failure"] is not None or before["scores"].keys() - new["scores"].keys():
+            reason = "has failed" if new["failure"] is not None else "has fewer scores"
+            _KEPT(f"{file} is kept, as {cell.name} {reason}; remove it to replace it")
+            return
+    write_atomic(file, (json.dumps(new, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _record(cell: Cell) -> dict[str, Any]:
+    """Return everything that the record of a cell holds."""
+    results, made = cell.results(), cell.provenance()
+    row = next(iter(results.get("scores", {})), cell.title)
+    return {
+        "row": row,
+        "seed": cell.seed,
+        "family": cell.family,
+        "baseline": cell.baseline,
+        "budget": describe_budget(cell.config),
+        "scores": results.get("scores", {}).get(row, {}),
+        "failure": cell.failure(),
+        **{name: results[name] for name in _FACTS if name in results},
+        "modality": cell.comparison.modality,
+        "data": {"noun": noun} if (noun := results.get("data", {}).get("noun")) else {},
+        "command": command_line(),
+        **{name: made[name] for name in ("started", "python", "versions", "git") if name in made},
+        "config": _settings(cell.config),
+    }
+
+
+def _settings(config: EncoderConfig) -> dict[str, Any]:
+    """Return the settings by section, without those that concern the machine."""
+    sections: dict[str, Any] = config.model_dump(mode="json", exclude={"provenance"})
+    return {
+        section: {name: v for name, v in values.items() if f"{section}.{name}" not in NEUTRAL}
+        for section, values in sections.items()
+    }
+
+
+def describe_budget(config: EncoderConfig) -> str:
+    """Return the budget, such as "2 epochs"."""
+    for name in BUDGETS:
+        value = getattr(config.train, name)
+        if value is not None:
+            return f"{value:g} {name}" if isinstance(value, float) else f"{value:,} {name}"
+    raise AssertionError("TrainConfig has a budget")
