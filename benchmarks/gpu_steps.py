@@ -240,8 +240,8 @@ def peers(scale: Scale) -> dict[str, Any]:
     rest = ["--data", "digits", "--rounds", "1", "--steps", "2"] if scale.small else []
     with tempfile.TemporaryDirectory() as aside:
         out = Path(aside, "peers.json")
-        command = [sys.executable, ROOT / "benchmarks" / "peers.py", "--epochs", "0", "--json", out]
-        subprocess.run([*map(str, command), *rest], check=True)
+        command = [sys.executable, "-m", "benchmarks.peers", "--epochs", "0", "--json", str(out)]
+        subprocess.run([*command, *rest], check=True, cwd=ROOT)
         measured: dict[str, Any] = json.loads(out.read_text())
     return measured
 

@@ -36,6 +36,7 @@ NOT_HERE = {
     "--pretrained": "weights are downloaded",
     "--data cifar10": "data are downloaded",
     "python benchmarks": "it measures time",
+    "python -m benchmarks": "likewise",
     "--observe": "the extras' own tests do (test_observers)",
 }
 """Commands that are not run here, by a part of the line, and why."""
