@@ -69,10 +69,10 @@ class Paced(nn.Module):
             SystemExit: no step is wanted any more.
         """
         if self.training and self.line is not None:
-            self.line.send(True)
             try:
+                self.line.send(True)
                 wanted = self.line.recv()
-            except EOFError:  # the benchmark has ended
+            except (EOFError, OSError):  # the benchmark has ended
                 wanted = False
             if not wanted:
                 raise SystemExit
@@ -101,6 +101,7 @@ class Job:
         weights: the file for the trained weights.
         log: the file for all that is printed.
         environment: further environment variables.
+        start_method: how its data loader's workers start; a spawned process would spawn them too.
         arguments: those of `lightly_train.pretrain`.
     """
 
@@ -109,12 +110,14 @@ class Job:
     weights: Path
     log: Path
     environment: dict[str, str]
+    start_method: str
     arguments: dict[str, Any]
 
 
 def pretrain(job: Job, line: Connection) -> None:
     """Train, a step for each `True` that comes over the line, and save the weights."""
     os.environ.update(job.environment)
+    multiprocessing.set_start_method(job.start_method, force=True)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(job.log.open("w"))
         stack.enter_context(contextlib.redirect_stdout(log))
@@ -147,6 +150,7 @@ class LightlyTrain:
             self._weights,
             folder / "log",
             {**ENVIRONMENT, "LIGHTLY_TRAIN_CACHE_DIR": str(folder / "cache")},
+            multiprocessing.get_start_method(),
             {
                 "out": folder / "out",
                 "data": png_folder(setting),
