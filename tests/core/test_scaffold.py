@@ -188,8 +188,11 @@ def test_a_package_installs_and_is_listed(packages: dict[str, Path], tmp_path: P
     (mine,) = [task for task in json.loads(listed.stdout) if task["name"] == PACKAGES[kind]]
     assert mine == {
         "modality": "image",
+        "family": "",
         "needs": [],
+        "prerequisites": "",
         "name": PACKAGES[kind],
+        "value": "ssl_zoo_scaffolded_predictive:ScaffoldedPredictive",
         "summary": "Each image is rotated by 0 to 3 quarter turns, and their number is predicted.",
         "paper": "",
         "distribution": f"ssl-zoo-{PACKAGES[kind]}",
