@@ -238,7 +238,10 @@ class TrainConfig(_Section):
     deterministic: bool = Field(
         False, description="refuse nondeterministic operations; implies no tuning"
     )
-    compile: bool = Field(False, description="apply torch.compile to the task")
+    compile: bool | Literal["auto"] = Field(
+        "auto",
+        description="apply torch.compile to the task; auto: in a long run, if a trial shows a gain",
+    )
     cached_gradients: bool = Field(
         False, description="pass a large batch through the network in parts, each twice, to save memory"
     )
@@ -279,7 +282,7 @@ class TrainConfig(_Section):
             raise ValueError(f"give one budget, not {' and '.join(budgets)}")
         if not budgets:
             self.__dict__["epochs"] = DEFAULT_EPOCHS  # without counting as set
-        if self.compile and self.cached_gradients:
+        if self.compile is True and self.cached_gradients:
             raise ValueError("compile cannot be combined with cached_gradients; set one")
         if self.knn_every is not None and self.knn_points:
             raise ValueError("knn_every cannot be combined with knn_points; set one")

@@ -10,7 +10,8 @@ from ssl_zoo.config.schema import BUDGETS, EncoderConfig, current_path
 NEUTRAL = frozenset(
     {
         *("data.resident", "data.workers", "data.root", "data.cache"),
-        *("train.precision", "train.channels_last", "train.threads", "train.tune", "train.device"),
+        *("train.precision", "train.channels_last", "train.threads", "train.compile"),
+        *("train.tune", "train.device"),
         *("train.checkpoint_seconds", "train.log_every", "train.observers", "train.eval_batch_size"),
         "train.find_unused_parameters",
     }

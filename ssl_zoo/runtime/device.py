@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -30,6 +31,11 @@ _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
+def can_compile() -> bool:
+    """Return whether there is a C++ compiler, without which `torch.compile` does not work."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++", "cl"))
+
+
 @dataclass(frozen=True)
 class Device:
     """A device, the precision of networks on it and their memory format.
@@ -40,6 +46,7 @@ class Device:
         channels_last: whether images are in the memory format channels last.
         threads: the number of CPU threads.
         deterministic: whether torch refuses nondeterministic operations.
+        compile: whether `torch.compile` is applied to the task in training.
         eval_batch: the number of samples that pass through a network at once in evaluation.
     """
 
@@ -48,6 +55,7 @@ class Device:
     channels_last: bool
     threads: int = field(default_factory=torch.get_num_threads)
     deterministic: bool = False
+    compile: bool = False
     eval_batch: EvalBatch = field(default_factory=EvalBatch, compare=False, repr=False)
 
     @classmethod
@@ -72,6 +80,10 @@ class Device:
                 f"train.device: {name!r} cannot be used here: {error_line(error)}; "
                 "choose --device cpu or auto"
             ) from error
+        if config.compile is True and not can_compile():
+            raise UserError(
+                "train.compile: there is no C++ compiler here; install one (g++), or set it to false"
+            )
         explicit = config.precision != "auto"
         chosen = cls(
             device,
@@ -79,6 +91,7 @@ class Device:
             config.channels_last is not False,
             config.threads or torch.get_num_threads(),
             config.deterministic,
+            config.compile is True,
             EvalBatch(config.eval_batch_size, _samples_at_once(config)),
         )
         if not explicit:
@@ -95,7 +108,8 @@ class Device:
     def __str__(self) -> str:
         order = "last" if self.channels_last else "first"
         threads = f", {quantity(self.threads, 'threads')}" if self.device.type == "cpu" else ""
-        return f"{self.device}, {self.precision}, channels {order}{threads}"
+        compiled = ", compiled" if self.compile else ""
+        return f"{self.device}, {self.precision}, channels {order}{threads}{compiled}"
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:

@@ -109,6 +109,8 @@ def bench(
         SslZooError: a loss is not finite.
     """
     endless = {"epochs": None, "minutes": None, "samples": 2**50}
+    if config.train.compile == "auto":
+        endless["compile"] = False  # a trial of it would take longer than all else
     config = config.model_copy(update={"train": config.train.model_copy(update=endless)})
     device = Device.choose(config.train)
     data = build_data(config, device.device, data)

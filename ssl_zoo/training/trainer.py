@@ -101,7 +101,7 @@ class Trainer:
 
     def _wrapped(self, find_unused: bool) -> nn.Module:
         model: Any = self.task
-        if self.config.train.compile:
+        if self.device.compile:
             model = torch.compile(model)
         if distributed.world_size() > 1:
             model = DistributedDataParallel(
@@ -186,7 +186,7 @@ class Trainer:
         """
         self._batches = batches
         views = map(self.views, itertools.count(), batches)
-        if self.passes is not None or self.config.train.compile:
+        if self.passes is not None or self.device.compile:
             return self.step_on(views, len(batches))
         with count_passes(self.task) as passes:
             losses = self.step_on(views, len(batches))
@@ -367,9 +367,13 @@ class Trainer:
         self.schedules = Schedules(self.optimizer, self.config.train, budget)
 
 
+_CHOSEN = ("precision", "channels_last", "threads", "compile")
+"""The settings of `train` that the device decides."""
+
+
 def _record_choices(config: RunConfig, data: DataSet, device: Device) -> RunConfig:
     """Return the configuration with the settings chosen here, so that a resumed run keeps them."""
-    computing = {name: getattr(device, name) for name in ("precision", "channels_last", "threads")}
+    computing = {name: getattr(device, name) for name in _CHOSEN}
     storage: dict[str, Any] = {}
     if config.data.cache is None:
         storage["resident"] = "always" if data.train.resident else "never"

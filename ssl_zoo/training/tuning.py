@@ -1,4 +1,4 @@
-"""A short trial of the fastest precision, memory format and number of threads on this machine."""
+"""A short trial of the fastest threads, precision, memory format and compilation on this machine."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
 
 from ssl_zoo import distributed
 from ssl_zoo.config.schema import RunConfig, TrainConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import SslZooError
-from ssl_zoo.runtime.device import Device
+from ssl_zoo.runtime.device import Device, can_compile
 from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.trainer import Trainer
 
@@ -22,28 +23,34 @@ log = logging.getLogger("ssl_zoo.training")
 
 STEPS = 3
 """The number of steps measured for each candidate; the median counts."""
-THREADS_STEPS, THREADS_SECONDS = 200, 10.0
-"""The least steps and seconds of a run for which a trial of the threads, of eight steps, pays."""
-FORMATS_STEPS, FORMATS_SECONDS = 1000, 60.0
-"""The same for a trial of precision and memory format too, of about twenty steps."""
-GAIN = 0.9
-"""A candidate replaces the default settings only if a step takes less than this share of the time."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A candidate and the time of its step.
+class Timing(NamedTuple):
+    """The times of some steps.
 
     Attributes:
-        device: the device with a precision, a memory format and threads.
-        seconds: the median time of a step; infinite if a step fails.
+        warm_up: the seconds that the first steps took longer, in which a task is compiled.
+        seconds: the median seconds of the later steps; infinite if a step fails.
     """
 
-    device: Device
+    warm_up: float
     seconds: float
 
-    def __str__(self) -> str:
-        return f"{self.seconds:.3g} s ({self.device})"
+
+class Stage(NamedTuple):
+    """A part of the trial.
+
+    Attributes:
+        candidates: yields the devices to try, from the best so far.
+        steps: the least steps of a run in which the trial itself pays.
+        seconds: the least seconds of such a run.
+        gain: the share of the best time of a step that a candidate must stay below.
+    """
+
+    candidates: Callable[[TrainConfig, Device], Iterator[Device]]
+    steps: int
+    seconds: float
+    gain: float
 
 
 def tune_device(config: RunConfig, data: DataSet, device: Device) -> Device:
@@ -51,6 +58,9 @@ def tune_device(config: RunConfig, data: DataSet, device: Device) -> Device:
 
     The threads are tried first, also for runs of some seconds: where another process keeps a processor
     busy, each operation of several threads waits for the one that shares it.
+
+    A long run tries `torch.compile` too, where there is a compiler. It is chosen only if the steps of
+    the run save more time than compiling takes.
 
     Each candidate trains a separate network for a few steps, which is then discarded. Settings that the
     configuration fixes are not varied. There is no trial without `train.tune`, nor with
@@ -66,32 +76,34 @@ def tune_device(config: RunConfig, data: DataSet, device: Device) -> Device:
         The device with the fastest settings.
     """
     train = config.train
-    if not train.tune or train.deterministic or train.compile or not _has_open_settings(train):
+    if not train.tune or train.deterministic or train.compile is True or not _has_open_settings(train):
         return device
     if distributed.world_size() > 1:
         return device
     budget = Budget.of(train, len(data.train))
-    if budget.steps is not None and budget.steps < THREADS_STEPS:
+    if budget.steps is not None and budget.steps < STAGES[0].steps:
         return device
-    best = Trial(device, _seconds(Trainer(config, data, device)))
-    for candidates, min_steps, min_seconds in (
-        (_threads, THREADS_STEPS, THREADS_SECONDS),
-        (_formats, FORMATS_STEPS, FORMATS_SECONDS),
-    ):
-        steps = budget.steps or (budget.seconds or 0) / best.seconds
-        if steps < min_steps or steps * best.seconds < min_seconds:
+    best, seconds = device, _time(Trainer(config, data, device)).seconds
+    for stage in STAGES:
+        steps = budget.steps or (budget.seconds or 0) / seconds
+        if steps < stage.steps or steps * seconds < stage.seconds:
             break
-        for candidate in candidates(train, best.device):
-            trial = Trial(candidate, _seconds(Trainer(config, data, candidate)))
-            if trial.seconds < GAIN * best.seconds:
-                log.info("a step takes %s, not %s", trial, best)
-                best = trial
-    return best.device
+        for candidate in stage.candidates(train, best):
+            timing = _time(Trainer(config, data, candidate))
+            if timing.seconds >= stage.gain * seconds:
+                continue
+            if candidate.compile and steps * (seconds - timing.seconds) < timing.warm_up:
+                continue
+            log.info(
+                "a step takes %.3g s (%s), not %.3g s (%s)", timing.seconds, candidate, seconds, best
+            )
+            best, seconds = candidate, timing.seconds
+    return best
 
 
 def _has_open_settings(train: TrainConfig) -> bool:
     """Return whether the configuration leaves a setting open."""
-    return train.precision == "auto" or train.channels_last == "auto" or train.threads is None
+    return train.threads is None or "auto" in (train.precision, train.channels_last, train.compile)
 
 
 def _formats(train: TrainConfig, device: Device) -> Iterator[Device]:
@@ -111,8 +123,22 @@ def _threads(train: TrainConfig, device: Device) -> Iterator[Device]:
         yield replace(device, threads=device.threads // 2)
 
 
-def _seconds(trainer: Trainer) -> float:
-    """Return the median time of a step in seconds, infinite if a step fails.
+def _compiled(train: TrainConfig, device: Device) -> Iterator[Device]:
+    """Yield the device with `torch.compile`, where there is a compiler."""
+    if train.compile == "auto" and not train.cached_gradients and can_compile():
+        yield replace(device, compile=True)
+
+
+STAGES = (
+    Stage(_threads, steps=200, seconds=10, gain=0.9),
+    Stage(_formats, steps=1000, seconds=60, gain=0.9),
+    Stage(_compiled, steps=1000, seconds=1800, gain=0.95),
+)
+"""The parts of the trial: of eight steps, of about twenty, and one that may compile for two minutes."""
+
+
+def _time(trainer: Trainer) -> Timing:
+    """Return the times of some steps.
 
     The median, and not the fastest, as a step that no other process disturbed is not what a run gets.
     """
@@ -130,5 +156,6 @@ def _seconds(trainer: Trainer) -> float:
                 device.synchronise()
                 seconds.append(time.perf_counter() - start)
         except (SslZooError, RuntimeError):
-            return math.inf
-    return statistics.median(seconds[1:])  # the first step allocates memory
+            return Timing(0, math.inf)
+    median = statistics.median(seconds[1:])  # the first step allocates memory
+    return Timing(sum(seconds) - len(seconds) * median, median)

@@ -29,17 +29,28 @@ def config(**settings: Any) -> RunConfig:
 
 
 def chosen(
-    monkeypatch: pytest.MonkeyPatch, seconds: dict[tuple[str, bool, int], float], **settings: Any
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: dict[tuple[str, bool, int], float],
+    *,
+    compiled: tuning.Timing | None = None,
+    **settings: Any,
 ) -> tuple[Device, int]:
-    """Return the device chosen for these step times, and the number of trials; other steps take 1 s."""
+    """Return the device chosen for these step times, and the number of trials; other steps take 1 s.
+
+    Without a time of compiled steps, there is no compiler.
+    """
     trials: list[Device] = []
 
-    def measure(trainer: Trainer) -> float:
+    def measure(trainer: Trainer) -> tuning.Timing:
         device = trainer.device
         trials.append(device)
-        return seconds.get((device.precision, device.channels_last, device.threads), 1.0)
+        if device.compile:
+            assert compiled is not None
+            return compiled
+        return tuning.Timing(1, seconds.get((device.precision, device.channels_last, device.threads), 1))
 
-    monkeypatch.setattr(tuning, "_seconds", measure)
+    monkeypatch.setattr(tuning, "_time", measure)
+    monkeypatch.setattr(tuning, "can_compile", lambda: compiled is not None)
     run = config(**settings)
     return tuning.tune_device(run, load(run.data, BASE.device), BASE), len(trials)
 
@@ -64,6 +75,7 @@ def test_what_is_given_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     device, _ = chosen(monkeypatch, quick, train__channels_last=True, train__threads=2)
     assert device == replace(BASE, precision="fp32")
     fixed = {"train__precision": "bf16", "train__channels_last": True, "train__threads": 2}
+    fixed["train__compile"] = False
     assert chosen(monkeypatch, quick, **fixed) == (BASE, 0)
 
 
@@ -93,15 +105,29 @@ def test_a_run_of_seconds_is_left_after_the_first_trial(monkeypatch: pytest.Monk
     assert chosen(monkeypatch, {("bf16", True, 2): 0.1}, **short) == (BASE, 1)
 
 
+def test_a_long_run_is_compiled_if_its_steps_save_what_compiling_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hour = {"train__minutes": 60, "train__epochs": None}  # 3600 steps of a second
+    quick, slow = tuning.Timing(60, 0.9), tuning.Timing(400, 0.9)
+    compiled = replace(BASE, compile=True)
+    assert chosen(monkeypatch, {}, compiled=quick, **hour) == (compiled, 6)
+    assert chosen(monkeypatch, {}, compiled=slow, **hour) == (BASE, 6)
+    assert chosen(monkeypatch, {}, compiled=tuning.Timing(60, 0.97), **hour) == (BASE, 6)
+    assert chosen(monkeypatch, {}, compiled=tuning.Timing(0, math.inf), **hour) == (BASE, 6)
+    assert chosen(monkeypatch, {}, compiled=quick, **{**hour, "train__minutes": 29}) == (BASE, 5)
+    assert chosen(monkeypatch, {}, compiled=quick, **hour, train__compile=False) == (BASE, 5)
+    assert chosen(monkeypatch, {}, compiled=quick, **hour, train__cached_gradients=True) == (BASE, 5)
+
+
 def test_a_trial_changes_no_loss_and_is_recorded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name in ("THREADS", "FORMATS"):
-        monkeypatch.setattr(tuning, f"{name}_STEPS", 1)
-        monkeypatch.setattr(tuning, f"{name}_SECONDS", 0.0)
+    threads, formats, _ = (stage._replace(steps=1, seconds=0.0) for stage in tuning.STAGES)
+    monkeypatch.setattr(tuning, "STAGES", (threads, formats))
     tried: list[Device] = []
-    measure = tuning._seconds
-    monkeypatch.setattr(tuning, "_seconds", lambda t: (tried.append(t.device), measure(t))[1])
+    measure = tuning._time
+    monkeypatch.setattr(tuning, "_time", lambda t: (tried.append(t.device), measure(t))[1])
     short = {"train__epochs": 0.3, "train__precision": "auto"}
     run = train(small_config("moco", **short), out=tmp_path / "a", with_baselines=False)
     assert len(tried) > 1
@@ -109,9 +135,9 @@ def test_a_trial_changes_no_loss_and_is_recorded(
     assert isinstance(recorded.channels_last, bool)
     assert recorded.threads is not None
     assert recorded.precision != "auto"
-    same = {
-        f"train__{name}": getattr(recorded, name) for name in ("precision", "channels_last", "threads")
-    }
+    assert recorded.compile is False
+    chosen = ("precision", "channels_last", "threads", "compile")
+    same = {f"train__{name}": getattr(recorded, name) for name in chosen}
     tried.clear()
     again = train(small_config("moco", **{**short, **same}), out=tmp_path / "b", with_baselines=False)
     assert not tried
@@ -147,7 +173,7 @@ def test_what_cannot_be_computed_takes_for_ever(isolated_registry: None) -> None
     run = small_config("fragile", train__deterministic=True)
     device = Device.choose(run.train)
     Fragile.deterministic.clear()
-    assert tuning._seconds(Trainer(run, load(run.data, device.device), device)) == math.inf
+    assert tuning._time(Trainer(run, load(run.data, device.device), device)).seconds == math.inf
     assert Fragile.deterministic == [True]
 
 
