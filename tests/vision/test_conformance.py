@@ -11,6 +11,7 @@ from ssl_zoo_vision.distillation.byol import BYOL
 from ssl_zoo_vision.masked.inpainting import Inpainting
 from ssl_zoo_vision.predictive.rotation import Rotation
 from ssl_zoo_vision.redundancy.barlow_twins import BarlowTwins
+from ssl_zoo_vision.redundancy.vicreg import VICReg
 from ssl_zoo_vision.supervised import Supervised
 
 VIT = {"name": "test_vit", "options": {"patch_size": 4}}
@@ -78,4 +79,9 @@ def test_supervised(check: Check) -> None:
 
 @parametrize_with_checks(BarlowTwins, options={"hidden": 32, "out": 32})
 def test_barlow_twins(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(VICReg, options={"hidden": 32, "out": 32})
+def test_vicreg(check: Check) -> None:
     check()

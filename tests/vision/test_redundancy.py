@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from ssl_zoo_vision.redundancy.barlow_twins import barlow_twins_loss
+from ssl_zoo_vision.redundancy.vicreg import VICReg, regularisers
+from tests.vision.small_tasks import build, views
 
 
 class Constant(torch.nn.Module):
@@ -50,3 +52,30 @@ def test_barlow_twins_ignores_the_scale_and_shift_of_columns() -> None:
     torch.testing.assert_close(
         barlow_twins_loss(100 * z1 * scale + shift, 100 * z2), loss, rtol=1e-8, atol=0
     )
+
+
+@pytest.mark.parametrize(("variance", "expected"), [(25, 24.75), (50, 49.5)])
+def test_vicreg_of_constant_embeddings_is_24_75_and_with_the_papers_weight_49_5(
+    variance: float, expected: float
+) -> None:
+    """A variance of 0 costs 0.99 rather than 1, as 0.0001 is added to it under the root.
+
+    The authors' code halves both views' variance terms, the paper's equation 6 does not.
+    """
+    task = build(VICReg, hidden=16, out=8, variance=variance)
+    task.head = torch.nn.Sequential(task.head, Constant())
+    assert task.loss(views(task)).total.item() == pytest.approx(expected)
+
+
+def test_vicregs_terms_are_those_of_the_unbiased_covariance_over_d() -> None:
+    z = 0.1 * normal(16, 4)
+    v, c = regularisers(z)
+    deviation = (z.var(0) + 1e-4).sqrt()
+    assert v.item() == pytest.approx((1 - deviation).clamp(min=0).mean().item())
+    cov = torch.cov(z.T)
+    assert c.item() == pytest.approx(((cov**2).sum() - (cov.diagonal() ** 2).sum()).item() / 4)
+
+
+def test_vicreg_ignores_a_constant_that_is_added_to_all_embeddings() -> None:
+    z = normal(16, 4)
+    torch.testing.assert_close(regularisers(z + normal(1, 4, 1)), regularisers(z))
