@@ -12,6 +12,7 @@ from ssl_zoo_vision.masked.inpainting import Inpainting
 from ssl_zoo_vision.predictive.rotation import Rotation
 from ssl_zoo_vision.redundancy.barlow_twins import BarlowTwins
 from ssl_zoo_vision.redundancy.vicreg import VICReg
+from ssl_zoo_vision.redundancy.w_mse import WMSE
 from ssl_zoo_vision.supervised import Supervised
 
 VIT = {"name": "test_vit", "options": {"patch_size": 4}}
@@ -84,4 +85,15 @@ def test_barlow_twins(check: Check) -> None:
 
 @parametrize_with_checks(VICReg, options={"hidden": 32, "out": 32})
 def test_vicreg(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(WMSE, options={"hidden": 32, "out": 4})
+def test_w_mse(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(WMSE, options={"hidden": 32, "out": 4, "slice": 8, "number": 4})
+def test_w_mse_with_four_views_in_slices(check: Check) -> None:
     check()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ssl_zoo_vision.redundancy.barlow_twins import barlow_twins_loss
 from ssl_zoo_vision.redundancy.vicreg import VICReg, regularisers
+from ssl_zoo_vision.redundancy.w_mse import w_mse_loss
 from tests.vision.small_tasks import build, views
 
 
@@ -79,3 +80,28 @@ def test_vicregs_terms_are_those_of_the_unbiased_covariance_over_d() -> None:
 def test_vicreg_ignores_a_constant_that_is_added_to_all_embeddings() -> None:
     z = normal(16, 4)
     torch.testing.assert_close(regularisers(z + normal(1, 4, 1)), regularisers(z))
+
+
+def test_w_mse_is_unchanged_by_a_triangular_matrix_with_a_positive_diagonal_and_not_by_any_other() -> (
+    None
+):
+    z1, z2, order = normal(64, 4, 1), normal(64, 4, 2), torch.randperm(64)
+    z2 = z1 + 0.5 * z2
+    general = normal(4, 4, 3) + 3 * torch.eye(4, dtype=torch.float64)
+    triangular = general.tril()
+    triangular.diagonal().abs_()
+    loss = w_mse_loss([z1, z2], order, 32)
+    same = w_mse_loss([z1 @ triangular.T, z2 @ triangular.T], order, 32)
+    torch.testing.assert_close(same, loss)
+    assert (w_mse_loss([z1 @ general.T, z2 @ general.T], order, 32) - loss).abs() > 1e-3
+
+
+def test_w_mse_of_independent_views_is_about_2() -> None:
+    loss = w_mse_loss([normal(4096, 8, 1), normal(4096, 8, 2)], torch.randperm(4096), 128)
+    assert loss.item() == pytest.approx(2, abs=0.05)
+
+
+def test_w_mse_whitens_each_slice_by_itself() -> None:
+    z, order = [normal(64, 4, 1), normal(64, 4, 2)], torch.arange(64)
+    halves = [w_mse_loss([x[rows] for x in z], order[:32], 32) for rows in (order[:32], order[32:])]
+    torch.testing.assert_close(w_mse_loss(z, order, 32), torch.stack(halves).mean())
