@@ -11,6 +11,7 @@ from ssl_zoo_vision.distillation.byol import BYOL
 from ssl_zoo_vision.masked.inpainting import Inpainting
 from ssl_zoo_vision.predictive.rotation import Rotation
 from ssl_zoo_vision.redundancy.barlow_twins import BarlowTwins
+from ssl_zoo_vision.redundancy.tico import TiCo
 from ssl_zoo_vision.redundancy.vicreg import VICReg
 from ssl_zoo_vision.redundancy.w_mse import WMSE
 from ssl_zoo_vision.supervised import Supervised
@@ -96,4 +97,9 @@ def test_w_mse(check: Check) -> None:
 @pytest.mark.slow
 @parametrize_with_checks(WMSE, options={"hidden": 32, "out": 4, "slice": 8, "number": 4})
 def test_w_mse_with_four_views_in_slices(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(TiCo, options={"hidden": 64, "out": 32})
+def test_tico(check: Check) -> None:
     check()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo_vision.redundancy.barlow_twins import barlow_twins_loss
+from ssl_zoo_vision.redundancy.tico import SecondMoment, tico_loss
 from ssl_zoo_vision.redundancy.vicreg import VICReg, regularisers
 from ssl_zoo_vision.redundancy.w_mse import w_mse_loss
 from tests.vision.small_tasks import build, views
@@ -105,3 +107,24 @@ def test_w_mse_whitens_each_slice_by_itself() -> None:
     z, order = [normal(64, 4, 1), normal(64, 4, 2)], torch.arange(64)
     halves = [w_mse_loss([x[rows] for x in z], order[:32], 32) for rows in (order[:32], order[32:])]
     torch.testing.assert_close(w_mse_loss(z, order, 32), torch.stack(halves).mean())
+
+
+def test_tico_starts_at_a_tenth_of_rho_for_constant_embeddings() -> None:
+    z = F.normalize(torch.ones(6, 4), dim=1)
+    moment = SecondMoment(4, 0.9)
+    assert tico_loss(z, z, moment(z), rho=8).item() == pytest.approx(0.8)
+    moment.update()  # twice the same batch: 0.9 · 0.1 + 0.1
+    assert tico_loss(z, z, moment(z), rho=8).item() == pytest.approx(0.19 * 8)
+
+
+def test_ticos_covariance_contrast_of_an_isotropic_batch_is_rho_over_d() -> None:
+    z = torch.cat([torch.eye(5), -torch.eye(5)]).double()
+    assert tico_loss(z, z, z.T @ z / 10, rho=8).item() == pytest.approx(8 / 5)
+
+
+def test_ticos_gradient_does_not_go_through_the_second_moment() -> None:
+    z = F.normalize(normal(6, 4), dim=1).requires_grad_()
+    moment = SecondMoment(4, 0.9).double()
+    (gradient,) = torch.autograd.grad(tico_loss(z, z.detach(), moment(z), rho=8), z)
+    c = 0.1 * z.T @ z / 6
+    torch.testing.assert_close(gradient, ((-z + 16 * z @ c) / 6).detach())
