@@ -11,6 +11,7 @@ from ssl_zoo_vision.distillation.byol import BYOL
 from ssl_zoo_vision.masked.inpainting import Inpainting
 from ssl_zoo_vision.predictive.rotation import Rotation
 from ssl_zoo_vision.redundancy.barlow_twins import BarlowTwins
+from ssl_zoo_vision.redundancy.lejepa import LeJEPA
 from ssl_zoo_vision.redundancy.tico import TiCo
 from ssl_zoo_vision.redundancy.vicreg import VICReg
 from ssl_zoo_vision.redundancy.w_mse import WMSE
@@ -102,4 +103,17 @@ def test_w_mse_with_four_views_in_slices(check: Check) -> None:
 
 @parametrize_with_checks(TiCo, options={"hidden": 64, "out": 32})
 def test_tico(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(LeJEPA, options={"hidden": 64, "out": 16, "directions": 32})
+def test_lejepa(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    LeJEPA, options={"hidden": 64, "out": 16, "directions": 32, "local": 2, "local_size": 0.5}
+)
+def test_lejepa_with_small_crops(check: Check) -> None:
     check()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo_vision.redundancy.barlow_twins import barlow_twins_loss
+from ssl_zoo_vision.redundancy.lejepa import LeJEPA, invariance
 from ssl_zoo_vision.redundancy.tico import SecondMoment, tico_loss
 from ssl_zoo_vision.redundancy.vicreg import VICReg, regularisers
 from ssl_zoo_vision.redundancy.w_mse import w_mse_loss
@@ -128,3 +129,19 @@ def test_ticos_gradient_does_not_go_through_the_second_moment() -> None:
     (gradient,) = torch.autograd.grad(tico_loss(z, z.detach(), moment(z), rho=8), z)
     c = 0.1 * z.T @ z / 6
     torch.testing.assert_close(gradient, ((-z + 16 * z @ c) / 6).detach())
+
+
+def test_lejepa_pulls_small_crops_to_the_centre_of_the_large_ones() -> None:
+    """A centre of the small crops alone is a fault that other implementations had."""
+    large, small = [normal(6, 4, 1), normal(6, 4, 2)], normal(6, 4, 3)
+    centre = (large[0] + large[1]) / 2
+    expected = torch.stack([(z - centre) ** 2 for z in [*large, small]]).mean()
+    torch.testing.assert_close(invariance([*large, small], 2), expected)
+
+
+def test_lejepas_regulariser_is_0_4020_n_for_embeddings_of_0_and_is_taken_of_each_view() -> None:
+    task = build(LeJEPA, hidden=16, out=8)
+    task.head = torch.nn.Sequential(task.head, Constant(0.0))
+    losses = task.loss(views(task, 8))
+    assert losses.logs["sigreg"].item() == pytest.approx(0.4020 * 8, rel=1e-3)
+    assert losses.total.item() == pytest.approx(0.05 * 0.4020 * 8, rel=1e-3)
