@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ssl_zoo.testing import Check, parametrize_with_checks
+from ssl_zoo_vision.clustering.swav import SwAV
 from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.simclr import SimCLR
 from ssl_zoo_vision.distillation.byol import BYOL
@@ -116,4 +117,18 @@ def test_lejepa(check: Check) -> None:
     LeJEPA, options={"hidden": 64, "out": 16, "directions": 32, "local": 2, "local_size": 0.5}
 )
 def test_lejepa_with_small_crops(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(SwAV, options={"hidden": 32, "out": 16, "prototypes": 16, "queue": 24})
+def test_swav(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    SwAV,
+    options={"hidden": 32, "out": 16, "prototypes": 16, "queue": 0, "local": 2, "local_size": 0.5},
+)
+def test_swav_with_small_crops_and_no_queue(check: Check) -> None:
     check()
