@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ssl_zoo.testing import Check, parametrize_with_checks
+from ssl_zoo_vision.clustering.deepcluster_v2 import DeepClusterV2
 from ssl_zoo_vision.clustering.swav import SwAV
 from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.simclr import SimCLR
@@ -131,4 +132,9 @@ def test_swav(check: Check) -> None:
     options={"hidden": 32, "out": 16, "prototypes": 16, "queue": 0, "local": 2, "local_size": 0.5},
 )
 def test_swav_with_small_crops_and_no_queue(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(DeepClusterV2, options={"hidden": 32, "out": 16, "prototypes": 4})
+def test_deepcluster_v2(check: Check) -> None:
     check()
