@@ -10,6 +10,7 @@ from ssl_zoo_vision.clustering.swav import SwAV
 from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.simclr import SimCLR
 from ssl_zoo_vision.distillation.byol import BYOL
+from ssl_zoo_vision.distillation.pretrained_teacher import Distillation
 from ssl_zoo_vision.masked.inpainting import Inpainting
 from ssl_zoo_vision.predictive.rotation import Rotation
 from ssl_zoo_vision.redundancy.barlow_twins import BarlowTwins
@@ -137,4 +138,15 @@ def test_swav_with_small_crops_and_no_queue(check: Check) -> None:
 
 @parametrize_with_checks(DeepClusterV2, options={"hidden": 32, "out": 16, "prototypes": 4})
 def test_deepcluster_v2(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(Distillation, options={"queue": 24})
+def test_distillation(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(Distillation, options={"queue": 24, "places": 0})
+def test_distillation_of_images_alone(check: Check) -> None:
     check()
