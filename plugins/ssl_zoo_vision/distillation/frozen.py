@@ -53,7 +53,6 @@ class TeacherOptions(TaskOptions):
             encoder, own = load_encoder(self.weights)
             if not isinstance(own, ImageSpec):
                 raise UserError(f"task.weights: its network takes {own.modality} data, not images")
-            own.check_channels(spec.channels)
             return encoder, own
         stem, own = "auto", spec
         if self.pretrained:
@@ -87,6 +86,7 @@ class FrozenTeacher(nn.Module):
     def __init__(self, options: TeacherOptions, spec: ImageSpec) -> None:
         super().__init__()
         encoder, self.own = options.load(spec)
+        self.own.check_channels(spec.channels)
         self.spec = spec
         self.width = encoder.width
         _, self.place_width, *grid = output_shape(encoder, encoder.feature_map, self.own)
