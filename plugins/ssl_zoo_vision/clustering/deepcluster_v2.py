@@ -26,6 +26,7 @@ class DeepClusterV2(Task):
     """Images are classified into clusters, found anew after each epoch; at first classes are random."""
 
     name = "deepcluster-v2"
+    family = "clustering"
     paper = "Caron et al. 2020, DeepCluster-v2 (SwAV, appendix), arXiv:2006.09882"
     recipe = {"train": {"optimizer": "lars", "lr": 0.6, "weight_decay": 1e-6, "warmup": 0.1}}
     needs = ("index",)
@@ -70,7 +71,6 @@ class DeepClusterV2(Task):
         z = F.normalize(joint, dim=1)  # [V·B, out]
         self.bank.note(torch.cat(z.chunk(len(crops))[:2], 1), index)
         classes, temperature = self.classes[index], self.options.temperature  # [B, heads]
-        count = (classes[:, 0] >= 0).sum()
 
         def cross_entropy(z: Tensor, classes: Tensor) -> Tensor:  # classes of -100 count as 0
             with torch.autocast(z.device.type, enabled=False):
@@ -78,16 +78,16 @@ class DeepClusterV2(Task):
                 return F.cross_entropy(logits.permute(1, 2, 0), classes, reduction="sum")
 
         targets, columns = classes.repeat(len(crops), 1), self.prototypes[..., 0].numel()
+        count = (classes[:, 0] >= 0).sum()
         total = sum_over_rows(cross_entropy, z, targets, columns=columns)
         return Losses(total / (classes.shape[1] * len(crops) * count.clamp(min=1)), weight=count)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Write the bank, and cluster it anew once as many images went by as there are."""
-        epoch = self.images // self.spec.samples
-        self.images += self.bank.noted * distributed.world_size()
+        images, epoch = self.bank.noted * distributed.world_size(), self.images // self.spec.samples
         self.bank.update()
-        if self.images // self.spec.samples > epoch and self.bank.seen.sum() >= self.number:
+        if self.images.add_(images) // self.spec.samples > epoch and self.bank.seen.sum() >= self.number:
             self.cluster(int(epoch))
 
     def cluster(self, epoch: int) -> None:

@@ -24,6 +24,7 @@ class SwAV(Task):
     """
 
     name = "swav"
+    family = "clustering"
     paper = "Caron et al. 2020, Contrasting Cluster Assignments (SwAV), arXiv:2006.09882"
     recipe = {"train": {"optimizer": "lars", "lr": 0.6, "weight_decay": 1e-6, "warmup": 0.1}}
     any_size = True

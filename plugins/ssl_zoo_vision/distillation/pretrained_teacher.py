@@ -25,6 +25,8 @@ class Distillation(Task):
     """A student compares images, and the places of each image, as a frozen pretrained teacher does."""
 
     name = "distillation"
+    family = "distillation"
+    prerequisites = "a pretrained teacher"
     paper = "Lightly 2025, LightlyTrain (distillation v1 and v3), github.com/lightly-ai/lightly-train"
     recipe = {
         "train": {

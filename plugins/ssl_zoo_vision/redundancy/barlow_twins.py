@@ -35,6 +35,7 @@ class BarlowTwins(Task):
     """Two views' embeddings correlate in each column, and different columns do not."""
 
     name = "barlow-twins"
+    family = "redundancy"
     paper = "Zbontar et al. 2021, Barlow Twins, arXiv:2103.03230"
     recipe = {"train": {"optimizer": "lars", "lr": 0.4, "weight_decay": 1e-6, "warmup": 0.1}}
 

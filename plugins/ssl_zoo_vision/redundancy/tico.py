@@ -61,6 +61,7 @@ class TiCo(Task):
     """Transformation invariance and covariance contrast, against a momentum teacher."""
 
     name = "tico"
+    family = "redundancy"
     paper = "Zhu et al. 2022, TiCo: Transformation Invariance and Covariance, arXiv:2206.10698"
     recipe = {"train": {"optimizer": "lars", "lr": 0.2, "weight_decay": 1.5e-6, "warmup": 0.1}}
 

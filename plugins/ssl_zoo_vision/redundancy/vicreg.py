@@ -33,6 +33,7 @@ class VICReg(Task):
     """
 
     name = "vicreg"
+    family = "redundancy"
     paper = "Bardes et al. 2021, VICReg: Variance-Invariance-Covariance, arXiv:2105.04906"
     recipe = {"train": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-6, "warmup": 0.1}}
 

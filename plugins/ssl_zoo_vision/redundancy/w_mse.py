@@ -23,46 +23,45 @@ FEW_ROWS = Notice(
     "as the embedding has columns, as it would be nearly singular.",
     "a larger batch, a smaller task.out, or task.eps",
 )
-SHRINKAGE = 1e-3  # ε for slices of too few rows
+SHRINKAGE = 1e-3  # ε for slices of few rows
 
 
-def w_mse_loss(
-    views: Sequence[Tensor], permutation: Tensor, size: int, eps: float | None = None
-) -> Tensor:
+def w_mse_loss(z: Sequence[Tensor], permutation: Tensor, size: int, eps: float | None = None) -> Tensor:
     """Return the mean of 2 - 2·cos over pairs of views, whitened (Ermolov et al. 2020, equation 5).
 
-    Each view is whitened by itself, in random slices of the joint batch that are the same for all views.
-    The gradient goes through the whitening and both sides.
+    Each view is whitened by itself, in random slices of the joint batch that are the same for all views;
+    the gradient goes through it, on both sides.
 
     Args:
-        views: embeddings [B, D] of each view, in the same order; B is the same in all processes.
+        z: embeddings [B, D] of each view, in the same order; B is the same in all processes.
         permutation: the order of the joint batch before it is cut, int64 [N].
         size: the number of rows of a slice; slices are larger where it does not divide N.
-        eps: the share of the identity in the covariance, see `whiten`; None for 0, or `SHRINKAGE` where
-            slices have less than 2 D rows.
+        eps: ε of `whiten`; None for 0, or `SHRINKAGE` where slices have less than 2 D rows.
 
     Returns:
         The loss in [0, 4], the same in all processes; about 2 for independent views.
     """
-    joint = [distributed.all_gather(z)[permutation] for z in views]  # [N, D]
+    joint = [distributed.all_gather(view)[permutation] for view in z]  # [N, D]
     number, width = max(1, len(permutation) // size), joint[0].shape[1]
     if eps is None:
         rows = len(permutation) // number
         eps = 0.0 if rows >= 2 * width else SHRINKAGE
         if eps:
             FEW_ROWS(
-                f"task.slice: slices of {rows} images for {width} columns, so the covariance gets a "
-                f"share of {eps} of the identity; {2 * width} images need none (task.eps sets it)"
+                f"task.slice: slices of {rows} images for {width} columns, so the covariance has "
+                f"{eps} of the identity; {2 * width} images need none (task.eps sets it)"
             )
-    whitened = [torch.cat([whiten(s, eps) for s in z.tensor_split(number)]) for z in joint]
+    whitened = [torch.cat([whiten(s, eps) for s in view.tensor_split(number)]) for view in joint]
     distances = [2 - 2 * F.cosine_similarity(a, b, dim=1).mean() for a, b in combinations(whitened, 2)]
     return torch.stack(distances).mean()
 
 
 class WMSE(Task):
-    """Views of an image are alike after each view's embeddings are whitened."""
+    """Views of an image are alike after each view is whitened."""
 
     name = "w-mse"
+    family = "redundancy"
+    prerequisites = "batches of 128 or more"
     paper = "Ermolov et al. 2020, Whitening for Self-Supervised Representation, arXiv:2007.06346"
     recipe = {"train": {"optimizer": "adam", "lr": 2e-3, "weight_decay": 1e-6, "warmup": 0.1}}
 
