@@ -72,6 +72,11 @@ def test_a_run_as_the_teacher_sees_images_in_its_own_size_and_normalisation(tmp_
     assert places.shape[:2] == (4, teacher.place_width)
 
 
+def test_no_row_of_the_queue_is_0_at_first_which_every_image_would_find_alike() -> None:
+    features = build(Distillation, queue=16).queue.features
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(16))
+
+
 def test_the_teacher_is_left_out_of_checkpoints_and_of_training() -> None:
     task = build(Distillation, queue=16).train()
     assert not any("teacher" in name for name in task.state_dict())

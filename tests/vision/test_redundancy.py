@@ -110,6 +110,16 @@ def test_w_mse_whitens_each_slice_by_itself() -> None:
     torch.testing.assert_close(w_mse_loss(z, order, 32), torch.stack(halves).mean())
 
 
+def test_w_mse_has_a_gradient_on_both_sides() -> None:
+    """Detaching one side, as a peer does, leaves another gradient."""
+    z1, z2 = normal(16, 4, 1).requires_grad_(), normal(16, 4, 2).requires_grad_()
+    order = torch.arange(16)
+    both = torch.autograd.grad(w_mse_loss([z1, z2], order, 16), [z1, z2])
+    swapped = torch.autograd.grad(w_mse_loss([z2, z1], order, 16), [z1, z2])
+    torch.testing.assert_close(both, swapped)
+    assert min(gradient.abs().max() for gradient in both) > 1e-4
+
+
 def test_tico_starts_at_a_tenth_of_rho_for_constant_embeddings() -> None:
     z = F.normalize(torch.ones(6, 4), dim=1)
     moment = SecondMoment(4, 0.9)
