@@ -22,6 +22,7 @@ from ssl_zoo.spec import ImageSpec
 from ssl_zoo.tools.views import draw
 from ssl_zoo.training import train
 from tests.conftest import TASKS, Call, command, flags, small_config, ssl_zoo
+from tests.plugins.sources import SHIPPED
 
 
 @pytest.fixture(name="run", scope="module")
@@ -208,7 +209,7 @@ def test_json_is_all_of_standard_output(call: Call, run: Run) -> None:
     assert {tuple(row) for row in evaluated["scores"].values()} == {("knn", "linear")}
 
     listed = json.loads(call("tasks", "--json")[1])
-    assert [entry["name"] for entry in listed] == sorted([*TASKS, "jigsaw", "mae", "supervised"])
+    assert [entry["name"] for entry in listed] == SHIPPED
     shown = json.loads(call("tasks", "moco", "--json")[1])
     assert shown["options"]["properties"]["temperature"]["default"] == 0.2
     assert {entry["name"] for entry in json.loads(call("plugins", "--json")[1])} >= set(TASKS)

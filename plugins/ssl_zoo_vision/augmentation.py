@@ -189,7 +189,9 @@ class MultiCropOptions(ViewOptions):
     def _range_of_local_shares(cls, scale: tuple[float, float]) -> tuple[float, float]:
         return share_range(scale)
 
-    def multi_crop(self, spec: ImageSpec, encoder: Encoder, local: int) -> MultiCrop:
+    def multi_crop(
+        self, spec: ImageSpec, encoder: Encoder, local: int, solarise_p: float = 0.0
+    ) -> MultiCrop:
         """Return the augmentation to two large views and then the small crops, by the options.
 
             self.crops = options.multi_crop(spec, encoder, local=6)  # in __init__; any_size = True
@@ -200,12 +202,14 @@ class MultiCropOptions(ViewOptions):
             spec: the description of the images.
             encoder: the encoder; a transformer's small crops are a whole number of patches wide.
             local: the paper's number of small crops, used for large images where the option is None.
+            solarise_p: the probability of solarising a small crop.
         """
         if self.local is not None:
             local = self.local
         elif spec.size <= SMALL:
             local = 0
-        small = Crops(local, self.local_scale, self.local_side(spec, encoder))
+        side = self.local_side(spec, encoder)
+        small = Crops(local, self.local_scale, side, solarise_p=solarise_p)
         return self.crops(spec, *self.kinds(), *([small] if local else []))
 
     def local_side(self, spec: ImageSpec, encoder: Encoder) -> int:

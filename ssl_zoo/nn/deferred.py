@@ -24,6 +24,11 @@ class DeferredUpdate(nn.Module, ABC):
         if self.training:
             self._notes.append(tuple(x.detach() for x in tensors))
 
+    @property
+    def noted(self) -> int:
+        """The number of rows of this process that the next `update` takes in."""
+        return sum(len(tensors[0]) for tensors in self._notes)
+
     def clear(self) -> None:
         """Forget what was noted."""
         self._notes.clear()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry
 from tests.conftest import OTHERS
 
-SHIPPED = ["byol", "inpainting", "jigsaw", "mae", "moco", "rotation", "simclr", "supervised"]
+# A task's entry point is a class, any other a module.
+SHIPPED = sorted(
+    entry.name
+    for entry in distribution("ssl-zoo").entry_points
+    if entry.group == "ssl_zoo" and ":" in entry.value
+)
 
 TASK = '''
 from ssl_zoo import Task

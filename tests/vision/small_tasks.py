@@ -60,7 +60,7 @@ def build(
 ) -> Any:
     torch.manual_seed(0)
     data = spec(size, channels)
-    options = {**SMALL[cls], **options}
+    options = {**SMALL.get(cls, {}), **options}
     return cls(create_backbone(backbone, data), cls.Options(**options), data)
 
 

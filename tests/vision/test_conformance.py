@@ -5,11 +5,19 @@ from __future__ import annotations
 import pytest
 
 from ssl_zoo.testing import Check, parametrize_with_checks
+from ssl_zoo_vision.clustering.deepcluster_v2 import DeepClusterV2
+from ssl_zoo_vision.clustering.swav import SwAV
 from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.simclr import SimCLR
 from ssl_zoo_vision.distillation.byol import BYOL
+from ssl_zoo_vision.distillation.pretrained_teacher import Distillation
 from ssl_zoo_vision.masked.inpainting import Inpainting
 from ssl_zoo_vision.predictive.rotation import Rotation
+from ssl_zoo_vision.redundancy.barlow_twins import BarlowTwins
+from ssl_zoo_vision.redundancy.lejepa import LeJEPA
+from ssl_zoo_vision.redundancy.tico import TiCo
+from ssl_zoo_vision.redundancy.vicreg import VICReg
+from ssl_zoo_vision.redundancy.w_mse import WMSE
 from ssl_zoo_vision.supervised import Supervised
 
 VIT = {"name": "test_vit", "options": {"patch_size": 4}}
@@ -72,4 +80,73 @@ def test_inpainting_against_a_critic(check: Check) -> None:
 
 @parametrize_with_checks(Supervised)
 def test_supervised(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(BarlowTwins, options={"hidden": 32, "out": 32})
+def test_barlow_twins(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(VICReg, options={"hidden": 32, "out": 32})
+def test_vicreg(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(WMSE, options={"hidden": 32, "out": 4})
+def test_w_mse(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(WMSE, options={"hidden": 32, "out": 4, "slice": 8, "number": 4})
+def test_w_mse_with_four_views_in_slices(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(TiCo, options={"hidden": 64, "out": 32})
+def test_tico(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(LeJEPA, options={"hidden": 64, "out": 16, "directions": 32})
+def test_lejepa(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    LeJEPA, options={"hidden": 64, "out": 16, "directions": 32, "local": 2, "local_size": 0.5}
+)
+def test_lejepa_with_small_crops(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(SwAV, options={"hidden": 32, "out": 16, "prototypes": 16, "queue": 24})
+def test_swav(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    SwAV,
+    options={"hidden": 32, "out": 16, "prototypes": 16, "queue": 0, "local": 2, "local_size": 0.5},
+)
+def test_swav_with_small_crops_and_no_queue(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(DeepClusterV2, options={"hidden": 32, "out": 16, "prototypes": 4})
+def test_deepcluster_v2(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(Distillation, options={"queue": 24})
+def test_distillation(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(Distillation, options={"queue": 24, "places": 0})
+def test_distillation_of_images_alone(check: Check) -> None:
     check()

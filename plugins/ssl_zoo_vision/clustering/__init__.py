@@ -1,0 +1,1 @@
+"""Clustering: views of an image are assigned to the same prototype."""

@@ -1,0 +1,37 @@
+"""The views, the head and the prototypes that SwAV and DeepCluster v2 share."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ssl_zoo.nn import mlp
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Encoder, Field
+from ssl_zoo_vision.augmentation import SMALL, MultiCropOptions, SymmetricViewOptions
+
+
+class ClusteringOptions(MultiCropOptions, SymmetricViewOptions):
+    """The options of multi-crop, of a head, and of prototypes that embeddings are assigned to."""
+
+    prototypes: int | None = Field(
+        None, ge=2, description="number K of prototypes; none: 3000, or 512 up to 64 pixels"
+    )
+    temperature: float = Field(0.1, gt=0, description="temperature τ of predictions")
+    hidden: int = Field(2048, ge=1, description="hidden width of the head")
+    out: int = Field(128, ge=2, description="width of the embedding")
+
+    def head(self, encoder: Encoder) -> nn.Sequential:
+        """Return the head: two layers with biases.
+
+        Args:
+            encoder: the encoder whose pooled features it takes.
+        """
+        return mlp([encoder.width, self.hidden, self.out], bias=True)
+
+    def number(self, spec: ImageSpec) -> int:
+        """Return K, the number of prototypes.
+
+        Args:
+            spec: the description of the images.
+        """
+        return self.prototypes or (512 if spec.size <= SMALL else 3000)

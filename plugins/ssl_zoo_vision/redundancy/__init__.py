@@ -1,0 +1,1 @@
+"""Redundancy reduction: statistics of the embeddings keep them from collapsing, without negatives."""
