@@ -7,7 +7,7 @@ beside them, `MultiCropOptions` as well. Where its paper has other numbers, it o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import field_validator
 
@@ -27,6 +27,9 @@ from ssl_zoo.views import (
 
 SMALL = 64
 """Up to this side, in pixels, options that are None take the papers' values for small images."""
+
+ALONE = (0.14, 1.0)
+"""The share of the area in large views that no small ones accompany, in the code of SwAV and DINO."""
 
 
 @dataclass(frozen=True)
@@ -167,10 +170,11 @@ class AsymmetricViewOptions(ViewOptions):
 class MultiCropOptions(ViewOptions):
     """The options of small crops beside the two large views (SwAV, arXiv:2006.09882, section 3.2).
 
-    `crop_scale` is of the large views. Combine it with another class of views:
+    `crop_scale` is of the large views; None stands for `large` of `multi_crop`. Combine it with another
+    class of views:
 
         class Options(MultiCropOptions, AsymmetricViewOptions):
-            crop_scale: tuple[float, float] = Field((0.4, 1.0), description="…")
+            crop_scale: tuple[float, float] | None = Field(None, description="…")
             local_scale: tuple[float, float] = Field((0.05, 0.4), description="…")
     """
 
@@ -189,7 +193,9 @@ class MultiCropOptions(ViewOptions):
     def _range_of_local_shares(cls, scale: tuple[float, float]) -> tuple[float, float]:
         return share_range(scale)
 
-    def multi_crop(self, spec: ImageSpec, encoder: Encoder, local: int) -> MultiCrop:
+    def multi_crop(
+        self, spec: ImageSpec, encoder: Encoder, local: int, large: tuple[float, float] = ALONE
+    ) -> MultiCrop:
         """Return the augmentation to two large views and then the small crops, by the options.
 
             self.crops = options.multi_crop(spec, encoder, local=6)  # in __init__; any_size = True
@@ -200,13 +206,17 @@ class MultiCropOptions(ViewOptions):
             spec: the description of the images.
             encoder: the encoder; a transformer's small crops are a whole number of patches wide.
             local: the paper's number of small crops, used for large images where the option is None.
+            large: the paper's share of the area in a large view beside small ones, used where
+                `crop_scale` is None; without small ones it is `ALONE`.
         """
         if self.local is not None:
             local = self.local
         elif spec.size <= SMALL:
             local = 0
         small = Crops(local, self.local_scale, self.local_side(spec, encoder))
-        return self.crops(spec, *self.kinds(), *([small] if local else []))
+        scale = self.crop_scale or (large if local else ALONE)
+        views = [replace(kind, scale=kind.scale or scale) for kind in self.kinds()]
+        return self.crops(spec, *views, *([small] if local else []))
 
     def local_side(self, spec: ImageSpec, encoder: Encoder) -> int:
         """Return the side of a small crop in pixels, for a transformer a multiple of its patches'.
