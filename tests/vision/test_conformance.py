@@ -8,11 +8,13 @@ from ssl_zoo.testing import Check, parametrize_with_checks
 from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.simclr import SimCLR
 from ssl_zoo_vision.distillation.byol import BYOL
+from ssl_zoo_vision.distillation.simsiam import SimSiam
 from ssl_zoo_vision.masked.inpainting import Inpainting
 from ssl_zoo_vision.predictive.rotation import Rotation
 from ssl_zoo_vision.supervised import Supervised
 
 VIT = {"name": "test_vit", "options": {"patch_size": 4}}
+SMALL_HEAD = {"prototypes": 64, "hidden": 64, "out": 32}
 
 
 @parametrize_with_checks(SimCLR)
@@ -45,6 +47,11 @@ def test_symmetric_moco_with_a_linear_head(check: Check) -> None:
 
 @parametrize_with_checks(BYOL, options={"hidden": 64, "out": 32})
 def test_byol(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(SimSiam, options={"hidden": 32, "out": 64})
+def test_simsiam(check: Check) -> None:
     check()
 
 
