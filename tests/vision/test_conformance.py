@@ -8,6 +8,7 @@ from ssl_zoo.testing import Check, parametrize_with_checks
 from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.simclr import SimCLR
 from ssl_zoo_vision.distillation.byol import BYOL
+from ssl_zoo_vision.distillation.dino import DINO
 from ssl_zoo_vision.distillation.simsiam import SimSiam
 from ssl_zoo_vision.masked.inpainting import Inpainting
 from ssl_zoo_vision.predictive.rotation import Rotation
@@ -52,6 +53,17 @@ def test_byol(check: Check) -> None:
 
 @parametrize_with_checks(SimSiam, options={"hidden": 32, "out": 64})
 def test_simsiam(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(DINO, options=SMALL_HEAD)
+def test_dino(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(DINO, options={**SMALL_HEAD, "local": 2, "train_gain": True})
+def test_dino_with_small_crops(check: Check) -> None:
     check()
 
 

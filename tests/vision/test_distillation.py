@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.task import Task
 from ssl_zoo.testing import SyntheticImages
 from ssl_zoo.testing.check_data import TINY
+from ssl_zoo_vision.distillation.dino import DINO
 from ssl_zoo_vision.distillation.simsiam import SimSiam, negative_cosine
 
 VIT = BackboneConfig(name="test_vit", options={"patch_size": 4})
@@ -67,3 +69,94 @@ def test_simsiams_predictor_alone_keeps_its_rate() -> None:
     task = build(SimSiam, out=32, hidden=16)
     constant = {name.split(".")[0] for name, _ in task.named_parameters() if task.lr_constant(name)}
     assert constant == {"predictor"}
+
+
+# --- DINO ---
+
+DINO_SMALL = {"prototypes": 24, "hidden": 32, "out": 16}
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.07])
+def test_dinos_targets_are_uniform_where_all_outputs_are_their_centre(temperature: float) -> None:
+    task = build(DINO, **DINO_SMALL, teacher_start=temperature)
+    g = torch.randn(24, dtype=torch.float64)
+    task.centre.centre.copy_(g)
+    targets = task.targets(g.expand(8, 24), task.centre)
+    torch.testing.assert_close(targets, torch.full_like(targets, 1 / 24))
+    # Against uniform targets nothing is better than a uniform prediction, at log K.
+    losses = task.matched(targets, [torch.randn(4, 64, dtype=torch.float64) for _ in range(2)])
+    assert losses.total.item() > math.log(24)
+    assert losses.logs["target_entropy"].item() == pytest.approx(math.log(24))
+    task.prototypes.weight.data.copy_(task.prototypes.weight[:1].expand(24, 16))
+    losses = task.matched(targets, [torch.randn(4, 64, dtype=torch.float64) for _ in range(2)])
+    assert losses.total.item() == pytest.approx(math.log(24))
+
+
+def test_a_vector_added_to_dinos_outputs_and_to_their_centre_changes_nothing() -> None:
+    task = build(DINO, **DINO_SMALL)
+    g, shift = torch.randn(8, 24, dtype=torch.float64), torch.randn(24, dtype=torch.float64)
+    before = task.targets(g, task.centre)
+    task.centre.centre += shift
+    torch.testing.assert_close(task.targets(g + shift, task.centre), before)
+
+
+def test_dinos_first_centre_is_a_tenth_of_the_mean_output_for_the_large_crops() -> None:
+    task = build(DINO, **DINO_SMALL, local=2)
+    drawn = views(task)
+    assert [len(x) for x in drawn] == [4] * 4
+    outputs = task.teacher(torch.cat(drawn[:2]))
+    task.loss(drawn)
+    assert not task.centre.centre.any()  # it is used before it moves
+    task.after_step(0.1)
+    torch.testing.assert_close(task.centre.centre, 0.1 * outputs.mean(0))
+
+
+def test_dinos_loss_is_the_papers_sum_over_crops_and_other_large_ones() -> None:
+    task = build(DINO, **DINO_SMALL, local=2).eval()  # so that batch norm couples no crops
+    drawn = views(task)
+    total = 0.0
+    for i, large in enumerate(drawn[:2]):
+        p = ((task.teacher(large) - task.centre.centre) / 0.04).softmax(1)
+        for j, crop in enumerate(drawn):
+            if j != i:
+                s = task.prototypes(task.head(task.encoder(crop))) / 0.1
+                total -= (p * s.log_softmax(1)).sum(1).mean().item() / 6
+    assert task.loss(drawn).total.item() == pytest.approx(total, rel=1e-10)
+
+
+def test_dinos_teacher_warms_up_within_30_percent_and_its_last_layer_waits() -> None:
+    task = build(DINO, **DINO_SMALL)
+    g = torch.randn(4, 24, dtype=torch.float64)
+    for progress, temperature in ((0.0, 0.04), (0.15, 0.055), (0.3, 0.07), (1.0, 0.07)):
+        task.before_step(progress)
+        torch.testing.assert_close(task.targets(g, task.centre), (g / temperature).softmax(1))
+    for progress, trained in ((0.0, False), (0.01, True)):
+        task.before_step(progress)
+        task.zero_grad()
+        task.loss(views(task)).total.backward()
+        assert (task.prototypes.weight.grad is not None) is trained
+
+
+def test_dinos_teacher_starts_as_its_student_with_the_same_head() -> None:
+    task = build(DINO, **DINO_SMALL).eval()
+    x = views(task)[0]
+    torch.testing.assert_close(task.teacher(x), task.prototypes(task.head(task.encoder(x))))
+    assert task.exported_encoder is task.teacher[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "crops", "scale"),
+    [
+        (16, {}, [2], (0.14, 1.0)),
+        (16, {"local": 3}, [1, 1, 3], (0.4, 1.0)),
+        (65, {}, [1, 1, 8], (0.4, 1.0)),
+        (65, {"local": 0}, [1, 1], (0.14, 1.0)),
+        (65, {"local": 0, "crop_scale": (0.3, 0.9)}, [1, 1], (0.3, 0.9)),
+    ],
+)
+def test_dinos_crops_are_the_papers_or_large_ones_alone_for_small_images(
+    size: int, options: dict[str, Any], crops: list[int], scale: tuple[float, float]
+) -> None:
+    task = build(DINO, size, **{**DINO_SMALL, **options})
+    assert sum(number for number, _ in task.crops.crops) == sum(crops)
+    assert task.crops.crops[0][1].transforms[0].scale == scale
