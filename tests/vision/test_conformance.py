@@ -9,6 +9,7 @@ from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.simclr import SimCLR
 from ssl_zoo_vision.distillation.byol import BYOL
 from ssl_zoo_vision.distillation.dino import DINO
+from ssl_zoo_vision.distillation.ibot import IBOT
 from ssl_zoo_vision.distillation.simsiam import SimSiam
 from ssl_zoo_vision.masked.inpainting import Inpainting
 from ssl_zoo_vision.predictive.rotation import Rotation
@@ -64,6 +65,11 @@ def test_dino(check: Check) -> None:
 @pytest.mark.slow
 @parametrize_with_checks(DINO, options={**SMALL_HEAD, "local": 2, "train_gain": True})
 def test_dino_with_small_crops(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(IBOT, options=SMALL_HEAD, backbone=VIT)
+def test_ibot(check: Check) -> None:
     check()
 
 

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from ssl_zoo import Rng
 from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.errors import Unsuitable
 from ssl_zoo.task import Task
 from ssl_zoo.testing import SyntheticImages
 from ssl_zoo.testing.check_data import TINY
 from ssl_zoo_vision.distillation.dino import DINO
+from ssl_zoo_vision.distillation.ibot import IBOT, rows_of
 from ssl_zoo_vision.distillation.simsiam import SimSiam, negative_cosine
 
 VIT = BackboneConfig(name="test_vit", options={"patch_size": 4})
@@ -160,3 +162,84 @@ def test_dinos_crops_are_the_papers_or_large_ones_alone_for_small_images(
     task = build(DINO, size, **{**DINO_SMALL, **options})
     assert sum(number for number, _ in task.crops.crops) == sum(crops)
     assert task.crops.crops[0][1].transforms[0].scale == scale
+
+
+# --- iBOT ---
+
+
+def ibot_pieces(task: Any, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the large crops, their masks, and the teacher's and the student's scores of patches."""
+    large, masks = torch.cat(drawn[:2]), drawn[-2]
+    encoder, head, last = task.teacher
+    teacher = last(head(rows_of(encoder.pooled_and_map(large)[1])))
+    patches = task.encoder.pooled_and_map(large, masks, task.token)[1]
+    return large, masks, teacher, task.prototypes(task.head(rows_of(patches)))
+
+
+@pytest.mark.parametrize("cls", [IBOT])
+def test_patches_lose_the_mean_over_crops_of_the_mean_over_their_own_hidden_patches(
+    cls: type[IBOT],
+) -> None:
+    task = build(cls, backbone=VIT, **DINO_SMALL)
+    drawn = views(task)
+    _, masks, teacher, student = ibot_pieces(task, drawn)
+    total, places = 0.0, masks[0].numel()
+    for image, mask in enumerate(masks.flatten(1)):
+        losses = []
+        for place in mask.nonzero()[:, 0].tolist():
+            p = (teacher[image * places + place] / 0.04).softmax(0)
+            s = student[image * places + place] / 0.1
+            losses.append(-(p * s.log_softmax(0)).sum().item())
+        total += sum(losses) / max(1, len(losses)) / len(masks)
+    assert task.loss(drawn).logs["patch_loss"].item() == pytest.approx(total, rel=1e-10)
+
+
+def test_half_of_the_large_crops_are_masked_with_evenly_spread_shares() -> None:
+    task = build(IBOT, 32, VIT, **DINO_SMALL)
+    for seed in range(3):
+        *_, masks, (hidden,) = views(task, 8, seed)
+        counts = masks.flatten(1).sum(1)
+        shares = [0.1 + 0.4 * (i + 0.5) / 8 for i in range(8)]
+        assert sorted(counts.tolist()) == [0] * 8 + [round(64 * share) for share in shares]
+        assert hidden.equal(masks.flatten().nonzero()[:, 0])
+
+
+def test_only_the_teacher_sees_pixels_that_are_hidden_and_only_hidden_patches_count() -> None:
+    task = build(IBOT, backbone=VIT, **DINO_SMALL, mask_low=0.4)
+    drawn = views(task)
+    masks = drawn[-2]
+    pixels = masks.repeat_interleave(4, 1).repeat_interleave(4, 2).unsqueeze(1)
+    large = torch.cat(drawn[:2])
+    other = torch.where(pixels, torch.randn_like(large), large)
+    _, _, _, student = ibot_pieces(task, drawn)
+    changed = (*other.chunk(2), *drawn[2:])
+    torch.testing.assert_close(ibot_pieces(task, changed)[3], student)
+    seen: list[Tensor] = []
+    task.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    task.loss(drawn)
+    assert len(seen[-1]) == masks.sum()  # the last pass of the student's head
+
+
+@pytest.mark.parametrize("cls", [IBOT])
+def test_with_nothing_hidden_patches_lose_0_with_a_finite_gradient(cls: type[IBOT]) -> None:
+    task = build(cls, backbone=VIT, **DINO_SMALL, mask_low=0, mask_high=0)
+    losses = task.loss(views(task))
+    assert losses.logs["patch_loss"] == 0
+    losses.total.backward()
+    assert all(p.grad.isfinite().all() for p in task.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(("cls", "seen"), [(IBOT, "all")])
+def test_the_patch_centre_is_of_all_patches_in_ibot(cls: type[IBOT], seen: str) -> None:
+    task = build(cls, backbone=VIT, **DINO_SMALL)
+    drawn = views(task)
+    _, _, teacher, _ = ibot_pieces(task, drawn)
+    task.loss(drawn)
+    task.after_step(0.1)
+    expected = teacher if seen == "all" else teacher[drawn[-1][0]]
+    torch.testing.assert_close(task.patch_centre.centre, 0.1 * expected.mean(0))
+
+
+def test_a_network_without_patches_is_refused_with_one_that_has_them() -> None:
+    with pytest.raises(Unsuitable, match="choose another, such as --backbone vit_small_patch16_224"):
+        build(IBOT, **DINO_SMALL)
