@@ -9,6 +9,7 @@ from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.simclr import SimCLR
 from ssl_zoo_vision.distillation.byol import BYOL
 from ssl_zoo_vision.distillation.dino import DINO
+from ssl_zoo_vision.distillation.dinov2 import DINOv2
 from ssl_zoo_vision.distillation.ibot import IBOT
 from ssl_zoo_vision.distillation.simsiam import SimSiam
 from ssl_zoo_vision.masked.inpainting import Inpainting
@@ -70,6 +71,17 @@ def test_dino_with_small_crops(check: Check) -> None:
 
 @parametrize_with_checks(IBOT, options=SMALL_HEAD, backbone=VIT)
 def test_ibot(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(DINOv2, options=SMALL_HEAD, backbone=VIT)
+def test_dinov2(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(DINOv2, options={**SMALL_HEAD, "local": 2, "centring": "centre"}, backbone=VIT)
+def test_dinov2_with_a_centre_and_small_crops(check: Check) -> None:
     check()
 
 

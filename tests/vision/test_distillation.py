@@ -16,6 +16,7 @@ from ssl_zoo.task import Task
 from ssl_zoo.testing import SyntheticImages
 from ssl_zoo.testing.check_data import TINY
 from ssl_zoo_vision.distillation.dino import DINO
+from ssl_zoo_vision.distillation.dinov2 import DINOv2
 from ssl_zoo_vision.distillation.ibot import IBOT, rows_of
 from ssl_zoo_vision.distillation.simsiam import SimSiam, negative_cosine
 
@@ -176,11 +177,11 @@ def ibot_pieces(task: Any, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, T
     return large, masks, teacher, task.prototypes(task.head(rows_of(patches)))
 
 
-@pytest.mark.parametrize("cls", [IBOT])
+@pytest.mark.parametrize("cls", [IBOT, DINOv2])
 def test_patches_lose_the_mean_over_crops_of_the_mean_over_their_own_hidden_patches(
     cls: type[IBOT],
 ) -> None:
-    task = build(cls, backbone=VIT, **DINO_SMALL)
+    task = build(cls, backbone=VIT, **DINO_SMALL, **({"centring": "centre"} if cls is DINOv2 else {}))
     drawn = views(task)
     _, masks, teacher, student = ibot_pieces(task, drawn)
     total, places = 0.0, masks[0].numel()
@@ -220,7 +221,7 @@ def test_only_the_teacher_sees_pixels_that_are_hidden_and_only_hidden_patches_co
     assert len(seen[-1]) == masks.sum()  # the last pass of the student's head
 
 
-@pytest.mark.parametrize("cls", [IBOT])
+@pytest.mark.parametrize("cls", [IBOT, DINOv2])
 def test_with_nothing_hidden_patches_lose_0_with_a_finite_gradient(cls: type[IBOT]) -> None:
     task = build(cls, backbone=VIT, **DINO_SMALL, mask_low=0, mask_high=0)
     losses = task.loss(views(task))
@@ -229,8 +230,10 @@ def test_with_nothing_hidden_patches_lose_0_with_a_finite_gradient(cls: type[IBO
     assert all(p.grad.isfinite().all() for p in task.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize(("cls", "seen"), [(IBOT, "all")])
-def test_the_patch_centre_is_of_all_patches_in_ibot(cls: type[IBOT], seen: str) -> None:
+@pytest.mark.parametrize(("cls", "seen"), [(IBOT, "all"), (DINOv2, "hidden")])
+def test_the_patch_centre_is_of_all_patches_in_ibot_and_of_hidden_ones_in_dinov2(
+    cls: type[IBOT], seen: str
+) -> None:
     task = build(cls, backbone=VIT, **DINO_SMALL)
     drawn = views(task)
     _, _, teacher, _ = ibot_pieces(task, drawn)
@@ -243,3 +246,47 @@ def test_the_patch_centre_is_of_all_patches_in_ibot(cls: type[IBOT], seen: str) 
 def test_a_network_without_patches_is_refused_with_one_that_has_them() -> None:
     with pytest.raises(Unsuitable, match="choose another, such as --backbone vit_small_patch16_224"):
         build(IBOT, **DINO_SMALL)
+
+
+# --- DINOv2 ---
+
+
+@pytest.mark.parametrize("local", [0, 2])
+def test_dinov2_without_patches_and_koleo_and_with_a_centre_is_dino_to_the_bit(local: int) -> None:
+    options: dict[str, Any] = {**DINO_SMALL, "local": local, "crop_scale": (0.3, 1.0)}
+    dino = build(DINO, backbone=VIT, **options, local_scale=(0.05, 0.32), train_gain=True)
+    plain = {"patch_weight": 0, "koleo_weight": 0, "centring": "centre", "mask_low": 0, "mask_high": 0}
+    dinov2 = build(DINOv2, backbone=VIT, **options, **plain)
+    assert set(dinov2.load_state_dict(dino.state_dict(), strict=False).missing_keys) == {
+        "token",
+        "patch_centre.centre",
+    }
+    drawn = views(dino)
+    assert torch.equal(drawn[0], views(dinov2)[0])
+    losses = [task.loss(x).total for task, x in ((dino, drawn), (dinov2, views(dinov2)))]
+    assert losses[0] == losses[1]
+
+
+def test_dinov2_adds_a_tenth_of_koleo_of_each_large_crop() -> None:
+    task = build(DINOv2, backbone=VIT, **DINO_SMALL, koleo_weight=0.1)
+    width = task.encoder.width
+    features = [torch.eye(width, dtype=torch.float64)[:4] for _ in range(2)]
+    targets = torch.full((8, 24), 1 / 24, dtype=torch.float64)
+    losses = task.matched(targets, features)
+    assert losses.logs["koleo"].item() == pytest.approx(-math.log(2), abs=1e-7)  # twice -½ log 2
+    without = DINO.matched(task, targets, features).total
+    assert (losses.total - without).item() == pytest.approx(-0.1 * math.log(2), abs=1e-7)
+
+
+def test_dinov2s_targets_ignore_a_constant_added_to_a_prototypes_scores() -> None:
+    task = build(DINOv2, backbone=VIT, **DINO_SMALL)
+    scores = torch.randn(16, 24, dtype=torch.float64)
+    targets = task.targets(scores, task.centre)
+    torch.testing.assert_close(targets.sum(1), torch.ones(16, dtype=torch.float64))
+    torch.testing.assert_close(task.targets(scores + torch.randn(24), task.centre), targets)
+
+
+def test_dinov2s_patch_embedding_has_a_fifth_of_the_rate() -> None:
+    task = build(DINOv2, backbone=VIT, **DINO_SMALL)
+    slow = {name for name, _ in task.named_parameters() if task.lr_scale(name) != 1}
+    assert slow == {"encoder.model.patch_embed.proj.weight", "encoder.model.patch_embed.proj.bias"}
