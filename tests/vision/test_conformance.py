@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from ssl_zoo.testing import Check, parametrize_with_checks
+from ssl_zoo.testing.check_data import TINY
 from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.simclr import SimCLR
 from ssl_zoo_vision.distillation.byol import BYOL
 from ssl_zoo_vision.distillation.dino import DINO
 from ssl_zoo_vision.distillation.dinov2 import DINOv2
 from ssl_zoo_vision.distillation.ibot import IBOT
+from ssl_zoo_vision.distillation.msn import MSN
 from ssl_zoo_vision.distillation.simsiam import SimSiam
 from ssl_zoo_vision.masked.inpainting import Inpainting
 from ssl_zoo_vision.predictive.rotation import Rotation
@@ -82,6 +84,17 @@ def test_dinov2(check: Check) -> None:
 @pytest.mark.slow
 @parametrize_with_checks(DINOv2, options={**SMALL_HEAD, "local": 2, "centring": "centre"}, backbone=VIT)
 def test_dinov2_with_a_centre_and_small_crops(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(MSN, options=SMALL_HEAD, backbone=VIT)
+def test_msn(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(MSN, options={**SMALL_HEAD, "local": 2}, backbone=TINY)
+def test_msn_of_a_convolutional_network_with_small_crops(check: Check) -> None:
     check()
 
 

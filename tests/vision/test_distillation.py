@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from ssl_zoo import Rng
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import Unsuitable
+from ssl_zoo.nn import sinkhorn, undecayed_names
 from ssl_zoo.task import Task
 from ssl_zoo.testing import SyntheticImages
 from ssl_zoo.testing.check_data import TINY
 from ssl_zoo_vision.distillation.dino import DINO
 from ssl_zoo_vision.distillation.dinov2 import DINOv2
 from ssl_zoo_vision.distillation.ibot import IBOT, rows_of
+from ssl_zoo_vision.distillation.msn import MSN, mean_entropy_gap
 from ssl_zoo_vision.distillation.simsiam import SimSiam, negative_cosine
 
 VIT = BackboneConfig(name="test_vit", options={"patch_size": 4})
@@ -290,3 +292,53 @@ def test_dinov2s_patch_embedding_has_a_fifth_of_the_rate() -> None:
     task = build(DINOv2, backbone=VIT, **DINO_SMALL)
     slow = {name for name, _ in task.named_parameters() if task.lr_scale(name) != 1}
     assert slow == {"encoder.model.patch_embed.proj.weight", "encoder.model.patch_embed.proj.bias"}
+
+
+# --- MSN ---
+
+MSN_SMALL = {"prototypes": 24, "hidden": 32, "out": 16}
+
+
+def test_msns_regulariser_is_0_for_even_use_of_prototypes_and_log_k_for_one_alone() -> None:
+    even = torch.eye(24, dtype=torch.float64)
+    assert mean_entropy_gap(even).item() == pytest.approx(0, abs=1e-12)
+    assert mean_entropy_gap(even[:1].expand(8, 24)).item() == pytest.approx(math.log(24))
+
+
+def test_msns_regulariser_evens_the_use_of_prototypes() -> None:
+    logits = torch.randn(8, 24, dtype=torch.float64).requires_grad_()
+    before = mean_entropy_gap(logits.softmax(1))
+    (gradient,) = torch.autograd.grad(before, logits)
+    assert mean_entropy_gap((logits - gradient).softmax(1)) < before
+
+
+def test_msns_targets_are_distributions_sharper_than_the_teachers_predictions() -> None:
+    task = build(MSN, backbone=VIT, **MSN_SMALL).eval()
+    p = (task.prototypes(task.target(views(task)[0])) / 0.1).softmax(1)
+    targets = task.targets(views(task)[0])
+    sharp = p**4 / (p**4).sum(1, keepdim=True)
+    torch.testing.assert_close(targets, sinkhorn(sharp.log()))
+    torch.testing.assert_close(targets.sum(1), torch.ones(4, dtype=torch.float64))
+    assert (torch.special.entr(sharp).sum(1) < torch.special.entr(p).sum(1)).all()
+    assert not targets.requires_grad
+
+
+def test_msns_masked_crop_alone_misses_patches_and_small_crops_have_the_same_target() -> None:
+    task = build(MSN, backbone=VIT, **MSN_SMALL, local=2, mask_ratio=0.5).eval()
+    whole, masked, *small, mask = drawn = views(task)
+    assert [x.shape[-1] for x in (whole, masked, *small)] == [16, 16, 8, 8]
+    assert (mask.sum((1, 2)) == 8).all()
+    features = [task.encoder.pooled_and_map(masked, mask)[0], *map(task.encoder, small)]
+    log_p = [(task.prototypes(task.head(x)) / 0.1).log_softmax(1) for x in features]
+    expected = -sum((task.targets(whole) * x).sum(1).mean() for x in log_p) / 3
+    losses = task.loss(drawn)
+    torch.testing.assert_close(losses.logs["cross_entropy"], expected.detach())
+    gap = mean_entropy_gap(torch.cat(log_p).exp())
+    torch.testing.assert_close(losses.total, losses.logs["cross_entropy"] + gap)
+
+
+def test_msns_teacher_moves_on_a_line_that_reaches_1_after_five_quarters_of_the_run() -> None:
+    target = build(MSN, 65, BackboneConfig(name="resnet18"), **MSN_SMALL).target
+    moves = [1 - target.momentum(progress) for progress in (0.0, 0.5, 1.0)]
+    assert moves == pytest.approx([0.004, 0.004 * (1 - 0.4), 0.004 * (1 - 0.8)])
+    assert undecayed_names(build(MSN, **MSN_SMALL)) == {"prototypes.weight"}
