@@ -23,7 +23,7 @@ def share_range(scale: tuple[float, float]) -> tuple[float, float]:
 class CropOptions(TaskOptions):
     """The options of a random resized crop."""
 
-    crop_scale: tuple[float, float] = Field((0.08, 1.0), description="share of the image's area")
+    crop_scale: tuple[float, float] | None = Field((0.08, 1.0), description="share of the image's area")
     flip: float | None = Field(
         None,
         ge=0,
@@ -33,8 +33,8 @@ class CropOptions(TaskOptions):
 
     @field_validator("crop_scale")
     @classmethod
-    def _range_of_shares(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        return share_range(scale)
+    def _range_of_shares(cls, scale: tuple[float, float] | None) -> tuple[float, float] | None:
+        return None if scale is None else share_range(scale)
 
     def crop(
         self, spec: ImageSpec, size: int | None = None, scale: tuple[float, float] | None = None
@@ -47,4 +47,6 @@ class CropOptions(TaskOptions):
             scale: the range of its area as a share of the image's; None for the option.
         """
         flip = (0.5 if spec.mirror else 0.0) if self.flip is None else self.flip
-        return RandomResizedCrop(size or spec.size, scale=scale or self.crop_scale, flip=flip)
+        return RandomResizedCrop(
+            size or spec.size, scale=scale or self.crop_scale or (0.08, 1.0), flip=flip
+        )

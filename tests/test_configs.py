@@ -16,7 +16,8 @@ from ssl_zoo.data.catalogue import CATALOGUE
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.build import build_task
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.training.optimizer import create_optimizer
+from ssl_zoo.training.budget import Budget
+from ssl_zoo.training.optimizer import Schedules, create_optimizer
 from ssl_zoo.views import Rng
 from tests.conftest import TASKS
 
@@ -36,11 +37,12 @@ def spec_of(config: RunConfig) -> ImageSpec:
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(CONFIGS)))
 def test_a_shipped_configuration_takes_a_step(file: Path) -> None:
     config = load_config(file)
+    config.backbone = config.backbone.untrained()  # nothing is downloaded
     spec = spec_of(config)
     task = build_task(config, spec)
     optimizer = create_optimizer(task, config.train, config.train.batch_size)
     before = [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
-    batch = torch.randint(0, 256, (4, spec.channels, spec.size, spec.size), dtype=torch.uint8)
+    batch = torch.randint(0, 256, (2, spec.channels, spec.size, spec.size), dtype=torch.uint8)
     losses = task(task.views(batch, Rng(0)))
     losses.total.backward()
     optimizer.step()
@@ -49,6 +51,49 @@ def test_a_shipped_configuration_takes_a_step(file: Path) -> None:
     assert torch.isfinite(losses.total)
     assert all(torch.isfinite(p).all() for p in after)
     assert not all(map(torch.equal, before, after))
+
+
+@pytest.mark.parametrize("name", ["dino", "dinov2"])
+def test_training_goes_on_from_a_file_of_weights_with_the_heads_first(name: str, tmp_path: Path) -> None:
+    own = {"backbone.name": "test_vit", "backbone.options": {"patch_size": 4}, "data.image_size": 16}
+    file = CONFIGS / "pretrained" / f"{name}.yaml"
+    given = {**own, "backbone.pretrained": False, "backbone.weights": str(tmp_path / "weights.pth")}
+    config = load_config(
+        file, {**given, "task.prototypes": 24, "task.hidden": 32, "task.freeze_last": 0}
+    )
+    spec = spec_of(config)
+    weights = build_encoder(config.backbone.untrained(), spec, 7).exported_network.state_dict()
+    torch.save(weights, tmp_path / "weights.pth")
+    task = build_task(config, spec)
+    encoders = (task.encoder.model, task.exported_encoder.model)
+
+    def moved() -> list[bool]:
+        return [
+            not all(map(torch.equal, encoder.state_dict().values(), weights.values()))
+            for encoder in encoders
+        ]
+
+    optimizer = create_optimizer(task, config.train, config.train.batch_size)
+    schedules = Schedules(optimizer, config.train, Budget(128, 20, 20, None, warmup_of=20))
+    assert moved() == [False, False]
+    head = task.head[0].weight.detach().clone()
+    for step, expected in enumerate([False, False, True, True]):
+        schedules.follow(step / 20)  # the heads alone are trained up to a tenth
+        task.before_step(step / 20)
+        batch = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+        task(task.views(batch, Rng(step))).total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        task.after_step((step + 1) / 20)
+        assert moved() == [expected, expected]
+        assert not torch.equal(task.head[0].weight, head)
+    rates = [g["lr"] for g in optimizer.param_groups if "begins" in g]
+    others = [g["lr"] for g in optimizer.param_groups if "begins" not in g]
+    assert max(rates) == max(others)  # the last layer's
+    assert min(rates) < 0.3 * max(rates)
+    longer = Budget(128, 20, 20, None, schedule="again", warmup_of=20)
+    Schedules(optimizer, config.train, longer).follow(0.0)  # of a finished run that goes on
+    assert all(group["lr"] > 0 for group in optimizer.param_groups)
 
 
 @pytest.mark.parametrize("file", COMPARISONS, ids=lambda f: f.stem)

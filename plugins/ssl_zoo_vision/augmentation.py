@@ -7,7 +7,7 @@ beside them, `MultiCropOptions` as well. Where its paper has other numbers, it o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import field_validator
 
@@ -27,6 +27,9 @@ from ssl_zoo.views import (
 
 SMALL = 64
 """Up to this side, in pixels, options that are None take the papers' values for small images."""
+
+ALONE = (0.14, 1.0)
+"""The share of the area in large views that no small ones accompany, in the code of SwAV and DINO."""
 
 
 @dataclass(frozen=True)
@@ -167,10 +170,11 @@ class AsymmetricViewOptions(ViewOptions):
 class MultiCropOptions(ViewOptions):
     """The options of small crops beside the two large views (SwAV, arXiv:2006.09882, section 3.2).
 
-    `crop_scale` is of the large views. Combine it with another class of views:
+    `crop_scale` is of the large views; None stands for `large` of `multi_crop`. Combine it with another
+    class of views:
 
         class Options(MultiCropOptions, AsymmetricViewOptions):
-            crop_scale: tuple[float, float] = Field((0.4, 1.0), description="…")
+            crop_scale: tuple[float, float] | None = Field(None, description="…")
             local_scale: tuple[float, float] = Field((0.05, 0.4), description="…")
     """
 
@@ -190,7 +194,12 @@ class MultiCropOptions(ViewOptions):
         return share_range(scale)
 
     def multi_crop(
-        self, spec: ImageSpec, encoder: Encoder, local: int, solarise_p: float = 0.0
+        self,
+        spec: ImageSpec,
+        encoder: Encoder,
+        local: int,
+        large: tuple[float, float] = ALONE,
+        solarise_p: float = 0.0,
     ) -> MultiCrop:
         """Return the augmentation to two large views and then the small crops, by the options.
 
@@ -203,6 +212,8 @@ class MultiCropOptions(ViewOptions):
             encoder: the encoder; a transformer's small crops are a whole number of patches wide.
             local: the paper's number of small crops, used for large images where the option is None.
             solarise_p: the probability of solarising a small crop.
+            large: the paper's share of the area in a large view beside small ones, used where
+                `crop_scale` is None; without small ones it is `ALONE`.
         """
         if self.local is not None:
             local = self.local
@@ -210,7 +221,9 @@ class MultiCropOptions(ViewOptions):
             local = 0
         side = self.local_side(spec, encoder)
         small = Crops(local, self.local_scale, side, solarise_p=solarise_p)
-        return self.crops(spec, *self.kinds(), *([small] if local else []))
+        scale = self.crop_scale or (large if local else ALONE)
+        views = [replace(kind, scale=kind.scale or scale) for kind in self.kinds()]
+        return self.crops(spec, *views, *([small] if local else []))
 
     def local_side(self, spec: ImageSpec, encoder: Encoder) -> int:
         """Return the side of a small crop in pixels, for a transformer a multiple of its patches'.

@@ -207,6 +207,12 @@ class TrainConfig(_Section):
         le=1,
         description="factor on the rate of the backbone's layers, for each layer towards the input",
     )
+    heads_first: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the budget in which heads alone are trained, before a pretrained backbone",
+    )
     warmup: float = Field(
         0.05,
         ge=0,

@@ -52,7 +52,8 @@ def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
 
     A group's ``lr_scale`` is the task's factor on the rate, times that of the layer. The last layer of
     the encoder has the full rate, as heads do, and each layer before it ``layer_decay`` of the next
-    one's. ``lr_constant`` marks a rate without schedule, and ``decayed`` a decay with one.
+    one's. ``lr_constant`` marks a rate without schedule, and ``decayed`` a decay with one; ``begins`` is
+    the progress before which the rate is 0, as the encoder's is where heads are trained first.
 
     Vectors and scalars (biases, the scales of norms) are not decayed, nor are the parameters that a
     timm model excludes (a transformer's position embedding and class token).
@@ -77,6 +78,8 @@ def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
             group["always_adapt"] = decayed
         if task.lr_constant(name):
             group["lr_constant"] = True
+        if config.heads_first and name.startswith("encoder."):
+            group["begins"] = config.heads_first
         if config.weight_decay_end is not None:
             group["decayed"] = decayed
         groups.setdefault(tuple(group.items()), {"params": [], **group})["params"].append(parameter)
@@ -266,6 +269,7 @@ class Schedules:
         self.peak = learning_rate(config, budget.step_samples)
         self._optimizer = optimizer
         self._decay = config.weight_decay, config.weight_decay_end
+        self._heads_first = budget.schedule == "first"
         # timm's schedule sets the rate of a single group, from which follow all the others.
         self._scheduled = torch.optim.SGD([torch.zeros(())], lr=self.peak)
         self._schedule = _rate_schedule(self._scheduled, config, budget, self.peak)
@@ -281,7 +285,8 @@ class Schedules:
         start, end = self._decay
         for group in self._optimizer.param_groups:
             rate = self.peak if group.get("lr_constant") else self.rate
-            group["lr"] = rate * group["lr_scale"]
+            waits = self._heads_first and progress < group.get("begins", 0.0)
+            group["lr"] = 0.0 if waits else rate * group["lr_scale"]
             if end is not None and group["decayed"]:
                 group["weight_decay"] = schedule(start, end, progress)
 

@@ -69,9 +69,13 @@ def some_places(mask: Tensor, count: int, rng: Rng) -> Tensor:
     """
     flat = mask.flatten(-2)
     _check(count, flat.shape[-1])
-    # All true places come before all others, each kind in random order.
-    order = (rng.uniform(*flat.shape) + ~flat).argsort(-1)
-    return order[..., :count].sort(-1).values
+    return _true_first(mask, rng)[..., :count].sort(-1).values
+
+
+def _true_first(mask: Tensor, rng: Rng) -> Tensor:
+    """Return the indices [n, ..., N] of all places, the true ones of masks first, in random order."""
+    flat = mask.flatten(-2)
+    return (rng.uniform(*flat.shape) + ~flat).argsort(-1)
 
 
 def coarse_places(n: int, grid: Grid, hidden: int, rng: Rng, unit: int = 1) -> Tensor:
@@ -102,7 +106,7 @@ MAX_BLOCKS = 24
 def block_places(
     n: int,
     grid: Grid,
-    hidden: int,
+    hidden: int | Tensor,
     rng: Rng,
     smallest: int = 16,
     aspect: Range = (0.3, 1 / 0.3),
@@ -117,12 +121,13 @@ def block_places(
     Args:
         n: the number of masks.
         grid: h and w.
-        hidden: the number of places to hide, exactly.
+        hidden: the number of places to hide, exactly; or a number for each image, int64 [n].
         rng: the source of random numbers.
         smallest: the area of the smallest blocks, in places; the paper's is 16 of 196.
         aspect: the range of a block's height over its width, whose logarithm is drawn uniformly.
     """
-    _check(hidden, math.prod(grid))
+    if isinstance(hidden, int):
+        _check(hidden, math.prod(grid))
     draws = rng.uniform(n, MAX_BLOCKS, 4)
     ratios = _log_uniform(draws[..., 1], aspect)
     mask = torch.zeros(n, *grid, dtype=torch.bool, device=draws.device)
@@ -135,7 +140,10 @@ def block_places(
         more = new.sum((1, 2))
         taken = (height <= grid[0]) & (width <= grid[1]) & (more <= left)
         mask |= new & taken.view(-1, 1, 1)
-    return mask_of(some_places(mask, hidden, rng), grid)
+    if isinstance(hidden, int):
+        return mask_of(some_places(mask, hidden, rng), grid)
+    rank = _true_first(mask, rng).argsort(-1)
+    return (rank < hidden.view(-1, 1)).view_as(mask)
 
 
 def inverse_block_places(

@@ -56,6 +56,13 @@ def test_each_image_hides_exactly_what_was_asked_for(sampler: Sampler, grid: Gri
         sampler(2, grid, places + 1, Rng(0))
 
 
+def test_each_image_may_hide_a_number_of_places_of_its_own() -> None:
+    hidden = torch.tensor([0, 1, 30, 64] * 50)
+    mask = block_places(200, (8, 8), hidden, Rng(0), smallest=4)
+    assert mask.sum((1, 2)).equal(hidden)
+    assert mask[2::4].equal(block_places(200, (8, 8), 30, Rng(0), smallest=4)[2::4])
+
+
 def within_chance(mask: Tensor, share: float) -> bool:
     """Return whether each place is true in this share of masks [n, h, w], within five deviations."""
     bound = 5 * math.sqrt(share * (1 - share) / len(mask))

@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 
 from ssl_zoo.testing import Check, parametrize_with_checks
+from ssl_zoo.testing.check_data import TINY
 from ssl_zoo_vision.clustering.deepcluster_v2 import DeepClusterV2
 from ssl_zoo_vision.clustering.swav import SwAV
 from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.simclr import SimCLR
 from ssl_zoo_vision.distillation.byol import BYOL
+from ssl_zoo_vision.distillation.dino import DINO
+from ssl_zoo_vision.distillation.dinov2 import DINOv2
+from ssl_zoo_vision.distillation.ibot import IBOT
+from ssl_zoo_vision.distillation.msn import MSN
 from ssl_zoo_vision.distillation.pretrained_teacher import Distillation
+from ssl_zoo_vision.distillation.simsiam import SimSiam
 from ssl_zoo_vision.masked.inpainting import Inpainting
 from ssl_zoo_vision.predictive.rotation import Rotation
 from ssl_zoo_vision.redundancy.barlow_twins import BarlowTwins
@@ -21,6 +27,7 @@ from ssl_zoo_vision.redundancy.w_mse import WMSE
 from ssl_zoo_vision.supervised import Supervised
 
 VIT = {"name": "test_vit", "options": {"patch_size": 4}}
+SMALL_HEAD = {"prototypes": 64, "hidden": 64, "out": 32}
 
 
 @parametrize_with_checks(SimCLR)
@@ -53,6 +60,49 @@ def test_symmetric_moco_with_a_linear_head(check: Check) -> None:
 
 @parametrize_with_checks(BYOL, options={"hidden": 64, "out": 32})
 def test_byol(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(SimSiam, options={"hidden": 32, "out": 64})
+def test_simsiam(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(DINO, options=SMALL_HEAD)
+def test_dino(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(DINO, options={**SMALL_HEAD, "local": 2, "train_gain": True})
+def test_dino_with_small_crops(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(IBOT, options=SMALL_HEAD, backbone=VIT)
+def test_ibot(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(DINOv2, options=SMALL_HEAD, backbone=VIT)
+def test_dinov2(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(DINOv2, options={**SMALL_HEAD, "local": 2, "centring": "centre"}, backbone=VIT)
+def test_dinov2_with_a_centre_and_small_crops(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(MSN, options=SMALL_HEAD, backbone=VIT)
+def test_msn(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(MSN, options={**SMALL_HEAD, "local": 2}, backbone=TINY)
+def test_msn_of_a_convolutional_network_with_small_crops(check: Check) -> None:
     check()
 
 
