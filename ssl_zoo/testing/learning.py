@@ -126,7 +126,7 @@ def check_teachers_move_after_a_step_alone(case: Case) -> str | None:
     moved: set[str] = set()
     for seed in range(2):
         before = snapshot(task)
-        backward(task, case.views(task, seed=seed, progress=seed / 2))
+        backward(task, case.views(task, seed=seed, progress=seed / 3))
         received = [n for n, p in task.named_parameters() if n in frozen and p.grad is not None]
         require(not received, f"frozen parameters get a gradient: {listed(received)}")
         optimizer.step()
@@ -134,7 +134,9 @@ def check_teachers_move_after_a_step_alone(case: Case) -> str | None:
         early = sorted(frozen.intersection(changed(before, snapshot(task))))
         require(not early, f"moves before after_step: {listed(early)}")
         before = snapshot(task)
-        task.after_step((seed + 1) / 2)
+        # Behind a factor of 0, as of residual branches, a copy moves in the second step, so before the
+        # end of training, where a momentum may be 1.
+        task.after_step((seed + 1) / 3)
         moved |= set(changed(before, snapshot(task)))
     astray = sorted(moved.intersection(trained))
     require(
