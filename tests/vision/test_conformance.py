@@ -7,6 +7,7 @@ import pytest
 from ssl_zoo.testing import Check, parametrize_with_checks
 from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.simclr import SimCLR
+from ssl_zoo_vision.contrastive.supcon import SupCon
 from ssl_zoo_vision.distillation.byol import BYOL
 from ssl_zoo_vision.masked.inpainting import Inpainting
 from ssl_zoo_vision.predictive.rotation import Rotation
@@ -40,6 +41,11 @@ def test_moco(check: Check) -> None:
 @pytest.mark.slow
 @parametrize_with_checks(MoCo, options={"symmetric": True, "head": "linear", "key_groups": 4})
 def test_symmetric_moco_with_a_linear_head(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(SupCon)
+def test_supcon(check: Check) -> None:
     check()
 
 
