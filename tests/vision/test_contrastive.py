@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_zoo.backbones.create import create_backbone
-from ssl_zoo.nn import nt_xent
+from ssl_zoo.nn import info_nce, nt_xent
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
 from ssl_zoo.views import Rng
+from ssl_zoo_vision.contrastive.moco_v3 import MoCoV3
 from ssl_zoo_vision.contrastive.supcon import SupCon
-from tests.vision.small_tasks import TINY_RESNET, photos
+from tests.vision.small_tasks import TINY_RESNET, TINY_VIT, photos
 
 N = 8
 
@@ -60,3 +61,40 @@ def test_supcon_of_one_class_and_one_embedding_is_log_2b_minus_1_where_solo_lear
     x1, x2, _ = views(task)
     loss = task.loss((x1, x2, torch.zeros(N, dtype=torch.long))).total
     assert loss.item() == pytest.approx(math.log(2 * N - 1), rel=1e-12)
+
+
+# --- MoCo v3 ---
+
+
+def test_moco_v3_of_one_embedding_is_4_tau_log_b() -> None:
+    task = build(MoCoV3, hidden=32, out=16, temperature=0.3)
+    collapse(task.predictor)
+    collapse(task.key_encoder[1])
+    losses = task.loss(views(task))
+    assert losses.total.item() == pytest.approx(4 * 0.3 * math.log(N), rel=1e-12)
+    assert losses.logs["mi_bound"].item() == pytest.approx(0, abs=1e-12)
+
+
+def test_moco_v3_has_no_gradient_for_the_keys() -> None:
+    task = build(MoCoV3, hidden=32, out=16)
+    task.eval()  # so that batch statistics couple nothing
+    x1, x2 = (x.requires_grad_() for x in views(task))
+    with torch.no_grad():
+        k2 = F.normalize(task.key_encoder(x2), dim=1)
+    q1 = F.normalize(task.predictor(task.projector(task.encoder(x1))), dim=1)
+    q2 = F.normalize(task.predictor(task.projector(task.encoder(x2))), dim=1)
+    k1 = F.normalize(task.key_encoder(x1), dim=1)
+    mine = 2 * 0.2 * (info_nce(q1, k2, None, 0.2) + info_nce(q2, k1, None, 0.2))
+    loss = task.loss((x1, x2)).total
+    torch.testing.assert_close(loss, mine, rtol=1e-12, atol=0)
+    expected = torch.autograd.grad(0.4 * info_nce(q1, k2, None, 0.2), x1)
+    torch.testing.assert_close(torch.autograd.grad(loss, x1), expected)
+
+
+def test_moco_v3_leaves_the_patches_of_a_transformer_at_their_random_start() -> None:
+    task = build(MoCoV3, TINY_VIT, hidden=32, out=16)
+    frozen = {n for n, p in task.encoder.named_parameters() if not p.requires_grad}
+    assert frozen == {"model.patch_embed.proj.weight", "model.patch_embed.proj.bias"}
+    assert task.temperature == 0.2
+    free = build(MoCoV3, TINY_VIT, hidden=32, out=16, freeze_patches=False)
+    assert all(p.requires_grad for p in free.encoder.parameters())
