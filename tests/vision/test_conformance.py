@@ -7,6 +7,7 @@ import pytest
 from ssl_zoo.testing import Check, parametrize_with_checks
 from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.moco_v3 import MoCoV3
+from ssl_zoo_vision.contrastive.nnclr import NNCLR
 from ssl_zoo_vision.contrastive.simclr import SimCLR
 from ssl_zoo_vision.contrastive.supcon import SupCon
 from ssl_zoo_vision.distillation.byol import BYOL
@@ -58,6 +59,11 @@ def test_moco_v3(check: Check) -> None:
 @pytest.mark.slow
 @parametrize_with_checks(MoCoV3, options={"hidden": 64, "out": 32}, backbone=VIT)
 def test_moco_v3_of_a_transformer(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(NNCLR, options={"hidden": 64, "predictor": 64, "out": 32, "queue": 24})
+def test_nnclr(check: Check) -> None:
     check()
 
 

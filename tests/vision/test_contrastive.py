@@ -16,6 +16,7 @@ from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.contrastive.moco_v3 import MoCoV3
+from ssl_zoo_vision.contrastive.nnclr import NNCLR
 from ssl_zoo_vision.contrastive.supcon import SupCon
 from tests.vision.small_tasks import TINY_RESNET, TINY_VIT, photos
 
@@ -98,3 +99,31 @@ def test_moco_v3_leaves_the_patches_of_a_transformer_at_their_random_start() -> 
     assert task.temperature == 0.2
     free = build(MoCoV3, TINY_VIT, hidden=32, out=16, freeze_patches=False)
     assert all(p.requires_grad for p in free.encoder.parameters())
+
+
+# --- NNCLR ---
+
+
+def test_nnclr_with_a_queue_of_the_batch_itself_is_info_nce_of_projections_and_predictions() -> None:
+    task = build(NNCLR, hidden=32, predictor=32, out=16, queue=2 * N)
+    x1, x2 = views(task)
+    z1, z2 = (task.projector(task.encoder(x)) for x in (x1, x2))
+    u1, u2 = (F.normalize(z, dim=1).detach() for z in (z1, z2))
+    p1, p2 = (F.normalize(task.predictor(z), dim=1) for z in (z1, z2))
+    task.queue.push(torch.cat([u1, u2]))
+    losses = task.loss((x1, x2))
+    expected = (info_nce(u1, p2, None, 0.1) + info_nce(u2, p1, None, 0.1)) / 2
+    torch.testing.assert_close(losses.total, expected, rtol=1e-12, atol=0)
+    assert losses.logs["neighbour"].item() == pytest.approx(1)
+
+
+def test_nnclr_of_one_prediction_is_log_b_and_looks_up_before_it_enqueues() -> None:
+    task = build(NNCLR, hidden=32, predictor=32, out=16, queue=N)
+    collapse(task.predictor)
+    before = task.queue.features.clone()
+    drawn = views(task)
+    assert task.loss(drawn).total.item() == pytest.approx(math.log(N), rel=1e-12)
+    assert torch.equal(task.queue.features, before)
+    z1 = F.normalize(task.projector(task.encoder(drawn[0])), dim=1)
+    task.after_step(0.1)
+    torch.testing.assert_close(task.queue.features, z1.detach())  # the first views alone
