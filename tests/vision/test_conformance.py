@@ -8,6 +8,7 @@ from ssl_zoo.testing import Check, parametrize_with_checks
 from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.moco_v3 import MoCoV3
 from ssl_zoo_vision.contrastive.nnclr import NNCLR
+from ssl_zoo_vision.contrastive.npid import NPID
 from ssl_zoo_vision.contrastive.simclr import SimCLR
 from ssl_zoo_vision.contrastive.supcon import SupCon
 from ssl_zoo_vision.distillation.byol import BYOL
@@ -64,6 +65,17 @@ def test_moco_v3_of_a_transformer(check: Check) -> None:
 
 @parametrize_with_checks(NNCLR, options={"hidden": 64, "predictor": 64, "out": 32, "queue": 24})
 def test_nnclr(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(NPID)
+def test_npid(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(NPID, options={"negatives": 64})
+def test_npid_with_drawn_negatives(check: Check) -> None:
     check()
 
 

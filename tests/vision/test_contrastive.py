@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_zoo.backbones.create import create_backbone
-from ssl_zoo.nn import info_nce, nt_xent
+from ssl_zoo.nn import contrastive_loss, info_nce, nt_xent
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.contrastive.moco_v3 import MoCoV3
 from ssl_zoo_vision.contrastive.nnclr import NNCLR
+from ssl_zoo_vision.contrastive.npid import NPID, nce
 from ssl_zoo_vision.contrastive.supcon import SupCon
 from tests.vision.small_tasks import TINY_RESNET, TINY_VIT, photos
 
@@ -127,3 +128,61 @@ def test_nnclr_of_one_prediction_is_log_b_and_looks_up_before_it_enqueues() -> N
     z1 = F.normalize(task.projector(task.encoder(drawn[0])), dim=1)
     task.after_step(0.1)
     torch.testing.assert_close(task.queue.features, z1.detach())  # the first views alone
+
+
+# --- NPID ---
+
+
+def test_npid_of_a_bank_of_equal_rows_is_log_n() -> None:
+    task = build(NPID)
+    task.bank.features[:] = task.bank.features[0].clone()
+    assert task.loss(views(task)).total.item() == pytest.approx(math.log(32), rel=1e-12)
+
+
+def test_npid_is_the_cross_entropy_of_a_batchs_images_among_all_rows() -> None:
+    task = build(NPID)
+    x, index = views(task)
+    z = F.normalize(task.head(task.encoder(x)), dim=1)
+    expected = F.cross_entropy(z @ task.bank.features.T / 0.1, index)
+    torch.testing.assert_close(task.loss((x, index)).total, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(contrastive_loss(z, task.bank.features, index, 0.1), expected)
+
+
+def test_npid_with_4096_draws_has_the_known_value_where_all_rows_tie() -> None:
+    scores = torch.full((3, 4097), 0.7, dtype=torch.float64)
+    assert nce(scores, scores.exp().mean()).item() == pytest.approx(9.3179, abs=5e-5)
+    task = build(NPID, negatives=64)
+    task.bank.features[:] = task.bank.features[0].clone()
+    task.head[0].weight.data.zero_()  # one embedding for all images
+    expected = math.log1p(64) + 64 * math.log1p(1 / 64)
+    assert task.loss(views(task)).total.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_npids_estimate_is_the_papers_formula() -> None:
+    torch.manual_seed(0)
+    scores, mean, k, n = torch.randn(3, 6, dtype=torch.float64), torch.tensor(0.8).double(), 5, 11
+    total = 0.0
+    for row in scores.tolist():
+        p = [math.exp(s) / (n * float(mean)) for s in row]
+        h = [x / (x + k / n) for x in p]
+        total -= math.log(h[0]) + sum(math.log(1 - x) for x in h[1:])
+    assert nce(scores, mean).item() == pytest.approx(total / 3, rel=1e-12)
+
+
+def test_npid_reads_the_bank_before_it_moves_the_batchs_rows_which_stay_unit() -> None:
+    task = build(NPID, negatives=16)
+    before = task.bank.features.clone()
+    drawn = views(task)
+    task.loss(drawn)
+    assert torch.equal(task.bank.features, before)
+    assert task.mean_score.value == 0
+    task.after_step(0.1)
+    kept = task.mean_score.value.clone()
+    assert kept > 0
+    assert torch.equal(task.bank.features[N:], before[N:])
+    assert not torch.isclose(task.bank.features[:N], before[:N]).all(1).any()
+    torch.testing.assert_close(task.bank.features.norm(dim=1), torch.ones(32).double())
+    task.before_step(0.1)
+    task.loss(drawn)
+    task.after_step(0.2)
+    assert task.mean_score.value == kept
