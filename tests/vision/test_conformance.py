@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ssl_zoo.testing import Check, parametrize_with_checks
+from ssl_zoo_vision.contrastive.densecl import DenseCL
 from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.moco_v3 import MoCoV3
 from ssl_zoo_vision.contrastive.nnclr import NNCLR
@@ -76,6 +77,11 @@ def test_npid(check: Check) -> None:
 @pytest.mark.slow
 @parametrize_with_checks(NPID, options={"negatives": 64})
 def test_npid_with_drawn_negatives(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(DenseCL, options={"queue": 24})
+def test_densecl(check: Check) -> None:
     check()
 
 

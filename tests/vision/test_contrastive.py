@@ -15,6 +15,8 @@ from ssl_zoo.nn import contrastive_loss, info_nce, nt_xent
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
 from ssl_zoo.views import Rng
+from ssl_zoo_vision.contrastive.densecl import DenseCL, correspondence
+from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.moco_v3 import MoCoV3
 from ssl_zoo_vision.contrastive.nnclr import NNCLR
 from ssl_zoo_vision.contrastive.npid import NPID, nce
@@ -186,3 +188,38 @@ def test_npid_reads_the_bank_before_it_moves_the_batchs_rows_which_stay_unit() -
     task.loss(drawn)
     task.after_step(0.2)
     assert task.mean_score.value == kept
+
+
+# --- DenseCL ---
+
+
+def test_densecl_matches_each_place_of_two_equal_views_to_itself() -> None:
+    task = build(DenseCL, size=64, queue=16)
+    features = task.encoder.feature_map(torch.randn(3, 3, 64, 64, dtype=torch.float64))
+    places = features.shape[2] * features.shape[3]
+    assert places > 1
+    assert torch.equal(correspondence(features, features), torch.arange(places).expand(3, -1))
+
+
+def test_densecl_with_one_place_is_moco_on_a_second_head() -> None:
+    task, moco = build(DenseCL, size=8, queue=16, weight=1.0), build(MoCo, size=8, queue=16)
+    drawn = views(task)
+    moco.encoder.load_state_dict(task.encoder.state_dict())
+    moco.key_encoder[0].load_state_dict(task.key_encoder[0].state_dict())
+    for head in (moco.head, moco.key_encoder[1]):
+        head.load_state_dict(task.dense_head.state_dict())
+    moco.queue.features.copy_(task.dense_queue.features)
+    assert task.encoder.feature_map(drawn[0]).shape[2:] == (1, 1)
+    torch.testing.assert_close(task.loss(drawn).total, moco.loss(drawn).total, rtol=1e-10, atol=0)
+    task.after_step(0.5)
+    moco.after_step(0.5)
+    torch.testing.assert_close(task.dense_queue.features, moco.queue.features)
+
+
+def test_densecl_without_weight_for_places_is_moco() -> None:
+    task, moco = build(DenseCL, queue=16, weight_from=0.5), build(MoCo, queue=16)
+    moco.load_state_dict(task.state_dict(), strict=False)
+    drawn = views(task)
+    torch.testing.assert_close(task.loss(drawn).total, moco.loss(drawn).total, rtol=1e-10, atol=0)
+    task.before_step(0.5)
+    assert not torch.isclose(task.loss(drawn).total, moco.loss(drawn).total)
