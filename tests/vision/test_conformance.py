@@ -10,6 +10,7 @@ from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.moco_v3 import MoCoV3
 from ssl_zoo_vision.contrastive.nnclr import NNCLR
 from ssl_zoo_vision.contrastive.npid import NPID
+from ssl_zoo_vision.contrastive.pixpro import PixPro
 from ssl_zoo_vision.contrastive.simclr import SimCLR
 from ssl_zoo_vision.contrastive.supcon import SupCon
 from ssl_zoo_vision.distillation.byol import BYOL
@@ -82,6 +83,11 @@ def test_npid_with_drawn_negatives(check: Check) -> None:
 
 @parametrize_with_checks(DenseCL, options={"queue": 24})
 def test_densecl(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(PixPro, options={"hidden": 64, "out": 32})
+def test_pixpro(check: Check) -> None:
     check()
 
 

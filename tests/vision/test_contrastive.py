@@ -20,6 +20,7 @@ from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.moco_v3 import MoCoV3
 from ssl_zoo_vision.contrastive.nnclr import NNCLR
 from ssl_zoo_vision.contrastive.npid import NPID, nce
+from ssl_zoo_vision.contrastive.pixpro import PixPro, pixpro_loss, positive_pairs
 from ssl_zoo_vision.contrastive.supcon import SupCon
 from tests.vision.small_tasks import TINY_RESNET, TINY_VIT, photos
 
@@ -223,3 +224,53 @@ def test_densecl_without_weight_for_places_is_moco() -> None:
     torch.testing.assert_close(task.loss(drawn).total, moco.loss(drawn).total, rtol=1e-10, atol=0)
     task.before_step(0.5)
     assert not torch.isclose(task.loss(drawn).total, moco.loss(drawn).total)
+
+
+# --- PixPro ---
+
+
+def boxes(*sides: float) -> Tensor:
+    return torch.tensor([sides], dtype=torch.float64)
+
+
+def test_pixpro_pairs_each_place_of_two_equal_boxes_with_itself_alone() -> None:
+    box = boxes(8, 16, 40, 48)
+    pairs = positive_pairs(box, box, (4, 4), 0.7)
+    assert torch.equal(pairs[0], torch.eye(16, dtype=torch.bool))
+
+
+def test_pixpro_pairs_a_mirrored_box_with_the_mirrored_places() -> None:
+    pairs = positive_pairs(boxes(8, 16, 40, 48), boxes(40, 16, 8, 48), (4, 4), 0.7)
+    mirrored = torch.arange(16).view(4, 4).flip(1).flatten()
+    assert torch.equal(pairs[0].nonzero()[:, 1], mirrored)
+
+
+def test_pixpro_of_disjoint_boxes_is_0_without_gradient() -> None:
+    pairs = positive_pairs(boxes(0, 0, 8, 8), boxes(40, 40, 60, 60), (4, 4), 0.7)
+    assert not pairs.any()
+    y = F.normalize(torch.randn(1, 16, 5, dtype=torch.float64), dim=2).requires_grad_()
+    loss = pixpro_loss(y, y.detach(), pairs)
+    loss.backward()
+    assert (loss.item(), y.grad.abs().sum().item()) == (0, 0)
+
+
+def test_pixpro_takes_boxes_in_pixels_of_images_that_are_no_squares() -> None:
+    task = build(PixPro, hidden=32, out=16, crop_scale=[1.0, 1.0])
+    *_, box = task.views(torch.zeros(2, 3, 24, 30, dtype=torch.uint8), Rng(0))
+    assert box.abs().amax() > 20
+
+
+def test_pixpro_of_equal_aligned_places_is_minus_4() -> None:
+    y = F.normalize(torch.randn(2, 9, 5, dtype=torch.float64), dim=2)
+    pairs = torch.eye(9, dtype=torch.bool).expand(2, 9, 9)
+    assert pixpro_loss(y, y, pairs).item() == pytest.approx(-2, rel=1e-6)
+
+
+def test_pixpros_propagation_is_the_papers_sum_over_places() -> None:
+    task = build(PixPro, hidden=32, out=16)
+    x = torch.randn(1, 3, 16, dtype=torch.float64)
+    value = F.normalize(task.transform(x), dim=2)[0]
+    for a, y in enumerate(task.propagate(x)[0]):
+        cosines = [float(F.cosine_similarity(x[0, a], x[0, b], dim=0)) for b in range(3)]
+        total = sum((max(0, c) ** 2 * v for c, v in zip(cosines, value, strict=True)), torch.zeros(16))
+        torch.testing.assert_close(y, F.normalize(total, dim=0))
