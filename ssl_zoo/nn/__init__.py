@@ -1,10 +1,10 @@
 """Building blocks that many methods share, each with its formula and source; none needs the trainer.
 
-- encoding: how a task calls its encoder, for crops of several sizes and for the shape of an output
+- encoding: how a task calls its encoder: crops of several sizes, heads at each place, shapes of outputs
 - heads: projectors and predictors
 - teacher: schedules, momentum teachers, frozen and pretrained networks
 - shuffled: batch statistics that do not tell which key belongs to a query
-- queues: a queue of the latest features, a bank with one for each sample
+- queues: a queue of the latest features, a bank with one for each sample, a first batch's mean
 - deferred: the base of buffers that are updated after a step
 - contrast: InfoNCE in its forms
 - prototypes: prototypes, balanced assignments, centring, cross entropy across crops
@@ -16,12 +16,12 @@
 from ssl_zoo.nn.clusters import kmeans
 from ssl_zoo.nn.contrast import contrastive_loss, info_nce, nt_xent, sup_con
 from ssl_zoo.nn.deferred import DeferredUpdate
-from ssl_zoo.nn.encoding import by_size, output_shape, undecayed_names
+from ssl_zoo.nn.encoding import at_places, by_size, output_shape, undecayed_names
 from ssl_zoo.nn.heads import mlp
 from ssl_zoo.nn.moments import covariance, cross_correlation, koleo, off_diagonal, sigreg, whiten
 from ssl_zoo.nn.parts import full_precision, sum_over_rows
 from ssl_zoo.nn.prototypes import Centre, Prototypes, across, sinkhorn, soft_cross_entropy
-from ssl_zoo.nn.queues import FeatureQueue, MemoryBank
+from ssl_zoo.nn.queues import FeatureQueue, FirstMean, MemoryBank
 from ssl_zoo.nn.shuffled import shuffled_groups
 from ssl_zoo.nn.teacher import Teacher, ema_update, frozen_copy, schedule, stop_dropout, unsaved
 
@@ -30,10 +30,12 @@ __all__ = [
     "Centre",
     "DeferredUpdate",
     "FeatureQueue",
+    "FirstMean",
     "MemoryBank",
     "Prototypes",
     "Teacher",
     "across",
+    "at_places",
     "by_size",
     "contrastive_loss",
     "covariance",

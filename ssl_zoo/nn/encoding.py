@@ -35,6 +35,24 @@ def by_size(network: Callable[[Tree], Tree], views: Sequence[Tensor]) -> list[Tr
     return [outputs[i] for i in range(len(views))]
 
 
+def at_places(head: Callable[[Tensor], Tensor], feature_map: Tensor) -> Tensor:
+    """Apply a head to each place of a map, as a head of 1×1 convolutions does.
+
+    Batch normalisation then has the statistics of all places of all samples.
+
+        y = at_places(mlp([512, 2048, 128]), encoder.feature_map(x))  # [B, h · w, 128]
+
+    Args:
+        head: maps rows [n, d] to [n, D], such as `mlp`.
+        feature_map: a map [B, d, ...], see `Encoder.feature_map`.
+
+    Returns:
+        The outputs [B, N, D] of the N places, row by row.
+    """
+    x = feature_map.flatten(2).transpose(1, 2)  # [B, N, d]
+    return head(x.flatten(0, 1)).view(len(x), x.shape[1], -1)
+
+
 @torch.no_grad()
 def output_shape(encoder: nn.Module, method: Callable[[Tree], Tensor], spec: Spec) -> tuple[int, ...]:
     """Return the shape [1, ...] of a method's output for one sample; `encoder` is left unchanged.

@@ -1,4 +1,4 @@
-"""Features of earlier batches: a queue of the latest ones, and a bank with one for each sample."""
+"""What is known of earlier batches: a queue of features, a bank with one for each sample, a mean."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import ssl_zoo.nn
 from ssl_zoo import distributed
 from ssl_zoo.nn.deferred import DeferredUpdate
 from ssl_zoo.nn.parts import full_precision
@@ -47,6 +48,17 @@ class FeatureQueue(DeferredUpdate):
     def full(self) -> bool:
         """Whether no random vector is left; reading it waits for the device."""
         return int(self.filled) == len(self.features)
+
+    @torch.no_grad()
+    def nearest(self, z: Tensor) -> Tensor:
+        """Return the row nearest to each of `z` [B, width], as [B, width], without gradient.
+
+        Nearest is the largest cosine, as in NNCLR (arXiv:2104.14548, equation 2).
+        """
+        z, features = full_precision(z), self.features
+        with torch.autocast(z.device.type, enabled=False):
+            parts = z.split(max(1, ssl_zoo.nn.MAX_SCORES // len(features)))
+            return torch.cat([features[(part @ features.to(z.dtype).T).argmax(1)] for part in parts])
 
     @torch.no_grad()
     def push(self, features: Tensor) -> None:
@@ -124,4 +136,36 @@ class MemoryBank(DeferredUpdate):
                 self.features[samples].lerp(new, 1 - self.momentum), dim=1
             )
             self.seen[samples] = True
+        self.clear()
+
+
+class FirstMean(DeferredUpdate):
+    """The mean of positive values in the first batch, of all processes, kept for ever.
+
+    So NPID normalises its scores (Wu et al. 2018, arXiv:1805.01978, section 3.2, and the authors' code).
+
+        self.mean_score = FirstMean()              # in __init__
+        mean = self.mean_score.of(scores.exp())    # in loss, the same from the first step on
+        self.mean_score.update()                   # in after_step
+
+    Attributes:
+        value: the mean, a scalar; 0 before the first update.
+    """
+
+    value: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.zeros(()))
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return the mean that is kept; before the first update, the mean of `x` in all processes."""
+        now = distributed.mean(full_precision(x.detach()).mean())
+        self.note(now)
+        return torch.where(self.value > 0, self.value, now)
+
+    def update(self) -> None:
+        """Keep the mean of the first noted values, unless there is one."""
+        for (now,) in self._notes:
+            self.value.copy_(torch.where(self.value > 0, self.value, now))
         self.clear()

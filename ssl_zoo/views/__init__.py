@@ -5,7 +5,7 @@ hold transforms that draw their parameters from an `Rng`, with torchvision's dis
 which places of a grid are hidden.
 """
 
-from ssl_zoo.views.crops import MultiCrop, RandomResizedCrop
+from ssl_zoo.views.crops import MultiCrop, RandomResizedCrop, cells
 from ssl_zoo.views.random import (
     ColorJitter,
     GaussianBlur,
@@ -31,6 +31,7 @@ __all__ = [
     "RandomTransform",
     "Rng",
     "Transform",
+    "cells",
     "derive_seed",
     "random_blocks",
 ]

@@ -143,3 +143,21 @@ class MultiCrop:
 
     def _each(self) -> list[Transform]:
         return [crop for number, crop in self.crops for _ in range(number)]
+
+
+def cells(boxes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return where the places of a feature map lie in the image: centres [B, N, 2], diagonals [B].
+
+        centres, diagonals = cells(boxes, (7, 7))  # x and y, in the unit of the boxes; row by row
+
+    Args:
+        boxes: the boxes [B, 4] of crops, mirrored ones too, see `RandomResizedCrop.placed`.
+        grid: the number of rows and of columns of the map; N is their product.
+    """
+    rows, columns = grid
+    left, top, right, bottom = boxes.unsqueeze(2).unbind(1)  # [B, 1]
+    width, height = (right - left) / columns, (bottom - top) / rows
+    x = left + width * (torch.arange(columns, device=boxes.device) + 0.5)  # [B, columns]
+    y = top + height * (torch.arange(rows, device=boxes.device) + 0.5)  # [B, rows]
+    centres = torch.stack([x.repeat(1, rows), y.repeat_interleave(columns, 1)], 2)
+    return centres, torch.hypot(width, height).squeeze(1)

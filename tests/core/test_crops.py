@@ -30,6 +30,7 @@ from ssl_zoo.views import (
     RandomSolarise,
     RandomTransform,
     Rng,
+    cells,
 )
 from ssl_zoo.views import functional as F
 from ssl_zoo_vision.augmentation import (
@@ -374,3 +375,12 @@ def test_other_channels_are_refused_rather_than_averaged(given: int, taken: int)
 def test_a_source_of_something_else_than_images_is_refused(samples: Tensor, kind: str) -> None:
     with pytest.raises(UserError, match=f"data.source: b gives samples {kind}, not images uint8"):
         assemble("b", DataConfig(source="b"), CPU, size=8, train=ArraySplit(samples, None))
+
+
+def test_the_cells_of_a_box_lie_row_by_row_and_backwards_in_a_mirrored_one() -> None:
+    boxes = torch.tensor([[10.0, 0.0, 16.0, 4.0], [16.0, 0.0, 10.0, 4.0]])
+    centres, diagonals = cells(boxes, (1, 2))
+    assert centres.tolist() == [[[11.5, 2.0], [14.5, 2.0]], [[14.5, 2.0], [11.5, 2.0]]]
+    assert diagonals.tolist() == [5.0, 5.0]
+    rows, _ = cells(boxes[:1], (2, 1))
+    assert rows.tolist() == [[[13.0, 1.0], [13.0, 3.0]]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import timm
@@ -13,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import ssl_zoo.nn
 from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.nn import (
     FeatureQueue,
+    FirstMean,
+    at_places,
     ema_update,
     frozen_copy,
     full_precision,
@@ -199,3 +203,36 @@ def test_the_shape_of_an_output_is_found_without_a_trace() -> None:
         output_shape(encoder.eval(), lambda x: encoder.stages(x, [9])[0], spec)
     assert not encoder.training
     torch.testing.assert_close(encoder.state_dict(), before, atol=0, rtol=0)
+
+
+def test_the_nearest_of_a_queue_is_the_row_of_the_largest_cosine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue, z = FeatureQueue(50, 4), torch.randn(9, 4)
+    best = [max(queue.features, key=lambda row: float(row @ x)) for x in z]
+    monkeypatch.setattr(ssl_zoo.nn, "MAX_SCORES", 150)  # three rows at a time
+    nearest = queue.nearest(z.requires_grad_())
+    assert torch.equal(nearest, torch.stack(best))
+    assert not nearest.requires_grad
+
+
+def test_a_first_mean_is_that_of_the_first_step_for_ever() -> None:
+    mean = FirstMean()
+    assert mean.of(torch.tensor([1.0, 3.0])) == 2
+    mean.clear()  # a step that overflowed
+    assert mean.of(torch.tensor([4.0, 6.0])) == 5
+    assert mean.value == 0
+    mean.update()
+    assert mean.of(torch.tensor([7.0])) == mean.value == 5
+    mean.update()
+    assert mean.value == 5
+
+
+def test_a_head_at_places_is_one_of_1_by_1_convolutions() -> None:
+    head = mlp([3, 6, 4])
+    linear, norm, act, last = cast(Any, head)
+    x = torch.randn(5, 3, 2, 7)
+    y = nn.functional.conv2d(x, linear.weight[:, :, None, None])
+    y = act(nn.functional.batch_norm(y, None, None, norm.weight, norm.bias, training=True))
+    y = nn.functional.conv2d(y, last.weight[:, :, None, None], last.bias)
+    torch.testing.assert_close(at_places(head, x), y.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-5)

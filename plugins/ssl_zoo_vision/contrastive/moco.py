@@ -81,16 +81,17 @@ class MoCo(Task):
         """Return InfoNCE of the queries against their keys and the queue from before this step."""
         view_1, view_2, shuffle = views
         pairs = [(view_1, view_2), (view_2, view_1)] if self.options.symmetric else [(view_1, view_2)]
-        losses = []
-        for query_view, key_view in pairs:
-            q = F.normalize(full_precision(self.head(self.encoder(query_view))), dim=1)  # [B, out]
-            keys = shuffled_groups(self.key_encoder, key_view, shuffle, self.options.key_groups)
-            k = F.normalize(full_precision(keys), dim=1)  # [B, out]
-            losses.append(info_nce(q, k, self.queue.features, self.options.temperature))
-            self.queue.note(k)
-        loss = torch.stack(losses).mean()
+        loss = torch.stack([self.contrast(*pair, shuffle) for pair in pairs]).mean()
         candidates = len(self.queue.features) + 1
         return Losses(loss, {"mi_bound": math.log(candidates) - loss.detach()})
+
+    def contrast(self, query_view: Tensor, key_view: Tensor, shuffle: Tensor) -> Tensor:
+        """Return InfoNCE of the queries of one view [B, C, H, W], and note the keys of the other."""
+        q = F.normalize(full_precision(self.head(self.encoder(query_view))), dim=1)  # [B, out]
+        keys = shuffled_groups(self.key_encoder, key_view, shuffle, self.options.key_groups)
+        k = F.normalize(full_precision(keys), dim=1)  # [B, out]
+        self.queue.note(k)
+        return info_nce(q, k, self.queue.features, self.options.temperature)
 
     def after_step(self, progress: float) -> None:
         """Update the key encoder by momentum, and replace the oldest negatives by the new keys."""
