@@ -35,6 +35,7 @@ class DenseCL(MoCo):
     """Whole images and their places are matched to keys among two queues."""
 
     name = "densecl"
+    family = "contrastive"
     paper = "Wang et al. 2021, Dense Contrastive Learning, arXiv:2011.09157"
     # The last stages keep the second one's resolution, as small images leave a map of one place.
     recipe = {**MoCo.recipe, "backbone": {"options": {"output_stride": 8}}}

@@ -22,6 +22,7 @@ class MoCoV3(Task):
     """
 
     name = "moco-v3"
+    family = "contrastive"
     paper = (
         "Chen et al. 2021, An Empirical Study of Training Self-Supervised Vision Transformers, "
         "arXiv:2104.02057"

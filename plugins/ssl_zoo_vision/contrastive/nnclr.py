@@ -16,6 +16,7 @@ class NNCLR(Task):
     """The nearest neighbour of a view, in a queue of earlier embeddings, attracts the other view."""
 
     name = "nnclr"
+    family = "contrastive"
     paper = "Dwibedi et al. 2021, With a Little Help from My Friends, arXiv:2104.14548"
     recipe = {"train": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-6, "warmup": 0.1}}
 

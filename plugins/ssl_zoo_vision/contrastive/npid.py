@@ -32,6 +32,7 @@ class NPID(Task):
     """Each image is told from all others by its embedding from earlier epochs."""
 
     name = "npid"
+    family = "contrastive"
     paper = "Wu et al. 2018, Unsupervised Feature Learning via Non-Parametric Instance Discrimination, "
     paper += "arXiv:1805.01978"
     recipe = {

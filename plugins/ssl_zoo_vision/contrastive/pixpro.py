@@ -39,6 +39,7 @@ class PixPro(Task):
     """Places of two views that show the same spot agree, after propagation between similar places."""
 
     name = "pixpro"
+    family = "contrastive"
     paper = "Xie et al. 2021, Propagate Yourself, arXiv:2011.10043"
     # The last stages keep the second one's resolution, as small images leave a map of one place.
     recipe = {

@@ -17,6 +17,7 @@ class SupCon(Task):
     """All views of images of one class attract each other, those of other classes repel."""
 
     name = "supcon"
+    family = "baseline"
     paper = "Khosla et al. 2020, Supervised Contrastive Learning, arXiv:2004.11362"
     # The authors' rate is 0.5 at a batch of 1024.
     recipe = {"train": {"optimizer": "momentum", "lr": 0.125, "weight_decay": 1e-4}}

@@ -18,7 +18,7 @@ from ssl_zoo_vision.transformers import SMALL_VIT
 class IBOT(DINO):
     """DINO on class tokens, and the same on hidden patches of the same view, through one head."""
 
-    name = "ibot"
+    name, prerequisites = "ibot", "a ViT"
     paper = "Zhou et al. 2021, iBOT: Image BERT Pre-Training with Online Tokenizer, arXiv:2111.07832"
     recipe = {**DINO.recipe, "backbone": SMALL_VIT}
     paper_outputs, paper_momentum, paper_local, paper_large = 8192, 0.996, 10, (0.25, 1.0)

@@ -31,7 +31,7 @@ class MSN(Task):
 
     name = "msn"
     paper = "Assran et al. 2022, Masked Siamese Networks, arXiv:2204.07141"
-    any_size = True
+    family, prerequisites, any_size = "distillation", "a ViT", True
     recipe = {"train": {**ADAMW, "lr": 1e-3, "lr_scaling": "none"}, "backbone": SMALL_VIT}
 
     class Options(MultiCropOptions):

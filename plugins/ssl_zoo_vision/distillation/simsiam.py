@@ -29,6 +29,7 @@ class SimSiam(Task):
     """A network predicts its own projection of another view; no negatives and no momentum."""
 
     name = "simsiam"
+    family = "distillation"
     paper = "Chen & He 2020, Exploring Simple Siamese Representation Learning, arXiv:2011.10566"
     recipe = {
         "train": {
