@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export OUT=${OUT:-gpu-results} SCALE=${SCALE:-full} PYTHON=${PYTHON:-python3} PYTHONUNBUFFERED=1
 bundle=benchmarks/gpu-bundle
-steps=(machine tasks ratios compiled profile train peers compare resume)
+steps=(machine tasks zoo ratios compiled profile train peers compare resume)
 
 if [ "${1:-}" = bundle ]; then
     mkdir -p "$bundle/wheels" "$bundle/FashionMNIST/raw"
@@ -20,7 +20,7 @@ if [ "${1:-}" = bundle ]; then
     # shellcheck disable=SC2086 # several words
     "$PYTHON" -m pip download -q --no-deps --only-binary=:all: --python-version "${TARGET:-3.12}" \
         --platform manylinux2014_x86_64 --platform manylinux_2_17_x86_64 --platform any -d "$bundle/wheels" \
-        ${WHEELS:-pydantic pydantic-core annotated-types typing-inspection timm filelock lightly}
+        ${WHEELS:-pydantic pydantic-core annotated-types typing-inspection timm filelock lightly lightning-utilities tqdm packaging typing-extensions}
     du -sh "$bundle"
     exit
 fi

@@ -5,6 +5,7 @@ python benchmarks/gpu_steps.py STEP FOLDER [full|small]
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -129,42 +130,38 @@ def machine(_: Scale) -> dict[str, Any]:
 
 
 def tasks(scale: Scale) -> list[dict[str, Any]]:
-    """Train each task for some steps in each precision, and compiled."""
-    rows = []
+    """Train five tasks for some steps in each precision, and compiled."""
+    compilations = (False,) if scale.small else (False, True)
+    epochs = 0.3 if scale.small else 2
+    return [trained(*case, epochs) for case in itertools.product(TASKS, PRECISIONS, compilations)]
+
+
+def zoo(scale: Scale) -> list[dict[str, Any]]:
+    """Train each other task that needs no teacher of the user's for some steps; a rehearsal does two."""
+    from ssl_zoo.plugins.registry import registry
+
+    names = [name for name in registry.tasks() if name not in (*TASKS, "distillation")]
+    return [trained(name, "auto", False, 0.3) for name in (names[:2] if scale.small else names)]
+
+
+def trained(task: str, precision: str, compiled: bool, epochs: float) -> dict[str, Any]:
+    """Train a task on the digits; return its first and last loss, or the error."""
+    row: dict[str, Any] = {"task": task, "precision": precision, "compiled": compiled}
+    settings = (f"train.precision={precision}", f"train.compile={str(compiled).lower()}")
+    words = [word for setting in settings for word in ("--set", setting)]
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        for task in TASKS:
-            for precision in PRECISIONS:
-                for compiled in (False, True) if not scale.small else (False,):
-                    out = Path(folder, f"{task}-{precision}-{compiled}")
-                    words = [
-                        "train",
-                        "--task",
-                        task,
-                        "--device",
-                        DEVICE,
-                        "--epochs",
-                        2 if not scale.small else 0.3,
-                    ]
-                    words += [
-                        "--set",
-                        f"train.precision={precision}",
-                        "--set",
-                        f"train.compile={str(compiled).lower()}",
-                    ]
-                    start = time.perf_counter()
-                    error, _result = call(*words, "--out", out)
-                    row: dict[str, Any] = {"task": task, "precision": precision, "compiled": compiled}
-                    row |= {"error": error, "seconds": round(time.perf_counter() - start, 1)}
-                    if not error:
-                        losses = losses_of(out)
-                        row |= {
-                            "first": losses[0],
-                            "last": losses[-1],
-                            "finite": all(map(math.isfinite, losses)),
-                        }
-                    rows.append(row)
-                    print(json.dumps(row), flush=True)
-    return rows
+        run = Path(folder, "run")
+        error, _result = call(
+            "train", "--task", task, "--device", DEVICE, "--epochs", epochs, *words, "--out", run
+        )
+        row |= {"error": error, "seconds": round(time.perf_counter() - start, 1)}
+        if not error:
+            losses = losses_of(run)
+            finite = all(map(math.isfinite, losses))
+            row |= {"first": losses[0], "last": losses[-1], "finite": finite}
+    print(json.dumps(row), flush=True)
+    return row
 
 
 def losses_of(run: Path) -> list[float]:
@@ -282,7 +279,7 @@ def resume(scale: Scale) -> dict[str, Any]:
 
 STEPS: dict[str, Callable[[Scale], Any]] = {
     step.__name__: step
-    for step in (machine, tasks, ratios, compiled, profile, train, peers, compare, resume)
+    for step in (machine, tasks, zoo, ratios, compiled, profile, train, peers, compare, resume)
 }
 
 
