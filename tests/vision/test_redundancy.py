@@ -11,7 +11,7 @@ from ssl_zoo_vision.redundancy.barlow_twins import barlow_twins_loss
 from ssl_zoo_vision.redundancy.lejepa import LeJEPA, invariance
 from ssl_zoo_vision.redundancy.tico import SecondMoment, tico_loss
 from ssl_zoo_vision.redundancy.vicreg import VICReg, regularisers
-from ssl_zoo_vision.redundancy.w_mse import w_mse_loss
+from ssl_zoo_vision.redundancy.w_mse import WMSE, w_mse_loss
 from tests.vision.small_tasks import build, views
 
 
@@ -118,6 +118,16 @@ def test_w_mse_has_a_gradient_on_both_sides() -> None:
     swapped = torch.autograd.grad(w_mse_loss([z2, z1], order, 16), [z1, z2])
     torch.testing.assert_close(both, swapped)
     assert min(gradient.abs().max() for gradient in both) > 1e-4
+
+
+def test_w_mse_goes_on_where_a_direction_of_the_embedding_has_shrunk_to_nothing() -> None:
+    """The loss does not see how long a column is, so nothing keeps it from shrinking."""
+    z = [normal(64, 4, seed).float() * torch.tensor([1, 1, 1, 1e-9]) for seed in (1, 2)]
+    z = [view @ normal(4, 4, 3).float() for view in z]
+    task = build(WMSE)
+    assert w_mse_loss(z, torch.arange(64), 32, task.options.eps).isfinite()
+    with pytest.raises(torch.linalg.LinAlgError):
+        w_mse_loss(z, torch.arange(64), 32, 0.0)
 
 
 def test_tico_starts_at_a_tenth_of_rho_for_constant_embeddings() -> None:

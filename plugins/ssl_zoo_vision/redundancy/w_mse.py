@@ -11,22 +11,13 @@ from torch import Tensor
 
 from ssl_zoo import distributed
 from ssl_zoo.nn import mlp, whiten
-from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import Crops, ViewOptions
 
-FEW_ROWS = Notice(
-    "w-mse-slices",
-    "W-MSE's covariance is moved towards the identity where a slice has less than twice as many images "
-    "as the embedding has columns, as it would be nearly singular.",
-    "a larger batch, a smaller task.out, or task.eps",
-)
-SHRINKAGE = 1e-3  # ε for slices of few rows
 
-
-def w_mse_loss(z: Sequence[Tensor], permutation: Tensor, size: int, eps: float | None = None) -> Tensor:
+def w_mse_loss(z: Sequence[Tensor], permutation: Tensor, size: int, eps: float = 0.0) -> Tensor:
     """Return the mean of 2 - 2·cos over pairs of views, whitened (Ermolov et al. 2020, equation 5).
 
     Each view is whitened by itself, in random slices of the joint batch that are the same for all views;
@@ -36,21 +27,13 @@ def w_mse_loss(z: Sequence[Tensor], permutation: Tensor, size: int, eps: float |
         z: embeddings [B, D] of each view, in the same order; B is the same in all processes.
         permutation: the order of the joint batch before it is cut, int64 [N].
         size: the number of rows of a slice; slices are larger where it does not divide N.
-        eps: ε of `whiten`; None for 0, or `SHRINKAGE` where slices have less than 2 D rows.
+        eps: ε of `whiten`, the share of the identity in the covariance.
 
     Returns:
         The loss in [0, 4], the same in all processes; about 2 for independent views.
     """
     joint = [distributed.all_gather(view)[permutation] for view in z]  # [N, D]
-    number, width = max(1, len(permutation) // size), joint[0].shape[1]
-    if eps is None:
-        rows = len(permutation) // number
-        eps = 0.0 if rows >= 2 * width else SHRINKAGE
-        if eps:
-            FEW_ROWS(
-                f"task.slice: slices of {rows} images for {width} columns, so the covariance has "
-                f"{eps} of the identity; {2 * width} images need none (task.eps sets it)"
-            )
+    number = max(1, len(permutation) // size)
     whitened = [torch.cat([whiten(s, eps) for s in view.tensor_split(number)]) for view in joint]
     distances = [2 - 2 * F.cosine_similarity(a, b, dim=1).mean() for a, b in combinations(whitened, 2)]
     return torch.stack(distances).mean()
@@ -71,10 +54,9 @@ class WMSE(Task):
         For ImageNet, set jitter=[0.8, 0.8, 0.8, 0.2], grayscale_p=0.2, crop_scale=[0.08, 1].
         """
 
-        slice: int = Field(128, ge=2, description="rows that are whitened together; at least 2·out")
-        eps: float | None = Field(
-            None, ge=0, le=1, description="share of the identity in the covariance; none: 0 if it can be"
-        )
+        slice: int = Field(128, ge=2, description="rows that are whitened together; best 2·out or more")
+        # The authors' 0 ends a run where a direction of the embedding shrinks until Cholesky fails.
+        eps: float = Field(1e-4, ge=0, le=1, description="share ε of the identity in the covariance")
         number: int = Field(2, ge=2, description="number of views; the paper has 2 and 4")
         hidden: int = Field(1024, ge=1, description="hidden width of the head")
         out: int = Field(64, ge=2, description="width D of the embedding")
