@@ -107,8 +107,7 @@ def print_tasks(entries: Iterable[TaskInfo], json: bool) -> None:
     else:
         columns: dict[str, Callable[[TaskInfo], str]] = {
             "task": lambda entry: entry.name,
-            "what it does": lambda entry: entry.summary,
-            "needs": lambda entry: ", ".join(filter(None, [*entry.needs, entry.prerequisites])),
+            "what it does": _summary_and_needs,
             "paper": lambda entry: _authors_and_year(entry.paper),
         }
         if len({entry.modality for entry in entries}) > 1:
@@ -116,7 +115,9 @@ def print_tasks(entries: Iterable[TaskInfo], json: bool) -> None:
         columns = {name: text for name, text in columns.items() if any(map(text, entries))}
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for name in columns:
-            table.add_column(name, no_wrap=name in ("task", "data"))
+            table.add_column(
+                name, no_wrap=name in ("task", "data"), max_width=18 if name == "paper" else None
+            )
         for family in sorted({entry.family for entry in entries}, key=family_order):
             table.add_row(f"[bold]{escape(family or OTHER_FAMILY)}[/]")
             for entry in (entry for entry in entries if entry.family == family):
@@ -126,6 +127,12 @@ def print_tasks(entries: Iterable[TaskInfo], json: bool) -> None:
         out.print(table)
         _say_origins(entries)
         say("ssl-zoo tasks NAME shows a task's options and its paper")
+
+
+def _summary_and_needs(entry: TaskInfo) -> str:
+    """Return what a task does, and in brackets what it needs."""
+    needs = ", ".join(filter(None, [*entry.needs, entry.prerequisites]))
+    return f"{entry.summary} (needs {needs})" if needs else entry.summary
 
 
 def _say_origins(entries: Iterable[TaskInfo]) -> None:

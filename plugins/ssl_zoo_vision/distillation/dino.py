@@ -21,7 +21,8 @@ class DINO(Task):
 
     name = "dino"
     paper = "Caron et al. 2021, Emerging Properties in Self-Supervised ViTs, arXiv:2104.14294"
-    family, any_size = "distillation", True
+    family = "distillation"
+    any_size = True
     recipe = {"train": {**ADAMW, "lr": 5e-4}}
     paper_outputs, paper_momentum, paper_local, paper_large = 65536, 0.996, 8, (0.4, 1.0)
 
@@ -40,26 +41,24 @@ class DINO(Task):
         momentum: float | None = Field(
             None, gt=0, le=1, description="initial momentum; none: the paper's, or 0.99 up to 64 pixels"
         )
-        freeze_last: float = Field(
-            0.01, ge=0, lt=1, description="share of training in which the last layer is fixed"
-        )
+        freeze_last: float = Field(0.01, ge=0, lt=1, description="share of training, last layer fixed")
         crop_scale: tuple[float, float] | None = Field(None, description="large crop; none: the paper's")
         local_scale: tuple[float, float] = Field((0.05, 0.4), description="area of a small crop")
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
-        small = spec.size <= SMALL
         widths = [encoder.width, options.hidden, options.hidden, options.out]
         self.head = mlp(widths, norm=False, act=nn.GELU, std=0.02)
+        small = spec.size <= SMALL
         outputs = options.prototypes or (1024 if small else self.paper_outputs)
         self.prototypes = Prototypes(options.out, outputs, options.train_gain)
-        start = options.momentum or (0.99 if small else self.paper_momentum)
-        self.teacher = Teacher(encoder, self.head, self.prototypes, start=start)
+        momentum = options.momentum or (0.99 if small else self.paper_momentum)
+        self.teacher = Teacher(encoder, self.head, self.prototypes, start=momentum)
         self.centre = Centre(outputs)
         self.crops = options.multi_crop(spec, encoder, self.paper_local, self.paper_large)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Return two large crops and the small ones of images [B, C, h, w], each [B, C, s, s]."""
+        """Return two large crops and the small ones, each [B, C, s, s]."""
         return self.crops(batch, rng)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:

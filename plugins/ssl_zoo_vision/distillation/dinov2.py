@@ -17,6 +17,8 @@ class DINOv2(IBOT):
     """iBOT with Sinkhorn-Knopp for the teacher, and KoLeo for the student's class tokens."""
 
     name = "dinov2"
+    family = "distillation"
+    prerequisites = "a ViT"
     paper = "Oquab et al. 2023, DINOv2: Learning Robust Visual Features, arXiv:2304.07193"
     recipe = {
         "train": {**ADAMW, "lr": 2e-3, "lr_scaling": "sqrt", "layer_decay": 0.9},

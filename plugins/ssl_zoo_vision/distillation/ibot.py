@@ -18,7 +18,9 @@ from ssl_zoo_vision.transformers import SMALL_VIT
 class IBOT(DINO):
     """DINO on class tokens, and the same on hidden patches of the same view, through one head."""
 
-    name, prerequisites = "ibot", "a ViT"
+    name = "ibot"
+    family = "distillation"
+    prerequisites = "a ViT"
     paper = "Zhou et al. 2021, iBOT: Image BERT Pre-Training with Online Tokenizer, arXiv:2111.07832"
     recipe = {**DINO.recipe, "backbone": SMALL_VIT}
     paper_outputs, paper_momentum, paper_local, paper_large = 8192, 0.996, 10, (0.25, 1.0)
@@ -42,11 +44,6 @@ class IBOT(DINO):
         self.patch_centre = Centre(self.centre.centre.numel())
         self.rows, self.columns = output_shape(encoder, encoder.feature_map, spec)[2:]
 
-    @property
-    def smallest(self) -> int:
-        """The area of the smallest hidden blocks, in patches."""
-        return max(1, min(self.rows // 3, self.columns // 3) ** 2)
-
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return the crops, and of the large ones masks [2B, h, w] and indices of hidden patches [1, P].
 
@@ -58,7 +55,8 @@ class IBOT(DINO):
         shares = [low + (high - low) * (i + 0.5) / half if i < half else 0.0 for i in dealt]
         hidden = [round(share * self.rows * self.columns) for share in shares]
         counts = torch.tensor(hidden, device=batch.device)
-        masks = block_places(n, (self.rows, self.columns), counts, rng, self.smallest)
+        smallest = max(1, min(self.rows // 3, self.columns // 3) ** 2)  # block, in patches
+        masks = block_places(n, (self.rows, self.columns), counts, rng, smallest)
         masks = torch.cat(masks.unflatten(0, (-1, 2)).unbind(1))  # from image by image to crop by crop
         return *crops, masks, places_in(masks.flatten(0, 1), sum(hidden)).unsqueeze(0)
 

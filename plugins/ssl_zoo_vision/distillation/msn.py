@@ -22,8 +22,7 @@ def mean_entropy_gap(p: Tensor) -> Tensor:
     """Return log K - H(mean p) ≥ 0 of distributions [N, K], the mean over the joint batch's rows."""
     n = len(p) * distributed.world_size()
     mean = distributed.sum(p.sum(0)) / n  # [K]
-    gap: Tensor = math.log(len(mean)) - torch.special.entr(mean).sum()
-    return gap
+    return cast(Tensor, math.log(len(mean)) - torch.special.entr(mean).sum())
 
 
 class MSN(Task):
@@ -31,7 +30,9 @@ class MSN(Task):
 
     name = "msn"
     paper = "Assran et al. 2022, Masked Siamese Networks, arXiv:2204.07141"
-    family, prerequisites, any_size = "distillation", "a ViT", True
+    family = "distillation"
+    prerequisites = "a ViT"
+    any_size = True
     recipe = {"train": {**ADAMW, "lr": 1e-3, "lr_scaling": "none"}, "backbone": SMALL_VIT}
 
     class Options(MultiCropOptions):
@@ -52,11 +53,10 @@ class MSN(Task):
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
-        widths = [encoder.width, options.hidden, options.hidden, options.out]
-        self.head = mlp(widths, act=nn.GELU)
+        self.head = mlp([encoder.width, options.hidden, options.hidden, options.out], act=nn.GELU)
         self.prototypes = Prototypes(options.out, options.prototypes)
-        small = 0.99 if spec.size <= SMALL else 0.996
-        start = small if options.momentum is None else options.momentum
+        paper = 0.99 if spec.size <= SMALL else 0.996
+        start = paper if options.momentum is None else options.momentum
         # To 1 on a line over 1.25 times the run, as in the authors' code.
         self.target = Teacher(encoder, self.head, start=start, end=1 - (1 - start) / 5, kind="linear")
         self.rows, self.columns = output_shape(encoder, encoder.feature_map, spec)[2:]
