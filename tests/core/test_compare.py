@@ -33,6 +33,7 @@ from tests.plugins.sources import SHIPPED
 GIVEN: dict[str, Any] = {
     "tasks": ["simclr", "rotation"],
     "seeds": 2,
+    "baselines": ["raw", "random-init", "supervised"],
     "protocols": ["knn", "health"],
     "set": {**SMALL, "train.epochs": 0.5},
 }

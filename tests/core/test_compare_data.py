@@ -45,7 +45,7 @@ def test_tasks_whose_recipes_agree_are_compared_on_their_data_and_backbone(tmp_p
     assert "mean spectrum: the raw input." in table.foot
     assert not any("image" in text for text in table.foot)
     # A supervised task of images is not trained on them, and this is said.
-    left_out = "left out of the baselines, as they take image data, not wave data: supervised"
+    left_out = "left out of the baselines, as they take image data, not wave data: supcon, supervised"
     assert left_out in [notice["text"] for notice in notices]
     assert {path.name for path in (tmp_path / "c").iterdir() if path.is_dir()} == {
         "raw", "random-init-0", "wave-coding-0"

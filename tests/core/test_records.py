@@ -22,6 +22,7 @@ from tests.conftest import SMALL, Call
 GIVEN: dict[str, Any] = {
     "tasks": ["simclr", "rotation"],
     "seeds": 1,
+    "baselines": ["raw", "random-init", "supervised"],
     "protocols": ["knn"],
     "set": {**SMALL, "train.epochs": 0.5},
 }
