@@ -26,7 +26,7 @@ from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.runs.provenance import provenance
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec
-from tests.conftest import Call, flags, small_config
+from tests.conftest import Call, flags
 from tests.core.pictures import folder, go_offline, named, photo, write
 from tests.robustness.hostile import (
     OPENING,
@@ -364,7 +364,7 @@ def test_git_executes_nothing_that_the_current_folder_names(
     for lacking in (False, True):
         if lacking:
             (place / ".git/objects" / revision[:2] / revision[2:]).unlink()
-        known = provenance(small_config("simclr"))["git"]
+        known = provenance("simclr")["git"]
         assert revision.startswith(known)
         assert not canary.exists()
         tried["attacks"] += 1
