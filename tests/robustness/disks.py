@@ -54,7 +54,9 @@ class Disk:
     def become_read_only(self) -> None:
         """Make the disk read-only."""
         self.do(f"mount --bind '{self.place}' '{self.place}'")
-        self.do(f"mount -o remount,bind,ro '{self.place}'")
+        # It is refused while a file that was opened in between is written.
+        remount = f"mount -o remount,bind,ro '{self.place}'"
+        self.do(f'timeout 10 sh -c "until {remount}; do sleep 0.01; done"')
 
     def become_writable(self) -> None:
         """Make the disk writable again."""
