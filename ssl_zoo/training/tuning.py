@@ -132,7 +132,7 @@ def _compiled(train: TrainConfig, device: Device) -> Iterator[Device]:
 STAGES = (
     Stage(_threads, steps=200, seconds=10, gain=0.9),
     Stage(_formats, steps=1000, seconds=60, gain=0.9),
-    Stage(_compiled, steps=1000, seconds=1800, gain=0.95),
+    Stage(_compiled, steps=1000, seconds=900, gain=0.95),
 )
 """The parts of the trial: of eight steps, of about twenty, and one that may compile for two minutes."""
 
