@@ -115,7 +115,7 @@ def test_a_long_run_is_compiled_if_its_steps_save_what_compiling_takes(
     assert chosen(monkeypatch, {}, compiled=slow, **hour) == (BASE, 6)
     assert chosen(monkeypatch, {}, compiled=tuning.Timing(60, 0.97), **hour) == (BASE, 6)
     assert chosen(monkeypatch, {}, compiled=tuning.Timing(0, math.inf), **hour) == (BASE, 6)
-    assert chosen(monkeypatch, {}, compiled=quick, **{**hour, "train__minutes": 14}) == (BASE, 5)
+    assert chosen(monkeypatch, {}, compiled=quick, **{**hour, "train__minutes": 14}) == (BASE, 2)
     assert chosen(monkeypatch, {}, compiled=quick, **hour, train__compile=False) == (BASE, 5)
     assert chosen(monkeypatch, {}, compiled=quick, **hour, train__cached_gradients=True) == (BASE, 5)
 
