@@ -6,6 +6,7 @@ threads; a test that is named (``::`` or ``-k``) runs in this process.
 
 from __future__ import annotations
 
+import copy
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported, and by children
@@ -134,8 +135,14 @@ def task_name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """Call the command line in an empty folder: the exit code, standard output and standard error."""
+def call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Call]:
+    """Call the command line in an empty folder: the exit code, standard output and standard error.
+
+    What its ``--plugin`` adds to the registry of this process is gone after the test.
+    """
+    before = {name: copy.copy(value) for name, value in vars(registry).items()}
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -148,7 +155,8 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
         code = ended.value.code
         return (code if isinstance(code, int) else 0), out, err
 
-    return call
+    yield call
+    vars(registry).update(before)
 
 
 @pytest.fixture
