@@ -51,7 +51,7 @@ class Scale:
 
     @property
     def small(self) -> bool:
-        """Whether this is a dry run at a small scale."""
+        """True for a rehearsal at a small scale."""
         return bool(self.rest)
 
 

@@ -93,7 +93,7 @@ class Paced(nn.Module):
 
 @dataclass(frozen=True)
 class Job:
-    """What the process of lightly-train gets.
+    """The input of lightly-train's process.
 
     Attributes:
         encoder: the network.

@@ -1,4 +1,4 @@
-"""What the peers have in common: a plain loop around a `DataLoader`."""
+"""The plain loop of the peers, around a `DataLoader`."""
 
 from __future__ import annotations
 

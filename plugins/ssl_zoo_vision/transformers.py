@@ -1,4 +1,4 @@
-"""What the recipes of self-distillation in vision transformers share."""
+"""Shared settings of the recipes for self-distillation in vision transformers."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from ssl_zoo.comparison.cells import Cell, refuse_changed_settings
 from ssl_zoo.comparison.config import comparable_settings
@@ -19,7 +19,7 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.scoring import UNTRAINED
 from ssl_zoo.notices import Notice
 from ssl_zoo.runs.provenance import command_line
-from ssl_zoo.runs.records import Amount, CellRecord, Count, Scores, read_record
+from ssl_zoo.runs.records import Count, RunFacts, Scores, read_record
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.files import write_atomic
 
@@ -29,21 +29,12 @@ _KEPT = Notice(
     "remove the record, or evaluate by all its protocols",
 )
 _HINT = "make it again with --record, or remove it"
-_FACTS = (
-    *("task", "steps", "samples", "seconds", "samples_per_second", "peak_memory_bytes", "parameters"),
-    *("passes_per_sample", "precision", "device", "machine", "needs_labels", "left_out", "cell"),
-)
-"""The facts of `results.json` that stand in a record too, under the same names."""
-
-
 _STARTING_WEIGHTS = ("backbone.pretrained", "backbone.weights")
 """The settings in which the untrained network differs from the others beside it."""
 
 
-class Record(BaseModel):
+class Record(RunFacts):
     """The fields of a record that are read; other fields are kept unchanged."""
-
-    model_config = ConfigDict(extra="allow")
 
     row: str
     seed: Count | None
@@ -54,18 +45,8 @@ class Record(BaseModel):
     modality: str
     data: dict[str, Any] = {}
     budget: str = ""
-    machine: str = ""
     command: str = ""
     versions: dict[str, str] = {}
-    samples: Count = 0
-    seconds: Amount = 0.0
-    samples_per_second: Amount = 0.0
-    needs_labels: bool = False
-    parameters: Count = 0
-    passes_per_sample: Amount | None = None
-    peak_memory_bytes: Count | None = None
-    left_out: str = ""
-    cell: CellRecord = CellRecord()
     failure: str | None = None
 
 
@@ -211,7 +192,7 @@ def _record(cell: Cell) -> dict[str, Any]:
         "budget": describe_budget(cell.config),
         "scores": results.get("scores", {}).get(row, {}),
         "failure": cell.failure(),
-        **{name: results[name] for name in _FACTS if name in results},
+        **{name: results[name] for name in RunFacts.model_fields if name in results},
         "modality": cell.comparison.modality,
         "data": {"noun": noun} if (noun := results.get("data", {}).get("noun")) else {},
         "command": command_line(),

@@ -14,7 +14,7 @@ from ssl_zoo.plugins.families import BASELINE_FAMILY, family_order
 from ssl_zoo.spec import Spec
 
 MISSING = "–"
-"""What stands for a figure that there is not, in tables that grow."""
+"""The text of a missing figure, in tables that grow."""
 NO_RUN = "no run yet"
 """The note on a row that is planned and has no run."""
 

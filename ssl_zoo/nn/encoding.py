@@ -1,4 +1,4 @@
-"""How tasks call an encoder: several sizes of images, the shape of an output, names of parameters."""
+"""Calls of an encoder: several sizes of images, heads at each place, the shape of an output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of earlier batches: a queue of features, a bank with one for each sample, a mean."""
+"""Features of earlier batches: a queue, a bank with a row for each sample, a first mean."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FeatureQueue(DeferredUpdate):
 
     @property
     def full(self) -> bool:
-        """Whether no random vector is left; reading it waits for the device."""
+        """True once no random vector is left; reading it waits for the device."""
         return int(self.filled) == len(self.features)
 
     @torch.no_grad()

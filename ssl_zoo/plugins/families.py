@@ -12,7 +12,7 @@ from ssl_zoo.text import did_you_mean
 BASELINE_FAMILY = "baseline"
 """The family of tasks that others are compared with; it stands last."""
 OTHER_FAMILY = "other"
-"""What lists and tables call the tasks that name no family."""
+"""The heading of tasks that name no family, in lists and tables."""
 
 
 def family_order(family: str) -> tuple[int, str]:

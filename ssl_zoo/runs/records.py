@@ -37,8 +37,8 @@ class CellRecord(BaseModel):
     seconds: Amount = 0.0
 
 
-class ResultsRecord(BaseModel):
-    """The fields of `results.json` that are read; other fields are kept unchanged."""
+class RunFacts(BaseModel):
+    """The facts of a run that its `results.json` and the record of its results both have."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -54,11 +54,16 @@ class ResultsRecord(BaseModel):
     precision: str = ""
     device: str = ""
     machine: str = ""
-    skipped: dict[str, str] = {}
     left_out: str = ""
+    cell: CellRecord = CellRecord()
+
+
+class ResultsRecord(RunFacts):
+    """The fields of `results.json` that are read; other fields are kept unchanged."""
+
+    skipped: dict[str, str] = {}
     scores: dict[str, Scores] = {}
     transfer: dict[str, dict[str, Scores]] = {}
-    cell: CellRecord = CellRecord()
     config: dict[str, Any] = {}
 
 
