@@ -1,9 +1,9 @@
 """The conformance suites: checks of the contracts that every task, and every data source, must fulfil.
 
 `check_task` runs all checks of a task, `parametrize_with_checks` makes each a pytest test, and
-``ssl-zoo check NAME`` runs them in the terminal; `check_source`, `parametrize_with_source_checks` and
-``ssl-zoo check-source NAME`` do so for a source; `check_loss` and ``ssl-zoo check --loss MODULE:NAME`` for
-a loss of any library. `ssl_zoo.testing.catalogue` lists the checks.
+``ssl-zoo check NAME`` runs them in the terminal. `check_source`, `parametrize_with_source_checks` and
+``ssl-zoo check-source NAME`` do so for a source; `check_loss` and ``ssl-zoo check --loss MODULE:NAME``
+for a loss of any library. `ssl_zoo.testing.catalogue` lists the checks.
 """
 
 from ssl_zoo.testing.case import Case
