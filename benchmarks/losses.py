@@ -236,7 +236,7 @@ CHECKED: tuple[tuple[str, dict[str, Any], str | None], ...] = (
     ("PMSNLoss", {}, "BxD, BxD, 16xD"),
     ("PatchKernelAlignmentLoss", {}, "Bx9xD, Bx9xD"),
 )
-"""The losses of lightly that take embeddings alone, with arguments and inputs; they gather if they can."""
+"""The losses of lightly that take embeddings alone, with arguments and inputs."""
 
 
 def checked(name: str, arguments: dict[str, Any], inputs: str | None) -> str:
