@@ -231,7 +231,7 @@ CHECKED: tuple[tuple[str, dict[str, Any], str | None], ...] = (
     ("SwaVLoss", {}, "[BxD, BxD], [BxD]"),
     ("DINOLoss", {"output_dim": 8}, None),
     ("IBOTPlusPlusPatchLoss", {"output_dim": 8}, "Bx9xD, Bx9xD"),
-    ("CAPILoss", {}, "BxD, BxD"),
+    ("CAPILoss", {}, "Bx9xD, Bx9xD"),
     ("MSNLoss", {}, "BxD, BxD, 16xD"),
     ("PMSNLoss", {}, "BxD, BxD, 16xD"),
     ("PatchKernelAlignmentLoss", {}, "Bx9xD, Bx9xD"),
