@@ -18,6 +18,7 @@ from ssl_zoo.cli.options import (
     flag_names,
     settings_of,
 )
+from ssl_zoo.errors import UserError
 
 if TYPE_CHECKING:
     from ssl_zoo.testing import Check
@@ -29,7 +30,15 @@ NewFolder = Annotated[
 
 
 def check_command(
-    name: Annotated[str, typer.Argument(help="A task.")],
+    name: Annotated[str | None, typer.Argument(help="A task; none with --loss.")] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:NAME", help="Check this loss class or function of any library."),
+    ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(metavar="SHAPES", help='Inputs of --loss, e.g. "BxD, BxD" (default: found).'),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Check on samples of this data, not on synthetic ones.")
     ] = None,
@@ -39,11 +48,24 @@ def check_command(
     expect: Expect = None,
     json: Json = False,
 ) -> None:
-    """Check that a task meets the contract of all tasks; exit code 1 if it does not."""
+    """Check that a task meets the contract of all tasks, or a loss that of losses; else exit code 1.
+
+    With --loss, --set gives arguments: ssl-zoo check --loss lightly.loss:DCLLoss --set temperature=0.2
+    """
     from ssl_zoo import testing
 
     settings = settings_of(data=data, image_size=image_size, backbone=backbone)
-    checks = testing.checks_of(name, settings, sets or (), expected_failures(expect), flags=flag_names())
+    expected = expected_failures(expect)
+    if (name is None) == (loss is None):
+        raise UserError("check: give either the name of a task or --loss MODULE:NAME")
+    if name is not None:
+        if inputs is not None:
+            raise UserError("--inputs: needs --loss; a task is fed by its own views")
+        checks = testing.checks_of(name, settings, sets or (), expected, flags=flag_names())
+    else:
+        for path in settings:
+            raise UserError(f"{flag_names()[path]}: cannot be combined with --loss")
+        checks = testing.loss_checks_of(str(loss), sets or (), inputs, expected)
     _run(checks, json)
 
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from ssl_zoo.testing import definition, learning, processes, source_order, source_samples, state, views
+from ssl_zoo.testing import (
+    definition,
+    learning,
+    loss_checks,
+    processes,
+    source_order,
+    source_samples,
+    state,
+    views,
+)
 from ssl_zoo.testing.check import CheckFunction, by_name
 
 _OF_TASKS: tuple[CheckFunction, ...] = (
@@ -62,3 +71,19 @@ _OF_SOURCES: tuple[CheckFunction, ...] = (
 
 SOURCE_CHECKS = by_name(_OF_SOURCES)
 """All checks of a source, likewise."""
+
+_OF_LOSSES: tuple[CheckFunction, ...] = (
+    loss_checks.check_can_be_called,
+    loss_checks.check_gradient_is_that_of_finite_differences,
+    loss_checks.check_is_precise_in_fp32,
+    loss_checks.check_is_precise_in_bf16,
+    loss_checks.check_is_precise_in_fp16,
+    loss_checks.check_is_finite_where_embeddings_coincide,
+    loss_checks.check_follows_from_the_seed,
+    loss_checks.check_draws_no_random_numbers,
+    loss_checks.check_changes_nothing_that_it_reads,
+    loss_checks.check_two_processes_are_one,
+)
+
+LOSS_CHECKS = by_name(_OF_LOSSES)
+"""All checks of a loss, likewise."""

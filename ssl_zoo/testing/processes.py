@@ -6,11 +6,11 @@ import contextlib
 import json
 import pickle
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ssl_zoo import distributed, tree
 from ssl_zoo.nn import stop_dropout
@@ -19,9 +19,12 @@ from ssl_zoo.plugins.validation import PLUGIN_ERRORS
 from ssl_zoo.testing.case import Case, compute, snapshot
 from ssl_zoo.testing.check import CheckFailed, CheckSkipped, require
 from ssl_zoo.testing.rank_server import RANKS, TIMEOUT, server
-from ssl_zoo.text import locate_error
+from ssl_zoo.text import locate_error, one_line
 from ssl_zoo.training.accumulation import Accumulation
 from ssl_zoo.views import Rng
+
+Share = Callable[[Any, int, int], dict[str, Any]]
+"""Takes a case, a rank and the number of processes; returns tensors, in dictionaries and lists."""
 
 _TOTAL = 16
 """The number of samples in the joint batch."""
@@ -30,8 +33,9 @@ _TOTAL = 16
 def check_two_processes_are_one(case: Case) -> str:
     """Check that two processes with half a batch each equal one process with the whole batch."""
     joint = _share(case, 0, 1)
-    with tempfile.TemporaryDirectory() as folder:
-        shares = _run(case, Path(folder))
+    if case.cls.__module__ == "__main__":
+        raise CheckSkipped(unbuildable(f"{case.cls.__qualname__} is defined in __main__"))
+    shares = in_two_processes(_share, case)
     loss = float(torch.stack([share["loss"] for share in shares]).mean())
     alone = float(joint["loss"])
     require(
@@ -80,36 +84,45 @@ def _share(case: Case, rank: int, world: int) -> dict[str, Any]:
     return {"loss": loss, "gradients": gradients, "state": state}
 
 
-def _run(case: Case, folder: Path) -> list[dict[str, Any]]:
-    """Return the shares of two processes that build the case.
+def in_two_processes(share: Share, case: Any) -> list[dict[str, Any]]:
+    """Return what `share` returns for a case in each of two processes.
+
+    Args:
+        share: a function of a module, called with the case, the rank and the number of processes.
+        case: the case.
 
     Raises:
         CheckSkipped: another process cannot build it.
         CheckFailed: one of them fails, or they do not end.
     """
     try:
-        content = pickle.dumps(case)
-        if case.cls.__module__ == "__main__":
-            raise TypeError(f"{case.cls.__qualname__} is defined in __main__")
+        content = pickle.dumps((share, case))
     except Exception as error:
-        raise CheckSkipped(
-            f"another process cannot build it: {' '.join(str(error).split())}; let the class and "
-            "its data be importable by name"
-        ) from error
-    (folder / "case.pickle").write_bytes(content)
-    (folder / "plugins.json").write_text(json.dumps(registry.files()))
-    try:
-        failed = server.run(work, folder)
-    except TimeoutError as error:
-        raise CheckFailed(
-            f"two processes do not end within {TIMEOUT} seconds: does one wait for the other?"
-        ) from error
-    if failed is not None:
-        message = folder / "failed"
-        text = (message if message.exists() else folder / f"output-{failed}").read_text().strip()
-        last = text.splitlines()[-1] if text else "without a message"
-        raise CheckFailed(f"one of two processes failed: {last}")
-    return [torch.load(folder / f"share-{rank}.pt", weights_only=True) for rank in range(RANKS)]
+        raise CheckSkipped(unbuildable(error)) from error
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "case.pickle").write_bytes(content)
+        (folder / "plugins.json").write_text(json.dumps(registry.files()))
+        try:
+            failed = server.run(work, folder)
+        except TimeoutError as error:
+            raise CheckFailed(
+                f"two processes do not end within {TIMEOUT} seconds: does one wait for the other?"
+            ) from error
+        if failed is not None:
+            message = folder / "failed"
+            text = (message if message.exists() else folder / f"output-{failed}").read_text().strip()
+            last = text.splitlines()[-1] if text else "without a message"
+            raise CheckFailed(f"one of two processes failed: {last}")
+        return [torch.load(folder / f"share-{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+def unbuildable(reason: object) -> str:
+    """Return the message that another process cannot build a case."""
+    return (
+        f"another process cannot build it: {one_line(reason)}; let the class and its data be importable "
+        "by name"
+    )
 
 
 def work(folder: Path, rank: int) -> None:
@@ -118,12 +131,11 @@ def work(folder: Path, rank: int) -> None:
     for file in json.loads((folder / "plugins.json").read_text()):
         registry.load_file(file)
     # Written by the parent process into a new folder.
-    case: Case = pickle.loads((folder / "case.pickle").read_bytes())
+    share, case = pickle.loads((folder / "case.pickle").read_bytes())
     rendezvous = f"file://{folder / 'rendezvous'}"
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=RANKS)
     try:
-        share: dict[str, Tensor | dict[str, Tensor]] = _share(case, rank, RANKS)
-        torch.save(share, folder / f"share-{rank}.pt")
+        torch.save(share(case, rank, RANKS), folder / f"share-{rank}.pt")
         distributed.barrier()
     except PLUGIN_ERRORS as error:
         # Written before the group ends, which makes the other process fail too: the first is the cause.

@@ -228,6 +228,17 @@ def test_soft_cross_entropy_is_its_sum_whole_and_in_parts(
     assert weighted.item() == pytest.approx(sum(i * e for i, e in enumerate(each)), rel=1e-12)
 
 
+def test_soft_cross_entropy_is_finite_where_a_probability_underflows() -> None:
+    """MSN's authors, and lightly, take log(p^-q), which is infinite there."""
+    scores = torch.tensor([[100.0, 0.0]], requires_grad=True)
+    loss = soft_cross_entropy(torch.tensor([[0.0, 1.0]]), scores, 0.1)
+    loss.backward()
+    assert loss.item() == pytest.approx(1000)
+    assert scores.grad is not None
+    assert scores.grad.tolist() == [[10, -10]]
+    assert (scores / 0.1).softmax(1).pow(-1).log().isinf().any()
+
+
 def test_soft_cross_entropy_of_no_rows_is_0_with_a_gradient() -> None:
     z = torch.zeros(0, 4, requires_grad=True)
     loss = soft_cross_entropy(torch.zeros(0, 4), z)
