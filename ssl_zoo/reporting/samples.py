@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -64,12 +64,14 @@ class SampleGrid:
         neighbours: indices in the bank [Q, k]; None if the samples cannot be shown.
         views: the inputs of the network, as the URI of an image or as HTML; None without a task, or if
             the samples cannot be shown.
+        folded: whether its pictures are shown only on a click, and are smaller.
     """
 
     row: str
     map: str | Missing
     neighbours: Tensor | Missing | None
     views: str | Markup | Missing | None
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,19 @@ class Thumbnail:
     correct: bool = True
 
 
-def section(inputs: ReportInputs, extractor: FeatureExtractor, method: str) -> dict[str, Any]:
+def section(
+    inputs: ReportInputs,
+    extractor: FeatureExtractor,
+    method: str,
+    pictured: Collection[str] | None = None,
+) -> dict[str, Any]:
     """Return the map, the neighbours and the views of each row.
 
     Args:
         inputs: the runs.
         extractor: computes their features.
         method: the method of projection.
+        pictured: the rows whose pictures are shown without a click; None for all.
     """
     data = extractor.data
     split = data.train if data.test is None else data.test
@@ -108,24 +116,30 @@ def section(inputs: ReportInputs, extractor: FeatureExtractor, method: str) -> d
     styles, legend = _class_styles(data, split, mapped)
 
     def make_grid(row: str, member: Member) -> SampleGrid:
+        folded = pictured is not None and row not in pictured
         built = attempt(partial(extractor.subject, member))
         if isinstance(built, Missing):
             has_views = shown and member.kind == "trained"
             return SampleGrid(
-                row, built, None if queries is None else built, built if has_views else None
+                row, built, None if queries is None else built, built if has_views else None, folded
             )
         subject, task = built
         return SampleGrid(
             row,
-            attempt(lambda: _map(subject, split, mapped, styles, method)),
+            attempt(lambda: _map(subject, split, mapped, styles, method, folded)),
             attempt(lambda: _neighbours(subject, data, bank, queries)) if queries is not None else None,
-            attempt(lambda: _views(task, data, subject.seed)) if shown and task is not None else None,
+            attempt(lambda: _views(task, data, subject.seed, folded))
+            if shown and task is not None
+            else None,
+            folded,
         )
 
     grids = [make_grid(row, representative(members)) for row, members in inputs.rows.items()]
     return {
         "maps": [
-            Panel(g.row, g.map, g.row, f"Map of the features of {g.row}, a point for each sample")
+            Panel(
+                g.row, g.map, g.row, f"Map of the features of {g.row}, a point for each sample", g.folded
+            )
             for g in grids
         ],
         "method": METHODS[method][0],
@@ -143,7 +157,13 @@ def section(inputs: ReportInputs, extractor: FeatureExtractor, method: str) -> d
         "labelled": data.labelled,
         "viewed": VIEWED,
         "views": [
-            Panel(g.row, g.views, g.row, "" if isinstance(g.views, Markup) else f"Inputs of {g.row}")
+            Panel(
+                g.row,
+                g.views,
+                g.row,
+                "" if isinstance(g.views, Markup) else f"Inputs of {g.row}",
+                g.folded,
+            )
             for g in grids
             if g.views is not None
         ],
@@ -154,9 +174,16 @@ def _features(subject: Subject, split: Split, indices: Tensor) -> Tensor:
     return subject.extract(split, indices).flatten(1).cpu()
 
 
-def _map(subject: Subject, split: Split, indices: Tensor, styles: Sequence[Style], method: str) -> str:
+def _map(
+    subject: Subject,
+    split: Split,
+    indices: Tensor,
+    styles: Sequence[Style],
+    method: str,
+    folded: bool,
+) -> str:
     features = _features(subject, split, indices)
-    return scatter_png(project(features.numpy(), method), styles)
+    return scatter_png(project(features.numpy(), method), styles, 90 if folded else 180)
 
 
 def _class_styles(
@@ -192,19 +219,21 @@ def _queries(data: DataSet, queries: Tensor, grids: Sequence[SampleGrid]) -> lis
     """Return for each query its thumbnail, and for each row those of its neighbours."""
     assert data.test is not None
     labels, bank_labels = data.test.labels, data.bank.labels
-    rows = {g.row: g.neighbours for g in grids if isinstance(g.neighbours, Tensor)}
-    needed = {index for neighbours in rows.values() for index in neighbours.flatten().tolist()}
+    rows = [(g, g.neighbours) for g in grids if isinstance(g.neighbours, Tensor)]
+    needed = {index for _, neighbours in rows for index in neighbours.flatten().tolist()}
     if not needed:
         return []
     indices = torch.tensor(sorted(needed))
     cells = dict(zip(indices.tolist(), _show(data, data.bank, indices), strict=True))
     tiny = all(isinstance(cell, Image.Image) and max(cell.size) <= TINY for cell in cells.values())
 
-    def neighbour(index: int, query_label: int | None) -> Thumbnail:
+    @cache
+    def neighbour(index: int, query_label: int | None, folded: bool) -> Thumbnail:
+        size = THUMBNAIL_SIZE // 2 if folded else THUMBNAIL_SIZE
         if bank_labels is None or query_label is None:
-            return _thumbnail(cells[index])
+            return _thumbnail(cells[index], size=size)
         label = int(bank_labels[index])
-        return _thumbnail(cells[index], _class_name(data, label), label == query_label)
+        return _thumbnail(cells[index], _class_name(data, label), label == query_label, size)
 
     answers = []
     asked = _show(data, data.test, queries)
@@ -216,8 +245,12 @@ def _queries(data: DataSet, queries: Tensor, grids: Sequence[SampleGrid]) -> lis
                 "thumbnail": _thumbnail(cell, name),
                 "tiny": tiny,
                 "rows": [
-                    (row, [neighbour(index, label) for index in neighbours[i].tolist()])
-                    for row, neighbours in rows.items()
+                    (
+                        grid.row,
+                        [neighbour(index, label, grid.folded) for index in neighbours[i].tolist()],
+                        grid.folded,
+                    )
+                    for grid, neighbours in rows
                 ],
             }
         )
@@ -229,19 +262,25 @@ def _show(data: DataSet, split: Split, indices: Tensor) -> Sequence[Image.Image 
     return data.spec.show(data.spec.prepare(split.batch(indices)))
 
 
-def _thumbnail(cell: Image.Image | str, label: str | None = None, correct: bool = True) -> Thumbnail:
+def _thumbnail(
+    cell: Image.Image | str,
+    label: str | None = None,
+    correct: bool = True,
+    size: int = THUMBNAIL_SIZE,
+) -> Thumbnail:
     if isinstance(cell, str):
         return Thumbnail(None, shorten(cell, TEXT_LENGTH), label, correct)
     image = cell.copy()
-    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))  # never enlarges
+    image.thumbnail((size, size))  # never enlarges
     return Thumbnail(data_uri(image), "", label, correct)
 
 
-def _views(task: Task, data: DataSet, seed: int) -> str | Markup:
+def _views(task: Task, data: DataSet, seed: int, folded: bool) -> str | Markup:
     """Return the views of a few samples, and reconstructions, as the URI of an image or as HTML."""
     columns = gallery.columns(task.cpu(), data, VIEWED, seed, trained=True)
     if gallery.as_text(columns) is None:
-        return data_uri(gallery.draw(columns, VIEW_SIZE, VIEW_SIZE))
+        size = VIEW_SIZE // 2 if folded else VIEW_SIZE
+        return data_uri(gallery.draw(columns, size, size))
     rows = range(max(map(len, columns.values())))
     line = Markup("<dt>{}</dt><dd>{}</dd>")
     samples = [
