@@ -208,14 +208,14 @@ def small_multiples(
         _draw_curve(axes, curves[row].samples, curves[row], styles[row])
         axes.set_ylim(min(extremes) - margin, max(extremes) + margin)
         axes.set_xlim(0, limit * 1.02 or 1.0)
-        _format_ticks(axes, "samples", 2)
+        _format_ticks(axes, "samples", 3)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.tick_params(labelsize=8)
 
     def panel(number: int, row: str, end: float) -> Panel:
         alt = f"{label} of {row}, at the end {end:.3g}"
         plot = attempt(partial(render_svg, partial(paint, row), f"{name}-{number}", alt, (2.0, 1.35)))
-        return Panel(f"{row} {end:.3g}", plot, row)
+        return Panel(f"{row} {end:#.3g}", plot, row)
 
     return [panel(i, row, curves[row].mean[-1]) for i, row in enumerate(curves)]
 

@@ -93,8 +93,8 @@ def _sections(inputs: ReportInputs, method: str) -> dict[str, Any]:
 def pictured_rows(inputs: ReportInputs) -> list[str]:
     """Return the rows whose pictures are shown without a click: all, or few of different families.
 
-    Of more than `MAX_UNGROUPED_ROWS` rows they are the best of each family by the first column in which
-    one is better than another, then the next best, `MAX_PICTURED` in all.
+    Of more than `MAX_UNGROUPED_ROWS` rows they are the best trained one of each family, by the first
+    column in which one is better than another, then the next best, `MAX_PICTURED` in all.
     """
     if isinstance(inputs.table, Missing) or len(inputs.table.rows) <= MAX_UNGROUPED_ROWS:
         return list(inputs.rows)
@@ -106,7 +106,8 @@ def pictured_rows(inputs: ReportInputs) -> list[str]:
             return math.inf
         return estimate.mean if column.better == "lower" else -estimate.mean
 
-    rows = sorted((row for row in inputs.table.rows if row.name in inputs.rows), key=rank)
+    trained = {member.row for member in inputs.members if member.kind == "trained"}
+    rows = sorted((row for row in inputs.table.rows if row.name in trained), key=rank)
     best: dict[str, Row] = {}
     for row in rows:
         best.setdefault(row.family, row)
