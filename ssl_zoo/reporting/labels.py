@@ -28,7 +28,7 @@ _ON_LINE = np.linspace(0, 1, 12)
 def place(anchors: Array, sizes: Array, area: tuple[float, float]) -> Array | None:
     """Choose a place for each name near its point; return None if there is no room.
 
-    No name covers another, a point, or the line from another name to its point.
+    No name covers another or a point; nor, where there is room, the line from a name to its point.
 
     Args:
         anchors: the points [N, 2], in points of length.
@@ -43,19 +43,20 @@ def place(anchors: Array, sizes: Array, area: tuple[float, float]) -> Array | No
     lines = np.zeros((0, 2))
     chosen = np.zeros((len(anchors), 4))
     for index in np.lexsort((anchors[:, 0], -anchors[:, 1])):
-        others = np.delete(markers, index, 0)
-        for box in _candidates(anchors[index], sizes[index], area):
-            line = _line(anchors[index], box)
-            if not (
-                _overlaps(box, np.vstack([boxes, markers])).any()
-                or _covers(box, lines).any()
-                or any(_covers(other, line).any() for other in np.vstack([boxes, others]))
-            ):
-                break
-        else:
+        obstacles = np.vstack([boxes, np.delete(markers, index, 0)])
+        taken = np.vstack([obstacles, markers[index]])
+        candidates = _candidates(anchors[index], sizes[index], area)
+        free = [box for box in candidates if not _overlaps(box, taken).any()]
+        if not free:
             return None
-        chosen[index] = box
-        boxes, lines = np.vstack([boxes, box]), np.vstack([lines, line])
+        clear = (
+            box
+            for box in free
+            if not _covers(box, lines).any()
+            and not any(_covers(other, _line(anchors[index], box)).any() for other in obstacles)
+        )
+        box = chosen[index] = next(clear, free[0])
+        boxes, lines = np.vstack([boxes, box]), np.vstack([lines, _line(anchors[index], box)])
     return chosen
 
 
