@@ -110,7 +110,9 @@ def against_cost(
     points = [(row, costs[row], values) for row, values in accuracy.items() if row in costs]
     values = "; ".join(f"{row} {mean(y):.1f} at {mean(x):.2g}" for row, x, y in points)
     paint = partial(paint_costs, accuracy, costs, styles, label, cost_label)
-    return render_svg(paint, "cost", f"{label} against {cost_label}: {values}", (5.0, 3.2))
+    return render_svg(
+        paint, "cost", f"{label} against {cost_label}: {values}", (5.0, max(3.2, 0.13 * len(points)))
+    )
 
 
 def paint_costs(

@@ -270,12 +270,17 @@ def scatter_png(points: np.ndarray[Any, np.dtype[Any]], styles: Sequence[Style],
         return data_uri(image.quantize(128, Image.Quantize.FASTOCTREE))
 
 
-def data_uri(image: Image.Image) -> str:
-    """Return an image as a data URI: PNG, or JPEG if that is less than a third of the size."""
+def data_uri(image: Image.Image, compact: bool = False) -> str:
+    """Return an image as a data URI: PNG, or JPEG if that is less than a third of the size.
+
+    Args:
+        image: the image.
+        compact: use JPEG, of lower quality, wherever that is smaller.
+    """
     content, kind = _encoded(image, "PNG", optimize=True), "png"
-    if image.mode in ("L", "RGB") and max(image.size) >= _MIN_JPEG_SIZE:
-        lossy = _encoded(image, "JPEG", quality=85)
-        if 3 * len(lossy) < len(content):
+    if image.mode in ("L", "RGB") and (compact or max(image.size) >= _MIN_JPEG_SIZE):
+        lossy = _encoded(image, "JPEG", quality=60 if compact else 85)
+        if (1 if compact else 3) * len(lossy) < len(content):
             content, kind = lossy, "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 

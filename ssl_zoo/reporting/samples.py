@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import accumulate
+from shlex import quote
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from ssl_zoo.data import DataSet, Split
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.features import sample_indices
+from ssl_zoo.notices import Notice
 from ssl_zoo.reporting.inputs import (
     FeatureExtractor,
     Member,
@@ -50,8 +53,19 @@ TINY = 32
 """Pictures of at most this many pixels a side are enlarged without smoothing."""
 THUMBNAIL_SIZE, VIEW_SIZE = 64, 96
 """The maximum side in pixels of a neighbour, and the maximum width of a view."""
+MAX_BYTES = 3_400_000
+"""Pictures a click away that would take all pictures over this are left out; a page of forty rows has
+about 1.5 MB of other content, and stays under 5 MB."""
+_MARKUP_BYTES = 250
+"""What the markup around a neighbour takes, about."""
 TEXT_LENGTH = 200
 """The maximum number of characters that are shown of a text."""
+
+_LEFT_OUT = Notice(
+    "pictures-left-out",
+    "A report of many rows has no pictures of the last ones where they would take it over 5 MB.",
+    "make a report of one run: `ssl-zoo report RUN`",
+)
 
 
 @dataclass(frozen=True)
@@ -135,6 +149,19 @@ def section(
         )
 
     grids = [make_grid(row, representative(members)) for row, members in inputs.rows.items()]
+    answers = [] if queries is None else _queries(data, queries, grids)
+    if left_out := _too_large(grids, answers):
+        _LEFT_OUT(
+            f"the page has no pictures of {len(left_out)} of {len(grids)} rows, as it would exceed "
+            f"5 MB: {', '.join(left_out)}; make a report of a run: "
+            f"ssl-zoo report {quote(str(representative(inputs.rows[left_out[0]]).run.path))}"
+        )
+        reason = Missing("it would take the page over 5 MB; make a report of its run")
+        grids = [SampleGrid(g.row, reason, None, None, True) if g.row in left_out else g for g in grids]
+        answers = [
+            {**answer, "rows": [part for part in answer["rows"] if part[0] not in left_out]}
+            for answer in answers
+        ]
     return {
         "maps": [
             Panel(
@@ -148,7 +175,7 @@ def section(
         "total": len(split),
         "split": "train" if data.test is None else "test",
         "legend": legend,
-        "queries": [] if queries is None else _queries(data, queries, grids),
+        "queries": answers,
         "missing": [(g.row, g.neighbours) for g in grids if isinstance(g.neighbours, Missing)],
         "noun": data.spec.noun,
         "unshown": None if shown else unshown,
@@ -168,6 +195,17 @@ def section(
             if g.views is not None
         ],
     }
+
+
+def _too_large(grids: Sequence[SampleGrid], answers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the folded rows whose pictures, after those of the rows before, exceed `MAX_BYTES`."""
+    sizes = {g.row: sum(len(p) for p in (g.map, g.views) if isinstance(p, str)) for g in grids}
+    for answer in answers:
+        for row, thumbnails, _ in answer["rows"]:
+            sizes[row] += sum(_MARKUP_BYTES + len(t.uri or t.text) for t in thumbnails)
+    ordered = sorted(grids, key=lambda g: g.folded)
+    totals = accumulate(sizes[g.row] for g in ordered)
+    return [g.row for g, total in zip(ordered, totals, strict=True) if g.folded and total > MAX_BYTES]
 
 
 def _features(subject: Subject, split: Split, indices: Tensor) -> Tensor:
@@ -272,7 +310,7 @@ def _thumbnail(
         return Thumbnail(None, shorten(cell, TEXT_LENGTH), label, correct)
     image = cell.copy()
     image.thumbnail((size, size))  # never enlarges
-    return Thumbnail(data_uri(image), "", label, correct)
+    return Thumbnail(data_uri(image, size < THUMBNAIL_SIZE), "", label, correct)
 
 
 def _views(task: Task, data: DataSet, seed: int, folded: bool) -> str | Markup:
@@ -280,7 +318,7 @@ def _views(task: Task, data: DataSet, seed: int, folded: bool) -> str | Markup:
     columns = gallery.columns(task.cpu(), data, VIEWED, seed, trained=True)
     if gallery.as_text(columns) is None:
         size = VIEW_SIZE // 2 if folded else VIEW_SIZE
-        return data_uri(gallery.draw(columns, size, size))
+        return data_uri(gallery.draw(columns, size, size), folded)
     rows = range(max(map(len, columns.values())))
     line = Markup("<dt>{}</dt><dd>{}</dd>")
     samples = [
