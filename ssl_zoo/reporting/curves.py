@@ -237,9 +237,11 @@ def section(
     levels = {row: mean(values) for row, values in final.items() if row not in knn}
 
     def loss_panel(number: int, row: str, curve: Curve | Missing) -> Panel:
+        folded = row not in pictured
+        if isinstance(curve, Missing):
+            return Panel(row, curve, row, folded=folded)
         plot = partial(loss_plot, row, curve, styles[row], f"loss-{number}", inputs.noun)
-        picture = curve if isinstance(curve, Missing) else attempt(plot)
-        return Panel(row, picture, row, folded=row not in pictured)
+        return Panel(row, attempt(plot), row, folded=folded)
 
     def panels(
         name: str, label: str, curves: Mapping[str, Curve], levels: Mapping[str, float] | None = None

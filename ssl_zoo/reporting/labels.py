@@ -97,11 +97,10 @@ def label_points(axes: Axes, points: Sequence[tuple[str, float, float, Style]]) 
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
-    canvas = FigureCanvasAgg(figure)
     names = [axes.text(0, 0, shorten(name), fontsize=FONT_SIZE) for name, *_ in points]
     scale = 72 / figure.dpi
-    renderer = canvas.get_renderer()
-    sizes = np.array([name.get_window_extent(renderer).size for name in names]) * scale + (2, 0)
+    FigureCanvasAgg(figure)  # which measures texts
+    sizes = np.array([name.get_window_extent().size for name in names]) * scale + (2, 0)
     for name in names:
         name.remove()
     while True:
