@@ -19,9 +19,12 @@ FONT_SIZE = 7.5
 """The size of the names in points."""
 MARKER_SIZE = 7.0
 """The side in points of the square that a marker covers."""
-_ANGLES = np.deg2rad([0, 180, 90, 270, 35, 145, 325, 215, 65, 115, 295, 245])
+_ANGLES = np.deg2rad([35, 325, 145, 215, 90, 270, 0, 180, 65, 115, 295, 245])
+"""The directions of a name, first those in which it covers no bar of its point."""
 _STEP = 4.0
 """The step in points by which a name moves away from its point."""
+_NEAREST = 40
+"""The number of free places nearest to a point among which one with a clear line is looked for."""
 _ON_LINE = np.linspace(0, 1, 12)
 
 
@@ -51,7 +54,7 @@ def place(anchors: Array, sizes: Array, area: tuple[float, float]) -> Array | No
             return None
         clear = (
             box
-            for box in free
+            for box in free[:_NEAREST]
             if not _covers(box, lines).any()
             and not any(_covers(other, _line(anchors[index], box)).any() for other in obstacles)
         )
