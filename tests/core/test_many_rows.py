@@ -20,9 +20,9 @@ from ssl_zoo.cli import console
 from ssl_zoo.comparison.columns import Outcome
 from ssl_zoo.comparison.render import to_html, to_markdown
 from ssl_zoo.comparison.table import Table, build_table
-from ssl_zoo.reporting import page
+from ssl_zoo.reporting import page, samples
 from ssl_zoo.reporting.cost import choose_cost, paint_costs
-from ssl_zoo.reporting.curves import curve, small_multiples
+from ssl_zoo.reporting.curves import curve, loss_plot, small_multiples
 from ssl_zoo.reporting.inputs import Member, Missing, ReportInputs
 from ssl_zoo.reporting.labels import MARKER_SIZE, place
 from ssl_zoo.reporting.pictures import row_styles
@@ -226,3 +226,21 @@ def test_five_rows_of_different_families_are_shown_without_a_click() -> None:
     assert set(best.values()) < set(chosen)
     few = ReportInputs(Path(), "", "", build_table(outcomes(8), "ten"), members[:24], Missing(""))
     assert page.pictured_rows(few) == list(few.rows)
+
+
+def test_pictures_a_click_away_are_left_out_where_the_page_would_exceed_5_mb() -> None:
+    half = "x" * (samples.MAX_BYTES // 2)
+    grids = [samples.SampleGrid(name, half, None, None, name != "best") for name in "abc"]
+    grids.append(samples.SampleGrid("best", half, None, None))
+    assert samples._too_large(grids, []) == ["b", "c"]
+    shown = samples.SampleGrid("best", 9 * half, None, None)
+    assert samples._too_large([shown], []) == []
+    # The rest of a page of forty rows, with its curves, has room beside the pictures.
+    table = to_html(forty())
+    steps = np.linspace(1, 100, 150)
+    made = curve([np.stack([steps, steps, np.sin(steps)], 1)])
+    assert made is not None
+    plot = loss_plot("task", made, row_styles(["task"], {})["task"], "loss", "images")
+    small = small_multiples({"task": made}, row_styles(["task"], {}), "kNN %", "knn")[0].picture
+    rest = len(table) + 40 * (len(str(plot)) + len(str(small)))
+    assert samples.MAX_BYTES + rest < 5_000_000
