@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from pydantic.fields import FieldInfo
 
+    from ssl_zoo.comparison.columns import Column
+    from ssl_zoo.comparison.table import Figure, Row
     from ssl_zoo.comparison.table import Table as ComparisonTable
     from ssl_zoo.plugins.info import PluginInfo, TaskInfo
     from ssl_zoo.runs.run import Run
@@ -290,23 +292,27 @@ def _range(field: FieldInfo) -> str:
 
 def print_table(comparison: ComparisonTable, folder: Path | None, json: bool) -> None:
     """Print the table of a comparison, its notes, and the files that hold it."""
-    from ssl_zoo.comparison.render import as_dict, foot, row_label
+    from ssl_zoo.comparison.render import as_dict, foot, grouped_rows
 
     if json:
         print_results(as_dict(comparison))
         return
     n_columns = _columns_that_fit(comparison)
-    table = Table("")
-    for column in comparison.columns[:n_columns]:
+    columns = comparison.columns[:n_columns]
+    table = Table("", box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
         table.add_column(escape(column.title), justify="right", no_wrap=True)
-    for above, row in zip([None, *comparison.rows], comparison.rows, strict=False):
-        if row.baseline and above is not None and not above.baseline:
+    baselines = False
+    for family, rows in grouped_rows(comparison):
+        if family:
             table.add_section()
-        if row.family and (above is None or above.family != row.family):
-            table.add_row(f"[italic]{escape(row.family)}[/]")
-        figures = [(row.figures[c.name], c) for c in comparison.columns[:n_columns]]
-        styled = ((escape(f.format(c)), "bold" if f.best else "none") for f, c in figures)
-        table.add_row(escape(row_label(row)), *(f"[{style}]{text}[/]" for text, style in styled))
+            table.add_row(f"[bold]{escape(family)}[/]")
+        for row in rows:
+            if row.baseline and not baselines and not family:
+                table.add_section()
+            baselines = row.baseline
+            styled = (_styled(row.figures[column.name], column) for column in columns)
+            table.add_row(escape(_terminal_label(row)), *styled)
     say(comparison.title)
     out.print(table)
     if left_out := comparison.columns[n_columns:]:
@@ -318,11 +324,21 @@ def print_table(comparison: ComparisonTable, folder: Path | None, json: bool) ->
         say(f"table: {folder}/table.md, .csv, .tex, .json, .html")
 
 
-def _columns_that_fit(comparison: ComparisonTable) -> int:
-    """Return the number of columns for which the terminal has room, at least 1."""
+def _terminal_label(row: Row) -> str:
+    """Return the name of a row of a table, indented below its family."""
     from ssl_zoo.comparison.render import row_label
 
-    room = out.width - max((len(row_label(row)) for row in comparison.rows), default=0) - 4
+    return f"  {row_label(row)}" if row.family else row_label(row)
+
+
+def _styled(figure: Figure, column: Column) -> str:
+    text = escape(figure.format(column))
+    return f"[bold]{text}[/]" if figure.best else text
+
+
+def _columns_that_fit(comparison: ComparisonTable) -> int:
+    """Return the number of columns for which the terminal has room, at least 1."""
+    room = out.width - max((len(_terminal_label(row)) for row in comparison.rows), default=0)
     for number, column in enumerate(comparison.columns):
         cells = [len(row.figures[column.name].format(column)) for row in comparison.rows]
         room -= max([len(column.title), *cells]) + 3

@@ -135,9 +135,9 @@ def run_table(
         scores = results.get("scores", {}).get(task, {})
         if not scores:
             raise UserError(f"{run.path} has no scores; evaluate it with: ssl-zoo eval {run.path}")
-        needs_labels = "labels" in registry.load_task(task).needs
-        facts = {**results, **config.provenance}
-        outcomes.append(Outcome(row, config.train.seed, run, scores, facts, needs_labels))
+        cls = registry.load_task(task)
+        facts, labels = {**results, **config.provenance}, "labels" in cls.needs
+        outcomes.append(Outcome(row, config.train.seed, run, scores, facts, labels, family=cls.family))
     suffixes = [_in_brackets({path: key[path] for path in varying}) for key in keys]
     outcomes += _baselines(opened, results_of, configs, suffixes)
     specs = _specs(registry.load_task(config.task.name).modality for config in configs)

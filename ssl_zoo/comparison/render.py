@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
 import re
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader
+from markupsafe import Markup
 
-from ssl_zoo.comparison.table import Figure, Row, Table
+from ssl_zoo.comparison.table import MAX_UNGROUPED_ROWS, Figure, Row, Table
+
+MAX_COLUMNS, MAX_NARROW_COLUMNS = 8, 3
+"""The numbers of columns that a page shows at first, on a wide and on a narrow screen."""
 
 
 def _figures(table: Table, row: Row) -> list[tuple[Figure, str]]:
@@ -189,13 +196,42 @@ def to_html(table: Table) -> str:
 
 def template_values(table: Table) -> dict[str, Any]:
     """Return the values that the templates of a table need."""
+    many = len(table.rows) > MAX_UNGROUPED_ROWS
     return {
         "title": table.title,
         "columns": table.columns,
         "rows": [(row, row_label(row), _figures(table, row)) for row in table.rows],
         "notes": _row_notes(table),
         "foot": table.foot,
+        "folds": _folds(len(table.columns)),
+        "max_columns": MAX_COLUMNS,
+        "narrow_columns": MAX_NARROW_COLUMNS,
+        "many": many,
+        **scripting(many),
     }
+
+
+def _folds(columns: int) -> list[str]:
+    """Return the CSS class of each column, which says on which screens it is folded."""
+    wide = MAX_COLUMNS if columns > MAX_COLUMNS else columns
+    return [
+        "fold" if number >= wide else "narrow-fold" if number >= MAX_NARROW_COLUMNS else ""
+        for number in range(columns)
+    ]
+
+
+def scripting(many: bool) -> dict[str, Any]:
+    """Return the script that sorts and filters rows, and a policy by which a browser runs no other.
+
+    Args:
+        many: whether there are so many rows that the page needs it; else it has none.
+    """
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    if not many:
+        return {"script": "", "policy": policy}
+    script = (Path(__file__).parent / "templates" / "rows.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(sha256(script.encode()).digest()).decode()
+    return {"script": Markup(script), "policy": f"{policy}; script-src 'sha256-{digest}'"}
 
 
 FORMATS: Mapping[str, Callable[[Table], str]] = {

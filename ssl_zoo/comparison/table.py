@@ -15,6 +15,8 @@ from ssl_zoo.spec import Spec
 
 MISSING = "–"
 """The text of a missing figure, in tables that grow."""
+MAX_UNGROUPED_ROWS = 10
+"""A table of more rows than this is grouped by family, unless it is asked for otherwise."""
 NO_RUN = "no run yet"
 """The note on a row that is planned and has no run."""
 
@@ -100,7 +102,7 @@ def build_table(
     foot: Sequence[str] = (),
     noun: str = Spec.noun,
     *,
-    by_family: bool = False,
+    by_family: bool | None = None,
     planned: Mapping[str, str] = MappingProxyType({}),
 ) -> Table:
     """Build the table of some runs.
@@ -115,17 +117,20 @@ def build_table(
         sort: the column to sort by; None for the first.
         foot: notes to put before those on the columns.
         noun: the plural noun for samples.
-        by_family: group the rows by family, with numbers of runs, and say which figures are missing.
+        by_family: group the rows by family, with numbers of runs, and say which figures are missing;
+            None for tables of more than `MAX_UNGROUPED_ROWS` rows.
         planned: the families of rows, by name, that are shown even without a run.
 
     Raises:
         UserError: there is no column of such a name.
     """
-    chosen = choose_columns(columns, _with_figures(outcomes), noun, counts=by_family)
-    machines = Machines.of(outcomes)
     by_row: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_row.setdefault(outcome.row, []).append(outcome)
+    if by_family is None:
+        by_family = len(by_row.keys() | planned.keys()) > MAX_UNGROUPED_ROWS
+    chosen = choose_columns(columns, _with_figures(outcomes), noun, counts=by_family)
+    machines = Machines.of(outcomes)
     rows = [_row(name, in_row, chosen, machines) for name, in_row in by_row.items()]
     for name in sorted(planned.keys() - by_row.keys()):
         nothing = {column.name: Figure() for column in chosen}

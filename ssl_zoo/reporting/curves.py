@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import mean
@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from ssl_zoo.evaluation import ONLINE_EVAL_SIZES
 from ssl_zoo.reporting.inputs import Member, Missing, ReportInputs, attempt, values_by_row
-from ssl_zoo.reporting.pictures import Panel, Style, label_ends, render_svg
+from ssl_zoo.reporting.pictures import SOFT, Panel, Style, label_ends, render_svg
 from ssl_zoo.runs.run import Run
 
 Values = NDArray[np.float64]
 
 AXES = {"samples": "by {noun} seen", "minutes": "by minutes of training"}
 """The horizontal axes, and the titles of plots over them."""
+MAX_JOINT = 10
+"""More curves than this are drawn in a plot for each instead of one for all."""
 MAX_MARKERS = 20
 """A curve of more points than this is drawn without markers."""
 MAX_POINTS = 150
@@ -105,8 +107,8 @@ def format_x_axis(axes: Axes, axis: str, limit: float, noun: str = "samples") ->
     _format_ticks(axes, axis)
 
 
-def _format_ticks(axes: Any, axis: str) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+def _format_ticks(axes: Any, axis: str, number: int = 4) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(number, steps=[1, 2, 2.5, 5, 10]))
     if axis == "samples":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
@@ -171,8 +173,63 @@ def joint_plot(
     return render_svg(paint, name, f"{label} by {by}, at the end: {values}")
 
 
-def section(inputs: ReportInputs, styles: Mapping[str, Style]) -> dict[str, Any]:
-    """Return the plots of the loss, of kNN during training, and of bounds on mutual information."""
+def small_multiples(
+    curves: Mapping[str, Curve],
+    styles: Mapping[str, Style],
+    label: str,
+    name: str,
+    levels: Mapping[str, float] | None = None,
+) -> list[Panel]:
+    """Draw a metric by samples seen in one small plot for each row, all with one scale.
+
+    A grey band shows the middle half of all rows.
+
+    Args:
+        curves: the curve of each row.
+        styles: the style of each row.
+        label: the label of the metric, with the unit.
+        name: the prefix of the names of the plots, unique on the page.
+        levels: values of rows without a curve, drawn as horizontal lines.
+    """
+    levels = levels or {}
+    limit = max(float(curve.samples[-1]) for curve in curves.values())
+    grid = np.linspace(max(float(curve.samples[0]) for curve in curves.values()), limit, 20)
+    all_means = np.stack([np.interp(grid, curve.samples, curve.mean) for curve in curves.values()])
+    quarters = np.quantile(all_means, (0.25, 0.75), axis=0)
+    extremes = [x for curve in curves.values() for x in (curve.low.min(), curve.high.max())]
+    extremes += levels.values()
+    margin = 0.05 * (max(extremes) - min(extremes)) or 1.0
+
+    def paint(row: str, axes: Axes) -> None:
+        axes.fill_between(grid, *quarters, color=SOFT, alpha=0.2, linewidth=0)
+        for other, level in levels.items():
+            style = styles[other]
+            axes.axhline(level, color=style.colour, linestyle=style.dash, linewidth=0.8)
+        _draw_curve(axes, curves[row].samples, curves[row], styles[row])
+        axes.set_ylim(min(extremes) - margin, max(extremes) + margin)
+        axes.set_xlim(0, limit * 1.02 or 1.0)
+        _format_ticks(axes, "samples", 3)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.tick_params(labelsize=8)
+
+    def panel(number: int, row: str, end: float) -> Panel:
+        alt = f"{label} of {row}, at the end {end:.3g}"
+        plot = attempt(partial(render_svg, partial(paint, row), f"{name}-{number}", alt, (2.0, 1.35)))
+        return Panel(f"{row} {end:#.3g}", plot, row)
+
+    return [panel(i, row, curves[row].mean[-1]) for i, row in enumerate(curves)]
+
+
+def section(
+    inputs: ReportInputs, styles: Mapping[str, Style], pictured: Collection[str]
+) -> dict[str, Any]:
+    """Return the plots of the loss, of kNN during training, and of bounds on mutual information.
+
+    Args:
+        inputs: the runs.
+        styles: the style of each row.
+        pictured: the rows whose losses are shown without a click.
+    """
     runs = {row: of_row for row, members in inputs.rows.items() if (of_row := logging_runs(members))}
     losses = curves_of(runs, "loss")
     knn, bounds = (_readable(curves_of(runs, key)) for key in ("knn", "mi_bound"))
@@ -180,14 +237,17 @@ def section(inputs: ReportInputs, styles: Mapping[str, Style]) -> dict[str, Any]
     levels = {row: mean(values) for row, values in final.items() if row not in knn}
 
     def loss_panel(number: int, row: str, curve: Curve | Missing) -> Panel:
+        folded = row not in pictured
         if isinstance(curve, Missing):
-            return Panel(row, curve, row)
+            return Panel(row, curve, row, folded=folded)
         plot = partial(loss_plot, row, curve, styles[row], f"loss-{number}", inputs.noun)
-        return Panel(row, attempt(plot), row)
+        return Panel(row, attempt(plot), row, folded=folded)
 
-    def joint_panels(
+    def panels(
         name: str, label: str, curves: Mapping[str, Curve], levels: Mapping[str, float] | None = None
     ) -> list[Panel]:
+        if len(curves) > MAX_JOINT:
+            return small_multiples(curves, styles, label, name, levels)
         return [
             Panel(
                 title.format(noun=inputs.noun),
@@ -204,10 +264,11 @@ def section(inputs: ReportInputs, styles: Mapping[str, Style]) -> dict[str, Any]
     return {
         "noun": inputs.noun,
         "loss": [loss_panel(number, *item) for number, item in enumerate(losses.items())],
-        "knn": joint_panels("knn", "kNN %", knn, levels),
-        "bound": joint_panels("bound", "nats", bounds),
+        "knn": panels("knn", "kNN %", knn, levels),
+        "bound": panels("bound", "nats", bounds),
+        "max_joint": MAX_JOINT,
         "online_eval_sizes": ONLINE_EVAL_SIZES,
-        "levels": list(levels),
+        "levels": {row: f"{row} {level:.1f}" for row, level in levels.items()},
     }
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ssl_zoo.comparison.render import environment, template_values
+from ssl_zoo.comparison.render import environment, scripting, template_values
+from ssl_zoo.comparison.table import MAX_UNGROUPED_ROWS, Row
+from ssl_zoo.plugins.families import OTHER_FAMILY
 from ssl_zoo.reporting import cost, curves, projection, provenance, samples
 from ssl_zoo.reporting.inputs import FeatureExtractor, Missing, ReportInputs, attempt, read_folder
 from ssl_zoo.reporting.pictures import Style, row_styles
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.files import check_output_file, write_atomic
 from ssl_zoo.text import printable
+
+MAX_PICTURED = 5
+"""The number of rows whose pictures are shown without a click, where there are many rows."""
 
 
 @torch_defaults()
@@ -50,6 +57,8 @@ def report(folder: str | Path, to: str | Path | None = None, *, map: str = "auto
 def _sections(inputs: ReportInputs, method: str) -> dict[str, Any]:
     """Return the values that the template needs."""
     table, styles, config = inputs.table, _styles(inputs), inputs.config
+    many = not isinstance(table, Missing) and len(table.rows) > MAX_UNGROUPED_ROWS
+    pictured = pictured_rows(inputs)
     extractor: FeatureExtractor | Missing = (
         config
         if isinstance(config, Missing)
@@ -63,11 +72,14 @@ def _sections(inputs: ReportInputs, method: str) -> dict[str, Any]:
         "version": version("ssl-zoo"),
         "styles": styles,
         "table": table if isinstance(table, Missing) else template_values(table),
-        "curves": curves.section(inputs, styles),
+        "families": _families(inputs, styles),
+        "many": many,
+        **scripting(many),
+        "curves": curves.section(inputs, styles, pictured),
         "cost": attempt(partial(cost.section, inputs, styles)),
         "samples": extractor
         if isinstance(extractor, Missing)
-        else attempt(partial(samples.section, inputs, extractor, method)),
+        else attempt(partial(samples.section, inputs, extractor, method, pictured)),
         "provenance": provenance.section(inputs),
         "incomplete": [
             (member.name, member.incomplete)
@@ -75,6 +87,48 @@ def _sections(inputs: ReportInputs, method: str) -> dict[str, Any]:
             if member.incomplete is not None and len(inputs.members) > 1
         ],
         "skipped": provenance.skipped(inputs, extractor),
+    }
+
+
+def pictured_rows(inputs: ReportInputs) -> list[str]:
+    """Return the rows whose pictures are shown without a click: all, or few of different families.
+
+    Of more than `MAX_UNGROUPED_ROWS` rows they are the best trained one of each family, by the first
+    column in which one is better than another, then the next best, `MAX_PICTURED` in all.
+    """
+    if isinstance(inputs.table, Missing) or len(inputs.table.rows) <= MAX_UNGROUPED_ROWS:
+        return list(inputs.rows)
+    column = next((column for column in inputs.table.columns if column.better is not None), None)
+
+    def rank(row: Row) -> float:
+        estimate = None if column is None else row.figures[column.name].estimate
+        if column is None or estimate is None:
+            return math.inf
+        return estimate.mean if column.better == "lower" else -estimate.mean
+
+    trained = {member.row for member in inputs.members if member.kind == "trained"}
+    rows = sorted((row for row in inputs.table.rows if row.name in trained), key=rank)
+    best: dict[str, Row] = {}
+    for row in rows:
+        best.setdefault(row.family, row)
+    chosen = [*best.values(), *(row for row in rows if row not in best.values())]
+    return [row.name for row in chosen[:MAX_PICTURED]]
+
+
+def _families(inputs: ReportInputs, styles: Mapping[str, Style]) -> list[tuple[str, Style]]:
+    """Return the style of each family whose rows share one."""
+    families = _shared_styles(inputs)
+    return sorted({family: styles[row] for row, family in families.items() if row in styles}.items())
+
+
+def _shared_styles(inputs: ReportInputs) -> dict[str, str]:
+    """Return the family of each task in a table that is grouped by family."""
+    if isinstance(inputs.table, Missing):
+        return {}
+    return {
+        row.name: row.family or OTHER_FAMILY
+        for row in inputs.table.rows
+        if not row.baseline and len(inputs.table.rows) > MAX_UNGROUPED_ROWS
     }
 
 
@@ -90,4 +144,4 @@ def _styles(inputs: ReportInputs) -> dict[str, Style]:
         for table_row in inputs.table.rows:
             if table_row.name not in tasks:
                 baselines.setdefault(table_row.name, False)
-    return row_styles(sorted(tasks), baselines)
+    return row_styles(sorted(tasks), baselines, _shared_styles(inputs))

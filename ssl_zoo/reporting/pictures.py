@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from types import MappingProxyType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -65,6 +67,8 @@ _RC_PARAMS: Any = {
     "lines.linewidth": 1.6,
     "lines.markersize": 5.0,
 }
+_LONG_NUMBER = re.compile(r"(\d\.\d\d)\d+")
+"""A number with more decimals than can be seen."""
 _MIN_JPEG_SIZE = 48
 """Images with a smaller side, in pixels, are stored without loss."""
 
@@ -105,14 +109,21 @@ OTHER = Style("#8C959F")
 """The style of all classes that have no other style."""
 
 
-def row_styles(tasks: Iterable[str], baselines: Mapping[str, bool]) -> dict[str, Style]:
+def row_styles(
+    tasks: Iterable[str],
+    baselines: Mapping[str, bool],
+    families: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Style]:
     """Return the style of each row: tasks in colour, baselines in the colours of the page's text.
 
     Args:
         tasks: names of tasks, in an order that does not depend on their scores.
         baselines: whether each baseline is trained, by name.
+        families: the families of tasks that share a style with all of their family.
     """
-    styles = {name: numbered_style(number) for number, name in enumerate(tasks)}
+    tasks = list(tasks)
+    groups = sorted({families.get(name, name) for name in tasks}) if families else tasks
+    styles = {name: numbered_style(groups.index(families.get(name, name))) for name in tasks}
     dashes = cycle((":", "--", "-."))
     for (name, trained), marker in zip(baselines.items(), cycle(MARKER_PATHS), strict=False):
         styles[name] = Style(INK, marker) if trained else Style(SOFT, marker, next(dashes))
@@ -167,6 +178,9 @@ def _inline(document: str, name: str, alt: str) -> Markup:
         if "style" in element.attrib:
             for sentinel, variable in _PAGE.items():
                 element.set("style", element.attrib["style"].replace(sentinel, variable))
+        for key in ("d", "points", "transform", "x", "y"):
+            if key in element.attrib:
+                element.set(key, _LONG_NUMBER.sub(r"\1", element.attrib[key]))
     root.attrib = {"class": "plot", "viewBox": root.attrib["viewBox"], "role": "img"}
     root.set("aria-label", printable(alt))
     return Markup(ElementTree.tostring(root, encoding="unicode"))
@@ -181,12 +195,14 @@ class Panel:
         picture: SVG, the URI of an image, or why there is none.
         row: the row that it shows; None if it shows several.
         alt: the alternative text of an image.
+        folded: whether it is shown only on a click.
     """
 
     title: str
     picture: Markup | str | Missing
     row: str | None = None
     alt: str = ""
+    folded: bool = False
 
 
 def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -227,14 +243,15 @@ def shorten(text: str, limit: int = 24) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def scatter_png(points: np.ndarray[Any, np.dtype[Any]], styles: Sequence[Style]) -> str:
+def scatter_png(points: np.ndarray[Any, np.dtype[Any]], styles: Sequence[Style], dpi: int = 180) -> str:
     """Draw points on a transparent square without axes, and return it as a data URI.
 
     Args:
         points: the coordinates [N, 2].
         styles: the style of each point [N].
+        dpi: pixels per inch; the square has 3.6 inches.
     """
-    figure = Figure(figsize=(3.6, 3.6), dpi=180)
+    figure = Figure(figsize=(3.6, 3.6), dpi=dpi)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
@@ -253,12 +270,17 @@ def scatter_png(points: np.ndarray[Any, np.dtype[Any]], styles: Sequence[Style])
         return data_uri(image.quantize(128, Image.Quantize.FASTOCTREE))
 
 
-def data_uri(image: Image.Image) -> str:
-    """Return an image as a data URI: PNG, or JPEG if that is less than a third of the size."""
+def data_uri(image: Image.Image, compact: bool = False) -> str:
+    """Return an image as a data URI: PNG, or JPEG if that is less than a third of the size.
+
+    Args:
+        image: the image.
+        compact: use JPEG, of lower quality, wherever that is smaller.
+    """
     content, kind = _encoded(image, "PNG", optimize=True), "png"
-    if image.mode in ("L", "RGB") and max(image.size) >= _MIN_JPEG_SIZE:
-        lossy = _encoded(image, "JPEG", quality=85)
-        if 3 * len(lossy) < len(content):
+    if image.mode in ("L", "RGB") and (compact or max(image.size) >= _MIN_JPEG_SIZE):
+        lossy = _encoded(image, "JPEG", quality=60 if compact else 85)
+        if (1 if compact else 3) * len(lossy) < len(content):
             content, kind = lossy, "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import accumulate
+from shlex import quote
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from ssl_zoo.data import DataSet, Split
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.features import sample_indices
+from ssl_zoo.notices import Notice
 from ssl_zoo.reporting.inputs import (
     FeatureExtractor,
     Member,
@@ -50,8 +53,19 @@ TINY = 32
 """Pictures of at most this many pixels a side are enlarged without smoothing."""
 THUMBNAIL_SIZE, VIEW_SIZE = 64, 96
 """The maximum side in pixels of a neighbour, and the maximum width of a view."""
+MAX_BYTES = 3_400_000
+"""Pictures a click away that would take all pictures over this are left out; a page of forty rows has
+about 1.5 MB of other content, and stays under 5 MB."""
+_MARKUP_BYTES = 250
+"""What the markup around a neighbour takes, about."""
 TEXT_LENGTH = 200
 """The maximum number of characters that are shown of a text."""
+
+_LEFT_OUT = Notice(
+    "pictures-left-out",
+    "A report of many rows has no pictures of the last ones where they would take it over 5 MB.",
+    "make a report of one run: `ssl-zoo report RUN`",
+)
 
 
 @dataclass(frozen=True)
@@ -64,12 +78,14 @@ class SampleGrid:
         neighbours: indices in the bank [Q, k]; None if the samples cannot be shown.
         views: the inputs of the network, as the URI of an image or as HTML; None without a task, or if
             the samples cannot be shown.
+        folded: whether its pictures are shown only on a click, and are smaller.
     """
 
     row: str
     map: str | Missing
     neighbours: Tensor | Missing | None
     views: str | Markup | Missing | None
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,13 +105,19 @@ class Thumbnail:
     correct: bool = True
 
 
-def section(inputs: ReportInputs, extractor: FeatureExtractor, method: str) -> dict[str, Any]:
+def section(
+    inputs: ReportInputs,
+    extractor: FeatureExtractor,
+    method: str,
+    pictured: Collection[str] | None = None,
+) -> dict[str, Any]:
     """Return the map, the neighbours and the views of each row.
 
     Args:
         inputs: the runs.
         extractor: computes their features.
         method: the method of projection.
+        pictured: the rows whose pictures are shown without a click; None for all.
     """
     data = extractor.data
     split = data.train if data.test is None else data.test
@@ -108,24 +130,43 @@ def section(inputs: ReportInputs, extractor: FeatureExtractor, method: str) -> d
     styles, legend = _class_styles(data, split, mapped)
 
     def make_grid(row: str, member: Member) -> SampleGrid:
+        folded = pictured is not None and row not in pictured
         built = attempt(partial(extractor.subject, member))
         if isinstance(built, Missing):
             has_views = shown and member.kind == "trained"
             return SampleGrid(
-                row, built, None if queries is None else built, built if has_views else None
+                row, built, None if queries is None else built, built if has_views else None, folded
             )
         subject, task = built
         return SampleGrid(
             row,
-            attempt(lambda: _map(subject, split, mapped, styles, method)),
+            attempt(lambda: _map(subject, split, mapped, styles, method, folded)),
             attempt(lambda: _neighbours(subject, data, bank, queries)) if queries is not None else None,
-            attempt(lambda: _views(task, data, subject.seed)) if shown and task is not None else None,
+            attempt(lambda: _views(task, data, subject.seed, folded))
+            if shown and task is not None
+            else None,
+            folded,
         )
 
     grids = [make_grid(row, representative(members)) for row, members in inputs.rows.items()]
+    answers = [] if queries is None else _queries(data, queries, grids)
+    if left_out := _too_large(grids, answers):
+        _LEFT_OUT(
+            f"the page has no pictures of {len(left_out)} of {len(grids)} rows, as it would exceed "
+            f"5 MB: {', '.join(left_out)}; make a report of a run: "
+            f"ssl-zoo report {quote(str(representative(inputs.rows[left_out[0]]).run.path))}"
+        )
+        reason = Missing("it would take the page over 5 MB; make a report of its run")
+        grids = [SampleGrid(g.row, reason, None, None, True) if g.row in left_out else g for g in grids]
+        answers = [
+            {**answer, "rows": [part for part in answer["rows"] if part[0] not in left_out]}
+            for answer in answers
+        ]
     return {
         "maps": [
-            Panel(g.row, g.map, g.row, f"Map of the features of {g.row}, a point for each sample")
+            Panel(
+                g.row, g.map, g.row, f"Map of the features of {g.row}, a point for each sample", g.folded
+            )
             for g in grids
         ],
         "method": METHODS[method][0],
@@ -134,7 +175,7 @@ def section(inputs: ReportInputs, extractor: FeatureExtractor, method: str) -> d
         "total": len(split),
         "split": "train" if data.test is None else "test",
         "legend": legend,
-        "queries": [] if queries is None else _queries(data, queries, grids),
+        "queries": answers,
         "missing": [(g.row, g.neighbours) for g in grids if isinstance(g.neighbours, Missing)],
         "noun": data.spec.noun,
         "unshown": None if shown else unshown,
@@ -143,20 +184,44 @@ def section(inputs: ReportInputs, extractor: FeatureExtractor, method: str) -> d
         "labelled": data.labelled,
         "viewed": VIEWED,
         "views": [
-            Panel(g.row, g.views, g.row, "" if isinstance(g.views, Markup) else f"Inputs of {g.row}")
+            Panel(
+                g.row,
+                g.views,
+                g.row,
+                "" if isinstance(g.views, Markup) else f"Inputs of {g.row}",
+                g.folded,
+            )
             for g in grids
             if g.views is not None
         ],
     }
 
 
+def _too_large(grids: Sequence[SampleGrid], answers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the folded rows whose pictures, after those of the rows before, exceed `MAX_BYTES`."""
+    sizes = {g.row: sum(len(p) for p in (g.map, g.views) if isinstance(p, str)) for g in grids}
+    for answer in answers:
+        for row, thumbnails, _ in answer["rows"]:
+            sizes[row] += sum(_MARKUP_BYTES + len(t.uri or t.text) for t in thumbnails)
+    ordered = sorted(grids, key=lambda g: g.folded)
+    totals = accumulate(sizes[g.row] for g in ordered)
+    return [g.row for g, total in zip(ordered, totals, strict=True) if g.folded and total > MAX_BYTES]
+
+
 def _features(subject: Subject, split: Split, indices: Tensor) -> Tensor:
     return subject.extract(split, indices).flatten(1).cpu()
 
 
-def _map(subject: Subject, split: Split, indices: Tensor, styles: Sequence[Style], method: str) -> str:
+def _map(
+    subject: Subject,
+    split: Split,
+    indices: Tensor,
+    styles: Sequence[Style],
+    method: str,
+    folded: bool,
+) -> str:
     features = _features(subject, split, indices)
-    return scatter_png(project(features.numpy(), method), styles)
+    return scatter_png(project(features.numpy(), method), styles, 90 if folded else 180)
 
 
 def _class_styles(
@@ -192,19 +257,21 @@ def _queries(data: DataSet, queries: Tensor, grids: Sequence[SampleGrid]) -> lis
     """Return for each query its thumbnail, and for each row those of its neighbours."""
     assert data.test is not None
     labels, bank_labels = data.test.labels, data.bank.labels
-    rows = {g.row: g.neighbours for g in grids if isinstance(g.neighbours, Tensor)}
-    needed = {index for neighbours in rows.values() for index in neighbours.flatten().tolist()}
+    rows = [(g, g.neighbours) for g in grids if isinstance(g.neighbours, Tensor)]
+    needed = {index for _, neighbours in rows for index in neighbours.flatten().tolist()}
     if not needed:
         return []
     indices = torch.tensor(sorted(needed))
     cells = dict(zip(indices.tolist(), _show(data, data.bank, indices), strict=True))
     tiny = all(isinstance(cell, Image.Image) and max(cell.size) <= TINY for cell in cells.values())
 
-    def neighbour(index: int, query_label: int | None) -> Thumbnail:
+    @cache
+    def neighbour(index: int, query_label: int | None, folded: bool) -> Thumbnail:
+        size = THUMBNAIL_SIZE // 2 if folded else THUMBNAIL_SIZE
         if bank_labels is None or query_label is None:
-            return _thumbnail(cells[index])
+            return _thumbnail(cells[index], size=size)
         label = int(bank_labels[index])
-        return _thumbnail(cells[index], _class_name(data, label), label == query_label)
+        return _thumbnail(cells[index], _class_name(data, label), label == query_label, size)
 
     answers = []
     asked = _show(data, data.test, queries)
@@ -216,8 +283,12 @@ def _queries(data: DataSet, queries: Tensor, grids: Sequence[SampleGrid]) -> lis
                 "thumbnail": _thumbnail(cell, name),
                 "tiny": tiny,
                 "rows": [
-                    (row, [neighbour(index, label) for index in neighbours[i].tolist()])
-                    for row, neighbours in rows.items()
+                    (
+                        grid.row,
+                        [neighbour(index, label, grid.folded) for index in neighbours[i].tolist()],
+                        grid.folded,
+                    )
+                    for grid, neighbours in rows
                 ],
             }
         )
@@ -229,19 +300,25 @@ def _show(data: DataSet, split: Split, indices: Tensor) -> Sequence[Image.Image 
     return data.spec.show(data.spec.prepare(split.batch(indices)))
 
 
-def _thumbnail(cell: Image.Image | str, label: str | None = None, correct: bool = True) -> Thumbnail:
+def _thumbnail(
+    cell: Image.Image | str,
+    label: str | None = None,
+    correct: bool = True,
+    size: int = THUMBNAIL_SIZE,
+) -> Thumbnail:
     if isinstance(cell, str):
         return Thumbnail(None, shorten(cell, TEXT_LENGTH), label, correct)
     image = cell.copy()
-    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))  # never enlarges
-    return Thumbnail(data_uri(image), "", label, correct)
+    image.thumbnail((size, size))  # never enlarges
+    return Thumbnail(data_uri(image, size < THUMBNAIL_SIZE), "", label, correct)
 
 
-def _views(task: Task, data: DataSet, seed: int) -> str | Markup:
+def _views(task: Task, data: DataSet, seed: int, folded: bool) -> str | Markup:
     """Return the views of a few samples, and reconstructions, as the URI of an image or as HTML."""
     columns = gallery.columns(task.cpu(), data, VIEWED, seed, trained=True)
     if gallery.as_text(columns) is None:
-        return data_uri(gallery.draw(columns, VIEW_SIZE, VIEW_SIZE))
+        size = VIEW_SIZE // 2 if folded else VIEW_SIZE
+        return data_uri(gallery.draw(columns, size, size), folded)
     rows = range(max(map(len, columns.values())))
     line = Markup("<dt>{}</dt><dd>{}</dd>")
     samples = [

@@ -45,9 +45,14 @@ class Page(html.parser.HTMLParser):
         self.policy: list[str] = []
         self.feed(text)
         self.close()
-        for tag in ("script", "iframe", "object", "embed", "base", "link", "form"):
+        sorts = 'class="controls"' in text  # a table of many rows has a script, by its hash alone
+        assert self.tags["script"] == sorts
+        for tag in ("iframe", "object", "embed", "base", "link", "form"):
             assert not self.tags[tag], tag
-        assert self.policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+        scripts = r"; script-src 'sha256-[\w+/]{43}='" if sorts else ""
+        policy = rf"default-src 'none'; style-src 'unsafe-inline'; img-src data:{scripts}"
+        assert len(self.policy) == 1
+        assert re.fullmatch(policy, self.policy[0])
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
