@@ -19,6 +19,7 @@ class Supervised(Task):
     name = "supervised"
     paper = "He et al. 2016, Deep Residual Learning for Image Recognition, arXiv:1512.03385"
     family = "baseline"
+    passes = 1
     recipe = {"train": {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4}}
     needs = ("labels",)
 

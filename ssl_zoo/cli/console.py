@@ -109,7 +109,7 @@ def print_tasks(entries: Iterable[TaskInfo], json: bool) -> None:
     else:
         columns: dict[str, Callable[[TaskInfo], str]] = {
             "task": lambda entry: entry.name,
-            "what it does": _summary_and_needs,
+            "what it does": _summary_passes_and_needs,
             "paper": lambda entry: _authors_and_year(entry.paper),
         }
         if len({entry.modality for entry in entries}) > 1:
@@ -131,10 +131,16 @@ def print_tasks(entries: Iterable[TaskInfo], json: bool) -> None:
         say("ssl-zoo tasks NAME shows a task's options and its paper")
 
 
-def _summary_and_needs(entry: TaskInfo) -> str:
-    """Return what a task does, and in brackets what it needs."""
+def _summary_passes_and_needs(entry: TaskInfo) -> str:
+    """Return what a task does, and in brackets its passes for each sample and what it needs."""
     needs = ", ".join(filter(None, [*entry.needs, entry.prerequisites]))
-    return f"{entry.summary} (needs {needs})" if needs else entry.summary
+    facts = [_passes(entry.passes) if entry.passes else "", f"needs {needs}" if needs else ""]
+    bracket = "; ".join(filter(None, facts))
+    return f"{entry.summary} ({bracket})" if bracket else entry.summary
+
+
+def _passes(n: float) -> str:
+    return f"{n:g} {'pass' if n == 1 else 'passes'}"
 
 
 def _say_origins(entries: Iterable[TaskInfo]) -> None:
@@ -160,7 +166,7 @@ def print_task(name: str, cls: type[Task], json: bool) -> None:
     recipe = {section: dict(values) for section, values in cls.recipe.items()}
     if json:
         options = cls.Options.model_json_schema()
-        names = ("paper", "family", "modality", "needs", "prerequisites")
+        names = ("paper", "family", "modality", "needs", "prerequisites", "passes")
         facts = {"name": name, **{fact: getattr(cls, fact) for fact in names}}
         print_json({**facts, "recipe": recipe, "options": options})
         return
@@ -169,6 +175,8 @@ def print_task(name: str, cls: type[Task], json: bool) -> None:
         say(cls.paper)
     needs = " and ".join(filter(None, [*cls.needs, cls.prerequisites]))
     say(f"takes {cls.modality} data" + (f", and needs {needs}" if needs else ""))
+    if cls.passes:
+        say(f"{_passes(cls.passes)} through encoders, a teacher's included, for each sample")
     if cls.Options.model_fields:
         table = Table("option", "default", "description", "range")
         for option, field in cls.Options.model_fields.items():

@@ -24,6 +24,7 @@ class Description(NamedTuple):
         modality: the kind of data that it takes.
         needs: what its loss gets beside the views.
         prerequisites: what it asks of backbone and batch.
+        passes: samples that encoders process for each sample; 0 if unknown.
     """
 
     summary: str = ""
@@ -32,6 +33,7 @@ class Description(NamedTuple):
     modality: str = ""
     needs: tuple[str, ...] = ()
     prerequisites: str = ""
+    passes: float = 0
 
     @classmethod
     def of(cls, task: type[Task]) -> Description:
@@ -55,10 +57,11 @@ class SourceReader:
             key: str(_value(lineage, key) or "")
             for key in ("paper", "family", "modality", "prerequisites")
         }
-        needs = _value(lineage, "needs")
+        needs, passes = _value(lineage, "needs"), _value(lineage, "passes")
         return Description(
             docstring_summary(ast.get_docstring(lineage[0])),
             needs=tuple(map(str, needs)) if isinstance(needs, tuple | list) else (),
+            passes=passes if isinstance(passes, int | float) else 0,
             **texts,
         )
 

@@ -20,6 +20,7 @@ class TaskInfo:
         modality: the kind of data that it takes, likewise.
         needs: what its loss gets beside the views, such as ``"labels"``.
         prerequisites: what it asks of backbone and batch, such as ``"a ViT"``.
+        passes: samples that encoders process for each sample, 0 if unknown.
     """
 
     name: str
@@ -32,6 +33,7 @@ class TaskInfo:
     modality: str
     needs: tuple[str, ...]
     prerequisites: str
+    passes: float
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ _OF_TASKS: tuple[CheckFunction, ...] = (
     learning.check_loss_is_finite_in_fp32,
     learning.check_loss_is_finite_in_bf16,
     learning.check_loss_changes_nothing_that_it_reads,
+    learning.check_passes_are_as_declared,
     learning.check_every_parameter_is_trained,
     learning.check_teachers_move_after_a_step_alone,
     learning.check_small_batch_overfits,

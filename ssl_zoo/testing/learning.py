@@ -11,8 +11,9 @@ from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.evaluation.health import rankme, spread
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import Case, adam, backward, changed, compute, snapshot, step
-from ssl_zoo.testing.check import listed, require, same
+from ssl_zoo.testing.check import CheckSkipped, listed, require, same
 from ssl_zoo.training.optimizer import parameter_groups
+from ssl_zoo.training.passes import count_passes
 from ssl_zoo.tree import Tree
 
 
@@ -57,6 +58,21 @@ def check_loss_changes_nothing_that_it_reads(case: Case) -> None:
         "and centres in after_step, and draw random numbers in views",
     )
     require(same(copies, views), "loss changes the views that it is given")
+
+
+def check_passes_are_as_declared(case: Case) -> None:
+    """Check that encoders process as many samples, for each of a batch, as `Task.passes` says."""
+    declared, n = case.cls.passes, 8
+    if not declared:
+        raise CheckSkipped("the task does not say how often encoders see a sample (passes)")
+    task = case.build()
+    views = case.views(task, n)
+    with count_passes(task) as passes:
+        compute(task, views)
+    measured = passes.samples / n
+    if case.options and measured != declared:
+        raise CheckSkipped(f"{measured:g} with these options, {declared:g} declared for the defaults")
+    require(measured == declared, f"encoders see a sample {measured:g} times, not {declared:g} (passes)")
 
 
 def check_every_parameter_is_trained(case: Case) -> None:

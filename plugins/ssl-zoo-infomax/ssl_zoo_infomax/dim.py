@@ -145,6 +145,7 @@ class DeepInfoMax(Task):
     name = "dim"
     paper = "Hjelm et al. 2018, Learning Deep Representations by MI Maximization, arXiv:1808.06670"
     family = "contrastive"
+    passes = 1
     recipe = {
         "train": {
             "optimizer": "adam",

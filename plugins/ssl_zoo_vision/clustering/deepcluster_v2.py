@@ -28,10 +28,10 @@ class DeepClusterV2(Task):
     name = "deepcluster-v2"
     family = "clustering"
     paper = "Caron et al. 2020, DeepCluster-v2 (SwAV, appendix), arXiv:2006.09882"
+    passes = 2
     recipe = {"train": {"optimizer": "lars", "lr": 0.6, "weight_decay": 1e-6, "warmup": 0.1}}
     needs = ("index",)
     any_size = True
-
     prototypes: Tensor
     classes: Tensor
     images: Tensor

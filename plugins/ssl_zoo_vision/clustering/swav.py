@@ -26,6 +26,7 @@ class SwAV(Task):
     name = "swav"
     family = "clustering"
     paper = "Caron et al. 2020, Contrasting Cluster Assignments (SwAV), arXiv:2006.09882"
+    passes = 2
     recipe = {"train": {"optimizer": "lars", "lr": 0.6, "weight_decay": 1e-6, "warmup": 0.1}}
     any_size = True
 

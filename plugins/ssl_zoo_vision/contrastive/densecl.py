@@ -37,6 +37,7 @@ class DenseCL(MoCo):
     name = "densecl"
     family = "contrastive"
     paper = "Wang et al. 2021, Dense Contrastive Learning, arXiv:2011.09157"
+    passes = 2
     # The last stages keep the second one's resolution, as small images leave a map of one place.
     recipe = {**MoCo.recipe, "backbone": {"options": {"output_stride": 8}}}
 

@@ -26,6 +26,7 @@ class MoCo(Task):
     name = "moco"
     paper = "He et al. 2019, 2020, Momentum Contrast (v1, v2), arXiv:1911.05722, arXiv:2003.04297"
     family = "contrastive"
+    passes = 2
     recipe = {
         "train": {
             "optimizer": "momentum",
@@ -44,10 +45,7 @@ class MoCo(Task):
 
         temperature: float = Field(0.2, gt=0, description="temperature τ")
         momentum: float | None = Field(
-            None,
-            ge=0,
-            le=1,
-            description="momentum of the key encoder; none: 0.999, or 0.99 up to 64 pixels",
+            None, ge=0, le=1, description="momentum of keys; none: 0.999, or 0.99 up to 64 pixels"
         )
         queue: int | None = Field(
             None, ge=1, description="number of negatives; none: 65536, or 4096 up to 64 pixels"

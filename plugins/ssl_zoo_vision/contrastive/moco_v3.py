@@ -27,6 +27,7 @@ class MoCoV3(Task):
         "Chen et al. 2021, An Empirical Study of Training Self-Supervised Vision Transformers, "
         "arXiv:2104.02057"
     )
+    passes = 4
     recipe = {"train": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-6, "warmup": 0.1}}
 
     class Options(AsymmetricViewOptions):

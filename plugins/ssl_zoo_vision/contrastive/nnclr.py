@@ -18,6 +18,7 @@ class NNCLR(Task):
     name = "nnclr"
     family = "contrastive"
     paper = "Dwibedi et al. 2021, With a Little Help from My Friends, arXiv:2104.14548"
+    passes = 2
     recipe = {"train": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-6, "warmup": 0.1}}
 
     class Options(SymmetricViewOptions):

@@ -34,6 +34,7 @@ class NPID(Task):
     name = "npid"
     family = "contrastive"
     paper = "Wu et al. 2018, Non-Parametric Instance Discrimination, arXiv:1805.01978"
+    passes = 1
     recipe = {
         "train": {"optimizer": "momentum", "lr": 0.03, "weight_decay": 1e-4, "warmup": 0.0}
         | {"schedule": "step", "milestones": [0.6, 0.8]}

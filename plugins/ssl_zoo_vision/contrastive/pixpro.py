@@ -41,6 +41,7 @@ class PixPro(Task):
     name = "pixpro"
     family = "contrastive"
     paper = "Xie et al. 2021, Propagate Yourself, arXiv:2011.10043"
+    passes = 4
     # The last stages keep the second one's resolution, as small images leave a map of one place.
     recipe = {
         "train": {"optimizer": "lars", "lr": 1.0, "weight_decay": 1e-5, "warmup": 0.05},
@@ -89,8 +90,7 @@ class PixPro(Task):
 
     def propagate(self, x: Tensor) -> Tensor:
         """Return places [B, N, out] with what similar ones propagate to them (equations 2 and 3)."""
-        value = F.normalize(full_precision(self.transform(x)), dim=2)
-        u = F.normalize(x, dim=2)
+        value, u = (F.normalize(full_precision(y), dim=2) for y in (self.transform(x), x))
         similarity = (u @ u.transpose(1, 2)).clamp(min=0) ** self.options.gamma  # [B, N, N]
         return F.normalize(similarity @ value, dim=2)
 

@@ -22,6 +22,7 @@ class SimCLR(Task):
     name = "simclr"
     paper = "Chen et al. 2020, A Simple Framework for Contrastive Learning, arXiv:2002.05709"
     family = "contrastive"
+    passes = 2
     recipe = {"train": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-6, "warmup": 0.1}}
 
     class Options(SymmetricViewOptions):

@@ -19,6 +19,7 @@ class SupCon(Task):
     name = "supcon"
     family = "baseline"
     paper = "Khosla et al. 2020, Supervised Contrastive Learning, arXiv:2004.11362"
+    passes = 2
     # The authors' rate is 0.5 at a batch of 1024.
     recipe = {"train": {"optimizer": "momentum", "lr": 0.125, "weight_decay": 1e-4}}
     needs = ("labels",)

@@ -32,6 +32,7 @@ class BYOL(Task):
     name = "byol"
     paper = "Grill et al. 2020, Bootstrap Your Own Latent, arXiv:2006.07733"
     family = "distillation"
+    passes = 4
     recipe = {"train": {"optimizer": "lars", "lr": 0.2, "weight_decay": 1.5e-6, "warmup": 0.1}}
 
     class Options(AsymmetricViewOptions):

@@ -22,6 +22,7 @@ class DINO(Task):
     name = "dino"
     paper = "Caron et al. 2021, Emerging Properties in Self-Supervised ViTs, arXiv:2104.14294"
     family = "distillation"
+    passes = 4
     any_size = True
     recipe = {"train": {**ADAMW, "lr": 5e-4}}
     paper_outputs, paper_momentum, paper_local, paper_large = 65536, 0.996, 8, (0.4, 1.0)

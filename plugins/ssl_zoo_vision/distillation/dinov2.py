@@ -20,6 +20,7 @@ class DINOv2(IBOT):
     family = "distillation"
     prerequisites = "a ViT"
     paper = "Oquab et al. 2023, DINOv2: Learning Robust Visual Features, arXiv:2304.07193"
+    passes = 4
     recipe = {
         "train": {**ADAMW, "lr": 2e-3, "lr_scaling": "sqrt", "layer_decay": 0.9},
         "backbone": SMALL_VIT,

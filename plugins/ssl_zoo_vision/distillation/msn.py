@@ -31,6 +31,7 @@ class MSN(Task):
     name = "msn"
     paper = "Assran et al. 2022, Masked Siamese Networks, arXiv:2204.07141"
     family = "distillation"
+    passes = 2
     prerequisites = "a ViT"
     any_size = True
     recipe = {"train": {**ADAMW, "lr": 1e-3, "lr_scaling": "none"}, "backbone": SMALL_VIT}
@@ -55,8 +56,7 @@ class MSN(Task):
         super().__init__(encoder, options, spec)
         self.head = mlp([encoder.width, options.hidden, options.hidden, options.out], act=nn.GELU)
         self.prototypes = Prototypes(options.out, options.prototypes)
-        paper = 0.99 if spec.size <= SMALL else 0.996
-        start = paper if options.momentum is None else options.momentum
+        start = (0.99 if spec.size <= SMALL else 0.996) if options.momentum is None else options.momentum
         # To 1 on a line over 1.25 times the run, as in the authors' code.
         self.target = Teacher(encoder, self.head, start=start, end=1 - (1 - start) / 5, kind="linear")
         self.rows, self.columns = output_shape(encoder, encoder.feature_map, spec)[2:]

@@ -28,6 +28,7 @@ class Distillation(Task):
     family = "distillation"
     prerequisites = "a pretrained teacher"
     paper = "Lightly 2025, LightlyTrain (distillation v1 and v3), github.com/lightly-ai/lightly-train"
+    passes = 2
     recipe = {
         "train": {
             **{"optimizer": "lars", "lr": 0.73, "weight_decay": 1e-6, "warmup": 0.1, "clip_norm": 1.0}

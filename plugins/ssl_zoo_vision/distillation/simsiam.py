@@ -31,6 +31,7 @@ class SimSiam(Task):
     name = "simsiam"
     family = "distillation"
     paper = "Chen & He 2020, Exploring Simple Siamese Representation Learning, arXiv:2011.10566"
+    passes = 2
     recipe = {
         "train": {
             "optimizer": "momentum",

@@ -91,6 +91,7 @@ class Inpainting(Task):
     name = "inpainting"
     paper = "Pathak et al. 2016, Context Encoders: Feature Learning by Inpainting, arXiv:1604.07379"
     family = "masked"
+    passes = 1
     recipe = {
         "train": {
             "optimizer": "adam",

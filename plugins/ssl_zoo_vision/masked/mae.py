@@ -113,6 +113,7 @@ class MAE(Task):
     name = "mae"
     paper = "He et al. 2021, Masked Autoencoders Are Scalable Vision Learners, arXiv:2111.06377"
     family = "masked"
+    passes = 1
     prerequisites = "a ViT"
     recipe = {
         "train": {

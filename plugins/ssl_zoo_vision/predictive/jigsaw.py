@@ -120,6 +120,7 @@ class Jigsaw(Task):
     name = "jigsaw"
     paper = "Noroozi & Favaro 2016, Learning by Solving Jigsaw Puzzles, arXiv:1603.09246"
     family = "predictive"
+    passes = 9
     recipe = {
         "train": {
             "optimizer": "sgd",

@@ -21,6 +21,7 @@ class Rotation(Task):
     name = "rotation"
     paper = "Gidaris et al. 2018, Predicting Image Rotations, arXiv:1803.07728"
     family = "predictive"
+    passes = 4
     recipe = {
         "train": {
             "optimizer": "sgd",

@@ -37,6 +37,7 @@ class BarlowTwins(Task):
     name = "barlow-twins"
     family = "redundancy"
     paper = "Zbontar et al. 2021, Barlow Twins, arXiv:2103.03230"
+    passes = 2
     recipe = {"train": {"optimizer": "lars", "lr": 0.4, "weight_decay": 1e-6, "warmup": 0.1}}
 
     class Options(ExpanderOptions):

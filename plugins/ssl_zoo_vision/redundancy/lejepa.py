@@ -31,6 +31,7 @@ class LeJEPA(Task):
     name = "lejepa"
     family = "redundancy"
     paper = "Balestriero and LeCun 2025, LeJEPA, arXiv:2511.08544"
+    passes = 2
     recipe = {"train": {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 5e-4, "warmup": 0.1}}
     any_size = True
 

@@ -63,6 +63,7 @@ class TiCo(Task):
     name = "tico"
     family = "redundancy"
     paper = "Zhu et al. 2022, TiCo: Transformation Invariance and Covariance, arXiv:2206.10698"
+    passes = 2
     recipe = {"train": {"optimizer": "lars", "lr": 0.2, "weight_decay": 1.5e-6, "warmup": 0.1}}
 
     class Options(AsymmetricViewOptions):

@@ -35,6 +35,7 @@ class VICReg(Task):
     name = "vicreg"
     family = "redundancy"
     paper = "Bardes et al. 2021, VICReg: Variance-Invariance-Covariance, arXiv:2105.04906"
+    passes = 2
     recipe = {"train": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-6, "warmup": 0.1}}
 
     class Options(ExpanderOptions):

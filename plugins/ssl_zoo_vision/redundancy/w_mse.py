@@ -46,6 +46,7 @@ class WMSE(Task):
     family = "redundancy"
     prerequisites = "batches of 128 or more"
     paper = "Ermolov et al. 2020, Whitening for Self-Supervised Representation, arXiv:2007.06346"
+    passes = 2
     recipe = {"train": {"optimizer": "adam", "lr": 2e-3, "weight_decay": 1e-6, "warmup": 0.1}}
 
     class Options(ViewOptions):
