@@ -42,7 +42,12 @@ def foot(table: Table) -> list[str]:
 
 
 def _row_notes(table: Table) -> list[str]:
-    return [f"{row.name}: {note}." for row in table.rows for note in row.notes if note != "uses labels"]
+    """Return the remarks on rows; rows of the same remark share a line."""
+    rows: dict[str, list[str]] = {}
+    for row in table.rows:
+        for note in row.notes:
+            rows.setdefault(note, []).append(row.name)
+    return [f"{', '.join(names)}: {note}." for note, names in rows.items() if note != "uses labels"]
 
 
 def to_markdown(table: Table) -> str:

@@ -164,21 +164,22 @@ def test_accuracy_is_averaged_over_machines_and_throughput_is_marked(folder: Pat
 
 
 def test_rows_stand_by_family_and_missing_cells_are_shown(folder: Path) -> None:
-    planned = {"simclr": "contrastive", "dino": "distillation"}
+    planned = {"simclr": "contrastive", "dino": "distillation", "ibot": "distillation"}
     edit(folder / "rotation-0.json", lambda values: values.update(failure="nan", scores={}))
     table = record_table(folder, ["knn", "throughput", "seeds"], planned=planned)
     order = [(row.family, row.name) for row in table.rows]
-    assert order[:3] == [
+    assert order[:4] == [
         ("contrastive", "simclr"),
         ("distillation", "dino"),
+        ("distillation", "ibot"),
         ("predictive", "rotation"),
     ]
-    assert {family for family, _ in order[3:]} == {"baseline"}
+    assert {family for family, _ in order[4:]} == {"baseline"}
     shown = rows(table)
     assert shown["dino"] == ["–", "–", "–"]
     assert shown["rotation"] == ["–", "–", "–"]
     assert shown["pixels"][1:] == ["–", "–"]
-    assert {"dino: no run yet.", "rotation: failed: nan."} <= {
+    assert {"dino, ibot: no run yet.", "rotation: failed: nan."} <= {
         line.removeprefix("- ") for line in to_markdown(table).splitlines()
     }
     for text in (to_markdown(table), to_html(table), to_latex(table), to_csv(table)):
