@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,10 +196,15 @@ def _record(cell: Cell) -> dict[str, Any]:
         **{name: results[name] for name in RunFacts.model_fields if name in results},
         "modality": cell.comparison.modality,
         "data": {"noun": noun} if (noun := results.get("data", {}).get("noun")) else {},
-        "command": command_line(),
+        "command": command_without_folder(),
         **{name: made[name] for name in ("started", "python", "versions", "git") if name in made},
         "config": _settings(cell.config),
     }
+
+
+def command_without_folder() -> str:
+    """Return the command of this process without its --out, a folder of one machine."""
+    return re.sub(r" --out[ =](?:'[^']*'|\S+)", "", command_line())
 
 
 def _settings(config: EncoderConfig) -> dict[str, Any]:

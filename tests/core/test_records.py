@@ -13,6 +13,7 @@ import pytest
 from ssl_zoo.comparison import Table, compare, open_sweep, tabulate
 from ssl_zoo.comparison import run as run_sweep
 from ssl_zoo.comparison.outcomes import record_table
+from ssl_zoo.comparison.records import command_without_folder
 from ssl_zoo.comparison.render import to_csv, to_html, to_latex, to_markdown
 from ssl_zoo.comparison.sweep import run_cell
 from ssl_zoo.errors import UserError
@@ -161,6 +162,12 @@ def test_accuracy_is_averaged_over_machines_and_throughput_is_marked(folder: Pat
     (note,) = [note for note in table.foot if "depend on the machine" in note]
     assert note.startswith("images/s depend on the machine: measured on ")
     assert note.endswith("; those with (a) on NVIDIA H100.")
+
+
+def test_the_command_in_a_record_names_no_folder_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["/opt/bin/ssl-zoo", "compare", "--out", "/home/me/my runs/a", "--seeds", "1"]
+    monkeypatch.setattr("sys.argv", words)
+    assert command_without_folder() == "ssl-zoo compare --seeds 1"
 
 
 def test_rows_stand_by_family_and_missing_cells_are_shown(folder: Path) -> None:
