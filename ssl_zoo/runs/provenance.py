@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from datetime import datetime
@@ -13,9 +14,9 @@ from ssl_zoo.plugins.registry import registry
 
 
 def command_line() -> str:
-    """Return the command of this process, without the folder of the program."""
+    """Return the command of this process as a shell takes it, without the folder of the program."""
     program = Path(sys.argv[0]).name
-    return " ".join(["ssl-zoo" if program == "__main__.py" else program, *sys.argv[1:]])
+    return shlex.join(["ssl-zoo" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def provenance(task: str | None = None) -> dict[str, Any]:
