@@ -20,6 +20,7 @@ from ssl_zoo.views import RandomResizedCrop
 class Near(Task):
     """Two crops of an image lie near each other, and so do all others."""
     name = "near"
+    passes = 2
     def views(self, images, rng):
         crop = RandomResizedCrop(self.spec.size, scale=(0.3, 1.0))
         return tuple(self.spec.normalise(crop(images, rng)) for _ in range(2))

@@ -392,8 +392,8 @@ def test_tasks_are_listed_by_family_with_paper_and_needs_at_80_columns(
     assert [family for family in families if family in named] == named
     rows = {line.split()[0]: line for line in lines if re.match(r" {3}\w", line)}
     assert "Chen et al. 2020" in rows["simclr"]
-    assert "(needs a ViT)" in " ".join(out.split())
-    assert "(needs labels)" in " ".join(out.split())
+    assert "(1 pass; needs a ViT)" in " ".join(out.split())
+    assert "(1 pass; needs labels)" in " ".join(out.split())
 
 
 def test_tasks_are_filtered_by_a_pattern_and_by_family(call: Call) -> None:

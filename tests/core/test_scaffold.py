@@ -191,7 +191,7 @@ def test_a_package_installs_and_is_listed(packages: dict[str, Path], tmp_path: P
         "family": "",
         "needs": [],
         "prerequisites": "",
-        "passes": 0,
+        "passes": 1,
         "name": PACKAGES[kind],
         "value": "ssl_zoo_scaffolded_predictive:ScaffoldedPredictive",
         "summary": "Each image is rotated by 0 to 3 quarter turns, and their number is predicted.",

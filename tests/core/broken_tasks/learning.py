@@ -259,6 +259,13 @@ class TeacherThawedInLoss(Queued):
         super().push(keys.detach())
 
 
+@broken("passes_are_as_declared", r"encoders see a sample 2 times, not 3 \(passes\)")
+class MorePassesThanItMakes(Sound):
+    """It says that there are three, and makes one for each view."""
+
+    passes = 3
+
+
 @broken("small_batch_overfits", r"the loss of the same 8 samples only goes from \d.* in 30 steps")
 class LearnsNothing(Sound):
     """The factor on the learning rate is 0."""
