@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import timm
-import torch
 
 from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.backbones.weights import Weights
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry
+from ssl_zoo.runtime.defaults import seeded
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder
 
@@ -26,8 +26,7 @@ def build_encoder(config: BackboneConfig, spec: Spec, seed: int) -> Encoder:
     Raises:
         UserError: there is no such backbone for such data.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return create_encoder(config, spec)
 
 

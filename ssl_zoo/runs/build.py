@@ -18,6 +18,7 @@ from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.agreement import check_settings, data_difference
 from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.run import Run
+from ssl_zoo.runtime.defaults import seeded
 from ssl_zoo.spec import Spec
 from ssl_zoo.task import Task
 
@@ -104,8 +105,7 @@ def build_task(config: RunConfig, spec: Spec, *, restored: bool = False) -> Task
         UserError: there is no such backbone for such data, or its weights do not fit.
     """
     cls = registry.load_task(config.task.name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
+    with seeded(config.train.seed):
         backbone = config.backbone.untrained() if restored else config.backbone
         encoder = create_encoder(backbone, spec, cls.any_size)
         if config.train.cached_gradients:

@@ -1,4 +1,4 @@
-"""Torch's global modes, at their defaults while ssl-zoo works."""
+"""Torch's global modes, at their defaults while ssl-zoo works, and its global random numbers."""
 
 from __future__ import annotations
 
@@ -29,4 +29,12 @@ def torch_defaults() -> Iterator[None]:
         if (dtype := torch.get_default_dtype()) != torch.float32:
             torch.set_default_dtype(torch.float32)
             modes.callback(torch.set_default_dtype, dtype)
+        yield
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Temporarily draw torch's random numbers on the CPU from a seed, without a trace for the caller."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         yield

@@ -15,6 +15,7 @@ from ssl_zoo.config.schema import BackboneConfig, DataConfig, RunConfig, TaskCon
 from ssl_zoo.data import DataSet
 from ssl_zoo.data.splits import ArraySplit
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
+from ssl_zoo.runtime.defaults import seeded
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
 from ssl_zoo.testing.check import CheckSkipped, same
@@ -99,8 +100,7 @@ class Case:
     def construct(self, data: CheckData, seed: int = 0, samples: int = SAMPLES) -> Task:
         """Return the task as `build` does, and raise what it raises."""
         spec = replace(data.spec, samples=samples)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return self.cls(data.encoder(), self.cls.Options(**self.options), spec).train()
 
     def views(
@@ -166,8 +166,7 @@ def adam(task: Task, lr: float = 3e-3) -> Optimizer:
 
 def compute(task: Task, views: tuple[Tensor, ...]) -> Losses:
     """Return the losses of views, with the same dropout each time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         losses: Losses = task(views)
     return losses
 

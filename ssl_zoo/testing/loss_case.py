@@ -7,7 +7,6 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from ssl_zoo.config.yaml import parse_yaml
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
+from ssl_zoo.runtime.defaults import seeded
 from ssl_zoo.testing.check import CheckFailed, CheckSkipped
 from ssl_zoo.text import did_you_mean, error_reason
 
@@ -64,7 +64,7 @@ class LossCase:
         """Return the loss, new, with parameters and buffers of this type that follow from a seed."""
         if not inspect.isclass(self.loss):
             return partial(self.loss, **self.arguments)
-        with _seed(0):
+        with seeded(0):
             loss: Any = self.loss(**self.arguments)
         built: Loss = loss.to(dtype) if isinstance(loss, nn.Module) else loss
         return built
@@ -142,7 +142,7 @@ class LossCase:
         """
         rest = iter([x.requires_grad_() for x in tensors])
         filled = _filled(parse_inputs(self.form if form is None else form), rest)
-        with _seed(seed):
+        with seeded(seed):
             value = loss(**filled) if isinstance(filled, dict) else loss(*filled)
         value = getattr(value, "total", value)  # of Losses
         if not isinstance(value, Tensor) or value.numel() != 1:
@@ -189,14 +189,6 @@ def load_loss(target: str) -> Loss:
         hint = did_you_mean(name, vars(module))
         raise UserError(f"--loss {target}: {module_name} has no class or function {name!r}.{hint}")
     return loss
-
-
-@contextmanager
-def _seed(seed: int) -> Iterator[None]:
-    """Temporarily draw the random numbers of torch that follow from a seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 def parse_inputs(form: str) -> Any:

@@ -16,6 +16,8 @@ from torchvision.ops import (
     sigmoid_focal_loss,
 )
 
+from ssl_zoo.runtime.defaults import seeded
+
 EPOCHS = 30
 MIN_STEPS = 300
 BATCH = 32
@@ -109,8 +111,7 @@ def fit_detector(
     """
     boxes, labels = boxes.to(maps.device), labels.to(maps.device)
     target = assign(*grid(maps, side), boxes, labels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         detector = Detector(maps, classes, side)
     detector.to(maps.device)
     # Adam changes each of an output's 9 d weights by the rate, so their sum by about 1 for any width.
