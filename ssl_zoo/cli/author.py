@@ -56,16 +56,16 @@ def check_command(
 
     settings = settings_of(data=data, image_size=image_size, backbone=backbone)
     expected = expected_failures(expect)
-    if (name is None) == (loss is None):
-        raise UserError("check: give either the name of a task or --loss MODULE:NAME")
-    if name is not None:
+    if name is not None and loss is None:
         if inputs is not None:
             raise UserError("--inputs: needs --loss; a task is fed by its own views")
         checks = testing.checks_of(name, settings, sets or (), expected, flags=flag_names())
+    elif loss is not None and name is None:
+        if settings:
+            raise UserError(f"{flag_names()[next(iter(settings))]}: cannot be combined with --loss")
+        checks = testing.loss_checks_of(loss, sets or (), inputs, expected)
     else:
-        for path in settings:
-            raise UserError(f"{flag_names()[path]}: cannot be combined with --loss")
-        checks = testing.loss_checks_of(str(loss), sets or (), inputs, expected)
+        raise UserError("check: give either the name of a task or --loss MODULE:NAME")
     _run(checks, json)
 
 

@@ -74,7 +74,9 @@ class Column:
         return self.value(outcome)
 
 
-def _fact(name: str, factor: float = 1.0) -> Callable[[Outcome], float | None]:
+def fact(name: str, factor: float = 1.0) -> Callable[[Outcome], float | None]:
+    """Return a function that gives a fact of an outcome times a factor; None where it is unknown."""
+
     def value(outcome: Outcome) -> float | None:
         fact = outcome.facts.get(name)
         return None if fact is None else fact * factor
@@ -90,18 +92,18 @@ def _costs(noun: str) -> list[Column]:
     """Return the columns of what training costs, with the plural noun for samples."""
     return [
         Column("throughput", f"{noun}/s", f"{noun} drawn per second of training",
-               _fact("samples_per_second"), digits=0, of_machine=True),
+               fact("samples_per_second"), digits=0, of_machine=True),
         Column("minutes", "minutes", "duration of training, without evaluation",
-               _fact("seconds", 1 / 60), digits=2, of_machine=True),
-        Column("samples", noun, f"{noun} drawn during training", _fact("samples"), digits=0),
+               fact("seconds", 1 / 60), digits=2, of_machine=True),
+        Column("samples", noun, f"{noun} drawn during training", fact("samples"), digits=0),
         Column("memory", "memory GB", "peak memory during training: on CUDA that of tensors, on a CPU "
-               "that of the whole process, libraries included", _fact("peak_memory_bytes", 1e-9),
+               "that of the whole process, libraries included", fact("peak_memory_bytes", 1e-9),
                digits=2, of_machine=True),
         Column("parameters", "params M", "parameters of the backbone, in millions",
-               _fact("parameters", 1e-6), digits=2),
+               fact("parameters", 1e-6), digits=2),
         Column("passes", "passes",
                f"passes through a backbone (a teacher's included) per {singular(noun)} drawn",
-               _fact("passes_per_sample")),
+               fact("passes_per_sample")),
         Column("seeds", "seeds", "number of runs, with different seeds",
                lambda outcome: outcome.seed, counted=True),
     ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,7 +204,13 @@ def _record(cell: Cell) -> dict[str, Any]:
 
 def command_without_folder() -> str:
     """Return the command of this process without its --out, a folder of one machine."""
-    return re.sub(r" --out[ =](?:'[^']*'|\S+)", "", command_line())
+    words, kept = iter(shlex.split(command_line())), []
+    for word in words:
+        if word == "--out":
+            next(words, None)
+        elif not word.startswith("--out="):
+            kept.append(word)
+    return shlex.join(kept)
 
 
 def _settings(config: EncoderConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup
 
-from ssl_zoo.comparison.table import MAX_UNGROUPED_ROWS, Figure, Row, Table
+from ssl_zoo.comparison.table import Figure, Row, Table
 
 MAX_COLUMNS, MAX_NARROW_COLUMNS = 8, 3
 """The numbers of columns that a page shows at first, on a wide and on a narrow screen."""
@@ -196,12 +196,15 @@ def environment(*packages: str) -> Environment:
 
 def to_html(table: Table) -> str:
     """Return a self-contained HTML page."""
-    return environment().get_template("table.html").render(**template_values(table))
+    return (
+        environment()
+        .get_template("table.html")
+        .render(**template_values(table), **scripting(table.is_long))
+    )
 
 
 def template_values(table: Table) -> dict[str, Any]:
     """Return the values that the templates of a table need."""
-    many = len(table.rows) > MAX_UNGROUPED_ROWS
     return {
         "title": table.title,
         "columns": table.columns,
@@ -211,8 +214,7 @@ def template_values(table: Table) -> dict[str, Any]:
         "folds": _folds(len(table.columns)),
         "max_columns": MAX_COLUMNS,
         "narrow_columns": MAX_NARROW_COLUMNS,
-        "many": many,
-        **scripting(many),
+        "many": table.is_long,
     }
 
 

@@ -89,6 +89,11 @@ class Table:
     noun: str = Spec.noun
 
     @property
+    def is_long(self) -> bool:
+        """True if there are so many rows that they are grouped, and sorted and filtered in a page."""
+        return len(self.rows) > MAX_UNGROUPED_ROWS
+
+    @property
     def failed(self) -> list[Outcome]:
         """The runs that failed."""
         return [outcome for outcome in self.outcomes if outcome.failure is not None]

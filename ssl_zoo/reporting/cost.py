@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from ssl_zoo.comparison.columns import Outcome
+from ssl_zoo.comparison.columns import Outcome, fact, known_columns
 from ssl_zoo.comparison.machines import Machines
 from ssl_zoo.comparison.table import Table
 from ssl_zoo.errors import UserError
@@ -41,25 +41,17 @@ class Cost:
     value: Callable[[Outcome], float | None]
 
 
-def _fact(name: str, outcome: Outcome) -> float | None:
-    return outcome.facts.get(name)
-
-
-def _minutes(outcome: Outcome) -> float | None:
-    seconds: float | None = outcome.facts.get("seconds")
-    return None if seconds is None else seconds / 60
-
-
 def choose_cost(table: Table) -> Cost:
     """Return minutes of training, or passes where the runs come from several machines."""
     if len(Machines.of(table.outcomes).names) < 2:
-        return Cost("minutes of training", "minutes of training without evaluation", _minutes)
+        return Cost(
+            "minutes of training", "minutes of training without evaluation", fact("seconds", 1 / 60)
+        )
     noun = singular(table.noun)
     return Cost(
         f"passes per {noun}",
-        f"passes through a backbone (a teacher's included) per {noun} drawn, as minutes on several "
-        "machines cannot be compared",
-        partial(_fact, "passes_per_sample"),
+        f"{known_columns(table.noun)['passes'].how}, as minutes on several machines cannot be compared",
+        fact("passes_per_sample"),
     )
 
 

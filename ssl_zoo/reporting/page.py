@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_zoo.comparison.render import environment, scripting, template_values
-from ssl_zoo.comparison.table import MAX_UNGROUPED_ROWS, Row
+from ssl_zoo.comparison.table import Row
 from ssl_zoo.plugins.families import OTHER_FAMILY
 from ssl_zoo.reporting import cost, curves, projection, provenance, samples
 from ssl_zoo.reporting.inputs import FeatureExtractor, Missing, ReportInputs, attempt, read_folder
@@ -57,7 +57,7 @@ def report(folder: str | Path, to: str | Path | None = None, *, map: str = "auto
 def _sections(inputs: ReportInputs, method: str) -> dict[str, Any]:
     """Return the values that the template needs."""
     table, styles, config = inputs.table, _styles(inputs), inputs.config
-    many = not isinstance(table, Missing) and len(table.rows) > MAX_UNGROUPED_ROWS
+    many = not isinstance(table, Missing) and table.is_long
     pictured = pictured_rows(inputs)
     extractor: FeatureExtractor | Missing = (
         config
@@ -93,10 +93,10 @@ def _sections(inputs: ReportInputs, method: str) -> dict[str, Any]:
 def pictured_rows(inputs: ReportInputs) -> list[str]:
     """Return the rows whose pictures are shown without a click: all, or few of different families.
 
-    Of more than `MAX_UNGROUPED_ROWS` rows they are the best trained one of each family, by the first
+    Of the rows of a long table they are the best trained one of each family, by the first
     column in which one is better than another, then the next best, `MAX_PICTURED` in all.
     """
-    if isinstance(inputs.table, Missing) or len(inputs.table.rows) <= MAX_UNGROUPED_ROWS:
+    if isinstance(inputs.table, Missing) or not inputs.table.is_long:
         return list(inputs.rows)
     column = next((column for column in inputs.table.columns if column.better is not None), None)
 
@@ -123,13 +123,10 @@ def _families(inputs: ReportInputs, styles: Mapping[str, Style]) -> list[tuple[s
 
 def _shared_styles(inputs: ReportInputs) -> dict[str, str]:
     """Return the family of each task in a table that is grouped by family."""
-    if isinstance(inputs.table, Missing):
+    if isinstance(inputs.table, Missing) or not inputs.table.is_long:
         return {}
-    return {
-        row.name: row.family or OTHER_FAMILY
-        for row in inputs.table.rows
-        if not row.baseline and len(inputs.table.rows) > MAX_UNGROUPED_ROWS
-    }
+    rows = inputs.table.rows
+    return {row.name: row.family or OTHER_FAMILY for row in rows if not row.baseline}
 
 
 def _styles(inputs: ReportInputs) -> dict[str, Style]:

@@ -57,7 +57,7 @@ MAX_BYTES = 3_400_000
 """Pictures a click away that would take all pictures over this are left out; a page of forty rows has
 about 1.5 MB of other content, and stays under 5 MB."""
 _MARKUP_BYTES = 250
-"""What the markup around a neighbour takes, about."""
+"""The approximate size of the markup around a neighbour, in bytes."""
 TEXT_LENGTH = 200
 """The maximum number of characters that are shown of a text."""
 

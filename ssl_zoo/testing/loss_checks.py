@@ -86,7 +86,8 @@ def _precise(case: LossCase, dtype: torch.dtype, limit: float, gradient_limit: f
         loss, gradient = case.gradients(case.build(torch.float32), tensors)
     require(bool(loss.isfinite()), f"the loss is {loss.item()}")
     require(bool(gradient.isfinite().all()), "the gradient is not finite")
-    if _drawn(case)[0] != _drawn(case)[1]:
+    first, second = _drawn(case)
+    if first != second:
         return "finite; it draws other random numbers in each type, so values were not compared"
     error = float((loss.double() - exact).abs() / exact.abs().clamp(min=_MIN_SCALE))
     gradient_error = _relative(gradient, exact_gradient)

@@ -168,6 +168,8 @@ def test_the_command_in_a_record_names_no_folder_of_the_machine(monkeypatch: pyt
     words = ["/opt/bin/ssl-zoo", "compare", "--out", "/home/me/my runs/a", "--seeds", "1"]
     monkeypatch.setattr("sys.argv", words)
     assert command_without_folder() == "ssl-zoo compare --seeds 1"
+    monkeypatch.setattr("sys.argv", ["ssl-zoo", "compare", "--out=it's here", "--data", "my photos"])
+    assert command_without_folder() == "ssl-zoo compare --data 'my photos'"
 
 
 def test_rows_stand_by_family_and_missing_cells_are_shown(folder: Path) -> None:
