@@ -20,7 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.nn import Centre, across, info_nce, koleo, nt_xent, sigreg, sinkhorn, soft_cross_entropy
+from ssl_zoo.nn import (
+    Centre,
+    across,
+    info_nce,
+    koleo,
+    nt_xent,
+    sigreg,
+    sinkhorn,
+    soft_cross_entropy,
+    unit,
+)
 from ssl_zoo.testing import loss_checks, run_checks
 from ssl_zoo_vision.distillation.msn import mean_entropy_gap
 from ssl_zoo_vision.distillation.simsiam import negative_cosine
@@ -45,10 +55,6 @@ Row = tuple[str, Losses, Losses, int]
 def normal(*shape: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def unit(z: Tensor) -> Tensor:
-    return F.normalize(z, dim=1)
 
 
 def cosines(z: Tensor) -> Tensor:

@@ -23,6 +23,9 @@ from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.text import did_you_mean, one_line
 
+MAX_USUAL_PATCHES = 1024
+"""A notice is given of more patches an image: 32 × 32, as a ViT of patches of 14 has at 448 pixels."""
+
 _RESERVED_OPTIONS = {
     "in_chans": "it follows from the data",
     "num_classes": "the network is trained without a classifier",
@@ -37,6 +40,14 @@ NORMALISATION = Notice(
     "Images are normalised by the mean and deviation of the data, also for weights that were trained "
     "with others.",
     "training adapts to it; it cannot be changed",
+)
+
+
+_MANY_PATCHES = Notice(
+    "many-patches",
+    "A transformer cuts an image into more than 1,024 patches, as one for small images does with large "
+    "ones.",
+    "backbone.options.patch_size, --image-size, or another backbone",
 )
 
 
@@ -208,7 +219,7 @@ def timm_arguments(config: BackboneConfig, spec: ImageSpec) -> dict[str, Any]:
 
 
 def _check_patches(config: BackboneConfig, spec: ImageSpec, model: Any) -> None:
-    """Raise if the patches do not cover the image; timm does not always check this."""
+    """Raise if the patches do not cover the image, as timm does not always; tell if they are many."""
     for embed in model.children():
         if not isinstance(embed, PatchEmbed) or embed.dynamic_img_pad:
             continue
@@ -218,6 +229,11 @@ def _check_patches(config: BackboneConfig, spec: ImageSpec, model: Any) -> None:
                 f"backbone.name: {config.name} cannot take {spec.size}×{spec.size} images, which "
                 f"{patch}×{patch} patches do not cover: choose backbone.options.patch_size among the "
                 f"divisors of {spec.size}, or --image-size {-(-spec.size // patch) * patch}"
+            )
+        if (patches := (spec.size // patch) ** 2) > MAX_USUAL_PATCHES:
+            _MANY_PATCHES(
+                f"backbone.name: {config.name} sees {patches:,} patches of {patch}×{patch} an image, "
+                "which is slow; patches of 16 are usual (--backbone vit_small_patch16_224)"
             )
 
 

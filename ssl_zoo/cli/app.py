@@ -280,15 +280,15 @@ def tasks_command(
     json: Json = False,
 ) -> None:
     """List the tasks by family, or show one task's options with their defaults."""
-    from ssl_zoo.cli import console
+    from ssl_zoo.cli.task_list import print_task, print_tasks
     from ssl_zoo.plugins.families import filter_tasks
     from ssl_zoo.plugins.registry import registry
 
     if name is not None and family is None and not any(sign in name for sign in "*?["):
-        console.print_task(name, registry.load_task(name), json)
+        print_task(name, registry.load_task(name), json)
     else:
         families = split_names(family, "--family")
-        console.print_tasks(filter_tasks(registry.tasks(), name, families), json)
+        print_tasks(filter_tasks(registry.tasks(), name, families), json)
 
 
 app.command("check")(check_command)

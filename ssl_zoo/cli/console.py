@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from shlex import quote
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
@@ -17,20 +16,16 @@ from rich.segment import Segment
 from rich.table import Table
 
 from ssl_zoo.cli.notices import with_notices
-from ssl_zoo.plugins.families import OTHER_FAMILY, family_order
 from ssl_zoo.text import escape_control_chars, quantity, singular
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pydantic.fields import FieldInfo
-
     from ssl_zoo.comparison.columns import Column
     from ssl_zoo.comparison.table import Figure, Row
     from ssl_zoo.comparison.table import Table as ComparisonTable
-    from ssl_zoo.plugins.info import PluginInfo, TaskInfo
+    from ssl_zoo.plugins.info import PluginInfo
     from ssl_zoo.runs.run import Run
-    from ssl_zoo.task import Task
     from ssl_zoo.testing import CheckResult
     from ssl_zoo.tools.bench import Throughput
     from ssl_zoo.tools.embed import Embedded
@@ -96,101 +91,6 @@ def say(text: str) -> None:
     out.print(text, markup=False, soft_wrap=True)
 
 
-def print_tasks(entries: Iterable[TaskInfo], json: bool) -> None:
-    """Print the tasks by family, as a table or JSON.
-
-    The data that a task takes, and its distribution, are shown only where the tasks differ in them.
-    """
-    entries = list(entries)
-    if json:
-        print_json([asdict(entry) for entry in entries])
-    elif not entries:
-        say("There are no tasks: no installed distribution provides any.")
-    else:
-        columns: dict[str, Callable[[TaskInfo], str]] = {
-            "task": lambda entry: entry.name,
-            "what it does": _summary_passes_and_needs,
-            "paper": lambda entry: _authors_and_year(entry.paper),
-        }
-        if len({entry.modality for entry in entries}) > 1:
-            columns["data"] = lambda entry: entry.modality
-        columns = {name: text for name, text in columns.items() if any(map(text, entries))}
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for name in columns:
-            table.add_column(
-                name, no_wrap=name in ("task", "data"), max_width=18 if name == "paper" else None
-            )
-        for family in sorted({entry.family for entry in entries}, key=family_order):
-            table.add_row(f"[bold]{escape(family or OTHER_FAMILY)}[/]")
-            for entry in (entry for entry in entries if entry.family == family):
-                name, *others = (text(entry) for text in columns.values())
-                _add_row(table, f"  {name}", *others)
-            table.add_section()
-        out.print(table)
-        _say_origins(entries)
-        say("ssl-zoo tasks NAME shows a task's options and its paper")
-
-
-def _summary_passes_and_needs(entry: TaskInfo) -> str:
-    """Return what a task does, and in brackets its passes for each sample and what it needs."""
-    needs = ", ".join(filter(None, [*entry.needs, entry.prerequisites]))
-    facts = [_passes(entry.passes) if entry.passes else "", f"needs {needs}" if needs else ""]
-    bracket = "; ".join(filter(None, facts))
-    return f"{entry.summary} ({bracket})" if bracket else entry.summary
-
-
-def _passes(n: float) -> str:
-    return f"{n:g} {'pass' if n == 1 else 'passes'}"
-
-
-def _say_origins(entries: Iterable[TaskInfo]) -> None:
-    """Print which tasks are from other distributions than the most, if any are."""
-    origins: dict[str, list[str]] = {}
-    for entry in entries:
-        origins.setdefault(f"{entry.distribution} {entry.version}", []).append(entry.name)
-    first, *others = sorted(origins.items(), key=lambda item: -len(item[1]))
-    for origin, names in others:
-        say(f"from {origin}: {', '.join(names)}")
-    if others:
-        say(f"all others are from {first[0]}")
-
-
-def _authors_and_year(paper: str) -> str:
-    """Return the start of a reference up to the last year before its title, else all of it."""
-    match = re.match(r".*?\b\d{4}(?:, \d{4})*\b", paper)
-    return match[0] if match else paper
-
-
-def print_task(name: str, cls: type[Task], json: bool) -> None:
-    """Print the options of a task with their defaults and ranges, its paper and its recipe."""
-    recipe = {section: dict(values) for section, values in cls.recipe.items()}
-    if json:
-        options = cls.Options.model_json_schema()
-        names = ("paper", "family", "modality", "needs", "prerequisites", "passes")
-        facts = {"name": name, **{fact: getattr(cls, fact) for fact in names}}
-        print_json({**facts, "recipe": recipe, "options": options})
-        return
-    say(f"{name}: {(cls.__doc__ or '').strip().partition(chr(10))[0]}")
-    if cls.paper:
-        say(cls.paper)
-    needs = " and ".join(filter(None, [*cls.needs, cls.prerequisites]))
-    say(f"takes {cls.modality} data" + (f", and needs {needs}" if needs else ""))
-    if cls.passes:
-        say(f"{_passes(cls.passes)} through encoders, a teacher's included, for each sample")
-    if cls.Options.model_fields:
-        table = Table("option", "default", "description", "range")
-        for option, field in cls.Options.model_fields.items():
-            default = "required" if field.is_required() else _yaml(field.default)
-            _add_row(table, option, default, field.description or "", _range(field))
-        say("options, --set task.OPTION=VALUE")
-        out.print(table)
-    if recipe:
-        say("recipe, overridden by --set SECTION.KEY=VALUE")
-        for section, values in recipe.items():
-            for key, value in values.items():
-                say(f"  {section}.{key} {_yaml(value)}")
-
-
 def print_configs(files: Mapping[str, Path], json: bool) -> None:
     """Print the names of the configurations that ship, as a table or JSON."""
     from ssl_zoo.config.shipped import config_summary
@@ -201,7 +101,7 @@ def print_configs(files: Mapping[str, Path], json: bool) -> None:
         return
     table = Table("configuration", "what it is")
     for name, summary in summaries.items():
-        _add_row(table, name, summary)
+        add_row(table, name, summary)
     out.print(table)
     say("ssl-zoo config NAME prints one; --config NAME uses it, in train, or in compare for compare/…")
 
@@ -218,7 +118,7 @@ def print_throughput(measured: Throughput, json: bool) -> None:
     table = Table("", "views/s", f"{measured.noun}/s")
     for name, views in (("training", measured.views_per_s), ("ceiling", measured.ceiling_views_per_s)):
         samples = views / measured.views_per_sample if measured.views_per_sample else 0.0
-        _add_row(table, name, f"{views:,.0f}", f"{samples:,.0f}")
+        add_row(table, name, f"{views:,.0f}", f"{samples:,.0f}")
     out.print(table)
     low, high = min(measured.ratios), max(measured.ratios)
     say(f"ratio {measured.ratio:.3f} ({low:.3f} to {high:.3f} in {len(measured.ratios)} pairs)")
@@ -246,7 +146,7 @@ def print_plugins(entries: Iterable[PluginInfo], json: bool) -> None:
     table = Table("plugin", "distribution", "contributes", "error")
     for entry in entries:
         origin = f"{entry.distribution} {entry.version}"
-        _add_row(table, entry.name, origin, entry.contributes, entry.error or "")
+        add_row(table, entry.name, origin, entry.contributes, entry.error or "")
     out.print(table)
 
 
@@ -271,31 +171,9 @@ def print_checks(outcomes: Iterable[CheckResult], json: bool) -> bool:
     return not any(outcome.bad for outcome in results)
 
 
-def _add_row(table: Table, *cells: str) -> None:
+def add_row(table: Table, *cells: str) -> None:
+    """Add a row of texts, in which no markup is read."""
     table.add_row(*map(escape, cells))
-
-
-def _yaml(value: object) -> str:
-    """Return a value as YAML, as ``--set`` reads it."""
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_yaml, value))}]"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_yaml(item)}' for key, item in value.items())}}}"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _range(field: FieldInfo) -> str:
-    """Return the declared limits or choices of an option."""
-    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    limits = [
-        f"{sign} {limit}"
-        for part in field.metadata
-        for key, sign in signs.items()
-        if (limit := getattr(part, key, None)) is not None
-    ]
-    if get_origin(field.annotation) is Literal:
-        limits.append(" or ".join(map(_yaml, get_args(field.annotation))))
-    return ", ".join(limits)
 
 
 def print_table(comparison: ComparisonTable, folder: Path | None, json: bool) -> None:

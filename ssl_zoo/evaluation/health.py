@@ -9,6 +9,7 @@ from torch import Tensor
 from ssl_zoo.evaluation.features import sample_indices
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject
+from ssl_zoo.nn import spread
 from ssl_zoo.notices import Notice
 from ssl_zoo.spec import Spec
 
@@ -52,15 +53,6 @@ def uniformity(x: Tensor) -> float:
     return float(d2.mul(-2).exp().mean().log())
 
 
-def spread(features: Tensor) -> float:
-    """Return the deviation of unit features [N, D] relative to that of random directions.
-
-    It is √D times the mean over dimensions of the standard deviation (Chen & He 2021,
-    arXiv:2011.10566, section 4.1): 1 for random directions, 0 for a collapsed representation.
-    """
-    return float(F.normalize(features, dim=1).std(0).mean() * features.shape[1] ** 0.5)
-
-
 def measure(subject: Subject) -> Scores:
     """Return all measures of the test split; for a single sample, only those that need no others."""
     features = subject.test
@@ -69,7 +61,11 @@ def measure(subject: Subject) -> Scores:
     few = features[sample_indices(len(features), MAX_PAIRED).to(features.device)]
     scores = {}
     if len(features) > 1:
-        scores = {"rankme": rankme(features), "uniformity": uniformity(few), "spread": spread(features)}
+        scores = {
+            "rankme": rankme(features),
+            "uniformity": uniformity(few),
+            "spread": float(spread(features)),
+        }
     if subject.encoder is not None and type(subject.data.spec).vary is not Spec.vary:
         scores["alignment"] = alignment(*subject.two_views(MAX_PAIRED))
     return scores

@@ -10,16 +10,16 @@
 - prototypes: prototypes, balanced assignments, centring, cross entropy across crops
 - clusters: spherical k-means
 - moments: covariance, whitening, and regularisers of a distribution
-- parts: float32, and large matrices of scores in parts
+- parts: float32, unit vectors and their products, large matrices of scores in parts
 """
 
 from ssl_zoo.nn.clusters import kmeans
 from ssl_zoo.nn.contrast import contrastive_loss, info_nce, nt_xent, sup_con
 from ssl_zoo.nn.deferred import DeferredUpdate
-from ssl_zoo.nn.encoding import at_places, by_size, output_shape, undecayed_names
+from ssl_zoo.nn.encoding import at_places, by_size, output_shape, places_of, undecayed_names
 from ssl_zoo.nn.heads import mlp
 from ssl_zoo.nn.moments import covariance, cross_correlation, koleo, off_diagonal, sigreg, whiten
-from ssl_zoo.nn.parts import full_precision, sum_over_rows
+from ssl_zoo.nn.parts import full_precision, product, spread, sum_over_rows, unit
 from ssl_zoo.nn.prototypes import Centre, Prototypes, across, sinkhorn, soft_cross_entropy
 from ssl_zoo.nn.queues import FeatureQueue, FirstMean, MemoryBank
 from ssl_zoo.nn.shuffled import shuffled_groups
@@ -50,15 +50,19 @@ __all__ = [
     "nt_xent",
     "off_diagonal",
     "output_shape",
+    "places_of",
+    "product",
     "schedule",
     "shuffled_groups",
     "sigreg",
     "sinkhorn",
     "soft_cross_entropy",
+    "spread",
     "stop_dropout",
     "sum_over_rows",
     "sup_con",
     "undecayed_names",
+    "unit",
     "unsaved",
     "whiten",
 ]

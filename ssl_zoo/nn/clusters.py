@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import ssl_zoo.nn
-from ssl_zoo.nn.parts import full_precision
+from ssl_zoo.nn.parts import unit
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def kmeans(x: Tensor, number: int, rounds: int = 10, seed: int = 0) -> tuple[Ten
     if len(x) < number:
         raise ValueError(f"{len(x)} rows cannot form {number} clusters")
     with torch.autocast(x.device.type, enabled=False):
-        x = F.normalize(full_precision(x), dim=1)
+        x = unit(x)
         start = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:number]
         centroids = x[start.to(x.device)]
         for _ in range(rounds):

@@ -35,6 +35,11 @@ def by_size(network: Callable[[Tree], Tree], views: Sequence[Tensor]) -> list[Tr
     return [outputs[i] for i in range(len(views))]
 
 
+def places_of(feature_map: Tensor) -> Tensor:
+    """Return the features [B, N, d] of a map's N places, row by row, from the map [B, d, ...]."""
+    return feature_map.flatten(2).mT
+
+
 def at_places(head: Callable[[Tensor], Tensor], feature_map: Tensor) -> Tensor:
     """Apply a head to each place of a map, as a head of 1×1 convolutions does.
 
@@ -49,7 +54,7 @@ def at_places(head: Callable[[Tensor], Tensor], feature_map: Tensor) -> Tensor:
     Returns:
         The outputs [B, N, D] of the N places, row by row.
     """
-    x = feature_map.flatten(2).transpose(1, 2)  # [B, N, d]
+    x = places_of(feature_map)  # [B, N, d]
     return head(x.flatten(0, 1)).view(len(x), x.shape[1], -1)
 
 

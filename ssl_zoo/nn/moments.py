@@ -8,7 +8,7 @@ from torch import Tensor
 
 import ssl_zoo.nn
 from ssl_zoo import distributed
-from ssl_zoo.nn.parts import full_precision, sum_over_rows
+from ssl_zoo.nn.parts import full_precision, sum_over_rows, unit
 
 
 def covariance(z: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def koleo(z: Tensor, eps: float = 1e-8) -> Tensor:
         The mean over this process's rows; 0 if there is no other row at all.
     """
     with torch.autocast(z.device.type, enabled=False):
-        x = F.normalize(full_precision(z), dim=1)
+        x = unit(z)
         joint = distributed.all_gather(x)
         if len(joint) < 2:
             return 0 * x.sum()

@@ -1,10 +1,11 @@
-"""Losses in float32, and in parts where a matrix of scores would be large."""
+"""Losses in float32, unit vectors and their products, and sums in parts where scores would be many."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -14,6 +15,33 @@ import ssl_zoo.nn
 def full_precision(x: Tensor) -> Tensor:
     """Return a half-precision tensor as float32, for computing a loss; any other as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def unit(x: Tensor) -> Tensor:
+    """Return vectors [..., D] of unit length, in float32 for half precision; 0 stays 0."""
+    return F.normalize(full_precision(x), dim=-1)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return the matrix product of [..., n, D] and [..., D, m] in float32, also under autocast.
+
+    Scores are divided by temperatures as low as 0.05, which would multiply the error of half precision.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        return full_precision(a) @ full_precision(b)
+
+
+@torch.no_grad()
+def spread(z: Tensor) -> Tensor:
+    """Return the deviation of unit rows relative to random directions, a scalar without gradient.
+
+    √D times the mean over columns of their deviation (Chen & He 2020, arXiv:2011.10566, section 4.1):
+    1 for evenly spread directions, 0 for collapsed embeddings.
+
+    Args:
+        z: embeddings [B, D] of any length.
+    """
+    return unit(z).std(0).mean() * z.shape[1] ** 0.5
 
 
 def sum_over_rows(loss: Callable[..., Tensor], *rows: Tensor, columns: int) -> Tensor:

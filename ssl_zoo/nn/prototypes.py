@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ssl_zoo import distributed
 from ssl_zoo.nn.deferred import DeferredUpdate
-from ssl_zoo.nn.parts import full_precision, sum_over_rows
+from ssl_zoo.nn.parts import full_precision, sum_over_rows, unit
 
 
 class Prototypes(nn.Module):
@@ -55,7 +55,7 @@ class Prototypes(nn.Module):
             gain = None if self.gain is None else full_precision(self.gain)
             if not trained:
                 weight, gain = weight.detach(), None if gain is None else gain.detach()
-            scores = F.normalize(full_precision(z), dim=-1) @ F.normalize(weight, dim=1).T
+            scores = unit(z) @ F.normalize(weight, dim=1).T
             return scores if gain is None else scores * gain
 
 

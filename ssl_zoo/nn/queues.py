@@ -11,7 +11,7 @@ from torch import Tensor
 import ssl_zoo.nn
 from ssl_zoo import distributed
 from ssl_zoo.nn.deferred import DeferredUpdate
-from ssl_zoo.nn.parts import full_precision
+from ssl_zoo.nn.parts import full_precision, unit
 
 
 class FeatureQueue(DeferredUpdate):
@@ -131,7 +131,7 @@ class MemoryBank(DeferredUpdate):
             # An assignment with repeated indices would write any of their rows on a GPU.
             order = torch.arange(len(index), device=index.device)
             last = torch.zeros_like(samples).scatter_reduce_(0, inverse, order, "amax")
-            new = F.normalize(full_precision(z[last]), dim=1).to(self.features.dtype)
+            new = unit(z[last]).to(self.features.dtype)
             self.features[samples] = F.normalize(
                 self.features[samples].lerp(new, 1 - self.momentum), dim=1
             )

@@ -227,6 +227,15 @@ def test_an_unknown_model_is_refused_with_its_near_matches() -> None:
     assert "timm.list_models()" in message
 
 
+def test_more_patches_than_usual_are_a_notice(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    small = {"depth": 1, "patch_size": 4, "embed_dim": 24, "num_heads": 1}
+    build("vit_tiny_patch16_224", 128, options=small)
+    assert "patches" not in caplog.text
+    build("vit_tiny_patch16_224", 224, options=small)
+    assert "sees 3,136 patches of 4×4 an image" in caplog.text
+
+
 def test_patches_that_leave_a_border_unseen_are_refused_with_what_would_fit() -> None:
     message = refusal("vit_tiny_patch16_224", 28, options={"depth": 1})
     assert "16×16 patches do not cover" in message

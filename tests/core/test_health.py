@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo.evaluation import Subject, score, warnings
-from ssl_zoo.evaluation.health import alignment, rankme, spread, uniformity
+from ssl_zoo.evaluation.health import alignment, rankme, uniformity
+from ssl_zoo.nn import spread
 from ssl_zoo.runs.build import build_data, build_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.spec import ImageSpec, Spec
@@ -59,14 +60,14 @@ def test_the_extremes_are_where_they_are_said_to_be() -> None:
     one_point = torch.ones(100, 16)
     assert alignment(one_point, 3 * one_point) == pytest.approx(0, abs=1e-12)
     assert uniformity(one_point) == pytest.approx(0, abs=1e-5)
-    assert spread(one_point) == pytest.approx(0, abs=1e-6)
+    assert float(spread(one_point)) == pytest.approx(0, abs=1e-6)
     sphere = noise(2000, 256)
-    assert spread(sphere) == pytest.approx(1, abs=0.02)
+    assert float(spread(sphere)) == pytest.approx(1, abs=0.02)
     assert uniformity(sphere) == pytest.approx(-4, abs=0.1)
 
 
 def scores_of(features: Tensor) -> dict[str, float]:
-    return {"rankme": rankme(features), "spread": spread(features)}
+    return {"rankme": rankme(features), "spread": float(spread(features))}
 
 
 def test_a_collapsed_representation_is_told_and_a_sound_one_is_not() -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -27,7 +28,10 @@ from ssl_zoo.nn import (
     full_precision,
     mlp,
     output_shape,
+    product,
     schedule,
+    spread,
+    unit,
     unsaved,
 )
 from ssl_zoo.spec import ImageSpec
@@ -85,6 +89,24 @@ def test_full_precision_raises_half_precision_and_leaves_the_rest() -> None:
     for dtype in (torch.float32, torch.float64, torch.int64):
         x = torch.ones(1, dtype=dtype)
         assert full_precision(x) is x
+
+
+def test_units_and_their_products_are_in_float32_also_under_autocast() -> None:
+    x, y = torch.randn(6, 32), torch.randn(5, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (x @ y.T).dtype == torch.bfloat16
+        torch.testing.assert_close(product(x, y.mT), x @ y.mT, rtol=0.02, atol=0.05, check_dtype=False)
+        scores = product(unit(x), unit(y).mT)
+    expected = F.cosine_similarity(x.double()[:, None], y.double(), dim=2)
+    torch.testing.assert_close(scores.double(), expected, rtol=0, atol=1e-6)
+    assert unit(x.bfloat16()).dtype == torch.float32
+    assert unit(torch.zeros(3)).tolist() == [0, 0, 0]
+
+
+def test_spread_is_0_for_one_direction_and_about_1_for_random_ones() -> None:
+    lengths = torch.rand(64, 1)
+    assert spread(lengths * torch.ones(64, 8)).item() == pytest.approx(0, abs=1e-6)
+    assert spread(torch.randn(4096, 8)).item() == pytest.approx(1, abs=0.02)
 
 
 def kinds(module: nn.Sequential) -> list[str]:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from ssl_zoo import Rng
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import Unsuitable
-from ssl_zoo.nn import sinkhorn, undecayed_names
+from ssl_zoo.nn import places_of, sinkhorn, undecayed_names
 from ssl_zoo.task import Task
 from ssl_zoo.testing import SyntheticImages
 from ssl_zoo.testing.check_data import TINY
+from ssl_zoo.views.masks import block_places
 from ssl_zoo_vision.distillation.dino import DINO
 from ssl_zoo_vision.distillation.dinov2 import DINOv2
-from ssl_zoo_vision.distillation.ibot import IBOT, rows_of
+from ssl_zoo_vision.distillation.ibot import IBOT
 from ssl_zoo_vision.distillation.msn import MSN, mean_entropy_gap
 from ssl_zoo_vision.distillation.simsiam import SimSiam, negative_cosine
 
@@ -174,9 +175,9 @@ def ibot_pieces(task: Any, drawn: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, T
     """Return the large crops, their masks, and the teacher's and the student's scores of patches."""
     large, masks = torch.cat(drawn[:2]), drawn[-2]
     encoder, head, last = task.teacher
-    teacher = last(head(rows_of(encoder.pooled_and_map(large)[1])))
+    teacher = last(head(places_of(encoder.pooled_and_map(large)[1]).flatten(0, 1)))
     patches = task.encoder.pooled_and_map(large, masks, task.token)[1]
-    return large, masks, teacher, task.prototypes(task.head(rows_of(patches)))
+    return large, masks, teacher, task.prototypes(task.head(places_of(patches).flatten(0, 1)))
 
 
 @pytest.mark.parametrize("cls", [IBOT, DINOv2])
@@ -205,6 +206,23 @@ def test_half_of_the_large_crops_are_masked_with_evenly_spread_shares() -> None:
         shares = [0.1 + 0.4 * (i + 0.5) / 8 for i in range(8)]
         assert sorted(counts.tolist()) == [0] * 8 + [round(64 * share) for share in shares]
         assert hidden.equal(masks.flatten().nonzero()[:, 0])
+
+
+@pytest.mark.parametrize(("cls", "area"), [(IBOT, 16), (DINOv2, 4)])
+def test_the_smallest_hidden_block_is_a_ninth_of_the_map_in_ibot_and_4_patches_in_dinov2(
+    cls: type[IBOT], area: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = build(cls, backbone=VIT, size=48, **DINO_SMALL)  # 12 × 12 patches
+    asked: list[int] = []
+
+    def recorded(*arguments: Any) -> Tensor:
+        asked.append(arguments[-1])
+        drawn: Tensor = block_places(*arguments)
+        return drawn
+
+    monkeypatch.setattr("ssl_zoo_vision.distillation.ibot.block_places", recorded)
+    task.views(SyntheticImages(size=48).batch(4), Rng(0))
+    assert asked == [area]
 
 
 def test_only_the_teacher_sees_pixels_that_are_hidden_and_only_hidden_patches_count() -> None:

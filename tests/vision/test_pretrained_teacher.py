@@ -10,9 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.runs.backbone import write_backbone
+from ssl_zoo.spec import Spec
+from ssl_zoo.task import Encoder
 from ssl_zoo_vision.distillation.frozen import FrozenTeacher
 from ssl_zoo_vision.distillation.pretrained_teacher import Distillation, queue_size
 from ssl_zoo_vision.distillation.similarity import similarity_loss
@@ -70,6 +73,23 @@ def test_a_run_as_the_teacher_sees_images_in_its_own_size_and_normalisation(tmp_
     pooled, places = teacher(spec().prepare(images))  # the student takes colours
     torch.testing.assert_close(pooled, encoder(own.prepare(images)), rtol=1e-4, atol=1e-5)
     assert places.shape[:2] == (4, teacher.place_width)
+
+
+def test_a_timm_teacher_sees_images_of_the_size_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def without_download(config: BackboneConfig, spec: Spec, seed: int) -> Encoder:
+        return build_encoder(config.untrained(), spec, seed)
+
+    monkeypatch.setattr("ssl_zoo_vision.distillation.frozen.build_encoder", without_download)
+    for size, places in ((None, 14 * 14), (64, 4 * 4)):
+        options = Distillation.Options(
+            teacher="vit_tiny_patch16_224", pretrained=True, teacher_size=size
+        )
+        teacher = FrozenTeacher(options, spec())
+        assert (
+            teacher(torch.rand(2, 3, 16, 16))[1].shape[2:].numel() == places == teacher.number_of_places
+        )
 
 
 def test_no_row_of_the_queue_is_0_at_first_which_every_image_would_find_alike() -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo_vision.redundancy.barlow_twins import barlow_twins_loss
+from ssl_zoo_vision.redundancy.barlow_twins import BarlowTwins, barlow_twins_loss
 from ssl_zoo_vision.redundancy.lejepa import LeJEPA, invariance
 from ssl_zoo_vision.redundancy.tico import SecondMoment, tico_loss
 from ssl_zoo_vision.redundancy.vicreg import VICReg, regularisers
@@ -56,6 +56,15 @@ def test_barlow_twins_ignores_the_scale_and_shift_of_columns() -> None:
     torch.testing.assert_close(
         barlow_twins_loss(100 * z1 * scale + shift, 100 * z2), loss, rtol=1e-8, atol=0
     )
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 0.024), ({"bias_rate": 1.0}, 1.0)])
+def test_barlow_twins_has_a_rate_of_its_own_for_biases_and_norms(
+    given: dict[str, float], expected: float
+) -> None:
+    task = build(BarlowTwins, hidden=16, out=8, **given)
+    rates = {p.ndim == 1: task.lr_scale(name) for name, p in task.named_parameters()}
+    assert rates == {True: expected, False: 1.0}
 
 
 @pytest.mark.parametrize(("variance", "expected"), [(25, 24.75), (50, 49.5)])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ssl_zoo import distributed
 from ssl_zoo.errors import UserError
-from ssl_zoo.nn import MemoryBank, by_size, full_precision, kmeans, sum_over_rows
+from ssl_zoo.nn import MemoryBank, by_size, kmeans, sum_over_rows, unit
 from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
@@ -67,8 +67,7 @@ class DeepClusterV2(Task):
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the mean cross entropy over heads, assigned images and all of their crops."""
         *crops, index = views
-        joint = full_precision(self.head(torch.cat(by_size(self.encoder, crops))))
-        z = F.normalize(joint, dim=1)  # [V·B, out]
+        z = unit(self.head(torch.cat(by_size(self.encoder, crops))))  # [V·B, out]
         self.bank.note(torch.cat(z.chunk(len(crops))[:2], 1), index)
         classes, temperature = self.classes[index], self.options.temperature  # [B, heads]
 

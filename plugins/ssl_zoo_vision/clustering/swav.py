@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo import distributed
-from ssl_zoo.nn import FeatureQueue, Prototypes, across, by_size, full_precision, sinkhorn
+from ssl_zoo.nn import FeatureQueue, Prototypes, across, by_size, sinkhorn, unit
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
@@ -63,8 +62,8 @@ class SwAV(Task):
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the mean cross entropy of assignments and predictions; log K if all views coincide."""
-        joint = full_precision(self.head(torch.cat(by_size(self.encoder, views))))
-        z = F.normalize(joint, dim=1).chunk(len(views))  # [B, out] each
+        joint = unit(self.head(torch.cat(by_size(self.encoder, views))))  # [V·B, out]
+        z = joint.chunk(len(views))  # [B, out] each
         old = [z[0][:0]] * 2  # none
         if self.queue is not None:
             if self.queue_ready:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo.nn import (
@@ -15,7 +14,10 @@ from ssl_zoo.nn import (
     info_nce,
     mlp,
     output_shape,
+    places_of,
+    product,
     shuffled_groups,
+    unit,
 )
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
@@ -27,8 +29,8 @@ def correspondence(query_map: Tensor, key_map: Tensor) -> Tensor:
 
     Similarity is the cosine of features of the backbone [B, d, h, w], N = h · w.
     """
-    q, k = (F.normalize(full_precision(x.flatten(2)), dim=1) for x in (query_map, key_map))
-    return (q.transpose(1, 2) @ k).argmax(2)
+    q, k = (unit(places_of(x)) for x in (query_map, key_map))
+    return product(q, k.mT).argmax(2)
 
 
 class DenseCL(MoCo):
@@ -67,15 +69,15 @@ class DenseCL(MoCo):
         keys: Any = shuffled_groups(self.keys, key_view, shuffle, self.options.key_groups)
         k, k_places, key_map = (full_precision(x) for x in keys)  # [B, out], [B, N, out], [B, d, h, w]
         best = correspondence(query_map, key_map).unsqueeze(2).expand_as(k_places)
-        q = F.normalize(full_precision(self.head(pooled)), dim=1)
-        k = F.normalize(k, dim=1)
-        q_places = F.normalize(full_precision(at_places(self.dense_head, query_map)), dim=2)
-        positives = F.normalize(k_places.gather(1, best), dim=2)  # [B, N, out]
+        q = unit(self.head(pooled))
+        k = unit(k)
+        q_places = unit(at_places(self.dense_head, query_map))
+        positives = unit(k_places.gather(1, best))  # [B, N, out]
         tau = self.options.temperature
         whole = info_nce(q, k, self.queue.features, tau)
         dense = info_nce(q_places.flatten(0, 1), positives.flatten(0, 1), self.dense_queue.features, tau)
         self.queue.note(k)
-        self.dense_queue.note(F.normalize(k_places.mean(1), dim=1))
+        self.dense_queue.note(unit(k_places.mean(1)))
         weight = self.options.weight if self.progress >= self.options.weight_from else 0.0
         return (1 - weight) * whole + weight * dense
 

@@ -6,11 +6,10 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo import distributed
-from ssl_zoo.nn import FeatureQueue, Teacher, full_precision, info_nce, mlp, shuffled_groups
+from ssl_zoo.nn import FeatureQueue, Teacher, info_nce, mlp, shuffled_groups, unit
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
@@ -85,9 +84,9 @@ class MoCo(Task):
 
     def contrast(self, query_view: Tensor, key_view: Tensor, shuffle: Tensor) -> Tensor:
         """Return InfoNCE of the queries of one view [B, C, H, W], and note the keys of the other."""
-        q = F.normalize(full_precision(self.head(self.encoder(query_view))), dim=1)  # [B, out]
+        q = unit(self.head(self.encoder(query_view)))  # [B, out]
         keys = shuffled_groups(self.key_encoder, key_view, shuffle, self.options.key_groups)
-        k = F.normalize(full_precision(keys), dim=1)  # [B, out]
+        k = unit(keys)  # [B, out]
         self.queue.note(k)
         return info_nce(q, k, self.queue.features, self.options.temperature)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo import distributed
-from ssl_zoo.nn import Teacher, full_precision, info_nce, mlp
+from ssl_zoo.nn import Teacher, info_nce, mlp, unit
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
@@ -23,6 +22,7 @@ class MoCoV3(Task):
 
     name = "moco-v3"
     family = "contrastive"
+    prerequisites = "batches of 256 or more"
     paper = (
         "Chen et al. 2021, An Empirical Study of Training Self-Supervised Vision Transformers, "
         "arXiv:2104.02057"
@@ -75,8 +75,8 @@ class MoCoV3(Task):
         """Return 2τ times InfoNCE of each view's queries and the other's keys (algorithm 1)."""
         tau = self.temperature
         queries = [self.predictor(self.projector(self.encoder(x))) for x in views]  # [B, out]
-        q1, q2 = (F.normalize(full_precision(q), dim=1) for q in queries)
-        k1, k2 = (F.normalize(full_precision(self.key_encoder(x)), dim=1) for x in views)
+        q1, q2 = (unit(q) for q in queries)
+        k1, k2 = (unit(self.key_encoder(x)) for x in views)
         loss = info_nce(q1, k2, None, tau) + info_nce(q2, k1, None, tau)
         candidates = len(q1) * distributed.world_size()
         return Losses(2 * tau * loss, {"mi_bound": math.log(candidates) - loss.detach() / 2})

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.nn import FeatureQueue, full_precision, info_nce, mlp
+from ssl_zoo.nn import FeatureQueue, info_nce, mlp, unit
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
@@ -50,8 +49,8 @@ class NNCLR(Task):
         """Return InfoNCE of each view's neighbours and the other's predictions (equations 3 and 4)."""
         projections = [self.projector(self.encoder(x)) for x in views]  # [B, out]
         predictions = [self.predictor(z) for z in projections]  # [B, out]
-        z1, z2 = (F.normalize(full_precision(z), dim=1) for z in projections)
-        p1, p2 = (F.normalize(full_precision(p), dim=1) for p in predictions)
+        z1, z2 = (unit(z) for z in projections)
+        p1, p2 = (unit(p) for p in predictions)
         nn1, nn2 = self.queue.nearest(z1), self.queue.nearest(z2)  # [B, out]
         self.queue.note(z1)
         tau = self.options.temperature

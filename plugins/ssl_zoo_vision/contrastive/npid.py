@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.nn import FirstMean, MemoryBank, contrastive_loss, full_precision, mlp
+from ssl_zoo.nn import FirstMean, MemoryBank, contrastive_loss, full_precision, mlp, unit
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
@@ -84,7 +84,7 @@ class NPID(Task):
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the cross entropy among all images (equation 2), or its estimate (equation 7)."""
         x, *drawn, index = views
-        z = F.normalize(full_precision(self.head(self.encoder(x))), dim=1)  # [B, out]
+        z = unit(self.head(self.encoder(x)))  # [B, out]
         self.bank.note(z, index)
         if not drawn:
             return Losses(contrastive_loss(z, self.bank.features, index, self.temperature))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_zoo.nn import Teacher, at_places, full_precision, mlp, output_shape
+from ssl_zoo.nn import Teacher, at_places, mlp, output_shape, product, unit
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng, cells
@@ -31,7 +30,7 @@ def pixpro_loss(y: Tensor, target: Tensor, positive: Tensor) -> Tensor:
 
     Features `y` and `target` [B, N, D] are unit at each place. An image without a pair counts as 0.
     """
-    cosine = (y @ target.transpose(1, 2)) * positive
+    cosine = product(y, target.mT) * positive
     return -2 * (cosine.sum((1, 2)) / (positive.sum((1, 2)) + 1e-6)).mean()
 
 
@@ -78,7 +77,7 @@ class PixPro(Task):
         y1, y2 = (self.propagate(self.embed(self.encoder, self.projector, x)) for x in images)
         teacher, projector = self.target
         with torch.no_grad():
-            t1, t2 = (F.normalize(self.embed(teacher, projector, x), dim=2) for x in images)
+            t1, t2 = (unit(self.embed(teacher, projector, x)) for x in images)
         positive = positive_pairs(boxes_1, boxes_2, self.grid, self.options.threshold)
         loss = pixpro_loss(y1, t2, positive) + pixpro_loss(y2, t1, positive.transpose(1, 2))
         return Losses(loss, {"positives": positive.float().sum((1, 2)).mean()})
@@ -86,13 +85,13 @@ class PixPro(Task):
     @staticmethod
     def embed(encoder: Any, projector: nn.Module, x: Tensor) -> Tensor:
         """Return the projected places [B, N, out] of images [B, C, H, W]."""
-        return full_precision(at_places(projector, encoder.feature_map(x)))
+        return at_places(projector, encoder.feature_map(x))
 
     def propagate(self, x: Tensor) -> Tensor:
         """Return places [B, N, out] with what similar ones propagate to them (equations 2 and 3)."""
-        value, u = (F.normalize(full_precision(y), dim=2) for y in (self.transform(x), x))
-        similarity = (u @ u.transpose(1, 2)).clamp(min=0) ** self.options.gamma  # [B, N, N]
-        return F.normalize(similarity @ value, dim=2)
+        value, u = (unit(y) for y in (self.transform(x), x))
+        similarity = product(u, u.mT).clamp(min=0) ** self.options.gamma  # [B, N, N]
+        return unit(product(similarity, value))
 
     def after_step(self, progress: float) -> None:
         """Update the target by a momentum that grows to 1 on a cosine."""

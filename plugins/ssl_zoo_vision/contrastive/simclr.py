@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo import distributed
-from ssl_zoo.nn import full_precision, mlp, nt_xent
+from ssl_zoo.nn import mlp, nt_xent, unit
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
@@ -22,6 +21,7 @@ class SimCLR(Task):
     name = "simclr"
     paper = "Chen et al. 2020, A Simple Framework for Contrastive Learning, arXiv:2002.05709"
     family = "contrastive"
+    prerequisites = "batches of 256 or more"
     passes = 2
     recipe = {"train": {"optimizer": "lars", "lr": 0.3, "weight_decay": 1e-6, "warmup": 0.1}}
 
@@ -52,7 +52,7 @@ class SimCLR(Task):
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return NT-Xent, or DCL, of both views' embeddings, computed as one batch."""
         z = self.head(self.encoder(torch.cat(views)))  # [2B, out]
-        z1, z2 = F.normalize(full_precision(z), dim=1).chunk(2)
+        z1, z2 = unit(z).chunk(2)
         loss = nt_xent(z1, z2, self.temperature, self.options.decoupled)
         if self.options.decoupled:  # which bounds no mutual information
             return Losses(loss)

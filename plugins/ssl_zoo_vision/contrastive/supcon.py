@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.nn import full_precision, mlp, sup_con
+from ssl_zoo.nn import mlp, sup_con, unit
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
@@ -43,5 +42,5 @@ class SupCon(Task):
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return L_out (equation 2) of both views' embeddings, given the labels [B]."""
         *images, labels = views
-        z = F.normalize(full_precision(self.head(self.encoder(torch.cat(images)))), dim=1)  # [2B, out]
+        z = unit(self.head(self.encoder(torch.cat(images))))  # [2B, out]
         return Losses(sup_con(z.chunk(2), labels, self.options.temperature))

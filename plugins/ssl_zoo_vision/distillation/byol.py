@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.nn import Teacher, full_precision, mlp
+from ssl_zoo.nn import Teacher, full_precision, mlp, spread
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
@@ -32,6 +32,7 @@ class BYOL(Task):
     name = "byol"
     paper = "Grill et al. 2020, Bootstrap Your Own Latent, arXiv:2006.07733"
     family = "distillation"
+    prerequisites = "batch norm"
     passes = 4
     recipe = {"train": {"optimizer": "lars", "lr": 0.2, "weight_decay": 1.5e-6, "warmup": 0.1}}
 
@@ -65,9 +66,7 @@ class BYOL(Task):
         predictions = [self.predictor(self.projector(self.encoder(x))) for x in views]  # [B, out]
         targets = [self.target(x) for x in views]  # [B, out], batch statistics
         loss = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
-        # 1 for evenly spread directions, 0 for collapsed embeddings.
-        z = F.normalize(full_precision(targets[0]), dim=1)
-        return Losses(loss, {"spread": z.std(0).mean() * z.shape[1] ** 0.5})
+        return Losses(loss, {"spread": spread(targets[0])})
 
     def after_step(self, progress: float) -> None:
         """Update the target network by a momentum that grows to 1 on a cosine (section 3.3)."""

@@ -38,8 +38,8 @@ class DINOv2(IBOT):
         local_scale: tuple[float, float] = Field((0.05, 0.32), description="area of a small crop")
 
     @property
-    def smallest(self) -> int:
-        """The area of the smallest hidden blocks, in patches."""
+    def min_block(self) -> int:
+        """The area of the smallest hidden block, in patches, at any size of the map."""
         return 4
 
     def targets(self, scores: Tensor, centre: Centre) -> Tensor:

@@ -36,6 +36,9 @@ class TeacherOptions(TaskOptions):
 
     teacher: str = Field("test_resnet", description="a timm network, or a preset of the zoo")
     pretrained: bool = Field(False, description="load timm's weights of the teacher, downloaded once")
+    teacher_size: int | None = Field(
+        None, ge=1, description="pixels of its images' side; none: those it was trained on"
+    )
     weights: str | None = Field(
         None, description="a run, or its backbone.safetensors, as the teacher in place of a timm network"
     )
@@ -59,7 +62,8 @@ class TeacherOptions(TaskOptions):
             known = timm.get_pretrained_cfg(self.teacher)
             if known is None:
                 raise UserError(f"task.teacher: timm has no weights of {self.teacher!r}; choose another")
-            stem, own = "original", ImageSpec(size=known.input_size[-1], mean=known.mean, std=known.std)
+            size = self.teacher_size or known.input_size[-1]
+            stem, own = "original", ImageSpec(size=size, mean=known.mean, std=known.std)
         else:
             log.warning(
                 "task.teacher: %s is untrained, so there is little to learn from it; set "

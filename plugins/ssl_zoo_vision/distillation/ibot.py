@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_zoo.errors import Unsuitable
-from ssl_zoo.nn import Centre, by_size, output_shape, soft_cross_entropy
+from ssl_zoo.nn import Centre, by_size, output_shape, places_of, soft_cross_entropy
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
@@ -45,6 +45,11 @@ class IBOT(DINO):
         self.patch_centre = Centre(self.centre.centre.numel())
         self.rows, self.columns = output_shape(encoder, encoder.feature_map, spec)[2:]
 
+    @property
+    def min_block(self) -> int:
+        """The area of the smallest hidden block, in patches: of a third of the side."""
+        return max(1, min(self.rows // 3, self.columns // 3) ** 2)
+
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return the crops, and of the large ones masks [2B, h, w] and indices of hidden patches [1, P].
 
@@ -56,8 +61,7 @@ class IBOT(DINO):
         shares = [low + (high - low) * (i + 0.5) / half if i < half else 0.0 for i in dealt]
         hidden = [round(share * self.rows * self.columns) for share in shares]
         counts = torch.tensor(hidden, device=batch.device)
-        smallest = max(1, min(self.rows // 3, self.columns // 3) ** 2)  # block, in patches
-        masks = block_places(n, (self.rows, self.columns), counts, rng, smallest)
+        masks = block_places(n, (self.rows, self.columns), counts, rng, self.min_block)
         masks = torch.cat(masks.unflatten(0, (-1, 2)).unbind(1))  # from image by image to crop by crop
         return *crops, masks, places_in(masks.flatten(0, 1), sum(hidden)).unsqueeze(0)
 
@@ -69,11 +73,11 @@ class IBOT(DINO):
         scores = self.teacher[2](self.teacher[1](pooled))  # [2B, K]
         self.centre.note(scores)
         targets = self.targets(scores, self.centre)
-        patch_targets = self.patch_targets(rows_of(patches), hidden)  # [P, K]
+        patch_targets = self.patch_targets(places_of(patches).flatten(0, 1), hidden)  # [P, K]
 
         pooled, patches = self.encoder.pooled_and_map(large, masks, self.token)
         losses = self.matched(targets, [*pooled.chunk(2), *by_size(self.encoder, crops[2:])])
-        z = self.head(rows_of(patches)[hidden])  # [P, out]
+        z = self.head(places_of(patches).flatten(0, 1)[hidden])  # [P, out]
         counts = masks.flatten(1).sum(1).to(patch_targets.dtype)
         weights = 1 / (len(masks) * counts[hidden // masks[0].numel()])  # [P]
         patch_loss = soft_cross_entropy(patch_targets, z, self.options.temperature, self.scores, weights)
@@ -90,8 +94,3 @@ class IBOT(DINO):
         """Update the centres and the teacher."""
         super().after_step(progress)
         self.patch_centre.update()
-
-
-def rows_of(maps: Tensor) -> Tensor:
-    """Return maps [B, d, h, w] as rows [B · h · w, d]."""
-    return maps.flatten(2).transpose(1, 2).flatten(0, 1)

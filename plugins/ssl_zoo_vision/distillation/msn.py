@@ -32,7 +32,6 @@ class MSN(Task):
     paper = "Assran et al. 2022, Masked Siamese Networks, arXiv:2204.07141"
     family = "distillation"
     passes = 2
-    prerequisites = "a ViT"
     any_size = True
     recipe = {"train": {**ADAMW, "lr": 1e-3, "lr_scaling": "none"}, "backbone": SMALL_VIT}
 

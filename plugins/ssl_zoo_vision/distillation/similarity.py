@@ -6,12 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.nn import full_precision, sum_over_rows
-
-
-def unit(x: Tensor) -> Tensor:
-    """Return rows of unit length, in float32 for half precision."""
-    return F.normalize(full_precision(x), dim=-1)
+from ssl_zoo.nn import sum_over_rows
 
 
 def similarity_loss(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.nn import full_precision, mlp
+from ssl_zoo.nn import full_precision, mlp, spread
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
@@ -30,6 +30,7 @@ class SimSiam(Task):
 
     name = "simsiam"
     family = "distillation"
+    prerequisites = "batch norm"
     paper = "Chen & He 2020, Exploring Simple Siamese Representation Learning, arXiv:2011.10566"
     passes = 2
     recipe = {
@@ -68,9 +69,7 @@ class SimSiam(Task):
         z1, z2 = (self.projector(self.encoder(x)) for x in views)  # [B, out]
         p1, p2 = self.predictor(z1), self.predictor(z2)  # [B, out]
         loss = (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2
-        # 1 for evenly spread directions, 0 for collapsed embeddings.
-        spread = F.normalize(full_precision(z1.detach()), dim=1).std(0).mean() * z1.shape[1] ** 0.5
-        return Losses(loss, {"spread": spread})
+        return Losses(loss, {"spread": spread(z1)})
 
     def lr_constant(self, parameter: str) -> bool:
         """Return whether a parameter is the predictor's, whose rate does not decay (section 4.2)."""

@@ -46,6 +46,10 @@ class BarlowTwins(Task):
         lam: float | None = Field(
             None, ge=0, description="weight λ of redundancy; none: 0.0051, or 0.005 up to 64 pixels"
         )
+        # 0.0048 against 0.2 for weights in the authors' code, both with LARS.
+        bias_rate: float = Field(
+            0.024, ge=0, description="factor on the rate of biases and norms; 1 for optimisers but LARS"
+        )
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
@@ -64,5 +68,5 @@ class BarlowTwins(Task):
         return Losses(barlow_twins_loss(z1, z2, self.lam))
 
     def lr_scale(self, parameter: str) -> float:
-        """Return 0.024 for biases and norms: 0.0048 against 0.2 for weights in the authors' code."""
-        return 0.024 if self.get_parameter(parameter).ndim == 1 else 1.0
+        """Return the factor on the rate of a parameter: `bias_rate` for biases and norms."""
+        return self.options.bias_rate if self.get_parameter(parameter).ndim == 1 else 1.0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo import distributed
-from ssl_zoo.nn import DeferredUpdate, Teacher, full_precision, mlp
+from ssl_zoo.nn import DeferredUpdate, Teacher, mlp, unit
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
@@ -88,8 +87,8 @@ class TiCo(Task):
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the loss of the student's first view and the teacher's second, at least 0."""
-        z1 = F.normalize(full_precision(self.head(self.encoder(views[0]))), dim=1)  # [B, out]
-        z2 = F.normalize(full_precision(self.teacher(views[1])), dim=1)
+        z1 = unit(self.head(self.encoder(views[0])))  # [B, out]
+        z2 = unit(self.teacher(views[1]))
         with torch.autocast(z1.device.type, enabled=False):
             return Losses(tico_loss(z1, z2, self.moment(z1), self.options.rho))
 
