@@ -71,6 +71,23 @@ def byol(task: Any, views: Views, stop: Stop) -> Tensor:
     return 2 * mean((unit(q[a][i]) - unit(z[b][i])).pow(2).sum() for a, b in BOTH_WAYS for i in range(N))
 
 
+def dino(task: Any, views: Views, stop: Stop) -> Tensor:
+    """Equation 3 of Caron et al. 2021, halfway through training, where the teacher's τ is at its end."""
+    encoder, head, last = task.teacher
+    g = stop(unit(head(encoder(torch.cat(views[:2])))) @ unit(last.weight).T)  # [2B, K]
+    targets = F.softmax((g - task.centre.centre) / task.options.teacher_end, dim=1).chunk(2)
+    z = task.head(torch.cat(through(task.encoder, views)))
+    scores = unit(z) @ unit(task.prototypes.weight).T / task.options.temperature
+    log_p = [F.log_softmax(s, dim=1) for s in scores.chunk(len(views))]
+    return mean(
+        -dot(targets[v][i], log_p[w][i])
+        for v in range(2)
+        for w in range(len(views))
+        if v != w
+        for i in range(N)
+    )
+
+
 # --- contrast ---
 
 
@@ -256,6 +273,19 @@ def swav(task: Any, views: Views, stop: Stop) -> Tensor:
                 p = F.softmax(z[w] @ prototypes.T / task.options.temperature, dim=1)
                 terms += [-dot(q[i], p[i].log()) for i in range(N)]
     return mean(terms)
+
+
+def deepcluster_v2(task: Any, views: Views, stop: Stop) -> Tensor:
+    """Return the cross entropy of all crops and their image's cluster, the mean over clusterings."""
+    *crops, index = views
+    features = torch.cat(through(task.encoder, tuple(crops)))
+    z = [unit(x) for x in task.head(features).chunk(len(crops))]
+    return mean(
+        surprise([dot(crop[i], c) / task.options.temperature for c in prototypes], int(classes[i]))
+        for prototypes, classes in zip(task.prototypes, task.classes[index].T, strict=True)
+        for crop in z
+        for i in range(N)
+    )
 
 
 # --- redundancy reduction ---

@@ -33,7 +33,8 @@ class Case:
     detached: bool = False  # whether the reference stops a gradient of networks in training
 
     def __str__(self) -> str:
-        return "-".join([self.task, *self.options])
+        prepared = [] if self.prepare is None else [self.prepare.__name__]
+        return "-".join([self.task, *self.options, *prepared])
 
     def build(self) -> tuple[Any, Views]:
         """Return the task halfway through training, and its views."""
@@ -61,14 +62,20 @@ def with_a_moment(task: Any) -> None:
     task.moment.moment.copy_(z.T @ z / 20)
 
 
-def kept_mean_score(task: Any) -> None:
+def with_a_mean_score(task: Any) -> None:
     task.mean_score.value.fill_(1.3)
 
 
+def with_a_centre(task: Any) -> None:
+    task.centre.centre.normal_(std=0.1)
+
+
+LOCAL = {"local": 2, "local_size": 0.5}
 NOISE = {"negatives": 7, "temperature": 0.3}
 CASES = [
     Case("simsiam", literal.simsiam, detached=True),
     Case("byol", literal.byol),
+    Case("dino", literal.dino, LOCAL, with_a_centre),
     Case("simclr", literal.simclr, {"temperature": 0.3}),
     Case("simclr", literal.simclr, {"temperature": 0.3, "decoupled": True}),
     Case("moco", literal.moco),
@@ -80,17 +87,19 @@ CASES = [
     Case("supcon", literal.sup_con, {"temperature": 0.3}),
     Case("npid", literal.npid, {"temperature": 0.3}),
     Case("npid", literal.npid, NOISE, detached=True),
-    Case("npid", literal.npid, {**NOISE, "momentum": 0.5}, kept_mean_score),
+    Case("npid", literal.npid, NOISE, with_a_mean_score),
     Case("swav", literal.swav, detached=True),
-    Case("swav", literal.swav, {"local": 2, "local_size": 0.5}, detached=True),
+    Case("swav", literal.swav, LOCAL, detached=True),
     Case("swav", literal.swav, {"queue": 12}, with_a_full_queue, detached=True),
+    Case("deepcluster-v2", literal.deepcluster_v2),
+    Case("deepcluster-v2", literal.deepcluster_v2, LOCAL),
     Case("barlow-twins", literal.barlow_twins, {"lam": 0.02}),
     Case("vicreg", literal.vicreg, {}, wide_columns),
     Case("tico", literal.tico, {}, with_a_moment, detached=True),
     Case("w-mse", literal.w_mse, {"eps": 0.01}),
     Case("w-mse", literal.w_mse, {"eps": 0.01, "number": 3}),
     Case("lejepa", literal.lejepa),
-    Case("lejepa", literal.lejepa, {"local": 2, "local_size": 0.5}),
+    Case("lejepa", literal.lejepa, LOCAL),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 

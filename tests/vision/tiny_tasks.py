@@ -28,6 +28,7 @@ TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "byol": {"hidden": 16, "out": 8},
     "barlow-twins": {"hidden": 16, "out": 6},
     "dino": {"hidden": 16, "out": 8, "prototypes": 5},
+    "deepcluster-v2": {"hidden": 16, "out": 8, "prototypes": 5, "heads": 2},
     "densecl": {"out": 8, "queue": 12},
     "lejepa": {"hidden": 16, "out": 4, "directions": 5},
     "moco": {"out": 8, "queue": 12},
