@@ -19,7 +19,7 @@ from ssl_zoo_vision.distillation.dinov2 import DINOv2
 from ssl_zoo_vision.distillation.ibot import IBOT
 
 VIT = BackboneConfig(name="test_vit", options={"patch_size": 4})
-SMALL = {"prototypes": 8, "hidden": 8, "out": 8, "crop_scale": (1.0, 1.0)}
+SMALL = {"prototypes": 8, "hidden": 8, "out": 8, "jitter_p": 0, "grayscale_p": 0}
 ASPECT = (0.3, 1 / 0.3)
 
 
@@ -29,9 +29,9 @@ def build(cls: type[IBOT], side: int = 14, **options: Any) -> IBOT:
     return cls(images.encoder(), cls.Options(**{**SMALL, **options}), images.spec)
 
 
-def masks_of(task: IBOT, n: int, seed: int = 0, rank: int = 0, processes: int = 1) -> Tensor:
+def masks_of(task: IBOT, n: int, rank: int = 0, processes: int = 1) -> Tensor:
     """Return the masks [2n, h, w] of a process's n images, after checking the indices beside them."""
-    rng = Rng(seed, "cpu", rank, processes)
+    rng = Rng(0, "cpu", rank, processes)
     *_, masks, (hidden,) = task.views(SyntheticImages().batch(n), rng)
     assert torch.equal(hidden, masks.flatten().nonzero()[:, 0])
     return masks
@@ -82,16 +82,14 @@ def test_half_of_the_joint_batchs_crops_hide_exactly_evenly_spread_shares(
 ) -> None:
     task = build(cls, 8, mask_low=low, mask_high=high)
     places, images = 8 * 8, 6
-    for seed in range(3):
-        alone = masks_of(task, images, seed)
-        parts = [masks_of(task, images // 2, seed, rank, 2) for rank in range(2)]
-        shares = [min(low, high) + abs(high - low) * (i + 0.5) / images for i in range(images)]
-        expected = [0] * images + [round(places * share) for share in shares]
-        assert sorted(alone.sum((1, 2)).tolist()) == expected
-        assert sorted(torch.cat(parts).sum((1, 2)).tolist()) == expected
-        # From image by image in the joint batch to crop by crop in each process's.
-        crops = [half for part in parts for half in part.chunk(2)]
-        assert torch.equal(torch.cat([crops[0], crops[2], crops[1], crops[3]]), alone)
+    alone = masks_of(task, images)
+    parts = [masks_of(task, images // 2, rank, 2) for rank in range(2)]
+    shares = [min(low, high) + abs(high - low) * (i + 0.5) / images for i in range(images)]
+    expected = [0] * images + [round(places * share) for share in shares]
+    assert sorted(alone.sum((1, 2)).tolist()) == expected
+    # From image by image in the joint batch to crop by crop in each process's.
+    crops = [half for part in parts for half in part.chunk(2)]
+    assert torch.equal(torch.cat([crops[0], crops[2], crops[1], crops[3]]), alone)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +108,6 @@ def test_the_smallest_block_is_a_ninth_of_the_map_in_ibot_and_four_patches_in_di
     cls: type[IBOT], side: int, smallest: int
 ) -> None:
     share = 1.5 * smallest / side**2
-    masks = masks_of(build(cls, side, mask_low=share, mask_high=share), 200)
+    masks = masks_of(build(cls, side, mask_low=share, mask_high=share), 120)
     areas = largest_blocks(masks[masks.any(2).any(1)])
     assert least_area(smallest) <= areas.min() <= smallest

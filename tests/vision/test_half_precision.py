@@ -50,7 +50,7 @@ def replay(task: nn.Module, patch: pytest.MonkeyPatch, outputs: list[Tensor]) ->
     [
         *((name, {}) for name in TINY_OPTIONS),
         ("npid", {"negatives": 7}),
-        ("swav", {"queue": 12, "queue_from": 0.0}),
+        ("swav", {"queue": 9, "queue_from": 0.0}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )

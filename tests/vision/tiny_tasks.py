@@ -14,7 +14,7 @@ from ssl_zoo.testing import SyntheticImages
 from ssl_zoo.testing.check_data import TINY
 from ssl_zoo.views import Rng
 
-N = 8
+N = 6
 """The number of images of a batch."""
 
 SAMPLES, CLASSES = 24, 3
@@ -29,11 +29,11 @@ TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "barlow-twins": {"hidden": 16, "out": 6},
     "dino": {"hidden": 16, "out": 8, "prototypes": 5},
     "deepcluster-v2": {"hidden": 16, "out": 8, "prototypes": 5, "heads": 2},
-    "densecl": {"out": 8, "queue": 12},
+    "densecl": {"out": 8, "queue": 9},
     "lejepa": {"hidden": 16, "out": 4, "directions": 5},
-    "moco": {"out": 8, "queue": 12},
+    "moco": {"out": 8, "queue": 9},
     "moco-v3": {"hidden": 16, "out": 8},
-    "nnclr": {"hidden": 16, "predictor": 16, "out": 8, "queue": 12},
+    "nnclr": {"hidden": 16, "predictor": 16, "out": 8, "queue": 9},
     "npid": {"out": 8},
     "pixpro": {"hidden": 16, "out": 8},
     "simclr": {"out": 8},
@@ -42,7 +42,7 @@ TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "swav": {"hidden": 16, "out": 8, "prototypes": 5, "queue": 0},
     "tico": {"hidden": 16, "out": 8},
     "vicreg": {"hidden": 16, "out": 6},
-    "w-mse": {"hidden": 16, "out": 3, "slice": 4},
+    "w-mse": {"hidden": 16, "out": 2, "slice": 3},
 }
 """Options that make a task so narrow that a reference may loop over columns and prototypes."""
 
