@@ -248,10 +248,15 @@ def cpu_capabilities() -> Mapping[str, Any]:
     return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
+def cpu_has_bf16() -> bool:
+    """Return whether the CPU multiplies bfloat16 itself; others emulate it many times as slowly."""
+    known = cpu_capabilities()
+    return bool(known.get("amx_bf16") or known.get("avx512_bf16"))
+
+
 def _best_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type == "cpu":
-        known = cpu_capabilities()
-        return "bf16" if known.get("amx_bf16") or known.get("avx512_bf16") else "fp32"
+        return "bf16" if cpu_has_bf16() else "fp32"
     return "fp32"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from timm.optim import get_optimizer_info, list_optimizers
+from timm.optim import get_optimizer_info, list_optimizers, muon
 from timm.optim._optim_factory import default_registry
 from torch import Tensor, nn
 
@@ -96,6 +96,21 @@ def test_lars_adapts_layers_and_neither_decays_nor_adapts_biases(decay: float) -
             w = p.detach()
             expected = -rate * 0.001 * w.norm() / (g.norm() + decay * w.norm()) * (g + decay * w)
         torch.testing.assert_close(moved[name], expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(("has_bf16", "error"), [(False, 1e-5), (True, 0.1)])
+def test_muon_is_exact_on_a_cpu_that_would_emulate_its_half_precision(
+    has_bf16: bool, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orthogonalised = getattr(muon.zeropower_via_newtonschulz, "func", muon.zeropower_via_newtonschulz)
+    monkeypatch.setattr(muon, "zeropower_via_newtonschulz", orthogonalised)
+    monkeypatch.setattr("ssl_zoo.training.optimizer.cpu_has_bf16", lambda: has_bf16)
+    task = Layers()
+    task.loss(()).total.backward()
+    expected = orthogonalised(task.matrix.grad, 5, muon._COEFFICIENTS["quintic"], dtype=torch.float64)
+    moved = moves("muon", weight_decay=0.0)["matrix"]
+    difference = moved / moved.norm() + expected / expected.norm()
+    assert error / 100 < difference.norm() < error if has_bf16 else difference.norm() < error
 
 
 def test_a_user_can_let_all_parameters_be_adapted() -> None:
