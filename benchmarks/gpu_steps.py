@@ -27,6 +27,10 @@ ROOT = Path(__file__).parents[1]
 TASKS = ("simclr", "moco", "byol", "rotation", "inpainting")
 LARGE = {"simclr": 256, "moco": 256, "byol": 128, "rotation": 64, "inpainting": 128}
 """Images in a batch at 224 pixels; rotation turns each four times."""
+CROPPED = ("dino", "swav", "deepcluster-v2", "msn", "ibot", "dinov2")
+"""Tasks that take several small crops of a large image, each size in a pass of its own."""
+PROFILED = (*TASKS, "dino", "swav", "deepcluster-v2", "w-mse", "lejepa", "msn")
+"""Tasks whose waits for the GPU are counted; a rehearsal does the first two."""
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 """The names in a trace of the calls that wait for the GPU."""
 
@@ -176,6 +180,14 @@ def ratios(scale: Scale) -> list[dict[str, Any]]:
     return [bench(task, network, scale) for network in scale.networks for task in TASKS]
 
 
+def crops(scale: Scale) -> list[dict[str, Any]]:
+    """Measure tasks of several crops, with the papers' number of them; a rehearsal does one task."""
+    backbone, side, batch = scale.networks[-1]
+    names = CROPPED[:1] if scale.small else CROPPED
+    local = ("--set", "task.local=2") if scale.small else ()  # none by default up to 64 pixels
+    return [bench(task, (backbone, side, batch or 64), scale, *local) for task in names]
+
+
 def compiled(scale: Scale) -> list[dict[str, Any]]:
     """Measure what `torch.compile` gives to the ceiling; a rehearsal does one task."""
     names = TASKS[:1] if scale.small else ("simclr", "inpainting")
@@ -191,7 +203,7 @@ def profile(scale: Scale) -> list[dict[str, Any]]:
     from ssl_zoo.tools.bench import PROFILED_STEPS
 
     rows = []
-    for task in TASKS:
+    for task in PROFILED[:2] if scale.small else PROFILED:
         with tempfile.TemporaryDirectory() as aside:
             out = Path(aside, "trace")
             words = [
@@ -279,7 +291,7 @@ def resume(scale: Scale) -> dict[str, Any]:
 
 STEPS: dict[str, Callable[[Scale], Any]] = {
     step.__name__: step
-    for step in (machine, tasks, zoo, ratios, compiled, profile, train, peers, compare, resume)
+    for step in (machine, tasks, zoo, ratios, crops, compiled, profile, train, peers, compare, resume)
 }
 
 

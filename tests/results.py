@@ -5,8 +5,8 @@ A table stands between two comments of a page, of which the first may choose col
     <!-- results/fashion-mnist-zoo begin columns=knn,linear,seeds -->
     <!-- results/fashion-mnist-zoo end -->
 
-Tasks that the comparison of the same name in configs/compare has, and that have no record yet, are in
-the table as rows without figures.
+Tasks and labelled baselines that the comparison of the same name in configs/compare has, and that have
+no record yet, are in the table as rows without figures.
 """
 
 from __future__ import annotations
@@ -29,10 +29,15 @@ TABLE = re.compile(
 
 
 def planned(file: Path) -> dict[str, str]:
-    """Return the families of the tasks of a comparison, by name; none where there is no such file."""
+    """Return the families of the tasks and labelled baselines of a comparison, by name.
+
+    There are none where there is no such file.
+    """
     if not file.is_file():
         return {}
-    return {name: cls.family for name, cls in loadable(load_comparison(file, {}).task_names()).items()}
+    comparison = load_comparison(file, {})
+    names = [*comparison.task_names(), *comparison.supervised_names()]
+    return {name: cls.family for name, cls in loadable(names).items()}
 
 
 def filled(text: str, root: Path = ROOT) -> str:

@@ -139,7 +139,8 @@ def build_table(
     rows = [_row(name, in_row, chosen, machines) for name, in_row in by_row.items()]
     for name in sorted(planned.keys() - by_row.keys()):
         nothing = {column.name: Figure() for column in chosen}
-        rows.append(Row(name, nothing, False, 0, [NO_RUN], planned[name]))
+        baseline = planned[name] == BASELINE_FAMILY
+        rows.append(Row(name, nothing, baseline, 0, [NO_RUN], planned[name]))
     if (column := _sort_column(sort, chosen)) is not None:
         sign = 1 if column.better == "lower" else -1
 

@@ -173,7 +173,8 @@ def test_the_command_in_a_record_names_no_folder_of_the_machine(monkeypatch: pyt
 
 
 def test_rows_stand_by_family_and_missing_cells_are_shown(folder: Path) -> None:
-    planned = {"simclr": "contrastive", "dino": "distillation", "ibot": "distillation"}
+    tasks = {"simclr": "contrastive", "dino": "distillation", "ibot": "distillation"}
+    planned = {**tasks, "supcon": "baseline"}
     edit(folder / "rotation-0.json", lambda values: values.update(failure="nan", scores={}))
     table = record_table(folder, ["knn", "throughput", "seeds"], planned=planned)
     order = [(row.family, row.name) for row in table.rows]
@@ -185,10 +186,10 @@ def test_rows_stand_by_family_and_missing_cells_are_shown(folder: Path) -> None:
     ]
     assert {family for family, _ in order[4:]} == {"baseline"}
     shown = rows(table)
-    assert shown["dino"] == ["–", "–", "–"]
+    assert shown["dino"] == shown["supcon"] == ["–", "–", "–"]
     assert shown["rotation"] == ["–", "–", "–"]
     assert shown["pixels"][1:] == ["–", "–"]
-    assert {"dino, ibot: no run yet.", "rotation: failed: nan."} <= {
+    assert {"dino, ibot, supcon: no run yet.", "rotation: failed: nan."} <= {
         line.removeprefix("- ") for line in to_markdown(table).splitlines()
     }
     for text in (to_markdown(table), to_html(table), to_latex(table), to_csv(table)):
