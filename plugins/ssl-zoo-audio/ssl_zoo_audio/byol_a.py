@@ -30,7 +30,7 @@ class BYOLA(Task):
     encoder: MelEncoder
     prerequisites = "a network on log-mel spectra"
     passes = 4
-    recipe = recipe("mel-cnn", {"width": 256}, lr=5e-4, batch_size=64)
+    recipe = recipe("mel-cnn", {"width": 256, "channels": 32}, epochs=25)
 
     class Options(TaskOptions):
         """BYOL-A's options."""

@@ -12,6 +12,7 @@ from ssl_zoo import hookimpl
 
 if TYPE_CHECKING:
     from ssl_zoo.data import Source
+    from ssl_zoo.tools.export import Exporter
     from ssl_zoo_audio.spec import SoundSpec
 
 
@@ -50,6 +51,17 @@ def ssl_zoo_register_backbones() -> Mapping[str, Callable[[Any, Any], Any]]:
         "hubert-mini": _of_transformers("HubertEncoder"),
         "data2vec-mini": _of_transformers("Data2VecEncoder"),
     }
+
+
+@hookimpl
+def ssl_zoo_register_exporters() -> Mapping[str, Exporter]:
+    """Register the folder of transformers."""
+    from ssl_zoo.tools.export import Exporter
+    from ssl_zoo_audio.encoders.huggingface import TransformersEncoder
+    from ssl_zoo_audio.export import write_folder
+    from ssl_zoo_audio.spec import MODALITY
+
+    return {"transformers-audio": Exporter(write_folder, "", MODALITY, TransformersEncoder)}
 
 
 def _of_transformers(name: str) -> Callable[[Any, Any], Any]:
