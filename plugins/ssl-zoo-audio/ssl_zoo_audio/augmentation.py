@@ -9,6 +9,20 @@ from torch import Tensor
 from ssl_zoo import Rng, distributed
 
 
+def random_part(x: Tensor, frames: Tensor, number: int, rng: Rng) -> Tensor:
+    """Return a part of `number` frames of each spectrum at random; a shorter clip begins again.
+
+    Args:
+        x: spectra [B, F, mels].
+        frames: how many frames of each are real, int64 [B].
+        number: the number of frames to return.
+        rng: the source of random numbers.
+    """
+    first = rng.uniform(len(x), 1) * (frames[:, None] - number + 1).clamp(min=1)
+    place = (first.long() + torch.arange(number, device=x.device)) % frames[:, None]
+    return x.gather(1, place[..., None].expand(-1, -1, x.shape[2]))
+
+
 def log_mixup(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
     """Return the log of mixed energies, log((1 - λ) e^a + λ e^b), of log spectra (section III-B.1).
 

@@ -10,12 +10,12 @@ from torch.nn.functional import normalize
 
 from ssl_zoo import Field, Losses, Rng, Task, TaskOptions, Unsuitable
 from ssl_zoo.nn import FeatureQueue, Teacher, full_precision, mlp
-from ssl_zoo_audio.augmentation import log_mixup, resized_crop, standardise_batch
+from ssl_zoo_audio.augmentation import log_mixup, random_part, resized_crop, standardise_batch
 from ssl_zoo_audio.encoders.base import SoundEncoder
 from ssl_zoo_audio.encoders.mel import MelEncoder
 from ssl_zoo_audio.recipes import recipe
 from ssl_zoo_audio.sound import Sound
-from ssl_zoo_audio.spec import MODALITY, SoundSpec
+from ssl_zoo_audio.spec import MODALITY, SoundSpec, paint
 from ssl_zoo_audio.spectra import LOG_DEVIATION
 from ssl_zoo_vision.distillation.byol import byol_loss
 
@@ -61,11 +61,7 @@ class BYOLA(Task):
     def views(self, batch: Sound, rng: Rng) -> tuple[Tensor, ...]:
         """Return two augmented spectra [B, F, mels], and the spectrum that they are of."""
         x = self.spec.prepare(batch)
-        spectrum, frames = self.encoder.spectrum(x), self.encoder.frames(x)[:, None]
-        first = rng.uniform(len(spectrum), 1) * (frames - self.frames + 1).clamp(min=1)
-        place = first.long() + torch.arange(self.frames, device=frames.device)
-        place = place % frames  # a short clip begins again
-        crop = spectrum.gather(1, place[..., None].expand(-1, -1, spectrum.shape[2]))
+        crop = random_part(self.encoder.spectrum(x), self.encoder.frames(x), self.frames, rng)
         return self.augment(crop, rng), self.augment(crop, rng), crop
 
     def augment(self, x: Tensor, rng: Rng) -> Tensor:
@@ -76,23 +72,24 @@ class BYOLA(Task):
         mixed = log_mixup(LOG_DEVIATION * x, LOG_DEVIATION * past, share) / LOG_DEVIATION
         return resized_crop(mixed, rng, self.options.scale, self.options.virtual)
 
-    def embed(self, encoder: Any, view: Tensor) -> Tensor:
-        """Return the pooled features [B, D] of views [B, F, mels]."""
-        frames = torch.full((len(view),), view.shape[1], device=view.device)
-        features: Tensor = encoder.pooled_spectrum(standardise_batch(view), frames)
-        return features
-
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the loss of each view's prediction and the other's target projection, in [0, 8]."""
         *pair, crop = views
         self.bank.note(crop.flatten(1))
-        predictions = [self.predictor(self.projector(self.embed(self.encoder, v))) for v in pair]
-        encoder, projector = self.target
+        pair = [standardise_batch(view) for view in pair]
+        online = [self.projector(self.encoder.pooled_spectrum(x)) for x in pair]
+        predictions = [self.predictor(z) for z in online]  # [B, out]
+        encoder, projector = list(self.target)
         with torch.no_grad():
-            targets = [projector(self.embed(encoder, v)) for v in pair]
+            targets = [projector(encoder.pooled_spectrum(x)) for x in pair]
         loss = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
         z = normalize(full_precision(targets[0]), dim=1)
         return Losses(loss, {"spread": z.std(0).mean() * z.shape[1] ** 0.5})  # 0 once it has collapsed
+
+    def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Any]:
+        """Return the spectrum of each clip, and two augmentations of it."""
+        columns = [[paint(s, low=float(s.min())) for s in view.detach().float().cpu()] for view in views]
+        return dict(zip(("view 1", "view 2", "clip"), columns, strict=True))
 
     def after_step(self, progress: float) -> None:
         """Update the target network and the past clips."""

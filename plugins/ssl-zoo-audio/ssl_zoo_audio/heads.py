@@ -28,7 +28,8 @@ class CodePredictor(nn.Module):
     def forward(self, output: Tensor) -> Tensor:
         """Return the logits [M, clusters] of outputs [M, d]."""
         projected = F.normalize(full_precision(self.project(output)), dim=1)
-        return projected @ F.normalize(self.codes, dim=1).T / self.temperature
+        with torch.autocast(output.device.type, enabled=False):
+            return projected @ F.normalize(self.codes, dim=1).T / self.temperature
 
     @torch.no_grad()
     def restart(self, seed: int) -> None:
@@ -50,7 +51,8 @@ def contrastive_scores(c: Tensor, q: Tensor, codes: Tensor, others: Tensor) -> T
         others: the places of the K others, int64 [B, T, K].
     """
     c, q = (F.normalize(full_precision(x), dim=2) for x in (c, q))
-    cosine = c @ q.mT  # [B, T, T]
+    with torch.autocast(c.device.type, enabled=False):
+        cosine = c @ q.mT  # [B, T, T]
     negative = cosine.gather(2, others)
     theirs = codes[:, None].expand(-1, codes.shape[1], -1).gather(2, others)
     negative = negative.masked_fill(theirs == codes[..., None], -torch.inf)
@@ -68,7 +70,8 @@ def future_scores(prediction: Tensor, z: Tensor, others: Tensor, step: int) -> T
         others: others of the clip to tell each place from, int64 [B, T, K].
         step: k, at least 1 and below T.
     """
-    scores = prediction[:, :-step] @ z.mT / z.shape[2] ** 0.5  # [B, T - k, T]
+    with torch.autocast(z.device.type, enabled=False):
+        scores = prediction[:, :-step] @ z.mT / z.shape[2] ** 0.5  # [B, T - k, T]
     positive = scores.diagonal(step, 1, 2)[..., None]
     return torch.cat([positive, scores.gather(2, others[:, step:])], 2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -98,16 +99,9 @@ class SoundSpec(Spec):
         spectra, frames = log_mel(x.wave), log_mel.frames(x.length)
         pictures = []
         for row, (spectrum, n) in enumerate(zip(spectra, frames.tolist(), strict=True)):
-            low = torch.tensor(FLOOR).log()
-            values = (spectrum[:n] - low) / (spectrum[:n].max() - low).clamp(min=1e-6)
-            pixels = torch.from_numpy(colormaps["magma"](values.T.flip(0).numpy())[..., :3])
-            if hidden is not None:
-                place = torch.arange(n) * hidden.shape[1] // spectra.shape[1]
-                pixels[:, hidden[row].cpu()[place]] *= 0.25
-            picture = Image.fromarray((pixels * 255).round().byte().numpy())
-            pictures.append(
-                picture.resize((4 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
-            )
+            place = torch.arange(n) * (0 if hidden is None else hidden.shape[1]) // spectra.shape[1]
+            dark = None if hidden is None else hidden[row].cpu()[place]
+            pictures.append(paint(spectrum[:n], math.log(FLOOR), dark))
         return pictures
 
     def preprocess(self, source: str | Path) -> Sound:
@@ -132,6 +126,22 @@ class SoundSpec(Spec):
         """Return the description of other clips of the same rate, of any length."""
         ours = replace(self, seconds=other.seconds) if isinstance(other, SoundSpec) else self
         return Spec.adopt(ours, other)
+
+
+def paint(spectrum: Tensor, low: float, dark: Tensor | None = None) -> Image.Image:
+    """Return a picture of a spectrum [F, bands], low bands below, 4 pixels for a frame and 2 for a band.
+
+    Args:
+        spectrum: the spectrum.
+        low: the value that is black.
+        dark: which frames are shown dark, bool [F]; None for none.
+    """
+    values = (spectrum - low) / (spectrum.max() - low).clamp(min=1e-6)
+    pixels = torch.from_numpy(colormaps["magma"](values.clamp(0, 1).T.flip(0).numpy())[..., :3])
+    if dark is not None:
+        pixels[:, dark] *= 0.25
+    picture = Image.fromarray((pixels * 255).round().byte().numpy())
+    return picture.resize((4 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
 
 
 @cache

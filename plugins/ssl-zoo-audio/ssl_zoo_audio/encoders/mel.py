@@ -81,8 +81,9 @@ class MelEncoder(SoundEncoder):
         patches = patches * valid[..., None]
         return Local(patches, patches, valid)
 
-    def pooled_spectrum(self, spectrum: Tensor, frames: Tensor) -> Tensor:
-        """Return pooled features [B, D] of spectra [B, F, mels], as of augmented ones."""
+    def pooled_spectrum(self, spectrum: Tensor) -> Tensor:
+        """Return pooled features [B, D] of spectra [B, F, mels] of which all frames are real."""
+        frames = torch.full((len(spectrum),), spectrum.shape[1], device=spectrum.device)
         local = self.patches(spectrum, frames)
         return self.pool(self.context(local), local.valid)
 
