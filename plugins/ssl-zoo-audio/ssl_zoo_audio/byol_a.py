@@ -79,9 +79,9 @@ class BYOLA(Task):
         pair = [standardise_batch(view) for view in pair]
         online = [self.projector(self.encoder.pooled_spectrum(x)) for x in pair]
         predictions = [self.predictor(z) for z in online]  # [B, out]
-        encoder, projector = list(self.target)
+        encoder: Any = self.target[0]
         with torch.no_grad():
-            targets = [projector(encoder.pooled_spectrum(x)) for x in pair]
+            targets = [self.target[1](encoder.pooled_spectrum(x)) for x in pair]
         loss = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
         z = normalize(full_precision(targets[0]), dim=1)
         return Losses(loss, {"spread": z.std(0).mean() * z.shape[1] ** 0.5})  # 0 once it has collapsed
