@@ -22,6 +22,7 @@ from ssl_zoo.data import DataSet, LazySplit, SampleFiles
 from ssl_zoo.data.holdout import exact_copies, group_by_name, merge_groups, stratified_split
 from ssl_zoo.data.sample_files import Origin, UnreadableFiles
 from ssl_zoo.data.summary import SourceFacts
+from ssl_zoo.notices import Notice
 from ssl_zoo.text import printable, quantity
 from ssl_zoo_audio.data.options import SoundOptions
 from ssl_zoo_audio.sound import Sound
@@ -35,6 +36,13 @@ LISTS = {".csv": ",", ".tsv": "\t"}
 """The suffixes of lists of files, and what separates their columns."""
 SHORTEST = 0.05
 """The length of the shortest clip, in seconds: a few frames."""
+
+
+CHANNELS = Notice(
+    "audio-channels",
+    "Sounds of several channels are averaged to one.",
+    "choose a channel yourself before training",
+)
 
 
 class FileOptions(SoundOptions):
@@ -277,7 +285,7 @@ def _cut(
             if rest >= SHORTEST:
                 parts.append(replace(part, start=part.start + float(start), seconds=float(rest)))
     if mixed:
-        log.info("%s have several channels, which are averaged", quantity(mixed, "files"))
+        CHANNELS(f"{quantity(mixed, 'files')} have several channels, which are averaged", files=mixed)
     if low:
         log.warning(
             "%s have a rate below %d Hz, so that the upper part of their spectra is empty; "
