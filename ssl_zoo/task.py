@@ -63,8 +63,12 @@ class Encoder(nn.Module, ABC):
         width: D, the size of the pooled features.
         embed_width: e, the size of a token that can stand in hidden places; None if it has no tokens.
         finetune_lr: the peak learning rate of fine-tuning, at batches of 128 samples.
+        passing_methods: the names of further methods of a plugin's encoder through which tasks pass a
+            batch, or local features of one, as their first positional argument, so that these count as
+            a pass too, see `Task.passes`.
     """
 
+    passing_methods: ClassVar[tuple[str, ...]] = ()
     width: int
     embed_width: int | None = None
     finetune_lr: float = 1e-3

@@ -11,7 +11,7 @@ from ssl_zoo import tree
 from ssl_zoo.task import Encoder, Task
 
 METHODS = ("forward", "feature_map", "pooled_and_map", "stages", "tokens")
-"""The methods of an encoder that pass a batch through it."""
+"""The methods that pass a batch through any encoder; `Encoder.passing_methods` are further ones."""
 
 
 class Passes:
@@ -26,7 +26,7 @@ class Passes:
         self._inside = False
 
     def counted(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a method of an encoder that also counts the samples of its batch `x`."""
+        """Return a method of an encoder that also counts the samples of its batch, the first argument."""
 
         @functools.wraps(method)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -47,11 +47,11 @@ def count_passes(task: Task) -> Iterator[Passes]:
     """Count the samples that pass through the task's encoders meanwhile, including teachers."""
     passes = Passes()
     encoders = [module for module in task.modules() if isinstance(module, Encoder)]
-    for encoder in encoders:
-        vars(encoder).update({name: passes.counted(getattr(encoder, name)) for name in METHODS})
+    wrapped = [(encoder, name) for encoder in encoders for name in (*METHODS, *encoder.passing_methods)]
+    for encoder, name in wrapped:
+        vars(encoder)[name] = passes.counted(getattr(encoder, name))
     try:
         yield passes
     finally:
-        for encoder in encoders:
-            for name in METHODS:
-                del vars(encoder)[name]
+        for encoder, name in wrapped:
+            del vars(encoder)[name]

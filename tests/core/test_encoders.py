@@ -337,6 +337,28 @@ def test_passes_are_counted_by_sample_in_every_method(encoder: Encoder) -> None:
     assert set(vars(encoder)) == names
 
 
+class InParts(Transposing):
+    """An encoder that tasks also call in two parts, the second of which is a pass."""
+
+    passing_methods = ("second",)
+
+    def first(self, x: Any) -> Any:
+        return (2 * x[0], x[1])
+
+    def second(self, x: Any) -> Tensor:
+        return self(x)
+
+
+def test_further_methods_that_an_encoder_names_are_passes_too() -> None:
+    encoder, x = InParts(), (torch.zeros(3, 7, 4), torch.ones(3))
+    task = Passing(encoder, None, None)
+    names = set(vars(encoder))
+    with count_passes(task) as passes:
+        encoder.second(encoder.first(x))
+    assert passes.samples == 3
+    assert set(vars(encoder)) == names
+
+
 def test_an_attribute_with_the_name_of_a_method_is_refused() -> None:
     class Shadowing(Encoder):
         def __init__(self) -> None:

@@ -1,0 +1,97 @@
+"""BYOL for audio: two augmented spectra of one clip, without negatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ssl_zoo import Field, Losses, Rng, Task, TaskOptions, Unsuitable
+from ssl_zoo.nn import FeatureQueue, Teacher, full_precision, mlp
+from ssl_zoo_audio.augmentation import log_mixup, random_part, resized_crop, standardise_batch
+from ssl_zoo_audio.encoders.base import SoundEncoder
+from ssl_zoo_audio.encoders.mel import MelEncoder
+from ssl_zoo_audio.recipes import recipe
+from ssl_zoo_audio.sound import Sound
+from ssl_zoo_audio.spec import MODALITY, SoundSpec, paint
+from ssl_zoo_audio.spectra import LOG_DEVIATION
+from ssl_zoo_vision.distillation.byol import byol_loss
+
+
+class BYOLA(Task):
+    """Predict a momentum network's projection of another augmentation of the same second of sound."""
+
+    name = "byol-a"
+    paper = "Niizumi et al. 2021, BYOL for Audio, arXiv:2103.06695"
+    family = "distillation"
+    modality = MODALITY
+    encoder: MelEncoder
+    prerequisites = "a network on log-mel spectra"
+    passes = 4
+    recipe = recipe("mel-cnn", {"width": 256, "channels": 32}, epochs=25)
+
+    class Options(TaskOptions):
+        """BYOL-A's options."""
+
+        frames: int = Field(96, ge=8, description="frames of 10 ms that a clip is cut to")
+        mixup: float = Field(0.4, ge=0, lt=1, description="the greatest share of a past clip in a view")
+        bank: int = Field(512, ge=1, description="past clips to mix with; the paper has 2048")
+        scale: tuple[float, float] = Field(
+            (0.6, 1.5), description="range of a crop's size, as a share of the spectrum's"
+        )
+        virtual: float = Field(1.5, ge=1, description="length that crops are cut from, as a multiple")
+        momentum: float = Field(0.99, ge=0, le=1, description="momentum of the target")
+        hidden: int = Field(1024, ge=1, description="hidden width of the projector and the predictor")
+        out: int = Field(256, ge=2, description="width of the projection")
+
+    def __init__(self, encoder: SoundEncoder, options: Options, spec: SoundSpec) -> None:
+        super().__init__(encoder, options, spec)
+        if not isinstance(encoder, MelEncoder):
+            raise Unsuitable("byol-a changes log-mel spectra; choose --backbone mel-cnn or mel-mini")
+        longest = int(encoder.log_mel.frames(torch.tensor(spec.longest)))
+        self.frames = min(options.frames, longest)
+        self.bank = FeatureQueue(options.bank, self.frames * encoder.log_mel.mels)
+        self.projector = mlp([encoder.width, options.hidden, options.out])
+        self.predictor = mlp([options.out, options.hidden, options.out])
+        momentum = options.momentum
+        self.target = Teacher(encoder, self.projector, start=momentum, end=momentum)
+
+    def views(self, batch: Sound, rng: Rng) -> tuple[Tensor, ...]:
+        """Return two augmented spectra [B, F, mels], and the spectrum that they are of."""
+        x = self.spec.prepare(batch)
+        crop = random_part(self.encoder.spectrum(x), self.encoder.frames(x), self.frames, rng)
+        return self.augment(crop, rng), self.augment(crop, rng), crop
+
+    def augment(self, x: Tensor, rng: Rng) -> Tensor:
+        """Return spectra [B, F, mels] with past ones mixed in, then cropped and resized."""
+        filled = self.bank.filled
+        past = self.bank.features[(rng.uniform(len(x)) * filled).long()].view_as(x)
+        share = rng.uniform(len(x), 1, 1, high=self.options.mixup) * (filled > 0)
+        mixed = log_mixup(LOG_DEVIATION * x, LOG_DEVIATION * past, share) / LOG_DEVIATION
+        return resized_crop(mixed, rng, self.options.scale, self.options.virtual)
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        """Return the loss of each view's prediction and the other's target projection, in [0, 8]."""
+        *pair, crop = views
+        self.bank.note(crop.flatten(1))
+        pair = [standardise_batch(view) for view in pair]
+        online = [self.projector(self.encoder.pooled_spectrum(x)) for x in pair]
+        predictions = [self.predictor(z) for z in online]  # [B, out]
+        encoder: Any = self.target[0]
+        with torch.no_grad():
+            targets = [self.target[1](encoder.pooled_spectrum(x)) for x in pair]
+        loss = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
+        z = normalize(full_precision(targets[0]), dim=1)
+        return Losses(loss, {"spread": z.std(0).mean() * z.shape[1] ** 0.5})  # 0 once it has collapsed
+
+    def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Any]:
+        """Return the spectrum of each clip, and two augmentations of it."""
+        columns = [[paint(s, low=float(s.min())) for s in view.detach().float().cpu()] for view in views]
+        return dict(zip(("view 1", "view 2", "clip"), columns, strict=True))
+
+    def after_step(self, progress: float) -> None:
+        """Update the target network and the past clips."""
+        self.target.update(progress, self.encoder, self.projector)
+        self.bank.update()

@@ -1,0 +1,1 @@
+"""Sources of clips: the bundled syllables, and audio files."""

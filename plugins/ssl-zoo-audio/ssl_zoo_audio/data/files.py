@@ -1,0 +1,304 @@
+"""Audio files: their decoding, and clips of folders and lists of them."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+
+from ssl_zoo import Field, UserError
+from ssl_zoo.config.paths import user_path
+from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.data import DataSet, LazySplit, SampleFiles
+from ssl_zoo.data.holdout import exact_copies, group_by_name, merge_groups, stratified_split
+from ssl_zoo.data.sample_files import Origin, UnreadableFiles
+from ssl_zoo.data.summary import SourceFacts
+from ssl_zoo.notices import Notice
+from ssl_zoo.text import printable, quantity
+from ssl_zoo_audio.data.options import SoundOptions
+from ssl_zoo_audio.sound import Sound
+from ssl_zoo_audio.spec import SoundSpec
+
+log = logging.getLogger("ssl_zoo.data")
+
+SUFFIXES = frozenset([".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"])
+"""The suffixes of files that libsndfile decodes."""
+LISTS = {".csv": ",", ".tsv": "\t"}
+"""The suffixes of lists of files, and what separates their columns."""
+SHORTEST = 0.05
+"""The length of the shortest clip, in seconds: a few frames."""
+
+
+CHANNELS = Notice(
+    "audio-channels",
+    "Sounds of several channels are averaged to one.",
+    "choose a channel yourself before training",
+)
+
+
+class FileOptions(SoundOptions):
+    """The options of audio files."""
+
+    seconds: float = Field(
+        15.0, ge=0.1, le=600, description="length of the longest clip; longer files are read by parts"
+    )
+    silence: float = Field(
+        -60.0, le=0, description="peak, in dB of the full scale, below which a clip is skipped as silent"
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a file.
+
+    Attributes:
+        file: the file.
+        start: where it begins, in seconds.
+        seconds: its length; None for all of the file.
+        label: its class by name; None if unknown.
+    """
+
+    file: Path
+    start: float = 0.0
+    seconds: float | None = None
+    label: str | None = None
+
+
+def read_clip(file: Path, rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
+    """Return a file, or a part of it, as samples float32 [T] at a rate; channels are averaged.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it has no samples, or some that are not finite.
+        soundfile.LibsndfileError: it cannot be decoded.
+    """
+    with soundfile.SoundFile(file) as opened:
+        own = opened.samplerate
+        if start:
+            opened.seek(min(round(start * own), opened.frames))
+        frames = -1 if seconds is None else round(seconds * own)
+        wave = opened.read(frames, dtype="float32", always_2d=True)
+    if not len(wave):
+        raise ValueError("it has no samples")
+    if not np.isfinite(wave).all():
+        raise ValueError("it has samples that are not finite")
+    mono = wave.mean(1)
+    return torch.from_numpy(mono if own == rate else soxr.resample(mono, own, rate))
+
+
+@dataclass(eq=False, kw_only=True)
+class Clips(SampleFiles):
+    """Clips that are decoded from parts of files, padded to one length.
+
+    Attributes:
+        parts: the part of each clip.
+        rate: samples per second.
+        longest: the number of samples of a clip in memory.
+        silence: the peak below which a clip is silent, in [0, 1].
+    """
+
+    parts: list[Part] = field(default_factory=list)
+    rate: int = 16000
+    longest: int = 16000
+    silence: float = 0.001
+
+    def read(self, number: int) -> Sound:
+        """Decode a clip.
+
+        Raises:
+            Exception: of any kind, where it cannot be read, or is silent.
+        """
+        part = self.parts[number]
+        clip = read_clip(part.file, self.rate, part.start, part.seconds)[: self.longest]
+        if len(clip) < SHORTEST * self.rate:
+            raise ValueError(f"it is shorter than {SHORTEST} s")
+        if float(clip.abs().max()) < self.silence:
+            raise ValueError("it is silent (data.options.silence)")
+        wave = torch.zeros(self.longest)
+        wave[: len(clip)] = clip
+        return Sound(wave, torch.tensor(len(clip)))
+
+    def empty(self, count: int, pin: bool = False) -> Sound:
+        """Return uninitialised memory for clips."""
+        wave = torch.empty(count, self.longest, pin_memory=pin)
+        return Sound(wave, torch.empty(count, dtype=torch.long, pin_memory=pin))
+
+
+def takes_audio(name: str) -> bool:
+    """Return whether a user's text names a folder, an audio file or a list of these."""
+    path = user_path("data.source", name) if name else Path()
+    listed = path.suffix.lower() in SUFFIXES | LISTS.keys()
+    return bool(name) and (path.is_dir() or (listed and path.is_file()))
+
+
+def open_files(config: DataConfig, device: torch.device, options: FileOptions) -> DataSet:
+    """Return the clips of a folder, a file or a list of files.
+
+    Sub-folders are classes, as is the column ``label`` of a list. Files of which nothing can be read are
+    listed as unreadable. Parts of one file lie on one side, as do exact copies and ``data.groups``.
+
+    Raises:
+        UserError: there is no audio.
+    """
+    path = user_path("data.source", config.source.removeprefix("audio:"))
+    if not path.exists():
+        raise UserError(f"data.source: {printable(path)} does not exist; give a folder, or a file")
+    is_list = path.suffix.lower() in LISTS and path.is_file()
+    root = path if path.is_dir() else path.parent
+    others: Counter[str] = Counter()
+    whole = _listed(path) if is_list else _found(path, others)
+    unreadable = UnreadableFiles("clips")
+    parts = _cut(whole, options, unreadable, root)
+    if not parts:
+        reason = next(iter(unreadable.reasons.items()), None)
+        told = f", such as {reason[0]}: {reason[1]}" if reason else ""
+        raise UserError(
+            f"data.source: {printable(path)} has no audio that can be read{told}; "
+            f"files must end in {', '.join(sorted(SUFFIXES))}"
+        )
+    seconds = max(part.seconds or 0.0 for part in parts)
+    longest = max(1, int(np.ceil(seconds * options.rate)))
+    clips = Clips(
+        name=lambda number: _name(parts[number], root),
+        count=len(parts),
+        workers=config.workers,
+        unreadable=unreadable,
+        origin=Origin(root, [part.file for part in parts]),
+        parts=parts,
+        rate=options.rate,
+        longest=longest,
+        silence=10 ** (options.silence / 20),
+    )
+    names = sorted({part.label for part in parts if part.label is not None})
+    known = config.labels != "none" and len(names) > 1 and all(p.label is not None for p in parts)
+    labels = torch.tensor([names.index(p.label or "") for p in parts]) if known else None
+    train_rows, test_rows, facts = _hold_out(config, parts, root, labels)
+    train = LazySplit(clips, None if labels is None else labels[train_rows], train_rows)
+    test = None
+    if len(test_rows):
+        test = LazySplit(clips, None if labels is None else labels[test_rows], test_rows)
+    spec = SoundSpec(
+        rate=options.rate, seconds=longest / options.rate, classes=len(names) if known else None
+    )
+    facts = replace(facts, other_files=dict(others.most_common()))
+    classes = tuple(names) if known else None
+    return DataSet(printable(path.resolve().name), spec, train, test, train, classes, facts)
+
+
+def _hold_out(
+    config: DataConfig, parts: list[Part], root: Path, labels: Tensor | None
+) -> tuple[Tensor, Tensor, SourceFacts]:
+    """Return the clips to train on and those held out, by whole files."""
+    files = list(dict.fromkeys(part.file for part in parts))
+    number = {file: i for i, file in enumerate(files)}
+    sets = exact_copies(files, config.workers)
+    copies = sum(len(members) - 1 for members in sets)
+    if config.groups is not None:
+        sets += group_by_name([_relative(file, root) for file in files], config.groups)
+    of_file = merge_groups(len(files), sets)
+    groups = of_file[torch.tensor([number[part.file] for part in parts])]
+    classes = torch.zeros(len(parts), dtype=torch.long) if labels is None else labels
+    train, test = stratified_split(classes, groups, config.holdout)
+    share = f"{100 * len(test) / len(parts):.2g} %" if len(test) else ""
+    held_out = ", ".join([share, *(["stratified"] if labels is not None else []), "by file"])
+    return train, test, SourceFacts(held_out=held_out if share else "", copies=copies)
+
+
+def _found(path: Path, others: Counter[str]) -> list[Part]:
+    """Return the audio files in a folder, with that of its sub-folders as label; or the file itself."""
+    if path.is_file():
+        return [Part(path)]
+    parts = []
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        if file.name.startswith("."):
+            continue
+        if file.suffix.lower() not in SUFFIXES:
+            others[file.suffix.lower() or "without suffix"] += 1
+            continue
+        folders = file.relative_to(path).parts[:-1]
+        parts.append(Part(file, label=folders[0] if folders else None))
+    return parts
+
+
+def _listed(path: Path) -> list[Part]:
+    """Return the parts that a list names, with the columns path, and label, start, end in seconds.
+
+    Raises:
+        UserError: it has no column ``path``, or a time is no number.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as opened:
+        rows = csv.DictReader(opened, delimiter=LISTS[path.suffix.lower()])
+        if "path" not in (rows.fieldnames or ()):
+            raise UserError(
+                f"data.source: {printable(path)} has no column 'path'; name it in a first line"
+            )
+        parts = []
+        for row in rows:
+            file = path.parent / row["path"]
+            try:
+                start, end = float(row.get("start") or 0), float(row.get("end") or "nan")
+            except ValueError as error:
+                raise UserError(
+                    f"data.source: {printable(path)}, line {rows.line_num}: {error}"
+                ) from error
+            seconds = None if end != end else end - start
+            parts.append(Part(file, start, seconds, row.get("label") or None))
+    return parts
+
+
+def _cut(
+    whole: Iterable[Part], options: FileOptions, unreadable: UnreadableFiles, root: Path
+) -> list[Part]:
+    """Return parts of at most ``options.seconds``, by the headers of the files.
+
+    The last part of a file is left out if it is very short.
+    """
+    parts: list[Part] = []
+    mixed = low = 0
+    for part in whole:
+        try:
+            header = soundfile.info(part.file)
+            seconds = min(part.seconds or np.inf, header.duration - part.start)
+            if header.frames <= 0:
+                raise ValueError("it has no samples")
+            if seconds < SHORTEST:
+                raise ValueError(f"it is shorter than {SHORTEST} s")
+        except Exception as error:  # broken headers raise errors of several kinds
+            if not unreadable.reasons:
+                log.warning("cannot read %s: %s; such files are skipped", _name(part, root), error)
+            unreadable.reasons[_name(part, root)] = " ".join(str(error).split())
+            continue
+        mixed += header.channels > 1
+        low += header.samplerate < options.rate
+        starts = np.arange(0, seconds, options.seconds)
+        for start in starts:
+            rest = min(options.seconds, seconds - start)
+            if rest >= SHORTEST:
+                parts.append(replace(part, start=part.start + float(start), seconds=float(rest)))
+    if mixed:
+        CHANNELS(f"{quantity(mixed, 'files')} have several channels, which are averaged", files=mixed)
+    if low:
+        log.warning(
+            "%s have a rate below %d Hz, so that the upper part of their spectra is empty; "
+            "--set data.options.rate=… for a lower one", quantity(low, "files"), options.rate,
+        )  # fmt: skip
+    return parts
+
+
+def _relative(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
+
+
+def _name(part: Part, root: Path) -> str:
+    """Return the name of a part in messages: that of the file, and where it begins."""
+    name = printable(_relative(part.file, root))
+    return f"{name} at {part.start:g} s" if part.start else name

@@ -1,0 +1,1 @@
+"""Networks for clips: on log-mel spectra, and those of transformers."""

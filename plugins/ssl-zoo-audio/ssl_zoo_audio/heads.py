@@ -1,0 +1,89 @@
+"""Scores that tasks compare places by."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_zoo.nn import full_precision
+
+
+class CodePredictor(nn.Module):
+    """The logits of clusters, cos(A o_t, e_c) / τ with learnt embeddings e_c (HuBERT, equation 3).
+
+    Args:
+        width: the size of an output o_t.
+        clusters: the number of clusters.
+        out: the size of an embedding.
+        temperature: τ.
+    """
+
+    def __init__(self, width: int, clusters: int, out: int, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, out)
+        self.codes = nn.Parameter(torch.randn(clusters, out))
+        self.temperature = temperature
+
+    def forward(self, output: Tensor) -> Tensor:
+        """Return the logits [M, clusters] of outputs [M, d]."""
+        projected = F.normalize(full_precision(self.project(output)), dim=1)
+        with torch.autocast(output.device.type, enabled=False):
+            return projected @ F.normalize(self.codes, dim=1).T / self.temperature
+
+    @torch.no_grad()
+    def restart(self, seed: int) -> None:
+        """Draw the embeddings and the projection anew, for other clusters; the same in every process."""
+        generator = torch.Generator().manual_seed(seed)
+        for weight, scale in ((self.codes, 1.0), (self.project.weight, self.project.in_features**-0.5)):
+            weight.copy_(scale * torch.randn(weight.shape, generator=generator))
+
+
+def contrastive_scores(c: Tensor, q: Tensor, codes: Tensor, others: Tensor) -> Tensor:
+    """Return cosines of each place's output with its own target, then those of others, [B, T, 1 + K].
+
+    Others with the same code as the target are no negatives: their score is -∞, as in fairseq.
+
+    Args:
+        c: projected outputs [B, T, D].
+        q: quantised features [B, T, D].
+        codes: their codes, int64 [B, T].
+        others: the places of the K others, int64 [B, T, K].
+    """
+    c, q = (F.normalize(full_precision(x), dim=2) for x in (c, q))
+    with torch.autocast(c.device.type, enabled=False):
+        cosine = c @ q.mT  # [B, T, T]
+    negative = cosine.gather(2, others)
+    theirs = codes[:, None].expand(-1, codes.shape[1], -1).gather(2, others)
+    negative = negative.masked_fill(theirs == codes[..., None], -torch.inf)
+    return torch.cat([cosine.diagonal(dim1=1, dim2=2)[..., None], negative], 2)
+
+
+def future_scores(prediction: Tensor, z: Tensor, others: Tensor, step: int) -> Tensor:
+    """Return the scores of z[t + step], then of K others, given c[t], [B, T - step, 1 + K].
+
+    They are products divided by √D, which W_k could make up for.
+
+    Args:
+        prediction: W_k c, [B, T, D].
+        z: local features [B, T, D].
+        others: others of the clip to tell each place from, int64 [B, T, K].
+        step: k, at least 1 and below T.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        scores = prediction[:, :-step] @ z.mT / z.shape[2] ** 0.5  # [B, T - k, T]
+    positive = scores.diagonal(step, 1, 2)[..., None]
+    return torch.cat([positive, scores.gather(2, others[:, step:])], 2)
+
+
+def first_wins(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cross entropy and accuracy of the first of several scores, means over rows.
+
+    Without rows both are 0.
+
+    Args:
+        logits: scores [M, 1 + K]; -∞ for one that does not count.
+    """
+    count = max(1, len(logits))
+    loss = -F.log_softmax(logits, dim=1)[:, 0].sum() / count
+    return loss, (logits.argmax(1) == 0).sum() / count

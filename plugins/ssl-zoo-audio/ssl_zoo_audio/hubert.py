@@ -1,0 +1,101 @@
+"""HuBERT: the cluster of each hidden place is predicted from the places around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_zoo import Field, Losses, Rng, Task
+from ssl_zoo.nn import ema_update, frozen_copy
+from ssl_zoo_audio.clusters import PlaceClusters
+from ssl_zoo_audio.encoders.base import SoundEncoder, at_layer
+from ssl_zoo_audio.heads import CodePredictor
+from ssl_zoo_audio.masked import ConvOptions, feature_penalty, hidden_gallery, new_token
+from ssl_zoo_audio.masks import draw_spans
+from ssl_zoo_audio.recipes import recipe
+from ssl_zoo_audio.sound import Sound
+from ssl_zoo_audio.spec import MODALITY, SoundSpec
+from ssl_zoo_audio.spectra import MFCC, at_places
+
+
+class HuBERT(Task):
+    """Predict the cluster of hidden places: clusters of MFCC, later of the network's own features."""
+
+    name = "hubert"
+    paper = "Hsu et al. 2021, HuBERT, arXiv:2106.07447"
+    family = "masked"
+    modality = MODALITY
+    encoder: SoundEncoder
+    passes = 1
+    recipe = recipe("mel-mini", {"layer": 3}, epochs=25)
+
+    class Options(ConvOptions):
+        """HuBERT's options."""
+
+        mask_prob: float = Field(0.08, gt=0, lt=1, description="probability that a place begins a span")
+        clusters: int = Field(50, ge=2, description="number of clusters; the paper has 100, then 500")
+        layer: int = Field(3, ge=1, description="the layer whose features are clustered, from 1")
+        again: float = Field(
+            1 / 3, gt=0, le=1, description="when its features are clustered, as a share of training"
+        )
+        sample: int = Field(4096, ge=2, description="features that clusters are fitted to")
+        out: int = Field(128, ge=2, description="width of the embeddings of clusters")
+
+    def __init__(self, encoder: SoundEncoder, options: Options, spec: SoundSpec) -> None:
+        super().__init__(encoder, options, spec)
+        self.mfcc = MFCC(spec.rate)
+        self.acoustic = PlaceClusters(options.clusters, self.mfcc.width, options.sample)
+        self.own = PlaceClusters(options.clusters, encoder.place_width, options.sample, begun=False)
+        self.snapshot = frozen_copy(encoder)  # whose features are clustered
+        self.token = new_token(encoder)
+        self.head = CodePredictor(encoder.place_width, options.clusters, options.out)
+
+    def views(self, batch: Sound, rng: Rng) -> tuple[Any, ...]:
+        """Return prepared clips, and which of their places are hidden, bool [B, T]."""
+        x = self.spec.prepare(batch)
+        valid = self.encoder.valid(x)
+        return x, draw_spans(rng, valid, self.options.mask_prob, self.options.mask_length)
+
+    def targets(self, x: Sound, valid: Tensor) -> Tensor:
+        """Return the cluster of each place, int64 [B, T], and note features for the next clusters."""
+        with torch.no_grad():
+            hop = self.encoder.hop // self.mfcc.log_mel.hop
+            mfcc = at_places(self.mfcc(x.wave, x.length), valid, hop)
+            self.acoustic.note_places(mfcc, valid)
+            if not self.own.begun:
+                return self.acoustic.assign(mfcc)
+            features = at_layer(self.snapshot, x, self.options.layer)
+            self.own.note_places(features, valid)
+            return self.own.assign(features) if self.own.fitted else self.acoustic.assign(mfcc)
+
+    def loss(self, views: tuple[Any, ...]) -> Losses:
+        """Return the cross entropy of the clusters of hidden places (equations 1 and 3)."""
+        x, hidden = views
+        local = self.encoder.local(x, self.options.gradient)
+        targets = self.targets(x, local.valid)
+        output = self.encoder.context(local, hidden, self.token)[-1]  # [B, T, d]
+        logits, target = self.head(output[hidden]), targets[hidden]  # [M, clusters], [M]
+        weight = hidden.sum()
+        entropy = F.cross_entropy(logits, target, reduction="sum") / weight.clamp(min=1)
+        penalty = feature_penalty(local)
+        accuracy = (logits.argmax(1) == target).sum() / weight.clamp(min=1)
+        logs = {"cross_entropy": entropy.detach(), "accuracy": accuracy, "penalty": penalty.detach()}
+        return Losses(entropy + self.options.penalty * penalty, logs, weight)
+
+    def after_step(self, progress: float) -> None:
+        """Fit clusters when their sample is full; those of features are predicted by a new head."""
+        fitted = self.own.fitted
+        self.acoustic.update()
+        self.own.update()
+        if self.own.fitted and not fitted:
+            self.head.restart(seed=0)
+        if progress >= self.options.again and not self.own.begun and self.acoustic.fitted:
+            ema_update(self.snapshot, self.encoder, momentum=0.0)
+            self.own.begin()
+
+    def gallery(self, views: tuple[Any, ...]) -> dict[str, Any]:
+        """Return clips, and the same with their hidden spans dark."""
+        return hidden_gallery(self.spec, *views)

@@ -1,0 +1,64 @@
+"""What tasks with hidden spans share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssl_zoo import Field, TaskOptions, Unsuitable, distributed
+from ssl_zoo.nn import full_precision
+from ssl_zoo_audio.encoders.base import Local, SoundEncoder
+from ssl_zoo_audio.sound import Sound
+from ssl_zoo_audio.spec import SoundSpec
+
+
+class MaskedOptions(TaskOptions):
+    """The options of hidden spans."""
+
+    mask_prob: float = Field(0.065, gt=0, lt=1, description="probability that a place begins a span")
+    mask_length: int = Field(
+        6, ge=1, description="places in a hidden span; the papers have 10 of 20 ms each"
+    )
+
+
+class ConvOptions(MaskedOptions):
+    """The options of hidden spans and of learnt convolutions, where the backbone has these."""
+
+    penalty: float = Field(
+        10.0, ge=0, description="weight of the mean square of the convolutions' outputs"
+    )
+    gradient: float = Field(
+        0.1, gt=0, le=1, description="factor on the gradient that reaches the convolutions"
+    )
+
+
+def new_token(encoder: SoundEncoder) -> nn.Parameter:
+    """Return a token that stands in hidden places, as wav2vec 2.0's uniform in [0, 1).
+
+    Raises:
+        Unsuitable: the network cannot hide places.
+    """
+    if encoder.embed_width is None:
+        raise Unsuitable("the backbone cannot hide places; choose --backbone mel-mini")
+    return nn.Parameter(torch.rand(encoder.embed_width))
+
+
+def feature_penalty(local: Local) -> Tensor:
+    """Return the mean square of the convolutions' outputs over real places of the joint batch.
+
+    It is 0 for a spectrum, which has no parameters.
+    """
+    raw = full_precision(local.raw)
+    if not raw.requires_grad:
+        return raw.new_zeros(())
+    square = (raw.square().mean(2) * local.valid).sum()
+    count = local.valid.sum().to(square.dtype)
+    total, number = distributed.sum(torch.stack([square, count])).unbind()
+    return total / number.detach()
+
+
+def hidden_gallery(spec: SoundSpec, x: Sound, hidden: Tensor) -> dict[str, Any]:
+    """Return the columns of a picture of clips and their hidden spans."""
+    return {"clip": x, "hidden": spec.spectrograms(x, hidden)}

@@ -1,0 +1,171 @@
+"""Audio files: formats, rates, channels, long files, lists, and files that cannot be read."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from ssl_zoo_audio.data.files import read_clip
+
+from ssl_zoo import UserError
+from ssl_zoo.config.load import load_config
+from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.data import DataSet
+from ssl_zoo.runs.build import load_data
+from ssl_zoo.training import train
+
+
+def tone(seconds: float, rate: int, frequency: float = 440.0) -> Any:
+    time = np.arange(round(seconds * rate)) / rate
+    return (0.5 * np.sin(2 * math.pi * frequency * time)).astype(np.float32)
+
+
+def write(file: Path, wave: Any, rate: int = 16000, **options: Any) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(file, wave, rate, **options)
+    return file
+
+
+def opened(source: Path, resident: bool = True, **settings: Any) -> DataSet:
+    options = {name: settings.pop(name) for name in ("rate", "seconds", "silence") if name in settings}
+    config = DataConfig(source=str(source), options=options, **settings)
+    return load_data(config, torch.device("cpu"), "audio")
+
+
+def names(data: DataSet) -> list[str]:
+    return sorted([*(data.train.names or ()), *((data.test.names if data.test else None) or ())])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rate"), [("wav", 44100), ("flac", 8000), ("ogg", 22050), ("mp3", 48000), ("opus", 48000)]
+)
+def test_formats_and_rates_give_the_same_sound(tmp_path: Path, suffix: str, rate: int) -> None:
+    options = {"format": "OGG", "subtype": "OPUS"} if suffix == "opus" else {}
+    file = write(tmp_path / f"a.{suffix}", tone(0.5, rate), rate, **options)
+    clip = read_clip(file, 16000)
+    assert abs(len(clip) - 8000) < 1000  # mp3 pads
+    spectrum = clip[1000:5000].mul(torch.hann_window(4000)).view(1, -1).numpy()
+    assert np.abs(np.fft.rfft(spectrum)).argmax() * 4 == pytest.approx(440, abs=4)
+    assert clip[1000:5000].abs().max() == pytest.approx(0.5, abs=0.05)
+
+
+def test_channels_are_averaged_and_parts_are_read_by_place(tmp_path: Path) -> None:
+    wave = np.stack([tone(1, 16000), tone(1, 16000, 600)] * 4, 1)
+    file = write(tmp_path / "a.wav", wave, subtype="FLOAT")
+    assert torch.allclose(read_clip(file, 16000), torch.from_numpy(wave.mean(1)))
+    part = read_clip(file, 16000, start=0.25, seconds=0.5)
+    assert torch.allclose(part, torch.from_numpy(wave.mean(1)[4000:12000]))
+
+
+def test_sub_folders_are_classes_and_long_files_are_read_by_parts(tmp_path: Path) -> None:
+    for label in ("low", "high"):
+        for i in range(12):
+            frequency = 300 + 300 * (label == "high") + i
+            write(tmp_path / label / f"{i}.wav", tone(1.0 + i / 10, 16000, frequency))
+    write(tmp_path / "low" / "long.flac", tone(5.02, 16000, 333))
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "film.mp4").write_bytes(b"\0" * 99)
+    data = opened(tmp_path, seconds=2.0)
+    assert data.classes == ("high", "low")
+    assert data.facts.other_files == {".txt": 1, ".mp4": 1}
+    found = [name for name in names(data) if "long" in name]
+    assert found == ["low/long.flac", "low/long.flac at 2 s", "low/long.flac at 4 s"]
+    assert data.test is not None
+    together = [[n for n in split.names or () if "long" in n] for split in (data.train, data.test)]
+    assert [] in together  # the parts of a file are on one side
+    batch = data.train.batch(torch.arange(len(data.train)))
+    lengths = {round(n / 16000, 2) for n in batch.length.tolist()}
+    assert batch.wave.shape[1] == 32000
+    assert lengths <= {*(round(1 + i / 10, 2) for i in range(11)), 2.0, 1.02, 0.1}
+    for row, n in zip(batch.wave, batch.length.tolist(), strict=True):
+        assert not row[n:].any()
+
+
+def test_a_list_gives_parts_and_labels(tmp_path: Path) -> None:
+    file = write(tmp_path / "sounds" / "a.wav", tone(3, 16000), subtype="FLOAT")
+    lines = "".join(f"sounds/a.wav\t{x}\t{i / 10}\t{i / 10 + 0.5}\n" for i, x in enumerate("ababab"))
+    (tmp_path / "list.tsv").write_text("\ufeffpath\tlabel\tstart\tend\n" + lines)
+    data = opened(tmp_path / "list.tsv")
+    assert data.classes == ("a", "b")
+    assert len(names(data)) == 6
+    first = list(data.train.names or ()).index("sounds/a.wav at 0.2 s")
+    batch = data.train.batch(torch.tensor([first]))
+    assert torch.equal(batch.wave[0], read_clip(file, 16000, 0.2, 0.5))
+    (tmp_path / "bad.csv").write_text("file\na.wav\n")
+    with pytest.raises(UserError, match="has no column 'path'"):
+        opened(tmp_path / "bad.csv")
+    (tmp_path / "time.csv").write_text("path,start\nsounds/a.wav,soon\n")
+    with pytest.raises(UserError, match=r"time\.csv, line 2: .*'soon'"):
+        opened(tmp_path / "time.csv")
+
+
+def bad_folder(folder: Path) -> Path:
+    for i in range(40):
+        write(folder / f"{i:02}.wav", tone(0.5, 16000, 300 + i))
+    write(folder / "empty.wav", np.zeros(0, np.float32))
+    write(folder / "silent.wav", np.zeros(8000, np.float32))
+    nan = tone(0.5, 16000)
+    nan[100] = np.nan
+    write(folder / "nan.wav", nan, subtype="FLOAT")
+    write(folder / "eight.wav", np.stack([tone(0.5, 16000)] * 8, 1))
+    write(folder / "short.wav", tone(0.01, 16000))
+    (folder / "film.wav").write_bytes(b"\0\0\0\x20ftypisom" + b"\0" * 500)
+    (folder / "cut.flac").write_bytes(write(folder / "x.flac", tone(0.5, 16000)).read_bytes()[:60])
+    (folder / "x.flac").unlink()
+    return folder
+
+
+def test_files_that_cannot_be_read_are_listed_with_the_reason(tmp_path: Path) -> None:
+    data = opened(bad_folder(tmp_path))
+    for split in (data.train, data.test):
+        assert split is not None
+        split.batch(torch.arange(len(split)))
+    reasons = {name: reason for name, reason in data.train.skipped.items() if name != "cut.flac"}
+    assert reasons.keys() == {"empty.wav", "silent.wav", "nan.wav", "short.wav", "film.wav"}
+    assert reasons["empty.wav"] == "it has no samples"
+    assert "not finite" in reasons["nan.wav"]
+    assert "silent" in reasons["silent.wav"]
+    assert "cut.flac" in data.train.skipped
+    assert all("\n" not in reason for reason in reasons.values())
+    assert "eight.wav" in names(data)
+
+
+def test_training_goes_on_without_files_that_cannot_be_read(tmp_path: Path) -> None:
+    folder = bad_folder(tmp_path / "sounds")
+    settings = {
+        "task.name": "hubert", "data.source": str(folder), "train.epochs": 1, "train.batch_size": 8,
+        "backbone.name": "mel-mini", "backbone.options.width": 16, "backbone.options.layers": 1,
+        "task.layer": 1, "train.device": "cpu",
+    }  # fmt: skip
+    run = train(load_config(None, settings), out=tmp_path / "run")
+    skipped = run.results()["skipped"]
+    assert skipped["empty.wav"] == "it has no samples"
+    assert "nan.wav" in skipped
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("film.mp4", r"film\.mp4.* is no audio data"),
+        ("nowhere", "neither a folder nor a known"),
+    ],
+)
+def test_what_is_no_audio_is_refused_in_a_line(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"\0\0\0\x20ftypisom")
+    with pytest.raises(UserError, match=message) as error:
+        opened(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_audio_is_refused_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(UserError, match=r"has no audio that can be read; files must end in \.aif"):
+        opened(tmp_path)
+    (tmp_path / "b.wav").write_bytes(b"RIFF")
+    with pytest.raises(UserError, match=r"such as b\.wav: .+"):
+        opened(tmp_path)

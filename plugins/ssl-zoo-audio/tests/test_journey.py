@@ -1,0 +1,145 @@
+"""The journey: train, resume, evaluate, embed, export, show; in two processes, and without ssl-zoo."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from ssl_zoo_audio.data.files import read_clip
+
+import ssl_zoo
+from ssl_zoo.cli.app import main
+from ssl_zoo.config.load import load_config
+from ssl_zoo.runs.backbone import load_encoder
+from ssl_zoo.tools.export import export
+from ssl_zoo.training import train
+
+TINY = {"width": 16, "layers": 2, "heads": 2}
+WAVE = {"backbone.name": "hubert-mini", "backbone.options": {**TINY, "channels": 16, "layer": 1}}
+HUBERT = {"task.name": "hubert", "task.clusters": 8, "task.sample": 128, "task.layer": 2}
+SETTINGS = {
+    "train.epochs": 0.2,
+    "train.batch_size": 16,
+    "train.device": "cpu",
+    "train.precision": "fp32",
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a short run of HuBERT on the encoder of transformers."""
+    out = tmp_path_factory.mktemp("audio") / "run"
+    train(load_config(None, {**HUBERT, **WAVE, **SETTINGS}), out=out, protocol=["knn"])
+    return out
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """Return a file with a second of noise at another rate."""
+    wave = 0.1 * np.random.default_rng(0).standard_normal(22050)
+    soundfile.write(tmp_path / "clip.wav", wave, 22050)
+    return tmp_path / "clip.wav"
+
+
+def test_scores_stand_beside_raw_and_untrained(run: Path) -> None:
+    scores = json.loads((run / "results.json").read_text())["scores"]
+    assert scores.keys() == {"hubert", "log-mel statistics", "random-init"}
+
+
+def test_the_loaded_backbone_is_the_model_of_transformers(run: Path, clip: Path) -> None:
+    model: Any = ssl_zoo.load_backbone(run)
+    assert type(model).__name__ == "HubertModel"
+    x = model.ssl_zoo_preprocess(clip)
+    assert x.wave.shape == (1, 16000)
+    encoder, _ = load_encoder(run)
+    with torch.no_grad():
+        places = model(x.wave, output_hidden_states=True).hidden_states[1]
+        assert torch.allclose(places.mean(1), encoder(x), atol=1e-5)
+
+
+def test_the_exported_folder_has_the_same_features_without_ssl_zoo(
+    run: Path, clip: Path, tmp_path: Path
+) -> None:
+    code = export(run, tmp_path / "model")
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= {
+        file.name for file in (tmp_path / "model").iterdir()
+    }
+    np.save(tmp_path / "wave.npy", read_clip(clip, 16000).numpy())
+    script = f"""
+import sys
+import numpy
+{code}
+numpy.save("features.npy", features(numpy.load("wave.npy")).numpy())
+assert not any(name.startswith("ssl_zoo") for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+    encoder, spec = load_encoder(run)
+    with torch.no_grad():
+        expected = encoder(spec.preprocess(clip))
+    np.testing.assert_allclose(np.load(tmp_path / "features.npy"), expected.numpy(), atol=1e-4)
+
+
+def test_a_network_of_ours_has_no_folder(tmp_path: Path) -> None:
+    settings = {**HUBERT, "backbone.name": "mel-mini", "backbone.options": TINY, **SETTINGS}
+    train(load_config(None, settings), out=tmp_path / "run", protocol=[])
+    with pytest.raises(ssl_zoo.UserError, match=r"must end in \.safetensors or \.onnx"):
+        export(tmp_path / "run", tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
+    settings = {**HUBERT, "backbone.name": "mel-mini", "backbone.options": TINY, **SETTINGS}
+    settings |= {"train.epochs": 0.4, "train.checkpoint_seconds": 0}
+    whole = train(load_config(None, settings), out=tmp_path / "whole", protocol=[])
+    stopped = tmp_path / "stopped"
+    code = (
+        "import os, sys; from ssl_zoo import hookimpl\n"
+        "@hookimpl\ndef ssl_zoo_step_logged(step, metrics):\n    step == 12 and os._exit(9)\n"
+    )
+    (tmp_path / "stop.py").write_text(code)
+    arguments = [part for k, v in settings.items() for part in ("--set", f"{k}={json.dumps(v)}")]
+    zoo = [sys.executable, "-m", "ssl_zoo"]
+    stop = [*zoo, "--plugin", str(tmp_path / "stop.py"), "train", *arguments, "--out", str(stopped)]
+    stop += ["--set", "train.log_every=1"]
+    assert subprocess.run(stop, capture_output=True, check=False).returncode == 9
+    subprocess.run([*zoo, "train", "--resume", str(stopped)], check=True, capture_output=True)
+    names = ("whole", "stopped")
+    states = [load_encoder(tmp_path / name)[0].state_dict() for name in names]
+    assert whole is not None
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_views_and_embeddings(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, rows = tmp_path / "views.png", tmp_path / "e.npz"
+    views = ["views", "--run", str(run), "-o", str(picture), "--rows", "2"]
+    for arguments in (views, ["embed", str(run), "-o", str(rows)]):
+        monkeypatch.setattr(sys, "argv", ["ssl-zoo", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code
+    assert picture.stat().st_size > 1000
+    with np.load(rows) as arrays:
+        assert arrays["features"].shape == (1147, 16)
+
+
+def test_listing_tasks_imports_no_torch() -> None:
+    code = "import sys, ssl_zoo_audio.plugin; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_licence_of_the_data_is_named() -> None:
+    import ssl_zoo_audio
+
+    root = Path(ssl_zoo_audio.__file__).parents[1]
+    for file in (root / "README.md", root / "LICENSES" / "syllables.txt"):
+        text = file.read_text(encoding="utf-8")
+        assert "ChionMeilin" in text
+        assert re.search(r"CC BY 3\.0|Creative Commons Attribution 3\.0", text)

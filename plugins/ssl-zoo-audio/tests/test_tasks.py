@@ -1,0 +1,374 @@
+"""The tasks: what the papers say, by literal loops; then the conformance suite."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from ssl_zoo_audio.augmentation import log_mixup, resized_crop, standardise_batch
+from ssl_zoo_audio.byol_a import BYOLA
+from ssl_zoo_audio.clusters import PlaceClusters, lloyd
+from ssl_zoo_audio.cpc import CPCAudio
+from ssl_zoo_audio.data2vec import Data2VecAudio, instance_norm
+from ssl_zoo_audio.heads import CodePredictor, contrastive_scores, first_wins, future_scores
+from ssl_zoo_audio.hubert import HuBERT
+from ssl_zoo_audio.masks import draw_others, draw_spans
+from ssl_zoo_audio.quantiser import GumbelQuantiser, diversity_loss, mean_probabilities, perplexities
+from ssl_zoo_audio.sound import Sound, within
+from ssl_zoo_audio.wav2vec2 import Wav2Vec2
+from torch import Tensor
+
+from ssl_zoo import Unsuitable
+from ssl_zoo.testing import Case, Check, parametrize_with_checks
+from ssl_zoo.views import Rng
+
+MEL = {"name": "mel-mini", "options": {"width": 32, "layers": 2}}
+WAVE = {"name": "wav2vec2-mini", "options": {"width": 32, "layers": 1, "channels": 16}}
+SMALL_HUBERT = {"clusters": 10, "sample": 256, "layer": 2}
+SMALL_WAV2VEC2 = {"negatives": 10, "entries": 16, "out": 32}
+CAUSAL = {"name": "mel-gru", "options": {"width": 32, "patch": 1, "layers": 1}}
+CNN = {"name": "mel-cnn", "options": {"width": 32, "channels": 8, "mels": 16}}
+SMALL_BYOL = {"hidden": 32, "out": 16, "bank": 24}
+
+
+@parametrize_with_checks(HuBERT, options=SMALL_HUBERT, backbone=MEL)
+def test_hubert_conforms(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(Wav2Vec2, options=SMALL_WAV2VEC2, backbone=MEL)
+def test_wav2vec2_conforms(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(Wav2Vec2, options=SMALL_WAV2VEC2, backbone=WAVE)
+def test_wav2vec2_conforms_on_waves(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(Data2VecAudio, backbone=MEL)
+def test_data2vec_conforms(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(CPCAudio, options={"negatives": 8}, backbone=CAUSAL)
+def test_cpc_conforms(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(BYOLA, options=SMALL_BYOL, backbone=CNN)
+def test_byol_a_conforms(check: Check) -> None:
+    check()
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def built(cls: Any, backbone: Any, **options: Any) -> tuple[Any, Any]:
+    case = Case.of(cls, options, backbone)
+    task = case.build()
+    return task, case.views(task)
+
+
+# --- hidden spans, and others of a clip ---
+
+
+@pytest.mark.parametrize(("share", "length", "expected"), [(0.065, 10, 0.49), (0.08, 10, 0.566)])
+def test_spans_hide_as_much_as_in_the_papers(share: float, length: int, expected: float) -> None:
+    hidden = draw_spans(Rng(0), torch.ones(400, 500, dtype=torch.bool), share, length)
+    assert hidden[:, 20:].float().mean().item() == pytest.approx(expected, abs=0.005)
+    assert expected == pytest.approx(1 - (1 - share) ** length, abs=0.005)
+    ends = (hidden[:, :-1] & ~hidden[:, 1:]).sum()
+    run = hidden.sum() / ends
+    assert run.item() == pytest.approx(1 / share * ((1 - share) ** -length - 1), rel=0.05)
+
+
+def test_spans_lie_in_the_clip_and_every_clip_has_a_hidden_place() -> None:
+    valid = within(torch.tensor([1, 3, 30, 40] * 50), 40)
+    hidden = draw_spans(Rng(1), valid, 0.01, 5)
+    assert not hidden[~valid].any()
+    assert hidden.any(1).all()
+    assert len({tuple(row.tolist()) for row in hidden[2::4]}) > 20
+
+
+def test_others_are_other_hidden_places_of_the_clip() -> None:
+    mask = noise(6, 20) > 0
+    mask[0] = False
+    mask[1] = False
+    mask[1, 4] = True
+    others, usable = draw_others(Rng(0), mask, 500)
+    assert not usable[:2].any()
+    assert torch.equal(usable[2:], mask[2:])
+    for b in range(2, 6):
+        members = set(mask[b].nonzero().flatten().tolist())
+        for t in members:
+            drawn = others[b, t]
+            assert set(drawn.tolist()) == members - {t}
+            counts = drawn.bincount(minlength=20)[list(members - {t})]
+            assert counts.min() > 500 / len(members) / 2  # about uniform
+
+
+# --- HuBERT ---
+
+
+def test_kmeans_is_that_of_literal_rounds() -> None:
+    x = noise(60, 3).double() + 4 * F.one_hot(torch.arange(60) % 3, 3)
+    centroids = lloyd(x.float(), 3, rounds=10)
+    start = x[torch.randperm(60, generator=torch.Generator().manual_seed(0))[:3]]
+    for _ in range(10):
+        nearest = [min(range(3), key=lambda k: float((row - start[k]).square().sum())) for row in x]
+        start = torch.stack([x[[i for i in range(60) if nearest[i] == k]].mean(0) for k in range(3)])
+    assert torch.allclose(centroids, start.float(), atol=1e-5)
+
+
+def test_no_cluster_stays_empty() -> None:
+    x = torch.cat([torch.zeros(50, 2), noise(20, 2)])
+    nearest = torch.cdist(x, lloyd(x, 8)).argmin(1)
+    assert len(nearest.unique()) == 8
+
+
+def test_clusters_are_fitted_once_to_standardised_places() -> None:
+    clusters, x = PlaceClusters(4, 3, rows=40), 5 * noise(2, 30, 3) + 7
+    valid = within(torch.tensor([30, 10]), 30)
+    clusters.train()
+    fitted = []
+    for _ in range(3):
+        clusters.note_places(x, valid, 10)
+        clusters.update()
+        fitted.append(clusters.fitted)
+    assert fitted == [False, True, True]
+    assert torch.equal(clusters.sample[:10], x[0, 1::3])
+    assert torch.equal(clusters.sample[10:20], x[1, :10])
+    assert torch.allclose(clusters.mean, clusters.sample.mean(0))
+    standardised = (x - clusters.sample.mean(0)) / clusters.sample.std(0)
+    expected = torch.cdist(standardised, clusters.centroids.expand(2, -1, -1)).argmin(2)
+    assert torch.equal(clusters.assign(x), expected)
+    again = PlaceClusters(4, 3, rows=40)
+    again.load_state_dict(clusters.state_dict())
+    assert again.fitted
+    assert not PlaceClusters(4, 3, rows=40, begun=False).begun
+
+
+def test_hubert_begins_at_ln_k_and_predicts_hidden_places_alone() -> None:
+    head = CodePredictor(32, 500, 64)
+    logits = head(noise(2000, 32))
+    loss = F.cross_entropy(logits, torch.arange(2000) % 500)
+    assert math.log(500) < loss.item() < math.log(500) + 1  # cosines / 0.1 have a deviation of 1.25
+    task, (x, hidden) = built(HuBERT, MEL, **SMALL_HUBERT)
+    outputs: list[Tensor] = []
+
+    def keep(module: Any, inputs: Any, output: Tensor) -> None:
+        output.retain_grad()
+        outputs.append(output)
+
+    task.encoder.norm.register_forward_hook(keep)
+    task.loss((x, hidden)).total.backward()
+    gradient = outputs[0].grad
+    assert gradient is not None
+    assert not gradient[~hidden].any()
+    assert gradient[hidden].abs().sum(1).all()
+
+
+def test_hubert_clusters_its_own_features_after_a_third() -> None:
+    case = Case.of(HuBERT, SMALL_HUBERT, MEL)
+    task: Any = case.build()
+
+    def go(progress: float, seed: int) -> Tensor:
+        views = case.views(task, 8, seed, progress=progress)
+        task.loss(views)
+        task.after_step(progress)
+        valid = task.encoder.valid(views[0])
+        targets: Tensor = task.targets(views[0], valid)
+        task.before_step(progress)
+        return targets
+
+    for seed in range(3):
+        go(0.1, seed)
+    assert task.acoustic.fitted
+    assert not task.own.begun
+    codes = task.head.codes.clone()
+    with torch.no_grad():
+        task.encoder.embed.weight.add_(0.1)
+    go(0.4, 3)
+    assert task.own.begun
+    assert torch.equal(task.snapshot.embed.weight, task.encoder.embed.weight)
+    assert torch.equal(task.head.codes, codes)
+    for seed in range(4, 7):
+        go(0.5, seed)
+    assert task.own.fitted
+    assert not torch.equal(task.head.codes, codes)
+    with torch.no_grad():
+        task.encoder.embed.weight.add_(0.1)  # targets are those of the snapshot
+    assert torch.equal(go(0.6, 9), go(0.7, 9))
+
+
+# --- wav2vec 2.0 ---
+
+
+def test_scores_are_cosines_and_equal_codes_are_no_negatives() -> None:
+    c, q, others = noise(2, 5, 3), noise(2, 5, 3, seed=1), torch.tensor([[[1, 2]] * 5, [[4, 0]] * 5])
+    codes = torch.tensor([[0, 1, 0, 2, 3], [5, 5, 5, 1, 2]])
+    scores = contrastive_scores(c, q, codes, others)
+    for b in range(2):
+        for t in range(5):
+            for k, place in enumerate([t, *others[b, t].tolist()]):
+                cosine = (c[b, t] @ q[b, place] / c[b, t].norm() / q[b, place].norm()).item()
+                same = k > 0 and codes[b, t] == codes[b, place]
+                assert scores[b, t, k].item() == (-math.inf if same else pytest.approx(cosine, abs=1e-5))
+    loss, accuracy = first_wins(torch.tensor([[2.0, -math.inf, 1.0], [0.0, 3.0, -math.inf]]))
+    expected = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(3))) / 2
+    assert loss.item() == pytest.approx(expected)
+    assert accuracy.item() == 0.5
+    assert first_wins(torch.zeros(0, 3))[0].item() == 0
+
+
+def test_the_quantiser_takes_one_entry_of_each_group() -> None:
+    torch.manual_seed(0)
+    quantiser, z = GumbelQuantiser(6, 2, 5, 8), noise(3, 4, 6)
+    gumbel = quantiser.noise(Rng(0), 3, 4)
+    given = quantiser(z, gumbel, 2.0)
+    logits = quantiser.logits(z).view(3, 4, 2, 5)
+    chosen = (logits + gumbel).argmax(3)
+    entries = torch.cat([quantiser.entries[g][chosen[..., g]] for g in range(2)], 2)
+    assert torch.allclose(given.vectors, quantiser.project(entries), atol=1e-5)
+    assert torch.equal(given.codes, chosen[..., 0] + 5 * chosen[..., 1])
+    assert torch.allclose(given.probabilities, logits.softmax(3))
+    given.vectors.square().sum().backward()
+    gradient = quantiser.logits.weight.grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0  # straight through
+    many = quantiser.noise(Rng(1), 100, 100)
+    assert many.mean().item() == pytest.approx(0.5772, abs=0.02)
+
+
+def test_diversity_is_0_for_equal_use_and_greatest_for_one_code() -> None:
+    assert diversity_loss(torch.full((2, 8), 1 / 8)).item() == pytest.approx(0, abs=1e-5)
+    single = F.one_hot(torch.tensor([3, 5]), 8).float()
+    assert diversity_loss(single).item() == pytest.approx((16 - 2) / 16, abs=1e-5)
+    assert perplexities(single).tolist() == pytest.approx([1, 1], abs=1e-4)
+    p, mask = noise(2, 3, 2, 8).softmax(3), torch.tensor([[True, False, True], [False, True, True]])
+    assert torch.allclose(mean_probabilities(p, mask), p[mask].mean(0))
+
+
+def test_wav2vec2_begins_at_chance_with_a_temperature_that_falls() -> None:
+    task, views = built(Wav2Vec2, MEL, negatives=100, entries=320)
+    losses = task.loss(views)
+    assert losses.logs["contrastive"].item() == pytest.approx(math.log(101), abs=0.4)
+    assert 2 <= losses.logs["perplexity"] <= 640
+    for progress, expected in ((0.0, 2.0), (0.35, 1.0), (0.7, 0.5), (1.0, 0.5)):
+        task.progress = progress
+        assert task.gumbel_temperature() == pytest.approx(expected)
+
+
+def test_the_quantiser_sees_what_is_hidden_and_the_network_does_not() -> None:
+    task, (x, hidden, *rest) = built(Wav2Vec2, MEL, **SMALL_WAV2VEC2)
+    local = task.encoder.local(x)
+    changed = local._replace(normed=torch.where(hidden[..., None], 0.0, local.normed))
+    contexts = [task.encoder.context(part, hidden, task.token)[-1] for part in (local, changed)]
+    assert torch.equal(*contexts)
+    codes = [task.quantiser(part.normed, rest[2], 1.0).codes for part in (local, changed)]
+    assert not torch.equal(*codes)
+    penalty = task.loss((x, hidden, *rest)).logs["penalty"]
+    assert penalty == 0  # a spectrum has no parameters
+    on_waves, views = built(Wav2Vec2, WAVE, **SMALL_WAV2VEC2)
+    raw, _, valid = on_waves.encoder.local(views[0])
+    expected = raw[valid].square().mean().item()
+    losses = on_waves.loss(views)
+    assert losses.logs["penalty"].item() == pytest.approx(expected, rel=1e-4)
+    small = built(Wav2Vec2, WAVE, **SMALL_WAV2VEC2, penalty=0.0)[0]
+    small.load_state_dict(on_waves.state_dict())
+    difference = losses.total - small.loss(views).total
+    assert difference.item() == pytest.approx(10 * expected, rel=1e-4)
+
+
+# --- data2vec ---
+
+
+def test_targets_are_the_mean_of_normalised_layers_of_the_whole_clip() -> None:
+    task, (x, hidden) = built(Data2VecAudio, MEL, layers=2)
+    local = task.encoder.local(x)
+    targets, layers = task.targets(local), task.teacher[0].context(local)
+    for b in range(2):
+        n = int(local.valid[b].sum())
+        rows = [layer[b, :n] for layer in layers]
+        normed = [(y - y.mean(0)) / (y.var(0, correction=0) + 1e-5).sqrt() for y in rows]
+        assert torch.allclose(targets[b, :n], (normed[0] + normed[1]) / 2, atol=1e-4)
+    error = (task.project(task.encoder.context(local, hidden, task.token)[-1]) - targets)[hidden]
+    losses = task.loss((x, hidden))
+    assert losses.total.item() == pytest.approx(error.square().mean().item(), rel=1e-4)
+    assert losses.weight == hidden.sum()
+    assert not instance_norm(layers[0], local.valid)[~local.valid].any()
+
+
+# --- CPC ---
+
+
+def test_future_scores_are_products_with_later_places() -> None:
+    prediction, z = noise(2, 6, 4), noise(2, 6, 4, seed=1)
+    others, step = torch.randint(6, (2, 6, 3)), 2
+    scores = future_scores(prediction, z, others, step)
+    assert scores.shape == (2, 4, 4)
+    for b in range(2):
+        for t in range(4):
+            places = [t + step, *others[b, t + step].tolist()]
+            expected = [(prediction[b, t] @ z[b, p]).item() / 2 for p in places]
+            assert scores[b, t].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_cpc_begins_at_chance_and_refuses_networks_that_look_ahead() -> None:
+    task, views = built(CPCAudio, CAUSAL, negatives=31)
+    losses = task.loss(views)
+    assert losses.total.item() == pytest.approx(math.log(32), abs=0.3)
+    counts = task.encoder.valid(views[0]).sum(1)
+    assert losses.weight == sum(int((n - k).clamp(min=0)) for n in counts for k in range(1, 13))
+    with pytest.raises(Unsuitable, match="--backbone mel-gru"):
+        Case.of(CPCAudio, {}, MEL).construct(Case.of(CPCAudio, {}, MEL).data)
+
+
+# --- BYOL-A ---
+
+
+def test_mixing_is_of_energies() -> None:
+    a, b, share = noise(2, 3, 4), noise(2, 3, 4, seed=1), torch.tensor([0.3, 0.0]).view(2, 1, 1)
+    expected = torch.log((1 - share) * a.exp() + share * b.exp())
+    assert torch.allclose(log_mixup(a, b, share), expected, atol=1e-5)
+
+
+def test_a_crop_of_all_is_the_spectrum_and_others_lie_within_the_canvas() -> None:
+    x = noise(3, 20, 16)
+    assert torch.allclose(resized_crop(x, Rng(0), (1.0, 1.0), 1.0), x, atol=1e-5)
+    ones = resized_crop(torch.ones(200, 20, 16), Rng(0), (0.6, 1.5), 1.5)
+    inside = (ones[:, :, 4:-4] > 0.999).float().mean()
+    assert 0.6 < inside < 0.99  # beyond the ends in time it is 0
+    assert (resized_crop(torch.ones(50, 20, 16), Rng(0), (0.6, 1.0), 1.0)[:, 2:-2, 2:-2] > 0.999).all()
+    y = standardise_batch(3 * x + 1)
+    assert (y.mean().item(), y.std(correction=0).item()) == pytest.approx((0, 1), abs=1e-4)
+
+
+def test_views_are_of_one_second_and_mixed_with_past_clips_alone() -> None:
+    case = Case.of(BYOLA, {**SMALL_BYOL, "scale": (1.0, 1.0), "virtual": 1.0}, CNN)
+    task: Any = case.build()
+    a, b, crop = case.views(task)
+    assert torch.allclose(a, crop, atol=1e-4)  # nothing past yet
+    assert torch.allclose(a, b, atol=1e-4)
+    task.loss((a, b, crop))
+    task.after_step(0.1)
+    assert torch.equal(task.bank.features[: len(crop)], crop.flatten(1))
+    a, b, again = case.views(task)
+    assert torch.equal(again, crop)
+    assert not torch.allclose(a, b, atol=1e-2)
+    x = task.spec.prepare(case.data.batch(1))
+    short = Sound(x.wave[:, :4000], torch.tensor([1200]))  # 6 frames, which are repeated
+    spectrum = task.encoder.spectrum(task.spec.prepare(short))[0, :6]
+    crop = task.views(short, Rng(0))[2][0]
+    assert torch.equal(crop, spectrum.repeat(9, 1)[: len(crop)])
+
+
+def test_byol_a_refuses_networks_without_a_spectrum() -> None:
+    case = Case.of(BYOLA, SMALL_BYOL, WAVE)
+    with pytest.raises(Unsuitable, match="--backbone mel-cnn"):
+        case.construct(case.data)
