@@ -12,10 +12,11 @@ from collections.abc import Callable
 import torch
 
 from ssl_zoo.evaluation import Features
-from ssl_zoo.evaluation.health import rankme, spread, uniformity
+from ssl_zoo.evaluation.health import rankme, uniformity
 from ssl_zoo.evaluation.knn import knn_accuracy
 from ssl_zoo.evaluation.linear import linear_accuracy
 from ssl_zoo.evaluation.lowshot import FEW, lowshot_accuracies
+from ssl_zoo.nn import spread
 
 
 def features(width: int, classes: int = 10) -> Features:
@@ -35,7 +36,7 @@ def main() -> None:
         "knn": lambda: knn_accuracy(data),
         "linear": lambda: linear_accuracy(data),
         "lowshot": lambda: [lowshot_accuracies(data, count) for _, count in FEW.values()],
-        "health": lambda: (rankme(data.test), spread(data.test), uniformity(data.test[:2048])),
+        "health": lambda: (rankme(data.test), float(spread(data.test)), uniformity(data.test[:2048])),
     }
     print(f"60,000 × {width} train, 10,000 × {width} test, {torch.get_num_threads()} threads")
     for name, function in timed.items():

@@ -41,7 +41,8 @@ def spread(z: Tensor) -> Tensor:
     Args:
         z: embeddings [B, D] of any length.
     """
-    return unit(z).std(0).mean() * z.shape[1] ** 0.5
+    deviation: Tensor = unit(z).std(0).mean()
+    return deviation * z.shape[1] ** 0.5
 
 
 def sum_over_rows(loss: Callable[..., Tensor], *rows: Tensor, columns: int) -> Tensor:

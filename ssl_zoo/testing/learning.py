@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo import tree
 from ssl_zoo.config.schema import TrainConfig
-from ssl_zoo.evaluation.health import rankme, spread
+from ssl_zoo.evaluation.health import rankme
+from ssl_zoo.nn import spread, unit
 from ssl_zoo.task import Task
 from ssl_zoo.testing.case import Case, adam, backward, changed, compute, snapshot, step
 from ssl_zoo.testing.check import CheckSkipped, listed, require, same
@@ -236,5 +236,5 @@ def _health(task: Task, x: Tree) -> tuple[float, float]:
     task.eval()
     features = task.features(x).float()
     task.train()
-    unit = F.normalize(features, dim=1)
-    return spread(features), rankme(unit - unit.mean(0))
+    directions = unit(features)
+    return float(spread(features)), rankme(directions - directions.mean(0))

@@ -15,7 +15,7 @@ from ssl_zoo_audio.encoders.base import SoundEncoder
 from ssl_zoo_audio.encoders.mel import MelEncoder
 from ssl_zoo_audio.recipes import recipe
 from ssl_zoo_audio.sound import Sound
-from ssl_zoo_audio.spec import MODALITY, SoundSpec, paint
+from ssl_zoo_audio.spec import SoundSpec, paint
 from ssl_zoo_audio.spectra import LOG_DEVIATION
 from ssl_zoo_vision.distillation.byol import byol_loss
 
@@ -26,7 +26,7 @@ class BYOLA(Task):
     name = "byol-a"
     paper = "Niizumi et al. 2021, BYOL for Audio, arXiv:2103.06695"
     family = "distillation"
-    modality = MODALITY
+    modality = "audio"
     encoder: MelEncoder
     prerequisites = "a network on log-mel spectra"
     passes = 4

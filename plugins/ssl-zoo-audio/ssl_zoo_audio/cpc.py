@@ -14,7 +14,7 @@ from ssl_zoo_audio.heads import first_wins, future_scores
 from ssl_zoo_audio.masks import draw_others
 from ssl_zoo_audio.recipes import recipe
 from ssl_zoo_audio.sound import Sound
-from ssl_zoo_audio.spec import MODALITY, SoundSpec
+from ssl_zoo_audio.spec import SoundSpec
 
 
 class CPCAudio(Task):
@@ -23,7 +23,7 @@ class CPCAudio(Task):
     name = "cpc-audio"
     paper = "van den Oord et al. 2018, CPC, arXiv:1807.03748"
     family = "contrastive"
-    modality = MODALITY
+    modality = "audio"
     encoder: SoundEncoder
     prerequisites = "a causal network"
     passes = 1

@@ -14,7 +14,7 @@ from ssl_zoo_audio.masked import MaskedOptions, hidden_gallery, new_token
 from ssl_zoo_audio.masks import draw_spans
 from ssl_zoo_audio.recipes import recipe
 from ssl_zoo_audio.sound import Sound
-from ssl_zoo_audio.spec import MODALITY, SoundSpec
+from ssl_zoo_audio.spec import SoundSpec
 
 
 def instance_norm(x: Tensor, valid: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class Data2VecAudio(Task):
     name = "data2vec-audio"
     paper = "Baevski et al. 2022, data2vec, arXiv:2202.03555"
     family = "masked"
-    modality = MODALITY
+    modality = "audio"
     encoder: SoundEncoder
     passes = 2
     recipe = recipe("mel-mini", {"layer": 3}, epochs=25)

@@ -17,7 +17,7 @@ from ssl_zoo_audio.masked import ConvOptions, feature_penalty, hidden_gallery, n
 from ssl_zoo_audio.masks import draw_spans
 from ssl_zoo_audio.recipes import recipe
 from ssl_zoo_audio.sound import Sound
-from ssl_zoo_audio.spec import MODALITY, SoundSpec
+from ssl_zoo_audio.spec import SoundSpec
 from ssl_zoo_audio.spectra import MFCC, at_places
 
 
@@ -27,7 +27,7 @@ class HuBERT(Task):
     name = "hubert"
     paper = "Hsu et al. 2021, HuBERT, arXiv:2106.07447"
     family = "masked"
-    modality = MODALITY
+    modality = "audio"
     encoder: SoundEncoder
     passes = 1
     recipe = recipe("mel-mini", {"layer": 3}, epochs=25)

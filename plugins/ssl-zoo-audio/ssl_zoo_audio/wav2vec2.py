@@ -15,7 +15,7 @@ from ssl_zoo_audio.masks import draw_others, draw_spans
 from ssl_zoo_audio.quantiser import GumbelQuantiser, diversity_loss, mean_probabilities, perplexities
 from ssl_zoo_audio.recipes import recipe
 from ssl_zoo_audio.sound import Sound
-from ssl_zoo_audio.spec import MODALITY, SoundSpec
+from ssl_zoo_audio.spec import SoundSpec
 
 
 class Wav2Vec2(Task):
@@ -24,7 +24,7 @@ class Wav2Vec2(Task):
     name = "wav2vec2"
     paper = "Baevski et al. 2020, wav2vec 2.0, arXiv:2006.11477"
     family = "contrastive"
-    modality = MODALITY
+    modality = "audio"
     encoder: SoundEncoder
     passes = 1
     recipe = recipe("mel-mini", {"layer": 3}, epochs=25)
