@@ -26,7 +26,7 @@ class Passes:
         self._inside = False
 
     def counted(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """Return an encoder's method that also counts the samples of its batch, the first argument."""
+        """Return a method of an encoder that also counts the samples of its first argument."""
 
         @functools.wraps(method)
         def call(*args: Any, **kwargs: Any) -> Any:

@@ -86,5 +86,5 @@ class Data2VecAudio(Task):
         self.teacher.update(progress, self.encoder)
 
     def gallery(self, views: tuple[Any, ...]) -> dict[str, Any]:
-        """Return clips, and the same with their hidden spans dark."""
+        """Return clips with their hidden spans dark."""
         return hidden_gallery(self.spec, *views)

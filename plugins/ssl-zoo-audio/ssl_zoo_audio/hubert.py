@@ -97,5 +97,5 @@ class HuBERT(Task):
             self.own.begin()
 
     def gallery(self, views: tuple[Any, ...]) -> dict[str, Any]:
-        """Return clips, and the same with their hidden spans dark."""
+        """Return clips with their hidden spans dark."""
         return hidden_gallery(self.spec, *views)

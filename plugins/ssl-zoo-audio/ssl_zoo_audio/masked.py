@@ -60,5 +60,5 @@ def feature_penalty(local: Local) -> Tensor:
 
 
 def hidden_gallery(spec: SoundSpec, x: Sound, hidden: Tensor) -> dict[str, Any]:
-    """Return the columns of a picture of clips and their hidden spans."""
-    return {"clip": x, "hidden": spec.spectrograms(x, hidden)}
+    """Return the column of clips with dark hidden spans, which stands beside the clips."""
+    return {"hidden": spec.spectrograms(x, hidden)}

@@ -83,5 +83,5 @@ class Wav2Vec2(Task):
         return Losses(total, logs, usable.sum())
 
     def gallery(self, views: tuple[Any, ...]) -> dict[str, Any]:
-        """Return clips, and the same with their hidden spans dark."""
+        """Return clips with their hidden spans dark."""
         return hidden_gallery(self.spec, *views[:2])
