@@ -13,6 +13,7 @@ from ssl_zoo import hookimpl
 if TYPE_CHECKING:
     from ssl_zoo import Encoder
     from ssl_zoo.data import Source
+    from ssl_zoo.evaluation import Protocol
     from ssl_zoo_text.spec import TextSpec
 
 
@@ -40,3 +41,11 @@ def ssl_zoo_register_backbones() -> Mapping[str, Callable[..., Encoder]]:
     from ssl_zoo_text.backbones import backbones
 
     return backbones()
+
+
+@hookimpl
+def ssl_zoo_register_protocols() -> Mapping[str, Protocol]:
+    """Register the bits per byte of language models."""
+    from ssl_zoo_text.likelihood import LIKELIHOOD
+
+    return {"likelihood": LIKELIHOOD}
