@@ -137,7 +137,8 @@ class TransformersEncoder(Encoder):
     @property
     def embedding(self) -> nn.Embedding:
         """The embedding of tokens [V, e], to which heads tie their output."""
-        embedding: nn.Embedding = self.network.get_input_embeddings()
+        embedding = self.network.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
         return embedding
 
     def require(self, task: str, *families: str) -> None:

@@ -37,6 +37,7 @@ class GPT(Task):
 
     encoder: TransformersEncoder
     spec: TextSpec
+    num_bytes: Tensor | None
 
     def __init__(self, encoder: TransformersEncoder, options: Options, spec: TextSpec) -> None:
         encoder.require(self.name, "gpt2")

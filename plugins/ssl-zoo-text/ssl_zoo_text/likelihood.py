@@ -37,8 +37,8 @@ LIKELIHOOD = Protocol(
     {
         "bits-per-byte": Metric(
             "bits/byte",
-            "cross entropy of the tokens of the test split but the first of each passage, over ln 2 and the "
-            "bytes that they spell",
+            "cross entropy of the tokens of the test split but the first of each passage, over ln 2 and "
+            "the bytes that they spell",
             better="lower",
             digits=3,
         )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ssl_zoo import Encoder
     from ssl_zoo.data import Source
     from ssl_zoo.evaluation import Protocol
+    from ssl_zoo.tools.export import Exporter
     from ssl_zoo_text.spec import TextSpec
 
 
@@ -27,12 +28,17 @@ def ssl_zoo_register_specs() -> Mapping[str, type[TextSpec]]:
 
 @hookimpl
 def ssl_zoo_register_sources() -> Mapping[str, Source]:
-    """Register the bundled text."""
+    """Register the bundled text, files and folders of texts, and texts of the Hugging Face hub."""
     from ssl_zoo.data import Source
     from ssl_zoo_text.corpus import TextOptions
+    from ssl_zoo_text.files import open_files, open_hub, takes
     from ssl_zoo_text.kjv import kjv
 
-    return {"kjv": Source(kjv, "text", TextOptions)}
+    return {
+        "kjv": Source(kjv, "text", TextOptions),
+        "texts": Source(open_files, "text", TextOptions, takes),
+        "hf-text": Source(open_hub, "text", TextOptions),
+    }
 
 
 @hookimpl
@@ -49,3 +55,11 @@ def ssl_zoo_register_protocols() -> Mapping[str, Protocol]:
     from ssl_zoo_text.likelihood import LIKELIHOOD
 
     return {"likelihood": LIKELIHOOD}
+
+
+@hookimpl
+def ssl_zoo_register_exporters() -> Mapping[str, Exporter]:
+    """Register folders that transformers reads."""
+    from ssl_zoo_text.export import FOLDER
+
+    return {"transformers": FOLDER}

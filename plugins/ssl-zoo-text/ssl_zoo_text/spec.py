@@ -128,7 +128,9 @@ class TextSpec(Spec):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text that token ids spell; [PAD] and [CLS] are left out, [SEP] is a bar."""
-        tokenizer, parts, run = parse(self.tokenizer), [], []
+        tokenizer = parse(self.tokenizer)
+        parts: list[str] = []
+        run: list[int] = []
         for token in [*ids, SEP]:
             if token in (MASK, SEP):
                 parts += [tokenizer.decode(run, skip_special_tokens=False)] if run else []
@@ -158,4 +160,4 @@ class TextSpec(Spec):
             if other.tokenizer != self.tokenizer:
                 raise UserError("has another tokenizer than the network was trained with")
             other = replace(other, counts=self.counts)
-        return super().adopt(other)  # type: ignore[return-value]
+        return super().adopt(other)

@@ -43,10 +43,15 @@ class SmallTexts(CheckData):
         """The description of the texts."""
         return small_spec()
 
-    def encoder(self) -> Encoder:
-        """Return a new network of width 32."""
+    @property
+    def config(self) -> BackboneConfig:
+        """The section of a network of width 32."""
         options = {"hidden_size": 32, "num_attention_heads": 2, **WIDTHS[self.backbone.split("-")[0]]}
-        return create_encoder(BackboneConfig(name=self.backbone, options=options), self.spec)
+        return BackboneConfig(name=self.backbone, options=options)
+
+    def encoder(self) -> Encoder:
+        """Return a new network."""
+        return create_encoder(self.config, self.spec)
 
     def batch(self, n: int, seed: int = 0) -> Text:
         """Return n blocks of the train split."""
