@@ -77,7 +77,7 @@ def open_hub(config: DataConfig, device: torch.device, options: TextOptions) -> 
     """
     if find_spec("datasets") is None:
         raise UserError(f"data.source: {config.source} needs datasets: pip install 'ssl-zoo-text[hf]'")
-    from datasets import load_dataset
+    from datasets import load_dataset  # type: ignore[import-untyped]
 
     name = rest_of(config)
     try:
@@ -163,7 +163,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         text = content.decode("utf-8-sig", "replace")
         log.warning(
-            "%s is not valid UTF-8 (byte %d): %d characters are replaced; convert it with: iconv -t utf-8",
+            "%s is not valid UTF-8 (byte %d): %d characters are replaced; convert it by iconv -t utf-8",
             path, error.start, text.count("\N{REPLACEMENT CHARACTER}"),
         )  # fmt: skip
         return text
@@ -174,7 +174,8 @@ def _plain(text: str, name: str) -> Iterator[Document]:
     lines = text.splitlines()
     blank = any(not line.strip() for line in lines[:-1])
     LINES(f"{name}: {'a document between blank lines' if blank else 'each line is a document'}")
-    begin, parts = 1, []
+    begin = 1
+    parts: list[str] = []
     for number, line in enumerate([*lines, ""], 1):
         if line.strip() and blank:
             begin = begin if parts else number
@@ -201,7 +202,7 @@ def _json_lines(text: str, name: str) -> Iterator[Mapping[str, Any]]:
 def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
     if find_spec("pyarrow") is None:
         raise UserError(f"data.source: {path} needs pyarrow: pip install 'ssl-zoo-text[parquet]'")
-    from pyarrow import ArrowException, parquet
+    from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]
 
     try:
         yield from parquet.read_table(path).to_pylist()
