@@ -13,6 +13,7 @@ from helpers import SmallTexts, small_data, small_spec
 from transformers import PreTrainedModel
 
 import ssl_zoo
+from ssl_zoo.backbones.build import create_encoder
 from ssl_zoo.runs.backbone import write_backbone
 
 TEXTS = ["And God said, Let there be light:  and there was light.", "Jesus wept.", "a " * 99]
@@ -53,3 +54,13 @@ def test_other_texts_are_read_with_the_tokenizer_of_the_network() -> None:
     assert again.show(again.preprocess(TEXTS[1])) == [TEXTS[1]]
     assert spec.data_settings()["options"]["tokenizer"] == spec.tokenizer
     assert spec.adopt(small_data().spec) == spec
+
+
+def test_a_network_begins_with_the_weights_of_another_run(tmp_path: Path) -> None:
+    data, file = SmallTexts(), tmp_path / "backbone.safetensors"
+    trained: Any = data.encoder()
+    write_backbone(file, trained, data.config, small_spec())
+    config = data.config.model_copy(update={"weights": str(file)})
+    begun: Any = create_encoder(config, small_spec())
+    for name, value in trained.state_dict().items():
+        assert begun.state_dict()[name].equal(value), name
