@@ -45,7 +45,7 @@ def create_encoder(config: BackboneConfig, spec: Spec, any_size: bool = False) -
     if factory is not None:
         encoder: Encoder = factory(config, spec)
         if config.weights is not None:
-            Weights(config).load(encoder)
+            Weights(config).load(encoder.exported_network)  # as `write_backbone` saves it
         return encoder
     if not isinstance(spec, ImageSpec):
         raise UserError(

@@ -41,8 +41,7 @@ def spread(z: Tensor) -> Tensor:
     Args:
         z: embeddings [B, D] of any length.
     """
-    deviation: Tensor = unit(z).std(0).mean()
-    return deviation * z.shape[1] ** 0.5
+    return unit(z).std(0).mean().mul(z.shape[1] ** 0.5)
 
 
 def sum_over_rows(loss: Callable[..., Tensor], *rows: Tensor, columns: int) -> Tensor:

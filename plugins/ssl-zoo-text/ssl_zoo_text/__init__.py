@@ -1,0 +1,1 @@
+"""Text for ssl-zoo: tasks, sources of texts, and backbones of the library transformers."""

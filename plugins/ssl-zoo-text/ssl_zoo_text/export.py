@@ -1,0 +1,64 @@
+"""Export to a folder that `transformers.AutoModel.from_pretrained` reads, with the tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.errors import Unwritable
+from ssl_zoo.tools.export import Exporter
+from ssl_zoo_text.backbones import TransformersEncoder
+from ssl_zoo_text.spec import TextSpec
+from ssl_zoo_text.tokenizer import CLS, MASK, PAD, SEP, SPECIALS, UNK, parse
+
+USAGE = '''import torch
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({folder!r})
+model = AutoModel.from_pretrained({folder!r}).eval()
+
+
+def features(texts):
+    """Return the features [B, D] of texts: the mean over the tokens without [CLS] and [SEP]."""
+    texts = [" ".join(text.split()) for text in texts]
+    x = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    special = torch.tensor([tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id])
+    real = ~torch.isin(x["input_ids"], special)[..., None]
+    with torch.no_grad():
+        states = model(input_ids=x["input_ids"], attention_mask=x["attention_mask"]).last_hidden_state
+    return (states * real).sum(1) / real.sum(1)'''
+
+
+def tokenizer_of(spec: TextSpec) -> PreTrainedTokenizerFast:
+    """Return the tokenizer as transformers', which cuts texts at the length of the samples."""
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=parse(spec.tokenizer),
+        model_max_length=spec.length,
+        pad_token=SPECIALS[PAD],
+        unk_token=SPECIALS[UNK],
+        cls_token=SPECIALS[CLS],
+        sep_token=SPECIALS[SEP],
+        mask_token=SPECIALS[MASK],
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def write_folder(encoder: TransformersEncoder, spec: TextSpec, config: BackboneConfig, to: Path) -> str:
+    """Write the network and the tokenizer into a folder; return the Python that loads them.
+
+    Raises:
+        Unwritable: the folder cannot be written.
+    """
+    try:
+        encoder.network.save_pretrained(to)
+        tokenizer_of(spec).save_pretrained(to)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise Unwritable(f"--to: cannot write {to}", path=to, reason=reason) from error
+    return USAGE.format(folder=str(to))
+
+
+FOLDER = Exporter(write_folder, suffix="", modality="text", encoder=TransformersEncoder)
+"""The format of `ssl-zoo export --to FOLDER/`."""

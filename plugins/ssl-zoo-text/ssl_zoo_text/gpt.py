@@ -1,0 +1,93 @@
+"""GPT: each token is predicted from those before it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_zoo import Field, Losses, Rng, Task, TaskOptions
+from ssl_zoo.nn import full_precision
+from ssl_zoo_text.backbones import TransformersEncoder
+from ssl_zoo_text.masking import mean_cross_entropy
+from ssl_zoo_text.recipes import recipe
+from ssl_zoo_text.spec import Text, TextSpec
+
+
+class GPT(Task):
+    """Each token of a packed block is predicted from those before it, by a causal network."""
+
+    name = "gpt"
+    paper = "Radford et al. 2019, Language Models are Unsupervised Multitask Learners"
+    family = "predictive"
+    modality = "text"
+    passes = 1
+    prerequisites = "a causal network"
+    recipe = recipe("gpt2-micro")
+
+    class Options(TaskOptions):
+        """The options of GPT."""
+
+        shrink: bool = Field(
+            True, description="begin with residual projections divided by √(2 · layers), as GPT-2 does"
+        )
+
+    encoder: TransformersEncoder
+    spec: TextSpec
+    num_bytes: Tensor | None
+
+    def __init__(self, encoder: TransformersEncoder, options: Options, spec: TextSpec) -> None:
+        encoder.require(self.name, "gpt2")
+        super().__init__(encoder, options, spec)
+        self.register_buffer("num_bytes", spec.tables.num_bytes, persistent=False)
+        if not options.shrink:  # transformers' networks begin with them divided
+            factor = (2 * encoder.network.config.num_hidden_layers) ** 0.5
+            for name, parameter in encoder.network.named_parameters():
+                if name.endswith("c_proj.weight"):
+                    parameter.data.mul_(factor)
+
+    def views(self, batch: Text, rng: Rng) -> tuple[Text]:
+        """Return the blocks; nothing is random."""
+        return (self.spec.prepare(batch),)
+
+    def logits(self, x: Text) -> Tensor:
+        """Return the logits [B, T - 1, V] of all tokens but the first, tied to the embedding."""
+        states = self.encoder.tokens(x)[:, :-1]
+        return F.linear(states, self.encoder.embedding.weight)
+
+    def loss(self, views: tuple[Text]) -> Losses:
+        """Return the cross entropy of each token but the first, in nats, and the bits per byte."""
+        (x,) = views
+        targets, weight = x.ids[:, 1:], x.valid()[:, 1:].float()
+        loss, accuracy = mean_cross_entropy(self.logits(x), targets, weight)
+        logs = {"next_token_accuracy": accuracy}
+        if self.num_bytes is not None:
+            spelled = (self.num_bytes[targets] * weight).sum().clamp(min=1)
+            logs["bits_per_byte"] = loss.detach() * weight.sum() / (math.log(2) * spelled)
+        return Losses(loss, logs, weight=weight.sum())
+
+    def likelihood(self, x: Text) -> Tensor:
+        """Return for each text the nats of its tokens but the first, and the bytes they spell, [B, 2].
+
+        Raises:
+            TypeError: the tokens are not made of bytes.
+        """
+        if self.num_bytes is None:
+            raise TypeError("tokens that are not made of bytes have no number of bytes")
+        targets, weight = x.ids[:, 1:], x.valid()[:, 1:].float()
+        logits = full_precision(self.logits(x))
+        nats = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none") * weight
+        return torch.stack([nats.sum(1), (self.num_bytes[targets] * weight).sum(1)], 1)
+
+    def gallery(self, views: tuple[Text]) -> dict[str, Any]:
+        """Return the blocks."""
+        return {"block": views[0]}
+
+    def reconstructions(self, views: tuple[Text]) -> dict[str, Any]:
+        """Return the likeliest token at each place, given the true ones before it."""
+        (x,) = views
+        best = torch.cat([x.ids[:, :1], self.logits(x).argmax(-1)], 1)
+        return {"predicted": Text(best * x.valid(), x.lengths)}

@@ -1,0 +1,131 @@
+"""Tokenizers: trained on the train split alone, kept as JSON, and the tables that tasks look up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+
+from ssl_zoo import UserError
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""The special tokens, which have the first ids."""
+PAD, UNK, CLS, SEP, MASK = range(len(SPECIALS))
+
+KINDS = ("bpe", "wordpiece")
+"""The kinds of tokenizers that can be trained."""
+
+
+def train_tokenizer(kind: str, texts: Iterable[str], vocabulary: int) -> str:
+    """Train a tokenizer and return it as JSON, which `parse` reads.
+
+    Byte-level BPE (Sennrich et al. 2016, arXiv:1508.07909; on bytes as in GPT-2) spells any text without
+    loss. WordPiece (as in BERT) lowers case, strips accents, and has [UNK] for unknown characters.
+
+    Args:
+        kind: one of `KINDS`.
+        texts: the texts; equal ones in the same order give the same tokenizer.
+        vocabulary: the maximum number of tokens, special ones included.
+    """
+    if kind == "bpe":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer: Any = trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=list(SPECIALS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+    else:
+        tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIALS[UNK]))
+        tokenizer.normalizer = normalizers.BertNormalizer()
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=vocabulary, special_tokens=list(SPECIALS), show_progress=False
+        )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{SPECIALS[CLS]} $A {SPECIALS[SEP]}",
+        pair=f"{SPECIALS[CLS]} $A {SPECIALS[SEP]} $B:1 {SPECIALS[SEP]}:1",
+        special_tokens=[(SPECIALS[i], i) for i in (CLS, SEP)],
+    )
+    return str(tokenizer.to_str())
+
+
+@lru_cache(maxsize=8)
+def parse(content: str) -> Tokenizer:
+    """Return the tokenizer that JSON describes."""
+    return Tokenizer.from_str(content)
+
+
+def read_tokenizer(file: Path) -> str:
+    """Return the JSON of a file that `tokenizers` wrote, such as ``tokenizer.json`` of an export.
+
+    Raises:
+        UserError: it cannot be read, or has other special tokens.
+    """
+    try:
+        content = file.read_text("utf-8")
+        tokenizer = parse(content)
+    except Exception as error:  # tokenizers raises plain Exception
+        reason = str(error).splitlines()[0]
+        raise UserError(f"data.options.tokenizer: {file} cannot be read ({reason})") from error
+    if [tokenizer.token_to_id(token) for token in SPECIALS] != list(range(len(SPECIALS))):
+        raise UserError(
+            f"data.options.tokenizer: {file} must begin with the tokens {' '.join(SPECIALS)}; "
+            "train one here, or give the tokenizer.json of an export"
+        )
+    return content
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Properties of the V tokens of a vocabulary, each [V].
+
+    Attributes:
+        begins: whether the token begins a word, where the token before it does not say so.
+        joins: whether the next token may continue the word that this one ends with.
+        ends_sentence: whether it has a full stop, a question mark or an exclamation mark.
+        num_bytes: the number of bytes of text that it spells, int64; 0 for special tokens. For a
+            tokenizer that is not byte-level, None.
+    """
+
+    begins: Tensor
+    joins: Tensor
+    ends_sentence: Tensor
+    num_bytes: Tensor | None
+
+
+@lru_cache(maxsize=8)
+def tables(content: str) -> Tables:
+    """Return the tables of the tokenizer that JSON describes."""
+    tokenizer = parse(content)
+    words = [tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size())]
+    byte_level = json.loads(content)["model"]["type"] == "BPE"
+    special = torch.arange(len(words)) < len(SPECIALS)
+    if byte_level:  # Ġ stands for the space before a word; each character stands for a byte
+        begins = [not _is_letter(word[:1]) for word in words]
+    else:
+        begins = [not word.startswith("##") for word in words]
+    joins = [_is_letter(word[-1:]) or not byte_level for word in words]
+    ends = [any(mark in word for mark in ".?!") for word in words]
+    return Tables(
+        begins=torch.tensor(begins) | special,
+        joins=torch.tensor(joins) & ~special,
+        ends_sentence=torch.tensor(ends) & ~special,
+        num_bytes=torch.tensor([len(word) for word in words]) * ~special if byte_level else None,
+    )
+
+
+def _is_letter(character: str) -> bool:
+    """Return whether a character of a byte-level token is a letter, a digit, or part of either."""
+    return character not in ("", "Ġ", "Ċ", "ĉ", "č") and (character.isalnum() or ord(character) > 127)

@@ -1,0 +1,116 @@
+"""From documents to samples: the bundled text, splits, tokenizers, and the description of texts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers import OPTIONS, small_data, small_spec
+from ssl_zoo_text.corpus import Document, TextOptions, build, join_sentences, pack, split_sentences
+from ssl_zoo_text.kjv import PARTS, chapters
+from ssl_zoo_text.spec import Text, compact
+from ssl_zoo_text.tokenizer import CLS, PAD, SEP, SPECIALS, tables, train_tokenizer
+
+from ssl_zoo import UserError
+from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.data import Source
+from ssl_zoo.testing import Check, parametrize_with_source_checks
+
+SMALL = Source(
+    lambda config, device, options: build("small", chapters()[::40], config, device, options),
+    "text",
+    TextOptions,
+)
+
+
+def test_the_bundled_text_has_all_verses_of_seven_parts() -> None:
+    documents = chapters()
+    assert len(documents) == 1189
+    assert {d.label for d in documents} == set(PARTS)
+    assert documents[0].text.startswith("In the beginning God created the heaven and the earth.")
+    assert documents[-1].name == "Rev 22"
+
+
+def test_documents_are_held_out_whole_and_train_the_tokenizer_alone() -> None:
+    data, spec = small_data(), small_spec()
+    assert data.test is not None
+    train = {name.partition("[")[0] for name in data.bank.names or ()}
+    assert not train & {name.partition("[")[0] for name in data.test.names or ()}
+    texts = [d.text for d in chapters()[::20] if d.name in train]
+    assert spec.tokenizer == train_tokenizer("bpe", texts, OPTIONS.vocabulary)
+
+
+def test_blocks_hold_the_train_documents_in_order() -> None:
+    data, spec = small_data(), small_spec()
+    blocks = data.train.batch(torch.arange(len(data.train)))
+    assert (blocks.ids[:, 0] == CLS).all()
+    assert (blocks.lengths == spec.length).all()
+    stream = blocks.ids[:, 1:].flatten().tolist()
+    first = stream[: stream.index(SEP)]
+    assert spec.decode(first) == chapters()[0].text
+    assert sum(spec.counts) >= len(stream) - stream.count(SEP)
+
+
+def test_the_unigram_entropy_is_that_of_counting() -> None:
+    spec = small_spec()
+    assert spec.counts[: len(SPECIALS)] == (0,) * len(SPECIALS)
+    p = torch.tensor(spec.counts).double()
+    p = p[p > 0] / p.sum()
+    assert math.isclose(spec.unigram_entropy(), -float((p * p.log()).sum()), rel_tol=1e-12)
+
+
+def test_tokens_of_bytes_spell_any_text_and_know_its_number_of_bytes() -> None:
+    spec = small_spec()
+    text = "Naïve “quotes” 數!"
+    longer = Text(*spec.preprocess(text))
+    assert spec.show(longer) == [text]
+    num_bytes = tables(spec.tokenizer).num_bytes
+    assert num_bytes is not None
+    assert int(num_bytes[longer.ids].sum()) == len(text.encode()) + 1, (
+        "with a space before the first word"
+    )
+
+
+def test_sentences_are_joined_to_passages_and_longer_ones_cut() -> None:
+    assert split_sentences('He said. "Go!" And? yes') == ["He said.", '"Go!"', "And?", "yes"]
+    assert join_sentences([[1, 2], [3], [4, 5, 6, 7, 8], [9]], 3) == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert pack(range(10, 17), 4).ids.tolist() == [[CLS, 10, 11, 12], [CLS, 13, 14, 15]]
+
+
+def test_dropped_tokens_leave_no_gap() -> None:
+    x = Text(torch.tensor([[2, 7, 8, 3], [2, 9, 3, PAD]]), torch.tensor([4, 3]))
+    keep = torch.tensor([[1, 0, 1, 1], [1, 0, 1, 0]]).bool()
+    y = compact(x, keep)
+    assert y.ids.tolist() == [[2, 8, 3, 0], [2, 3, 0, 0]]
+    assert y.lengths.tolist() == [3, 2]
+
+
+def test_raw_features_are_weighted_counts() -> None:
+    spec = small_spec()
+    x = spec.preprocess("And God said, God")
+    raw, total = spec.raw(x)[0], sum(spec.counts)
+    expected = torch.zeros(spec.vocabulary, dtype=torch.float64)
+    for token in x.ids[0][1 : int(x.lengths) - 1].tolist():
+        expected[token] += math.log((1 + total) / (1 + spec.counts[token]))
+    torch.testing.assert_close(raw.double(), expected / expected.norm(), rtol=1e-5, atol=1e-6)
+
+
+def test_wordpiece_is_trained_too() -> None:
+    options = OPTIONS.model_copy(update={"tokenizer": "wordpiece"})
+    data = build("small", chapters()[::60], DataConfig(), torch.device("cpu"), options)
+    (shown,) = data.spec.show(data.spec.preprocess("In the beginning God"))
+    assert shown == "in the beginning god"
+
+
+@pytest.mark.parametrize("documents", [[], [Document(" ", "a")], [Document("One.", "a")] * 3])
+def test_too_little_text_is_one_line(documents: list[Document]) -> None:
+    with pytest.raises(
+        UserError, match=r"data\.source: x has (no text|one document), and two are needed"
+    ):
+        build("x", documents, DataConfig(), torch.device("cpu"), OPTIONS)
+
+
+@parametrize_with_source_checks(SMALL, {"options": OPTIONS.model_dump()})
+def test_conformance_of_the_data(check: Check) -> None:
+    check()

@@ -1,0 +1,66 @@
+"""A trained network in other hands: a folder for transformers, and `load_backbone`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import SmallTexts, small_data, small_spec
+from transformers import PreTrainedModel
+
+import ssl_zoo
+from ssl_zoo.backbones.build import create_encoder
+from ssl_zoo.runs.backbone import write_backbone
+
+TEXTS = ["And God said, Let there be light:  and there was light.", "Jesus wept.", "a " * 99]
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "xlnet", "modernbert", "electra"])
+def test_a_folder_gives_the_same_features_without_ssl_zoo(family: str, tmp_path: Path) -> None:
+    data = SmallTexts(f"{family}-tiny")
+    torch.manual_seed(0)
+    encoder: Any = data.encoder().eval()
+    file = tmp_path / "backbone.safetensors"
+    write_backbone(file, encoder, data.config, small_spec())
+    code = ssl_zoo.export(file, tmp_path / "model")
+    with torch.no_grad():
+        expected = torch.cat([encoder(small_spec().preprocess(text)) for text in TEXTS])
+    torch.save(expected, tmp_path / "expected.pt")
+    program = f"""import sys
+sys.modules["ssl_zoo"] = sys.modules["ssl_zoo_text"] = None
+{code}
+expected = torch.load({str(tmp_path / "expected.pt")!r})
+torch.testing.assert_close(features({TEXTS!r}), expected, rtol=1e-4, atol=1e-5)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    model: Any = ssl_zoo.load_backbone(file)
+    assert isinstance(model, PreTrainedModel)
+    x = model.ssl_zoo_preprocess(TEXTS[0])
+    with torch.no_grad():
+        states = model(input_ids=x.ids, attention_mask=x.valid().long()).last_hidden_state
+        torch.testing.assert_close(states[0, 1:10].mean(0), encoder.tokens(x)[0, 1:10].mean(0))
+
+
+def test_other_texts_are_read_with_the_tokenizer_of_the_network() -> None:
+    spec = small_spec()
+    again = type(spec).from_header(spec.to_header())
+    assert again.tokenizer == spec.tokenizer
+    assert again.show(again.preprocess(TEXTS[1])) == [TEXTS[1]]
+    assert spec.data_settings()["options"]["tokenizer"] == spec.tokenizer
+    assert spec.adopt(small_data().spec) == spec
+
+
+def test_a_network_begins_with_the_weights_of_another_run(tmp_path: Path) -> None:
+    data, file = SmallTexts(), tmp_path / "backbone.safetensors"
+    trained: Any = data.encoder()
+    write_backbone(file, trained, data.config, small_spec())
+    config = data.config.model_copy(update={"weights": str(file)})
+    begun: Any = create_encoder(config, small_spec())
+    for name, value in trained.state_dict().items():
+        assert begun.state_dict()[name].equal(value), name

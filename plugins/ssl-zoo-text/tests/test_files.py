@@ -1,0 +1,107 @@
+"""Files of texts: each kind gives the same documents, and bad input is one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ssl_zoo_text.corpus import MAX_DOCUMENT, Document, TextOptions, _cut
+from ssl_zoo_text.files import open_files, read_file, read_folder, read_text, takes
+
+from ssl_zoo import UserError
+from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.data import DataSet
+
+ROWS = [("In the beginning, was “it”.", "law"), ("Two lines\nof one text.", "poetry"), ("Third.", "law")]
+
+
+def opened(path: Path, **options: Any) -> DataSet:
+    given = TextOptions(**{"length": 8, "vocabulary": 300, **options})
+    return open_files(DataConfig(source=str(path), holdout=0.3), torch.device("cpu"), given)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
+def test_each_kind_of_table_gives_the_same_documents(suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"x.{suffix}"
+    rows = [{"text": text, "label": label} for text, label in ROWS]
+    if suffix == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    elif suffix == "parquet":
+        pytest.importorskip("pyarrow", reason="the extra ssl-zoo-text[parquet] is not installed")
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    else:
+        with file.open("w", encoding="utf-8-sig", newline="") as opened_file:
+            writer = csv.DictWriter(opened_file, rows[0], delimiter="," if suffix == "csv" else "\t")
+            writer.writeheader()
+            writer.writerows(rows)
+    documents = list(read_file(file, file.name))
+    assert [(d.text, d.label) for d in documents] == ROWS
+    assert documents[1].name == f"{file.name}:2"
+    file.write_bytes(file.read_bytes().replace(b"text", b"body"))
+    with pytest.raises(UserError, match=r"has no column 'text'|cannot be read"):
+        list(read_file(file, file.name))
+
+
+def test_plain_text_is_divided_by_blank_lines_or_else_by_lines(tmp_path: Path) -> None:
+    file = tmp_path / "x.txt"
+    file.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n\r\nthree\r\n")
+    assert [tuple(d) for d in read_file(file, "x")] == [
+        ("one\ntwo", "x:1", None),
+        ("three", "x:4", None),
+    ]
+    packed = tmp_path / "x.txt.xz"
+    packed.write_bytes(lzma.compress(b"one\ntwo\n"))
+    assert [d.text for d in read_file(packed, "x") if d.text] == ["one", "two"]
+
+
+def test_sub_folders_are_labels_and_other_files_left_out(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            (tmp_path / label / f"{number}.txt").write_text(f"Text {number} of {label}. " * 9)
+    (tmp_path / "a" / "picture.png").write_bytes(b"\x89PNG")
+    assert {d.label for d in read_folder(tmp_path)} == {"a", "b"}
+    data = opened(tmp_path)
+    assert data.classes == ("a", "b")
+    assert data.test is not None
+    assert takes(str(tmp_path))
+    assert not takes(str(tmp_path / "a" / "picture.png"))
+
+
+def test_an_empty_file_and_a_folder_of_pictures_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("")
+    with pytest.raises(UserError, match=r"data\.source: x\.txt has no text, and two are needed"):
+        opened(tmp_path / "x.txt")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "x.png").write_bytes(b"\x89PNG")
+    with pytest.raises(
+        UserError, match=r"pictures has no texts \(it has \.png\); texts are files ending"
+    ):
+        opened(tmp_path / "pictures")
+    (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{"text"')
+    with pytest.raises(UserError, match=r"x\.jsonl, line 2 is not JSON"):
+        opened(tmp_path / "x.jsonl")
+
+
+def test_bytes_that_are_not_utf_8_are_replaced_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "x.txt").write_bytes("caf\N{LATIN SMALL LETTER E WITH ACUTE}".encode("latin-1"))
+    assert read_text(tmp_path / "x.txt") == "caf\N{REPLACEMENT CHARACTER}"
+    assert "is not valid UTF-8 (byte 3): 1 characters are replaced" in caplog.text
+
+
+def test_of_a_long_line_nothing_is_lost() -> None:
+    text = " ".join(map(str, range(400_000)))
+    for line in (text, text.replace(" ", "")):
+        documents = [document.text for document in _cut([Document(line, "x")])]
+        assert len(documents) == -(-len(line) // MAX_DOCUMENT)
+        assert all(0 < len(document) <= MAX_DOCUMENT for document in documents)
+        assert (" " if " " in line else "").join(documents) == line

@@ -1,0 +1,83 @@
+"""GPT: the conformance suite, causality, the one shift, and bits per byte by counting."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from helpers import SmallTexts, small_data
+from ssl_zoo_text.gpt import GPT
+from ssl_zoo_text.likelihood import measure
+from ssl_zoo_text.spec import Text
+from ssl_zoo_text.tokenizer import parse
+
+from ssl_zoo import Unsuitable
+from ssl_zoo.config.schema import TrainConfig
+from ssl_zoo.evaluation import Subject
+from ssl_zoo.runtime.device import Device
+from ssl_zoo.testing import Case, Check, parametrize_with_checks
+
+CASE: dict[str, Any] = {"backbone": {"name": "gpt2-tiny"}, "data": [SmallTexts("gpt2-tiny")]}
+STILL = {"views_vary": "the text is its own target; nothing is random"}
+
+
+@parametrize_with_checks(GPT, expected_failures=STILL, **CASE)
+def test_conformance(check: Check) -> None:
+    check()
+
+
+def task_and_batch() -> tuple[Any, Text]:
+    case = Case.of(GPT, **CASE)
+    return case.build().eval(), case.data.batch(8)
+
+
+def test_logits_before_a_token_do_not_depend_on_it_and_those_behind_do() -> None:
+    task, x = task_and_batch()
+    for j in (1, 13, x.ids.shape[1] - 2):
+        ids = x.ids.clone()
+        ids[:, j] = (ids[:, j] + 7) % task.spec.vocabulary
+        change = (task.logits(Text(ids, x.lengths)) - task.logits(x)).abs().amax((0, 2))
+        # Row t of the logits predicts token t + 1, from tokens up to t.
+        assert change[:j].max() < 1e-5
+        assert (change[j:] > 1e-5).all()
+
+
+def test_the_loss_begins_at_ln_v_and_is_that_of_one_shift() -> None:
+    task, x = task_and_batch()
+    losses = task((x,))
+    assert abs(losses.total.item() - math.log(task.spec.vocabulary)) < 0.1
+    states = task.encoder.tokens(x).double()
+    weight = task.encoder.embedding.weight.double()
+    each = [
+        -(states[b, t] @ weight.T).log_softmax(0)[x.ids[b, t + 1]]
+        for b in range(len(x.ids))
+        for t in range(x.ids.shape[1] - 1)
+    ]
+    torch.testing.assert_close(losses.total.double(), sum(each) / len(each), rtol=1e-5, atol=1e-5)
+
+
+def test_bits_per_byte_of_a_unigram_model_are_those_of_counting() -> None:
+    task, _ = task_and_batch()
+    data = small_data()
+    assert data.test is not None
+    log_p = torch.randn(task.spec.vocabulary).log_softmax(0)
+
+    def unigram(x: Text) -> torch.Tensor:
+        return log_p.expand(len(x.ids), x.ids.shape[1] - 1, -1)
+
+    task.logits = unigram
+    score = measure(Subject.of_task(task, data, Device.choose(TrainConfig(device="cpu"))))
+    nats, number = 0.0, 0
+    for ids, length in zip(*data.test.batch(torch.arange(len(data.test))), strict=True):
+        spelled = ids[1 : int(length)].tolist()
+        nats -= sum(float(log_p[token]) for token in spelled)
+        number += len(parse(task.spec.tokenizer).decode(spelled).encode())
+    assert score["bits-per-byte"] == pytest.approx(nats / math.log(2) / number, rel=1e-5)
+
+
+def test_a_network_that_sees_both_sides_is_refused() -> None:
+    case = Case.of(GPT, data=[SmallTexts()])
+    with pytest.raises(Unsuitable, match="a network of the family bert; choose gpt2-micro"):
+        case.construct(case.data)
