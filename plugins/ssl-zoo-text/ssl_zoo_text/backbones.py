@@ -214,7 +214,8 @@ class TransformersEncoder(Encoder):
     @property
     def exported_network(self) -> nn.Module:
         """The network of transformers."""
-        return self.network
+        network: nn.Module = self.network
+        return network
 
     def parameter_layers(self) -> list[list[nn.Parameter]]:
         """Return the parameters of the embeddings, of each layer, and of what follows."""

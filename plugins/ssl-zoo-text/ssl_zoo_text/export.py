@@ -33,7 +33,7 @@ def features(texts):
 
 def tokenizer_of(spec: TextSpec) -> PreTrainedTokenizerFast:
     """Return the tokenizer as transformers', which cuts texts at the length of the samples."""
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=parse(spec.tokenizer),
         model_max_length=spec.length,
         pad_token=SPECIALS[PAD],
