@@ -316,7 +316,7 @@ def ssl_zoo_register_sources():
 """
 
 SHIPPED = ("simclr", "moco", "byol", "rotation", "jigsaw", "inpainting", "mae", "supervised")
-TINY = "{channels: [4, 4, 4, 8], layers: [1, 1, 1, 1]}"
+TINY = "{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}"
 
 
 @pytest.mark.parametrize("name", SHIPPED)

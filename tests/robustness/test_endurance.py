@@ -40,7 +40,7 @@ steps a second on two cores."""
 SETTINGS: dict[str, Any] = {
     "data__image_size": 8,
     "backbone__name": "resnet18",
-    "backbone__options": {"channels": [4, 4, 4, 8], "layers": [1, 1, 1, 1]},
+    "backbone__options": {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]},
     "train__batch_size": 8,
 }
 """A network whose steps take a few milliseconds."""

@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     "data__image_size": 8,
     "data__resident": "never",
     "backbone__name": "resnet18",
-    "backbone__options": {"channels": [4, 4, 4, 8], "layers": [1, 1, 1, 1], "drop_path_rate": 0.2},
+    "backbone__options": {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1], "drop_path_rate": 0.2},
     "train__batch_size": 32,
     "train__epochs": 1,
     "train__knn_points": 2,

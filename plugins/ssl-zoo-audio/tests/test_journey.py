@@ -136,9 +136,7 @@ def test_listing_tasks_imports_no_torch() -> None:
 
 
 def test_the_licence_of_the_data_is_named() -> None:
-    import ssl_zoo_audio
-
-    root = Path(ssl_zoo_audio.__file__).parents[1]
+    root = Path(__file__).parents[1]
     for file in (root / "README.md", root / "LICENSES" / "syllables.txt"):
         text = file.read_text(encoding="utf-8")
         assert "ChionMeilin" in text

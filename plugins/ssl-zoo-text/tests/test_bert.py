@@ -73,7 +73,7 @@ def test_the_pieces_of_a_word_are_targets_together() -> None:
     for place, start in enumerate(first[: int(x.lengths)]):
         words.setdefault(start, []).append(int(x.ids[0, place]))
     spelled = [spec.decode(ids) for ids in words.values()]
-    expected = ["unknowable", "Nebuchadnezzar", ",", "said", "(", "perhaps", ")."]
+    expected = ["unknowable", "Nebuchadnezzar", ",", "said", "(", "perhaps", ")", "."]
     assert [word for word in spelled if word] == expected
     for seed in range(50):
         targets = choose_targets(x, spec, 0.3, True, Rng(seed))
