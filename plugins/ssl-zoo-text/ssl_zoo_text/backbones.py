@@ -168,7 +168,8 @@ class TransformersEncoder(Encoder):
             visible: must be None.
             attend: must be None.
             prefix: of no effect, as [CLS] is a place of the text.
-            inputs: further inputs of the network's `forward`, such as ``token_type_ids``.
+            inputs: further inputs of the network's `forward`, such as ``token_type_ids``. With
+                ``target_mapping`` XLNet returns the states of its query stream, [B, K, d].
 
         Raises:
             Unsuitable: some places are to be left out, or may not look at each other.
@@ -242,7 +243,11 @@ def create(family: str, size: str, config: BackboneConfig, spec: TextSpec) -> Tr
     settings = configure(family, size, spec, config.options)
     cls = FAMILIES[family][1]
     extra = {"add_pooling_layer": False} if family == "bert" else {}
-    return TransformersEncoder(cls(settings, **extra), spec.length)
+    network = cls(settings, **extra)
+    for name, parameter in network.named_parameters():
+        if name.endswith(("rel_attn.seg_embed", "rel_attn.r_s_bias")):
+            parameter.requires_grad_(False)  # XLNet's, for texts of several segments; never used
+    return TransformersEncoder(network, spec.length)
 
 
 def backbones() -> dict[str, Any]:

@@ -93,12 +93,7 @@ class BERT(Task):
         """Return the texts with the likeliest tokens in place of the targets."""
         x, targets = views[0], views[1]
         best = self.head(at(self.states(x), targets.places), self.encoder.embedding).argmax(-1)
-        old = x.ids.gather(1, targets.places)
-        return {
-            "predicted": Text(
-                x.ids.scatter(1, targets.places, best.where(targets.weight > 0, old)), x.lengths
-            )
-        }
+        return {"predicted": targets.put(x, best)}
 
 
 def exchange(x: Text, follows: Tensor) -> tuple[Text, Tensor]:

@@ -37,6 +37,11 @@ class Targets(NamedTuple):
         flags = torch.zeros_like(x.ids, dtype=torch.float)
         return flags.scatter(1, self.places, self.weight) > 0
 
+    def put(self, x: Text, ids: Tensor) -> Text:
+        """Return texts with the tokens `ids` [B, K] in place of the targets."""
+        ids = ids.where(self.weight > 0, x.ids.gather(1, self.places))
+        return Text(x.ids.scatter(1, self.places, ids), x.lengths)
+
 
 def first_of_word(x: Text, spec: TextSpec) -> Tensor:
     """Return for each place that of the first piece of its word, int64 [B, T]."""
@@ -87,9 +92,32 @@ def corrupt(x: Text, targets: Targets, spec: TextSpec, rng: Rng) -> Text:
     draw = rng.uniform(*targets.places.shape, 2)
     other = len(SPECIALS) + (draw[..., 1] * (spec.vocabulary - len(SPECIALS))).long()
     new = torch.where(draw[..., 0] < 0.8, MASK, torch.where(draw[..., 0] < 0.9, other, targets.ids))
-    return Text(
-        x.ids.scatter(1, targets.places, torch.where(targets.weight > 0, new, targets.ids)), x.lengths
-    )
+    return targets.put(x, new)
+
+
+def draw_spans(n: int, length: int, one_in: int, max_span: int, rng: Rng) -> Tensor:
+    """Draw spans of 1 to `max_span` places, a share 1 / `one_in` of all places on average.
+
+    The places are divided into windows of `one_in` · L places, L uniform in 1..`max_span`, each with a
+    span of L places at random (Yang et al. 2019, arXiv:1906.08237, appendix A). The first window begins
+    before the first place, so that all places are as likely to be in a span.
+
+    Returns:
+        The number of the span that a place is in, or -1, int64 [n, length].
+    """
+    windows = length // one_in + 2
+    draw = rng.uniform(n, 2 * windows + 1)
+    size = 1 + (draw[:, :windows] * max_span).long()
+    # A window over the first place is the longer the likelier, and begins at any of its places.
+    lengths = torch.arange(1, max_span + 1, device=draw.device)
+    size[:, 0] = lengths.repeat_interleave(lengths)[(draw[:, 0] * lengths.sum()).long()]
+    window = one_in * size
+    end = window.cumsum(1) - (draw[:, -1:] * window[:, :1]).long()
+    begin = end - window + (draw[:, windows:-1] * (window - size + 1)).long()
+    places = torch.arange(length, device=draw.device).repeat(n, 1)
+    number = torch.searchsorted(end, places, right=True)
+    begin, size = begin.gather(1, number), size.gather(1, number)
+    return number.where((places >= begin) & (places < begin + size), -1)
 
 
 class TokenHead(nn.Module):
