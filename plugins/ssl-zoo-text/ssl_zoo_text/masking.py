@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_zoo import Rng
+from ssl_zoo import Rng, distributed
 from ssl_zoo.nn import full_precision
 from ssl_zoo_text.backbones import TransformersEncoder
 from ssl_zoo_text.spec import Text, TextSpec
@@ -36,6 +36,11 @@ class Targets(NamedTuple):
         """Return which places of texts are targets, bool [B, T]."""
         flags = torch.zeros_like(x.ids, dtype=torch.float)
         return flags.scatter(1, self.places, self.weight) > 0
+
+    def put(self, x: Text, tokens: Tensor) -> Text:
+        """Return texts with other tokens in place of the targets, int64 [B, K]."""
+        old = x.ids.gather(1, self.places)
+        return Text(x.ids.scatter(1, self.places, tokens.where(self.weight > 0, old)), x.lengths)
 
 
 def first_of_word(x: Text, spec: TextSpec) -> Tensor:
@@ -87,9 +92,7 @@ def corrupt(x: Text, targets: Targets, spec: TextSpec, rng: Rng) -> Text:
     draw = rng.uniform(*targets.places.shape, 2)
     other = len(SPECIALS) + (draw[..., 1] * (spec.vocabulary - len(SPECIALS))).long()
     new = torch.where(draw[..., 0] < 0.8, MASK, torch.where(draw[..., 0] < 0.9, other, targets.ids))
-    return Text(
-        x.ids.scatter(1, targets.places, torch.where(targets.weight > 0, new, targets.ids)), x.lengths
-    )
+    return targets.put(x, new)
 
 
 class TokenHead(nn.Module):
@@ -130,3 +133,15 @@ def mean_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor) -> tuple
     right = (logits.detach().argmax(-1) == targets).flatten() * weight.flatten()
     number = weight.sum().clamp(min=1)
     return (each * weight.flatten()).sum() / number, right.sum() / number
+
+
+def share(weight: Tensor) -> Tensor:
+    """Return the factor on a mean over the targets of this process that makes it one over all processes.
+
+    It is for losses whose parts are means over different numbers; else `Losses.weight` does so.
+
+    Args:
+        weight: 1 for a target, 0 for a place that does not count, [...].
+    """
+    number = weight.sum()
+    return distributed.world_size() * number / distributed.sum(number).clamp(min=1)
