@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ssl_zoo import Field, Losses, Rng, Task, TaskOptions, distributed
+from ssl_zoo import Field, Losses, Rng, Task, TaskOptions
 from ssl_zoo.nn import full_precision
 from ssl_zoo_text.backbones import TransformersEncoder
-from ssl_zoo_text.masking import TokenHead, at, choose_targets, corrupt, mean_cross_entropy
+from ssl_zoo_text.masking import TokenHead, at, choose_targets, corrupt, mean_cross_entropy, share
 from ssl_zoo_text.recipes import recipe
+from ssl_zoo_text.segments import classifier, exchange
 from ssl_zoo_text.spec import Text, TextSpec
-from ssl_zoo_text.tokenizer import SEP
 
 
 class BERT(Task):
@@ -42,12 +42,9 @@ class BERT(Task):
         encoder.require(self.name, "bert", "electra", *([] if pairs else ["modernbert"]))
         super().__init__(encoder, options, spec)
         self.head = TokenHead(encoder)
-        width = encoder.width
         self.pair_head = None
-        if pairs:  # on [CLS]; as all of BERT, it begins with the deviation 0.02
-            self.pair_head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2))
-            for parameter in self.pair_head.parameters():
-                nn.init.normal_(parameter, std=0.02)
+        if pairs:  # on [CLS]
+            self.pair_head = classifier(encoder.width, 2)
 
     def views(self, batch: Text, rng: Rng) -> tuple[Any, ...]:
         """Return texts with hidden tokens, the targets, and whether the second half follows, [B]."""
@@ -72,10 +69,8 @@ class BERT(Task):
         sentence = F.cross_entropy(pair, follows[0])
         right = (pair.argmax(1) == follows[0]).float().mean()
         logs |= {"next_sentence": sentence.detach(), "next_sentence_accuracy": right}
-        # One part is a mean over targets and one over texts: the share of the targets of all processes.
-        number = targets.weight.sum()
-        share = distributed.world_size() * number / distributed.sum(number).clamp(min=1)
-        return Losses(share * loss + sentence, logs)
+        # One part is a mean over targets and one over texts.
+        return Losses(share(targets.weight) * loss + sentence, logs)
 
     def states(self, x: Text) -> Tensor:
         """Return the last hidden states [B, T, d]; the second half is of type 1 where pairs are told."""
@@ -94,20 +89,3 @@ class BERT(Task):
         x, targets = views[0], views[1]
         best = self.head(at(self.states(x), targets.places), self.encoder.embedding).argmax(-1)
         return {"predicted": targets.put(x, best)}
-
-
-def exchange(x: Text, follows: Tensor) -> tuple[Text, Tensor]:
-    """Put [SEP] into the middle of blocks; where `follows` [B] is false, exchange the second halves.
-
-    They are exchanged with the next sample's, or the previous one's, of a pair. Both are drawn at random
-    from all blocks. Returns the texts, and 1 where the second half is the sample's own, int64 [B].
-    """
-    b, half = len(x.ids), x.ids.shape[1] // 2
-    partner = torch.arange(b, device=x.ids.device) ^ 1
-    alone = partner >= b  # the last sample of an odd batch
-    partner = partner.where(~alone, partner - 1)
-    follows = follows | alone
-    ids = x.ids.clone()
-    ids[:, half + 1 :] = x.ids[:, half + 1 :].where(follows[:, None], x.ids[partner, half + 1 :])
-    ids[:, half] = SEP
-    return Text(ids, x.lengths.where(follows, x.lengths[partner])), follows.long()

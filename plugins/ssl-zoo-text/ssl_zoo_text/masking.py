@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_zoo import Rng
+from ssl_zoo import Rng, distributed
 from ssl_zoo.nn import full_precision
 from ssl_zoo_text.backbones import TransformersEncoder
 from ssl_zoo_text.spec import Text, TextSpec
@@ -158,3 +158,15 @@ def mean_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor) -> tuple
     right = (logits.detach().argmax(-1) == targets).flatten() * weight.flatten()
     number = weight.sum().clamp(min=1)
     return (each * weight.flatten()).sum() / number, right.sum() / number
+
+
+def share(weight: Tensor) -> Tensor:
+    """Return the factor on a mean over the targets of this process that makes it one over all processes.
+
+    It is for losses whose parts are means over different numbers; else `Losses.weight` does so.
+
+    Args:
+        weight: 1 for a target, 0 for a place that does not count, [...].
+    """
+    number = weight.sum()
+    return distributed.world_size() * number / distributed.sum(number).clamp(min=1)

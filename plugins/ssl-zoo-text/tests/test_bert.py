@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from helpers import CASE, SmallTexts, small_spec
-from ssl_zoo_text.bert import BERT, exchange
+from ssl_zoo_text.bert import BERT
 from ssl_zoo_text.masking import choose_targets, corrupt, first_of_word, mean_cross_entropy
+from ssl_zoo_text.segments import exchange
 from ssl_zoo_text.spec import Text
 from ssl_zoo_text.tokenizer import CLS, MASK, SEP, SPECIALS
 
