@@ -135,7 +135,8 @@ def create_optimizer(task: Task, config: TrainConfig, step_samples: int) -> Opti
     Raises:
         UserError: timm has no such optimiser, or the optimiser refuses an option.
     """
-    if not cpu_has_bf16():
+    device = next(task.parameters()).device
+    if device.type == "cpu" and not cpu_has_bf16():
         _orthogonalise_in_float32()
     try:
         optimizer: Optimizer = create_optimizer_v2(
@@ -144,7 +145,7 @@ def create_optimizer(task: Task, config: TrainConfig, step_samples: int) -> Opti
             lr=learning_rate(config, step_samples),
             weight_decay=config.weight_decay,
             momentum=config.momentum,
-            **_options(config, next(task.parameters()).device),
+            **_options(config, device),
         )
     except (ValueError, TypeError, AssertionError, ImportError) as error:
         reason = str(error) or type(error).__name__
