@@ -90,7 +90,7 @@ WRONG = [
     ("run", "views --run {} --task moco -o x.png", "--run uses the run's own settings"),
     ("empty", "views --run {} -o x.png", "is not a run"),
     ("", "--plugin none.py tasks", "--plugin none.py: there is no such Python file"),
-    ("", "--no-plugin simlcr tasks", "there is no such plugin. Did you mean 'simclr'?"),
+    ("", "--no-plugin rotatoin tasks", "there is no such plugin. Did you mean 'rotation'?"),
 ]  # fmt: skip
 
 

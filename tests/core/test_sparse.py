@@ -34,8 +34,11 @@ def network(kind: str) -> nn.Module:
     model = timm.create_model(name, num_classes=0, **options)
     if kind.endswith("small stem"):
         assert use_small_stem(model, 2)
-    for parameter in model.parameters():  # so that nothing is 0, as the weights of GRN are
-        nn.init.normal_(parameter, std=0.2) if parameter.ndim < 2 else None
+    for parameter in model.parameters():
+        # So that nothing is 0, as the weights of GRN are; about the initial 1 of a norm, so that deep
+        # stages still differ from one input to another.
+        if parameter.ndim < 2:
+            parameter.data.add_(0.2 * torch.randn_like(parameter))
     return model
 
 

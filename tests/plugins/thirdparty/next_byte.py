@@ -125,7 +125,7 @@ class NextByte(Task):
 
 @hookimpl
 def ssl_zoo_register_sources():
-    return {"texts": Source(texts, "bytes", TextOptions, lambda name: name.endswith(".tsv"))}
+    return {"byte-texts": Source(texts, "bytes", TextOptions, lambda name: name.endswith(".tsv"))}
 
 
 @hookimpl
