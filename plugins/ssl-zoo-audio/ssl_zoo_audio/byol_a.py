@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from ssl_zoo import Field, Losses, Rng, Task, TaskOptions, Unsuitable
-from ssl_zoo.nn import FeatureQueue, Teacher, full_precision, mlp
+from ssl_zoo.nn import FeatureQueue, Teacher, mlp, spread
 from ssl_zoo_audio.augmentation import log_mixup, random_part, resized_crop, standardise_batch
 from ssl_zoo_audio.encoders.base import SoundEncoder
 from ssl_zoo_audio.encoders.mel import MelEncoder
@@ -83,8 +82,7 @@ class BYOLA(Task):
         with torch.no_grad():
             targets = [self.target[1](encoder.pooled_spectrum(x)) for x in pair]
         loss = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
-        z = normalize(full_precision(targets[0]), dim=1)
-        return Losses(loss, {"spread": z.std(0).mean() * z.shape[1] ** 0.5})  # 0 once it has collapsed
+        return Losses(loss, {"spread": spread(targets[0])})
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Any]:
         """Return the spectrum of each clip, and two augmentations of it."""

@@ -11,7 +11,6 @@ from ssl_zoo import Field, Losses, Rng, Task
 from ssl_zoo.nn import Teacher, full_precision
 from ssl_zoo_audio.encoders.base import Local, SoundEncoder
 from ssl_zoo_audio.masked import MaskedOptions, hidden_gallery, new_token
-from ssl_zoo_audio.masks import draw_spans
 from ssl_zoo_audio.recipes import recipe
 from ssl_zoo_audio.sound import Sound
 from ssl_zoo_audio.spec import SoundSpec
@@ -59,8 +58,7 @@ class Data2VecAudio(Task):
     def views(self, batch: Sound, rng: Rng) -> tuple[Any, ...]:
         """Return prepared clips, and which of their places are hidden, bool [B, T]."""
         x = self.spec.prepare(batch)
-        valid = self.encoder.valid(x)
-        return x, draw_spans(rng, valid, self.options.mask_prob, self.options.mask_length)
+        return x, self.options.hide(self.encoder, x, rng)
 
     @torch.no_grad()
     def targets(self, local: Local) -> Tensor:

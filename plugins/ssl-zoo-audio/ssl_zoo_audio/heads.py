@@ -1,4 +1,4 @@
-"""Scores that tasks compare places by."""
+"""Scores by which tasks compare places."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_zoo.nn import full_precision
+from ssl_zoo.nn import product, unit
 
 
 class CodePredictor(nn.Module):
@@ -27,9 +27,7 @@ class CodePredictor(nn.Module):
 
     def forward(self, output: Tensor) -> Tensor:
         """Return the logits [M, clusters] of outputs [M, d]."""
-        projected = F.normalize(full_precision(self.project(output)), dim=1)
-        with torch.autocast(output.device.type, enabled=False):
-            return projected @ F.normalize(self.codes, dim=1).T / self.temperature
+        return product(unit(self.project(output)), unit(self.codes).mT) / self.temperature
 
     @torch.no_grad()
     def restart(self, seed: int) -> None:
@@ -50,9 +48,7 @@ def contrastive_scores(c: Tensor, q: Tensor, codes: Tensor, others: Tensor) -> T
         codes: their codes, int64 [B, T].
         others: the places of the K others, int64 [B, T, K].
     """
-    c, q = (F.normalize(full_precision(x), dim=2) for x in (c, q))
-    with torch.autocast(c.device.type, enabled=False):
-        cosine = c @ q.mT  # [B, T, T]
+    cosine = product(unit(c), unit(q).mT)  # [B, T, T]
     negative = cosine.gather(2, others)
     theirs = codes[:, None].expand(-1, codes.shape[1], -1).gather(2, others)
     negative = negative.masked_fill(theirs == codes[..., None], -torch.inf)

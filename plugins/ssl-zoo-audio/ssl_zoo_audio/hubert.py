@@ -14,7 +14,6 @@ from ssl_zoo_audio.clusters import PlaceClusters
 from ssl_zoo_audio.encoders.base import SoundEncoder, at_layer
 from ssl_zoo_audio.heads import CodePredictor
 from ssl_zoo_audio.masked import ConvOptions, feature_penalty, hidden_gallery, new_token
-from ssl_zoo_audio.masks import draw_spans
 from ssl_zoo_audio.recipes import recipe
 from ssl_zoo_audio.sound import Sound
 from ssl_zoo_audio.spec import SoundSpec
@@ -56,8 +55,7 @@ class HuBERT(Task):
     def views(self, batch: Sound, rng: Rng) -> tuple[Any, ...]:
         """Return prepared clips, and which of their places are hidden, bool [B, T]."""
         x = self.spec.prepare(batch)
-        valid = self.encoder.valid(x)
-        return x, draw_spans(rng, valid, self.options.mask_prob, self.options.mask_length)
+        return x, self.options.hide(self.encoder, x, rng)
 
     def targets(self, x: Sound, valid: Tensor) -> Tensor:
         """Return the cluster of each place, int64 [B, T], and note features for the next clusters."""

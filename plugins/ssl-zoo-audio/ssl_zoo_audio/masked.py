@@ -1,4 +1,4 @@
-"""What tasks with hidden spans share."""
+"""Options, tokens and pictures of hidden spans, which several tasks share."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_zoo import Field, TaskOptions, Unsuitable, distributed
+from ssl_zoo import Field, Rng, TaskOptions, Unsuitable, distributed
 from ssl_zoo.nn import full_precision
 from ssl_zoo_audio.encoders.base import Local, SoundEncoder
+from ssl_zoo_audio.masks import draw_spans
 from ssl_zoo_audio.sound import Sound
 from ssl_zoo_audio.spec import SoundSpec
 
@@ -21,6 +22,10 @@ class MaskedOptions(TaskOptions):
     mask_length: int = Field(
         6, ge=1, description="places in a hidden span; the papers have 10 of 20 ms each"
     )
+
+    def hide(self, encoder: SoundEncoder, x: Sound, rng: Rng) -> Tensor:
+        """Return which places of prepared clips are hidden, bool [B, T]."""
+        return draw_spans(rng, encoder.valid(x), self.mask_prob, self.mask_length)
 
 
 class ConvOptions(MaskedOptions):

@@ -12,7 +12,7 @@ from ssl_zoo.nn import full_precision
 
 
 class Quantised(NamedTuple):
-    """What a quantiser gives for places.
+    """The output of a quantiser for places.
 
     Attributes:
         vectors: the projected code vectors q [B, T, out].

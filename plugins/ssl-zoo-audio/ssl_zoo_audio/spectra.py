@@ -10,7 +10,7 @@ from torch import Tensor, nn
 WINDOW, HOP = 0.025, 0.010
 """The length of a frame and the distance of frames, in seconds."""
 FLOOR = 1e-3
-"""What is added to the power in a mel band of a standardised clip, whose loud ones have 10^4 or more."""
+"""The power added to each mel band of a standardised clip, whose loud bands have 10^4 or more."""
 LOG_MEAN, LOG_DEVIATION = 0.2, 4.4
 """About the mean and deviation of log-mel spectra of standardised speech, which networks take out."""
 

@@ -11,7 +11,7 @@ from ssl_zoo.nn import schedule
 from ssl_zoo_audio.encoders.base import SoundEncoder
 from ssl_zoo_audio.heads import contrastive_scores, first_wins
 from ssl_zoo_audio.masked import ConvOptions, feature_penalty, hidden_gallery, new_token
-from ssl_zoo_audio.masks import draw_others, draw_spans
+from ssl_zoo_audio.masks import draw_others
 from ssl_zoo_audio.quantiser import GumbelQuantiser, diversity_loss, mean_probabilities, perplexities
 from ssl_zoo_audio.recipes import recipe
 from ssl_zoo_audio.sound import Sound
@@ -53,8 +53,7 @@ class Wav2Vec2(Task):
     def views(self, batch: Sound, rng: Rng) -> tuple[Any, ...]:
         """Return clips, their hidden places, others to tell these from, and the quantiser's noise."""
         x = self.spec.prepare(batch)
-        valid = self.encoder.valid(x)
-        hidden = draw_spans(rng, valid, self.options.mask_prob, self.options.mask_length)
+        hidden = self.options.hide(self.encoder, x, rng)
         others, usable = draw_others(rng, hidden, self.options.negatives)
         return x, hidden, others, usable, self.quantiser.noise(rng, *hidden.shape)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -114,9 +114,7 @@ def build(
     counts = torch.tensor(stream).bincount(minlength=spec.vocabulary)
     unknown = int(counts[UNK]) / max(1, len(stream))
     counts[: len(SPECIALS)] = 0
-    spec = TextSpec(
-        length=options.length, tokenizer=content, counts=tuple(counts.tolist()), classes=spec.classes
-    )
+    spec = replace(spec, counts=tuple(counts.tolist()))
     CORPUS(
         f"{name}: {len(documents):,} documents ({found - len(documents):,} empty or duplicates left "
         f"out), {len(stream):,} tokens to train on in blocks of {options.length}, {spec.vocabulary:,} "

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import nn
 
 from ssl_zoo import Field, Losses, Rng, Task, TaskOptions
-from ssl_zoo.nn import full_precision, info_nce
+from ssl_zoo.nn import info_nce, unit
 from ssl_zoo.tree import join
 from ssl_zoo_text.backbones import TransformersEncoder
 from ssl_zoo_text.recipes import recipe
@@ -51,7 +50,7 @@ class SimCSE(Task):
     def loss(self, views: tuple[Text]) -> Losses:
         """Return InfoNCE of the two passes, with the other texts of the joint batch as negatives."""
         (x,) = views
-        z = F.normalize(full_precision(self.head(self.encoder(join([x, x])))), dim=1)
+        z = unit(self.head(self.encoder(join([x, x]))))
         first, second = z.chunk(2)
         similarity = (first * second).sum(1).mean().detach()
         return Losses(

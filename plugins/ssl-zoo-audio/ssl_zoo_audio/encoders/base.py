@@ -17,7 +17,7 @@ from ssl_zoo_audio.sound import Sound, masked_statistics, within
 
 
 class Local(NamedTuple):
-    """What a network computes at each place before it looks at others.
+    """The features of each place before the network looks at others.
 
     Attributes:
         raw: the outputs of the convolutions, or the spectrum, [B, T, c].
