@@ -267,7 +267,9 @@ PER_CHANNEL = {
 def test_five_channels_are_transformed_each_as_if_alone(name: str) -> None:
     x, transform = photos(channels=5), PER_CHANNEL[name]
     alone = torch.cat([transform(channel, Rng(1)) for channel in x.split(1, 1)], 1)
-    assert torch.equal(transform(x, Rng(1)), alone)
+    # Products of other shapes may round otherwise; torch promises bits for equal shapes alone.
+    rounding = 4 * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(transform(x, Rng(1)), alone, atol=rounding, rtol=0)
 
 
 def test_contrast_of_five_channels_is_about_the_mean_of_all() -> None:
