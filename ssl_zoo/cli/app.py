@@ -30,6 +30,7 @@ from ssl_zoo.cli.options import (
     Pretrained,
     Seed,
     Sets,
+    StandardProtocols,
     TaskName,
     Tune,
     load_run_config,
@@ -135,7 +136,7 @@ def eval_command(
             metavar="RUN|FILE|timm:NAME", help="Run directory, backbone.safetensors, or timm:NAME."
         ),
     ],
-    protocol: Annotated[list[str] | None, names_option(help="Protocols (default knn,linear).")] = None,
+    protocol: StandardProtocols = None,
     data: Annotated[
         str | None, typer.Option(help="Labelled data to transfer to, in place of the run's own.")
     ] = None,
@@ -168,7 +169,7 @@ def eval_command(
     from ssl_zoo.config.load import parse_sets
     from ssl_zoo.evaluation import evaluate
 
-    names = split_names(protocol, "--protocol") or ["knn", "linear"]
+    names = split_names(protocol, "--protocol") or None
     values = {**settings, **parse_sets(sets or ())}
     rows = evaluate(subject, names, data=data, settings=values, keep=keep)
     if json:

@@ -86,6 +86,10 @@ EvalBatchSize = Annotated[
     typer.Option("--batch-size", min=1, help="Samples at a time (default: follows training, memory)."),
 ]
 Observe = Annotated[list[str] | None, names_option(help="Observers on request: tensorboard, wandb, …")]
+StandardProtocols = Annotated[
+    list[str] | None,
+    names_option("--protocol", help="Protocols (default knn,linear,health, and those for such data)."),
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.")]
 DeviceName = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, mps, …")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")]

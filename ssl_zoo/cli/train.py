@@ -30,10 +30,12 @@ from ssl_zoo.cli.options import (
     Samples,
     Seed,
     Sets,
+    StandardProtocols,
     TaskName,
     Tune,
     load_run_config,
     settings_of,
+    split_names,
 )
 from ssl_zoo.errors import UserError
 
@@ -59,6 +61,7 @@ def train_command(
     deterministic: Deterministic = None,
     seed: Seed = None,
     knn_every: Annotated[float | None, typer.Option(help="Epochs between evaluations.")] = None,
+    protocol: StandardProtocols = None,
     observe: Observe = None,
     config: ConfigFile = None,
     sets: Sets = None,
@@ -134,6 +137,7 @@ def train_command(
             resume=resume,
             settings=settings if resume is not None else None,
             replan=replan,
+            protocol=split_names(protocol, "--protocol") or None,
         )
     if os.environ.get("RANK", "0") == "0":
         if json:

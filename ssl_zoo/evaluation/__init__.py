@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         known_metrics,
         known_protocols,
         protocols,
+        standard_protocols,
         warnings,
     )
     from ssl_zoo.evaluation.scoring import (
@@ -37,6 +38,7 @@ _HOMES = {
     "known_metrics": "protocol",
     "known_protocols": "protocol",
     "protocols": "protocol",
+    "standard_protocols": "protocol",
     "warnings": "protocol",
     "ONLINE_EVAL_SIZES": "scoring",
     "baselines": "scoring",
@@ -64,6 +66,7 @@ __all__ = [
     "known_protocols",
     "protocols",
     "score",
+    "standard_protocols",
     "unsupported_protocols",
     "warnings",
 ]

@@ -18,7 +18,7 @@ from ssl_zoo.config.weights import read_header
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Unwritable, UserError
 from ssl_zoo.evaluation.classifier import CLASSIFIER_FILE, KeptClassifier, fingerprint
-from ssl_zoo.evaluation.protocol import Scores, known_protocols, protocols
+from ssl_zoo.evaluation.protocol import Scores, known_protocols, protocols, standard_protocols
 from ssl_zoo.evaluation.scoring import UNTRAINED, baselines, of_encoder, score
 from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.notices import Notice
@@ -64,7 +64,7 @@ class Evaluation(dict[str, Scores]):
 @torch_defaults()
 def evaluate(
     subject: str | Path,
-    protocol: Iterable[str] = ("knn", "linear"),
+    protocol: Iterable[str] | None = None,
     with_baselines: bool = True,
     data: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -76,7 +76,8 @@ def evaluate(
 
     Args:
         subject: a run directory, its ``backbone.safetensors`` alone, or ``timm:NAME``.
-        protocol: the names of the protocols.
+        protocol: the names of the protocols; None for the standard ones, kNN, linear and health, and
+            what a plugin adds for data such as the run's.
         with_baselines: whether to evaluate the raw input and the untrained network too.
         data: for a run, a labelled data set to transfer to, in place of its own; otherwise the data set
             (default: the digits).
@@ -95,7 +96,8 @@ def evaluate(
         UserError: `subject` is not a run or has no checkpoint, a protocol needs labels that the data
             lacks, or settings are wrong.
     """
-    names, settings = list(protocols(protocol)), dict(settings or {})
+    names = None if protocol is None else list(protocols(protocol))
+    settings = dict(settings or {})
     if keep and (str(subject).startswith(TIMM) or file_exists(Path(subject))):
         raise UserError(f"--keep: {subject} is not a run, so there is no place for a classifier")
     if str(subject).startswith(TIMM):
@@ -105,12 +107,12 @@ def evaluate(
         values = {"backbone.weights": str(subject), "data.source": data, **settings}
         return _evaluate_file(str(subject), values, names, with_baselines)
     run = Run.open(subject)
-    keeper = _keeper(run, names, data) if keep else None
+    keeper = _keeper(run, names or standard_protocols(), data) if keep else None
     return _evaluate_run(run, names, with_baselines, data, settings, keeper)
 
 
 def _evaluate_file(
-    file: str, settings: dict[str, Any], names: list[str], with_baselines: bool
+    file: str, settings: dict[str, Any], names: list[str] | None, with_baselines: bool
 ) -> Evaluation:
     """Evaluate the backbone in a file of ssl-zoo, on samples as it was trained on."""
     header = read_header(file)
@@ -126,7 +128,7 @@ def _evaluate_file(
 
 def _evaluate_network(
     config: EncoderConfig,
-    names: list[str],
+    names: list[str] | None,
     with_baselines: bool,
     row: str | None = None,
     spec: Spec | None = None,
@@ -135,7 +137,7 @@ def _evaluate_network(
 
     Args:
         config: the network and the data.
-        names: the names of the protocols.
+        names: the names of the protocols; None for the standard ones.
         with_baselines: whether to evaluate the raw input, and the network with random weights if it
             starts trained.
         row: the name of the network's row; None for that of a timm model.
@@ -155,6 +157,8 @@ def _evaluate_network(
         samples = load_data(config.data, device.device)
     else:
         samples = load_adopted(config.data, spec, device)
+    if names is None:
+        names = standard_protocols(samples.spec.modality)
     for name, protocol in protocols(names).items():
         protocol.check(samples, name)
     with device.computing():
@@ -270,13 +274,15 @@ def _paths(settings: Mapping[str, Any], start: str = "") -> Iterator[str]:
 
 def _evaluate_run(
     run: Run,
-    names: list[str],
+    names: list[str] | None,
     with_baselines: bool,
     data: str | None,
     settings: Mapping[str, Any],
     keeper: str | None,
 ) -> Evaluation:
     config, samples, device = open_for_evaluation(run, data, settings)
+    if names is None:
+        names = standard_protocols(samples.spec.modality)
     for name, protocol in protocols(names).items():
         protocol.check(samples, name)
     with device.computing():

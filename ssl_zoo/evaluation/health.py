@@ -102,4 +102,5 @@ HEALTH = Protocol(
     },
     labels=False,
     warning=warning,
+    standard=True,
 )  # fmt: skip

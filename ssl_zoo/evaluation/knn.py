@@ -66,4 +66,5 @@ KNN = Protocol(
         ),
         **balanced_metric("knn", "kNN"),
     },
+    standard=True,
 )  # fmt: skip

@@ -214,4 +214,5 @@ LINEAR = Protocol(
         **balanced_metric("linear", "linear"),
     },
     classifier=classifier,
+    standard=True,
 )  # fmt: skip

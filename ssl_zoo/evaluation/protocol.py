@@ -53,6 +53,7 @@ class Protocol:
         metrics: the descriptions of the scores, by name.
         labels: whether it needs labels.
         modality: the kind of data that it is for, such as ``"image"``; None for any.
+        standard: whether `train` and `eval` measure it unless protocols are named.
         warning: maps the scores to a sentence about a problem, or to None.
         classifier: maps a `Subject` to the classifier that is scored, which ``eval --keep`` keeps for
             ``predict``; None for a protocol that has none. `Subject.once` saves fitting it twice.
@@ -64,6 +65,7 @@ class Protocol:
     warning: Callable[[Scores], str | None] = no_warning
     classifier: Callable[[Subject], Classifier] | None = None
     modality: str | None = None
+    standard: bool = False
 
     def __call__(self, subject: Subject) -> Scores:
         """Return the scores of a representation.
@@ -116,6 +118,16 @@ def known_protocols() -> dict[str, Protocol]:
             known[name] = protocol
             metrics |= dict.fromkeys(protocol.metrics, name)
     return known
+
+
+def standard_protocols(modality: str | None = None) -> list[str]:
+    """Return the names of the protocols by which data is evaluated unless some are named.
+
+    Args:
+        modality: the kind of data, such as ``"image"``; None for protocols for any data alone.
+    """
+    known = known_protocols().items()
+    return [name for name, p in known if p.standard and p.modality in (None, modality)]
 
 
 def known_metrics() -> dict[str, Metric]:

@@ -21,6 +21,7 @@ from ssl_zoo.evaluation import (
     dry_run,
     protocols,
     score,
+    standard_protocols,
     unsupported_protocols,
 )
 from ssl_zoo.notices import collect_notices
@@ -49,7 +50,7 @@ def train(
     resume: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     replan: bool = False,
-    protocol: Iterable[str] = ("knn", "health"),
+    protocol: Iterable[str] | None = None,
     with_baselines: bool = True,
     data: DataSet | None = None,
 ) -> Run:
@@ -66,7 +67,8 @@ def train(
         replan: with another budget, whether the learning rate and all schedules follow it as if it had
             been planned from the start, which makes them jump. By default what is left of them is
             stretched over what is left of the budget; those of a finished run begin anew.
-        protocol: names of evaluation protocols; those that need labels are skipped where there are none.
+        protocol: names of evaluation protocols; None for the standard ones, kNN, linear and health, and
+            what a plugin adds for such data. Those that need labels are skipped where there are none.
         with_baselines: whether to evaluate the raw input and the untrained network too.
         data: the data set that the configuration's `data` section describes, if it is loaded already.
 
@@ -89,7 +91,7 @@ def train(
         assert resumption is not None
         config = resumption.config
         run.results()  # raises now, before the work, where the file is broken
-    protocol = list(protocols(protocol))
+    names = None if protocol is None else list(protocols(protocol))
     registry.check_observers(config.train.observers)
     with (
         collect_notices() as notices,
@@ -114,7 +116,7 @@ def train(
             with run.lock() if first else contextlib.nullcontext():
                 if first and resume is None:
                     run.begin(trainer.config)
-                _carry_out(trainer, run, protocol, with_baselines, resumption, notices)
+                _carry_out(trainer, run, names, with_baselines, resumption, notices)
     return run
 
 
@@ -135,15 +137,17 @@ def _ignore_ddp_warnings() -> Iterator[None]:
 def _carry_out(
     trainer: Trainer,
     run: Run,
-    protocol: list[str],
+    names: list[str] | None,
     with_baselines: bool,
     resumption: Resumption | None,
     notices: list[dict[str, str]],
 ) -> None:
     """Train and evaluate in a run's directory, which this process has locked."""
     first = distributed.rank() == 0
-    unsupported = unsupported_protocols(protocol, trainer.data)
-    supported = [name for name in protocol if name not in unsupported]
+    if names is None:
+        names = standard_protocols(trainer.data.spec.modality)
+    unsupported = unsupported_protocols(names, trainer.data)
+    supported = [name for name in names if name not in unsupported]
     try:
         with signals.interrupt_on_signal(resume_command(run)):
             if resumption is not None:

@@ -21,7 +21,9 @@ from ssl_zoo.evaluation import (
     dry_run,
     evaluate,
     knn,
+    known_protocols,
     score,
+    standard_protocols,
     unsupported_protocols,
 )
 from ssl_zoo.evaluation.features import extract, sample_indices
@@ -252,7 +254,8 @@ def test_a_network_that_did_not_start_at_random_is_not_called_so(data: DataSet, 
 
 @pytest.fixture(name="run", scope="module")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return train(small_config("simclr", train__epochs=0.3), out=tmp_path_factory.mktemp("e") / "run")
+    out = tmp_path_factory.mktemp("e") / "run"
+    return train(small_config("simclr", train__epochs=0.3), out=out, protocol=["knn", "health"])
 
 
 def test_evaluating_a_run_gives_its_own_scores_again_and_adds_to_its_results(run: Any) -> None:
@@ -265,6 +268,14 @@ def test_evaluating_a_run_gives_its_own_scores_again_and_adds_to_its_results(run
     after = run.results()["scores"]
     assert after["simclr"] == {**before["simclr"], **linear["simclr"]}
     assert after["pixels"] == before["pixels"]
+
+
+def test_without_names_the_standard_protocols_are_measured(run: Any) -> None:
+    rows = evaluate(run.path, with_baselines=False)
+    known = known_protocols()
+    assert standard_protocols("image") == standard_protocols() == ["knn", "linear", "health"]
+    assert {*rows["simclr"]} <= {m for name in standard_protocols() for m in known[name].metrics}
+    assert {"knn", "linear", "rankme"} <= {*rows["simclr"]}
 
 
 def test_an_unknown_protocol_is_named_with_those_that_there_are(run: Any) -> None:

@@ -19,7 +19,7 @@ from ssl_zoo import distributed
 from ssl_zoo.config.schema import DEFAULT_EPOCHS, RunConfig, TrainConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.errors import UserError
-from ssl_zoo.evaluation import Subject, score
+from ssl_zoo.evaluation import Subject, score, standard_protocols
 from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.build import build_data, build_task, restore_task
@@ -88,7 +88,7 @@ def short(task: str = "colour", **settings: Any) -> RunConfig:
 
 def scores_of(task: Task, data: DataSet, device: Device) -> dict[str, float]:
     """Return the scores that a run of this task gets at its end."""
-    return score(Subject.of_task(task, data, device), ["knn", "health"])
+    return score(Subject.of_task(task, data, device), standard_protocols("image"))
 
 
 def lines(run: Run) -> list[dict[str, Any]]:

@@ -120,7 +120,7 @@ def test_a_run_evaluated_again_has_the_same_scores(
     first: First, call: Call, tried: Counter[str]
 ) -> None:
     states = disturb(2)
-    assert evaluate(first.path, ["knn", "health"]) == first.outcome[2]
+    assert evaluate(first.path) == first.outcome[2]
     assert random_states() == states
     code, _, err = call("eval", first.path, "--protocol", "health,knn")
     assert code == 0, err

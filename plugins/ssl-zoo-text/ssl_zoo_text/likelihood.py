@@ -45,4 +45,5 @@ LIKELIHOOD = Protocol(
     },
     labels=False,
     modality="text",
+    standard=True,
 )
