@@ -9,6 +9,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from ssl_zoo.config.schema import EncoderConfig
+from ssl_zoo.config.settings import changed_settings, result_affecting_settings
+from ssl_zoo.errors import UserError
 from ssl_zoo.runs.records import read_record
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.files import file_lock, write_atomic
@@ -55,3 +58,17 @@ class CellFolder(Run):
         self.path.mkdir(parents=True, exist_ok=True)
         with file_lock(self.cell_lock_file):
             yield
+
+
+def refuse_changed_settings(
+    path: Path, existing: EncoderConfig, current: EncoderConfig, option: str
+) -> None:
+    """Raise if what is at `path` was made with other settings than those of `current`.
+
+    Raises:
+        UserError: it was; `option` chooses another folder.
+    """
+    for name, (old, new) in changed_settings(result_affecting_settings(existing), current).items():
+        raise UserError(
+            f"{path} was made with {name}={old}, not {new}; choose another {option}, or remove it"
+        )

@@ -14,10 +14,9 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 
-from ssl_zoo.comparison.cell_folder import CellFolder
+from ssl_zoo.comparison.cell_folder import CellFolder, refuse_changed_settings
 from ssl_zoo.comparison.config import OLD_RAW, RAW, Comparison
-from ssl_zoo.config.schema import DataConfig, EncoderConfig, RunConfig
-from ssl_zoo.config.settings import changed_settings, result_affecting_settings
+from ssl_zoo.config.schema import BackboneConfig, DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, Unwritable, UserError
 from ssl_zoo.evaluation import Subject, score, unsupported_protocols
@@ -49,20 +48,6 @@ def shared_data(config: EncoderConfig, device: Device, modality: str = Task.moda
 
 class LeftOut(Exception):
     """A cell makes no sense with this data or this backbone; the message is the reason."""
-
-
-def refuse_changed_settings(
-    path: Path, existing: EncoderConfig, current: EncoderConfig, option: str
-) -> None:
-    """Raise if what is at `path` was made with other settings than those of `current`.
-
-    Raises:
-        UserError: it was; `option` chooses another folder.
-    """
-    for name, (old, new) in changed_settings(result_affecting_settings(existing), current).items():
-        raise UserError(
-            f"{path} was made with {name}={old}, not {new}; choose another {option}, or remove it"
-        )
 
 
 @dataclass(frozen=True)
@@ -102,6 +87,11 @@ class Cell(ABC):
     def family(self) -> str:
         """The family of methods by which tables group the row; "" if it is unknown."""
         return BASELINE_FAMILY
+
+    @property
+    def own_backbone(self) -> str | None:
+        """The name of its backbone if it is not the comparison's; otherwise None."""
+        return None
 
     def provenance(self) -> Mapping[str, Any]:
         """Return the versions and the revision that the results were made with, if they are known."""
@@ -246,6 +236,12 @@ class TrainedCell(Cell):
         except UserError:
             return ""
 
+    @property
+    def own_backbone(self) -> str | None:
+        """The name of its backbone if it is not the comparison's; otherwise None."""
+        own = self.comparison.own_backbone(self.row)
+        return None if own is None else own.name
+
     def provenance(self) -> Mapping[str, Any]:
         """Return the versions and the revision of the run, if they can still be read."""
         try:
@@ -304,16 +300,30 @@ class EvaluatedCell(Cell):
         self.folder.write_results({"device": str(device.device), "config": config, **made, **facts})
 
 
+@dataclass(frozen=True)
 class UntrainedCell(EvaluatedCell):
-    """The network before training: with the weights that training starts from, or at random."""
+    """The network before training: with the weights that training starts from, or at random.
+
+    Attributes:
+        own: the network, if it is that of single tasks and not the comparison's; otherwise None.
+        pretrained: whether it has the weights that training starts from.
+    """
+
+    own: BackboneConfig | None = None
+    pretrained: bool = False
+
+    @property
+    def own_backbone(self) -> str | None:
+        """The name of its backbone if it is not the comparison's; otherwise None."""
+        return None if self.own is None else self.own.name
 
     @cached_property
     def config(self) -> EncoderConfig:
         """The configuration that all cells have in common, without trained weights for a random row."""
         config = super().config
-        if self.row == PRETRAINED:
-            return config
-        return config.model_copy(update={"backbone": config.backbone.untrained()})
+        backbone = config.backbone if self.own is None else self.own
+        backbone = backbone if self.pretrained else backbone.untrained()
+        return config.model_copy(update={"backbone": backbone})
 
     def subject(self, data: DataSet, device: Device) -> Subject:
         """Return the pooled features of the network with its initial weights."""
@@ -351,18 +361,27 @@ def _failure_reason(error: BaseException) -> str:
 
 def make_cells(comparison: Comparison, out: Path) -> list[Cell]:
     """Return all cells in the order of work: every row with the first seed, then the next seed."""
-    return list(_cells(comparison, out))
-
-
-def _cells(comparison: Comparison, out: Path) -> Iterator[Cell]:
     names, supervised = comparison.task_names(), comparison.supervised_names()
+    cells: list[Cell] = []
     if comparison.has_baseline(RAW):
         old = out / OLD_RAW
-        yield RawCell(comparison, RAW, None, old if old.is_dir() else out / RAW)
-    trained = comparison.encoder_config(0).backbone.starts_trained
-    untrained = (PRETRAINED, UNTRAINED) if trained else (UNTRAINED,)
+        cells.append(RawCell(comparison, RAW, None, old if old.is_dir() else out / RAW))
+    untrained = list(_untrained_rows(comparison)) if comparison.has_baseline(UNTRAINED) else []
     for seed in range(comparison.seeds):
-        for row in untrained if comparison.has_baseline(UNTRAINED) else ():
-            yield UntrainedCell(comparison, row, seed, out / f"{row}-{seed}")
+        for row, own, pretrained in untrained:
+            path = out / f"{row}-{seed}"
+            cells.append(UntrainedCell(comparison, row, seed, path, True, own, pretrained))
         for name in (*names, *supervised):
-            yield TrainedCell(comparison, name, seed, out / f"{name}-{seed}", name in supervised)
+            path = out / f"{name}-{seed}"
+            cells.append(TrainedCell(comparison, name, seed, path, name in supervised))
+    return cells
+
+
+def _untrained_rows(comparison: Comparison) -> Iterator[tuple[str, BackboneConfig | None, bool]]:
+    """Yield each row without training: its name, its backbone if it is its own, and if it is trained."""
+    common = comparison.encoder_config(0).backbone
+    own = {f"-{name}": backbone for name, backbone in comparison.own_backbones().items()}
+    for suffix, backbone in {"": None, **own}.items():
+        if (backbone or common).starts_trained:
+            yield PRETRAINED + suffix, backbone, True
+        yield UNTRAINED + suffix, backbone, False

@@ -23,7 +23,14 @@ from ssl_zoo.comparison.selection import (
 )
 from ssl_zoo.config.errors import SettingError, first_error
 from ssl_zoo.config.load import RECIPE_SECTIONS, SettingsSource, load_config, load_encoder_config
-from ssl_zoo.config.schema import BUDGETS, DataConfig, EncoderConfig, RunConfig, current_path
+from ssl_zoo.config.schema import (
+    BUDGETS,
+    BackboneConfig,
+    DataConfig,
+    EncoderConfig,
+    RunConfig,
+    current_path,
+)
 from ssl_zoo.config.weights import NETWORK, weights_file
 from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.data.source import modality_of
@@ -47,6 +54,9 @@ _OTHER_MODALITY = Notice(
 )
 KNN_POINTS = 5
 """Default number of kNN evaluations during a run, for its curve."""
+
+
+_OR_OWN = ", or for single tasks with overrides.TASK.backbone in a file"
 
 
 def current_row(name: str) -> str:
@@ -77,7 +87,8 @@ class Comparison(BaseModel):
     backbone: dict[str, Any] = Field(default_factory=dict, description="as in a run's configuration")
     train: dict[str, Any] = Field(default_factory=dict, description="as in a run's configuration")
     overrides: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="sections task and train of single tasks, by the task's name"
+        default_factory=dict,
+        description="sections task, train and backbone of single tasks, by the task's name",
     )
     set: dict[str, Any] = Field(
         default_factory=dict, description="settings by dotted path, which override all others"
@@ -143,23 +154,26 @@ class Comparison(BaseModel):
     def recipe(self) -> dict[str, dict[str, Any]]:
         """The data and the backbone of the tasks' recipes, where the comparison does not name them.
 
-        With all tasks, those of its modality count, and what they do not agree on is the default.
+        With all tasks, those of its modality count, and what they do not agree on is the default. Tasks
+        with a section of their own do not count for it.
 
         Raises:
             UserError: tasks that are named do not agree.
         """
         modality = self.modality
-        classes = {n: cls for n, cls in loadable(self.task_names()).items() if cls.modality == modality}
+        suitable = {n: cls for n, cls in loadable(self.task_names()).items() if cls.modality == modality}
         recipe = {}
         for section, name in RECIPE_SECTIONS.items():
             if name is None or self._sets(section, name) or self._sets(section, "weights"):
                 continue
+            shared = {n: cls for n, cls in suitable.items() if section not in self.overrides.get(n, {})}
+            classes = shared or suitable
             common = common_section(classes, section)
             if common is None and self.tasks != "all":
                 raise UserError(
                     f"{self.location('tasks')}: the recipes name different settings of {section} "
                     f"({describe_difference(classes, section, name)}); choose one for all tasks with "
-                    f"--{section}"
+                    f"--{section}" + (_OR_OWN if section == "backbone" else "")
                 )
             if common:
                 recipe[section] = common
@@ -214,8 +228,39 @@ class Comparison(BaseModel):
             {**settings, "train.seed": seed}, base=[self._common()], recipe=recipe
         )
 
+    def own_backbone(self, task: str) -> BackboneConfig | None:
+        """Return the backbone of a task's runs if it is not the comparison's; otherwise None.
+
+        Raises:
+            UserError: a setting is invalid.
+        """
+        if not self._overrides_backbone(task):
+            return None
+        own = self.run_config(task, 0).backbone
+        return own if own != self.encoder_config(0).backbone else None
+
+    def _overrides_backbone(self, task: str) -> bool:
+        return "backbone" in self.overrides.get(task, {})
+
+    def own_backbones(self) -> dict[str, BackboneConfig]:
+        """Return the backbones of single tasks that are not the comparison's, by a name for each.
+
+        Raises:
+            UserError: a setting is invalid.
+        """
+        found: dict[str, BackboneConfig] = {}
+        for task in (*self.task_names(), *self.supervised_names()):
+            backbone = self.own_backbone(task)
+            if backbone is not None and backbone not in found.values():
+                name = backbone.name if backbone.name not in found else f"{backbone.name}-{task}"
+                found[name] = backbone
+        return found
+
     def run_config(self, task: str, seed: int) -> RunConfig:
         """Return the configuration of one run.
+
+        Its backbone is the comparison's, unless the task's overrides have the section ``backbone``,
+        which then replaces all of the comparison's.
 
         Raises:
             UserError: a setting is invalid, or an override would make the run incomparable.
@@ -224,12 +269,13 @@ class Comparison(BaseModel):
         settings = {**self.set, "task.name": task, "train.seed": seed}
         common = self.encoder_config(seed)
         # Given in full, so that no task's recipe changes the data or the backbone.
-        same = {name: getattr(common, name).model_dump() for name in ("data", "backbone")}
+        sections = ("data",) if self._overrides_backbone(task) else ("data", "backbone")
+        same = {name: getattr(common, name).model_dump() for name in sections}
         base = SettingsSource({**same, "train": self.train}, self._origin)
         config = load_config(overrides=settings, base=[base, own])
         expected = comparability_key(common)
         for path, value in comparability_key(config).items():
-            if value != expected[path]:
+            if value != expected[path] and path.partition(".")[0] in (*sections, "train"):
                 raise UserError(
                     f"{own.origin}: {path}={value} would make its runs incomparable with the others "
                     f"({expected[path]}); set it for all tasks"

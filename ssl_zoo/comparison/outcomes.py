@@ -34,7 +34,8 @@ def sweep_table(sweep: Sweep) -> Table:
     comparison = sweep.comparison
     specs = _specs([comparison.modality])
     noun = _noun(outcomes, specs)
-    foot = [*_baseline_notes(outcomes, specs), *_settings_notes(outcomes, noun)]
+    foot = [*_baseline_notes(outcomes, specs), *_backbone_notes(outcomes, sweep.config)]
+    foot += _settings_notes(outcomes, noun)
     return build_table(outcomes, _title(sweep.config), comparison.columns, comparison.sort, foot, noun)
 
 
@@ -44,7 +45,7 @@ def _outcome(cell: Cell) -> Outcome | None:
         return None
     scores = results.get("scores", {})
     name = next(iter(scores), cell.title)
-    facts = {**results, **cell.provenance()}
+    facts = {**results, **cell.provenance(), "own_backbone": cell.own_backbone}
     return Outcome(
         name, cell.seed, cell.folder, scores.get(name, {}), facts, cell.baseline, failure, cell.family
     )
@@ -72,8 +73,10 @@ def record_table(
     outcomes = [_of_record(record) for record in records]
     specs = _specs(record.values["modality"] for record in records)
     noun = _noun(outcomes, specs)
-    foot = [*_baseline_notes(outcomes, specs), *_settings_notes(outcomes, noun)]
-    title = _title(representative(records).config)
+    common = representative(records).config
+    foot = [*_baseline_notes(outcomes, specs), *_backbone_notes(outcomes, common)]
+    foot += _settings_notes(outcomes, noun)
+    title = _title(common)
     return build_table(outcomes, title, columns, sort, foot, noun, by_family=True, planned=planned)
 
 
@@ -251,6 +254,15 @@ def _baseline_notes(outcomes: Sequence[Outcome], specs: Sequence[type[Spec]]) ->
     labelled = dict.fromkeys(o.row for o in outcomes if o.facts.get("needs_labels"))
     trained = [f"{row}: the same network and budget, trained on the labels." for row in labelled]
     return [*(note for row, note in notes.items() if row in rows), *trained]
+
+
+def _backbone_notes(outcomes: Sequence[Outcome], common: EncoderConfig) -> list[str]:
+    """Return a note on each backbone of single rows: which rows have it, and not the common one."""
+    rows: dict[str, dict[str, None]] = {}
+    for outcome in outcomes:
+        if (name := outcome.facts.get("own_backbone")) is not None:
+            rows.setdefault(name, {})[outcome.row] = None
+    return [f"On {name}, not {common.backbone.name}: {', '.join(on)}." for name, on in rows.items()]
 
 
 def _settings_notes(outcomes: Sequence[Outcome], noun: str) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ssl_zoo.comparison.cells import Cell, refuse_changed_settings
+from ssl_zoo.comparison.cell_folder import refuse_changed_settings
+from ssl_zoo.comparison.cells import Cell
 from ssl_zoo.comparison.config import comparable_settings
 from ssl_zoo.config.errors import first_error
 from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig
@@ -41,6 +42,7 @@ class Record(RunFacts):
     seed: Count | None
     family: str
     baseline: bool
+    own_backbone: str | None = None
     scores: Scores
     config: dict[str, Any]
     modality: str
@@ -65,6 +67,11 @@ class StoredRecord:
     values: Mapping[str, Any]
     config: EncoderConfig
 
+    @property
+    def own_backbone(self) -> bool:
+        """True if other rows of its table may have another backbone."""
+        return self.values.get("own_backbone") is not None
+
     @classmethod
     def read(cls, file: Path) -> StoredRecord | None:
         """Read a record; return None if there is none.
@@ -83,13 +90,14 @@ class StoredRecord:
             reason = ": ".join(filter(None, first_error(error, sections)))
             raise UserError(f"{file} cannot be read: config: {reason}; {_HINT}") from error
 
-    def refuse_incomparable(self, other: EncoderConfig, row: str, name: str) -> None:
+    def refuse_incomparable(self, other: EncoderConfig, row: str, name: str, own_backbone: bool) -> None:
         """Raise if another run cannot stand in one table with that of this record.
 
         Args:
             other: the configuration of the other run.
             row: its row.
             name: its name for the message.
+            own_backbone: whether it may have another backbone.
 
         Raises:
             UserError: it differs in the data, the backbone or the budget.
@@ -97,6 +105,8 @@ class StoredRecord:
         own, theirs = comparable_settings(self.config), comparable_settings(other)
         if UNTRAINED in (row, self.values["row"]):
             own = {path: v for path, v in own.items() if path not in _STARTING_WEIGHTS}
+        if own_backbone or self.own_backbone:
+            own = {path: v for path, v in own.items() if not path.startswith("backbone.")}
         for path, value in own.items():
             if value != theirs[path]:
                 raise UserError(
@@ -126,7 +136,8 @@ def read_records(folder: Path) -> list[StoredRecord]:
         raise UserError(f"{folder} has no records; make some with: ssl-zoo compare --record {folder}")
     first = representative(records)
     for record in records:
-        first.refuse_incomparable(record.config, record.values["row"], record.file.stem)
+        row, name = record.values["row"], record.file.stem
+        first.refuse_incomparable(record.config, row, name, record.own_backbone)
     return records
 
 
@@ -137,7 +148,8 @@ def _read_all(folder: Path) -> list[StoredRecord]:
 
 def representative(records: Sequence[StoredRecord]) -> StoredRecord:
     """Return the first record that has all settings which must be equal in all."""
-    return next((record for record in records if record.values["row"] != UNTRAINED), records[0])
+    common = [record for record in records if not record.own_backbone] or records
+    return next((record for record in common if record.values["row"] != UNTRAINED), common[0])
 
 
 def check_records(folder: Path, cells: Iterable[Cell]) -> None:
@@ -158,7 +170,8 @@ def check_records(folder: Path, cells: Iterable[Cell]) -> None:
             refuse_changed_settings(file, records[file].config, config, "--record")
         else:
             first = representative(list(records.values()))
-            first.refuse_incomparable(config, cell.row, cell.name)
+            own_backbone = cell.own_backbone is not None
+            first.refuse_incomparable(config, cell.row, cell.name, own_backbone)
 
 
 def write_record(folder: Path, cell: Cell) -> None:
@@ -190,6 +203,7 @@ def _record(cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         "family": cell.family,
         "baseline": cell.baseline,
+        **({"own_backbone": name} if (name := cell.own_backbone) is not None else {}),
         "budget": describe_budget(cell.config),
         "scores": results.get("scores", {}).get(row, {}),
         "failure": cell.failure(),

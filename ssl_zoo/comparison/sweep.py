@@ -175,7 +175,7 @@ class CellProgress:
 
 
 def preflight(sweep: Sweep) -> None:
-    """Load the data and build the backbone once, as an error in them would fail every cell.
+    """Load the data and build each backbone once, as an error in them would fail every cell.
 
     Raises:
         UserError: the device, the data or the backbone is not available, or the data is not what the
@@ -189,7 +189,8 @@ def preflight(sweep: Sweep) -> None:
             f"data.source: {sweep.config.data.source!r} has {data.spec.modality} data, and the tasks "
             f"take {modality} data ({', '.join(comparison.task_names())}); choose other --data"
         )
-    build_encoder(sweep.config.backbone, data.spec, 0)
+    for backbone in (sweep.config.backbone, *comparison.own_backbones().values()):
+        build_encoder(backbone, data.spec, 0)
 
 
 @contextmanager

@@ -61,6 +61,7 @@ class Member:
         kind: which features it has.
         baseline: whether it is a baseline.
         incomplete: why it has no figures; None if it is done.
+        untrained: the configuration of a network before training; None for other kinds.
     """
 
     row: str
@@ -69,6 +70,7 @@ class Member:
     kind: Kind
     baseline: bool = False
     incomplete: str | None = None
+    untrained: EncoderConfig | None = None
 
     @property
     def name(self) -> str:
@@ -160,7 +162,8 @@ def _member(cell: Cell) -> Member:
     incomplete = status.reason if isinstance(status, Missing) else _INCOMPLETE[status]
     if status == "failed":
         incomplete = f"failed: {cell.failure()}"
-    return Member(cell.title, cell.seed, cell.folder, kind, cell.baseline, incomplete)
+    untrained = cell.config if kind == "untrained" else None
+    return Member(cell.title, cell.seed, cell.folder, kind, cell.baseline, incomplete, untrained)
 
 
 def _of_run(run: Run) -> ReportInputs:
@@ -252,10 +255,8 @@ class FeatureExtractor:
             if raw is None:
                 raise UserError("the raw input makes no sense as features")
             return raw, None
-        if member.kind == "untrained":
-            train = self.config.train.model_copy(update={"seed": member.seed})
-            config = self.config.model_copy(update={"train": train})
-            return of_encoder(config, self.data, self.device, member.row), None
+        if member.untrained is not None:
+            return of_encoder(member.untrained, self.data, self.device, member.row), None
         own = self._run_config(member.run)
         data = build_data(own, self.device.device, self.data)
         task = self.device.place(restore_task(member.run, data.spec, data))
