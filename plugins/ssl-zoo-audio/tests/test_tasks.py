@@ -18,6 +18,7 @@ from ssl_zoo_audio.hubert import HuBERT
 from ssl_zoo_audio.masks import draw_others, draw_spans
 from ssl_zoo_audio.quantiser import GumbelQuantiser, diversity_loss, mean_probabilities, perplexities
 from ssl_zoo_audio.sound import Sound, within
+from ssl_zoo_audio.supervised import SupervisedAudio
 from ssl_zoo_audio.wav2vec2 import Wav2Vec2
 from torch import Tensor
 
@@ -61,6 +62,14 @@ def test_cpc_conforms(check: Check) -> None:
 
 @parametrize_with_checks(BYOLA, options=SMALL_BYOL, backbone=CNN)
 def test_byol_a_conforms(check: Check) -> None:
+    check()
+
+
+STILL = {"views_vary": "clips are trained on as they are; nothing is drawn in `views`"}
+
+
+@parametrize_with_checks(SupervisedAudio, expected_failures=STILL, backbone=MEL)
+def test_the_supervised_baseline_conforms(check: Check) -> None:
     check()
 
 

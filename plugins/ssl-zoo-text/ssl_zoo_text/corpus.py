@@ -72,7 +72,7 @@ def build(
     Equal documents count once. A share of the documents is held out, never a part of one. The tokenizer
     is trained on the others. These are joined with [SEP] and cut into blocks, the train split; the
     sentences of each document are joined to passages of at most `length` tokens, the samples that
-    evaluation learns from and is done on.
+    evaluation learns from and is done on. A block has the label of the document of its middle token.
 
     Args:
         name: the name of the data.
@@ -99,8 +99,10 @@ def build(
     coded = _encode(content, tuple(documents))
     spec = TextSpec(length=options.length, tokenizer=content, classes=len(classes) if labelled else None)
 
-    stream = [t for i in train.tolist() for s in [*coded[i].sentences, [SEP]] for t in s]
+    streams = [[t for s in [*coded[i].sentences, [SEP]] for t in s] for i in train.tolist()]
+    stream = [t for part in streams for t in part]
     blocks = pack(stream, options.length)
+    owners = labels[train].repeat_interleave(torch.tensor([len(part) for part in streams]))
     if len(blocks.ids) < 2:
         raise UserError(
             f"data.source: {name} has {len(stream):,} tokens to train on, fewer than two samples of "
@@ -129,7 +131,7 @@ def build(
     return DataSet(
         name,
         spec,
-        ArraySplit(blocks, None).to(device),
+        ArraySplit(blocks, middle(owners, options.length) if labelled else None).to(device),
         ArraySplit(held[0], held[1], names=held[2]).to(device) if len(held[2]) else None,
         ArraySplit(bank[0], bank[1], names=bank[2]).to(device),
         tuple(classes) if labelled else None,
@@ -162,6 +164,12 @@ def pack(stream: Sequence[int], length: int) -> Text:
     body = torch.tensor(stream[: number * (length - 1)], dtype=torch.long).view(number, length - 1)
     ids = torch.cat([torch.full((number, 1), CLS), body], 1)
     return Text(ids, torch.full((number,), length))
+
+
+def middle(values: Tensor, length: int) -> Tensor:
+    """Return the value of the middle id of each block that `pack` cuts a stream of values [n] into."""
+    number = len(values) // (length - 1)
+    return values[: number * (length - 1)].view(number, length - 1)[:, (length - 1) // 2]
 
 
 def join_sentences(sentences: Iterable[Sequence[int]], limit: int) -> list[list[int]]:

@@ -7,7 +7,15 @@ import math
 import pytest
 import torch
 from helpers import OPTIONS, small_data, small_spec
-from ssl_zoo_text.corpus import Document, TextOptions, build, join_sentences, pack, split_sentences
+from ssl_zoo_text.corpus import (
+    Document,
+    TextOptions,
+    build,
+    join_sentences,
+    middle,
+    pack,
+    split_sentences,
+)
 from ssl_zoo_text.kjv import PARTS, chapters
 from ssl_zoo_text.spec import Text, compact
 from ssl_zoo_text.tokenizer import CLS, PAD, SEP, SPECIALS, tables, train_tokenizer
@@ -50,6 +58,16 @@ def test_blocks_hold_the_train_documents_in_order() -> None:
     first = stream[: stream.index(SEP)]
     assert spec.decode(first) == chapters()[0].text
     assert sum(spec.counts) >= len(stream) - stream.count(SEP)
+
+
+def test_a_block_has_the_label_of_its_middle_token() -> None:
+    owners = torch.arange(103) // 10
+    literal = [int(owners[start + 7]) for start in range(0, 103 - 14, 15)]
+    assert middle(owners, 16).tolist() == literal
+    data = small_data()
+    assert data.train.labels is not None
+    assert len(data.train.labels) == len(data.train)
+    assert set(data.train.labels.tolist()) == set(range(len(PARTS)))
 
 
 def test_the_unigram_entropy_is_that_of_counting() -> None:
