@@ -200,7 +200,7 @@ def _plain(text: str, name: str) -> Iterator[Document]:
         elif blank and parts:
             yield Document("\n".join(parts), f"{name}:{begin}")
             parts = []
-        elif not blank:
+        elif not blank and number <= len(lines):
             yield Document(line, f"{name}:{number}")
 
 

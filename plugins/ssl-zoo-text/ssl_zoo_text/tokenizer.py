@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,20 @@ PAD, UNK, CLS, SEP, MASK = range(len(SPECIALS))
 
 KINDS = ("bpe", "wordpiece")
 """The kinds of tokenizers that can be trained."""
+
+_TRAINED_AT_ONCE = 10_000
+"""The maximum number of characters that the trainer is given as one text; it keeps many in memory."""
+
+
+def cut_text(text: str, limit: int) -> Iterator[str]:
+    """Yield a text in parts of at most `limit` characters, cut at white space where there is some."""
+    begin = 0
+    while len(text) - begin > limit:
+        end = max(text.rfind(space, begin + 1, begin + limit) for space in " \t\n")
+        end = begin + limit if end < 0 else end
+        yield text[begin:end]
+        begin = end + (end < begin + limit)  # without the space
+    yield text[begin:]
 
 
 def train_tokenizer(kind: str, texts: Iterable[str], vocabulary: int) -> str:
@@ -52,7 +66,7 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocabulary: int) -> str:
         trainer = trainers.WordPieceTrainer(
             vocab_size=vocabulary, special_tokens=list(SPECIALS), show_progress=False
         )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((t for x in texts for t in cut_text(x, _TRAINED_AT_ONCE)), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{SPECIALS[CLS]} $A {SPECIALS[SEP]}",
         pair=f"{SPECIALS[CLS]} $A {SPECIALS[SEP]} $B:1 {SPECIALS[SEP]}:1",

@@ -74,7 +74,9 @@ def test_tokens_of_bytes_spell_any_text_and_know_its_number_of_bytes() -> None:
 
 def test_sentences_are_joined_to_passages_and_longer_ones_cut() -> None:
     assert split_sentences('He said. "Go!" And? yes') == ["He said.", '"Go!"', "And?", "yes"]
-    assert join_sentences([[1, 2], [3], [4, 5, 6, 7, 8], [9]], 3) == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    # Sentences of 2, 1, 5, 0 and 1 tokens.
+    assert join_sentences([2, 3, 8, 8, 9], 3) == [(0, 3), (3, 6), (6, 9)]
+    assert join_sentences([2, 4], 3) == [(0, 2), (2, 4)]
     assert pack(range(10, 17), 4).ids.tolist() == [[CLS, 10, 11, 12], [CLS, 13, 14, 15]]
 
 

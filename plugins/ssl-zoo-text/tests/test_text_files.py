@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import lzma
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +169,42 @@ def test_what_hugging_face_s_library_cannot_read_is_one_line(
     assert reason("hf:x").endswith(
         "Config name is missing. Please pick one among: ['a', 'b']; give one by data.options.subset"
     )
+
+
+def long_line(file: Path, megabytes: int) -> None:
+    """Write a line of words, of which few are repeated, without a full stop."""
+    words = [f"w{i * 7919 % 10007}" for i in range(3000)]
+    part = " ".join(words[i * i % 2999] for i in range(150_000))
+    with file.open("w") as opened_file:
+        while opened_file.tell() < megabytes * 1e6:
+            opened_file.write(f"{opened_file.tell()} {part} ")
+
+
+def test_a_long_line_is_cut_without_a_list_of_all_its_words(tmp_path: Path) -> None:
+    long_line(tmp_path / "x.txt", 10)
+    (line,) = read_file(tmp_path / "x.txt", "x")
+    tracemalloc.start()
+    number = sum(1 for _ in _cut([line]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert number == -(-len(line.text) // MAX_DOCUMENT)
+    assert peak < 40e6, "the words of the whole line would take 100 MB"
+
+
+@pytest.mark.slow
+def test_a_line_of_100_mb_takes_some_times_its_size_of_memory(tmp_path: Path) -> None:
+    long_line(tmp_path / "x.txt", 100)
+    program = """import resource, sys, torch
+from ssl_zoo.config.schema import DataConfig
+from ssl_zoo_text.corpus import TextOptions
+from ssl_zoo_text.files import open_files
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+data = open_files(DataConfig(source="x.txt"), torch.device("cpu"), TextOptions())
+print(len(data.train) * 63, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    tokens, megabytes = map(float, done.stdout.split())
+    assert tokens > 1e7
+    assert megabytes < 1500
