@@ -19,6 +19,7 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit, DataSet, SourceOptions
 from ssl_zoo.data.holdout import merge_groups, stratified_split
 from ssl_zoo.data.summary import SourceFacts
+from ssl_zoo.text import printable
 from ssl_zoo_text.spec import Text, TextSpec, collate
 from ssl_zoo_text.tokenizer import (
     CLS,
@@ -58,7 +59,8 @@ class TextOptions(SourceOptions):
 
     length: int = Field(64, ge=8, le=8192, description="tokens of a sample, special ones included")
     tokenizer: str = Field(
-        "bpe", description="bpe or wordpiece: trained on the train split; or a tokenizer.json to use"
+        "bpe",
+        description="bpe or wordpiece: trained on the train split; or a run or tokenizer.json with one",
     )
     vocabulary: int = Field(4096, ge=300, le=2**20, description="tokens that a tokenizer is trained for")
     passages: int = Field(
@@ -142,7 +144,8 @@ def build(
     CORPUS(
         f"{name}: {len(documents):,} documents ({_left_out(given, pieces, documents)}), "
         f"{len(stream):,} tokens to train on in blocks of {options.length}, {spec.vocabulary:,} "
-        f"tokens in the vocabulary, {unknown:.2%} unknown; evaluated on passages of whole sentences, "
+        f"tokens in the vocabulary{_origin(options)}, {unknown:.2%} unknown; "
+        "evaluated on passages of whole sentences, "
         f"{_share_cut(coded, options.length):.1%} of the sentences cut at {options.length - 2} tokens; "
         f"unigram entropy {spec.unigram_entropy():.2f} nats"
     )
@@ -243,6 +246,12 @@ def _share_cut(coded: Sequence[_Coded], length: int) -> float:
     """Return the share of sentences that do not fit into a sample."""
     long = sum(int((np.diff(d.ends, prepend=0) > length - 2).sum()) for d in coded)
     return long / max(1, sum(len(d.ends) for d in coded))
+
+
+def _origin(options: TextOptions) -> str:
+    """Return where the tokenizer is from, if it is not trained here, as a part of a sentence."""
+    choice = options.tokenizer
+    return "" if choice in KINDS or choice.startswith("{") else f" of {printable(choice)}"
 
 
 def _tokenizer(options: TextOptions, texts: tuple[str, ...]) -> str:

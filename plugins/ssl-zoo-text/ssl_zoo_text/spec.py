@@ -150,6 +150,10 @@ class TextSpec(Spec):
         """Return the length and the tokenizer."""
         return {"options": {"length": self.length, "tokenizer": self.tokenizer}}
 
+    def start_settings(self, file: str) -> dict[str, Any]:
+        """Return the length, and the run or file that has the tokenizer."""
+        return {"options": {"length": self.length, "tokenizer": file}}
+
     def adopt(self, other: Spec) -> TextSpec:
         """Return this description for other texts of the same tokens.
 
@@ -158,6 +162,9 @@ class TextSpec(Spec):
         """
         if isinstance(other, TextSpec):
             if other.tokenizer != self.tokenizer:
-                raise UserError("has another tokenizer than the network was trained with")
+                raise UserError(
+                    "has another tokenizer than the network was trained with, so that its tokens would "
+                    "mean others; leave data.options.tokenizer and data.options.vocabulary out"
+                )
             other = replace(other, counts=self.counts)
         return super().adopt(other)

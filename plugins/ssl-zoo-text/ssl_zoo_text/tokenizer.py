@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 
 from ssl_zoo import UserError
+from ssl_zoo.runs.backbone import read_spec
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """The special tokens, which have the first ids."""
@@ -82,11 +83,19 @@ def parse(content: str) -> Tokenizer:
 
 
 def read_tokenizer(file: Path) -> str:
-    """Return the JSON of a file that `tokenizers` wrote, such as ``tokenizer.json`` of an export.
+    """Return the tokenizer of a run, of its backbone.safetensors, or of a file of tokenizers', as JSON.
 
     Raises:
         UserError: it cannot be read, or has other special tokens.
     """
+    if file.is_dir() or file.suffix == ".safetensors":
+        try:
+            content = getattr(read_spec(file), "tokenizer", "")
+        except UserError as error:
+            raise UserError(f"data.options.tokenizer: {error}") from error
+        if not content:
+            raise UserError(f"data.options.tokenizer: {file} was not trained on text")
+        return str(content)
     try:
         content = file.read_text("utf-8")
         tokenizer = parse(content)
@@ -96,7 +105,7 @@ def read_tokenizer(file: Path) -> str:
     if [tokenizer.token_to_id(token) for token in SPECIALS] != list(range(len(SPECIALS))):
         raise UserError(
             f"data.options.tokenizer: {file} must begin with the tokens {' '.join(SPECIALS)}; "
-            "train one here, or give the tokenizer.json of an export"
+            "train one here, or give a run or the tokenizer.json of an export"
         )
     return content
 
