@@ -80,7 +80,7 @@ def test_bits_per_byte_of_a_unigram_model_are_those_of_counting() -> None:
     assert score["bits-per-byte"] == pytest.approx(nats / math.log(2) / number, rel=1e-5)
 
 
-def test_tokens_that_do_not_spell_bytes_have_no_bits_per_byte() -> None:
+def test_tokens_that_do_not_spell_bytes_have_no_bits_per_byte(caplog: pytest.LogCaptureFixture) -> None:
     # WordPiece lowers case and strips accents, so that its tokens do not give the text back.
     options = OPTIONS.model_copy(update={"tokenizer": "wordpiece"})
     data = build("small", chapters()[::60], DataConfig(), torch.device("cpu"), options)
@@ -92,6 +92,7 @@ def test_tokens_that_do_not_spell_bytes_have_no_bits_per_byte() -> None:
         "next_token_accuracy"
     }
     assert not measure(Subject.of_task(task, data, Device.choose(TrainConfig(device="cpu"))))
+    assert "tokens of small spell no bytes" in caplog.text
     with pytest.raises(TypeError, match="not made of bytes"):
         task.likelihood(data.train.batch(torch.arange(4)))
 
