@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +22,8 @@ from safetensors.torch import load_file
 from ssl_zoo_text.kjv import chapters
 
 import ssl_zoo
+
+PAGE = Path(__file__).parents[3] / "docs" / "text.md"
 
 PRELOADED = [
     *("ssl_zoo.cli.app", "ssl_zoo.comparison", "ssl_zoo.evaluation.scoring", "ssl_zoo.training"),
@@ -213,3 +218,16 @@ def test_tasks_on_text_and_on_images_are_not_compared(folder: Path, data: list[s
         "(bert: text; simclr: image); choose those of one kind\n"
     )
     assert not (folder / "no").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PAGE.is_file(), reason="the distribution is tested without the documentation")
+def test_the_commands_of_the_page_on_text_work(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "corpus", tmp_path / "corpus")
+    lines = re.findall("^    ssl-zoo (.*)$", PAGE.read_text("utf-8"), re.MULTILINE)
+    assert len(lines) > 10
+    for line in lines:
+        arguments = shlex.split(line, comments=True)
+        arguments += ["--samples", "64"] if arguments[0] in ("train", "compare") else []
+        arguments += ["--seeds", "1"] if arguments[0] == "compare" else []
+        ssl_zoo_ends(tmp_path, *arguments)
