@@ -125,6 +125,17 @@ class Spec:
         """
         return {}
 
+    def start_settings(self, file: str) -> dict[str, Any]:
+        """Return the settings of the section ``data`` for training that starts from a saved network.
+
+        They hold where the user sets no others, and are kept in the new run. By default they are
+        `data_settings`; a long value may be replaced by a name that the source can read it from.
+
+        Args:
+            file: the run, or the file, that has the network and this description.
+        """
+        return self.data_settings()
+
     def adopt(self: S, other: Spec) -> S:
         """Return the description by which a network of these samples takes other ones.
 

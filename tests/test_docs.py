@@ -41,6 +41,9 @@ NOT_HERE = {
 }
 """Commands that are not run here, by a part of the line, and why."""
 
+ELSEWHERE = ("text.md",)
+"""Pages whose commands the tests of a distribution run, which is not loaded here."""
+
 SMALLER = {
     "train": ["--samples", "512", "--batch-size", "64", "--set", "train.log_every=2"],
     "compare": ["--samples", "256", "--batch-size", "64", "--seeds", "1"],
@@ -125,7 +128,9 @@ def home(supposed: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name not in ELSEWHERE], ids=lambda page: page.name
+)
 def test_what_a_page_shows_works(
     page: Path, home: Path, call: Call, isolated_registry: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

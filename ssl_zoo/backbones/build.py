@@ -7,6 +7,7 @@ import timm
 from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.backbones.weights import Weights
 from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.config.weights import read_header, read_plugin_spec
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runtime.defaults import seeded
@@ -18,6 +19,20 @@ def is_known(config: BackboneConfig) -> bool:
     """Return whether a plugin that is here, or timm, has the backbone of a configuration."""
     registered = registry.collect("ssl_zoo_register_backbones")
     return config.name in registered or timm.is_model(config.resolve().name)
+
+
+def check_samples(weights: str, spec: Spec) -> None:
+    """Raise if weights of ssl-zoo were trained on samples of another meaning, such as other tokens.
+
+    Raises:
+        UserError: the network cannot take these samples.
+    """
+    trained_on = read_plugin_spec(read_header(weights))
+    if trained_on is not None:
+        try:
+            trained_on.adopt(spec)
+        except UserError as error:
+            raise UserError(f"backbone.weights: {weights}: the data {error}") from error
 
 
 def build_encoder(config: BackboneConfig, spec: Spec, seed: int) -> Encoder:
@@ -45,6 +60,7 @@ def create_encoder(config: BackboneConfig, spec: Spec, any_size: bool = False) -
     if factory is not None:
         encoder: Encoder = factory(config, spec)
         if config.weights is not None:
+            check_samples(config.weights, spec)
             Weights(config).load(encoder.exported_network)  # as `write_backbone` saves it
         return encoder
     if not isinstance(spec, ImageSpec):

@@ -82,8 +82,8 @@ def load_config(
     """Merge settings: defaults, then the task's recipe, base, file, overrides, sets.
 
     A budget, or a source of weights, replaces one of another kind in an earlier layer. Weights of
-    ssl-zoo (``backbone.weights``) bring the settings of their network and the size of its images,
-    which replace those of the recipe.
+    ssl-zoo (``backbone.weights``) bring the settings of their network and of its samples, such as the
+    size of images or a tokenizer, which replace those of the recipe.
 
     Args:
         file: YAML with the sections task, data, backbone and train.
@@ -97,12 +97,12 @@ def load_config(
         UserError: a setting is wrong; the message names its origin, its path and the reason.
     """
     layers = _layers(file, overrides, sets, flags, base)
-    network = None if complete else _network(layers)
     name, origin = _task_name(layers)
     try:
         cls = registry.load_task(name)
     except UserError as error:
         raise SettingError("", str(error), origin) from error
+    network = None if complete else _network(layers, cls.modality)
     named = layers if network is None else [network, *layers]
     merged = _merge([_recipe(SettingsSource(cls.recipe, f"the recipe of task {name!r}"), named), *named])
     values = {key: value for key, value in merged.values.get("task", {}).items() if key != "name"}
@@ -174,10 +174,11 @@ def _layers(
     return [*layers, _overrides(overrides or {}, flags or {}), _sets(sets)]
 
 
-def _network(layers: Sequence[_Layer]) -> _Layer | None:
+def _network(layers: Sequence[_Layer], modality: str | None = None) -> _Layer | None:
     """Return the settings of the network that the weights in the layers belong to, if ssl-zoo's.
 
-    Weights that are gone are no error where the network is named: building it reports them.
+    Those of its samples are among them if they are of the modality, or if none is given. Weights that
+    are gone are no error where the network is named: building it reports them.
 
     Raises:
         SettingError: the weights cannot be read.
@@ -187,7 +188,7 @@ def _network(layers: Sequence[_Layer]) -> _Layer | None:
     path = given.get("weights")
     if not isinstance(path, str) or ("name" in given and weights_are_gone(path)):
         return None
-    settings = network_settings(path, merged.origins["backbone", "weights"])
+    settings = network_settings(path, merged.origins["backbone", "weights"], modality)
     return None if settings is None else _layer(settings, path)
 
 

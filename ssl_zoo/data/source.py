@@ -32,7 +32,8 @@ class Source:
     """A data source, registered by the hook `ssl_zoo_register_sources` under its name.
 
     ``data.source`` selects it as ``NAME`` or ``NAME:REST``; and by anything that it `takes`, where the
-    task is of its modality.
+    task is of its modality, even the name of a source of another modality: ``hf:NAME`` is a data set of
+    images to a task on images, and one of texts to a task on text.
 
     Attributes:
         open: maps the ``data`` section, the training device and the validated options to the data.
@@ -111,6 +112,8 @@ def modality_of(name: str, sources: Mapping[str, Source]) -> str:
 def choose_source(name: str, sources: Mapping[str, Source], modality: str) -> Source | None:
     """Return the source that a user's text names, None if there is none.
 
+    One of another modality is returned if none of the wanted modality takes the text.
+
     Args:
         name: ``data.source``: the name of a source, ``NAME:REST``, or what a source takes.
         sources: the sources by name.
@@ -119,7 +122,8 @@ def choose_source(name: str, sources: Mapping[str, Source], modality: str) -> So
     Raises:
         UserError: several sources take it.
     """
-    if (named := _named_source(name, sources)) is not None:
+    named = _named_source(name, sources)
+    if named is not None and named.modality == modality:
         return named
     takers = [key for key, s in sources.items() if s.modality == modality and s.takes(name)]
     if len(takers) > 1:
@@ -127,4 +131,4 @@ def choose_source(name: str, sources: Mapping[str, Source], modality: str) -> So
             f"data.source: {printable(name)} could be opened by {' and by '.join(takers)}; "
             f"write {takers[0]}:{printable(name)}"
         )
-    return sources[takers[0]] if takers else None
+    return sources[takers[0]] if takers else named

@@ -86,7 +86,7 @@ def open_timm(config: DataConfig) -> tuple[Any, Any | None]:
             "use hf:NAME or a folder of images"
         )
     if kind == "hfds":
-        _check_datasets(config.source)
+        check_datasets(config.source)
     local = kind not in ("hfds", "torch") or name.lower() in ("torch/folder", "torch/image_folder")
     root = user_path("data.root", config.root) if config.root else default_root()
     if local and not (config.root and root.exists()):
@@ -109,7 +109,7 @@ def open_timm(config: DataConfig) -> tuple[Any, Any | None]:
     return train, None
 
 
-def _check_datasets(source: str) -> None:
+def check_datasets(source: str) -> None:
     """Raise unless Hugging Face's library is installed and does not execute code of data sets.
 
     Raises:

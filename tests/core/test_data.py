@@ -19,15 +19,33 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data import ArraySplit, LazySplit, download, load
-from ssl_zoo.data.sources import DIGITS_FILE
+from ssl_zoo.data import ArraySplit, DataSet, LazySplit, Source, download, load
+from ssl_zoo.data.source import choose_source
+from ssl_zoo.data.sources import DIGITS_FILE, known_sources
 from ssl_zoo.errors import UserError
+from ssl_zoo.spec import Spec
 from tests.core.pictures import CPU, broken, everything, go_offline, idx, named, one_line, write
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 needs_debian = pytest.mark.skipif(
     not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed"
 )
+
+SPLIT = ArraySplit(torch.zeros(4, 2), None)
+DATA = DataSet("words", Spec("words"), SPLIT, None, SPLIT, None)
+
+
+# The choice of a source
+
+
+def test_one_name_is_opened_by_the_source_of_the_wanted_modality() -> None:
+    words = Source(lambda config, device, options: DATA, "words", takes=lambda n: n.startswith("hf:"))
+    sources = known_sources({"hub-words": words})
+    assert choose_source("hf:x", sources, "words") is words
+    assert choose_source("hub-words:x", sources, "image") is words, "its own name"
+    assert choose_source("hf:x", sources, "image") is sources["hf"]
+    assert choose_source("digits", sources, "words") is sources["digits"], "nothing else takes it"
+    assert load(DataConfig(source="hf:x"), CPU, {"hub-words": words}, "words") is DATA
 
 
 # Digits

@@ -89,6 +89,24 @@ def test_a_run_on_texts_is_evaluated_on_others_read_as_its_own_were(
     assert complaint(code, err).startswith("data.options.longest: cannot be changed for an existing run")
 
 
+def test_training_that_starts_from_a_run_reads_texts_as_its_own_were(
+    place: Path, plugin: tuple[str, str], tmp_path: Path
+) -> None:
+    registry.load_file(NEXT_BYTE)
+    settings = {"task.name": "next-byte", "backbone.weights": str(place / "run"), **MACHINE}
+    settings |= {"data.source": str(place / "other.tsv"), "train.samples": 64}
+    config = load_config(None, settings)
+    assert config.data.options == {"longest": 32}
+    train(config, out=tmp_path / "run", protocol=[])
+    with pytest.raises(UserError, match=r"^backbone\.weights: .*run: the data has longest=8, but the"):
+        train(load_config(None, {**settings, "data.options": {"longest": 8}}), out=tmp_path / "no")
+    # To a task on images they are nothing, and the network is the error.
+    config = load_config(None, {"task.name": "simclr", "backbone.weights": str(place / "run")})
+    assert config.data.options == {}
+    with pytest.raises(UserError, match=r"^backbone|^data\.source|text"):
+        train(config, out=tmp_path / "no")
+
+
 def test_texts_that_are_kept_shorter_are_not_embedded_with_another_network(
     place: Path, plugin: tuple[str, str], call: Call
 ) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_zoo import Field, Notice, UserError
@@ -18,8 +19,19 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit, DataSet, SourceOptions
 from ssl_zoo.data.holdout import merge_groups, stratified_split
 from ssl_zoo.data.summary import SourceFacts
+from ssl_zoo.text import printable
 from ssl_zoo_text.spec import Text, TextSpec, collate
-from ssl_zoo_text.tokenizer import CLS, KINDS, SEP, SPECIALS, UNK, parse, read_tokenizer, train_tokenizer
+from ssl_zoo_text.tokenizer import (
+    CLS,
+    KINDS,
+    SEP,
+    SPECIALS,
+    UNK,
+    cut_text,
+    parse,
+    read_tokenizer,
+    train_tokenizer,
+)
 
 CORPUS = Notice(
     "text-corpus",
@@ -29,6 +41,9 @@ CORPUS = Notice(
 )
 MAX_DOCUMENT = 1_000_000
 """Longer documents are cut, between words where possible, into documents of so many characters."""
+
+
+IntArray: TypeAlias = NDArray[np.integer[Any]]
 
 
 class Document(NamedTuple):
@@ -44,7 +59,8 @@ class TextOptions(SourceOptions):
 
     length: int = Field(64, ge=8, le=8192, description="tokens of a sample, special ones included")
     tokenizer: str = Field(
-        "bpe", description="bpe or wordpiece: trained on the train split; or a tokenizer.json to use"
+        "bpe",
+        description="bpe or wordpiece: trained on the train split; or a run or tokenizer.json with one",
     )
     vocabulary: int = Field(4096, ge=300, le=2**20, description="tokens that a tokenizer is trained for")
     passages: int = Field(
@@ -54,9 +70,16 @@ class TextOptions(SourceOptions):
 
 @dataclass(frozen=True)
 class _Coded:
-    """A document as token ids [n] of its sentences, one after the other, each as a list."""
+    """A document as tokens.
 
-    sentences: list[list[int]]
+    Attributes:
+        ids: the ids of its sentences, one after the other, int32 [n].
+        ends: the number of ids up to the end of each sentence, int64 [s].
+        name: the name of the document.
+    """
+
+    ids: IntArray
+    ends: IntArray
     name: str
 
 
@@ -84,7 +107,8 @@ def build(
     Raises:
         UserError: there are fewer than two documents, or less text than two samples need.
     """
-    found, documents = len(documents), list({d.text: d for d in _cut(documents) if d.text}.values())
+    given, pieces = len(documents), list(_cut(documents))
+    documents = list({d.text: d for d in pieces if d.text}.values())
     if len(documents) < 2:
         raise UserError(
             f"data.source: {name} has {'one document' if documents else 'no text'}, and two are needed, "
@@ -99,28 +123,32 @@ def build(
     coded = _encode(content, tuple(documents))
     spec = TextSpec(length=options.length, tokenizer=content, classes=len(classes) if labelled else None)
 
-    streams = [[t for s in [*coded[i].sentences, [SEP]] for t in s] for i in train.tolist()]
-    stream = [t for part in streams for t in part]
+    end = np.array([SEP], dtype=np.int32)
+    stream = np.concatenate([ids for i in train.tolist() for ids in (coded[i].ids, end)])
     blocks = pack(stream, options.length)
-    owners = labels[train].repeat_interleave(torch.tensor([len(part) for part in streams]))
+    owners = labels[train].repeat_interleave(
+        torch.tensor([len(coded[i].ids) + 1 for i in train.tolist()])
+    )
     if len(blocks.ids) < 2:
         raise UserError(
             f"data.source: {name} has {len(stream):,} tokens to train on, fewer than two samples of "
             f"{options.length}; give more text, or a smaller data.options.length"
         )
     bank = _passages(coded, train, labels if labelled else None, options.length, options.passages)
-    seen = {row.tobytes() for row in bank[0].ids.numpy()}
+    rows = zip(bank[0].ids.int().numpy(), bank[0].lengths.tolist(), strict=True)
+    seen = {row[1 : n - 1].tobytes() for row, n in rows}
     held = _passages(
         coded, test, labels if labelled else None, options.length, max(2, options.passages // 4), seen
     )
-    counts = torch.tensor(stream).bincount(minlength=spec.vocabulary)
+    counts = np.bincount(stream, minlength=spec.vocabulary)
     unknown = int(counts[UNK]) / max(1, len(stream))
     counts[: len(SPECIALS)] = 0
     spec = replace(spec, counts=tuple(counts.tolist()))
     CORPUS(
-        f"{name}: {len(documents):,} documents ({found - len(documents):,} empty or duplicates left "
-        f"out), {len(stream):,} tokens to train on in blocks of {options.length}, {spec.vocabulary:,} "
-        f"tokens in the vocabulary, {unknown:.2%} unknown; evaluated on passages of whole sentences, "
+        f"{name}: {len(documents):,} documents ({_left_out(given, pieces, documents)}), "
+        f"{len(stream):,} tokens to train on in blocks of {options.length}, {spec.vocabulary:,} "
+        f"tokens in the vocabulary{_origin(options)}, {unknown:.2%} unknown; "
+        "evaluated on passages of whole sentences, "
         f"{_share_cut(coded, options.length):.1%} of the sentences cut at {options.length - 2} tokens; "
         f"unigram entropy {spec.unigram_entropy():.2f} nats"
     )
@@ -139,15 +167,18 @@ def build(
     )
 
 
-def _cut(documents: Iterable[Document]) -> Iterable[Document]:
+def _cut(documents: Iterable[Document]) -> Iterator[Document]:
     """Yield documents with single spaces between words, those that are too long in parts."""
     for text, name, label in documents:
-        text = " ".join(text.split())
-        while len(text) > MAX_DOCUMENT:
-            end = text.rfind(" ", 1, MAX_DOCUMENT) if " " in text[:MAX_DOCUMENT] else MAX_DOCUMENT
-            yield Document(text[:end], name, label)
-            text = text[end:].lstrip()
-        yield Document(text, name, label)
+        for part in cut_text(text, MAX_DOCUMENT):
+            yield Document(" ".join(part.split()), name, label)
+
+
+def _left_out(given: int, pieces: Sequence[Document], kept: Sequence[Document]) -> str:
+    """Return how many documents were cut and how many are left out, as a part of a sentence."""
+    parts = f"{len(pieces) - given:,} cuts in documents of more than {MAX_DOCUMENT:,} characters, "
+    same = f"{len(pieces) - len(kept):,} empty or duplicates left out"
+    return (parts if len(pieces) > given else "") + same
 
 
 def split_sentences(text: str) -> list[str]:
@@ -158,11 +189,12 @@ def split_sentences(text: str) -> list[str]:
     return [s for s in re.split(r"(?<=[.?!])\s+|(?<=[.?!][\"')\]])\s+", text) if s]
 
 
-def pack(stream: Sequence[int], length: int) -> Text:
+def pack(stream: Sequence[int] | IntArray, length: int) -> Text:
     """Cut a stream of ids into blocks [N, length], each [CLS] and `length` - 1 ids; the rest goes."""
     number = len(stream) // (length - 1)
-    body = torch.tensor(stream[: number * (length - 1)], dtype=torch.long).view(number, length - 1)
-    ids = torch.cat([torch.full((number, 1), CLS), body], 1)
+    ids = torch.full((number, length), CLS)
+    body = np.asarray(stream)[: number * (length - 1)].reshape(number, length - 1)
+    ids[:, 1:] = torch.from_numpy(body)
     return Text(ids, torch.full((number,), length))
 
 
@@ -172,16 +204,26 @@ def middle(values: Tensor, length: int) -> Tensor:
     return values[: number * (length - 1)].view(number, length - 1)[:, (length - 1) // 2]
 
 
-def join_sentences(sentences: Iterable[Sequence[int]], limit: int) -> list[list[int]]:
-    """Join sentences to passages of at most `limit` ids; a longer sentence is cut into several."""
-    passages: list[list[int]] = []
-    for sentence in sentences:
-        pieces = [sentence[i : i + limit] for i in range(0, len(sentence), limit)]
-        for piece in pieces:
-            if passages and len(passages[-1]) + len(piece) <= limit:
-                passages[-1] += piece
+def join_sentences(ends: Iterable[int], limit: int) -> list[tuple[int, int]]:
+    """Join sentences to passages of at most `limit` ids; a longer sentence is cut into several.
+
+    Args:
+        ends: the number of ids up to the end of each sentence.
+        limit: the maximum number of ids.
+
+    Returns:
+        Where each passage begins and ends.
+    """
+    passages: list[tuple[int, int]] = []
+    begin = 0
+    for end in ends:
+        for piece in range(begin, end, limit):
+            stop = min(piece + limit, end)
+            if passages and stop - passages[-1][0] <= limit:
+                passages[-1] = (passages[-1][0], stop)
             else:
-                passages.append(list(piece))
+                passages.append((piece, stop))
+        begin = end
     return passages
 
 
@@ -191,29 +233,34 @@ def _passages(
     labels: Tensor | None,
     length: int,
     most: int,
-    seen: Iterable[bytes] = (),
+    seen: Collection[bytes] = (),
 ) -> tuple[Text, Tensor | None, list[str]]:
     """Return at most so many passages, evenly spread, with labels and names; none that was seen."""
-    rows, owners, names = [], [], []
+    found: list[tuple[int, str, IntArray]] = []
     for i in indices.tolist():
-        parts = join_sentences(coded[i].sentences, length - 2)
-        rows += [[CLS, *part, SEP] for part in parts]
-        owners += [i] * len(parts)
-        name = coded[i].name
-        names += [name] if len(parts) == 1 else [f"{name}[{k}]" for k in range(len(parts))]
-    text = collate(rows, length)
-    seen = set(seen)
-    fresh = torch.tensor([row.tobytes() not in seen for row in text.ids.numpy()], dtype=torch.bool)
-    chosen = fresh.nonzero().flatten()
-    if len(chosen):
-        chosen = chosen[torch.linspace(0, len(chosen) - 1, min(most, len(chosen))).long()]
-    own = None if labels is None else labels[torch.tensor(owners, dtype=torch.long)[chosen]]
-    return Text(text.ids[chosen], text.lengths[chosen]), own, [names[i] for i in chosen.tolist()]
+        document = coded[i]
+        spans = join_sentences(document.ends.tolist(), length - 2)
+        for k, (begin, end) in enumerate(spans):
+            ids = document.ids[begin:end]
+            if not (seen and ids.tobytes() in seen):
+                found.append((i, f"{document.name}[{k}]" if len(spans) > 1 else document.name, ids))
+    if len(found) > most:
+        found = [found[k] for k in torch.linspace(0, len(found) - 1, most).long().tolist()]
+    text = collate([[CLS, *ids.tolist(), SEP] for _, _, ids in found], length)
+    owners = torch.tensor([i for i, _, _ in found], dtype=torch.long)
+    return text, None if labels is None else labels[owners], [name for _, name, _ in found]
 
 
 def _share_cut(coded: Sequence[_Coded], length: int) -> float:
-    long = [len(sentence) > length - 2 for document in coded for sentence in document.sentences]
-    return sum(long) / max(1, len(long))
+    """Return the share of sentences that do not fit into a sample."""
+    long = sum(int((np.diff(d.ends, prepend=0) > length - 2).sum()) for d in coded)
+    return long / max(1, sum(len(d.ends) for d in coded))
+
+
+def _origin(options: TextOptions) -> str:
+    """Return where the tokenizer is from, if it is not trained here, as a part of a sentence."""
+    choice = options.tokenizer
+    return "" if choice in KINDS or choice.startswith("{") else f" of {printable(choice)}"
 
 
 def _tokenizer(options: TextOptions, texts: tuple[str, ...]) -> str:
@@ -234,17 +281,33 @@ def _trained(kind: str, vocabulary: int, texts: tuple[str, ...]) -> str:
 @lru_cache(maxsize=2)
 def _encode(content: str, documents: tuple[Document, ...]) -> list[_Coded]:
     """Return the documents as ids."""
-    sentences = [split_sentences(document.text) for document in documents]
-    flat = parse(content).encode_batch_fast(
-        [s for part in sentences for s in part], add_special_tokens=False
-    )
-    rows = iter(flat)
-    return [
-        _Coded([next(rows).ids for _ in part], document.name)
-        for part, document in zip(sentences, documents, strict=True)
-    ]
+    tokenizer, coded = parse(content), []
+    for batch in _batches(documents):
+        sentences = [split_sentences(document.text) for document in batch]
+        flat = tokenizer.encode_batch_fast(
+            [s for part in sentences for s in part], add_special_tokens=False
+        )
+        rows = iter(flat)
+        for document, part in zip(batch, sentences, strict=True):
+            ids = [np.array(next(rows).ids, dtype=np.int32) for _ in part]
+            coded.append(
+                _Coded(np.concatenate(ids), np.cumsum([len(row) for row in ids]), document.name)
+            )
+    return coded
 
 
-def source_name(path: Path) -> str:
-    """Return the name of data in a file or folder."""
-    return path.resolve().name
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Yield documents in turn, together of some `MAX_DOCUMENT` characters.
+
+    The tokenizer keeps some hundred bytes a token until they are read.
+    """
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if characters >= MAX_DOCUMENT:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from ssl_zoo import Notice, UserError
+from ssl_zoo import Field, Notice, UserError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, rest_of
-from ssl_zoo.text import printable
+from ssl_zoo.data.timm_sets import check_datasets
+from ssl_zoo.text import one_line, printable
 from ssl_zoo_text.corpus import Document, TextOptions, build
 
 log = logging.getLogger("ssl_zoo.data")
@@ -69,28 +70,44 @@ def open_files(config: DataConfig, device: torch.device, options: TextOptions) -
     return build(printable(path.resolve().name), documents, config, device, options)
 
 
-def open_hub(config: DataConfig, device: torch.device, options: TextOptions) -> DataSet:
-    """Return a data set of the Hugging Face hub, its split "train", by the library datasets.
+class HubOptions(TextOptions):
+    """The options of texts of the Hugging Face hub."""
+
+    subset: str | None = Field(
+        None, description="name of a subset (configuration), such as wikitext-2-raw-v1"
+    )
+
+
+def is_of_hub(name: str) -> bool:
+    """Return whether a user's text names data of the Hugging Face hub."""
+    return name.startswith("hf:")
+
+
+def open_hub(config: DataConfig, device: torch.device, options: HubOptions) -> DataSet:
+    """Return the split "train" of a data set on the hub, or in a folder, read by the library datasets.
+
+    Copies are under ``data.root`` if given, else where the library has them.
 
     Raises:
         UserError: the library is missing, or the data cannot be had.
     """
-    if find_spec("datasets") is None:
-        raise UserError(f"data.source: {config.source} needs datasets: pip install 'ssl-zoo-text[hf]'")
-    from datasets import load_dataset  # type: ignore[import-untyped]
+    check_datasets(config.source)
+    from datasets import disable_progress_bars, load_dataset  # type: ignore[import-untyped]
 
-    name = rest_of(config)
+    disable_progress_bars()
+    root = str(user_path("data.root", config.root)) if config.root else None
     try:
-        rows = load_dataset(name, split="train")
+        rows = load_dataset(rest_of(config), options.subset, split="train", cache_dir=root)
     except Exception as error:  # it raises errors of many libraries
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"data.source: {config.source} cannot be loaded: {reason}") from error
-    feature = rows.features.get("label")
-    names = getattr(feature, "names", None)
+        text = one_line(str(error) or type(error).__name__, 300)
+        hint = "; give one by data.options.subset" if "onfig name is missing" in text else ""
+        raise UserError(f"data.source: {config.source} cannot be loaded: {text}{hint}") from error
+    names = getattr(rows.features.get("label"), "names", None)
     documents = list(_rows(rows, config.source))
-    if names:
-        documents = [d._replace(label=names[int(d.label)]) for d in documents if d.label is not None]
-    return build(config.source, documents, config, device, options)
+    if names:  # labels are numbers of classes, -1 where there is none
+        known = {str(number): str(name) for number, name in enumerate(names)}
+        documents = [d._replace(label=known.get(d.label or "")) for d in documents]
+    return build(printable(config.source), documents, config, device, options)
 
 
 def read_folder(root: Path) -> Iterator[Document]:
@@ -183,7 +200,7 @@ def _plain(text: str, name: str) -> Iterator[Document]:
         elif blank and parts:
             yield Document("\n".join(parts), f"{name}:{begin}")
             parts = []
-        elif not blank:
+        elif not blank and number <= len(lines):
             yield Document(line, f"{name}:{number}")
 
 

@@ -7,8 +7,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ssl_zoo import Notice, Task
 from ssl_zoo.evaluation import Metric, Protocol, Subject
 from ssl_zoo_text.spec import Text
+
+NONE = Notice(
+    "text-no-likelihood",
+    "Tasks that are no language models, and tokens that are not bytes, have no bits per byte.",
+    "train gpt, with data.options.tokenizer=bpe",
+)
 
 
 def measure(subject: Subject) -> Mapping[str, float]:
@@ -19,7 +26,13 @@ def measure(subject: Subject) -> Mapping[str, float]:
     """
     task, data = subject.module, subject.data
     likelihood = getattr(task, "likelihood", None)
-    if likelihood is None or data.spec.tables.num_bytes is None:  # type: ignore[attr-defined]
+    if not isinstance(task, Task):
+        return {}  # a network without a head
+    if likelihood is None:
+        NONE(f"likelihood: {task.name} gives none; train a language model, such as gpt")
+        return {}
+    if data.spec.tables.num_bytes is None:  # type: ignore[attr-defined]
+        NONE(f"likelihood: tokens of {data.name} spell no bytes; train with data.options.tokenizer=bpe")
         return {}
 
     def of_batch(batch: Text) -> Tensor:

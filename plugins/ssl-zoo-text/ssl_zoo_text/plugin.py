@@ -31,13 +31,13 @@ def ssl_zoo_register_sources() -> Mapping[str, Source]:
     """Register the bundled text, files and folders of texts, and texts of the Hugging Face hub."""
     from ssl_zoo.data import Source
     from ssl_zoo_text.corpus import TextOptions
-    from ssl_zoo_text.files import open_files, open_hub, takes
+    from ssl_zoo_text.files import HubOptions, is_of_hub, open_files, open_hub, takes
     from ssl_zoo_text.kjv import kjv
 
     return {
         "kjv": Source(kjv, "text", TextOptions),
         "texts": Source(open_files, "text", TextOptions, takes),
-        "hf-text": Source(open_hub, "text", TextOptions),
+        "hf-text": Source(open_hub, "text", HubOptions, is_of_hub),
     }
 
 

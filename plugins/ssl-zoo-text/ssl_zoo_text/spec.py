@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -123,22 +124,27 @@ class TextSpec(Spec):
         return F.normalize(counts)
 
     def show(self, x: Text) -> list[str]:
-        """Return each text, with [MASK] where a token is hidden."""
+        """Return each text as `decode` spells it."""
         return [self.decode(ids) for ids in x.ids.tolist()]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text that token ids spell; [PAD] and [CLS] are left out, [SEP] is a bar."""
-        tokenizer = parse(self.tokenizer)
-        parts: list[str] = []
-        run: list[int] = []
-        for token in [*ids, SEP]:
-            if token in (MASK, SEP):
-                parts += [tokenizer.decode(run, skip_special_tokens=False)] if run else []
-                parts += ["[MASK]" if token == MASK else "|"]
-                run = []
-            elif token not in (PAD, CLS):
-                run.append(token)
-        return " ".join(" ".join(parts).split()).strip(" |")
+        """Return the text that token ids spell, special tokens by name, and [SEP] as a bar.
+
+        What frames a text is left out: [CLS] at the beginning, padding, and one [SEP] at the end.
+        Elsewhere these show too, as a network may predict them.
+        """
+        end = len(ids)
+        while end and ids[end - 1] == PAD:
+            end -= 1
+        end -= end > 0 and ids[end - 1] == SEP
+        begin = int(end > 0 and ids[0] == CLS)
+        tokenizer, names = parse(self.tokenizer), {PAD: "[PAD]", CLS: "[CLS]", SEP: "|", MASK: "[MASK]"}
+        parts = []
+        for name, run in groupby(ids[begin:end], names.get):
+            tokens = list(run)
+            spelled = tokenizer.decode(tokens, skip_special_tokens=False)
+            parts += [spelled] if name is None else [name] * len(tokens)
+        return " ".join(" ".join(parts).split())
 
     def preprocess(self, source: str | Path) -> Text:
         """Return a string, or the content of a file given as a `Path`, as a batch of one text."""
@@ -150,6 +156,10 @@ class TextSpec(Spec):
         """Return the length and the tokenizer."""
         return {"options": {"length": self.length, "tokenizer": self.tokenizer}}
 
+    def start_settings(self, file: str) -> dict[str, Any]:
+        """Return the length, and the run or file that has the tokenizer."""
+        return {"options": {"length": self.length, "tokenizer": file}}
+
     def adopt(self, other: Spec) -> TextSpec:
         """Return this description for other texts of the same tokens.
 
@@ -158,6 +168,9 @@ class TextSpec(Spec):
         """
         if isinstance(other, TextSpec):
             if other.tokenizer != self.tokenizer:
-                raise UserError("has another tokenizer than the network was trained with")
+                raise UserError(
+                    "has another tokenizer than the network was trained with, so that its tokens would "
+                    "mean others; leave data.options.tokenizer and data.options.vocabulary out"
+                )
             other = replace(other, counts=self.counts)
         return super().adopt(other)

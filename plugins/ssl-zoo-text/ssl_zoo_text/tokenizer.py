@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 
 from ssl_zoo import UserError
+from ssl_zoo.runs.backbone import read_spec
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """The special tokens, which have the first ids."""
@@ -21,6 +22,20 @@ PAD, UNK, CLS, SEP, MASK = range(len(SPECIALS))
 
 KINDS = ("bpe", "wordpiece")
 """The kinds of tokenizers that can be trained."""
+
+_TRAINED_AT_ONCE = 10_000
+"""The maximum number of characters that the trainer is given as one text; it keeps many in memory."""
+
+
+def cut_text(text: str, limit: int) -> Iterator[str]:
+    """Yield a text in parts of at most `limit` characters, cut at white space where there is some."""
+    begin = 0
+    while len(text) - begin > limit:
+        end = max(text.rfind(space, begin + 1, begin + limit) for space in " \t\n")
+        end = begin + limit if end < 0 else end
+        yield text[begin:end]
+        begin = end + (end < begin + limit)  # without the space
+    yield text[begin:]
 
 
 def train_tokenizer(kind: str, texts: Iterable[str], vocabulary: int) -> str:
@@ -52,7 +67,7 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocabulary: int) -> str:
         trainer = trainers.WordPieceTrainer(
             vocab_size=vocabulary, special_tokens=list(SPECIALS), show_progress=False
         )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((t for x in texts for t in cut_text(x, _TRAINED_AT_ONCE)), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{SPECIALS[CLS]} $A {SPECIALS[SEP]}",
         pair=f"{SPECIALS[CLS]} $A {SPECIALS[SEP]} $B:1 {SPECIALS[SEP]}:1",
@@ -68,11 +83,19 @@ def parse(content: str) -> Tokenizer:
 
 
 def read_tokenizer(file: Path) -> str:
-    """Return the JSON of a file that `tokenizers` wrote, such as ``tokenizer.json`` of an export.
+    """Return the tokenizer of a run, of its backbone.safetensors, or of a file of tokenizers', as JSON.
 
     Raises:
         UserError: it cannot be read, or has other special tokens.
     """
+    if file.is_dir() or file.suffix == ".safetensors":
+        try:
+            content = getattr(read_spec(file), "tokenizer", "")
+        except UserError as error:
+            raise UserError(f"data.options.tokenizer: {error}") from error
+        if not content:
+            raise UserError(f"data.options.tokenizer: {file} was not trained on text")
+        return str(content)
     try:
         content = file.read_text("utf-8")
         tokenizer = parse(content)
@@ -82,7 +105,7 @@ def read_tokenizer(file: Path) -> str:
     if [tokenizer.token_to_id(token) for token in SPECIALS] != list(range(len(SPECIALS))):
         raise UserError(
             f"data.options.tokenizer: {file} must begin with the tokens {' '.join(SPECIALS)}; "
-            "train one here, or give the tokenizer.json of an export"
+            "train one here, or give a run or the tokenizer.json of an export"
         )
     return content
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from helpers import OPTIONS, small_data, small_spec
+from helpers import OPTIONS, SmallTexts, small_data, small_spec
+from ssl_zoo_text.bert import BERT
 from ssl_zoo_text.corpus import (
     Document,
     TextOptions,
@@ -18,12 +20,12 @@ from ssl_zoo_text.corpus import (
 )
 from ssl_zoo_text.kjv import PARTS, chapters
 from ssl_zoo_text.spec import Text, compact
-from ssl_zoo_text.tokenizer import CLS, PAD, SEP, SPECIALS, tables, train_tokenizer
+from ssl_zoo_text.tokenizer import CLS, MASK, PAD, SEP, SPECIALS, tables, train_tokenizer
 
-from ssl_zoo import UserError
+from ssl_zoo import Rng, UserError
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import Source
-from ssl_zoo.testing import Check, parametrize_with_source_checks
+from ssl_zoo.testing import Case, Check, parametrize_with_source_checks
 
 SMALL = Source(
     lambda config, device, options: build("small", chapters()[::40], config, device, options),
@@ -92,7 +94,9 @@ def test_tokens_of_bytes_spell_any_text_and_know_its_number_of_bytes() -> None:
 
 def test_sentences_are_joined_to_passages_and_longer_ones_cut() -> None:
     assert split_sentences('He said. "Go!" And? yes') == ["He said.", '"Go!"', "And?", "yes"]
-    assert join_sentences([[1, 2], [3], [4, 5, 6, 7, 8], [9]], 3) == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    # Sentences of 2, 1, 5, 0 and 1 tokens.
+    assert join_sentences([2, 3, 8, 8, 9], 3) == [(0, 3), (3, 6), (6, 9)]
+    assert join_sentences([2, 4], 3) == [(0, 2), (2, 4)]
     assert pack(range(10, 17), 4).ids.tolist() == [[CLS, 10, 11, 12], [CLS, 13, 14, 15]]
 
 
@@ -102,6 +106,32 @@ def test_dropped_tokens_leave_no_gap() -> None:
     y = compact(x, keep)
     assert y.ids.tolist() == [[2, 8, 3, 0], [2, 3, 0, 0]]
     assert y.lengths.tolist() == [3, 2]
+
+
+def test_special_tokens_show_in_all_places_but_around_a_text() -> None:
+    spec = small_spec()
+    word = spec.preprocess("God").ids[0]
+    (token,) = word[(word != CLS) & (word != SEP) & (word != PAD)].tolist()
+    inner = [SEP, token, MASK, MASK, CLS, token, PAD, SEP, token, SEP]
+    shown = "| God [MASK] [MASK] [CLS] God [PAD] | God"
+    assert spec.decode([CLS, *inner, PAD, PAD]) == shown
+    assert spec.decode(inner[:-1]) == shown
+    assert spec.decode([CLS, SEP, SEP]) == "|"
+    assert spec.decode([CLS]) == spec.decode([]) == ""
+
+
+def test_what_is_predicted_keeps_the_ends_of_documents() -> None:
+    case = Case.of(BERT, data=[SmallTexts()])
+    task: Any = case.build().eval()
+    blocks = small_data().train.batch(torch.arange(len(small_data().train)))
+    some = (blocks.ids[:, :-1] == SEP).any(1)
+    x = Text(blocks.ids[some], blocks.lengths[some])
+    assert len(x.ids) > 10
+    views = task.views(x, Rng(0))
+    for shown in (task.gallery(views)["masked"], task.reconstructions(views)["predicted"]):
+        assert (shown.ids[x.ids == SEP] == SEP).all()
+        for ids, line in zip(shown.ids[:, :-1], task.spec.show(shown), strict=True):
+            assert line.count("|") == (ids == SEP).sum()
 
 
 def test_raw_features_are_weighted_counts() -> None:

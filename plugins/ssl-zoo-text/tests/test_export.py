@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import SmallTexts, small_data, small_spec
+from helpers import OPTIONS, SmallTexts, small_data, small_spec
+from safetensors.torch import load_file
+from ssl_zoo_text.tokenizer import read_tokenizer
 from transformers import PreTrainedModel
 
 import ssl_zoo
 from ssl_zoo.backbones.build import create_encoder
+from ssl_zoo.config.load import load_config
 from ssl_zoo.runs.backbone import write_backbone
+from ssl_zoo.runs.build import load_data
 
 TEXTS = ["And God said, Let there be light:  and there was light.", "Jesus wept.", "a " * 99]
 
@@ -64,3 +68,33 @@ def test_a_network_begins_with_the_weights_of_another_run(tmp_path: Path) -> Non
     begun: Any = create_encoder(config, small_spec())
     for name, value in trained.state_dict().items():
         assert begun.state_dict()[name].equal(value), name
+
+
+def test_training_that_starts_from_a_run_takes_its_tokenizer(tmp_path: Path) -> None:
+    data, file = SmallTexts(), tmp_path / "backbone.safetensors"
+    write_backbone(file, data.encoder(), data.config, small_spec())
+    other = tmp_path / "other.txt"
+    other.write_text("".join(f"Line {i} of other texts, with words of its own.\n" for i in range(40)))
+    settings = {"task.name": "bert", "backbone.weights": str(file), "data.source": str(other)}
+    config = load_config(None, settings)
+    assert config.data.options == {"length": OPTIONS.length, "tokenizer": str(file)}
+    spec: Any = load_data(config.data, torch.device("cpu"), "text").spec
+    assert spec.tokenizer == small_spec().tokenizer
+    begun: Any = create_encoder(config.backbone, spec)
+    words = load_file(file)["embeddings.word_embeddings.weight"]
+    assert begun.embedding.weight.equal(words)
+
+    config = load_config(None, {**settings, "data.options": {"tokenizer": "bpe", "vocabulary": 300}})
+    another = load_data(config.data, torch.device("cpu"), "text").spec
+    with pytest.raises(
+        ssl_zoo.UserError, match=r"^backbone\.weights: .* has another tokenizer than the"
+    ):
+        create_encoder(config.backbone, another)
+
+
+def test_a_tokenizer_is_read_from_a_run_on_text_alone(tmp_path: Path) -> None:
+    data, file = SmallTexts(), tmp_path / "backbone.safetensors"
+    write_backbone(file, data.encoder(), data.config, small_spec())
+    assert read_tokenizer(tmp_path) == read_tokenizer(file) == small_spec().tokenizer
+    with pytest.raises(ssl_zoo.UserError, match=r"^data\.options\.tokenizer: .*does not exist"):
+        read_tokenizer(tmp_path / "none.safetensors")

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import SmallTexts, small_data
+from helpers import OPTIONS, SmallTexts, small_data
+from ssl_zoo_text.corpus import build
 from ssl_zoo_text.gpt import GPT
+from ssl_zoo_text.kjv import chapters
 from ssl_zoo_text.likelihood import measure
 from ssl_zoo_text.spec import Text
 from ssl_zoo_text.tokenizer import parse
 
-from ssl_zoo import Unsuitable
-from ssl_zoo.config.schema import TrainConfig
+from ssl_zoo import Rng, Unsuitable
+from ssl_zoo.backbones.build import create_encoder
+from ssl_zoo.config.schema import DataConfig, TrainConfig
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.testing import Case, Check, parametrize_with_checks
@@ -75,6 +78,23 @@ def test_bits_per_byte_of_a_unigram_model_are_those_of_counting() -> None:
         nats -= sum(float(log_p[token]) for token in spelled)
         number += len(parse(task.spec.tokenizer).decode(spelled).encode())
     assert score["bits-per-byte"] == pytest.approx(nats / math.log(2) / number, rel=1e-5)
+
+
+def test_tokens_that_do_not_spell_bytes_have_no_bits_per_byte(caplog: pytest.LogCaptureFixture) -> None:
+    # WordPiece lowers case and strips accents, so that its tokens do not give the text back.
+    options = OPTIONS.model_copy(update={"tokenizer": "wordpiece"})
+    data = build("small", chapters()[::60], DataConfig(), torch.device("cpu"), options)
+    assert data.spec.show(data.spec.preprocess("Caf\N{LATIN SMALL LETTER E WITH ACUTE}")) == ["cafe"]
+    encoder: Any = create_encoder(SmallTexts("gpt2-tiny").config, data.spec)
+    spec: Any = data.spec
+    task = GPT(encoder, GPT.Options(), spec)
+    assert task(task.views(data.train.batch(torch.arange(4)), Rng(0))).logs.keys() == {
+        "next_token_accuracy"
+    }
+    assert not measure(Subject.of_task(task, data, Device.choose(TrainConfig(device="cpu"))))
+    assert "tokens of small spell no bytes" in caplog.text
+    with pytest.raises(TypeError, match="not made of bytes"):
+        task.likelihood(data.train.batch(torch.arange(4)))
 
 
 def test_a_network_that_sees_both_sides_is_refused() -> None:

@@ -5,17 +5,29 @@ from __future__ import annotations
 import csv
 import json
 import lzma
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from ssl_zoo_text.corpus import MAX_DOCUMENT, Document, TextOptions, _cut
-from ssl_zoo_text.files import open_files, read_file, read_folder, read_text, takes
+from ssl_zoo_text.files import (
+    HubOptions,
+    open_files,
+    open_hub,
+    read_file,
+    read_folder,
+    read_text,
+    takes,
+)
+from ssl_zoo_text.plugin import ssl_zoo_register_sources
 
 from ssl_zoo import UserError
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data import DataSet
+from ssl_zoo.data import DataSet, load
 
 ROWS = [("In the beginning, was “it”.", "law"), ("Two lines\nof one text.", "poetry"), ("Third.", "law")]
 
@@ -105,3 +117,94 @@ def test_of_a_long_line_nothing_is_lost() -> None:
         assert len(documents) == -(-len(line) // MAX_DOCUMENT)
         assert all(0 < len(document) <= MAX_DOCUMENT for document in documents)
         assert (" " if " " in line else "").join(documents) == line
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_texts_of_hugging_face_s_library_have_the_names_of_their_labels(
+    labelled: bool, tmp_path: Path
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="the extra ssl-zoo-text[hf] is not installed")
+    made = tmp_path / "made"
+    made.mkdir()
+    labels = [i % 2 if labelled else i % 3 - 1 for i in range(12)]  # -1: unknown
+    rows = {"text": [f"Text number {i}. " * 9 for i in range(12)], "label": labels}
+    features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+    made_rows = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+    made_rows.to_parquet(made / "train.parquet")
+    made_rows.select(range(3)).to_parquet(made / "test.parquet")
+    sources = ssl_zoo_register_sources()
+    config = DataConfig(
+        source=f"hf:{made}", root=str(tmp_path / "cache"), options={"length": 8, "vocabulary": 300}
+    )
+    data = load(config, torch.device("cpu"), sources, "text")
+    assert data.spec.modality == "text"
+    assert data.classes == (("no", "yes") if labelled else None)
+    assert data.bank.names is not None
+    assert data.bank.names[0].startswith(f"hf:{made}:")
+    assert (tmp_path / "cache").is_dir()
+    if labelled:
+        assert data.bank.labels is not None
+        numbers = [int(name.rpartition(":")[2].partition("[")[0]) - 1 for name in data.bank.names]
+        assert data.bank.labels.tolist() == [labels[i] for i in numbers]
+
+
+def test_what_hugging_face_s_library_cannot_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="the extra ssl-zoo-text[hf] is not installed")
+    (tmp_path / "empty").mkdir()
+
+    def reason(source: str) -> str:
+        with pytest.raises(UserError) as error:
+            open_hub(DataConfig(source=source, root=str(tmp_path)), torch.device("cpu"), HubOptions())
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert reason(f"hf:{tmp_path / 'empty'}").startswith("data.source: hf:")
+
+    def with_subsets(*arguments: Any, **options: Any) -> None:
+        raise ValueError("Config name is missing.\nPlease pick one among: ['a', 'b']")
+
+    monkeypatch.setattr(datasets, "load_dataset", with_subsets)
+    assert reason("hf:x").endswith(
+        "Config name is missing. Please pick one among: ['a', 'b']; give one by data.options.subset"
+    )
+
+
+def long_line(file: Path, megabytes: int) -> None:
+    """Write a line of words, of which few are repeated, without a full stop."""
+    words = [f"w{i * 7919 % 10007}" for i in range(3000)]
+    part = " ".join(words[i * i % 2999] for i in range(150_000))
+    with file.open("w") as opened_file:
+        while opened_file.tell() < megabytes * 1e6:
+            opened_file.write(f"{opened_file.tell()} {part} ")
+
+
+def test_a_long_line_is_cut_without_a_list_of_all_its_words(tmp_path: Path) -> None:
+    long_line(tmp_path / "x.txt", 10)
+    (line,) = read_file(tmp_path / "x.txt", "x")
+    tracemalloc.start()
+    number = sum(1 for _ in _cut([line]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert number == -(-len(line.text) // MAX_DOCUMENT)
+    assert peak < 40e6, "the words of the whole line would take 100 MB"
+
+
+@pytest.mark.slow
+def test_a_line_of_100_mb_takes_some_times_its_size_of_memory(tmp_path: Path) -> None:
+    long_line(tmp_path / "x.txt", 100)
+    program = """import resource, sys, torch
+from ssl_zoo.config.schema import DataConfig
+from ssl_zoo_text.corpus import TextOptions
+from ssl_zoo_text.files import open_files
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+data = open_files(DataConfig(source="x.txt"), torch.device("cpu"), TextOptions())
+print(len(data.train) * 63, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    tokens, megabytes = map(float, done.stdout.split())
+    assert tokens > 1e7
+    assert megabytes < 1500
