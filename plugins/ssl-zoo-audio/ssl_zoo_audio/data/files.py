@@ -286,10 +286,10 @@ def _cut(
             if rest >= SHORTEST:
                 parts.append(replace(part, start=part.start + float(start), seconds=float(rest)))
     if mixed:
-        CHANNELS(f"{quantity(mixed, 'files')} have several channels, which are averaged", files=mixed)
+        CHANNELS(f"the channels of {quantity(mixed, 'files')} are averaged", files=mixed)
     if low:
         log.warning(
-            "%s have a rate below %d Hz, so that the upper part of their spectra is empty; "
+            "the rate of %s is below %d Hz, so that the upper part of their spectra is empty; "
             "--set data.options.rate=… for a lower one", quantity(low, "files"), options.rate,
         )  # fmt: skip
     return parts
