@@ -116,7 +116,6 @@ class ConvolutionalPositions(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=math.gcd(width, groups))
         nn.init.normal_(self.conv.weight, std=2 / math.sqrt(kernel * width))
-        nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Return what is added to places [B, T, d], of which those in `valid` [B, T] are real."""
@@ -202,7 +201,7 @@ class MelTransformer(MelEncoder):
 
     def feed_forwards(self) -> list[nn.Module]:
         """Return the feed-forward network of each layer."""
-        return [layer.mlp for layer in self.layers]
+        return [layer.mlp for layer in self.layers if isinstance(layer, Layer)]
 
     def parameter_layers(self) -> list[list[nn.Parameter]]:
         """Return the parameters by layer, from the input on."""
