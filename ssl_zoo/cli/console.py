@@ -237,7 +237,7 @@ def print_embedded(written: Embedded) -> None:
     """Print the number of features and samples written, and of those left out."""
     parts = ", ".join(f"{count:,} {name}" for name, count in written.samples.items())
     say(f"wrote {written.file}: {written.width} features of {parts} samples")
-    _say_left_out(written.skipped)
+    _say_left_out(written.skipped.unreadable, written.skipped.excluded)
 
 
 def print_kept(run: str, file: Path) -> None:
@@ -256,13 +256,15 @@ def print_predicted(predicted: Predicted) -> None:
         labelled = quantity(predicted.judged + sum(predicted.unlearnt.values()), "labelled samples")
         judged = f"{predicted.judged:,} of {labelled}" if predicted.unlearnt else labelled
         say(f"accuracy on {judged}: {predicted.accuracy:.1f} %")
-    _say_left_out(predicted.skipped)
+    _say_left_out(predicted.skipped.unreadable, predicted.skipped.excluded)
 
 
-def _say_left_out(skipped: Mapping[str, str]) -> None:
-    if skipped:
-        name, reason = next(iter(skipped.items()))
-        say(f"left out {len(skipped)} that cannot be read, such as {name}: {reason}")
+def _say_left_out(unreadable: Mapping[str, str], excluded: Mapping[str, str]) -> None:
+    """Say how many samples are missing from a result, with the first of each kind."""
+    for skipped, kind in ((unreadable, "that cannot be read"), (excluded, "as a setting says")):
+        if skipped:
+            name, reason = next(iter(skipped.items()))
+            say(f"left out {len(skipped):,} {kind}, such as {name}: {reason}")
 
 
 def print_run(run: Run) -> None:
@@ -274,9 +276,7 @@ def print_run(run: Run) -> None:
     print_scores(results["scores"], f"evaluated on the {split} split of {source}")
     if problem:
         say(f"{source} {problem}: there is no accuracy to show")
-    if skipped := results["skipped"]:
-        name, reason = next(iter(skipped.items()))
-        say(f"skipped {len(skipped)} of its files that cannot be read, such as {name}: {reason}")
+    _say_left_out(results["skipped"], results.get("excluded", {}))
     say(f"run: {run.path}")
     if labelled:
         say(f"  ssl-zoo eval {quote(str(run.path))}")

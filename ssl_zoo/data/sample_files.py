@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +28,50 @@ MIN_UNREADABLE_LIMIT = 10
 """The number of unreadable samples that is always allowed, whatever their share, if any can be read."""
 
 
+class Excluded(Exception):  # noqa: N818: it is no error
+    """A sample that can be read, but that a setting excludes, such as a silent clip."""
+
+
+class SkippedSamples(dict[str, str]):
+    """The reason why a sample has no row, by its name.
+
+    Args:
+        reasons: the reasons.
+        excluded: the names of those that can be read, but that a setting excludes; the others are
+            unreadable.
+    """
+
+    def __init__(self, reasons: Mapping[str, str] | None = None, excluded: Iterable[str] = ()) -> None:
+        super().__init__({} if reasons is None else reasons)
+        self._excluded = set(excluded)
+
+    @classmethod
+    def join(cls, *parts: Mapping[str, str]) -> SkippedSamples:
+        """Return the samples of several mappings; those of a plain one are unreadable."""
+        joint = cls()
+        for part in parts:
+            joint.update(part)
+            joint._excluded |= part._excluded if isinstance(part, cls) else set()
+        return joint
+
+    def exclude(self, name: str, reason: str) -> None:
+        """Add a sample that a setting excludes."""
+        self[name] = reason
+        self._excluded.add(name)
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """The samples that cannot be read."""
+        return {name: reason for name, reason in self.items() if name not in self._excluded}
+
+    @property
+    def excluded(self) -> dict[str, str]:
+        """The samples that a setting excludes."""
+        return {name: reason for name, reason in self.items() if name in self._excluded}
+
+
 class UnreadableFiles:
-    """The samples of a data set, over all its splits, that could not be read.
+    """The samples of a data set, over all its splits, that could not be read or are excluded.
 
     Args:
         noun: the plural noun for them in messages.
@@ -41,9 +83,24 @@ class UnreadableFiles:
 
     def __init__(self, noun: str = "samples") -> None:
         self.noun = noun
-        self.reasons: dict[str, str] = {}
+        self.reasons = SkippedSamples()
         self.total = 0
         self._lock = threading.Lock()
+
+    def exclude(self, name: str, reason: str) -> None:
+        """Record a sample that can be read, but that a setting excludes; there may be any number.
+
+        Raises:
+            UserError: no sample is left.
+        """
+        with self._lock:
+            self.reasons.exclude(name, reason)
+            count = len(self.reasons)
+        if count == self.total:
+            raise UserError(
+                f"data.source: none of the {self.total} {self.noun} is left, the last being {name}: "
+                f"{reason}; change the setting, or add others"
+            )
 
     def record(self, name: str, reason: str) -> None:
         """Record a sample, with a warning for the first one.
@@ -52,12 +109,13 @@ class UnreadableFiles:
             UserError: too many samples cannot be read.
         """
         with self._lock:
-            if not self.reasons:
+            unreadable = self.reasons.unreadable
+            if not unreadable:
                 log.warning("cannot read %s: %s; unreadable files are skipped", name, reason)
             self.reasons[name] = reason
-            count = len(self.reasons)
+            count = len(unreadable.keys() | {name})
         limit = max(MIN_UNREADABLE_LIMIT, MAX_UNREADABLE_SHARE * self.total)
-        if count == self.total or count > limit:
+        if len(self.reasons) == self.total or count > limit:
             raise UserError(
                 f"data.source: {count} of {self.total} {self.noun} cannot be read, the last being "
                 f"{name}: {reason}; fix or remove them"
@@ -127,7 +185,8 @@ class SampleFiles(ABC):
         """Decode the sample with a given number, without a leading axis; called from several threads.
 
         Raises:
-            Exception: of any kind, where it cannot be read; it is skipped then.
+            Excluded: a setting excludes it; it is skipped then, and listed apart.
+            Exception: of any other kind, where it cannot be read; it is skipped then.
         """
 
     @abstractmethod
@@ -148,7 +207,7 @@ class SampleFiles(ABC):
         return tree.nbytes(self.empty(1))
 
     def decode(self, number: int) -> Tree | None:
-        """Return a decoded sample; record it and return None if it is unreadable.
+        """Return a decoded sample; record it and return None if it is unreadable or excluded.
 
         Raises:
             UserError: too many samples cannot be read.
@@ -156,6 +215,9 @@ class SampleFiles(ABC):
         """
         try:
             return self.read(number)
+        except Excluded as excluded:
+            self.unreadable.exclude(printable(self.name(number)), str(excluded))
+            return None
         except Exception as error:  # decoders raise errors of every kind for broken files
             if self.origin is not None:
                 self.origin.check()

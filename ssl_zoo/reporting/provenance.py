@@ -1,4 +1,4 @@
-"""The versions and settings of the runs, and the files that could not be read."""
+"""The versions and settings of the runs, and the samples that were skipped."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.config.settings import result_affecting_settings
+from ssl_zoo.data.sample_files import SkippedSamples
 from ssl_zoo.reporting.inputs import FeatureExtractor, Member, Missing, ReportInputs, attempt
 from ssl_zoo.text import printable
 
 MAX_SKIPPED = 30
-"""The maximum number of unreadable files to list."""
+"""The maximum number of skipped samples of a kind to list."""
 
 Facts = dict[str, list[str]]
 """The facts about how a run was made: lines of text by name."""
@@ -82,13 +83,24 @@ def _changed_settings(config: RunConfig) -> list[str]:
     ]
 
 
-def skipped(inputs: ReportInputs, extractor: FeatureExtractor | Missing) -> dict[str, Any]:
-    """Return the files that could not be read, with the reasons, and their number."""
-    files: dict[str, Any] = {}
-    for member in inputs.members:
-        in_run = _results(member).get("skipped")
-        files |= in_run if isinstance(in_run, dict) else {}
+def skipped(inputs: ReportInputs, extractor: FeatureExtractor | Missing) -> list[dict[str, Any]]:
+    """Return the samples that could not be read, then those that a setting excludes, if any.
+
+    Each group has its name, its number of samples, and the first of them with the reasons.
+    """
+    met = SkippedSamples()
     if isinstance(extractor, FeatureExtractor):
-        files |= extractor.data.train.skipped
-    listed = [(printable(name), files[name]) for name in sorted(files)[:MAX_SKIPPED]]
-    return {"files": listed, "count": len(files)}
+        met = SkippedSamples.join(extractor.data.train.skipped)
+    groups = []
+    for key, name, now in (
+        ("skipped", "could not be read", met.unreadable),
+        ("excluded", "are excluded by a setting", met.excluded),
+    ):
+        samples: dict[str, Any] = dict(now)
+        for member in inputs.members:
+            in_run = _results(member).get(key)
+            samples |= in_run if isinstance(in_run, dict) else {}
+        if samples:
+            listed = [(printable(sample), samples[sample]) for sample in sorted(samples)[:MAX_SKIPPED]]
+            groups.append({"name": name, "samples": listed, "count": len(samples)})
+    return groups

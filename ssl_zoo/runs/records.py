@@ -62,6 +62,7 @@ class ResultsRecord(RunFacts):
     """The fields of `results.json` that are read; other fields are kept unchanged."""
 
     skipped: dict[str, str] = {}
+    excluded: dict[str, str] = {}
     scores: dict[str, Scores] = {}
     transfer: dict[str, dict[str, Scores]] = {}
     config: dict[str, Any] = {}

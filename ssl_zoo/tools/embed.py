@@ -15,6 +15,7 @@ import numpy as np
 from ssl_zoo.config.load import SettingsSource, load_encoder_config
 from ssl_zoo.config.schema import DataConfig, TrainConfig
 from ssl_zoo.data import DataSet
+from ssl_zoo.data.sample_files import SkippedSamples
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.api import load_adopted
@@ -47,13 +48,13 @@ class Embedded:
         file: the file that was written.
         samples: the number of rows of each split.
         width: D, the number of features of a sample.
-        skipped: the files that could not be read and have no row, with the reason.
+        skipped: the samples without a row, which cannot be read or are excluded, with the reason.
     """
 
     file: str
     samples: dict[str, int]
     width: int
-    skipped: dict[str, str]
+    skipped: SkippedSamples
 
 
 @torch_defaults()

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ssl_zoo.data import Split
+from ssl_zoo.data.sample_files import SkippedSamples
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject
 from ssl_zoo.evaluation.api import open_for_evaluation
@@ -45,7 +46,7 @@ class Predicted:
         judged: the number of samples that the accuracy is of.
         unlearnt: the number of labelled samples that do not count in it, as the classifier has not
             learnt their class, by class.
-        skipped: the files that could not be read and have no row, with the reason.
+        skipped: the samples without a row, which cannot be read or are excluded, with the reason.
     """
 
     file: str
@@ -54,7 +55,7 @@ class Predicted:
     accuracy: float | None
     judged: int
     unlearnt: dict[str, int]
-    skipped: dict[str, str]
+    skipped: SkippedSamples
 
 
 def predict(

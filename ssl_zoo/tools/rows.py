@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_zoo.data import DataSet, Split
+from ssl_zoo.data.sample_files import SkippedSamples
 from ssl_zoo.text import printable
 
 UNKNOWN = -1
@@ -42,7 +43,7 @@ class Rows:
 
 def compute_rows(
     data: DataSet, source: str, compute: Callable[[Split], Tensor]
-) -> tuple[Rows, dict[str, str]]:
+) -> tuple[Rows, SkippedSamples]:
     """Compute values for the samples of all splits.
 
     Args:
@@ -52,7 +53,7 @@ def compute_rows(
 
     Returns:
         The rows of the train split, the test split, and the bank where it differs from the train split,
-        without samples that cannot be read; and the reason for each of these, by name.
+        without samples that are skipped; and the reason for each of these, by name.
     """
     splits = {"train": data.train}
     if data.test is not None:
@@ -61,7 +62,7 @@ def compute_rows(
         splits["bank"] = data.bank
     root = Path(source).expanduser()
     parts = [vars(_rows(name, split, root, compute(split))) for name, split in splits.items()]
-    skipped = {file: reason for split in splits.values() for file, reason in split.skipped.items()}
+    skipped = SkippedSamples.join(*(split.skipped for split in splits.values()))
     return Rows(**{key: np.concatenate([part[key] for part in parts]) for key in parts[0]}), skipped
 
 

@@ -200,7 +200,7 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
             "precision": device.precision,
             "device": str(device.device),
             "machine": describe_machine(device),
-            "skipped": trainer.skipped,
+            **_skipped(trainer),
         }
     )
     try:
@@ -217,8 +217,13 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
         weights = f"training is done and its weights are good: {run.backbone_file}"
         add_note(error, f"{weights}; evaluate them with: {command}")
         raise
-    run.write_results({"skipped": trainer.skipped})  # with files that only evaluation reads
+    run.write_results(_skipped(trainer))  # with files that only evaluation reads
     return run.results()
+
+
+def _skipped(trainer: Trainer) -> dict[str, Any]:
+    """Return the samples that cannot be read, and those that a setting excludes, with the reasons."""
+    return {"skipped": trainer.skipped.unreadable, "excluded": trainer.skipped.excluded}
 
 
 def _evaluate(run: Run, subject: Subject, names: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from torch.profiler import record_function
 from ssl_zoo import distributed
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
+from ssl_zoo.data.sample_files import SkippedSamples
 from ssl_zoo.data.splits import Pass
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.agreement import describe_origin
@@ -90,7 +91,7 @@ class Trainer:
         self.grad_norm = torch.zeros(())
         self.phase: Callable[[str], AbstractContextManager[object]] = record_function
         self._peak_before = 0
-        self._skipped_before: dict[str, str] = {}
+        self._skipped_before = SkippedSamples()
 
     def _find_unused(self) -> bool:
         """Return whether to search each step for parameters without a gradient."""
@@ -134,9 +135,9 @@ class Trainer:
         return None if now is None else max(now, self._peak_before)
 
     @property
-    def skipped(self) -> dict[str, str]:
-        """The reason for each file that could not be read, in this process or before resuming."""
-        return {**self._skipped_before, **self.data.train.skipped}
+    def skipped(self) -> SkippedSamples:
+        """The reason for each sample that was skipped, in this process or before resuming."""
+        return SkippedSamples.join(self._skipped_before, self.data.train.skipped)
 
     @property
     def samples(self) -> int:
@@ -338,7 +339,8 @@ class Trainer:
             "seconds": self.seconds,
             "passes": self.passes,
             "peak_memory": self.peak_memory,
-            "skipped": self.skipped,
+            "skipped": dict(self.skipped),
+            "excluded": list(self.skipped.excluded),
             "budget": asdict(self.budget),
             **self._origin,
         }
@@ -357,7 +359,7 @@ class Trainer:
             self.ema.module.load_state_dict(state["ema"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.passes, self._peak_before = state["passes"], state["peak_memory"] or 0
-        self._skipped_before = dict(state["skipped"])
+        self._skipped_before = SkippedSamples(state["skipped"], state.get("excluded", ()))
         if "budget" in state:  # not in checkpoints of older versions
             self.follow(Budget.from_state(state["budget"]))
 

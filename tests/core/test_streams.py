@@ -14,9 +14,20 @@ from torch import Tensor
 
 from ssl_zoo import UserError, tree
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data import ArraySplit, DataSet, SampleFiles, Source, SourceOptions, Stream, load, rest_of
+from ssl_zoo.data import (
+    ArraySplit,
+    DataSet,
+    Excluded,
+    SampleFiles,
+    Source,
+    SourceOptions,
+    Stream,
+    load,
+    rest_of,
+)  # fmt: skip
 from ssl_zoo.data.lazy import LazySplit
 from ssl_zoo.data.mapped import ArrayFile, MappedSplit
+from ssl_zoo.data.sample_files import SkippedSamples
 from ssl_zoo.data.splits import Pass, Split
 from ssl_zoo.spec import Spec
 
@@ -140,6 +151,37 @@ def test_samples_of_any_modality_are_decoded_in_threads_and_unreadable_ones_repl
     loaded = split.to(CPU)
     assert isinstance(loaded.batch(torch.arange(2)), Sound)
     assert len(loaded) == 39
+
+
+class SomeSilent(Recordings):
+    """Recordings of which those from the 20th on are silent."""
+
+    limit = 20
+
+    def read(self, number: int) -> Sound:
+        if number >= self.limit:
+            raise Excluded("it is silent")
+        return super().read(number)
+
+
+def test_samples_that_a_setting_excludes_are_listed_apart_and_may_be_many() -> None:
+    files = SomeSilent(name="{}.wav".format, count=40)
+    split = LazySplit(files, torch.arange(40) % 2)
+    loaded = split.to(CPU)
+    assert len(loaded) == 19
+    assert isinstance(loaded.skipped, SkippedSamples)
+    assert loaded.skipped.unreadable == {"3.wav": "no sound in it"}
+    assert loaded.skipped.excluded == {f"{i}.wav": "it is silent" for i in range(20, 40)}
+    assert split.batch(torch.tensor([20])).length < 20  # another one takes its place
+    joint = SkippedSamples.join({"a": "gone"}, split.skipped)
+    assert joint.unreadable == {"a": "gone", "3.wav": "no sound in it"}
+
+
+def test_a_data_set_of_which_everything_is_excluded_is_refused_in_a_line() -> None:
+    files = SomeSilent(name="{}.wav".format, count=40)
+    files.limit = 0
+    with pytest.raises(UserError, match=r"none of the 40 samples is left, .*: it is silent; change"):
+        LazySplit(files, None).to(CPU)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.uint16])

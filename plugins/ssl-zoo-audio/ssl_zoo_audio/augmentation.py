@@ -34,7 +34,9 @@ def log_mixup(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
     return torch.logaddexp(a + torch.log1p(-share), b + share.log())
 
 
-def resized_crop(x: Tensor, rng: Rng, scale: tuple[float, float], virtual: float) -> Tensor:
+def resized_crop(
+    x: Tensor, rng: Rng, bands: tuple[float, float], scale: tuple[float, float], virtual: float
+) -> Tensor:
     """Crop a part of spectra, at random in time and frequency, and resize it (section III-B.2).
 
     The spectrum lies in the middle of a canvas longer by `virtual`, which is 0 elsewhere, so that a
@@ -43,7 +45,8 @@ def resized_crop(x: Tensor, rng: Rng, scale: tuple[float, float], virtual: float
     Args:
         x: spectra [B, F, mels], with mean 0.
         rng: the source of random numbers.
-        scale: the range of the crop's size in each direction, as a share of the spectrum's.
+        bands: the range of the crop's size in frequency, as a share of the spectrum's; at most 1.
+        scale: the range of its size in time, likewise; at most `virtual`.
         virtual: the length of the canvas, as a multiple of the spectrum's.
 
     Returns:
@@ -51,7 +54,8 @@ def resized_crop(x: Tensor, rng: Rng, scale: tuple[float, float], virtual: float
     """
     n = len(x)
     canvas = x.new_tensor([1.0, virtual])  # frequency, time
-    size = torch.minimum(rng.uniform(n, 2, low=scale[0], high=scale[1]), canvas)
+    low, high = x.new_tensor([bands, scale]).T
+    size = torch.minimum(rng.uniform(n, 2) * (high - low) + low, canvas)
     centre = rng.uniform(n, 2, low=-1, high=1) * (canvas - size)  # the spectrum is from -1 to 1
     theta = torch.cat([torch.diag_embed(size), centre[..., None]], 2)  # [B, 2, 3]
     grid = F.affine_grid(theta, [n, 1, *x.shape[1:]], align_corners=False)

@@ -29,7 +29,7 @@ class BYOLA(Task):
     encoder: MelEncoder
     prerequisites = "a network on log-mel spectra"
     passes = 4
-    recipe = recipe("mel-cnn", {"width": 256, "channels": 32}, epochs=25)
+    recipe = recipe("mel-cnn", {"width": 256, "channels": 32}, epochs=25, lr=3e-4)
 
     class Options(TaskOptions):
         """BYOL-A's options."""
@@ -37,9 +37,10 @@ class BYOLA(Task):
         frames: int = Field(96, ge=8, description="frames of 10 ms that a clip is cut to")
         mixup: float = Field(0.4, ge=0, lt=1, description="the greatest share of a past clip in a view")
         bank: int = Field(512, ge=1, description="past clips to mix with; the paper has 2048")
-        scale: tuple[float, float] = Field(
-            (0.6, 1.5), description="range of a crop's size, as a share of the spectrum's"
+        bands: tuple[float, float] = Field(
+            (0.9, 1.0), description="range of a crop's size in frequency; the paper has 0.6 to 1.5"
         )
+        scale: tuple[float, float] = Field((0.6, 1.5), description="range of a crop's size in time")
         virtual: float = Field(1.5, ge=1, description="length that crops are cut from, as a multiple")
         momentum: float = Field(0.99, ge=0, le=1, description="momentum of the target")
         hidden: int = Field(1024, ge=1, description="hidden width of the projector and the predictor")
@@ -69,7 +70,7 @@ class BYOLA(Task):
         past = self.bank.features[(rng.uniform(len(x)) * filled).long()].view_as(x)
         share = rng.uniform(len(x), 1, 1, high=self.options.mixup) * (filled > 0)
         mixed = log_mixup(LOG_DEVIATION * x, LOG_DEVIATION * past, share) / LOG_DEVIATION
-        return resized_crop(mixed, rng, self.options.scale, self.options.virtual)
+        return resized_crop(mixed, rng, self.options.bands, self.options.scale, self.options.virtual)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the loss of each view's prediction and the other's target projection, in [0, 8]."""

@@ -37,7 +37,7 @@ class Data2VecAudio(Task):
     modality = "audio"
     encoder: SoundEncoder
     passes = 2
-    recipe = recipe("mel-mini", {"layer": 3}, epochs=25)
+    recipe = recipe("mel-mini", {"positions": "convolution"}, epochs=25)
 
     class Options(MaskedOptions):
         """data2vec's options."""
@@ -62,9 +62,13 @@ class Data2VecAudio(Task):
 
     @torch.no_grad()
     def targets(self, local: Local) -> Tensor:
-        """Return the mean of the teacher's last layers, each normalised over time, [B, T, d]."""
+        """Return the mean of what the teacher's last layers add, each normalised over time, [B, T, d].
+
+        As in the authors' code it is the output of the feed-forward network, before it is added: the sum
+        has the positions and the input in it, which are easily predicted.
+        """
         teacher: Any = self.teacher[0]
-        layers = teacher.context(Local(*(part.detach() for part in local)))
+        layers = teacher.branches(Local(*(part.detach() for part in local)))
         chosen = [instance_norm(full_precision(x), local.valid) for x in layers[-self.options.layers :]]
         return torch.stack(chosen).mean(0)
 

@@ -55,21 +55,23 @@ def contrastive_scores(c: Tensor, q: Tensor, codes: Tensor, others: Tensor) -> T
     return torch.cat([cosine.diagonal(dim1=1, dim2=2)[..., None], negative], 2)
 
 
-def future_scores(prediction: Tensor, z: Tensor, others: Tensor, step: int) -> Tensor:
-    """Return the scores of z[t + step], then of K others, given c[t], [B, T - step, 1 + K].
+def future_scores(prediction: Tensor, z: Tensor, negatives: Tensor, itself: Tensor, step: int) -> Tensor:
+    """Return the scores of z[t + step], then of K negatives, given c[t], [B, T - step, 1 + K].
 
     They are products divided by √D, which W_k could make up for.
 
     Args:
         prediction: W_k c, [B, T, D].
         z: local features [B, T, D].
-        others: others of the clip to tell each place from, int64 [B, T, K].
+        negatives: local features to tell each place from [K, D], the same for all places.
+        itself: whether a negative is the place itself, bool [B, T, K]; its score is -∞.
         step: k, at least 1 and below T.
     """
     with torch.autocast(z.device.type, enabled=False):
-        scores = prediction[:, :-step] @ z.mT / z.shape[2] ** 0.5  # [B, T - k, T]
-    positive = scores.diagonal(step, 1, 2)[..., None]
-    return torch.cat([positive, scores.gather(2, others[:, step:])], 2)
+        prediction = prediction[:, :-step] / z.shape[2] ** 0.5
+        positive = (prediction * z[:, step:]).sum(2, keepdim=True)
+        negative = (prediction @ negatives.mT).masked_fill(itself[:, step:], -torch.inf)
+    return torch.cat([positive, negative], 2)
 
 
 def first_wins(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from ssl_zoo import UserError
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet
+from ssl_zoo.data.sample_files import SkippedSamples
 from ssl_zoo.runs.build import load_data
 from ssl_zoo.training import train
+
+CPU = torch.device("cpu")
 
 
 def tone(seconds: float, rate: int, frequency: float = 440.0) -> Any:
@@ -41,12 +45,22 @@ def names(data: DataSet) -> list[str]:
     return sorted([*(data.train.names or ()), *((data.test.names if data.test else None) or ())])
 
 
-@pytest.mark.parametrize(
-    ("suffix", "rate"), [("wav", 44100), ("flac", 8000), ("ogg", 22050), ("mp3", 48000), ("opus", 48000)]
-)
-def test_formats_and_rates_give_the_same_sound(tmp_path: Path, suffix: str, rate: int) -> None:
+RATES = {
+    "wav": (44100, 96000), "flac": (8000, 192000), "ogg": (8000, 22050, 48000),
+    "mp3": (8000, 22050, 48000), "opus": (8000, 16000, 48000),
+}  # fmt: skip
+CHANNELS = {"wav": 8, "flac": 8, "ogg": 8, "opus": 4, "mp3": 2}
+"""Channels of each format; of six or more of Opus one is for low frequencies alone."""
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["mono", "several channels"])
+@pytest.mark.parametrize(("suffix", "rate"), [(name, rate) for name in RATES for rate in RATES[name]])
+def test_formats_rates_and_channels_give_the_same_sound(
+    tmp_path: Path, suffix: str, rate: int, several: bool
+) -> None:
     options = {"format": "OGG", "subtype": "OPUS"} if suffix == "opus" else {}
-    file = write(tmp_path / f"a.{suffix}", tone(0.5, rate), rate, **options)
+    wave = np.stack([tone(0.5, rate)] * (CHANNELS[suffix] if several else 1), 1)
+    file = write(tmp_path / f"a.{suffix}", wave, rate, **options)
     clip = read_clip(file, 16000)
     assert abs(len(clip) - 8000) < 1000  # mp3 pads
     spectrum = clip[1000:5000].mul(torch.hann_window(4000)).view(1, -1).numpy()
@@ -125,14 +139,33 @@ def test_files_that_cannot_be_read_are_listed_with_the_reason(tmp_path: Path) ->
     for split in (data.train, data.test):
         assert split is not None
         split.batch(torch.arange(len(split)))
-    reasons = {name: reason for name, reason in data.train.skipped.items() if name != "cut.flac"}
-    assert reasons.keys() == {"empty.wav", "silent.wav", "nan.wav", "short.wav", "film.wav"}
+    skipped = data.train.skipped
+    assert isinstance(skipped, SkippedSamples)
+    assert skipped.excluded == {"silent.wav": "it is silent (data.options.silence)"}
+    reasons = skipped.unreadable
+    assert reasons.keys() == {"empty.wav", "nan.wav", "short.wav", "film.wav", "cut.flac"}
     assert reasons["empty.wav"] == "it has no samples"
     assert "not finite" in reasons["nan.wav"]
-    assert "silent" in reasons["silent.wav"]
-    assert "cut.flac" in data.train.skipped
     assert all("\n" not in reason for reason in reasons.values())
     assert "eight.wav" in names(data)
+
+
+def test_any_number_of_clips_may_be_silent(tmp_path: Path) -> None:
+    for i in range(40):
+        loud = i % 4 == 0
+        write(tmp_path / f"{i:02}.wav", (0.5 if loud else 5e-4) * tone(0.2, 16000, 300 + i) / 0.5)
+
+    def decoded(**settings: Any) -> tuple[int, Mapping[str, str]]:
+        data = opened(tmp_path, **settings)
+        assert data.test is not None
+        return sum(len(split.to(CPU)) for split in (data.train, data.test)), data.train.skipped
+
+    number, skipped = decoded()
+    assert isinstance(skipped, SkippedSamples)
+    assert (number, len(skipped.excluded), len(skipped.unreadable)) == (10, 30, 0)
+    assert decoded(silence=-80) == (40, {})
+    with pytest.raises(UserError, match=r"none of the 40 clips is left, the last being .*it is silent"):
+        decoded(silence=0)
 
 
 def test_training_goes_on_without_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -143,9 +176,10 @@ def test_training_goes_on_without_files_that_cannot_be_read(tmp_path: Path) -> N
         "task.layer": 1, "train.device": "cpu",
     }  # fmt: skip
     run = train(load_config(None, settings), out=tmp_path / "run")
-    skipped = run.results()["skipped"]
-    assert skipped["empty.wav"] == "it has no samples"
-    assert "nan.wav" in skipped
+    results = run.results()
+    assert results["skipped"]["empty.wav"] == "it has no samples"
+    assert "nan.wav" in results["skipped"]
+    assert results["excluded"].keys() == {"silent.wav"}
 
 
 @pytest.mark.parametrize(

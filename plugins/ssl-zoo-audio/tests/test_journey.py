@@ -1,4 +1,4 @@
-"""The journey: train, resume, evaluate, embed, export, show; in two processes, and without ssl-zoo."""
+"""What is made of a run: scores, the loaded backbone and the exported folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import torch
 from ssl_zoo_audio.data.files import read_clip
 
 import ssl_zoo
-from ssl_zoo.cli.app import main
 from ssl_zoo.config.load import load_config
 from ssl_zoo.runs.backbone import load_encoder
 from ssl_zoo.tools.export import export
@@ -92,42 +91,6 @@ def test_a_network_of_ours_has_no_folder(tmp_path: Path) -> None:
     train(load_config(None, settings), out=tmp_path / "run", protocol=[])
     with pytest.raises(ssl_zoo.UserError, match=r"must end in \.safetensors or \.onnx"):
         export(tmp_path / "run", tmp_path / "model")
-
-
-@pytest.mark.slow
-def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
-    settings = {**HUBERT, "backbone.name": "mel-mini", "backbone.options": TINY, **SETTINGS}
-    settings |= {"train.epochs": 0.4, "train.checkpoint_seconds": 0}
-    whole = train(load_config(None, settings), out=tmp_path / "whole", protocol=[])
-    stopped = tmp_path / "stopped"
-    code = (
-        "import os, sys; from ssl_zoo import hookimpl\n"
-        "@hookimpl\ndef ssl_zoo_step_logged(step, metrics):\n    step == 12 and os._exit(9)\n"
-    )
-    (tmp_path / "stop.py").write_text(code)
-    arguments = [part for k, v in settings.items() for part in ("--set", f"{k}={json.dumps(v)}")]
-    zoo = [sys.executable, "-m", "ssl_zoo"]
-    stop = [*zoo, "--plugin", str(tmp_path / "stop.py"), "train", *arguments, "--out", str(stopped)]
-    stop += ["--set", "train.log_every=1"]
-    assert subprocess.run(stop, capture_output=True, check=False).returncode == 9
-    subprocess.run([*zoo, "train", "--resume", str(stopped)], check=True, capture_output=True)
-    names = ("whole", "stopped")
-    states = [load_encoder(tmp_path / name)[0].state_dict() for name in names]
-    assert whole is not None
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
-
-def test_views_and_embeddings(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture, rows = tmp_path / "views.png", tmp_path / "e.npz"
-    views = ["views", "--run", str(run), "-o", str(picture), "--rows", "2"]
-    for arguments in (views, ["embed", str(run), "-o", str(rows)]):
-        monkeypatch.setattr(sys, "argv", ["ssl-zoo", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert not end.value.code
-    assert picture.stat().st_size > 1000
-    with np.load(rows) as arrays:
-        assert arrays["features"].shape == (1147, 16)
 
 
 def test_listing_tasks_imports_no_torch() -> None:

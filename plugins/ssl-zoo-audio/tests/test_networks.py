@@ -125,6 +125,27 @@ def test_outputs_are_those_of_transformers(name: str, stable: bool) -> None:
 
 
 @torch.no_grad()
+def test_padding_changes_the_features_of_data2vec_in_transformers_and_not_here() -> None:
+    encoder, x = build("data2vec-mini"), sounds(8000, 5000)
+    alone = Sound(x.wave[1:, :5000], x.length[1:])
+    number = int(encoder.places(torch.tensor(5000)))
+    ours, theirs = (
+        [network(clips)[-1, :number] for clips in (x, alone)]
+        for network in (
+            lambda clips: encoder.context(encoder.local(clips))[-1],
+            lambda clips: (
+                encoder.exported_network(
+                    clips.wave, attention_mask=clips.valid().long()
+                ).last_hidden_state
+            ),
+        )
+    )
+    assert torch.allclose(*ours, atol=1e-5)
+    assert torch.allclose(ours[1], theirs[1], atol=1e-5)
+    assert (theirs[0] - theirs[1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
 def test_the_pooled_layer_is_the_one_that_is_chosen() -> None:
     x = sounds(8000, 5000)
     encoder = build("mel-mini", layer=1, deviation=True)
@@ -139,6 +160,7 @@ def test_the_pooled_layer_is_the_one_that_is_chosen() -> None:
     ("name", "options", "message"),
     [
         ("mel-mini", {"layer": 3}, r"backbone\.options\.layer: there are 2 layers"),
+        ("mel-mini", {"positions": "convolution", "causal": True}, "a convolution sees later places"),
         ("mel-mini", {"wdith": 3}, r"backbone\.options\.wdith.*width"),
         ("hubert-mini", {"config": {"feat_extract_norm": "group"}}, "depend on padding"),
     ],

@@ -55,7 +55,7 @@ def test_data2vec_conforms(check: Check) -> None:
     check()
 
 
-@parametrize_with_checks(CPCAudio, options={"negatives": 8}, backbone=CAUSAL)
+@parametrize_with_checks(CPCAudio, options={"negatives": 2}, backbone=CAUSAL)
 def test_cpc_conforms(check: Check) -> None:
     check()
 
@@ -300,7 +300,7 @@ def test_the_quantiser_sees_what_is_hidden_and_the_network_does_not() -> None:
 def test_targets_are_the_mean_of_normalised_layers_of_the_whole_clip() -> None:
     task, (x, hidden) = built(Data2VecAudio, MEL, layers=2)
     local = task.encoder.local(x)
-    targets, layers = task.targets(local), task.teacher[0].context(local)
+    targets, layers = task.targets(local), task.teacher[0].branches(local)
     for b in range(2):
         n = int(local.valid[b].sum())
         rows = [layer[b, :n] for layer in layers]
@@ -313,26 +313,61 @@ def test_targets_are_the_mean_of_normalised_layers_of_the_whole_clip() -> None:
     assert not instance_norm(layers[0], local.valid)[~local.valid].any()
 
 
+@pytest.mark.parametrize("backbone", [MEL, {**WAVE, "options": {**WAVE["options"], "layers": 2}}])
+def test_branches_are_what_feed_forward_networks_add(backbone: Any) -> None:
+    task, (x, *_) = built(Wav2Vec2, backbone, **SMALL_WAV2VEC2)
+    encoder = task.encoder.eval()
+    with torch.no_grad():
+        local = encoder.local(x)
+        layers, branches = encoder.context(local), encoder.branches(local)
+        assert len(branches) == len(layers) == 2
+        for parameter in encoder.feed_forwards()[0].parameters():
+            parameter.zero_()
+        before = encoder.context(local)[0]
+    added = (layers[0] - before)[local.valid]
+    assert torch.allclose(branches[0][local.valid], added, atol=1e-5)
+    assert added.abs().max() > 1e-3
+    causal = built(CPCAudio, CAUSAL, negatives=2)[0].encoder
+    assert all(map(torch.equal, causal.branches(causal.local(x)), causal.context(causal.local(x))))
+
+
+def test_convolutional_positions_see_no_padding_and_no_number() -> None:
+    options = {**MEL["options"], "positions": "convolution"}
+    task, (x, *_) = built(Data2VecAudio, {**MEL, "options": options})
+    with torch.no_grad():
+        local = task.encoder.local(x)
+        still = local._replace(normed=torch.ones_like(local.normed))
+        out = task.encoder.context(still)[0][x.length.argmax()]
+    inner = out[16 : int(local.valid.sum(1).max()) - 16]  # whose kernel reaches no end
+    assert torch.allclose(inner, inner[:1].expand_as(inner), atol=1e-5)
+
+
 # --- CPC ---
 
 
 def test_future_scores_are_products_with_later_places() -> None:
-    prediction, z = noise(2, 6, 4), noise(2, 6, 4, seed=1)
-    others, step = torch.randint(6, (2, 6, 3)), 2
-    scores = future_scores(prediction, z, others, step)
-    assert scores.shape == (2, 4, 4)
+    prediction, z, step = noise(2, 6, 4), noise(2, 6, 4, seed=1), 2
+    places = torch.tensor([[1, 3, 5], [0, 4, 4]])
+    task, _ = built(CPCAudio, CAUSAL)
+    chosen = [(b, p) for b in range(2) for p in places[b].tolist()]
+    negatives = torch.stack([z[b, p] for b, p in chosen])
+    scores = future_scores(prediction, z, negatives, task.itself(places, 6), step)
+    assert scores.shape == (2, 4, 1 + 6)
     for b in range(2):
         for t in range(4):
-            places = [t + step, *others[b, t + step].tolist()]
-            expected = [(prediction[b, t] @ z[b, p]).item() / 2 for p in places]
+            expected = [(prediction[b, t] @ z[b, t + step]).item() / 2]
+            for other in chosen:
+                score = (prediction[b, t] @ z[other]).item() / 2
+                expected.append(-math.inf if other == (b, t + step) else score)
             assert scores[b, t].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_cpc_begins_at_chance_and_refuses_networks_that_look_ahead() -> None:
     task, views = built(CPCAudio, CAUSAL, negatives=31)
     losses = task.loss(views)
-    assert losses.total.item() == pytest.approx(math.log(32), abs=0.3)
     counts = task.encoder.valid(views[0]).sum(1)
+    assert (views[1] < counts[:, None]).all()
+    assert losses.total.item() == pytest.approx(math.log(1 + 31 * len(counts)), abs=0.3)
     assert losses.weight == sum(int((n - k).clamp(min=0)) for n in counts for k in range(1, 13))
     with pytest.raises(Unsuitable, match="--backbone mel-gru"):
         Case.of(CPCAudio, {}, MEL).construct(Case.of(CPCAudio, {}, MEL).data)
@@ -349,17 +384,19 @@ def test_mixing_is_of_energies() -> None:
 
 def test_a_crop_of_all_is_the_spectrum_and_others_lie_within_the_canvas() -> None:
     x = noise(3, 20, 16)
-    assert torch.allclose(resized_crop(x, Rng(0), (1.0, 1.0), 1.0), x, atol=1e-5)
-    ones = resized_crop(torch.ones(200, 20, 16), Rng(0), (0.6, 1.5), 1.5)
+    assert torch.allclose(resized_crop(x, Rng(0), (1.0, 1.0), (1.0, 1.0), 1.0), x, atol=1e-5)
+    ones = resized_crop(torch.ones(200, 20, 16), Rng(0), (0.6, 1.5), (0.6, 1.5), 1.5)
     inside = (ones[:, :, 4:-4] > 0.999).float().mean()
     assert 0.6 < inside < 0.99  # beyond the ends in time it is 0
-    assert (resized_crop(torch.ones(50, 20, 16), Rng(0), (0.6, 1.0), 1.0)[:, 2:-2, 2:-2] > 0.999).all()
+    assert (
+        resized_crop(torch.ones(50, 20, 16), Rng(0), (0.6, 1.0), (0.6, 1.0), 1.0)[:, 2:-2, 2:-2] > 0.999
+    ).all()
     y = standardise_batch(3 * x + 1)
     assert (y.mean().item(), y.std(correction=0).item()) == pytest.approx((0, 1), abs=1e-4)
 
 
 def test_views_are_of_one_second_and_mixed_with_past_clips_alone() -> None:
-    case = Case.of(BYOLA, {**SMALL_BYOL, "scale": (1.0, 1.0), "virtual": 1.0}, CNN)
+    case = Case.of(BYOLA, {**SMALL_BYOL, "bands": (1.0, 1.0), "scale": (1.0, 1.0), "virtual": 1.0}, CNN)
     task: Any = case.build()
     a, b, crop = case.views(task)
     assert torch.allclose(a, crop, atol=1e-4)  # nothing past yet

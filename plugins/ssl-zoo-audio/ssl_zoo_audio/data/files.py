@@ -18,7 +18,7 @@ from torch import Tensor
 from ssl_zoo import Field, UserError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data import DataSet, LazySplit, SampleFiles
+from ssl_zoo.data import DataSet, Excluded, LazySplit, SampleFiles
 from ssl_zoo.data.holdout import exact_copies, group_by_name, merge_groups, stratified_split
 from ssl_zoo.data.sample_files import Origin, UnreadableFiles
 from ssl_zoo.data.summary import SourceFacts
@@ -115,14 +115,15 @@ class Clips(SampleFiles):
         """Decode a clip.
 
         Raises:
-            Exception: of any kind, where it cannot be read, or is silent.
+            Excluded: it is silent.
+            Exception: of any other kind, where it cannot be read.
         """
         part = self.parts[number]
         clip = read_clip(part.file, self.rate, part.start, part.seconds)[: self.longest]
         if len(clip) < SHORTEST * self.rate:
             raise ValueError(f"it is shorter than {SHORTEST} s")
         if float(clip.abs().max()) < self.silence:
-            raise ValueError("it is silent (data.options.silence)")
+            raise Excluded("it is silent (data.options.silence)")
         wave = torch.zeros(self.longest)
         wave[: len(clip)] = clip
         return Sound(wave, torch.tensor(len(clip)))
@@ -285,10 +286,10 @@ def _cut(
             if rest >= SHORTEST:
                 parts.append(replace(part, start=part.start + float(start), seconds=float(rest)))
     if mixed:
-        CHANNELS(f"{quantity(mixed, 'files')} have several channels, which are averaged", files=mixed)
+        CHANNELS(f"the channels of {quantity(mixed, 'files')} are averaged", files=mixed)
     if low:
         log.warning(
-            "%s have a rate below %d Hz, so that the upper part of their spectra is empty; "
+            "the rate of %s is below %d Hz, so that the upper part of their spectra is empty; "
             "--set data.options.rate=… for a lower one", quantity(low, "files"), options.rate,
         )  # fmt: skip
     return parts

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_zoo import Encoder, UserError
 from ssl_zoo.config.errors import SettingError, first_error
@@ -109,6 +109,27 @@ class SoundEncoder(Encoder):
             hidden: the hidden places, bool [B, T].
             token: what stands in hidden places, [e]; None for zeros.
         """
+
+    def feed_forwards(self) -> list[nn.Module]:
+        """Return the feed-forward network of each layer, if layers have one; none here."""
+        return []
+
+    def branches(self, local: Local) -> list[Tensor]:
+        """Return the output [B, T, d] of each layer's feed-forward network, before it is added.
+
+        Of a network without these it is the output of each layer.
+        """
+        outputs: list[Tensor] = []
+        hooks = [
+            module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+            for module in self.feed_forwards()
+        ]
+        try:
+            layers = self.context(local)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return outputs or layers
 
     def forward(self, x: Sound) -> Tensor:
         """Return the mean over the places of each clip in the evaluated layer [B, D]."""

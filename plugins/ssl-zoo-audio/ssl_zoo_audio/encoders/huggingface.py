@@ -162,6 +162,10 @@ class TransformersEncoder(SoundEncoder):
         embedding: Tensor = self.model.encoder.pos_conv_embed(x)
         return embedding
 
+    def feed_forwards(self) -> list[nn.Module]:
+        """Return the feed-forward network of each layer."""
+        return [layer.feed_forward for layer in self.model.encoder.layers]
+
     def parameter_layers(self) -> list[list[nn.Parameter]]:
         """Return the parameters by layer, from the input on."""
         body = self.model.encoder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -12,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ssl_zoo import Unsuitable
+from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo_audio.encoders.base import Local, NetworkOptions, SoundEncoder, put_token
 from ssl_zoo_audio.sound import Sound, within
@@ -101,6 +103,25 @@ def positions(number: int, width: int, device: torch.device) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)[:, :width]
 
 
+class ConvolutionalPositions(nn.Module):
+    """A convolution over places with GELU, whose output is added to them (wav2vec 2.0, section 2).
+
+    Args:
+        width: the width of a place.
+        kernel: the places that it sees, an odd number.
+        groups: the number of groups of channels.
+    """
+
+    def __init__(self, width: int, kernel: int = 31, groups: int = 8) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=math.gcd(width, groups))
+        nn.init.normal_(self.conv.weight, std=2 / math.sqrt(kernel * width))
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Return what is added to places [B, T, d], of which those in `valid` [B, T] are real."""
+        return F.gelu(self.conv((x * valid[..., None]).transpose(1, 2))).transpose(1, 2)
+
+
 class Layer(nn.Module):
     """A layer of a transformer: attention and a network of two linear layers, each after a norm."""
 
@@ -125,20 +146,30 @@ class TransformerOptions(MelOptions):
 
     Attributes:
         heads: the number of attention heads.
+        positions: what tells places apart: sinusoids of their number, or a convolution over places,
+            which depends on what is there.
         causal: whether a place sees no later ones.
     """
 
     heads: int = Field(4, ge=1)
+    positions: Literal["sinusoids", "convolution"] = "sinusoids"
     causal: bool = False
 
 
 class MelTransformer(MelEncoder):
-    """A transformer on patches of a log-mel spectrum, with sinusoidal positions."""
+    """A transformer on patches of a log-mel spectrum."""
 
     def __init__(self, config: BackboneConfig, spec: SoundSpec) -> None:
         options = TransformerOptions.of(config)
         super().__init__(options, spec)
         self.causal = options.causal
+        by_convolution = options.positions == "convolution"
+        if self.causal and by_convolution:
+            raise SettingError(
+                "backbone.options.positions",
+                "a convolution sees later places, which causal forbids; leave out one of them",
+            )
+        self.positions = ConvolutionalPositions(options.width) if by_convolution else None
         self.embed = nn.Linear(self.local_width, options.width)
         self.layers = nn.ModuleList(Layer(options.width, options.heads) for _ in range(options.layers))
         self.norm = nn.LayerNorm(options.width)
@@ -155,7 +186,10 @@ class MelTransformer(MelEncoder):
         """Return the output [B, T, d] of each layer, the last one normalised."""
         x = put_token(self.embed(local.normed), hidden, token)
         number = x.shape[1]
-        x = x + positions(number, x.shape[2], x.device).to(x.dtype)
+        if self.positions is None:
+            x = x + positions(number, x.shape[2], x.device).to(x.dtype)
+        else:
+            x = x + self.positions(x, local.valid)
         attend = local.valid[:, None, None].expand(-1, 1, number, -1)
         if self.causal:
             attend = attend & torch.ones(number, number, dtype=torch.bool, device=x.device).tril()
@@ -165,9 +199,14 @@ class MelTransformer(MelEncoder):
             outputs.append(x)
         return [*outputs[:-1], self.norm(x)]
 
+    def feed_forwards(self) -> list[nn.Module]:
+        """Return the feed-forward network of each layer."""
+        return [layer.mlp for layer in self.layers if isinstance(layer, Layer)]
+
     def parameter_layers(self) -> list[list[nn.Parameter]]:
         """Return the parameters by layer, from the input on."""
-        parts = [self.embed, *self.layers, self.norm]
+        first = [self.embed] if self.positions is None else [self.embed, self.positions]
+        parts = [nn.ModuleList(first), *self.layers, self.norm]
         return [list(part.parameters()) for part in parts]
 
 
@@ -227,6 +266,12 @@ class MelCNN(MelEncoder):
             nn.Linear(options.width, options.width), nn.ReLU(),
         )  # fmt: skip
         self.choose_features(options, 1)
+
+    def pool(self, layers: Sequence[Tensor], valid: Tensor) -> Tensor:
+        """Return the mean plus the maximum over the places of each clip (BYOL-A, section III-C)."""
+        pooled = super().pool(layers, valid)
+        most = layers[self.layer].masked_fill(~valid[..., None], -torch.inf).amax(1).float()
+        return torch.cat([pooled[:, : self.place_width] + most, pooled[:, self.place_width :]], 1)
 
     def context(
         self, local: Local, hidden: Tensor | None = None, token: Tensor | None = None

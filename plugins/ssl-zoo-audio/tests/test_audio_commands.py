@@ -1,0 +1,147 @@
+"""The journey by command, each in a new process: a killed run, and what is made of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+from ssl_zoo.runs.checkpoints import read_checkpoint
+
+FAST = [*("--device", "cpu", "--precision", "fp32", "--no-tune", "--batch-size", "16")]
+TINY = ["--set", "backbone.options={width: 16, layers: 2, heads: 2, channels: 16, layer: 1}"]
+HUBERT = ["--task", "hubert", *(f"--set=task.{x}" for x in ("clusters=8", "sample=128", "layer=2"))]
+WAVE = [*HUBERT, "--backbone", "hubert-mini", *TINY, *FAST]
+LOGGED = ["--set", "train.checkpoint_seconds=0", "--set", "train.log_every=1"]
+TRAIN = ["train", *WAVE, *LOGGED, "--epochs", "0.35"]
+
+KILLED_AT = 12
+"""The step of 18 at which a run is killed; the targets change after a third of them."""
+KILL = f"""
+import os, signal
+from ssl_zoo import hookimpl
+
+
+@hookimpl
+def ssl_zoo_step_logged(step):
+    if step == {KILLED_AT}:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+READER = """
+import sys
+sys.modules["ssl_zoo"] = sys.modules["ssl_zoo_audio"] = None  # an import of these fails
+import numpy, soundfile
+{code}
+waves = [soundfile.read(f"sounds/{{name}}.wav", dtype="float32")[0] for name in "ab"]
+numpy.save("read.npy", torch.cat([features(wave) for wave in waves]).numpy())
+"""
+
+
+class Folder:
+    """A folder in which commands are run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def zoo(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command of ssl-zoo, which must end with an exit code."""
+        return self.python("-m", "ssl_zoo", *arguments, code=code)
+
+    def python(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run a new interpreter, which must end with an exit code."""
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=self.path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """Return a folder with `run`, of HuBERT, in which the targets have changed, and two clips."""
+    folder = Folder(tmp_path_factory.mktemp("commands"))
+    (folder.path / "sounds").mkdir()
+    for name, seconds in (("a", 0.5), ("b", 0.3)):
+        wave = 0.1 * np.random.default_rng(0).standard_normal(round(16000 * seconds))
+        soundfile.write(folder.path / "sounds" / f"{name}.wav", wave, 16000, "FLOAT")
+    folder.zoo(*TRAIN, "--out", "run")
+    return folder
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_killed_run_ends_as_one_that_was_not(folder: Folder) -> None:
+    (folder.path / "kill.py").write_text(KILL)
+    folder.zoo("--plugin", "kill.py", *TRAIN, "--out", "killed", code=-signal.SIGKILL)
+    state = read_checkpoint(folder.path / "killed" / "checkpoint.pt")
+    assert 8 < state["step"] <= KILLED_AT
+    assert state["task"]["own.filled"] == 128  # the targets are clusters of its own features
+    resumed = folder.zoo("train", "--resume", "killed")
+    assert re.search(rf"resuming from step {state['step']}\b", resumed.stderr)
+    runs = [folder.path / name for name in ("run", "killed")]
+    whole, killed = (load_file(run / "backbone.safetensors") for run in runs)
+    assert whole.keys() == killed.keys()
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    scores, again = (json.loads((run / "results.json").read_text())["scores"] for run in runs)
+    assert scores == again
+
+
+def test_eval_measures_what_training_did(folder: Folder) -> None:
+    measured = json.loads((folder.path / "run" / "results.json").read_text())["scores"]
+    scores = json.loads(folder.zoo("eval", "run", "--protocol", "knn", "--json").stdout)["scores"]
+    assert scores.keys() == {"hubert", "random-init", "log-mel statistics"}
+    for name, values in scores.items():
+        assert values["knn"] == pytest.approx(measured[name]["knn"])
+
+
+def test_the_exported_folder_gives_the_embedded_features_without_ssl_zoo(folder: Folder) -> None:
+    folder.zoo("embed", "run", "--data", "sounds", "-o", "rows.npz")
+    code = folder.zoo("export", "run", "--to", "model").stdout
+    folder.python("-c", READER.format(code=code))
+    with np.load(folder.path / "rows.npz") as rows:
+        order = np.argsort(rows["name"])
+        assert rows["name"][order].tolist() == ["a.wav", "b.wav"]
+        features = rows["features"][order]
+    np.testing.assert_allclose(np.load(folder.path / "read.npy"), features, atol=1e-4)
+
+
+def test_report_and_views_show_spectrograms(folder: Folder) -> None:
+    folder.zoo("report", "run", "-o", "page.html")
+    page = (folder.path / "page.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png") > 2
+    folder.zoo("views", "--run", "run", "--rows", "2", "-o", "views.png")
+    assert (folder.path / "views.png").stat().st_size > 1000
+
+
+def test_bench_counts_clips(folder: Folder) -> None:
+    measured = json.loads(folder.zoo("bench", *WAVE, "--seconds", "0", "--json").stdout)
+    assert measured["notices"][0]["text"].startswith("syllables: 1,147 clips")
+
+
+def test_tasks_on_sound_are_compared(folder: Folder) -> None:
+    network = ["--backbone", "mel-mini", "--set", "backbone.options={width: 16, layers: 2, heads: 2}"]
+    few = ["--seeds", "1", "--epochs", "0.05", "--protocol", "knn", *FAST[:4]]
+    tasks = "wav2vec2,data2vec-audio"
+    done = folder.zoo("compare", "--tasks", tasks, *network, *few, "--out", "table", "--json")
+    table = json.loads(done.stdout)
+    assert {row["name"] for row in table["rows"]} == {
+        "wav2vec2", "data2vec-audio", "log-mel statistics", "random-init"
+    }  # fmt: skip
+
+
+def test_tasks_on_sound_and_on_images_are_not_compared(folder: Folder) -> None:
+    done = folder.zoo("compare", "--tasks", "hubert,simclr", "--out", "mixed", code=2)
+    error = done.stderr.splitlines()[-1]
+    assert error == (
+        "error: --tasks: tasks that take different kinds of data cannot be compared "
+        "(hubert: audio; simclr: image); choose those of one kind"
+    )
+    assert not (folder.path / "mixed").exists()
