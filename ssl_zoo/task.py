@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -269,6 +269,18 @@ class Task(nn.Module, ABC):
     def forward(self, views: tuple[Tree, ...]) -> Losses:
         """Return `loss` of the views."""
         return self.loss(views)
+
+    def before_training(self, batches: Iterator[tuple[Tree, ...]]) -> None:
+        """Prepare a new run with one pass over the train split; called once, before the first step.
+
+        It is for what the first epoch needs to know of all samples, such as their clusters. Without an
+        override nothing is read. It runs without gradient, in training mode, and counts in a budget in
+        minutes; a resumed run does not repeat it. A run that is stopped within begins it again.
+
+        Args:
+            batches: what `loss` takes, for each batch of the first epoch, of this process. All
+                processes have equally many, so that each may be gathered.
+        """
 
     def before_step(self, progress: float) -> None:
         """Prepare a step: note the progress, which `loss` may read; called before each step's views.

@@ -40,6 +40,12 @@ def fit(trainer: Trainer, run: Run) -> None:
         Checkpointer(trainer, run) as checkpointer,
     ):
         start = time.monotonic() - trainer.seconds
+
+        def check_stop() -> None:
+            if number := _agree(0.0, stop.number)[1]:
+                raise Interrupted(number, resume_command(run))  # which begins again
+
+        trainer.prepare(check_stop)
         while trainer.progress < 1:
             with contextlib.closing(trainer.epoch_batches()) as epoch:
                 for batches in epoch:
