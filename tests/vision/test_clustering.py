@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo.backbones.create import create_backbone
@@ -94,6 +95,21 @@ def test_deepclusters_loss_of_embeddings_that_are_their_centroids_has_its_least_
     view = torch.eye(8)[index % 3].view(24, 8, 1, 1)
     loss = task.loss((view, view, index)).total.item()
     assert loss == pytest.approx(math.log(1 + 2 * math.exp(-1 / 0.1)), rel=1e-2)
+
+
+def test_deepclusters_first_classes_are_the_clusters_of_what_the_untrained_network_embeds() -> None:
+    task = clusters(heads=2)
+    task.bank.clear()
+    drawn, order = views(task, 24), torch.randperm(24)
+    parts = [(*(x[rows] for x in drawn), rows) for rows in order.chunk(3)]
+    task.before_training(iter(parts))
+    assert task.bank.seen.all()
+    for h in range(2):
+        z = task.bank.features.chunk(2, 1)[h]
+        assert torch.equal(task.classes[:, h], (z @ task.prototypes[h].T).argmax(1))
+        for k in range(3):  # of the three clusters, a centroid is the mean direction of its members
+            mean = F.normalize(F.normalize(z[task.classes[:, h] == k], dim=1).sum(0), dim=0)
+            torch.testing.assert_close(task.prototypes[h, k], mean)
 
 
 def test_deepcluster_leaves_out_images_that_were_never_seen() -> None:
