@@ -47,7 +47,7 @@ TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "simclr": {"out": 8},
     "simsiam": {"hidden": 16, "out": 8},
     "supcon": {"out": 8},
-    "swav": {"hidden": 16, "out": 8, "prototypes": 5, "queue": 0},
+    "swav": {"hidden": 16, "out": 8, "prototypes": 5, "queue": 0, "queue_fills": 1},
     "tico": {"hidden": 16, "out": 8},
     "vicreg": {"hidden": 16, "out": 6},
     "w-mse": {"hidden": 16, "out": 2, "slice": 3},
