@@ -313,6 +313,14 @@ class Task(nn.Module, ABC):
         """
         return self.encoder
 
+    @property
+    def chance_loss(self) -> float | None:
+        """The loss of a network that has learnt nothing, such as log 4 of four classes; None if unknown.
+
+        A run whose loss stays there warns at its end.
+        """
+        return None
+
     def features(self, x: Tree) -> Tensor:
         """Return the features [B, D] that evaluation and `embed` use; pooled ones unless overridden."""
         features: Tensor = self.exported_encoder(x)
