@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -270,6 +270,18 @@ class Task(nn.Module, ABC):
         """Return `loss` of the views."""
         return self.loss(views)
 
+    def before_training(self, batches: Iterator[tuple[Tree, ...]]) -> None:
+        """Prepare a new run with one pass over the train split; called once, before the first step.
+
+        It is for what the first epoch needs to know of all samples, such as their clusters. Without an
+        override nothing is read. It runs without gradient, in training mode, and counts in a budget in
+        minutes; a resumed run does not repeat it. A run that is stopped within begins it again.
+
+        Args:
+            batches: what `loss` takes, for each batch of the first epoch, of this process. All
+                processes have equally many, so that each may be gathered.
+        """
+
     def before_step(self, progress: float) -> None:
         """Prepare a step: note the progress, which `loss` may read; called before each step's views.
 
@@ -300,6 +312,14 @@ class Task(nn.Module, ABC):
         It is the trained one, unless a task overrides this with its teacher, as DINO does.
         """
         return self.encoder
+
+    @property
+    def chance_loss(self) -> float | None:
+        """The loss of a network that has learnt nothing, such as log 4 of four classes; None if unknown.
+
+        A run whose loss stays there warns at its end.
+        """
+        return None
 
     def features(self, x: Tree) -> Tensor:
         """Return the features [B, D] that evaluation and `embed` use; pooled ones unless overridden."""

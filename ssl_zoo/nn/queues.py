@@ -27,7 +27,7 @@ class FeatureQueue(DeferredUpdate):
     Attributes:
         features: [size, width], unit rows.
         place: the row of the oldest vector, which is overwritten next.
-        filled: the number of rows that were pushed, at most `size`; the others are still random.
+        filled: the number of vectors pushed so far; below `size`, the other rows are still random.
 
     Args:
         size: the number of vectors.
@@ -47,7 +47,7 @@ class FeatureQueue(DeferredUpdate):
     @property
     def full(self) -> bool:
         """True once no random vector is left; reading it waits for the device."""
-        return int(self.filled) == len(self.features)
+        return int(self.filled) >= len(self.features)
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class FeatureQueue(DeferredUpdate):
         In several processes push the same rows in each, as `update` does.
         """
         size = len(self.features)
-        self.filled.add_(len(features)).clamp_(max=size)
+        self.filled.add_(len(features))
         self.place += max(0, len(features) - size)
         features = features[-size:]
         rows = (self.place + torch.arange(len(features), device=features.device)) % size

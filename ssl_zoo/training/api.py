@@ -35,7 +35,7 @@ from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.machine import describe_machine
 from ssl_zoo.training.choices import report_choices
 from ssl_zoo.training.finite import NotFinite
-from ssl_zoo.training.loop import fit, resume_command
+from ssl_zoo.training.loop import fit, resume_command, warn_of_chance
 from ssl_zoo.training.resume import Resumption
 from ssl_zoo.training.summary import RunSummary
 from ssl_zoo.training.trainer import Trainer
@@ -161,6 +161,7 @@ def _carry_out(
                     run.write_results({"scores": {}, "transfer": {}})  # they are of earlier weights
                 fit(trainer, run)
             if first:
+                warn_of_chance(trainer.task, run.metrics())
                 run.write_results({"notices": notices, "data": asdict(DataSummary.of(trainer.data))})
                 results = finish(trainer, run, supported, with_baselines)
                 run.write_results({"notices": notices})  # with those of the evaluation

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 import time
+from collections.abc import Mapping, Sequence
 
 from ssl_zoo import distributed
 from ssl_zoo.errors import Interrupted
@@ -12,9 +14,12 @@ from ssl_zoo.evaluation import ONLINE_EVAL_SIZES, Subject, score
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime import signals
+from ssl_zoo.task import Task
 from ssl_zoo.training.checkpointer import Checkpointer
 from ssl_zoo.training.replay import keep_failed_step
 from ssl_zoo.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 SYNC_EVERY = 10
 """The maximum number of steps between two agreements of several processes on whether to stop."""
@@ -40,6 +45,12 @@ def fit(trainer: Trainer, run: Run) -> None:
         Checkpointer(trainer, run) as checkpointer,
     ):
         start = time.monotonic() - trainer.seconds
+
+        def check_stop() -> None:
+            if number := _agree(0.0, stop.number)[1]:
+                raise Interrupted(number, resume_command(run))  # which begins again
+
+        trainer.prepare(check_stop)
         while trainer.progress < 1:
             with contextlib.closing(trainer.epoch_batches()) as epoch:
                 for batches in epoch:
@@ -74,6 +85,22 @@ def fit(trainer: Trainer, run: Run) -> None:
         _, stopped_by = _agree(trainer.seconds, stop.number)
         if stopped_by:
             raise Interrupted(stopped_by, resume_command(run))
+
+
+def warn_of_chance(task: Task, metrics: Sequence[Mapping[str, float]]) -> None:
+    """Warn if the loss stayed within 1 % of chance in the second half of training.
+
+    Args:
+        task: the task.
+        metrics: the logged lines of the run.
+    """
+    chance = task.chance_loss
+    losses = [line["loss"] for line in metrics if "loss" in line and line["progress"] >= 0.5]
+    if chance and losses and all(abs(loss - chance) <= 0.01 * chance for loss in losses):
+        log.warning(
+            "the loss stayed at %.4g in the second half of training, which is chance: nothing was "
+            "learnt; try another train.lr, or a longer run", chance,
+        )  # fmt: skip
 
 
 def resume_command(run: Run) -> str:

@@ -177,6 +177,25 @@ class Trainer:
                     return
                 yield step
 
+    def prepare(self, check_stop: Callable[[], None]) -> None:
+        """Let the task see one pass over the train split before the first step, if it asks for it.
+
+        Args:
+            check_stop: called before each batch; may raise to stop.
+        """
+        if self.step > 0 or type(self.task).before_training is Task.before_training:
+            return
+
+        def passed() -> Generator[tuple[Tensor, ...]]:
+            with closing(self.epoch_batches()) as epoch:
+                for i, batch in enumerate(itertools.chain.from_iterable(epoch)):
+                    check_stop()
+                    yield self.views(i, batch, "before training")
+
+        torch.manual_seed(derive_seed(self.config.train.seed, "before training", distributed.rank()))
+        with closing(passed()) as batches, torch.no_grad(), self.device.autocast():
+            self.task.before_training(batches)
+
     def train_step(self, batches: list[Batch]) -> Losses:
         """Make one optimiser step on this process's batches; return the mean of their losses.
 
@@ -194,10 +213,13 @@ class Trainer:
         self.passes = passes.samples / sum(len(batch.numbers) for batch in batches)
         return losses
 
-    def views(self, i: int, batch: Batch) -> tuple[Tensor, ...]:
-        """Return the input of the task's `loss`, on the device, for the i-th batch of the next step."""
+    def views(self, i: int, batch: Batch, purpose: str = "views") -> tuple[Tensor, ...]:
+        """Return the input of the task's `loss`, on the device, for the i-th batch of the next step.
+
+        The purpose is part of the seed.
+        """
         with self.phase("views"):
-            seed = derive_seed(self.config.train.seed, "views", self.step, i)
+            seed = derive_seed(self.config.train.seed, purpose, self.step, i)
             rng = Rng(seed, self.device.device, distributed.rank(), distributed.world_size())
             return batch.views(self.task, rng, self.device)
 

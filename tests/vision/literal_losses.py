@@ -47,6 +47,15 @@ def surprise(scores: list[Tensor], right: int) -> Tensor:
     return -torch.log(scores[right].exp() / total(s.exp() for s in scores))
 
 
+def balanced(q: Tensor) -> Tensor:
+    """Return positive shares [n, K] after three rounds of Sinkhorn-Knopp, as in SwAV's code."""
+    q = (q / q.sum()).T
+    for _ in range(3):
+        q = q / q.sum(1, keepdim=True) / q.shape[0]  # rows are prototypes
+        q = q / q.sum(0, keepdim=True) / q.shape[1]  # columns are samples
+    return (q * q.shape[1]).T
+
+
 def through(network: Callable[[Tensor], Tensor], crops: Views) -> list[Tensor]:
     """Return the outputs for the two large crops, then for the small ones, one pass for each size."""
     sizes = [crops[:2], crops[2:]] if crops[2:] else [crops]
@@ -71,21 +80,139 @@ def byol(task: Any, views: Views, stop: Stop) -> Tensor:
     return 2 * mean((unit(q[a][i]) - unit(z[b][i])).pow(2).sum() for a, b in BOTH_WAYS for i in range(N))
 
 
-def dino(task: Any, views: Views, stop: Stop) -> Tensor:
-    """Equation 3 of Caron et al. 2021, halfway through training, where the teacher's τ is at its end."""
-    encoder, head, last = task.teacher
-    g = stop(unit(head(encoder(torch.cat(views[:2])))) @ unit(last.weight).T)  # [2B, K]
-    targets = F.softmax((g - task.centre.centre) / task.options.teacher_end, dim=1).chunk(2)
-    z = task.head(torch.cat(through(task.encoder, views)))
-    scores = unit(z) @ unit(task.prototypes.weight).T / task.options.temperature
-    log_p = [F.log_softmax(s, dim=1) for s in scores.chunk(len(views))]
+def outputs(last: Any, z: Tensor) -> Tensor:
+    """Return the outputs [n, K] of a weight-normalised last layer."""
+    cosines = unit(z) @ unit(last.weight).T
+    return cosines if last.gain is None else cosines * last.gain
+
+
+def of_other_crops(targets: list[Tensor], scores: list[Tensor], temperature: float) -> Tensor:
+    """Return equation 3 of Caron et al. 2021: each crop has the targets of the other large crops."""
     return mean(
-        -dot(targets[v][i], log_p[w][i])
+        -dot(targets[v][i], F.log_softmax(scores[w][i] / temperature, dim=0))
         for v in range(2)
-        for w in range(len(views))
+        for w in range(len(scores))
         if v != w
         for i in range(N)
     )
+
+
+def centred(scores: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """Return the teacher's targets in DINO and iBOT."""
+    return F.softmax((scores - centre) / temperature, dim=1)
+
+
+def dino(task: Any, views: Views, stop: Stop) -> Tensor:
+    """Equation 3 of Caron et al. 2021, halfway through training, where the teacher's τ is at its end."""
+    encoder, head, last = task.teacher
+    g = stop(outputs(last, head(encoder(torch.cat(views[:2])))))  # [2B, K]
+    targets = centred(g, task.centre.centre, task.options.teacher_end)
+    scores = outputs(task.prototypes, task.head(torch.cat(through(task.encoder, views))))
+    return of_other_crops([*targets.chunk(2)], [*scores.chunk(len(views))], task.options.temperature)
+
+
+def student(task: Any, views: Views) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]]]:
+    """Return the student's class tokens, the scores of all crops, and those of hidden patches."""
+    *crops, masks, _ = views
+    tokens, patches = task.encoder.pooled_and_map(torch.cat(crops[:2]), masks, task.token)
+    classes = [*tokens.chunk(2)]
+    if crops[2:]:
+        classes += task.encoder(torch.cat(crops[2:])).chunk(len(crops) - 2)
+    scores = [outputs(task.prototypes, task.head(x)) for x in classes]
+    hidden = [
+        [outputs(task.prototypes, task.head(places[:, r, c])) for r, c in mask.nonzero().tolist()]
+        for places, mask in zip(patches, masks, strict=True)
+    ]
+    return classes, scores, hidden
+
+
+def teacher(task: Any, views: Views) -> tuple[Tensor, list[list[Tensor]]]:
+    """Return the teacher's scores of whole large crops [2B, K], and those of each of their patches."""
+    encoder, head, last = task.teacher
+    tokens, patches = encoder.pooled_and_map(torch.cat(views[:2]))
+    of_patches = [[outputs(last, head(p)) for p in image.flatten(1).T] for image in patches]
+    return outputs(last, head(tokens)), of_patches
+
+
+def of_hidden(targets: Iterable[Tensor], scores: list[list[Tensor]], temperature: float) -> Tensor:
+    """Return equation 2 of Zhou et al. 2021, each image's sum over its number of hidden patches.
+
+    As in the authors' code, whose mean over large crops counts those with nothing hidden as 0.
+    """
+    by_place = iter(targets)
+    images = [
+        mean(-dot(next(by_place), F.log_softmax(s / temperature, dim=0)) for s in image)
+        for image in scores
+        if image
+    ]
+    return total(images) / len(scores)
+
+
+def ibot(task: Any, views: Views, stop: Stop) -> Tensor:
+    """Equations 2 and 3 of Zhou et al. 2021; each kind of token has a centre of its own."""
+    tau, of_teacher = task.options.temperature, task.options.teacher_end
+    g, of_patches = teacher(task, views)
+    _, scores, hidden = student(task, views)
+    targets = centred(stop(g), task.centre.centre, of_teacher)
+    seen = [p for row, mask in zip(of_patches, views[-2], strict=True) for p in only(row, mask)]
+    patches = centred(stop(torch.stack(seen)), task.patch_centre.centre, of_teacher)
+    of_classes = of_other_crops([*targets.chunk(2)], scores, tau)
+    return of_classes + task.options.patch_weight * of_hidden(patches, hidden, tau)
+
+
+def only(row: list[Tensor], mask: Tensor) -> list[Tensor]:
+    """Return what a row has of hidden places."""
+    return [x for x, hidden in zip(row, mask.flatten().tolist(), strict=True) if hidden]
+
+
+def nearest(x: list[Tensor], i: int) -> Tensor:
+    """Return the distance of a point and its nearest other."""
+    distances = [(x[i] - x[j]).pow(2).sum().sqrt() for j in range(len(x)) if j != i]
+    return torch.stack(distances).min()
+
+
+def dinov2(task: Any, views: Views, stop: Stop) -> Tensor:
+    """Section 4 of Oquab et al. 2023: both crops are balanced together, as are all hidden patches."""
+    tau, of_teacher = task.options.temperature, task.options.teacher_end
+    g, of_patches = teacher(task, views)
+    classes, scores, hidden = student(task, views)
+    seen = [p for row, mask in zip(of_patches, views[-2], strict=True) for p in only(row, mask)]
+    if task.options.centring == "centre":
+        targets = centred(g, task.centre.centre, of_teacher)
+        patches = centred(torch.stack(seen), task.patch_centre.centre, of_teacher)
+    else:
+        targets = balanced(torch.exp(g / of_teacher))
+        patches = balanced(torch.exp(torch.stack(seen) / of_teacher))
+    of_classes = of_other_crops([*stop(targets).chunk(2)], scores, tau)
+    apart = []
+    for crop in classes[:2]:
+        x = [*unit(crop)]
+        apart.append(mean(-torch.log(nearest(x, i) + 1e-8) for i in range(N)))
+    return (
+        of_classes
+        + task.options.patch_weight * of_hidden(stop(patches), hidden, tau)
+        + task.options.koleo_weight * total(apart)
+    )
+
+
+def msn(task: Any, views: Views, stop: Stop) -> Tensor:
+    """Equation 1 of Assran et al. 2022, its mean entropy as log K - H, and targets that are balanced."""
+    whole, masked, *small, mask = views
+    tau, sharpening = task.options.temperature, task.options.sharpening
+    prototypes = unit(task.prototypes.weight)
+    features = [task.encoder.pooled_and_map(masked, mask)[0]]
+    if small:
+        features += task.encoder(torch.cat(small)).chunk(len(small))
+    p = F.softmax(unit(task.head(torch.cat(features))) @ prototypes.T / tau, dim=1)
+    encoder, head = task.target
+    of_target = F.softmax(unit(head(encoder(whole))) @ prototypes.T / tau, dim=1)
+    sharp = of_target ** (1 / sharpening)
+    q = stop(balanced(sharp / sharp.sum(1, keepdim=True)))
+    anchors = p.chunk(len(features))
+    cross_entropy = mean(-dot(q[i], anchor[i].log()) for anchor in anchors for i in range(N))
+    average = total(p) / len(p)
+    entropy = -dot(average, average.log())
+    return cross_entropy + task.options.entropy_weight * (math.log(len(prototypes)) - entropy)
 
 
 # --- contrast ---
@@ -262,12 +389,8 @@ def swav(task: Any, views: Views, stop: Stop) -> Tensor:
     old = [[], []] if task.queue is None else [[x] for x in task.queue.features.chunk(2, 1)]
     terms = []
     for v in range(2):
-        q = torch.exp(torch.cat([*old[v], z[v]]) @ prototypes.T / task.options.epsilon).T
-        q = q / q.sum()
-        for _ in range(3):
-            q = q / q.sum(1, keepdim=True) / q.shape[0]  # rows are prototypes
-            q = q / q.sum(0, keepdim=True) / q.shape[1]  # columns are samples
-        q = stop((q * q.shape[1]).T[-N:])
+        scores = torch.cat([*old[v], z[v]]) @ prototypes.T
+        q = stop(balanced(torch.exp(scores / task.options.epsilon))[-N:])
         for w in range(len(views)):
             if w != v:
                 p = F.softmax(z[w] @ prototypes.T / task.options.temperature, dim=1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo.backbones.create import create_backbone
@@ -52,10 +53,21 @@ def test_swavs_prototypes_stay_as_they_are_in_their_first_share_of_training() ->
         assert (task.prototypes.weight.grad is not None) == trained
 
 
-def test_swav_balances_the_queue_with_the_batch_once_it_is_full() -> None:
-    task = swav(queue=12, queue_from=0.0)
+def test_swav_punishes_a_collapse_less_with_a_queue_that_embeddings_have_left() -> None:
+    """Balanced over the queue too, coinciding embeddings of today get prototypes of their own."""
+    task = build(SwAV, hidden=16, out=32, prototypes=64, queue=0).double()
+    batches = F.normalize(normal(16, 32), dim=1).repeat_interleave(8, 0)  # 16 batches, each collapsed
+    alone, with_queue = task.assign(batches[-8:]), task.assign(batches)[-8:]
+    entropies = [torch.special.entr(q).sum(1).mean().item() for q in (alone, with_queue)]
+    assert entropies[0] == pytest.approx(math.log(64))  # the least loss, with which nothing is gained
+    assert entropies[1] < math.log(64) - 0.5
+
+
+@pytest.mark.parametrize(("fills", "steps"), [(1, 2), (3, 5)])
+def test_swav_balances_the_queue_too_once_it_was_filled_often_enough(fills: int, steps: int) -> None:
+    task = swav(queue=12, queue_from=0.0, queue_fills=fills)
     crops = tuple(x.double() for x in views(task))
-    for used in (False, False, True):  # 8 images each
+    for used in (*[False] * steps, True):  # 8 images each
         task.before_step(0.5)
         assert task.queue_ready == used
         task.loss(crops)
@@ -94,6 +106,21 @@ def test_deepclusters_loss_of_embeddings_that_are_their_centroids_has_its_least_
     view = torch.eye(8)[index % 3].view(24, 8, 1, 1)
     loss = task.loss((view, view, index)).total.item()
     assert loss == pytest.approx(math.log(1 + 2 * math.exp(-1 / 0.1)), rel=1e-2)
+
+
+def test_deepclusters_first_classes_are_the_clusters_of_what_the_untrained_network_embeds() -> None:
+    task = clusters(heads=2)
+    task.bank.clear()
+    drawn, order = views(task, 24), torch.randperm(24)
+    parts = [(*(x[rows] for x in drawn), rows) for rows in order.chunk(3)]
+    task.before_training(iter(parts))
+    assert task.bank.seen.all()
+    for h in range(2):
+        z = task.bank.features.chunk(2, 1)[h]
+        assert torch.equal(task.classes[:, h], (z @ task.prototypes[h].T).argmax(1))
+        for k in range(3):  # of the three clusters, a centroid is the mean direction of its members
+            mean = F.normalize(F.normalize(z[task.classes[:, h] == k], dim=1).sum(0), dim=0)
+            torch.testing.assert_close(task.prototypes[h, k], mean)
 
 
 def test_deepcluster_leaves_out_images_that_were_never_seen() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ssl_zoo.errors import UserError
 from ssl_zoo.nn import info_nce, nt_xent, shuffled_groups
 from ssl_zoo.task import Encoder, Task
+from ssl_zoo.training.loop import warn_of_chance
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.simclr import SimCLR
@@ -430,3 +431,14 @@ def test_a_stage_that_does_not_exist_is_refused_before_training() -> None:
         build(Rotation, stage=7)
     with pytest.raises(UserError, match="stages"):
         Rotation(Corners(), Rotation.Options(stage=1), spec())
+
+
+def test_a_loss_that_stays_at_chance_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    task = build(Rotation)
+    torch.nn.init.zeros_(task.head.weight)
+    torch.nn.init.zeros_(task.head.bias)
+    assert task.loss(views(task)).total.item() == pytest.approx(task.chance_loss)
+    for start, end, said in ((1.6, 1.39, True), (1.39, 1.2, False)):
+        caplog.clear()
+        warn_of_chance(task, [{"loss": start, "progress": 0.4}, {"loss": end, "progress": 0.9}])
+        assert ("the loss stayed at 1.386" in caplog.text) is said

@@ -70,12 +70,29 @@ def with_a_centre(task: Any) -> None:
     task.centre.centre.normal_(std=0.1)
 
 
+def with_a_token(task: Any) -> None:
+    """Let all that starts at 0 or 1 differ from it: the token, the centres, gains of last layers."""
+    task.token.data.normal_()
+    task.centre.centre.normal_(std=0.1)
+    task.patch_centre.centre.normal_(std=0.1)
+    for last in (task.prototypes, task.teacher[2]):
+        if last.gain is not None:
+            last.gain.data.uniform_(0.5, 1.5)
+
+
 LOCAL = {"local": 2, "local_size": 0.5}
+PATCHES = {"patch_weight": 0.7, **LOCAL}
 NOISE = {"negatives": 7, "temperature": 0.3}
 CASES = [
     Case("simsiam", literal.simsiam, detached=True),
     Case("byol", literal.byol),
     Case("dino", literal.dino, LOCAL, with_a_centre),
+    Case("ibot", literal.ibot, {"patch_weight": 0.7}, with_a_token),
+    Case("ibot", literal.ibot, PATCHES, with_a_token),
+    Case("dinov2", literal.dinov2, PATCHES, with_a_token),
+    Case("dinov2", literal.dinov2, {"centring": "centre"}, with_a_token),
+    Case("msn", literal.msn, {"entropy_weight": 0.6}, detached=True),
+    Case("msn", literal.msn, {"sharpening": 0.5, **LOCAL}, detached=True),
     Case("simclr", literal.simclr, {"temperature": 0.3}),
     Case("simclr", literal.simclr, {"temperature": 0.3, "decoupled": True}),
     Case("moco", literal.moco),
@@ -144,7 +161,10 @@ PROGRESS = 0.4
 
 def moved(teacher: Any, start: float, *networks: Any) -> list[Tensor]:
     """Return a teacher's parameters after a step, by equation 1 of BYOL and its momentum's cosine."""
-    m = 1 - (1 - start) * (math.cos(math.pi * PROGRESS) + 1) / 2
+    return averaged(teacher, 1 - (1 - start) * (math.cos(math.pi * PROGRESS) + 1) / 2, *networks)
+
+
+def averaged(teacher: Any, m: float, *networks: Any) -> list[Tensor]:
     trained = [p for network in networks for p in network.parameters()]
     return [m * xi + (1 - m) * p for xi, p in zip(teacher.parameters(), trained, strict=True)]
 
@@ -163,6 +183,35 @@ def byols_target(task: Any, views: Views) -> list[Tensor]:
 
 def moco_v3s_keys(task: Any, views: Views) -> list[Tensor]:
     return moved(task.key_encoder, 0.99, task.encoder, task.projector)
+
+
+def dinos_state(task: Any, views: Views) -> list[Tensor]:
+    """Return the centre by equation 4 of Caron et al. 2021, and the teacher."""
+    g = task.teacher(torch.cat(views[:2]))
+    centre = 0.9 * task.centre.centre + 0.1 * literal.total(g) / len(g)
+    return [centre, *moved(task.teacher, 0.99, task.encoder, task.head, task.prototypes)]
+
+
+def ibots_state(task: Any, views: Views) -> list[Tensor]:
+    """Return the centres, that of patches with all of them, hidden or not, and the teacher."""
+    _, rows = literal.teacher(task, views)
+    patches = [p for row in rows for p in row]
+    centre = 0.9 * task.patch_centre.centre + 0.1 * literal.total(patches) / len(patches)
+    return [centre, *dinos_state(task, views)]
+
+
+def dinov2s_state(task: Any, views: Views) -> list[Tensor]:
+    """Return the centres, that of patches with hidden ones alone (authors' code), and the teacher."""
+    _, rows = literal.teacher(task, views)
+    hidden = [p for row, m in zip(rows, views[-2], strict=True) for p in literal.only(row, m)]
+    centre = 0.9 * task.patch_centre.centre + 0.1 * literal.total(hidden) / len(hidden)
+    return [centre, *dinos_state(task, views)]
+
+
+def msns_target(task: Any, views: Views) -> list[Tensor]:
+    """Return the target, whose momentum is on a line from 0.99 to 1 over 1.25 times the run."""
+    m = 0.99 + 0.01 * PROGRESS / 1.25
+    return averaged(task.target, m, task.encoder, task.head)
 
 
 def nnclrs_queue(task: Any, views: Views) -> list[Tensor]:
@@ -207,9 +256,14 @@ def densecls_queues(task: Any, views: Views) -> list[Tensor]:
     return [pushed(task.queue, unit(whole)), pushed(task.dense_queue, unit(of_places))]
 
 
+CENTRES = ["patch_centre.centre", "centre.centre", "teacher"]
 STATES: list[tuple[Case, list[str], Callable[[Any, Views], list[Tensor]]]] = [
     (Case("byol", literal.byol), ["target"], byols_target),
     (Case("moco-v3", literal.moco_v3), ["key_encoder"], moco_v3s_keys),
+    (Case("dino", literal.dino, LOCAL, with_a_centre), ["centre.centre", "teacher"], dinos_state),
+    (Case("ibot", literal.ibot, LOCAL, with_a_token), CENTRES, ibots_state),
+    (Case("dinov2", literal.dinov2, LOCAL, with_a_token), CENTRES, dinov2s_state),
+    (Case("msn", literal.msn, LOCAL), ["target"], msns_target),
     (Case("nnclr", literal.nnclr, {}, partly_pushed), ["queue.features"], nnclrs_queue),
     (
         Case("swav", literal.swav, {"queue": 9, "local": 1}, partly_pushed),

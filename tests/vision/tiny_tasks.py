@@ -24,22 +24,30 @@ ON_PLACES = ("densecl", "pixpro")
 
 MAPS = BackboneConfig(name=TINY.name, options={**TINY.options, "output_stride": 8})
 
+ON_TOKENS = ("dinov2", "ibot", "msn")
+"""The tasks on partly hidden images, which get a transformer."""
+
+VIT = BackboneConfig(name="test_vit", options={"patch_size": 4})
+
 TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "byol": {"hidden": 16, "out": 8},
     "barlow-twins": {"hidden": 16, "out": 6},
     "dino": {"hidden": 16, "out": 8, "prototypes": 5},
+    "dinov2": {"hidden": 16, "out": 8, "prototypes": 5},
     "deepcluster-v2": {"hidden": 16, "out": 8, "prototypes": 5, "heads": 2},
     "densecl": {"out": 8, "queue": 9},
+    "ibot": {"hidden": 16, "out": 8, "prototypes": 5},
     "lejepa": {"hidden": 16, "out": 4, "directions": 5},
     "moco": {"out": 8, "queue": 9},
     "moco-v3": {"hidden": 16, "out": 8},
+    "msn": {"hidden": 16, "out": 8, "prototypes": 5},
     "nnclr": {"hidden": 16, "predictor": 16, "out": 8, "queue": 9},
     "npid": {"out": 8},
     "pixpro": {"hidden": 16, "out": 8},
     "simclr": {"out": 8},
     "simsiam": {"hidden": 16, "out": 8},
     "supcon": {"out": 8},
-    "swav": {"hidden": 16, "out": 8, "prototypes": 5, "queue": 0},
+    "swav": {"hidden": 16, "out": 8, "prototypes": 5, "queue": 0, "queue_fills": 1},
     "tico": {"hidden": 16, "out": 8},
     "vicreg": {"hidden": 16, "out": 6},
     "w-mse": {"hidden": 16, "out": 2, "slice": 3},
@@ -51,7 +59,7 @@ def tiny(name: str, size: int = 16, dtype: torch.dtype = torch.float64, **option
     """Return a task whose teachers differ from the networks in training, as after some steps."""
     cls = registry.load_task(name)
     torch.manual_seed(0)
-    backbone = MAPS if name in ON_PLACES else TINY
+    backbone = MAPS if name in ON_PLACES else VIT if name in ON_TOKENS else TINY
     images = SyntheticImages(backbone, size, classes=CLASSES, any_size=cls.any_size)
     data = replace(images.spec, samples=SAMPLES)
     task: Any = cls(images.encoder(), cls.Options(**{**TINY_OPTIONS[name], **options}), data).to(dtype)

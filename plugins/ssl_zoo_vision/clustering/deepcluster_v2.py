@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo import distributed
-from ssl_zoo.errors import UserError
 from ssl_zoo.nn import MemoryBank, by_size, kmeans, sum_over_rows, unit
-from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.clustering.options import ClusteringOptions
 
-FEWER_CLUSTERS = Notice(
-    "deepcluster-clusters",
-    "DeepCluster v2 makes at most half as many clusters as there are images to train on.",
-    "task.prototypes, or more images",
-)
-
 
 class DeepClusterV2(Task):
-    """Images are classified into clusters, found anew after each epoch; at first classes are random."""
+    """Images are classified into clusters, found before the first epoch and anew after each."""
 
     name = "deepcluster-v2"
     family = "clustering"
@@ -45,12 +39,7 @@ class DeepClusterV2(Task):
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
-        if spec.samples is None:
-            raise UserError("data.source: task 'deepcluster-v2' needs a known number of images")
-        wanted, samples = options.number(spec), spec.samples
-        self.number = min(wanted, max(1, samples // 2))
-        if self.number < wanted:
-            FEWER_CLUSTERS(f"task.prototypes: {self.number} clusters of {samples} images, not {wanted}")
+        self.number, samples = options.clusters(spec)
         self.head = options.head(encoder)
         # A row has the embeddings of both large views of an image, each of length 1/√2.
         self.bank = MemoryBank(samples, 2 * options.out, momentum=0)
@@ -64,10 +53,21 @@ class DeepClusterV2(Task):
         """Return two large views [B, C, H, W], then small ones [B, C, h, w]."""
         return self.crops(batch, rng)
 
+    def embed(self, crops: Sequence[Tensor]) -> Tensor:
+        """Return the unit embeddings [V·B, out] of V crops."""
+        return unit(self.head(torch.cat(by_size(self.encoder, crops))))
+
+    def before_training(self, batches: Iterable[tuple[Tensor, ...]]) -> None:
+        """Embed and cluster all images as the network is at first, as the authors' code does."""
+        for *crops, index in batches:
+            self.bank.note(torch.cat(self.embed(crops[:2]).chunk(2), 1), index)
+            self.bank.update()
+        self.cluster(-1)
+
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the mean cross entropy over heads, assigned images and all of their crops."""
         *crops, index = views
-        z = unit(self.head(torch.cat(by_size(self.encoder, crops))))  # [V·B, out]
+        z = self.embed(crops)
         self.bank.note(torch.cat(z.chunk(len(crops))[:2], 1), index)
         classes, temperature = self.classes[index], self.options.temperature  # [B, heads]
 
@@ -83,14 +83,16 @@ class DeepClusterV2(Task):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Write the bank, and cluster it anew once as many images went by as there are."""
+        """Write the bank, and cluster it anew once as many images were seen as there are."""
         images, epoch = self.bank.noted * distributed.world_size(), self.images // self.spec.samples
         self.bank.update()
-        if self.images.add_(images) // self.spec.samples > epoch and self.bank.seen.sum() >= self.number:
+        if self.images.add_(images) // self.spec.samples > epoch:
             self.cluster(int(epoch))
 
     def cluster(self, epoch: int) -> None:
-        """Cluster the images seen so far: centroids become prototypes, and clusters classes."""
+        """Turn clusters of the images seen so far into prototypes and classes; -1: before epoch 0."""
+        if self.bank.seen.sum() < self.number:
+            return
         self.classes.fill_(-100)  # none, for an image that was never seen
         views = self.bank.features[self.bank.seen].chunk(2, 1)  # [n, out] each
         for h in range(heads := self.options.heads):

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from torch import nn
 
+from ssl_zoo.errors import UserError
 from ssl_zoo.nn import mlp
+from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field
 from ssl_zoo_vision.augmentation import SMALL, MultiCropOptions, SymmetricViewOptions
+
+FEWER_CLUSTERS = Notice(
+    "deepcluster-clusters",
+    "DeepCluster v2 makes at most half as many clusters as there are images to train on.",
+    "task.prototypes, or more images",
+)
 
 
 class ClusteringOptions(MultiCropOptions, SymmetricViewOptions):
@@ -35,3 +43,20 @@ class ClusteringOptions(MultiCropOptions, SymmetricViewOptions):
             spec: the description of the images.
         """
         return self.prototypes or (512 if spec.size <= SMALL else 3000)
+
+    def clusters(self, spec: ImageSpec) -> tuple[int, int]:
+        """Return the number of clusters to find, at most half of the images, and that of the images.
+
+        Args:
+            spec: the description of the images.
+
+        Raises:
+            UserError: the number of images is unknown.
+        """
+        if spec.samples is None:
+            raise UserError("data.source: task 'deepcluster-v2' needs a known number of images")
+        wanted, samples = self.number(spec), spec.samples
+        number = min(wanted, max(1, samples // 2))
+        if number < wanted:
+            FEWER_CLUSTERS(f"task.prototypes: {number} clusters of {samples} images, not {wanted}")
+        return number, samples

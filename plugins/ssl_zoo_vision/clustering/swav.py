@@ -39,6 +39,9 @@ class SwAV(Task):
         )
         queue: int = Field(3840, ge=0, description="earlier embeddings that are balanced too; 0: none")
         queue_from: float = Field(0.04, ge=0, le=1, description="share of training before their use")
+        queue_fills: int = Field(
+            100, ge=1, description="times the queue is filled before its use (15 epochs in the paper)"
+        )
         crop_scale: tuple[float, float] = Field((0.14, 1.0), description="share of a large view")
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
@@ -55,10 +58,15 @@ class SwAV(Task):
         return self.crops(batch, rng)
 
     def before_step(self, progress: float) -> None:
-        """Use the queue from its share of training on, once no random row is left in it."""
+        """Use the queue from its share of training on, once it is short beside what was trained.
+
+        In a queue that embeddings have left meanwhile, collapsed ones get a few prototypes of their own
+        and pay less than log K: where all of training is a few fills, drifting pays, and not content.
+        """
         super().before_step(progress)
         if self.queue is not None and not self.queue_ready and progress >= self.options.queue_from:
-            self.queue_ready = self.queue.full
+            enough = self.options.queue_fills * self.options.queue
+            self.queue_ready = int(self.queue.filled) >= enough
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the mean cross entropy of assignments and predictions; log K if all views coincide."""

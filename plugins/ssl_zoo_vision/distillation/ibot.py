@@ -69,11 +69,12 @@ class IBOT(DINO):
         """Return DINO's loss plus the mean over large crops of that of an image's hidden patches."""
         *crops, masks, (hidden,) = views
         large = torch.cat(crops[:2])
-        pooled, patches = self.exported_encoder.pooled_and_map(large)
-        scores = self.teacher[2](self.teacher[1](pooled))  # [2B, K]
-        self.centre.note(scores)
-        targets = self.targets(scores, self.centre)
-        patch_targets = self.patch_targets(places_of(patches).flatten(0, 1), hidden)  # [P, K]
+        with torch.no_grad():
+            pooled, patches = self.exported_encoder.pooled_and_map(large)
+            scores = self.teacher[2](self.teacher[1](pooled))  # [2B, K]
+            self.centre.note(scores)
+            targets = self.targets(scores, self.centre)
+            patch_targets = self.patch_targets(places_of(patches).flatten(0, 1), hidden)  # [P, K]
 
         pooled, patches = self.encoder.pooled_and_map(large, masks, self.token)
         losses = self.matched(targets, [*pooled.chunk(2), *by_size(self.encoder, crops[2:])])

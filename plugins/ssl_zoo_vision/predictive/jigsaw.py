@@ -196,11 +196,16 @@ class Jigsaw(Task):
         return normalise(cut(x, self.permutations[target], shift, self.cell, self.tile)), target
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        """Return the cross entropy of the permutation; at chance, the log of their number."""
+        """Return the cross entropy of the permutation."""
         tiles, target = views
         logits = full_precision(self.logits(tiles))  # [B, permutations]
         accuracy = (logits.detach().argmax(1) == target).float().mean()
         return Losses(F.cross_entropy(logits, target), {"accuracy": accuracy})
+
+    @property
+    def chance_loss(self) -> float:
+        """The log of the number of permutations."""
+        return math.log(len(self.permutations))
 
     def logits(self, tiles: Tensor) -> Tensor:
         """Return the logits [B, permutations] of tiles [B, 9, C, t, t], which are encoded one by one."""

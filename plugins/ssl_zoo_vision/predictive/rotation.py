@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,11 +65,16 @@ class Rotation(Task):
         return tuple(rotate90(x, quarters) for quarters in range(4))
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
-        """Return the cross entropy of the rotation; log 4 at chance."""
+        """Return the cross entropy of the rotation."""
         logits = full_precision(self.head(self.encoder(torch.cat(views))))  # [4B, 4]
         turns = torch.arange(4, device=logits.device).repeat_interleave(len(views[0]))
         accuracy = (logits.detach().argmax(1) == turns).float().mean()
         return Losses(F.cross_entropy(logits, turns), {"accuracy": accuracy})
+
+    @property
+    def chance_loss(self) -> float:
+        """Log 4."""
+        return math.log(4)
 
     def features(self, x: Tensor) -> Tensor:
         """Return the pooled features [B, D] of the chosen stage."""
