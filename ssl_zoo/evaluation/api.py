@@ -31,6 +31,7 @@ from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import check_output_file
 from ssl_zoo.spec import Spec
 from ssl_zoo.task import Task
+from ssl_zoo.text import shorten_repr
 
 log = logging.getLogger("ssl_zoo.evaluation")
 
@@ -197,7 +198,7 @@ def load_adopted(config: DataConfig, spec: Spec, device: Device, *, fitted: bool
             raise
         raise UserError(
             f"--data {config.source}: the network takes {spec.noun} that are read with "
-            f"data.options={config.options}: {error.reason}"
+            f"data.options={shorten_repr(config.options)}: {error.reason}"
         ) from error
     try:
         return replace(samples, spec=spec.adopt(samples.spec))

@@ -151,6 +151,14 @@ def test_evaluation_gives_the_same_knn_again_and_bits_per_byte_to_language_model
     assert not any("bits-per-byte" in row for row in rows.values())
 
 
+def test_other_samples_than_texts_are_refused_in_a_short_line(folder: Path) -> None:
+    code, _, err = Command(folder, "eval", "run", "--data", "digits").done()
+    assert code == 2
+    assert len(err) < 300, "the tokenizer is not printed"
+    assert err.startswith("error: --data digits: the network takes texts")
+    assert err.endswith("digits has no options; leave them out\n")
+
+
 def test_each_text_has_a_row_of_features_a_name_and_a_class(folder: Path) -> None:
     ssl_zoo_ends(folder, "embed", "run", "-o", "e.npz")
     with np.load(folder / "e.npz") as arrays:
