@@ -27,7 +27,7 @@ class FeatureQueue(DeferredUpdate):
     Attributes:
         features: [size, width], unit rows.
         place: the row of the oldest vector, which is overwritten next.
-        filled: the number of vectors pushed so far; below `size`, the other rows are still random.
+        pushed: the number of vectors pushed so far.
 
     Args:
         size: the number of vectors.
@@ -36,18 +36,23 @@ class FeatureQueue(DeferredUpdate):
 
     features: Tensor
     place: Tensor
-    filled: Tensor
+    pushed: Tensor
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
         self.register_buffer("features", F.normalize(torch.randn(size, width), dim=1))
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
-        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+        self.register_buffer("pushed", torch.zeros((), dtype=torch.long))
+
+    @property
+    def filled(self) -> Tensor:
+        """The number of rows that were pushed, int64 []; the other rows are still random."""
+        return self.pushed.clamp(max=len(self.features))
 
     @property
     def full(self) -> bool:
         """True once no random vector is left; reading it waits for the device."""
-        return int(self.filled) >= len(self.features)
+        return int(self.filled) == len(self.features)
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
@@ -67,7 +72,7 @@ class FeatureQueue(DeferredUpdate):
         In several processes push the same rows in each, as `update` does.
         """
         size = len(self.features)
-        self.filled.add_(len(features))
+        self.pushed.add_(len(features))
         self.place += max(0, len(features) - size)
         features = features[-size:]
         rows = (self.place + torch.arange(len(features), device=features.device)) % size
@@ -81,8 +86,9 @@ class FeatureQueue(DeferredUpdate):
         self.clear()
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
-        # Checkpoints from before `filled` was counted are of tasks that do not ask for it.
-        state_dict.setdefault(f"{prefix}filled", torch.tensor(len(self.features)))
+        # Checkpoints from before rows were counted are of tasks that do not ask for the number.
+        filled = state_dict.pop(f"{prefix}filled", torch.tensor(len(self.features)))
+        state_dict.setdefault(f"{prefix}pushed", filled)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 

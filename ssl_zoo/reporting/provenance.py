@@ -9,7 +9,7 @@ from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.config.settings import result_affecting_settings
 from ssl_zoo.data.sample_files import SkippedSamples
 from ssl_zoo.reporting.inputs import FeatureExtractor, Member, Missing, ReportInputs, attempt
-from ssl_zoo.text import printable
+from ssl_zoo.text import printable, quantity
 
 MAX_SKIPPED = 30
 """The maximum number of skipped samples of a kind to list."""
@@ -86,7 +86,7 @@ def _changed_settings(config: RunConfig) -> list[str]:
 def skipped(inputs: ReportInputs, extractor: FeatureExtractor | Missing) -> list[dict[str, Any]]:
     """Return the samples that could not be read, then those that a setting excludes, if any.
 
-    Each group has its name, its number of samples, and the first of them with the reasons.
+    Each group has a phrase about it, its number of samples, and the first of them with the reasons.
     """
     met = SkippedSamples()
     if isinstance(extractor, FeatureExtractor):
@@ -94,7 +94,7 @@ def skipped(inputs: ReportInputs, extractor: FeatureExtractor | Missing) -> list
     groups = []
     for key, name, now in (
         ("skipped", "could not be read", met.unreadable),
-        ("excluded", "are excluded by a setting", met.excluded),
+        ("excluded", "left out as a setting says", met.excluded),
     ):
         samples: dict[str, Any] = dict(now)
         for member in inputs.members:
@@ -102,5 +102,6 @@ def skipped(inputs: ReportInputs, extractor: FeatureExtractor | Missing) -> list
             samples |= in_run if isinstance(in_run, dict) else {}
         if samples:
             listed = [(printable(sample), samples[sample]) for sample in sorted(samples)[:MAX_SKIPPED]]
-            groups.append({"name": name, "samples": listed, "count": len(samples)})
+            said = f"{quantity(len(samples), 'samples')} {name}"
+            groups.append({"said": said, "samples": listed, "count": len(samples)})
     return groups

@@ -78,12 +78,13 @@ def test_a_queue_knows_how_many_rows_were_pushed_and_when_it_is_full() -> None:
         assert not queue.full or filled == 5
         queue.push(torch.ones(pushed, 2))
         assert queue.filled == filled
+    assert queue.pushed == 2 + 2 + 3 + 9
     assert queue.full
 
 
 def test_a_queue_saved_before_it_counted_is_still_read() -> None:
     queue = FeatureQueue(5, 2)
-    state = {k: v for k, v in queue.state_dict().items() if k != "filled"}
+    state = {k: v for k, v in queue.state_dict().items() if k != "pushed"}
     other = FeatureQueue(5, 2)
     other.load_state_dict(state)
     assert other.features.equal(queue.features)

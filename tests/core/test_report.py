@@ -189,7 +189,7 @@ def test_names_of_classes_and_files_are_text(page: Page) -> None:
     for name in HOSTILE:
         assert name in page.text
     assert "<b>bad.png" in page.text
-    assert "1 file could not be read" in page.text
+    assert "1 sample could not be read" in page.text
     assert "x" not in page.all("src")
 
 

@@ -99,8 +99,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path: Path) -
 
 def test_scores_of_weights_that_move_on_do_not_stay(tmp_path: Path) -> None:
     early = Run.create(tmp_path / "early", small_config("simclr"))
-    early.add_scores({"simclr": {"linear": 1.0}})  # as `eval` does for a run that has not ended
-    assert "linear" not in train(resume=early.path).results()["scores"]["simclr"]
+    early.add_scores({"simclr": {"finetune": 1.0}})  # as `eval` does for a run that has not ended
+    assert "finetune" not in train(resume=early.path).results()["scores"]["simclr"]
 
 
 # ---- edited settings

@@ -65,7 +65,9 @@ def test_a_loss_of_bf16_features_is_computed_in_float32(
     with monkeypatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
         outputs = record(task, patch)
         loss = task.loss(views).total
-    assert {x.dtype for x in outputs} == {torch.bfloat16}
+    # A transformer's norms give float32; its other layers and the heads are in bf16.
+    formats = {x.dtype for x in outputs}
+    assert formats - {torch.float32} == {torch.bfloat16}
     assert loss.dtype == torch.float32
     assert loss.isfinite()
     with monkeypatch.context() as patch:

@@ -66,7 +66,7 @@ class SwAV(Task):
         super().before_step(progress)
         if self.queue is not None and not self.queue_ready and progress >= self.options.queue_from:
             enough = self.options.queue_fills * self.options.queue
-            self.queue_ready = int(self.queue.filled) >= enough
+            self.queue_ready = int(self.queue.pushed) >= enough
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the mean cross entropy of assignments and predictions; log K if all views coincide."""
