@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo import Field, Losses, Rng, Task, TaskOptions
+from ssl_zoo import Losses, Rng, Task, TaskOptions
 from ssl_zoo.nn import full_precision
 from ssl_zoo_text.backbones import TransformersEncoder
 from ssl_zoo_text.masking import mean_cross_entropy
@@ -29,26 +29,14 @@ class GPT(Task):
     prerequisites = "a causal network"
     recipe = recipe("gpt2-micro")
 
-    class Options(TaskOptions):
-        """The options of GPT."""
-
-        shrink: bool = Field(
-            True, description="begin with residual projections divided by √(2 · layers), as GPT-2 does"
-        )
-
     encoder: TransformersEncoder
     spec: TextSpec
     num_bytes: Tensor | None
 
-    def __init__(self, encoder: TransformersEncoder, options: Options, spec: TextSpec) -> None:
+    def __init__(self, encoder: TransformersEncoder, options: TaskOptions, spec: TextSpec) -> None:
         encoder.require(self.name, "gpt2")
         super().__init__(encoder, options, spec)
         self.register_buffer("num_bytes", spec.tables.num_bytes, persistent=False)
-        if not options.shrink:  # transformers' networks begin with them divided
-            factor = (2 * encoder.network.config.num_hidden_layers) ** 0.5
-            for name, parameter in encoder.network.named_parameters():
-                if name.endswith("c_proj.weight"):
-                    parameter.data.mul_(factor)
 
     def views(self, batch: Text, rng: Rng) -> tuple[Text]:
         """Return the blocks; nothing is random."""
