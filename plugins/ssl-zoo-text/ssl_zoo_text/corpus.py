@@ -17,7 +17,7 @@ from ssl_zoo import Field, Notice, UserError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit, DataSet, SourceOptions
-from ssl_zoo.data.holdout import merge_groups, stratified_split
+from ssl_zoo.data.holdout import group_by_name, merge_groups, stratified_split
 from ssl_zoo.data.summary import SourceFacts
 from ssl_zoo.text import printable
 from ssl_zoo_text.spec import Text, TextSpec, collate
@@ -40,7 +40,7 @@ CORPUS = Notice(
     "data.options.length, data.options.passages",
 )
 MAX_DOCUMENT = 1_000_000
-"""Longer documents are cut, between words where possible, into documents of so many characters."""
+"""Documents of more characters are cut into pieces of at most this length, between words if possible."""
 
 
 IntArray: TypeAlias = NDArray[np.integer[Any]]
@@ -92,8 +92,8 @@ def build(
 ) -> DataSet:
     """Return the data set of documents.
 
-    Equal documents count once. A share of the documents is held out, never a part of one. The tokenizer
-    is trained on the others. These are joined with [SEP] and cut into blocks, the train split; the
+    Equal documents count once. A share of the documents is held out, never a part of one unless there is
+    but one; nor a part of a group (``data.groups``). The tokenizer is trained on the others. These are joined with [SEP] and cut into blocks, the train split; the
     sentences of each document are joined to passages of at most `length` tokens, the samples that
     evaluation learns from and is done on. A block has the label of the document of its middle token.
 
@@ -107,8 +107,7 @@ def build(
     Raises:
         UserError: there are fewer than two documents, or less text than two samples need.
     """
-    given, pieces = len(documents), list(_cut(documents))
-    documents = list({d.text: d for d in pieces if d.text}.values())
+    number, (documents, owners) = len(documents), _distinct(documents)
     if len(documents) < 2:
         raise UserError(
             f"data.source: {name} has {'one document' if documents else 'no text'}, and two are needed, "
@@ -117,7 +116,7 @@ def build(
     classes = sorted({d.label for d in documents if d.label is not None})
     labels = torch.tensor([classes.index(d.label) if d.label is not None else -1 for d in documents])
     labelled = bool(classes) and bool((labels >= 0).all())
-    groups = merge_groups(len(documents), [])
+    groups = _groups(documents, owners, config.groups)
     train, test = stratified_split(labels if labelled else labels * 0, groups, config.holdout)
     content = _tokenizer(options, tuple(documents[i].text for i in train.tolist()))
     coded = _encode(content, tuple(documents))
@@ -126,7 +125,7 @@ def build(
     end = np.array([SEP], dtype=np.int32)
     stream = np.concatenate([ids for i in train.tolist() for ids in (coded[i].ids, end)])
     blocks = pack(stream, options.length)
-    owners = labels[train].repeat_interleave(
+    label_of = labels[train].repeat_interleave(
         torch.tensor([len(coded[i].ids) + 1 for i in train.tolist()])
     )
     if len(blocks.ids) < 2:
@@ -145,21 +144,22 @@ def build(
     counts[: len(SPECIALS)] = 0
     spec = replace(spec, counts=tuple(counts.tolist()))
     CORPUS(
-        f"{name}: {len(documents):,} documents ({_left_out(given, pieces, documents)}), "
+        f"{name}: {_count(number, documents, owners)}, "
         f"{len(stream):,} tokens to train on in blocks of {options.length}, {spec.vocabulary:,} "
         f"tokens in the vocabulary{_origin(options)}, {unknown:.2%} unknown; "
         "evaluated on passages of whole sentences, "
         f"{_share_cut(coded, options.length):.1%} of the sentences cut at {options.length - 2} tokens; "
         f"unigram entropy {spec.unigram_entropy():.2f} nats"
     )
+    noun = "documents" if len(documents) == len(set(owners)) else "pieces of documents"
     facts = SourceFacts(
-        held_out=f"{len(test):,} of {len(documents):,} documents",
+        held_out=f"{len(test):,} of {len(documents):,} {noun}" if len(test) else "",
         no_labels="" if labelled or not classes else "some documents have none",
     )
     return DataSet(
         name,
         spec,
-        ArraySplit(blocks, middle(owners, options.length) if labelled else None).to(device),
+        ArraySplit(blocks, middle(label_of, options.length) if labelled else None).to(device),
         ArraySplit(held[0], held[1], names=held[2]).to(device) if len(held[2]) else None,
         ArraySplit(bank[0], bank[1], names=bank[2]).to(device),
         tuple(classes) if labelled else None,
@@ -167,18 +167,49 @@ def build(
     )
 
 
-def _cut(documents: Iterable[Document]) -> Iterator[Document]:
-    """Yield documents with single spaces between words, those that are too long in parts."""
-    for text, name, label in documents:
-        for part in cut_text(text, MAX_DOCUMENT):
-            yield Document(" ".join(part.split()), name, label)
+def _cut(document: Document) -> Iterator[Document]:
+    """Yield a document with single spaces between words, in pieces if it is too long."""
+    for piece in cut_text(document.text, MAX_DOCUMENT):
+        yield document._replace(text=" ".join(piece.split()))
 
 
-def _left_out(given: int, pieces: Sequence[Document], kept: Sequence[Document]) -> str:
-    """Return how many documents were cut and how many are left out, as a part of a sentence."""
-    parts = f"{len(pieces) - given:,} cuts in documents of more than {MAX_DOCUMENT:,} characters, "
-    same = f"{len(pieces) - len(kept):,} empty or duplicates left out"
-    return (parts if len(pieces) > given else "") + same
+def _distinct(documents: Iterable[Document]) -> tuple[list[Document], list[int]]:
+    """Return the different pieces of documents that are not empty, and the document each is of."""
+    found: dict[str, tuple[Document, int]] = {}
+    for number, document in enumerate(documents):
+        for piece in _cut(document):
+            if piece.text:
+                found.setdefault(piece.text, (piece, number))
+    return [piece for piece, _ in found.values()], [number for _, number in found.values()]
+
+
+def _groups(pieces: Sequence[Document], owners: Sequence[int], rule: str | None) -> Tensor:
+    """Return the number of the group of each piece, int64 [N], which is held out as a whole or not at all.
+
+    Pieces of one document are in one group, unless there is no other document, and so are those of
+    documents whose names have the same group by ``data.groups``.
+
+    Raises:
+        SettingError: the rule is wrong.
+    """
+    sets: list[list[int]] = []
+    if len(set(owners)) > 1:
+        members: dict[int, list[int]] = {}
+        for i, owner in enumerate(owners):
+            members.setdefault(owner, []).append(i)
+        sets += members.values()
+    if rule is not None:
+        sets += group_by_name([piece.name for piece in pieces], rule)
+    return merge_groups(len(pieces), sets)
+
+
+def _count(number: int, pieces: Sequence[Document], owners: Sequence[int]) -> str:
+    """Return how many documents there are, how many are left out, and how many pieces are cut."""
+    kept = len(set(owners))
+    text = f"{kept:,} documents ({number - kept:,} empty or duplicates left out)"
+    if len(pieces) > kept:
+        text += f", cut into {len(pieces):,} pieces of at most {MAX_DOCUMENT:,} characters"
+    return text
 
 
 def split_sentences(text: str) -> list[str]:

@@ -113,7 +113,7 @@ def test_bytes_that_are_not_utf_8_are_replaced_and_counted(
 def test_of_a_long_line_nothing_is_lost() -> None:
     text = " ".join(map(str, range(400_000)))
     for line in (text, text.replace(" ", "")):
-        documents = [document.text for document in _cut([Document(line, "x")])]
+        documents = [document.text for document in _cut(Document(line, "x"))]
         assert len(documents) == -(-len(line) // MAX_DOCUMENT)
         assert all(0 < len(document) <= MAX_DOCUMENT for document in documents)
         assert (" " if " " in line else "").join(documents) == line
@@ -184,7 +184,7 @@ def test_a_long_line_is_cut_without_a_list_of_all_its_words(tmp_path: Path) -> N
     long_line(tmp_path / "x.txt", 10)
     (line,) = read_file(tmp_path / "x.txt", "x")
     tracemalloc.start()
-    number = sum(1 for _ in _cut([line]))
+    number = sum(1 for _ in _cut(line))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert number == -(-len(line.text) // MAX_DOCUMENT)
