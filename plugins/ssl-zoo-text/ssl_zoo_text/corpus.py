@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
@@ -133,12 +133,13 @@ def build(
             f"data.source: {name} has {len(stream):,} tokens to train on, fewer than two samples of "
             f"{options.length}; give more text, or a smaller data.options.length"
         )
-    bank = _passages(coded, train, labels if labelled else None, options.length, options.passages)
-    rows = zip(bank[0].ids.int().numpy(), bank[0].lengths.tolist(), strict=True)
-    seen = {row[1 : n - 1].tobytes() for row, n in rows}
-    held = _passages(
-        coded, test, labels if labelled else None, options.length, max(2, options.passages // 4), seen
-    )
+    trained_on = _passages(coded, train, options.length)
+    seen = {passage.ids.tobytes() for passage in trained_on}
+    found = _passages(coded, test, options.length)
+    unseen = [passage for passage in found if passage.ids.tobytes() not in seen]
+    known = labels if labelled else None
+    bank = _split(trained_on, known, options.length, options.passages)
+    held = _split(unseen, known, options.length, max(2, options.passages // 4))
     counts = np.bincount(stream, minlength=spec.vocabulary)
     unknown = int(counts[UNK]) / max(1, len(stream))
     counts[: len(SPECIALS)] = 0
@@ -148,7 +149,8 @@ def build(
         f"{len(stream):,} tokens to train on in blocks of {options.length}, {spec.vocabulary:,} "
         f"tokens in the vocabulary{_origin(options)}, {unknown:.2%} unknown; "
         "evaluated on passages of whole sentences, "
-        f"{_share_cut(coded, options.length):.1%} of the sentences cut at {options.length - 2} tokens; "
+        f"{_share_cut(coded, options.length):.1%} of the sentences cut at {options.length - 2} tokens"
+        f"{_say_seen(len(found) - len(unseen))}; "
         f"unigram entropy {spec.unigram_entropy():.2f} nats"
     )
     noun = "documents" if len(documents) == len(set(owners)) else "pieces of documents"
@@ -160,8 +162,8 @@ def build(
         name,
         spec,
         ArraySplit(blocks, middle(label_of, options.length) if labelled else None).to(device),
-        ArraySplit(held[0], held[1], names=held[2]).to(device) if len(held[2]) else None,
-        ArraySplit(bank[0], bank[1], names=bank[2]).to(device),
+        held.to(device) if len(held) else None,
+        bank.to(device),
         tuple(classes) if labelled else None,
         facts,
     )
@@ -258,28 +260,39 @@ def join_sentences(ends: Iterable[int], limit: int) -> list[tuple[int, int]]:
     return passages
 
 
-def _passages(
-    coded: Sequence[_Coded],
-    indices: Tensor,
-    labels: Tensor | None,
-    length: int,
-    most: int,
-    seen: Collection[bytes] = (),
-) -> tuple[Text, Tensor | None, list[str]]:
-    """Return at most so many passages, evenly spread, with labels and names; none that was seen."""
-    found: list[tuple[int, str, IntArray]] = []
+class _Passage(NamedTuple):
+    """Some sentences of a document: its number, the passage's name, and the ids, int32 [n]."""
+
+    document: int
+    name: str
+    ids: IntArray
+
+
+def _passages(coded: Sequence[_Coded], indices: Tensor, length: int) -> list[_Passage]:
+    """Return all passages of the documents with these indices, in order."""
+    found: list[_Passage] = []
     for i in indices.tolist():
         document = coded[i]
         spans = join_sentences(document.ends.tolist(), length - 2)
         for k, (begin, end) in enumerate(spans):
-            ids = document.ids[begin:end]
-            if not (seen and ids.tobytes() in seen):
-                found.append((i, f"{document.name}[{k}]" if len(spans) > 1 else document.name, ids))
-    if len(found) > most:
-        found = [found[k] for k in torch.linspace(0, len(found) - 1, most).long().tolist()]
-    text = collate([[CLS, *ids.tolist(), SEP] for _, _, ids in found], length)
-    owners = torch.tensor([i for i, _, _ in found], dtype=torch.long)
-    return text, None if labels is None else labels[owners], [name for _, name, _ in found]
+            name = f"{document.name}[{k}]" if len(spans) > 1 else document.name
+            found.append(_Passage(i, name, document.ids[begin:end]))
+    return found
+
+
+def _split(passages: list[_Passage], labels: Tensor | None, length: int, limit: int) -> ArraySplit:
+    """Return at most `limit` passages, evenly spread, with the labels of their documents and names."""
+    if len(passages) > limit:
+        passages = [passages[k] for k in torch.linspace(0, len(passages) - 1, limit).long().tolist()]
+    text = collate([[CLS, *passage.ids.tolist(), SEP] for passage in passages], length)
+    owners = torch.tensor([passage.document for passage in passages], dtype=torch.long)
+    names = [passage.name for passage in passages]
+    return ArraySplit(text, None if labels is None else labels[owners], names=names)
+
+
+def _say_seen(number: int) -> str:
+    """Return how many passages to evaluate on are left out, as a part of a sentence."""
+    return f", {number:,} left out that equal one trained on" if number else ""
 
 
 def _share_cut(coded: Sequence[_Coded], length: int) -> float:

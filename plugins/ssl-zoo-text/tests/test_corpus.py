@@ -78,6 +78,29 @@ def test_pieces_of_a_document_and_groups_of_documents_lie_on_one_side(
     assert sides(documents[:1]) == [{"author0/0"}] * 2, "the only document is divided"
 
 
+def test_no_passage_is_evaluated_on_that_is_trained_on(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "ssl_zoo.notices")
+    # Each document shares five sentences with the next one, and has five of its own.
+    shared = [[f"Sentence {j} of both {i} and the next." for j in range(5)] for i in range(20)]
+    own = [[f"Sentence {j} of {i} and none other." for j in range(5)] for i in range(20)]
+    texts = [" ".join([*shared[i - 1], *own[i], *shared[i]]) for i in range(20)]
+    documents = [Document(text, str(i)) for i, text in enumerate(texts)]
+
+    def passages(limit: int) -> tuple[set[str], set[str]]:
+        options = TextOptions(length=20, vocabulary=300, passages=limit)
+        data = build("x", documents, DataConfig(holdout=0.3), torch.device("cpu"), options)
+        assert data.test is not None
+        splits = (data.bank, data.test)
+        return tuple({*data.spec.show(s.batch(torch.arange(len(s))))} for s in splits)  # type: ignore[return-value]
+
+    trained_on, _ = passages(8000)
+    bank, held_out = passages(40)
+    assert len(trained_on) > 2 * len(bank)
+    assert len(held_out) > 4
+    assert not held_out & trained_on
+    assert "left out that equal one trained on" in caplog.text
+
+
 def test_blocks_hold_the_train_documents_in_order() -> None:
     data, spec = small_data(), small_spec()
     blocks = data.train.batch(torch.arange(len(data.train)))
