@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
@@ -18,7 +18,7 @@ from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit, DataSet, SourceOptions
 from ssl_zoo.data.holdout import group_by_name, merge_groups, stratified_split
-from ssl_zoo.data.summary import SourceFacts
+from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.text import printable
 from ssl_zoo_text.spec import Text, TextSpec, collate
 from ssl_zoo_text.tokenizer import (
@@ -47,11 +47,20 @@ IntArray: TypeAlias = NDArray[np.integer[Any]]
 
 
 class Document(NamedTuple):
-    """A text with its name, such as ``notes.txt:3``, and the name of its class, None if unknown."""
+    """A text with its name, such as ``notes.txt:3``.
+
+    Attributes:
+        text: the text.
+        name: its name.
+        label: the name of its class, None if unknown.
+        split: ``"test"`` to evaluate on, ``"unlabelled"`` to train on alone; any other to train on, with
+            a share held out where no document is of the split ``"test"``.
+    """
 
     text: str
     name: str
     label: str | None = None
+    split: str | None = None
 
 
 class TextOptions(SourceOptions):
@@ -89,13 +98,16 @@ def build(
     config: DataConfig,
     device: torch.device,
     options: TextOptions,
+    facts: SourceFacts = NO_FACTS,
+    unreadable: Mapping[str, str] | None = None,
 ) -> DataSet:
     """Return the data set of documents.
 
     Equal documents count once. A share of the documents is held out, never a part of one unless there is
-    but one; nor a part of a group (``data.groups``). The tokenizer is trained on the others. These are joined with [SEP] and cut into blocks, the train split; the
-    sentences of each document are joined to passages of at most `length` tokens, the samples that
-    evaluation learns from and is done on. A block has the label of the document of its middle token.
+    but one, nor a part of a group (``data.groups``). The tokenizer is trained on the others. These are
+    joined with [SEP] and cut into blocks, the train split; the sentences of each document are joined to
+    passages of at most `length` tokens, the samples that evaluation learns from and is done on. A block
+    has the label of the document of its middle token.
 
     Args:
         name: the name of the data.
@@ -103,10 +115,14 @@ def build(
         config: the ``data`` section.
         device: the device of the samples.
         options: the validated options.
+        facts: what is known of the source.
+        unreadable: the reason for each file that cannot be read, by name.
 
     Raises:
         UserError: there are fewer than two documents, or less text than two samples need.
     """
+    # Of equal documents the first is kept: one to train on, rather than to evaluate on.
+    documents = sorted(documents, key=lambda d: {"unlabelled": 1, "test": 2}.get(d.split or "", 0))
     number, (documents, owners) = len(documents), _distinct(documents)
     if len(documents) < 2:
         raise UserError(
@@ -115,19 +131,18 @@ def build(
         )
     classes = sorted({d.label for d in documents if d.label is not None})
     labels = torch.tensor([classes.index(d.label) if d.label is not None else -1 for d in documents])
-    labelled = bool(classes) and bool((labels >= 0).all())
-    groups = _groups(documents, owners, config.groups)
-    train, test = stratified_split(labels if labelled else labels * 0, groups, config.holdout)
+    labelled = bool(classes) and all(d.label is not None or d.split == "unlabelled" for d in documents)
+    train, test = _sides(documents, owners, labels if labelled else labels * 0, config)
     content = _tokenizer(options, tuple(documents[i].text for i in train.tolist()))
     coded = _encode(content, tuple(documents))
     spec = TextSpec(length=options.length, tokenizer=content, classes=len(classes) if labelled else None)
 
     end = np.array([SEP], dtype=np.int32)
-    stream = np.concatenate([ids for i in train.tolist() for ids in (coded[i].ids, end)])
+    stream = np.concatenate([end[:0], *(ids for i in train.tolist() for ids in (coded[i].ids, end))])
     blocks = pack(stream, options.length)
-    label_of = labels[train].repeat_interleave(
-        torch.tensor([len(coded[i].ids) + 1 for i in train.tolist()])
-    )
+    lengths = torch.tensor([len(coded[i].ids) + 1 for i in train.tolist()], dtype=torch.long)
+    label_of = middle(labels[train].repeat_interleave(lengths), options.length)
+    block_labels = label_of if labelled and bool((label_of >= 0).all()) else None
     if len(blocks.ids) < 2:
         raise UserError(
             f"data.source: {name} has {len(stream):,} tokens to train on, fewer than two samples of "
@@ -138,6 +153,8 @@ def build(
     found = _passages(coded, test, options.length)
     unseen = [passage for passage in found if passage.ids.tobytes() not in seen]
     known = labels if labelled else None
+    if labelled:
+        trained_on = [passage for passage in trained_on if labels[passage.document] >= 0]
     bank = _split(trained_on, known, options.length, options.passages)
     held = _split(unseen, known, options.length, max(2, options.passages // 4))
     counts = np.bincount(stream, minlength=spec.vocabulary)
@@ -154,14 +171,16 @@ def build(
         f"unigram entropy {spec.unigram_entropy():.2f} nats"
     )
     noun = "documents" if len(documents) == len(set(owners)) else "pieces of documents"
-    facts = SourceFacts(
-        held_out=f"{len(test):,} of {len(documents):,} {noun}" if len(test) else "",
+    held_out = bool(len(test)) and not any(d.split == "test" for d in documents)
+    facts = replace(
+        facts,
+        held_out=f"{len(test):,} of {len(documents):,} {noun}" if held_out else "",
         no_labels="" if labelled or not classes else "some documents have none",
     )
     return DataSet(
         name,
         spec,
-        ArraySplit(blocks, middle(label_of, options.length) if labelled else None).to(device),
+        ArraySplit(blocks, block_labels, unreadable).to(device),
         held.to(device) if len(held) else None,
         bank.to(device),
         tuple(classes) if labelled else None,
@@ -185,8 +204,25 @@ def _distinct(documents: Iterable[Document]) -> tuple[list[Document], list[int]]
     return [piece for piece, _ in found.values()], [number for _, number in found.values()]
 
 
+def _sides(
+    pieces: Sequence[Document], owners: Sequence[int], labels: Tensor, config: DataConfig
+) -> tuple[Tensor, Tensor]:
+    """Return the indices of the pieces to train on and to evaluate on, each sorted.
+
+    Raises:
+        SettingError: ``data.groups`` is wrong.
+    """
+    test = torch.tensor([piece.split == "test" for piece in pieces])
+    if not test.any():
+        free = [i for i, piece in enumerate(pieces) if piece.split != "unlabelled"]
+        groups = _groups([pieces[i] for i in free], [owners[i] for i in free], config.groups)
+        _, held = stratified_split(labels[free], groups, config.holdout)
+        test[torch.tensor(free)[held]] = True
+    return (~test).nonzero().flatten(), test.nonzero().flatten()
+
+
 def _groups(pieces: Sequence[Document], owners: Sequence[int], rule: str | None) -> Tensor:
-    """Return the number of the group of each piece, int64 [N], which is held out as a whole or not at all.
+    """Return the number of each piece's group, int64 [N], which is held out whole or not at all.
 
     Pieces of one document are in one group, unless there is no other document, and so are those of
     documents whose names have the same group by ``data.groups``.

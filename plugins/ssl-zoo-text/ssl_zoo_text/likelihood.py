@@ -32,7 +32,9 @@ def measure(subject: Subject) -> Mapping[str, float]:
         NO_LIKELIHOOD(f"likelihood: {task.name} gives none; train a language model, such as gpt")
         return {}
     if data.spec.tables.num_bytes is None:  # type: ignore[attr-defined]
-        NO_LIKELIHOOD(f"likelihood: tokens of {data.name} spell no bytes; train with data.options.tokenizer=bpe")
+        NO_LIKELIHOOD(
+            f"likelihood: tokens of {data.name} spell no bytes; train with data.options.tokenizer=bpe"
+        )
         return {}
 
     def of_batch(batch: Text) -> Tensor:
