@@ -52,8 +52,8 @@ LIKELIHOOD = Protocol(
     {
         "bits-per-byte": Metric(
             "bits/byte",
-            "cross entropy of the tokens of the test split, without [CLS] and [SEP] around each passage, "
-            "over ln 2 and the bytes that they spell",
+            "cross entropy of the tokens of the test split, without [CLS] and [SEP] around each "
+            "passage, over ln 2 and the bytes that they spell",
             better="lower",
             digits=3,
         )

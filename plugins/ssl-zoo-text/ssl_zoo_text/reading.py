@@ -48,8 +48,8 @@ class FileOptions(ColumnOptions):
 
     documents: Literal["auto", "lines", "paragraphs", "file"] = Field(
         "auto",
-        description="what a document of plain text is: a line, what is between blank lines, or the file; "
-        "auto: in a folder the file; else paragraphs if the file has blank lines, or lines",
+        description="what a document of plain text is: a line, what is between blank lines, or the file "
+        "(auto: in a folder the file; else paragraphs if the file has blank lines, or lines)",
     )
 
 
