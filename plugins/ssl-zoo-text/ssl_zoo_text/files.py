@@ -131,7 +131,8 @@ def read_folder(root: Path, options: FileOptions, reader: FileReader) -> FolderC
 
     A .txt file is one document unless the options say what is. Sub-folders such as ``train`` and
     ``test`` are splits by the rules for folders of images, with the classes below them; texts in one
-    such as ``unsup`` have no label. A broken file is left out, unless there are many.
+    such as ``unsup`` have no label, and texts beside classes are not used. A broken file is left out,
+    unless there are many.
 
     Raises:
         UserError: there is no file of a known kind, or many cannot be read.
@@ -140,10 +141,10 @@ def read_folder(root: Path, options: FileOptions, reader: FileReader) -> FolderC
         reader.options = options.model_copy(update={"documents": "file"})
     files, others = _list_files(root)
     if not files:
-        kinds = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(3)) or "nothing"
+        kinds = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(3))
+        content = f"it has {printable(kinds)}" if kinds else "it is empty"
         raise UserError(
-            f"data.source: {printable(root)} has no texts (it has {printable(kinds)}); texts are files "
-            f"ending in {KINDS}"
+            f"data.source: {printable(root)} has no texts ({content}); texts are files ending in {KINDS}"
         )
     folders = Counter(path.parts[0] if len(path.parts) > 1 else "" for path in files)
     train, tests, unlabelled = find_splits(root, list(folders), [])
@@ -152,12 +153,17 @@ def read_folder(root: Path, options: FileOptions, reader: FileReader) -> FolderC
     unreadable = UnreadableFiles("files")
     unreadable.total = len(files)
     documents: list[Document] = []
+    unused: Counter[str] = Counter()
+    with_classes = {path.parts[0] for path in files if len(path.parts) > 2}
     for path in files:
         *above, _ = path.parts
-        split = split_of.get(above[0] if above else "") if split_of else None
-        if split_of and split is None:
-            continue
+        top = above[0] if above else ""
+        split = split_of.get(top)
         label = next(iter(above[1:] if split_of else above), None)
+        beside = label is None and top in with_classes and split != "unlabelled"
+        if split_of and (split is None or beside):
+            unused["" if split else top] += 1
+            continue
         if split == "unlabelled" or (label and split_role(label) == ("unlabelled", frozenset())):
             split, label = "unlabelled", None
         try:
@@ -170,7 +176,7 @@ def read_folder(root: Path, options: FileOptions, reader: FileReader) -> FolderC
     facts = SourceFacts(
         folders=used if split_of else {},
         other_files=dict(others.most_common()),
-        unused={name: n for name, n in folders.items() if split_of and name not in split_of},
+        unused=unused,
     )
     return FolderContent(documents, facts, unreadable.reasons)
 

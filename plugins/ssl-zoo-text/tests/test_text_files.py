@@ -118,6 +118,8 @@ def test_train_and_test_folders_are_splits_with_classes_below_them(tmp_path: Pat
             (tmp_path / folder / f"{i}.txt").write_text(f"Review {i} in {folder}, all its own. " * 4)
     (tmp_path / "test/pos/copy.txt").write_text((tmp_path / "train/pos/0.txt").read_text())
     (tmp_path / "notes.json").write_text("{}")
+    (tmp_path / "train/urls.txt").write_text("A list beside the classes.")
+    (tmp_path / "about.txt").write_text("A text beside the splits.")
     data = opened(tmp_path, length=32, passages=8000)
     assert data.classes == ("neg", "pos")
     assert data.test is not None
@@ -131,6 +133,7 @@ def test_train_and_test_folders_are_splits_with_classes_below_them(tmp_path: Pat
     assert data.train.labels is None
     assert data.facts.folders == {"train": ["train"], "test": ["test"]}
     assert dict(data.facts.other_files) == {".json": 1}
+    assert dict(data.facts.unused) == {"": 2}
     config = DataConfig(source=str(tmp_path), groups="folder", options={"length": 32, "vocabulary": 300})
     with pytest.raises(UserError, match=r"data\.groups: nothing is held out of .*has a test split"):
         load(config, torch.device("cpu"), ssl_zoo_register_sources(), "text")
