@@ -27,7 +27,12 @@ class GPT(Task):
     modality = "text"
     passes = 1
     prerequisites = "a causal network"
-    recipe = recipe("gpt2-micro")
+    recipe = recipe(
+        "gpt2-micro",
+        optimizer_options={"betas": [0.9, 0.95]},  # Brown et al. 2020, arXiv:2005.14165, appendix B
+        weight_decay=0.1,
+        schedule="cosine",
+    )
 
     encoder: TransformersEncoder
     spec: TextSpec
