@@ -73,7 +73,7 @@ class TextOptions(SourceOptions):
     )
     vocabulary: int = Field(4096, ge=300, le=2**20, description="tokens that a tokenizer is trained for")
     passages: int = Field(
-        4096, ge=2, description="most passages to learn an evaluation from; a quarter to evaluate on"
+        4096, ge=2, description="maximum number of passages to evaluate with; a quarter of it to test on"
     )
 
 
