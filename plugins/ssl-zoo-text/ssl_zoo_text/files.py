@@ -176,7 +176,7 @@ def read_folder(root: Path, options: FileOptions, reader: FileReader) -> FolderC
     facts = SourceFacts(
         folders=used if split_of else {},
         other_files=dict(others.most_common()),
-        unused=unused,
+        unused=dict(unused),  # a Counter does not survive `dataclasses.asdict`
     )
     return FolderContent(documents, facts, unreadable.reasons)
 

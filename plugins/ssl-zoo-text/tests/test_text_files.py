@@ -9,6 +9,7 @@ import lzma
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def test_train_and_test_folders_are_splits_with_classes_below_them(tmp_path: Pat
     assert data.train.labels is None
     assert data.facts.folders == {"train": ["train"], "test": ["test"]}
     assert dict(data.facts.other_files) == {".json": 1}
-    assert dict(data.facts.unused) == {"": 2}
+    assert asdict(data.facts)["unused"] == {"": 2}
     config = DataConfig(source=str(tmp_path), groups="folder", options={"length": 32, "vocabulary": 300})
     with pytest.raises(UserError, match=r"data\.groups: nothing is held out of .*has a test split"):
         load(config, torch.device("cpu"), ssl_zoo_register_sources(), "text")
