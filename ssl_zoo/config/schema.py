@@ -85,7 +85,7 @@ class DataConfig(_Section):
     )
     groups: str | None = Field(
         None,
-        description="images to hold out together: folder, or a regular expression that finds the group "
+        description="samples to hold out together: folder, or a regular expression that finds the group "
         "in a file's name, such as '(patient\\d+)'",
     )
     workers: int = Field(2, ge=1, le=256, description="decoding threads")

@@ -106,7 +106,7 @@ def list_files(root: Path) -> Listing:
             subfolders.clear()
             continue
         seen.add(real)
-        subfolders[:] = sorted(filter(_is_visible, subfolders))
+        subfolders[:] = sorted(filter(is_visible, subfolders))
         for name in sorted(names):
             suffix = Path(name).suffix.lower()
             if not name.startswith(".") and suffix in suffixes:
@@ -146,7 +146,7 @@ def read_folder(root: Path) -> FolderContent:
     root = _innermost(root, whole.images)
     folders = _by_folder(whole.images, root)
     empty = [name for name in _folders(root) if name not in folders]
-    train, tests, unlabelled = _splits(root, list(folders), empty)
+    train, tests, unlabelled = find_splits(root, list(folders), empty)
     if train is None:
         files = _label(whole.images, root)
         _warn_of_split_names(files.classes or (), whole.images, root)
@@ -174,7 +174,8 @@ def read_folder(root: Path) -> FolderContent:
     return FolderContent(files, test_files, whole.others, unused | dict.fromkeys(empty, 0), folders_used)
 
 
-def _is_visible(name: str) -> bool:
+def is_visible(name: str) -> bool:
+    """Return whether a file or folder of this name is neither hidden nor one that archivers add."""
     return not name.startswith(".") and name not in IGNORED_FOLDERS
 
 
@@ -184,7 +185,7 @@ def _folders(root: Path) -> list[str]:
     Raises:
         UserError: it cannot be read.
     """
-    return sorted(filter(_is_visible, next(os.walk(root, onerror=_raise_unreadable))[1]))
+    return sorted(filter(is_visible, next(os.walk(root, onerror=_raise_unreadable))[1]))
 
 
 def _by_folder(images: Iterable[Path], root: Path) -> dict[str, list[Path]]:
@@ -211,7 +212,7 @@ def _innermost(root: Path, images: Sequence[Path], named: str | None = None) -> 
         inner = root / name
         if others or not name or "" in _by_folder(images, inner):
             return root
-        if name.lower() != named.lower() if named is not None else _role(name) is not None:
+        if name.lower() != named.lower() if named is not None else split_role(name) is not None:
             return root
         root = inner
 
@@ -222,7 +223,7 @@ def _words(name: str) -> list[str]:
     return [word.removesuffix("set") or word for word in words if word not in NEUTRAL_WORDS]
 
 
-def _role(name: str) -> tuple[str, frozenset[str]] | None:
+def split_role(name: str) -> tuple[str, frozenset[str]] | None:
     """Return the split that a folder's name is that of, and the other words in it; None for no split."""
     words = _words(name)
     kinds = {"train": TRAIN_WORDS, "test": TEST_WORDS, "unlabelled": UNLABELLED_WORDS}
@@ -233,7 +234,7 @@ def _role(name: str) -> tuple[str, frozenset[str]] | None:
     return kind, frozenset(words) - {word}
 
 
-def _splits(
+def find_splits(
     root: Path, filled: Sequence[str], empty: Sequence[str]
 ) -> tuple[str | None, list[str], list[str]]:
     """Return the folder to train on, those to evaluate on in order of preference, and unlabelled ones.
@@ -249,7 +250,7 @@ def _splits(
     Raises:
         UserError: several folders could be the train split.
     """
-    roles = {name: role for name in (*filled, *empty) if (role := _role(name))}
+    roles = {name: role for name in (*filled, *empty) if (role := split_role(name))}
 
     def named(kind: str, rest: frozenset[str]) -> list[str]:
         return [name for name, role in roles.items() if role == (kind, rest)]
@@ -280,7 +281,7 @@ def _warn_of_split_names(classes: Sequence[str], images: Sequence[Path], root: P
     depth = len(root.parts)
     inside = sorted({path.parts[depth + 1] for path in images if len(path.parts) > depth + 2})
     for names, place in ((classes, "taken as a class"), (inside, "inside classes, so not a split")):
-        found = [name for name in names if (_role(name) or ("",))[0] == "test"]
+        found = [name for name in names if (split_role(name) or ("",))[0] == "test"]
         if found:
             log.warning(
                 "%s: %s is %s, and its images are trained on; if it is for evaluation, put it beside a "
@@ -302,7 +303,7 @@ def _label(
     """
     depth = len(root.parts)
     folders = [path.parts[depth] if len(path.parts) > depth + 1 else None for path in paths]
-    unlabelled = {name for name in folders if name and _role(name) == ("unlabelled", frozenset())}
+    unlabelled = {name for name in folders if name and split_role(name) == ("unlabelled", frozenset())}
     named = [None if name in unlabelled and classes is None else name for name in folders]
     names = classes or tuple(sorted({name for name in named if name is not None}))
     loose = folders.count(None)

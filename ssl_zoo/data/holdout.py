@@ -195,7 +195,7 @@ def group_by_name(names: Sequence[str], rule: str) -> list[list[int]]:
         if missing:
             raise SettingError(
                 "data.groups",
-                f"{rule} is not found in the names of {len(missing)} of {len(names)} images, such as "
+                f"{rule} is not found in the names of {len(missing)} of {len(names)} samples, such as "
                 f"{printable(missing[0])}; give an expression that is, or folder",
             )
         keys = [match[min(1, pattern.groups)] or "" for match in found if match is not None]

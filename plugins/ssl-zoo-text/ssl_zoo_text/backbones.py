@@ -100,7 +100,7 @@ def configure(family: str, size: str, spec: TextSpec, options: Mapping[str, Any]
     for name in options:
         if name not in known:
             hint = did_you_mean(name, known)
-            raise SettingError(f"backbone.options.{name}", f"is no option of {cls.__name__}.{hint}")
+            raise SettingError(f"backbone.options.{name}", f"is not an option of {cls.__name__}.{hint}")
     try:
         return cls(**{**values, **{n: v for n, v in options.items() if n != "dropout"}})
     except Exception as error:  # huggingface_hub's validators raise errors of their own

@@ -11,7 +11,7 @@ from torch import Tensor
 from ssl_zoo import Field, Losses, Rng, Task, TaskOptions
 from ssl_zoo.nn import full_precision
 from ssl_zoo_text.backbones import TransformersEncoder
-from ssl_zoo_text.masking import TokenHead, at, choose_targets, corrupt, mean_cross_entropy, share
+from ssl_zoo_text.masking import TokenHead, at, choose_targets, corrupt, masked_loss, share
 from ssl_zoo_text.recipes import recipe
 from ssl_zoo_text.segments import classifier, exchange
 from ssl_zoo_text.spec import Text, TextSpec
@@ -60,9 +60,7 @@ class BERT(Task):
         """Return the cross entropy of the targets, in nats, plus that of the next sentence."""
         x, targets, *follows = views
         states = self.states(x)
-        logits = self.head(at(states, targets.places), self.encoder.embedding)  # [B, K, V]
-        loss, accuracy = mean_cross_entropy(logits, targets.ids, targets.weight)
-        logs = {"masked": loss.detach(), "masked_accuracy": accuracy}
+        loss, logs = masked_loss(self.head, self.encoder, states, targets)
         if self.pair_head is None:
             return Losses(loss, logs, weight=targets.weight.sum())
         pair = full_precision(self.pair_head(states[:, 0]))
@@ -73,7 +71,7 @@ class BERT(Task):
         return Losses(share(targets.weight) * loss + sentence, logs)
 
     def states(self, x: Text) -> Tensor:
-        """Return the last hidden states [B, T, d]; the second half is of type 1 where pairs are told."""
+        """Return the last hidden states [B, T, d]; the second half is of type 1 with `next_sentence`."""
         if self.pair_head is None:
             return self.encoder.tokens(x)
         types = torch.zeros_like(x.ids)

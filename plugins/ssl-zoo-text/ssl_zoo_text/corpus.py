@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
@@ -17,8 +17,8 @@ from ssl_zoo import Field, Notice, UserError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit, DataSet, SourceOptions
-from ssl_zoo.data.holdout import merge_groups, stratified_split
-from ssl_zoo.data.summary import SourceFacts
+from ssl_zoo.data.holdout import group_by_name, merge_groups, stratified_split
+from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.text import printable
 from ssl_zoo_text.spec import Text, TextSpec, collate
 from ssl_zoo_text.tokenizer import (
@@ -40,18 +40,27 @@ CORPUS = Notice(
     "data.options.length, data.options.passages",
 )
 MAX_DOCUMENT = 1_000_000
-"""Longer documents are cut, between words where possible, into documents of so many characters."""
+"""Documents of more characters are cut into pieces of at most this length, between words if possible."""
 
 
 IntArray: TypeAlias = NDArray[np.integer[Any]]
 
 
 class Document(NamedTuple):
-    """A text with its name, such as ``notes.txt:3``, and the name of its class, None if unknown."""
+    """A text with its name, such as ``notes.txt:3``.
+
+    Attributes:
+        text: the text.
+        name: its name.
+        label: the name of its class, None if unknown.
+        split: ``"test"`` to evaluate on, ``"unlabelled"`` to train on alone; any other to train on, with
+            a share held out where no document is of the split ``"test"``.
+    """
 
     text: str
     name: str
     label: str | None = None
+    split: str | None = None
 
 
 class TextOptions(SourceOptions):
@@ -64,7 +73,7 @@ class TextOptions(SourceOptions):
     )
     vocabulary: int = Field(4096, ge=300, le=2**20, description="tokens that a tokenizer is trained for")
     passages: int = Field(
-        4096, ge=2, description="most passages to learn an evaluation from; a quarter to evaluate on"
+        4096, ge=2, description="maximum number of passages to evaluate with; a quarter of it to test on"
     )
 
 
@@ -89,13 +98,16 @@ def build(
     config: DataConfig,
     device: torch.device,
     options: TextOptions,
+    facts: SourceFacts = NO_FACTS,
+    unreadable: Mapping[str, str] | None = None,
 ) -> DataSet:
     """Return the data set of documents.
 
-    Equal documents count once. A share of the documents is held out, never a part of one. The tokenizer
-    is trained on the others. These are joined with [SEP] and cut into blocks, the train split; the
-    sentences of each document are joined to passages of at most `length` tokens, the samples that
-    evaluation learns from and is done on. A block has the label of the document of its middle token.
+    Equal documents count once. A share of the documents is held out, never a part of one unless there is
+    but one, nor a part of a group (``data.groups``). The tokenizer is trained on the others. These are
+    joined with [SEP] and cut into blocks, the train split; the sentences of each document are joined to
+    passages of at most `length` tokens, the samples that evaluation learns from and is done on. A block
+    has the label of the document of its middle token.
 
     Args:
         name: the name of the data.
@@ -103,12 +115,15 @@ def build(
         config: the ``data`` section.
         device: the device of the samples.
         options: the validated options.
+        facts: what is known of the source.
+        unreadable: the reason for each file that cannot be read, by name.
 
     Raises:
         UserError: there are fewer than two documents, or less text than two samples need.
     """
-    given, pieces = len(documents), list(_cut(documents))
-    documents = list({d.text: d for d in pieces if d.text}.values())
+    # Of equal documents the first is kept: one to train on, rather than to evaluate on.
+    documents = sorted(documents, key=lambda d: {"unlabelled": 1, "test": 2}.get(d.split or "", 0))
+    number, (documents, owners) = len(documents), _distinct(documents)
     if len(documents) < 2:
         raise UserError(
             f"data.source: {name} has {'one document' if documents else 'no text'}, and two are needed, "
@@ -116,69 +131,123 @@ def build(
         )
     classes = sorted({d.label for d in documents if d.label is not None})
     labels = torch.tensor([classes.index(d.label) if d.label is not None else -1 for d in documents])
-    labelled = bool(classes) and bool((labels >= 0).all())
-    groups = merge_groups(len(documents), [])
-    train, test = stratified_split(labels if labelled else labels * 0, groups, config.holdout)
+    labelled = bool(classes) and all(d.label is not None or d.split == "unlabelled" for d in documents)
+    train, test = _sides(documents, owners, labels if labelled else labels * 0, config)
     content = _tokenizer(options, tuple(documents[i].text for i in train.tolist()))
     coded = _encode(content, tuple(documents))
     spec = TextSpec(length=options.length, tokenizer=content, classes=len(classes) if labelled else None)
 
     end = np.array([SEP], dtype=np.int32)
-    stream = np.concatenate([ids for i in train.tolist() for ids in (coded[i].ids, end)])
+    stream = np.concatenate([end[:0], *(ids for i in train.tolist() for ids in (coded[i].ids, end))])
     blocks = pack(stream, options.length)
-    owners = labels[train].repeat_interleave(
-        torch.tensor([len(coded[i].ids) + 1 for i in train.tolist()])
-    )
+    lengths = torch.tensor([len(coded[i].ids) + 1 for i in train.tolist()], dtype=torch.long)
+    label_of = middle(labels[train].repeat_interleave(lengths), options.length)
+    block_labels = label_of if labelled and bool((label_of >= 0).all()) else None
     if len(blocks.ids) < 2:
         raise UserError(
             f"data.source: {name} has {len(stream):,} tokens to train on, fewer than two samples of "
             f"{options.length}; give more text, or a smaller data.options.length"
         )
-    bank = _passages(coded, train, labels if labelled else None, options.length, options.passages)
-    rows = zip(bank[0].ids.int().numpy(), bank[0].lengths.tolist(), strict=True)
-    seen = {row[1 : n - 1].tobytes() for row, n in rows}
-    held = _passages(
-        coded, test, labels if labelled else None, options.length, max(2, options.passages // 4), seen
-    )
+    trained_on = _passages(coded, train, options.length)
+    seen = {passage.ids.tobytes() for passage in trained_on}
+    found = _passages(coded, test, options.length)
+    unseen = [passage for passage in found if passage.ids.tobytes() not in seen]
+    known = labels if labelled else None
+    if labelled:
+        trained_on = [passage for passage in trained_on if labels[passage.document] >= 0]
+    bank = _split(trained_on, known, options.length, options.passages)
+    held = _split(unseen, known, options.length, max(2, options.passages // 4))
     counts = np.bincount(stream, minlength=spec.vocabulary)
     unknown = int(counts[UNK]) / max(1, len(stream))
     counts[: len(SPECIALS)] = 0
     spec = replace(spec, counts=tuple(counts.tolist()))
     CORPUS(
-        f"{name}: {len(documents):,} documents ({_left_out(given, pieces, documents)}), "
+        f"{name}: {_count(number, documents, owners)}, "
         f"{len(stream):,} tokens to train on in blocks of {options.length}, {spec.vocabulary:,} "
         f"tokens in the vocabulary{_origin(options)}, {unknown:.2%} unknown; "
         "evaluated on passages of whole sentences, "
-        f"{_share_cut(coded, options.length):.1%} of the sentences cut at {options.length - 2} tokens; "
+        f"{_share_cut(coded, options.length):.1%} of the sentences cut at {options.length - 2} tokens"
+        f"{_say_seen(len(found) - len(unseen))}; "
         f"unigram entropy {spec.unigram_entropy():.2f} nats"
     )
-    facts = SourceFacts(
-        held_out=f"{len(test):,} of {len(documents):,} documents",
+    noun = "documents" if len(documents) == len(set(owners)) else "pieces of documents"
+    held_out = bool(len(test)) and not any(d.split == "test" for d in documents)
+    facts = replace(
+        facts,
+        held_out=f"{len(test):,} of {len(documents):,} {noun}" if held_out else "",
         no_labels="" if labelled or not classes else "some documents have none",
     )
     return DataSet(
         name,
         spec,
-        ArraySplit(blocks, middle(owners, options.length) if labelled else None).to(device),
-        ArraySplit(held[0], held[1], names=held[2]).to(device) if len(held[2]) else None,
-        ArraySplit(bank[0], bank[1], names=bank[2]).to(device),
+        ArraySplit(blocks, block_labels, unreadable).to(device),
+        held.to(device) if len(held) else None,
+        bank.to(device),
         tuple(classes) if labelled else None,
         facts,
     )
 
 
-def _cut(documents: Iterable[Document]) -> Iterator[Document]:
-    """Yield documents with single spaces between words, those that are too long in parts."""
-    for text, name, label in documents:
-        for part in cut_text(text, MAX_DOCUMENT):
-            yield Document(" ".join(part.split()), name, label)
+def _cut(document: Document) -> Iterator[Document]:
+    """Yield a document with single spaces between words, in pieces if it is too long."""
+    for piece in cut_text(document.text, MAX_DOCUMENT):
+        yield document._replace(text=" ".join(piece.split()))
 
 
-def _left_out(given: int, pieces: Sequence[Document], kept: Sequence[Document]) -> str:
-    """Return how many documents were cut and how many are left out, as a part of a sentence."""
-    parts = f"{len(pieces) - given:,} cuts in documents of more than {MAX_DOCUMENT:,} characters, "
-    same = f"{len(pieces) - len(kept):,} empty or duplicates left out"
-    return (parts if len(pieces) > given else "") + same
+def _distinct(documents: Iterable[Document]) -> tuple[list[Document], list[int]]:
+    """Return the different pieces of documents that are not empty, and the document each is of."""
+    found: dict[str, tuple[Document, int]] = {}
+    for number, document in enumerate(documents):
+        for piece in _cut(document):
+            if piece.text:
+                found.setdefault(piece.text, (piece, number))
+    return [piece for piece, _ in found.values()], [number for _, number in found.values()]
+
+
+def _sides(
+    pieces: Sequence[Document], owners: Sequence[int], labels: Tensor, config: DataConfig
+) -> tuple[Tensor, Tensor]:
+    """Return the indices of the pieces to train on and to evaluate on, each sorted.
+
+    Raises:
+        SettingError: ``data.groups`` is wrong.
+    """
+    test = torch.tensor([piece.split == "test" for piece in pieces])
+    if not test.any():
+        free = [i for i, piece in enumerate(pieces) if piece.split != "unlabelled"]
+        groups = _groups([pieces[i] for i in free], [owners[i] for i in free], config.groups)
+        _, held = stratified_split(labels[free], groups, config.holdout)
+        test[torch.tensor(free)[held]] = True
+    return (~test).nonzero().flatten(), test.nonzero().flatten()
+
+
+def _groups(pieces: Sequence[Document], owners: Sequence[int], rule: str | None) -> Tensor:
+    """Return the number of each piece's group, int64 [N], which is held out whole or not at all.
+
+    Pieces of one document are in one group, unless there is no other document, and so are those of
+    documents whose names have the same group by ``data.groups``.
+
+    Raises:
+        SettingError: the rule is wrong.
+    """
+    sets: list[list[int]] = []
+    if len(set(owners)) > 1:
+        members: dict[int, list[int]] = {}
+        for i, owner in enumerate(owners):
+            members.setdefault(owner, []).append(i)
+        sets += members.values()
+    if rule is not None:
+        sets += group_by_name([piece.name for piece in pieces], rule)
+    return merge_groups(len(pieces), sets)
+
+
+def _count(number: int, pieces: Sequence[Document], owners: Sequence[int]) -> str:
+    """Return how many documents there are, how many are left out, and how many pieces are cut."""
+    kept = len(set(owners))
+    text = f"{kept:,} documents ({number - kept:,} empty or duplicates left out)"
+    if len(pieces) > kept:
+        text += f", cut into {len(pieces):,} pieces of at most {MAX_DOCUMENT:,} characters"
+    return text
 
 
 def split_sentences(text: str) -> list[str]:
@@ -227,28 +296,39 @@ def join_sentences(ends: Iterable[int], limit: int) -> list[tuple[int, int]]:
     return passages
 
 
-def _passages(
-    coded: Sequence[_Coded],
-    indices: Tensor,
-    labels: Tensor | None,
-    length: int,
-    most: int,
-    seen: Collection[bytes] = (),
-) -> tuple[Text, Tensor | None, list[str]]:
-    """Return at most so many passages, evenly spread, with labels and names; none that was seen."""
-    found: list[tuple[int, str, IntArray]] = []
+class _Passage(NamedTuple):
+    """Some sentences of a document: its number, the passage's name, and the ids, int32 [n]."""
+
+    document: int
+    name: str
+    ids: IntArray
+
+
+def _passages(coded: Sequence[_Coded], indices: Tensor, length: int) -> list[_Passage]:
+    """Return all passages of the documents with these indices, in order."""
+    found: list[_Passage] = []
     for i in indices.tolist():
         document = coded[i]
         spans = join_sentences(document.ends.tolist(), length - 2)
         for k, (begin, end) in enumerate(spans):
-            ids = document.ids[begin:end]
-            if not (seen and ids.tobytes() in seen):
-                found.append((i, f"{document.name}[{k}]" if len(spans) > 1 else document.name, ids))
-    if len(found) > most:
-        found = [found[k] for k in torch.linspace(0, len(found) - 1, most).long().tolist()]
-    text = collate([[CLS, *ids.tolist(), SEP] for _, _, ids in found], length)
-    owners = torch.tensor([i for i, _, _ in found], dtype=torch.long)
-    return text, None if labels is None else labels[owners], [name for _, name, _ in found]
+            name = f"{document.name}[{k}]" if len(spans) > 1 else document.name
+            found.append(_Passage(i, name, document.ids[begin:end]))
+    return found
+
+
+def _split(passages: list[_Passage], labels: Tensor | None, length: int, limit: int) -> ArraySplit:
+    """Return at most `limit` passages, evenly spread, with the labels of their documents and names."""
+    if len(passages) > limit:
+        passages = [passages[k] for k in torch.linspace(0, len(passages) - 1, limit).long().tolist()]
+    text = collate([[CLS, *passage.ids.tolist(), SEP] for passage in passages], length)
+    owners = torch.tensor([passage.document for passage in passages], dtype=torch.long)
+    names = [passage.name for passage in passages]
+    return ArraySplit(text, None if labels is None else labels[owners], names=names)
+
+
+def _say_seen(number: int) -> str:
+    """Return how many passages to evaluate on are left out, as a part of a sentence."""
+    return f", {number:,} left out that equal one trained on" if number else ""
 
 
 def _share_cut(coded: Sequence[_Coded], length: int) -> float:

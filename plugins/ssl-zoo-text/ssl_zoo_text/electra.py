@@ -14,6 +14,7 @@ from ssl_zoo_text.backbones import TransformersEncoder
 from ssl_zoo_text.masking import Targets, TokenHead, at, choose_targets, mean_cross_entropy, share
 from ssl_zoo_text.recipes import recipe
 from ssl_zoo_text.replacement import generator, sample
+from ssl_zoo_text.segments import init_linear
 from ssl_zoo_text.spec import Text, TextSpec
 from ssl_zoo_text.tokenizer import MASK
 
@@ -45,8 +46,7 @@ class ELECTRA(Task):
         self.token_head = TokenHead(self.generator)
         width = encoder.width
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
-        for parameter in self.head.parameters():
-            nn.init.normal_(parameter, std=0.02)
+        init_linear(self.head)
 
     def views(self, batch: Text, rng: Rng) -> tuple[Text, Targets, Tensor]:
         """Return texts with [MASK] at targets, the targets, and a uniform number for each [B, K]."""

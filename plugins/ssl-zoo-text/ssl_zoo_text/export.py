@@ -21,11 +21,15 @@ model = AutoModel.from_pretrained({folder!r}).eval()
 
 
 def features(texts):
-    """Return the features [B, D] of texts: the mean over the tokens without [CLS] and [SEP]."""
+    """Return the features [B, D] of texts: the mean over the tokens without [CLS] and [SEP].
+
+    Libraries whose mean is over all tokens, such as sentence-transformers, give other features.
+    """
     texts = [" ".join(text.split()) for text in texts]
     x = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
     special = torch.tensor([tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id])
-    real = ~torch.isin(x["input_ids"], special)[..., None]
+    real = ~torch.isin(x["input_ids"], special)
+    real = torch.where(real.any(1, keepdim=True), real, x["attention_mask"] > 0)[..., None]
     with torch.no_grad():
         states = model(input_ids=x["input_ids"], attention_mask=x["attention_mask"]).last_hidden_state
     return (states * real).sum(1) / real.sum(1)'''

@@ -1,17 +1,12 @@
-"""Documents of files: .txt, .jsonl, .csv, .tsv, .parquet, folders of these, and hf:NAME."""
+"""Sources of texts: files, folders of these, and data sets of the Hugging Face hub."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
-import logging
-import lzma
-from collections.abc import Iterable, Iterator, Mapping
-from importlib.util import find_spec
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,29 +14,28 @@ from ssl_zoo import Field, Notice, UserError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, rest_of
+from ssl_zoo.data.folder import find_splits, is_visible, split_role
+from ssl_zoo.data.sample_files import UnreadableFiles
+from ssl_zoo.data.summary import SourceFacts
 from ssl_zoo.data.timm_sets import check_datasets
-from ssl_zoo.text import one_line, printable
-from ssl_zoo_text.corpus import Document, TextOptions, build
-
-log = logging.getLogger("ssl_zoo.data")
-
-PLAIN, TABLES = (".txt", ".txt.gz", ".txt.xz"), (".jsonl", ".csv", ".tsv", ".parquet")
-OTHER_FILES = Notice(
-    "text-other-files",
-    "In a folder of texts, files that are not of a known kind are left out.",
-    "convert them to .txt, .jsonl, .csv, .tsv or .parquet",
-)
-LINES = Notice(
-    "text-lines",
-    "A .txt file with blank lines has a document between each two of them; in another each line is one.",
-    "add or remove blank lines",
+from ssl_zoo.text import one_line, printable, quantity
+from ssl_zoo_text.corpus import Document, build
+from ssl_zoo_text.reading import (
+    KINDS,
+    PLAIN,
+    ColumnOptions,
+    FileOptions,
+    FileReader,
+    UnreadableFile,
+    documents_of_rows,
+    kind_of,
 )
 
-
-def suffix_of(path: Path) -> str:
-    """Return which known suffix a file has, "" for none."""
-    name = path.name.lower()
-    return next((suffix for suffix in (*PLAIN, *TABLES) if name.endswith(suffix)), "")
+DOCUMENTS = Notice(
+    "text-documents",
+    "The documents of a file of plain text: what is between blank lines if it has some, else lines.",
+    "data.options.documents",
+)
 
 
 def takes(name: str) -> bool:
@@ -49,28 +43,35 @@ def takes(name: str) -> bool:
     if not name:
         return False
     path = user_path("data.source", name)
-    return path.is_dir() or (path.is_file() and bool(suffix_of(path)))
+    return path.is_dir() or (path.is_file() and bool(kind_of(path)))
 
 
-def open_files(config: DataConfig, device: torch.device, options: TextOptions) -> DataSet:
+def open_files(config: DataConfig, device: torch.device, options: FileOptions) -> DataSet:
     """Return the data set of a file or a folder.
 
     Raises:
         UserError: it cannot be read, or has too little text.
     """
     path = user_path("data.source", config.source.removeprefix("texts:"))
+    reader = FileReader(options)
     if path.is_dir():
-        documents = list(read_folder(path))
-    elif path.is_file() and suffix_of(path):
-        documents = list(read_file(path, path.name))
+        content = read_folder(path, options, reader)
+    elif path.is_file() and kind_of(path):
+        content = FolderContent(list(reader.read(path, path.name)))
+        if kind_of(path) in PLAIN:
+            number = quantity(len(content.documents), "documents")
+            DOCUMENTS(f"{path.name}: {number} (data.options.documents={options.documents})")
     else:
         raise UserError(
-            f"data.source: {path} is no text; give {', '.join((*PLAIN, *TABLES))} or a folder"
+            f"data.source: {printable(path)} is not a text file; give a folder, or a file ending in "
+            f"{KINDS}"
         )
-    return build(printable(path.resolve().name), documents, config, device, options)
+    reader.warn()
+    name = printable(path.resolve().name)
+    return build(name, content.documents, config, device, options, content.facts, content.unreadable)
 
 
-class HubOptions(TextOptions):
+class HubOptions(ColumnOptions):
     """The options of texts of the Hugging Face hub."""
 
     subset: str | None = Field(
@@ -102,138 +103,103 @@ def open_hub(config: DataConfig, device: torch.device, options: HubOptions) -> D
         text = one_line(str(error) or type(error).__name__, 300)
         hint = "; give one by data.options.subset" if "onfig name is missing" in text else ""
         raise UserError(f"data.source: {config.source} cannot be loaded: {text}{hint}") from error
-    names = getattr(rows.features.get("label"), "names", None)
-    documents = list(_rows(rows, config.source))
+    names = getattr(rows.features.get(options.label), "names", None)
+    documents = list(documents_of_rows(rows, config.source, options))
     if names:  # labels are numbers of classes, -1 where there is none
         known = {str(number): str(name) for number, name in enumerate(names)}
         documents = [d._replace(label=known.get(d.label or "")) for d in documents]
     return build(printable(config.source), documents, config, device, options)
 
 
-def read_folder(root: Path) -> Iterator[Document]:
-    """Yield the documents of a folder's files; a file in a sub-folder has its name as label.
+@dataclass(frozen=True)
+class FolderContent:
+    """The content of a folder of texts.
 
-    A .txt file is then one document. Files of other kinds are counted and left out.
+    Attributes:
+        documents: the documents of all files.
+        facts: the splits, and what is left out.
+        unreadable: the reason for each file that cannot be read, by name.
+    """
+
+    documents: list[Document]
+    facts: SourceFacts = field(default_factory=SourceFacts)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_folder(root: Path, options: FileOptions, reader: FileReader) -> FolderContent:
+    """Read a folder's files; a file in a sub-folder has its name as label.
+
+    A .txt file is one document unless the options say what is. Sub-folders such as ``train`` and
+    ``test`` are splits by the rules for folders of images, with the classes below them; texts in one
+    such as ``unsup`` have no label, and texts beside classes are not used. A broken file is left out,
+    unless there are many.
 
     Raises:
-        UserError: there is no file of a known kind, or one cannot be read.
+        UserError: there is no file of a known kind, or many cannot be read.
     """
-    files = sorted(p for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
-    known = [path for path in files if suffix_of(path)]
-    if not known:
-        kinds = ", ".join(sorted({p.suffix.lower() or p.name for p in files})[:6]) or "nothing"
+    if options.documents == "auto":
+        reader.options = options.model_copy(update={"documents": "file"})
+    files, others = _list_files(root)
+    if not files:
+        kinds = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(3))
+        content = f"it has {printable(kinds)}" if kinds else "it is empty"
         raise UserError(
-            f"data.source: {root} has no texts (it has {printable(kinds)}); texts are files ending in "
-            f"{', '.join((*PLAIN, *TABLES))}"
+            f"data.source: {printable(root)} has no texts ({content}); texts are files ending in {KINDS}"
         )
-    if len(files) > len(known):
-        OTHER_FILES(f"{root.name}: {len(files) - len(known):,} files of other kinds left out")
-    for path in known:
-        relative = path.relative_to(root)
-        label = relative.parts[0] if len(relative.parts) > 1 else None
-        if suffix_of(path) in PLAIN:
-            yield Document(read_text(path), relative.as_posix(), label)
-        else:
-            for document in read_file(path, relative.as_posix()):
-                yield document._replace(label=document.label or label)
+    folders = Counter(path.parts[0] if len(path.parts) > 1 else "" for path in files)
+    train, tests, unlabelled = find_splits(root, list(folders), [])
+    split_of = {} if train is None else {train: "train", **dict.fromkeys(unlabelled, "unlabelled")}
+    split_of |= dict.fromkeys(tests[:1], "test")
+    unreadable = UnreadableFiles("files")
+    unreadable.total = len(files)
+    documents: list[Document] = []
+    unused: Counter[str] = Counter()
+    with_classes = {path.parts[0] for path in files if len(path.parts) > 2}
+    for path in files:
+        *above, _ = path.parts
+        top = above[0] if above else ""
+        split = split_of.get(top)
+        label = next(iter(above[1:] if split_of else above), None)
+        beside = label is None and top in with_classes and split != "unlabelled"
+        if split_of and (split is None or beside):
+            unused["" if split else top] += 1
+            continue
+        if split == "unlabelled" or (label and split_role(label) == ("unlabelled", frozenset())):
+            split, label = "unlabelled", None
+        try:
+            for document in list(reader.read(root / path, path.as_posix())):
+                own = None if split == "unlabelled" else document.label
+                documents.append(document._replace(label=own or label, split=split))
+        except UnreadableFile as error:
+            unreadable.record(path.as_posix(), error.reason)
+    used = {"train": [train, *unlabelled] if train else [], "test": tests[:1]}
+    facts = SourceFacts(
+        folders=used if split_of else {},
+        other_files=dict(others.most_common()),
+        unused=dict(unused),  # a Counter does not survive `dataclasses.asdict`
+    )
+    return FolderContent(documents, facts, unreadable.reasons)
 
 
-def read_file(path: Path, name: str) -> Iterator[Document]:
-    """Yield the documents of a file.
+def _list_files(root: Path) -> tuple[list[Path], Counter[str]]:
+    """Return the visible files of known kinds, relative to `root`, and the number of others by suffix.
+
+    JSON in a folder must be lines (.jsonl), as a .json file beside texts describes them.
 
     Raises:
-        UserError: it cannot be read, or lacks the column ``text``.
+        UserError: a folder cannot be read.
     """
-    suffix = suffix_of(path)
-    if suffix in PLAIN:
-        yield from _plain(read_text(path), name)
-    elif suffix == ".jsonl":
-        yield from _rows(_json_lines(read_text(path), name), name)
-    elif suffix == ".parquet":
-        yield from _rows(_parquet(path), name)
-    else:
-        csv.field_size_limit(2**31 - 1)
-        delimiter = "," if suffix == ".csv" else "\t"
-        yield from _rows(
-            csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter), name
-        )
+    files: list[Path] = []
+    others: Counter[str] = Counter()
+    for folder, subfolders, names in os.walk(root, onerror=_raise):
+        subfolders[:] = filter(is_visible, subfolders)
+        for path in (Path(folder, name) for name in filter(is_visible, names)):
+            if kind_of(path) in ("", ".json"):
+                others[path.suffix.lower() or "without suffix"] += 1
+            else:
+                files.append(path.relative_to(root))
+    return sorted(files), others
 
 
-def read_text(path: Path) -> str:
-    """Return the content of a file in UTF-8, with or without a mark at the beginning.
-
-    Bytes that are not UTF-8 become U+FFFD; a warning tells their number.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        content = path.read_bytes()
-        if path.name.endswith(".gz"):
-            content = gzip.decompress(content)
-        elif path.name.endswith(".xz"):
-            content = lzma.decompress(content)
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise UserError(f"data.source: {path} cannot be read: {error}") from error
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        text = content.decode("utf-8-sig", "replace")
-        log.warning(
-            "%s is not valid UTF-8 (byte %d): %d characters are replaced; convert it by iconv -t utf-8",
-            path, error.start, text.count("\N{REPLACEMENT CHARACTER}"),
-        )  # fmt: skip
-        return text
-
-
-def _plain(text: str, name: str) -> Iterator[Document]:
-    """Yield the documents of plain text: between blank lines if there are some, else the lines."""
-    lines = text.splitlines()
-    blank = any(not line.strip() for line in lines[:-1])
-    LINES(f"{name}: {'a document between blank lines' if blank else 'each line is a document'}")
-    begin = 1
-    parts: list[str] = []
-    for number, line in enumerate([*lines, ""], 1):
-        if line.strip() and blank:
-            begin = begin if parts else number
-            parts.append(line)
-        elif blank and parts:
-            yield Document("\n".join(parts), f"{name}:{begin}")
-            parts = []
-        elif not blank and number <= len(lines):
-            yield Document(line, f"{name}:{number}")
-
-
-def _json_lines(text: str, name: str) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"data.source: {name}, line {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise UserError(f'data.source: {name}, line {number} is not of the form {{"text": ...}}')
-            yield row
-
-
-def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
-    if find_spec("pyarrow") is None:
-        raise UserError(f"data.source: {path} needs pyarrow: pip install 'ssl-zoo-text[parquet]'")
-    from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]
-
-    try:
-        yield from parquet.read_table(path).to_pylist()
-    except (OSError, ArrowException) as error:
-        raise UserError(f"data.source: {path} cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def _rows(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[Document]:
-    """Yield the documents of rows with the column ``text``, and ``label`` if there are labels."""
-    for number, row in enumerate(rows, 1):
-        if "text" not in row:
-            columns = ", ".join(printable(str(column)) for column in row)
-            raise UserError(f"data.source: {name} has no column 'text' (it has {columns}); rename one")
-        label = row.get("label")
-        yield Document(
-            str(row["text"] or ""), f"{name}:{number}", None if label in (None, "") else str(label)
-        )
+def _raise(error: OSError) -> None:
+    raise UserError(f"data.source: cannot read {printable(error.filename)}: {error.strerror}") from error

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo import Field, Losses, Rng, Task, TaskOptions
+from ssl_zoo import Losses, Rng, Task, TaskOptions
 from ssl_zoo.nn import full_precision
 from ssl_zoo_text.backbones import TransformersEncoder
 from ssl_zoo_text.masking import mean_cross_entropy
 from ssl_zoo_text.recipes import recipe
 from ssl_zoo_text.spec import Text, TextSpec
+from ssl_zoo_text.tokenizer import SEP
 
 
 class GPT(Task):
@@ -26,28 +27,21 @@ class GPT(Task):
     modality = "text"
     passes = 1
     prerequisites = "a causal network"
-    recipe = recipe("gpt2-micro")
-
-    class Options(TaskOptions):
-        """The options of GPT."""
-
-        shrink: bool = Field(
-            True, description="begin with residual projections divided by √(2 · layers), as GPT-2 does"
-        )
+    recipe = recipe(
+        "gpt2-micro",
+        optimizer_options={"betas": [0.9, 0.95]},  # Brown et al. 2020, arXiv:2005.14165, appendix B
+        weight_decay=0.1,
+        schedule="cosine",
+    )
 
     encoder: TransformersEncoder
     spec: TextSpec
     num_bytes: Tensor | None
 
-    def __init__(self, encoder: TransformersEncoder, options: Options, spec: TextSpec) -> None:
+    def __init__(self, encoder: TransformersEncoder, options: TaskOptions, spec: TextSpec) -> None:
         encoder.require(self.name, "gpt2")
         super().__init__(encoder, options, spec)
         self.register_buffer("num_bytes", spec.tables.num_bytes, persistent=False)
-        if not options.shrink:  # transformers' networks begin with them divided
-            factor = (2 * encoder.network.config.num_hidden_layers) ** 0.5
-            for name, parameter in encoder.network.named_parameters():
-                if name.endswith("c_proj.weight"):
-                    parameter.data.mul_(factor)
 
     def views(self, batch: Text, rng: Rng) -> tuple[Text]:
         """Return the blocks; nothing is random."""
@@ -70,14 +64,19 @@ class GPT(Task):
         return Losses(loss, logs, weight=weight.sum())
 
     def likelihood(self, x: Text) -> Tensor:
-        """Return for each text the nats of its tokens but the first, and the bytes they spell, [B, 2].
+        """Return for each text the nats of its tokens and the bytes they spell, [B, 2].
+
+        [CLS] does not count, nor does [SEP] at the end: it ends each passage that is evaluated, but in
+        training documents alone.
 
         Raises:
             TypeError: the tokens are not made of bytes.
         """
         if self.num_bytes is None:
             raise TypeError("tokens that are not made of bytes have no number of bytes")
-        targets, weight = x.ids[:, 1:], x.valid()[:, 1:].float()
+        valid, end = x.valid(), (x.lengths - 1)[:, None]
+        closes = torch.zeros_like(valid).scatter(1, end, x.ids.gather(1, end) == SEP)
+        targets, weight = x.ids[:, 1:], (valid & ~closes)[:, 1:].float()
         logits = full_precision(self.logits(x))
         nats = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none") * weight
         return torch.stack([nats.sum(1), (self.num_bytes[targets] * weight).sum(1)], 1)

@@ -11,7 +11,7 @@ from ssl_zoo import Notice, Task
 from ssl_zoo.evaluation import Metric, Protocol, Subject
 from ssl_zoo_text.spec import Text
 
-NONE = Notice(
+NO_LIKELIHOOD = Notice(
     "text-no-likelihood",
     "Tasks that are no language models, and tokens that are not bytes, have no bits per byte.",
     "train gpt, with data.options.tokenizer=bpe",
@@ -29,10 +29,12 @@ def measure(subject: Subject) -> Mapping[str, float]:
     if not isinstance(task, Task):
         return {}  # a network without a head
     if likelihood is None:
-        NONE(f"likelihood: {task.name} gives none; train a language model, such as gpt")
+        NO_LIKELIHOOD(f"likelihood: {task.name} gives none; train a language model, such as gpt")
         return {}
     if data.spec.tables.num_bytes is None:  # type: ignore[attr-defined]
-        NONE(f"likelihood: tokens of {data.name} spell no bytes; train with data.options.tokenizer=bpe")
+        NO_LIKELIHOOD(
+            f"likelihood: tokens of {data.name} spell no bytes; train with data.options.tokenizer=bpe"
+        )
         return {}
 
     def of_batch(batch: Text) -> Tensor:
@@ -50,8 +52,8 @@ LIKELIHOOD = Protocol(
     {
         "bits-per-byte": Metric(
             "bits/byte",
-            "cross entropy of the tokens of the test split but the first of each passage, over ln 2 and "
-            "the bytes that they spell",
+            "cross entropy of the tokens of the test split, without [CLS] and [SEP] around each "
+            "passage, over ln 2 and the bytes that they spell",
             better="lower",
             digits=3,
         )

@@ -79,9 +79,9 @@ def choose_targets(x: Text, spec: TextSpec, rate: float, whole_words: bool, rng:
     size = torch.zeros_like(rank).scatter_add_(1, first, ordinary.long()).gather(1, word)
     budget = rate * ordinary.sum(1, keepdim=True)
     taken = (start + straddle * size < budget) & ordinary.gather(1, order)
-    most = min(t, math.ceil(rate * t) + (_LONGEST_WORD if whole_words else 1))
-    places = order[:, :most]
-    return Targets(places, x.ids.gather(1, places), taken[:, :most].float())
+    limit = min(t, math.ceil(rate * t) + (_LONGEST_WORD if whole_words else 1))
+    places = order[:, :limit]
+    return Targets(places, x.ids.gather(1, places), taken[:, :limit].float())
 
 
 def corrupt(x: Text, targets: Targets, spec: TextSpec, rng: Rng) -> Text:
@@ -95,23 +95,23 @@ def corrupt(x: Text, targets: Targets, spec: TextSpec, rng: Rng) -> Text:
     return targets.put(x, new)
 
 
-def draw_spans(n: int, length: int, one_in: int, max_span: int, rng: Rng) -> Tensor:
-    """Draw spans of 1 to `max_span` places, a share 1 / `one_in` of all places on average.
+def draw_spans(n: int, length: int, k: int, max_span: int, rng: Rng) -> Tensor:
+    """Draw spans of 1 to `max_span` places, a share 1 / `k` of all places on average.
 
-    The places are divided into windows of `one_in` · L places, L uniform in 1..`max_span`, each with a
+    The places are divided into windows of `k` · L places, L uniform in 1..`max_span`, each with a
     span of L places at random (Yang et al. 2019, arXiv:1906.08237, appendix A). The first window begins
     before the first place, so that all places are as likely to be in a span.
 
     Returns:
         The number of the span that a place is in, or -1, int64 [n, length].
     """
-    windows = length // one_in + 2
+    windows = length // k + 2
     draw = rng.uniform(n, 2 * windows + 1)
     size = 1 + (draw[:, :windows] * max_span).long()
     # A window over the first place is the longer the likelier, and begins at any of its places.
     lengths = torch.arange(1, max_span + 1, device=draw.device)
     size[:, 0] = lengths.repeat_interleave(lengths)[(draw[:, 0] * lengths.sum()).long()]
-    window = one_in * size
+    window = k * size
     end = window.cumsum(1) - (draw[:, -1:] * window[:, :1]).long()
     begin = end - window + (draw[:, windows:-1] * (window - size + 1)).long()
     places = torch.arange(length, device=draw.device).repeat(n, 1)
@@ -158,6 +158,22 @@ def mean_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor) -> tuple
     right = (logits.detach().argmax(-1) == targets).flatten() * weight.flatten()
     number = weight.sum().clamp(min=1)
     return (each * weight.flatten()).sum() / number, right.sum() / number
+
+
+def masked_loss(
+    head: TokenHead, encoder: TransformersEncoder, states: Tensor, targets: Targets
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the mean cross entropy of masked tokens in nats, and its logs.
+
+    Args:
+        head: the head of tokens.
+        encoder: the network, whose embedding the head is tied to.
+        states: its states of the masked texts, [B, T, d].
+        targets: the tokens that were masked.
+    """
+    logits = head(at(states, targets.places), encoder.embedding)  # [B, K, V]
+    loss, accuracy = mean_cross_entropy(logits, targets.ids, targets.weight)
+    return loss, {"masked": loss.detach(), "masked_accuracy": accuracy}
 
 
 def share(weight: Tensor) -> Tensor:

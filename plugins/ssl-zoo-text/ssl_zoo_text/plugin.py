@@ -33,10 +33,11 @@ def ssl_zoo_register_sources() -> Mapping[str, Source]:
     from ssl_zoo_text.corpus import TextOptions
     from ssl_zoo_text.files import HubOptions, is_of_hub, open_files, open_hub, takes
     from ssl_zoo_text.kjv import kjv
+    from ssl_zoo_text.reading import FileOptions
 
     return {
         "kjv": Source(kjv, "text", TextOptions),
-        "texts": Source(open_files, "text", TextOptions, takes),
+        "texts": Source(open_files, "text", FileOptions, takes),
         "hf-text": Source(open_hub, "text", HubOptions, is_of_hub),
     }
 

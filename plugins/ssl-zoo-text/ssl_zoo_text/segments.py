@@ -1,4 +1,4 @@
-"""Segments of packed blocks: exchanged between blocks, or permuted within one, and a head that tells."""
+"""Segments of packed blocks: halves, exchanged between blocks, permuted within one; and a head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from ssl_zoo_text.spec import Text
-from ssl_zoo_text.tokenizer import PAD, SEP
+from ssl_zoo_text.tokenizer import CLS, PAD, SEP
+
+
+def split_halves(x: Text) -> tuple[Text, Text]:
+    """Return both halves of each text [B, T], between [CLS] and [SEP]: two texts [B, T // 2 + 2].
+
+    Of an odd number of tokens the last one is left out.
+    """
+    size = (x.lengths[:, None] - 1) // 2  # tokens of a half
+    places = torch.arange(x.ids.shape[1] // 2 + 2, device=x.ids.device)
+    halves = []
+    for start in (0, size):
+        ids = x.ids.gather(1, (start + places).expand(len(x.ids), -1).clamp(max=x.ids.shape[1] - 1))
+        ids = ids.where(places <= size, PAD).masked_fill(places == size + 1, SEP)
+        halves.append(Text(ids.masked_fill(places == 0, CLS), size[:, 0] + 2))
+    return halves[0], halves[1]
 
 
 def exchange(x: Text, follows: Tensor) -> tuple[Text, Tensor]:
@@ -26,30 +41,80 @@ def exchange(x: Text, follows: Tensor) -> tuple[Text, Tensor]:
     return Text(ids, x.lengths.where(follows, x.lengths[partner])), follows.long()
 
 
-def permute(x: Text, order: Tensor) -> Text:
-    """Cut each text behind [CLS] into k segments of equal length, with [SEP] between, and permute them.
+def permute(x: Text, order: Tensor, ends: Tensor | None = None) -> Text:
+    """Cut each text behind [CLS] into k segments, permute them, and join them with [SEP] between.
 
-    [SEP] takes the place of a token of the text, so that no segment is a visible continuation of a word
-    of another; what is left over at the end is cut off. All orders have [SEP] at the same places.
+    Segments are whole sentences where `sentence_spans` finds them, and of equal length elsewhere.
 
     Args:
         x: the texts, of at least k tokens each.
         order: the number of the segment that comes at each place, int64 [B, k].
+        ends: which tokens end a sentence, bool [B, T]; None for segments of equal length.
     """
     k, length = order.shape[1], x.ids.shape[1]
-    step = x.lengths[:, None] // k  # a segment and its [SEP]; [CLS] makes up for the last one's
-    places = torch.arange(length, device=x.ids.device).expand_as(x.ids)
-    number, inner = (places - 1) // step, (places - 1) % step
-    source = 1 + order.gather(1, number.clamp(0, k - 1)) * step + inner
-    ids = x.ids.gather(1, source.where(places > 0, 0).clamp(max=length - 1))
-    ids = ids.masked_fill((inner == step - 1) & (places > 0), SEP)
-    lengths = k * step[:, 0]
+    begin, size = equal_spans(x, k)  # [B, k]
+    if ends is not None:
+        begins, sizes, fits = sentence_spans(x, ends, k)
+        begin, size = begins.where(fits, begin), sizes.where(fits, size)
+    begin, size = begin.gather(1, order), size.gather(1, order)
+    stop = 1 + (size + 1).cumsum(1)  # behind each segment and its [SEP]
+    places = torch.arange(length, device=x.ids.device).repeat(len(x.ids), 1)
+    number = torch.searchsorted(stop, places, right=True).clamp(max=k - 1)
+    left = (stop - 1).gather(1, number) - places  # tokens up to the segment's [SEP]
+    source = (begin + size).gather(1, number) - left
+    ids = x.ids.gather(1, source.where(places > 0, 0).clamp(0, length - 1)).masked_fill(left == 0, SEP)
+    lengths = stop[:, -1] - 1  # without a [SEP] at the end
     return Text(ids.masked_fill(places >= lengths[:, None], PAD), lengths)
 
 
+def equal_spans(x: Text, k: int) -> tuple[Tensor, Tensor]:
+    """Return where k segments of equal length begin, and their lengths, int64 [B, k].
+
+    A token between two of them is left out, so that neither is a visible continuation of a word of the
+    other, and what is left over at the end.
+    """
+    step = x.lengths[:, None] // k
+    number = torch.arange(k, device=x.ids.device)
+    return 1 + number * step, (step - 1).expand(-1, k)
+
+
+def sentence_spans(x: Text, ends: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return where k segments of whole sentences begin, and their lengths, if a text has enough.
+
+    They are cut at the ends of sentences nearest to equal shares. The sentences that a text begins and
+    ends within are left out: next to whole ones they would tell which segment is the first or last.
+
+    Args:
+        x: the texts.
+        ends: which tokens end a sentence, bool [B, T].
+        k: the number of segments.
+
+    Returns:
+        The first places and the lengths, int64 [B, k], and whether they are valid, bool [B, 1].
+    """
+    length = x.ids.shape[1]
+    places = torch.arange(1, length + 1, device=x.ids.device)
+    cut = ends & x.valid()  # a segment may end before the place of the same column of `places`
+    first = places.where(cut, length + 1).amin(1, keepdim=True)
+    last = places.where(cut, 0).amax(1, keepdim=True)
+    ideal = first + (last - first) * torch.arange(k + 1, device=x.ids.device) / k  # [B, k + 1]
+    distance = (places - ideal[..., None]).abs().masked_fill(~cut[:, None], torch.inf)
+    cuts = places[distance.argmin(2)]
+    begin, size = cuts[:, :-1], cuts.diff()
+    fits = (size > 0).all(1, keepdim=True) & (last - first + k <= x.lengths[:, None])  # with [SEP]
+    return begin, size, fits
+
+
 def classifier(width: int, classes: int) -> nn.Sequential:
-    """Return Linear, tanh, Linear on features [B, width]; it begins with the deviation 0.02, as BERT."""
+    """Return Linear, tanh, Linear on features [B, width]."""
     head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, classes))
-    for parameter in head.parameters():
-        nn.init.normal_(parameter, std=0.02)
+    init_linear(head)
     return head
+
+
+def init_linear(head: nn.Module) -> None:
+    """Draw the weights of linear layers with the deviation 0.02, as BERT, and set their biases to 0."""
+    for module in head.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""Sentence order: the segments of a block are permuted, and the permutation is to be told."""
+"""Sentence order: the segments of a block are permuted, and the permutation is classified."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from ssl_zoo import Field, Losses, Rng, Task, TaskOptions
 from ssl_zoo.nn import full_precision
 from ssl_zoo_text.backbones import TransformersEncoder
-from ssl_zoo_text.masking import TokenHead, at, choose_targets, corrupt, mean_cross_entropy, share
+from ssl_zoo_text.masking import TokenHead, choose_targets, corrupt, masked_loss, share
 from ssl_zoo_text.recipes import recipe
 from ssl_zoo_text.segments import classifier, permute
 from ssl_zoo_text.spec import Text, TextSpec
@@ -21,9 +21,10 @@ from ssl_zoo_text.spec import Text, TextSpec
 class SentenceOrder(Task):
     """The permutation of k consecutive segments is classified, beside BERT's masked tokens.
 
-    Segments are of equal length and cut without regard to sentences, so that neither their ends nor the
-    places of [SEP] tell the order. Chance is 1 / k!. A block that spans two documents may have no
-    right order, so that the accuracy stays below 1.
+    Segments are whole sentences, about equally many tokens, where a block has enough; else of equal
+    length, cut without regard to sentences. So whether a segment ends within a sentence does not tell
+    the order. Chance is 1 / k!. A block that spans two documents may have no right order, so that the
+    accuracy stays below 1.
     """
 
     name = "sentence-order"
@@ -54,7 +55,8 @@ class SentenceOrder(Task):
         x = self.spec.prepare(batch)
         orders = torch.tensor(list(permutations(range(self.options.k))), device=x.ids.device)  # [k!, k]
         number = (rng.uniform(len(x.ids)) * len(orders)).long()
-        x = permute(x, orders[number])
+        ends = self.spec.tables.ends_sentence.to(x.ids.device)[x.ids]
+        x = permute(x, orders[number], ends)
         if self.token_head is None:
             return x, number
         targets = choose_targets(x, self.spec, self.options.rate, False, rng)
@@ -70,11 +72,9 @@ class SentenceOrder(Task):
         if self.token_head is None:
             return Losses(order, logs)
         (targets,) = rest
-        tokens = self.token_head(at(states, targets.places), self.encoder.embedding)  # [B, K, V]
-        masked, accuracy = mean_cross_entropy(tokens, targets.ids, targets.weight)
-        logs |= {"masked": masked.detach(), "masked_accuracy": accuracy}
+        masked, more = masked_loss(self.token_head, self.encoder, states, targets)
         # One part is a mean over texts and one over targets.
-        return Losses(order + self.options.mlm_weight * share(targets.weight) * masked, logs)
+        return Losses(order + self.options.mlm_weight * share(targets.weight) * masked, logs | more)
 
     def gallery(self, views: tuple[Any, ...]) -> dict[str, Any]:
         """Return the permuted texts."""

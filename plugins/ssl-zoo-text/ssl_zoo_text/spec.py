@@ -69,7 +69,7 @@ class TextSpec(Spec):
     """
 
     raw_name: ClassVar[str | None] = "bag of words"
-    raw_note: ClassVar[str] = "how often each token occurs, weighted by its rarity (TF-IDF), length 1"
+    raw_note: ClassVar[str] = "how often each token occurs, weighted by the log of its rarity, length 1"
     noun: ClassVar[str] = "texts"
 
     modality: str = "text"

@@ -33,7 +33,7 @@ class XLNet(Task):
     class Options(TaskOptions):
         """The options of XLNet."""
 
-        one_in: int = Field(6, ge=2, description="one in so many tokens is predicted (K of the paper)")
+        k: int = Field(6, ge=2, description="one in k tokens is predicted (K of the paper)")
         max_span: int = Field(5, ge=1, description="maximum number of tokens of a span")
 
     encoder: TransformersEncoder
@@ -48,12 +48,12 @@ class XLNet(Task):
         """Return the texts as they are, the targets, and the order, in which targets come last."""
         x, span = self.spec.prepare(batch), self.options.max_span
         b, t = x.ids.shape
-        hidden = (draw_spans(b, t, self.options.one_in, span, rng) >= 0) & x.ordinary()
+        hidden = (draw_spans(b, t, self.options.k, span, rng) >= 0) & x.ordinary()
         key = rng.uniform(b, t).masked_fill(~hidden, -1.0)
         # The spans of windows that the text holds whole are one in K tokens of it; two more are cut.
-        most = min(t, max(t - 2 * span, 0) // self.options.one_in + 2 * span)
+        limit = min(t, max(t - 2 * span, 0) // self.options.k + 2 * span)
         last = key.argsort(dim=1, stable=True)
-        places = last.flip(1)[:, :most]
+        places = last.flip(1)[:, :limit]
         targets = Targets(places, x.ids.gather(1, places), hidden.gather(1, places).float())
         return x, targets, last.argsort(dim=1)
 

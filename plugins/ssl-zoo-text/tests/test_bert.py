@@ -99,6 +99,25 @@ def test_the_loss_begins_at_ln_v_and_has_a_gradient_at_targets_alone() -> None:
     assert (logits.grad.abs().sum(-1) > 0).equal(weight > 0)
 
 
+def test_the_loss_is_that_of_the_targets_at_their_own_places() -> None:
+    task: Any = Case.of(BERT, **CASE).build().eval()
+    x = texts(6, 32)
+    masked, targets = task.views(x, Rng(3))
+    states = task.encoder.tokens(masked)
+    hidden, each, right = targets.hidden(x), [], []
+    for row in range(6):
+        for place in range(32):
+            if hidden[row, place]:
+                scores = task.head(states[row, place], task.encoder.embedding).double()
+                each.append(-scores.log_softmax(0)[x.ids[row, place]])
+                right.append(int(scores.argmax()) == x.ids[row, place])
+    losses = task((masked, targets))
+    torch.testing.assert_close(losses.total.double(), torch.stack(each).mean(), rtol=1e-5, atol=1e-5)
+    assert float(losses.logs["masked_accuracy"]) == pytest.approx(sum(right) / len(right))
+    assert losses.weight is not None
+    assert int(losses.weight) == len(each) > 10
+
+
 def test_second_halves_are_exchanged_between_two_samples_with_labels_that_say_so() -> None:
     ids = torch.arange(5 * 8).view(5, 8) + 10
     own = torch.tensor([True, False, False, True, False])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import OPTIONS, SmallTexts, small_data, small_spec
+from ssl_zoo_text import corpus
 from ssl_zoo_text.bert import BERT
 from ssl_zoo_text.corpus import (
     Document,
@@ -49,6 +50,55 @@ def test_documents_are_held_out_whole_and_train_the_tokenizer_alone() -> None:
     assert not train & {name.partition("[")[0] for name in data.test.names or ()}
     texts = [d.text for d in chapters()[::20] if d.name in train]
     assert spec.tokenizer == train_tokenizer("bpe", texts, OPTIONS.vocabulary)
+
+
+def test_pieces_of_a_document_and_groups_of_documents_lie_on_one_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(corpus, "MAX_DOCUMENT", 60)
+    words = [" ".join(f"d{i}w{j}." for j in range(40)) for i in range(12)]
+    documents = [Document(text, f"author{i % 4}/{i}") for i, text in enumerate(words)]
+
+    def sides(documents: list[Document], groups: str | None = None) -> list[set[str]]:
+        config = DataConfig(holdout=0.3, groups=groups)
+        options = TextOptions(length=16, vocabulary=300, passages=8000)
+        data = build("x", documents, config, torch.device("cpu"), options)
+        assert data.test is not None
+        assert data.facts.held_out
+        names = [split.names or () for split in (data.bank, data.test)]
+        return [{name.partition("[")[0] for name in part} for part in names]
+
+    train, test = sides(documents)
+    assert (len(train | test), train & test) == (12, set())
+    authors = [{name.partition("/")[0] for name in side} for side in (train, test)]
+    assert authors[0] & authors[1]
+    for rule in ("folder", r"^(\w+)/"):
+        train, test = ({name.partition("/")[0] for name in side} for side in sides(documents, rule))
+        assert (len(train | test), train & test) == (4, set())
+    assert sides(documents[:1]) == [{"author0/0"}] * 2, "the only document is divided"
+
+
+def test_no_passage_is_evaluated_on_that_is_trained_on(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "ssl_zoo.notices")
+    # Each document shares five sentences with the next one, and has five of its own.
+    shared = [[f"Sentence {j} of both {i} and the next." for j in range(5)] for i in range(20)]
+    own = [[f"Sentence {j} of {i} and none other." for j in range(5)] for i in range(20)]
+    texts = [" ".join([*shared[i - 1], *own[i], *shared[i]]) for i in range(20)]
+    documents = [Document(text, str(i)) for i, text in enumerate(texts)]
+
+    def passages(limit: int) -> tuple[set[str], set[str]]:
+        options = TextOptions(length=20, vocabulary=300, passages=limit)
+        data = build("x", documents, DataConfig(holdout=0.3), torch.device("cpu"), options)
+        assert data.test is not None
+        splits = (data.bank, data.test)
+        return tuple({*data.spec.show(s.batch(torch.arange(len(s))))} for s in splits)  # type: ignore[return-value]
+
+    trained_on, _ = passages(8000)
+    bank, held_out = passages(40)
+    assert len(trained_on) > 2 * len(bank)
+    assert len(held_out) > 4
+    assert not held_out & trained_on
+    assert "left out that equal one trained on" in caplog.text
 
 
 def test_blocks_hold_the_train_documents_in_order() -> None:

@@ -11,7 +11,7 @@ from helpers import SmallTexts
 from ssl_zoo_text.electra import ELECTRA
 from ssl_zoo_text.replacement import sample
 from ssl_zoo_text.spec import Text
-from ssl_zoo_text.tokenizer import MASK, PAD
+from ssl_zoo_text.tokenizer import CLS, MASK, PAD, SEP
 
 from ssl_zoo import Unsuitable
 from ssl_zoo.testing import Case, Check, parametrize_with_checks
@@ -86,6 +86,32 @@ def test_all_targets_are_masked_and_a_sample_equal_to_the_original_is_labelled_o
     share = float(targets.weight.sum() / targets.put(masked, targets.ids).ordinary().sum())
     other = 5 + (targets.ids - 4) % (task.spec.vocabulary - 5)
     assert replaced(other) == pytest.approx(share)
+
+
+def test_the_discriminator_is_asked_about_every_token_of_the_text_and_no_padding() -> None:
+    task, (masked, targets, u) = build()
+    task.eval()
+    lengths = torch.arange(len(masked.ids)) % 20 + 8
+    masked = Text(masked.ids * Text(masked.ids, lengths).valid(), lengths)
+    targets = targets._replace(weight=targets.weight * (targets.places < lengths[:, None]))
+    original = targets.put(masked, targets.ids)
+    seen = targets.put(masked, sample(task.generate(masked, targets), u))
+    scores = task.head(task.encoder.tokens(seen))[..., 0].double()
+    each, right = [], []
+    for row, length in enumerate(lengths.tolist()):
+        for place in range(length):
+            if original.ids[row, place] not in (CLS, SEP):
+                replaced = bool(seen.ids[row, place] != original.ids[row, place])
+                p = scores[row, place].sigmoid()  # that it is replaced
+                each.append(-(p if replaced else 1 - p).log())
+                right.append(bool(p > 0.5) == replaced)
+    logs = task((masked, targets, u)).logs
+    torch.testing.assert_close(
+        logs["discriminator"].double(), torch.stack(each).mean(), rtol=1e-5, atol=1e-5
+    )
+    assert float(logs["discriminator_accuracy"]) == pytest.approx(sum(right) / len(right))
+    assert float(logs["replaced"]) > 0.05
+    assert (original.ids == SEP).any()
 
 
 def test_the_discriminator_has_no_gradient_to_the_generator() -> None:

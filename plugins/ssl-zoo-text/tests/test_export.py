@@ -20,7 +20,7 @@ from ssl_zoo.config.load import load_config
 from ssl_zoo.runs.backbone import write_backbone
 from ssl_zoo.runs.build import load_data
 
-TEXTS = ["And God said, Let there be light:  and there was light.", "Jesus wept.", "a " * 99]
+TEXTS = ["And God said, Let there be light:  and there was light.", "Jesus wept.", "a " * 99, ""]
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "xlnet", "modernbert", "electra"])

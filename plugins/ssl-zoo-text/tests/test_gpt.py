@@ -13,7 +13,7 @@ from ssl_zoo_text.gpt import GPT
 from ssl_zoo_text.kjv import chapters
 from ssl_zoo_text.likelihood import measure
 from ssl_zoo_text.spec import Text
-from ssl_zoo_text.tokenizer import parse
+from ssl_zoo_text.tokenizer import CLS, SEP, parse
 
 from ssl_zoo import Rng, Unsuitable
 from ssl_zoo.backbones.build import create_encoder
@@ -74,10 +74,23 @@ def test_bits_per_byte_of_a_unigram_model_are_those_of_counting() -> None:
     score = measure(Subject.of_task(task, data, Device.choose(TrainConfig(device="cpu"))))
     nats, number = 0.0, 0
     for ids, length in zip(*data.test.batch(torch.arange(len(data.test))), strict=True):
-        spelled = ids[1 : int(length)].tolist()
+        assert ids[int(length) - 1] == SEP
+        spelled = ids[1 : int(length) - 1].tolist()
         nats -= sum(float(log_p[token]) for token in spelled)
         number += len(parse(task.spec.tokenizer).decode(spelled).encode())
     assert score["bits-per-byte"] == pytest.approx(nats / math.log(2) / number, rel=1e-5)
+
+
+def test_sep_between_documents_has_a_likelihood_and_at_the_end_none() -> None:
+    task, _ = task_and_batch()
+    nats = torch.arange(1.0, task.spec.vocabulary + 1)
+    ids = torch.tensor([[CLS, 9, SEP, 7, SEP, 0], [CLS, 9, SEP, 7, 8, 0], [CLS, SEP, 0, 0, 0, 0]])
+    x = Text(ids, torch.tensor([5, 5, 2]))
+    # Logits of which every token v has the nats v + 1 + log Σ exp(-n).
+    task.logits = lambda x: -nats.expand(len(x.ids), x.ids.shape[1] - 1, -1)
+    normaliser = float((-nats).logsumexp(0))
+    expected = [sum(nats[i] + normaliser for i in row) for row in ([9, SEP, 7], [9, SEP, 7, 8], [])]
+    torch.testing.assert_close(task.likelihood(x)[:, 0], torch.tensor(expected))
 
 
 def test_tokens_that_do_not_spell_bytes_have_no_bits_per_byte(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Any
 
 import pytest
@@ -54,6 +54,41 @@ def test_segments_are_those_of_a_literal_loop(k: int) -> None:
         assert y.ids[row].tolist() == expected + [PAD] * (37 - len(expected))
 
 
+def literal_spans(body: list[int], ends: list[bool], k: int, room: int) -> list[list[int]] | None:
+    """Return k segments of whole sentences of the tokens behind [CLS], None if there are too few."""
+    cuts = [i + 1 for i, end in enumerate(ends) if end]
+    if not cuts or cuts[-1] - cuts[0] + k > room:
+        return None
+    ideal = [cuts[0] + (cuts[-1] - cuts[0]) * i / k for i in range(k + 1)]
+    chosen = [min(cuts, key=lambda cut: abs(cut - share)) for share in ideal]
+    segments = [body[a:b] for a, b in pairwise(chosen)]
+    return segments if all(segments) else None
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_segments_are_whole_sentences_where_there_are_enough(k: int) -> None:
+    x = texts(200, 37)
+    ends = torch.rand(x.ids.shape, generator=torch.Generator().manual_seed(k)) < 0.15
+    ends[:, 0] = False
+    order = torch.stack([torch.randperm(k) for _ in range(200)])
+    y, equal, number = permute(x, order, ends), permute(x, order), 0
+    for row in range(200):
+        length = int(x.lengths[row])
+        body, inner = x.ids[row, 1:length].tolist(), ends[row, 1:length].tolist()
+        segments = literal_spans(body, inner, k, length)
+        if segments is None:
+            assert y.ids[row].equal(equal.ids[row])
+            assert y.lengths[row] == equal.lengths[row]
+            continue
+        number += 1
+        expected = [CLS]
+        for place, segment in enumerate(order[row].tolist()):
+            expected += ([SEP] if place else []) + segments[segment]
+        assert int(y.lengths[row]) == len(expected)
+        assert y.ids[row].tolist() == expected + [PAD] * (37 - len(expected))
+    assert 20 < number < 200
+
+
 @pytest.mark.parametrize("k", [2, 3, 4])
 def test_the_inverse_order_restores_the_block_and_no_order_moves_sep(k: int) -> None:
     x = texts(30, 41)
@@ -93,7 +128,9 @@ def test_orders_are_uniform_and_the_target_is_the_order_of_the_text() -> None:
     assert len(counts) == 24
     assert ((counts - 1000.0) ** 2 / 1000).sum() < 58
     orders = torch.tensor(list(permutations(range(4))))
-    assert y.ids[:100].equal(permute(Text(x.ids[:100], x.lengths[:100]), orders[number[:100]]).ids)
+    some = Text(x.ids[:100], x.lengths[:100])
+    ends = task.spec.tables.ends_sentence[some.ids]
+    assert y.ids[:100].equal(permute(some, orders[number[:100]], ends).ids)
 
 
 @pytest.mark.parametrize("k", [2, 3, 4])

@@ -1,15 +1,20 @@
-"""SimCSE: the conformance suite, and that dropout alone makes the views."""
+"""SimCSE: the conformance suite, what makes the views, and the loss against a literal one."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import pytest
 import torch
-from helpers import CASE
+from helpers import CASE, SmallTexts
+from ssl_zoo_text.segments import split_halves
 from ssl_zoo_text.simcse import SimCSE
+from ssl_zoo_text.spec import Text
+from ssl_zoo_text.tokenizer import CLS, PAD, SEP
 from torch import nn
 
+from ssl_zoo import Unsuitable
 from ssl_zoo.testing import Case, Check, parametrize_with_checks
 
 STILL = {"views_vary": "dropout makes the views; nothing is drawn in `views`"}
@@ -20,14 +25,53 @@ def test_conformance(check: Check) -> None:
     check()
 
 
+@parametrize_with_checks(SimCSE, options={"positive": "halves"}, expected_failures=STILL, **CASE)
+def test_conformance_with_halves(check: Check) -> None:
+    check()
+
+
 def test_two_passes_differ_by_dropout_and_features_do_not() -> None:
     case = Case.of(SimCSE, **CASE)
     task: Any = case.build()
     assert {m.p for m in task.encoder.modules() if isinstance(m, nn.Dropout)} == {0.1}
-    (x,) = case.views(task, 16)
-    assert 0.3 < float(task((x,)).logs["similarity"]) < 0.9999
+    x, again = case.views(task, 16)
+    assert x is again
+    assert 0.3 < float(task((x, x)).logs["similarity"]) < 0.9999
     task.eval()
     torch.testing.assert_close(task.features(x), task.features(x))
-    losses = task((x,))
+    losses = task((x, x))
     assert float(losses.logs["similarity"]) > 1 - 1e-5
     assert losses.total.item() < math.log(16) + 0.1
+
+
+def test_the_loss_is_info_nce_of_the_texts_of_the_batch() -> None:
+    case = Case.of(SimCSE, {"positive": "halves", "temperature": 0.07}, **CASE)
+    task: Any = case.build().eval()
+    views = case.views(task, 6)
+    first, second = (task.head(task.encoder(x)).double() for x in views)
+    losses = []
+    for i in range(6):
+        scores = [torch.cosine_similarity(first[i], second[j], dim=0) / 0.07 for j in range(6)]
+        losses.append(torch.stack(scores).logsumexp(0) - scores[i])
+    expected = torch.stack(losses).mean()
+    torch.testing.assert_close(task(views).total.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [16, 17])
+def test_halves_are_those_of_a_literal_loop(length: int) -> None:
+    lengths = torch.arange(3, length + 1)
+    ids = torch.arange(len(lengths) * length).view(len(lengths), length) + 10
+    x = Text(ids.masked_fill(~Text(ids, lengths).valid(), PAD), lengths)
+    halves = split_halves(x)
+    for row, n in enumerate(lengths.tolist()):
+        body, size = ids[row, 1:n].tolist(), (n - 1) // 2
+        for half, part in zip(halves, (body[:size], body[size : 2 * size]), strict=True):
+            expected = [CLS, *part, SEP]
+            assert half.lengths[row] == len(expected)
+            assert half.ids[row].tolist() == expected + [PAD] * (length // 2 + 2 - len(expected))
+
+
+def test_a_network_whose_dropout_is_fixed_is_refused() -> None:
+    case = Case.of(SimCSE, data=[SmallTexts("modernbert-tiny")])
+    with pytest.raises(Unsuitable, match="a network of the family modernbert; choose bert-micro"):
+        case.construct(case.data)

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import lzma
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ssl_zoo_text.corpus import MAX_DOCUMENT, Document, TextOptions, _cut
-from ssl_zoo_text.files import (
-    HubOptions,
-    open_files,
-    open_hub,
-    read_file,
-    read_folder,
-    read_text,
-    takes,
-)
+from ssl_zoo_text.corpus import MAX_DOCUMENT, Document, _cut
+from ssl_zoo_text.files import HubOptions, open_files, open_hub, takes
+from ssl_zoo_text.files import read_folder as read
 from ssl_zoo_text.plugin import ssl_zoo_register_sources
+from ssl_zoo_text.reading import FileOptions, FileReader, UnreadableFile
 
 from ssl_zoo import UserError
 from ssl_zoo.config.schema import DataConfig
@@ -33,14 +29,25 @@ ROWS = [("In the beginning, was “it”.", "law"), ("Two lines\nof one text.", 
 
 
 def opened(path: Path, **options: Any) -> DataSet:
-    given = TextOptions(**{"length": 8, "vocabulary": 300, **options})
-    return open_files(DataConfig(source=str(path), holdout=0.3), torch.device("cpu"), given)
+    settings = FileOptions(**{"length": 8, "vocabulary": 300, **options})
+    return open_files(DataConfig(source=str(path), holdout=0.3), torch.device("cpu"), settings)
+
+
+def read_file(path: Path, name: str, **options: Any) -> list[Document]:
+    return list(FileReader(FileOptions(**options)).read(path, name))
+
+
+def read_folder(root: Path, **options: Any) -> list[Document]:
+    settings = FileOptions(**options)
+    return read(root, settings, FileReader(settings)).documents
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
 def test_each_kind_of_table_gives_the_same_documents(suffix: str, tmp_path: Path) -> None:
     file = tmp_path / f"x.{suffix}"
     rows = [{"text": text, "label": label} for text, label in ROWS]
+    if suffix == "tsv":  # it has no way to write a line break or a quote
+        rows = [{**row, "text": row["text"].replace("\n", ' 4" ')} for row in rows]
     if suffix == "jsonl":
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     elif suffix == "parquet":
@@ -50,27 +57,129 @@ def test_each_kind_of_table_gives_the_same_documents(suffix: str, tmp_path: Path
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
     else:
         with file.open("w", encoding="utf-8-sig", newline="") as opened_file:
-            writer = csv.DictWriter(opened_file, rows[0], delimiter="," if suffix == "csv" else "\t")
+            style: Any = {"quoting": csv.QUOTE_NONE, "quotechar": None, "delimiter": "\t"}
+            writer = csv.DictWriter(opened_file, rows[0], **(style if suffix == "tsv" else {}))
             writer.writeheader()
             writer.writerows(rows)
     documents = list(read_file(file, file.name))
-    assert [(d.text, d.label) for d in documents] == ROWS
+    assert [(d.text, d.label) for d in documents] == [(row["text"], row["label"]) for row in rows]
     assert documents[1].name == f"{file.name}:2"
     file.write_bytes(file.read_bytes().replace(b"text", b"body"))
     with pytest.raises(UserError, match=r"has no column 'text'|cannot be read"):
         list(read_file(file, file.name))
 
 
-def test_plain_text_is_divided_by_blank_lines_or_else_by_lines(tmp_path: Path) -> None:
+def test_plain_text_is_divided_by_blank_lines_or_else_by_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "ssl_zoo.notices")
     file = tmp_path / "x.txt"
     file.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n\r\nthree\r\n")
-    assert [tuple(d) for d in read_file(file, "x")] == [
-        ("one\ntwo", "x:1", None),
-        ("three", "x:4", None),
-    ]
+    paragraphs = [("one\ntwo", "x:1"), ("three", "x:4")]
+    lines = [("one", "x:1"), ("two", "x:2"), ("three", "x:4")]
+    whole = [("one\ntwo\n\nthree\n", "x")]
+    rules = {"auto": paragraphs, "paragraphs": paragraphs, "lines": lines, "file": whole}
+    for rule, expected in rules.items():
+        assert [(d.text, d.name) for d in read_file(file, "x", documents=rule)] == expected
     packed = tmp_path / "x.txt.xz"
-    packed.write_bytes(lzma.compress(b"one\ntwo\n"))
-    assert [d.text for d in read_file(packed, "x") if d.text] == ["one", "two"]
+    packed.write_bytes(lzma.compress("\n\none\N{LINE SEPARATOR}line\ntwo\n \n\n".encode()))
+    assert [d.text for d in read_file(packed, "x")] == ["one\N{LINE SEPARATOR}line", "two"]
+    file.write_text("".join(f"Line number {i} of this text.\n" for i in range(30)) + "\n")
+    opened(file)
+    assert "x.txt: 30 documents (data.options.documents=auto)" in caplog.text
+    folder = [d.name for d in read_folder(tmp_path, documents="lines")]
+    assert folder[:2] == ["x.txt:1", "x.txt:2"]
+
+
+def test_columns_have_other_names_and_tables_are_packed(tmp_path: Path) -> None:
+    rows = [{"body": text, "kind": number} for number, (text, _) in enumerate(ROWS)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    contents = {
+        "x.jsonl.gz": gzip.compress(lines),
+        "x.jsonl.xz": lzma.compress(lines),
+        "x.json": json.dumps(rows).encode(),
+        "y.json": lines,
+        "x.csv.gz": gzip.compress(b'body,kind\n"a, ""b""",0\n'),
+    }
+    for name, content in contents.items():
+        file = tmp_path / name
+        file.write_bytes(content)
+        assert takes(str(file))
+        documents = [(d.text, d.label) for d in read_file(file, name, text="body", label="kind")]
+        expected = [(text, str(number)) for number, (text, _) in enumerate(ROWS)]
+        assert documents == ([('a, "b"', "0")] if "csv" in name else expected)
+    with pytest.raises(UserError, match=r"has no column 'text' \(it has body, kind\); name the column"):
+        read_file(tmp_path / "x.json", "x.json")
+
+
+def test_train_and_test_folders_are_splits_with_classes_below_them(tmp_path: Path) -> None:
+    for folder in ("train/pos", "train/neg", "train/unsup", "test/pos", "test/neg", ".git", "train/.x"):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(4):
+            (tmp_path / folder / f"{i}.txt").write_text(f"Review {i} in {folder}, all its own. " * 4)
+    (tmp_path / "test/pos/copy.txt").write_text((tmp_path / "train/pos/0.txt").read_text())
+    (tmp_path / "notes.json").write_text("{}")
+    (tmp_path / "train/urls.txt").write_text("A list beside the classes.")
+    (tmp_path / "about.txt").write_text("A text beside the splits.")
+    data = opened(tmp_path, length=32, passages=8000)
+    assert data.classes == ("neg", "pos")
+    assert data.test is not None
+    names = [{n.partition("[")[0] for n in s.names or ()} for s in (data.bank, data.test)]
+    assert names[0] == {f"train/{label}/{i}.txt" for label in ("pos", "neg") for i in range(4)}
+    assert names[1] == {f"test/{label}/{i}.txt" for label in ("pos", "neg") for i in range(4)}
+    shown = " ".join(map(str, data.spec.show(data.train.batch(torch.arange(len(data.train))))))
+    assert "unsup" in shown
+    assert ".git" not in shown
+    assert "train/.x" not in shown
+    assert data.train.labels is None
+    assert data.facts.folders == {"train": ["train"], "test": ["test"]}
+    assert dict(data.facts.other_files) == {".json": 1}
+    assert asdict(data.facts)["unused"] == {"": 2}
+    config = DataConfig(source=str(tmp_path), groups="folder", options={"length": 32, "vocabulary": 300})
+    with pytest.raises(UserError, match=r"data\.groups: nothing is held out of .*has a test split"):
+        load(config, torch.device("cpu"), ssl_zoo_register_sources(), "text")
+
+
+def test_broken_files_of_a_folder_are_listed_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(12):
+        (tmp_path / f"{i:02}.txt").write_text(f"Text {i} is in a file of its own. " * 4)
+    packed = bytearray(gzip.compress(b"A text. " * 999))
+    packed[12:20] = bytes(8)
+    (tmp_path / "a.txt.gz").write_bytes(packed)
+    (tmp_path / "b.csv").write_text('text\n"no end')
+    (tmp_path / "c.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "d.txt").write_bytes(b"caf\xe9 caf\xe9")
+    data = opened(tmp_path)
+    assert list(data.train.skipped) == ["a.txt.gz", "b.csv"]
+    assert caplog.text.count("not valid UTF-8") == 1
+    assert "2 files are not valid UTF-8, such as c.txt at byte 3: 3 characters replaced" in caplog.text
+    for name in data.train.skipped:
+        with pytest.raises(UnreadableFile, match=r"^data\.source: .* cannot be read: [^\n]+$"):
+            read_file(tmp_path / name, name)
+
+
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_tells_the_encoding(coding: str, tmp_path: Path) -> None:
+    text = "Na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve.\nTwo."
+    (tmp_path / "x.txt").write_bytes(text.encode(coding))
+    assert [d.text for d in read_file(tmp_path / "x.txt", "x")] == text.split("\n")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": ["a", "b"]}, r"x\.jsonl, row 2: 'text' is not a string \(\['a', 'b'\]\); convert it"),
+        ({"text": 5}, r"row 2: 'text' is not a string \(5\)"),
+        ({"text": "a", "label": {}}, r"row 2: 'label' is not the name or number of a class \(\{\}\)"),
+    ],
+)
+def test_a_value_that_is_not_a_string_is_refused(row: Any, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_text(json.dumps({"text": None}) + "\n" + json.dumps(row))
+    with pytest.raises(UserError, match=message):
+        read_file(file, "x.jsonl")
 
 
 def test_sub_folders_are_labels_and_other_files_left_out(tmp_path: Path) -> None:
@@ -80,6 +189,7 @@ def test_sub_folders_are_labels_and_other_files_left_out(tmp_path: Path) -> None
             (tmp_path / label / f"{number}.txt").write_text(f"Text {number} of {label}. " * 9)
     (tmp_path / "a" / "picture.png").write_bytes(b"\x89PNG")
     assert {d.label for d in read_folder(tmp_path)} == {"a", "b"}
+    assert {d.split for d in read_folder(tmp_path)} == {None}
     data = opened(tmp_path)
     assert data.classes == ("a", "b")
     assert data.test is not None
@@ -94,11 +204,11 @@ def test_an_empty_file_and_a_folder_of_pictures_are_one_line(tmp_path: Path) -> 
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "x.png").write_bytes(b"\x89PNG")
     with pytest.raises(
-        UserError, match=r"pictures has no texts \(it has \.png\); texts are files ending"
+        UserError, match=r"pictures has no texts \(it has 1 \.png\); texts are files ending"
     ):
         opened(tmp_path / "pictures")
     (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{"text"')
-    with pytest.raises(UserError, match=r"x\.jsonl, line 2 is not JSON"):
+    with pytest.raises(UserError, match=r"x\.jsonl cannot be read: line 2 is not JSON"):
         opened(tmp_path / "x.jsonl")
 
 
@@ -106,14 +216,16 @@ def test_bytes_that_are_not_utf_8_are_replaced_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "x.txt").write_bytes("caf\N{LATIN SMALL LETTER E WITH ACUTE}".encode("latin-1"))
-    assert read_text(tmp_path / "x.txt") == "caf\N{REPLACEMENT CHARACTER}"
-    assert "is not valid UTF-8 (byte 3): 1 characters are replaced" in caplog.text
+    reader = FileReader(FileOptions())
+    assert reader.text(tmp_path / "x.txt", "x.txt") == "caf\N{REPLACEMENT CHARACTER}"
+    reader.warn()
+    assert "1 file is not valid UTF-8, such as x.txt at byte 3: 1 character replaced" in caplog.text
 
 
 def test_of_a_long_line_nothing_is_lost() -> None:
     text = " ".join(map(str, range(400_000)))
     for line in (text, text.replace(" ", "")):
-        documents = [document.text for document in _cut([Document(line, "x")])]
+        documents = [document.text for document in _cut(Document(line, "x"))]
         assert len(documents) == -(-len(line) // MAX_DOCUMENT)
         assert all(0 < len(document) <= MAX_DOCUMENT for document in documents)
         assert (" " if " " in line else "").join(documents) == line
@@ -184,7 +296,7 @@ def test_a_long_line_is_cut_without_a_list_of_all_its_words(tmp_path: Path) -> N
     long_line(tmp_path / "x.txt", 10)
     (line,) = read_file(tmp_path / "x.txt", "x")
     tracemalloc.start()
-    number = sum(1 for _ in _cut([line]))
+    number = sum(1 for _ in _cut(line))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert number == -(-len(line.text) // MAX_DOCUMENT)
@@ -196,10 +308,10 @@ def test_a_line_of_100_mb_takes_some_times_its_size_of_memory(tmp_path: Path) ->
     long_line(tmp_path / "x.txt", 100)
     program = """import resource, sys, torch
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo_text.corpus import TextOptions
 from ssl_zoo_text.files import open_files
+from ssl_zoo_text.reading import FileOptions
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-data = open_files(DataConfig(source="x.txt"), torch.device("cpu"), TextOptions())
+data = open_files(DataConfig(source="x.txt"), torch.device("cpu"), FileOptions())
 print(len(data.train) * 63, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
 """
     done = subprocess.run(

@@ -69,9 +69,9 @@ def test_targets_are_ordinary_tokens_one_in_six_and_last_in_one_order_of_the_who
 
 def test_no_text_has_more_targets_than_places_for_them() -> None:
     for length in (7, 16, 64):
-        for one_in, span in ((6, 5), (2, 5), (3, 1)):
-            count = (draw_spans(20000, length, one_in, span, Rng(1)) >= 0).sum(1)
-            assert count.max() <= min(length, max(length - 2 * span, 0) // one_in + 2 * span)
+        for k, span in ((6, 5), (2, 5), (3, 1)):
+            count = (draw_spans(20000, length, k, span, Rng(1)) >= 0).sum(1)
+            assert count.max() <= min(length, max(length - 2 * span, 0) // k + 2 * span)
 
 
 def test_the_loss_begins_at_ln_v() -> None:
