@@ -414,6 +414,16 @@ def test_views_are_of_one_second_and_mixed_with_past_clips_alone() -> None:
     assert torch.equal(crop, spectrum.repeat(9, 1)[: len(crop)])
 
 
+def test_past_clips_are_drawn_from_a_bank_that_has_overflowed() -> None:
+    case = Case.of(BYOLA, {**SMALL_BYOL, "bank": 3}, CNN)
+    task: Any = case.build()
+    for seed in range(3):
+        task.loss(case.views(task, 4, seed))
+        task.after_step(0.1)
+    assert task.bank.filled == 12
+    case.views(task, 32, 3)
+
+
 def test_byol_a_refuses_networks_without_a_spectrum() -> None:
     case = Case.of(BYOLA, SMALL_BYOL, WAVE)
     with pytest.raises(Unsuitable, match="--backbone mel-cnn"):
