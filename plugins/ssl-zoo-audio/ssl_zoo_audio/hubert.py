@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor
 
 from ssl_zoo import Field, Losses, Rng, Task
+from ssl_zoo.config.errors import SettingError
 from ssl_zoo.nn import ema_update, frozen_copy
 from ssl_zoo_audio.clusters import PlaceClusters
 from ssl_zoo_audio.encoders.base import SoundEncoder, at_layer
@@ -43,8 +45,22 @@ class HuBERT(Task):
         sample: int = Field(4096, ge=2, description="features that clusters are fitted to")
         out: int = Field(128, ge=2, description="width of the embeddings of clusters")
 
+        @model_validator(mode="after")
+        def _enough_features(self) -> HuBERT.Options:
+            if self.sample < self.clusters:
+                raise ValueError(
+                    f"sample is below the number of clusters, {self.clusters} ({self.sample}); raise it"
+                )
+            return self
+
     def __init__(self, encoder: SoundEncoder, options: Options, spec: SoundSpec) -> None:
         super().__init__(encoder, options, spec)
+        if options.layer > encoder.depth:
+            raise SettingError(
+                "task.layer",
+                f"is above the number of layers, {encoder.depth} ({options.layer}); "
+                f"give 1 to {encoder.depth}",
+            )
         self.mfcc = MFCC(spec.rate)
         self.acoustic = PlaceClusters(options.clusters, self.mfcc.width, options.sample)
         self.own = PlaceClusters(options.clusters, encoder.place_width, options.sample, begun=False)

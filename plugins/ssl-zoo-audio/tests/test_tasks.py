@@ -22,7 +22,7 @@ from ssl_zoo_audio.supervised import SupervisedAudio
 from ssl_zoo_audio.wav2vec2 import Wav2Vec2
 from torch import Tensor
 
-from ssl_zoo import Unsuitable
+from ssl_zoo import Unsuitable, UserError
 from ssl_zoo.testing import Case, Check, parametrize_with_checks
 from ssl_zoo.views import Rng
 
@@ -213,6 +213,19 @@ def test_hubert_clusters_its_own_features_after_a_third() -> None:
     with torch.no_grad():
         task.encoder.embed.weight.add_(0.1)  # targets are those of the snapshot
     assert torch.equal(go(0.6, 9), go(0.7, 9))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer": 3}, r"^task\.layer: is above the number of layers, 2 \(3\); give 1 to 2$"),
+        ({"clusters": 300}, r"sample is below the number of clusters, 300 \(256\); raise it"),
+    ],
+)
+def test_hubert_refuses_what_would_end_it_later(options: dict[str, Any], message: str) -> None:
+    case = Case.of(HuBERT, {**SMALL_HUBERT, **options}, MEL)
+    with pytest.raises((UserError, ValueError), match=message):
+        case.construct(case.data)
 
 
 # --- wav2vec 2.0 ---

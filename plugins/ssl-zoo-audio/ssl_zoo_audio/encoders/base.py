@@ -71,6 +71,7 @@ class SoundEncoder(Encoder):
         local_width: c, the width of local features.
         place_width: d, the width of each layer's output.
         hop: the distance of places, in samples.
+        depth: the number of layers.
         layer: the index of the layer that is evaluated.
         deviation: whether the deviation is pooled too.
         causal: whether a place sees no later ones.
@@ -81,6 +82,7 @@ class SoundEncoder(Encoder):
     local_width: int
     place_width: int
     hop: int
+    depth: int
     layer: int = -1
     deviation: bool = False
     causal: bool = False
@@ -162,17 +164,18 @@ class SoundEncoder(Encoder):
         """Return which places are real, bool [B, T]."""
         return within(self.places(x.length), int(self.places(torch.tensor(x.wave.shape[1]))))
 
-    def choose_features(self, options: NetworkOptions, number: int) -> None:
-        """Set how features are pooled, and their width, where there are so many layers.
+    def choose_features(self, options: NetworkOptions, depth: int) -> None:
+        """Set how features are pooled, and their width, for a network of `depth` layers.
 
         Raises:
             SettingError: there is no such layer.
         """
-        if options.layer is not None and options.layer > number:
+        if options.layer is not None and options.layer > depth:
             raise SettingError(
                 "backbone.options.layer",
-                f"there are {number} layers ({options.layer}); give 1 to {number}",
+                f"there are {depth} layers ({options.layer}); give 1 to {depth}",
             )
+        self.depth = depth
         self.layer = -1 if options.layer is None else options.layer - 1
         self.deviation = options.deviation
         self.width = self.place_width * (2 if options.deviation else 1)
