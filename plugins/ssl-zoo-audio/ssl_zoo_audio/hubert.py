@@ -36,7 +36,9 @@ class HuBERT(Task):
     class Options(ConvOptions):
         """HuBERT's options."""
 
-        mask_prob: float = Field(0.08, gt=0, lt=1, description="probability that a place begins a span")
+        mask_prob: float = Field(
+            0.08, gt=0, lt=1, description="probability that a span begins at a place"
+        )
         clusters: int = Field(50, ge=2, description="number of clusters; the paper has 100, then 500")
         layer: int = Field(3, ge=1, description="the layer whose features are clustered, from 1")
         again: float = Field(

@@ -18,10 +18,8 @@ from ssl_zoo_audio.spec import SoundSpec
 class MaskedOptions(TaskOptions):
     """The options of hidden spans."""
 
-    mask_prob: float = Field(0.065, gt=0, lt=1, description="probability that a place begins a span")
-    mask_length: int = Field(
-        6, ge=1, description="places in a hidden span; the papers have 10 of 20 ms each"
-    )
+    mask_prob: float = Field(0.065, gt=0, lt=1, description="probability that a span begins at a place")
+    mask_length: int = Field(10, ge=1, description="places in a hidden span")
 
     def hide(self, encoder: SoundEncoder, x: Sound, rng: Rng) -> Tensor:
         """Return which places of prepared clips are hidden, bool [B, T]."""

@@ -10,27 +10,31 @@ from ssl_zoo import Rng
 
 
 def draw_spans(rng: Rng, valid: Tensor, share: float, length: int) -> Tensor:
-    """Draw hidden spans: each place begins one with a probability, and they may overlap.
+    """Draw hidden spans: a span begins at each place with a probability, and they may overlap.
 
-    In wav2vec 2.0 (arXiv:2006.11477, section 3.1) the probability is 0.065 and a span has 10 places, so
-    that about 49 % of them are hidden. Of a clip that would have none, one place is hidden.
+    Spans may begin before the clip, so that each place is hidden with probability 1 - (1 - share)^length.
+    In wav2vec 2.0 (arXiv:2006.11477, section 3.1) the share is 0.065 and a span has 10 places: about 49 %
+    are hidden. A clip with fewer than two hidden places gets a span within it, of at most half of its
+    places, as a hidden place alone has no others to be told from.
 
     Args:
         rng: the source of random numbers.
         valid: which places are real, bool [B, T]; others are never hidden.
-        share: the probability that a place begins a span.
+        share: the probability that a span begins at a place.
         length: the number of places in a span.
 
     Returns:
         The hidden places, bool [B, T].
     """
     n, number = valid.shape
-    starts = rng.uniform(n, number) < share
-    spans = F.max_pool1d(F.pad(starts.float(), (length - 1, 0)), length, 1) > 0
-    hidden = spans & valid
-    single = (rng.uniform(n, 1) * valid.sum(1, keepdim=True)).long()
-    none = ~hidden.any(1, keepdim=True)
-    return hidden | (none & (torch.arange(number, device=valid.device) == single))
+    starts = rng.uniform(n, number + length - 1) < share
+    hidden = (F.max_pool1d(starts.float(), length, 1) > 0) & valid
+    real = valid.sum(1, keepdim=True)  # [B, 1]
+    span = torch.minimum((real // 2).clamp(min=2, max=max(2, length)), real)
+    first = (rng.uniform(n, 1) * (real - span + 1)).long()
+    place = torch.arange(number, device=valid.device)
+    fallback = (first <= place) & (place < first + span)
+    return hidden | (fallback & (hidden.sum(1, keepdim=True) < 2))
 
 
 def draw_others(rng: Rng, mask: Tensor, number: int) -> tuple[Tensor, Tensor]:

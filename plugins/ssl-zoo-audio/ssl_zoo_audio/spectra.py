@@ -13,6 +13,8 @@ FLOOR = 1e-3
 """The power added to each mel band of a standardised clip, whose loud bands have 10^4 or more."""
 LOG_MEAN, LOG_DEVIATION = 0.2, 4.4
 """About the mean and deviation of log-mel spectra of standardised speech, which networks take out."""
+SILENCE = (math.log(FLOOR) - LOG_MEAN) / LOG_DEVIATION
+"""The value of digital silence in a spectrum from which these are taken out."""
 
 
 def mel_filters(bins: int, mels: int, rate: int) -> Tensor:
