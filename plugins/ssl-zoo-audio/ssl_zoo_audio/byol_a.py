@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssl_zoo import Field, Losses, Rng, Task, TaskOptions, Unsuitable
-from ssl_zoo.nn import FeatureQueue, Teacher, mlp, spread
+from ssl_zoo.nn import FeatureQueue, Teacher, byol_loss, mlp, spread
 from ssl_zoo_audio.augmentation import log_mixup, random_part, resized_crop, standardise_batch
 from ssl_zoo_audio.encoders.base import SoundEncoder
 from ssl_zoo_audio.encoders.mel import MelEncoder
@@ -16,7 +16,6 @@ from ssl_zoo_audio.recipes import recipe
 from ssl_zoo_audio.sound import Sound
 from ssl_zoo_audio.spec import SoundSpec, paint
 from ssl_zoo_audio.spectra import LOG_DEVIATION, SILENCE
-from ssl_zoo_vision.distillation.byol import byol_loss
 
 
 class BYOLA(Task):
@@ -34,8 +33,8 @@ class BYOLA(Task):
     class Options(TaskOptions):
         """BYOL-A's options.
 
-        The paper has a mixup of up to 0.4, crops of 0.6 to 1.5 in both directions from a canvas of 1.5 times
-        the length, and a bank of 2048: too much change for syllables that differ in a consonant.
+        The paper has a mixup of up to 0.4, crops of 0.6 to 1.5 in both directions from a canvas of 1.5
+        times the length, and a bank of 2048: too much change for syllables that differ in a consonant.
         """
 
         frames: int = Field(96, ge=8, description="frames of 10 ms that a clip is cut to")
