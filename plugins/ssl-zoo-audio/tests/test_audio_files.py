@@ -35,7 +35,7 @@ def write(file: Path, wave: Any, rate: int = 16000, **options: Any) -> Path:
     return file
 
 
-def opened(source: Path, resident: bool = True, **settings: Any) -> DataSet:
+def opened(source: Path, **settings: Any) -> DataSet:
     options = {name: settings.pop(name) for name in ("rate", "seconds", "silence") if name in settings}
     config = DataConfig(source=str(source), options=options, **settings)
     return load_data(config, torch.device("cpu"), "audio")
@@ -136,6 +136,19 @@ def test_a_wrong_row_of_a_list_is_refused_in_a_line(
     with pytest.raises(UserError, match=rf"list\.csv, {message}") as error:
         opened(tmp_path / "list.csv")
     assert "\n" not in str(error.value)
+
+
+def test_clips_are_decoded_at_once_or_at_each_use(tmp_path: Path) -> None:
+    for i in range(20):
+        write(tmp_path / f"{i:02}.wav", tone(0.2, 16000, 300 + i))
+    once, each = opened(tmp_path), opened(tmp_path, resident="never")
+    assert once.train.resident
+    assert not each.train.resident
+    for split in ("train", "test"):
+        a, b = (getattr(data, split) for data in (once, each))
+        assert torch.equal(a.batch(torch.arange(2)).wave, b.batch(torch.arange(2)).wave)
+    with pytest.raises(UserError, match=r"^data\.cache: decoded sounds are not kept on disk"):
+        opened(tmp_path, cache=str(tmp_path / "cache"))
 
 
 def test_a_file_beside_the_classes_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

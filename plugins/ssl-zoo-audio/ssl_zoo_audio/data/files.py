@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from ssl_zoo import Field, UserError
+from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data import DataSet, Excluded, LazySplit, SampleFiles
+from ssl_zoo.data import DataSet, Excluded, LazySplit, SampleFiles, Split
+from ssl_zoo.data.assemble import place_splits
 from ssl_zoo.data.holdout import exact_copies, group_by_name, merge_groups, stratified_split
 from ssl_zoo.data.sample_files import Origin, UnreadableFiles
 from ssl_zoo.data.summary import SourceFacts
@@ -152,8 +154,10 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
     listed as unreadable. Parts of one file lie on one side, as do exact copies and ``data.groups``.
 
     Raises:
-        UserError: there is no audio.
+        UserError: there is no audio, or a cache is asked for.
     """
+    if config.cache is not None:
+        raise SettingError("data.cache", "decoded sounds are not kept on disk; leave it out")
     path = user_path("data.source", config.source.removeprefix("audio:"))
     if not path.exists():
         raise UserError(f"data.source: {printable(path)} does not exist; give a folder, or a file")
@@ -193,10 +197,18 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
     known = config.labels != "none" and len(names) > 1 and not unlabelled
     labels = torch.tensor([names.index(p.label or "") for p in parts]) if known else None
     train_rows, test_rows, facts = _hold_out(config, parts, root, labels)
-    train = LazySplit(clips, None if labels is None else labels[train_rows], train_rows)
-    test = None
-    if len(test_rows):
-        test = LazySplit(clips, None if labels is None else labels[test_rows], test_rows)
+    rows = {"train": train_rows, "test": test_rows}
+    splits: dict[str, Split] = {
+        name: LazySplit(clips, None if labels is None else labels[part], part)
+        for name, part in rows.items()
+        if len(part)
+    }
+    splits = place_splits(splits, printable(path.resolve().name), config, device, "clips")
+    train, test = splits["train"], splits.get("test")
+    if test is not None and not test.readable():
+        test = None
+    if not len(train):
+        raise UserError(f"data.source: none of the clips of {printable(path)} to train on can be read")
     spec = SoundSpec(
         rate=options.rate, seconds=longest / options.rate, classes=len(names) if known else None
     )
