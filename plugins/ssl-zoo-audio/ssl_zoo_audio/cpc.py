@@ -33,8 +33,8 @@ class CPCAudio(Task):
         """CPC's options.
 
         The paper draws negatives from all clips, those of the speaker, or the clip itself (table 2). By
-        default they are the other clips of the batch at the same place: clips that are cut alike, such as
-        words, sound alike at one place, and the number of a place would tell it from others.
+        default they are the other clips of the batch at the same place: clips that are cut alike, such
+        as words, sound alike at one place, and the number of a place would tell it from others.
         """
 
         steps: int = Field(12, ge=1, description="how many places ahead are predicted")

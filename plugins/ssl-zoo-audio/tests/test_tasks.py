@@ -109,6 +109,19 @@ def test_first_and_last_places_are_hidden_as_often_as_others() -> None:
     assert share.max().item() == pytest.approx(0.566, abs=0.015)
 
 
+def test_what_is_drawn_does_not_depend_on_the_longest_clip_of_a_batch() -> None:
+    valid = within(torch.tensor([30, 12, 20, 18]), 30)
+    whole = draw_spans(Rng(0), valid, 0.08, 10, limit=40)
+    others, _ = draw_others(Rng(0), whole, 5, limit=40)
+    for rank, longest in enumerate((30, 20)):
+        rng = Rng(0, "cpu", rank, 2)
+        rows = slice(2 * rank, 2 * rank + 2)
+        part = draw_spans(rng, valid[rows, :longest], 0.08, 10, limit=40)
+        assert torch.equal(part, whole[rows, :longest])
+        drawn, usable = draw_others(Rng(0, "cpu", rank, 2), part, 5, limit=40)
+        assert torch.equal(drawn[usable], others[rows, :longest][usable])
+
+
 def test_spans_lie_in_the_clip_and_every_clip_has_two_hidden_places() -> None:
     counts = torch.tensor([1, 2, 3, 30, 40] * 50)
     valid = within(counts, 40)
@@ -228,6 +241,7 @@ def test_hubert_clusters_its_own_features_after_a_third() -> None:
         go(0.5, seed)
     assert task.own.fitted
     assert not torch.equal(task.head.codes, codes)
+    assert not task.head.project.bias.any()
     with torch.no_grad():
         task.encoder.embed.weight.add_(0.1)  # targets are those of the snapshot
     assert torch.equal(go(0.6, 9), go(0.7, 9))
@@ -271,14 +285,14 @@ def test_the_quantiser_takes_one_entry_of_each_group() -> None:
     torch.manual_seed(0)
     quantiser, z = GumbelQuantiser(6, 2, 5, 8), noise(3, 4, 6)
     gumbel = quantiser.noise(Rng(0), 3, 4)
-    given = quantiser(z, gumbel, 2.0)
+    quantised = quantiser(z, gumbel, 2.0)
     logits = quantiser.logits(z).view(3, 4, 2, 5)
     chosen = (logits + gumbel).argmax(3)
     entries = torch.cat([quantiser.entries[g][chosen[..., g]] for g in range(2)], 2)
-    assert torch.allclose(given.vectors, quantiser.project(entries), atol=1e-5)
-    assert torch.equal(given.codes, chosen[..., 0] + 5 * chosen[..., 1])
-    assert torch.allclose(given.probabilities, logits.softmax(3))
-    given.vectors.square().sum().backward()
+    assert torch.allclose(quantised.vectors, quantiser.project(entries), atol=1e-5)
+    assert torch.equal(quantised.codes, chosen[..., 0] + 5 * chosen[..., 1])
+    assert torch.allclose(quantised.probabilities, logits.softmax(3))
+    quantised.vectors.square().sum().backward()
     gradient = quantiser.logits.weight.grad
     assert gradient is not None
     assert gradient.abs().sum() > 0  # straight through
@@ -327,7 +341,7 @@ def test_the_quantiser_sees_what_is_hidden_and_the_network_does_not() -> None:
     expected = raw[valid].square().mean().item()
     losses = on_waves.loss(views)
     assert losses.logs["penalty"].item() == pytest.approx(expected, rel=1e-4)
-    small = built(Wav2Vec2, WAVE, **SMALL_WAV2VEC2, penalty=0.0)[0]
+    small = built(Wav2Vec2, WAVE, **SMALL_WAV2VEC2, feature_penalty=0.0)[0]
     small.load_state_dict(on_waves.state_dict())
     difference = losses.total - small.loss(views).total
     assert difference.item() == pytest.approx(10 * expected, rel=1e-4)

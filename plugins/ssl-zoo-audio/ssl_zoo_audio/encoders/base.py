@@ -162,7 +162,11 @@ class SoundEncoder(Encoder):
 
     def valid(self, x: Sound) -> Tensor:
         """Return which places are real, bool [B, T]."""
-        return within(self.places(x.length), int(self.places(torch.tensor(x.wave.shape[1]))))
+        return within(self.places(x.length), self.count_places(x.wave.shape[1]))
+
+    def count_places(self, samples: int) -> int:
+        """Return the number of places of a clip of this many samples."""
+        return int(self.places(torch.tensor(samples)))
 
     def choose_features(self, options: NetworkOptions, depth: int) -> None:
         """Set how features are pooled, and their width, for a network of `depth` layers.
@@ -192,6 +196,27 @@ def put_token(x: Tensor, hidden: Tensor | None, token: Tensor | None) -> Tensor:
 def at_layer(encoder: SoundEncoder, x: Sound, layer: int) -> Tensor:
     """Return the output of a layer, from 1, [B, T, d]."""
     return encoder.context(encoder.local(x))[layer - 1]
+
+
+def check_divisible(width: int, number: int, option: str) -> None:
+    """Raise unless the width of the layers is a multiple of a number of heads or groups.
+
+    Args:
+        width: the width.
+        number: the number that must divide it.
+        option: the option that sets the number, below ``backbone.options``.
+
+    Raises:
+        SettingError: it does not.
+    """
+    if width % number:
+        nearest = [n for n in range(1, width + 1) if width % n == 0]
+        nearest = sorted(sorted(nearest, key=lambda n: abs(n - number))[:2])
+        raise SettingError(
+            f"backbone.options.{option}",
+            f"must divide the width, {width} ({number}); give {' or '.join(map(str, nearest))}, "
+            "or change backbone.options.width",
+        )
 
 
 def check_layers(indices: Sequence[int], number: int) -> None:
