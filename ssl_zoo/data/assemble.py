@@ -226,7 +226,7 @@ def assemble(
     splits = {"train": train, "test": test, "bank": None if bank is train else bank}
     present = {key: split for key, split in splits.items() if split is not None}
     _check_splits(list(present.values()), classes, name)
-    placed = _place(present, name, config, device)
+    placed = place_splits(present, name, config, device)
     if len(placed["train"]) == 0:
         raise UserError(f"data.source: none of the images of {name} to train on can be read")
     return DataSet(
@@ -240,10 +240,21 @@ def assemble(
     )
 
 
-def _place(
-    splits: dict[str, Split], name: str, config: DataConfig, device: torch.device
+def place_splits(
+    splits: dict[str, Split],
+    name: str,
+    config: DataConfig,
+    device: torch.device,
+    noun: str = "images",
 ) -> dict[str, Split]:
     """Load splits into the device's memory if they fit there together; otherwise leave them on disk.
+
+    Args:
+        splits: the splits by name.
+        name: the name of the data given by the user.
+        config: the ``data`` section, with ``resident`` and ``cache``.
+        device: the device.
+        noun: the plural noun for samples in messages.
 
     Raises:
         UserError: they must be in memory and do not fit, or there can be no cache.
@@ -261,13 +272,14 @@ def _place(
     if config.resident == "never" or (too_large and (cached or config.resident == "auto")):
         if config.resident == "auto" and files:
             _ON_DISK(
-                f"{name}: images are decoded at each use, as they would take {needed / 1e6:,.0f} MB of "
-                f"{free / 1e6:,.0f} MB free memory; data.cache keeps them decoded on disk"
+                f"{name}: {noun} are decoded at each use, as they would take {needed / 1e6:,.0f} MB of "
+                f"{free / 1e6:,.0f} MB free memory"
+                + ("; data.cache keeps them decoded on disk" if noun == "images" else "")
             )
         return splits
     if needed > free and not cached:
         raise UserError(
-            f"data.resident: the decoded images need {needed / 1e6:,.0f} MB, and "
+            f"data.resident: the decoded {noun} need {needed / 1e6:,.0f} MB, and "
             f"{free / 1e6:,.0f} MB of memory are free; choose auto, or use data.cache"
         )
     return {key: split if split.resident else split.to(device) for key, split in splits.items()}

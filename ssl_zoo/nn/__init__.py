@@ -19,7 +19,7 @@ from ssl_zoo.nn.deferred import DeferredUpdate
 from ssl_zoo.nn.encoding import at_places, by_size, output_shape, places_of, undecayed_names
 from ssl_zoo.nn.heads import mlp
 from ssl_zoo.nn.moments import covariance, cross_correlation, koleo, off_diagonal, sigreg, whiten
-from ssl_zoo.nn.parts import full_precision, product, spread, sum_over_rows, unit
+from ssl_zoo.nn.parts import byol_loss, full_precision, product, spread, sum_over_rows, unit
 from ssl_zoo.nn.prototypes import Centre, Prototypes, across, sinkhorn, soft_cross_entropy
 from ssl_zoo.nn.queues import FeatureQueue, FirstMean, MemoryBank
 from ssl_zoo.nn.shuffled import shuffled_groups
@@ -37,6 +37,7 @@ __all__ = [
     "across",
     "at_places",
     "by_size",
+    "byol_loss",
     "contrastive_loss",
     "covariance",
     "cross_correlation",

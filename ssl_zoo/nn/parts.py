@@ -70,3 +70,17 @@ def sum_over_rows(loss: Callable[..., Tensor], *rows: Tensor, columns: int) -> T
     if len(parts) == 1:
         return loss(*rows)
     return torch.stack([checkpoint(loss, *part, use_reentrant=False) for part in parts]).sum(0)
+
+
+def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the squared distance of unit vectors, 2 - 2·cos (Grill et al. 2020, equation 2).
+
+    Args:
+        prediction: [B, D].
+        target: [B, D], without gradient.
+
+    Returns:
+        The mean over B, in [0, 4].
+    """
+    prediction, target = full_precision(prediction), full_precision(target)
+    return 2 - 2 * F.cosine_similarity(prediction, target, dim=1).mean()

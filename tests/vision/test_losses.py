@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ssl_zoo import nn
-from ssl_zoo.nn import info_nce, nt_xent
-from ssl_zoo_vision.distillation.byol import byol_loss
+from ssl_zoo.nn import byol_loss, info_nce, nt_xent
 from ssl_zoo_vision.masked.inpainting import reconstruction_loss, weights
 from tests.memory import Largest
 

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_zoo.errors import UserError
-from ssl_zoo.nn import info_nce, nt_xent, shuffled_groups
+from ssl_zoo.nn import byol_loss, info_nce, nt_xent, shuffled_groups
 from ssl_zoo.task import Encoder, Task
 from ssl_zoo.training.loop import warn_of_chance
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.simclr import SimCLR
-from ssl_zoo_vision.distillation.byol import BYOL, byol_loss
+from ssl_zoo_vision.distillation.byol import BYOL
 from ssl_zoo_vision.masked.inpainting import Inpainting
 from ssl_zoo_vision.predictive.rotation import Rotation
 from tests.vision.small_tasks import (

@@ -9,18 +9,23 @@ from torch import Tensor
 from ssl_zoo import Rng, distributed
 
 
-def random_part(x: Tensor, frames: Tensor, number: int, rng: Rng) -> Tensor:
-    """Return a part of `number` frames of each spectrum at random; a shorter clip begins again.
+def random_part(x: Tensor, frames: Tensor, number: int, rng: Rng, padding: float) -> Tensor:
+    """Return a random part of `number` frames of each spectrum; a shorter clip is padded on both sides.
 
     Args:
         x: spectra [B, F, mels].
         frames: how many frames of each are real, int64 [B].
         number: the number of frames to return.
         rng: the source of random numbers.
+        padding: the value of padding.
     """
-    first = rng.uniform(len(x), 1) * (frames[:, None] - number + 1).clamp(min=1)
-    place = (first.long() + torch.arange(number, device=x.device)) % frames[:, None]
-    return x.gather(1, place[..., None].expand(-1, -1, x.shape[2]))
+    spare = frames[:, None] - number  # [B, 1]
+    first = (rng.uniform(len(x), 1) * (spare + 1).clamp(min=1)).long()
+    first = torch.where(spare < 0, spare.div(2, rounding_mode="floor"), first)
+    place = first + torch.arange(number, device=x.device)
+    real = (place >= 0) & (place < frames[:, None])
+    index = place.clamp(0, x.shape[1] - 1)[..., None].expand(-1, -1, x.shape[2])
+    return torch.where(real[..., None], x.gather(1, index), padding)
 
 
 def log_mixup(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
@@ -35,28 +40,33 @@ def log_mixup(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
 
 
 def resized_crop(
-    x: Tensor, rng: Rng, bands: tuple[float, float], scale: tuple[float, float], virtual: float
+    x: Tensor,
+    rng: Rng,
+    frequency_scale: tuple[float, float],
+    scale: tuple[float, float],
+    canvas: float,
 ) -> Tensor:
     """Crop a part of spectra, at random in time and frequency, and resize it (section III-B.2).
 
-    The spectrum lies in the middle of a canvas longer by `virtual`, which is 0 elsewhere, so that a
-    crop may reach beyond its ends.
+    The spectrum lies in the middle of a canvas that is longer and 0 elsewhere, so that a crop may reach
+    beyond its ends.
 
     Args:
         x: spectra [B, F, mels], with mean 0.
         rng: the source of random numbers.
-        bands: the range of the crop's size in frequency, as a share of the spectrum's; at most 1.
-        scale: the range of its size in time, likewise; at most `virtual`.
-        virtual: the length of the canvas, as a multiple of the spectrum's.
+        frequency_scale: the range of the crop's size in frequency, as a share of the spectrum's; at
+            most 1.
+        scale: the range of its size in time, likewise; at most `canvas`.
+        canvas: the length of the canvas, as a multiple of the spectrum's.
 
     Returns:
         Crops [B, F, mels], by linear interpolation.
     """
     n = len(x)
-    canvas = x.new_tensor([1.0, virtual])  # frequency, time
-    low, high = x.new_tensor([bands, scale]).T
-    size = torch.minimum(rng.uniform(n, 2) * (high - low) + low, canvas)
-    centre = rng.uniform(n, 2, low=-1, high=1) * (canvas - size)  # the spectrum is from -1 to 1
+    whole = x.new_tensor([1.0, canvas])  # frequency, time
+    low, high = x.new_tensor([frequency_scale, scale]).T
+    size = torch.minimum(rng.uniform(n, 2) * (high - low) + low, whole)
+    centre = rng.uniform(n, 2, low=-1, high=1) * (whole - size)  # the spectrum is from -1 to 1
     theta = torch.cat([torch.diag_embed(size), centre[..., None]], 2)  # [B, 2, 3]
     grid = F.affine_grid(theta, [n, 1, *x.shape[1:]], align_corners=False)
     return F.grid_sample(x[:, None], grid, align_corners=False)[:, 0]

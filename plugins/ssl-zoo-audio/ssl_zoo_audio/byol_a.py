@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from ssl_zoo import Field, Losses, Rng, Task, TaskOptions, Unsuitable
-from ssl_zoo.nn import FeatureQueue, Teacher, mlp, spread
+from ssl_zoo.nn import FeatureQueue, Teacher, byol_loss, mlp, spread
 from ssl_zoo_audio.augmentation import log_mixup, random_part, resized_crop, standardise_batch
 from ssl_zoo_audio.encoders.base import SoundEncoder
 from ssl_zoo_audio.encoders.mel import MelEncoder
 from ssl_zoo_audio.recipes import recipe
 from ssl_zoo_audio.sound import Sound
 from ssl_zoo_audio.spec import SoundSpec, paint
-from ssl_zoo_audio.spectra import LOG_DEVIATION
-from ssl_zoo_vision.distillation.byol import byol_loss
+from ssl_zoo_audio.spectra import LOG_DEVIATION, SILENCE
 
 
 class BYOLA(Task):
@@ -29,19 +28,23 @@ class BYOLA(Task):
     encoder: MelEncoder
     prerequisites = "a network on log-mel spectra"
     passes = 4
-    recipe = recipe("mel-cnn", {"width": 256, "channels": 32}, epochs=25, lr=3e-4)
+    recipe = recipe("mel-cnn", {"width": 256, "channels": 32}, epochs=40)
 
     class Options(TaskOptions):
-        """BYOL-A's options."""
+        """BYOL-A's options.
+
+        The paper has a mixup of up to 0.4, crops of 0.6 to 1.5 in both directions from a canvas of 1.5
+        times the length, and a bank of 2048: too much change for syllables that differ in a consonant.
+        """
 
         frames: int = Field(96, ge=8, description="frames of 10 ms that a clip is cut to")
-        mixup: float = Field(0.4, ge=0, lt=1, description="the greatest share of a past clip in a view")
-        bank: int = Field(512, ge=1, description="past clips to mix with; the paper has 2048")
-        bands: tuple[float, float] = Field(
-            (0.9, 1.0), description="range of a crop's size in frequency; the paper has 0.6 to 1.5"
+        mixup: float = Field(0.2, ge=0, lt=1, description="the greatest share of a past clip in a view")
+        bank: int = Field(512, ge=1, description="past clips to mix with")
+        frequency_scale: tuple[float, float] = Field(
+            (0.9, 1.0), description="range of a crop's size in frequency"
         )
-        scale: tuple[float, float] = Field((0.6, 1.5), description="range of a crop's size in time")
-        virtual: float = Field(1.5, ge=1, description="length that crops are cut from, as a multiple")
+        scale: tuple[float, float] = Field((0.9, 1.1), description="range of a crop's size in time")
+        canvas: float = Field(1.1, ge=1, description="length that crops are cut from, as a multiple")
         momentum: float = Field(0.99, ge=0, le=1, description="momentum of the target")
         hidden: int = Field(1024, ge=1, description="hidden width of the projector and the predictor")
         out: int = Field(256, ge=2, description="width of the projection")
@@ -61,16 +64,17 @@ class BYOLA(Task):
     def views(self, batch: Sound, rng: Rng) -> tuple[Tensor, ...]:
         """Return two augmented spectra [B, F, mels], and the spectrum that they are of."""
         x = self.spec.prepare(batch)
-        crop = random_part(self.encoder.spectrum(x), self.encoder.frames(x), self.frames, rng)
+        crop = random_part(self.encoder.spectrum(x), self.encoder.frames(x), self.frames, rng, SILENCE)
         return self.augment(crop, rng), self.augment(crop, rng), crop
 
     def augment(self, x: Tensor, rng: Rng) -> Tensor:
         """Return spectra [B, F, mels] with past ones mixed in, then cropped and resized."""
-        filled = self.bank.filled
+        filled = self.bank.filled.clamp(max=len(self.bank.features))  # it counts all that was pushed
         past = self.bank.features[(rng.uniform(len(x)) * filled).long()].view_as(x)
         share = rng.uniform(len(x), 1, 1, high=self.options.mixup) * (filled > 0)
         mixed = log_mixup(LOG_DEVIATION * x, LOG_DEVIATION * past, share) / LOG_DEVIATION
-        return resized_crop(mixed, rng, self.options.bands, self.options.scale, self.options.virtual)
+        options = self.options
+        return resized_crop(mixed, rng, options.frequency_scale, options.scale, options.canvas)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the loss of each view's prediction and the other's target projection, in [0, 8]."""

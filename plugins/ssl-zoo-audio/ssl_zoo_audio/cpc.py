@@ -1,23 +1,24 @@
-"""Contrastive predictive coding on sound: later places are told from those of all clips."""
+"""Contrastive predictive coding on sound: later places are told from those of other clips."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ssl_zoo import Field, Losses, Rng, Task, TaskOptions, Unsuitable, distributed
+from ssl_zoo import Field, Losses, Rng, Task, TaskOptions, Unsuitable
 from ssl_zoo.nn import full_precision
 from ssl_zoo_audio.encoders.base import SoundEncoder
 from ssl_zoo_audio.heads import first_wins, future_scores
+from ssl_zoo_audio.negatives import random_places, same_place
 from ssl_zoo_audio.recipes import recipe
 from ssl_zoo_audio.sound import Sound
 from ssl_zoo_audio.spec import SoundSpec
 
 
 class CPCAudio(Task):
-    """Tell the features of each of the next places from those of places of all clips."""
+    """Tell the features of each of the next places from those of places of other clips."""
 
     name = "cpc-audio"
     paper = "van den Oord et al. 2018, CPC, arXiv:1807.03748"
@@ -29,12 +30,19 @@ class CPCAudio(Task):
     recipe = recipe("mel-gru", {"layers": 1})
 
     class Options(TaskOptions):
-        """CPC's options."""
+        """CPC's options.
+
+        The paper draws negatives from all clips, those of the speaker, or the clip itself (table 2). By
+        default they are the other clips of the batch at the same place: clips that are cut alike, such
+        as words, sound alike at one place, and the number of a place would tell it from others.
+        """
 
         steps: int = Field(12, ge=1, description="how many places ahead are predicted")
-        negatives: int = Field(
-            4, ge=1, description="places of each clip of the batch that all places are told from"
+        negatives: Literal["place", "clips"] = Field(
+            "place",
+            description="place: the other clips at the same place; clips: random places of all clips",
         )
+        per_clip: int = Field(4, ge=1, description="random places of each clip, with negatives=clips")
 
     def __init__(self, encoder: SoundEncoder, options: Options, spec: SoundSpec) -> None:
         super().__init__(encoder, options, spec)
@@ -46,36 +54,30 @@ class CPCAudio(Task):
         self.predict = nn.Linear(encoder.place_width, options.steps * encoder.local_width, bias=False)
 
     def views(self, batch: Sound, rng: Rng) -> tuple[Any, ...]:
-        """Return prepared clips, and which places of each are negatives, int64 [B, negatives]."""
+        """Return prepared clips, and random places of each, int64 [B, per_clip]."""
         x = self.spec.prepare(batch)
         counts = self.encoder.valid(x).sum(1, keepdim=True)
-        return x, (rng.uniform(len(x.wave), self.options.negatives) * counts).long()
+        return x, (rng.uniform(len(x.wave), self.options.per_clip) * counts).long()
 
     def loss(self, views: tuple[Any, ...]) -> Losses:
         """Return InfoNCE, the mean over places and steps (equation 4)."""
         x, places = views
         local = self.encoder.local(x)
         z = full_precision(local.normed)  # [B, T, D]
-        chosen = z.gather(1, places[..., None].expand(-1, -1, z.shape[2])).flatten(0, 1)
-        negatives = distributed.all_gather(chosen)  # [K, D], of the joint batch
-        itself = self.itself(places, z.shape[1])
+        if self.options.negatives == "place":
+            negatives, excluded = same_place(z, local.valid)
+        else:
+            negatives, excluded = random_places(z, places)
         context = self.encoder.context(local)[-1]
         predictions = full_precision(self.predict(context)).unflatten(2, (self.options.steps, -1))
+        usable = local.valid & ~excluded.all(2)  # places that are real and have negatives
         logits = []
         for k in range(1, min(self.options.steps, z.shape[1] - 1) + 1):
-            scores = future_scores(predictions[:, :, k - 1], z, negatives, itself, k)
-            logits.append(scores[local.valid[:, k:]])  # the place that is predicted is real
+            scores = future_scores(predictions[:, :, k - 1], z, negatives, excluded, k)
+            logits.append(scores[usable[:, k:]])
         joint = torch.cat(logits)  # [M, 1 + K]
         loss, accuracy = first_wins(joint)
         return Losses(loss, {"accuracy": accuracy}, torch.tensor(len(joint), device=z.device))
-
-    def itself(self, places: Tensor, number: int) -> Tensor:
-        """Return which of the K negatives each of `number` places itself is, bool [B, number, K]."""
-        n, per_clip = places.shape
-        clips = torch.arange(n * distributed.world_size(), device=places.device)
-        own = clips.repeat_interleave(per_clip) == distributed.local_rows(clips)[:, None]  # [B, K]
-        joint = distributed.all_gather(places).flatten()
-        return own[:, None] & (joint == torch.arange(number, device=places.device)[:, None])
 
     def gallery(self, views: tuple[Any, ...]) -> dict[str, Any]:
         """Return clips."""

@@ -31,10 +31,14 @@ class CodePredictor(nn.Module):
 
     @torch.no_grad()
     def restart(self, seed: int) -> None:
-        """Draw the embeddings and the projection anew, for other clusters; the same in every process."""
+        """Draw the embeddings and the projection anew, for other clusters; the same in every process.
+
+        The optimiser keeps its moments of them.
+        """
         generator = torch.Generator().manual_seed(seed)
         for weight, scale in ((self.codes, 1.0), (self.project.weight, self.project.in_features**-0.5)):
             weight.copy_(scale * torch.randn(weight.shape, generator=generator))
+        self.project.bias.zero_()
 
 
 def contrastive_scores(c: Tensor, q: Tensor, codes: Tensor, others: Tensor) -> Tensor:
@@ -55,33 +59,37 @@ def contrastive_scores(c: Tensor, q: Tensor, codes: Tensor, others: Tensor) -> T
     return torch.cat([cosine.diagonal(dim1=1, dim2=2)[..., None], negative], 2)
 
 
-def future_scores(prediction: Tensor, z: Tensor, negatives: Tensor, itself: Tensor, step: int) -> Tensor:
-    """Return the scores of z[t + step], then of K negatives, given c[t], [B, T - step, 1 + K].
+def future_scores(
+    prediction: Tensor, z: Tensor, negatives: Tensor, excluded: Tensor, step: int
+) -> Tensor:
+    """Return the scores of z[t + step], then of K negatives, from c[t], [B, T - step, 1 + K].
 
     They are products divided by √D, which W_k could make up for.
 
     Args:
         prediction: W_k c, [B, T, D].
         z: local features [B, T, D].
-        negatives: local features to tell each place from [K, D], the same for all places.
-        itself: whether a negative is the place itself, bool [B, T, K]; its score is -∞.
+        negatives: local features to tell each place from [T, K, D], or [1, K, D] for all places alike.
+        excluded: which negatives of a place do not count, bool [B, T, K]; their score is -∞.
         step: k, at least 1 and below T.
     """
     with torch.autocast(z.device.type, enabled=False):
         prediction = prediction[:, :-step] / z.shape[2] ** 0.5
         positive = (prediction * z[:, step:]).sum(2, keepdim=True)
-        negative = (prediction @ negatives.mT).masked_fill(itself[:, step:], -torch.inf)
+        at_place = negatives if len(negatives) == 1 else negatives[step:]
+        negative = (prediction.transpose(0, 1) @ at_place.mT).transpose(0, 1)
+        negative = negative.masked_fill(excluded[:, step:], -torch.inf)
     return torch.cat([positive, negative], 2)
 
 
 def first_wins(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return cross entropy and accuracy of the first of several scores, means over rows.
 
-    Without rows both are 0.
+    A row is right if the first score is above all others. Without rows both are 0.
 
     Args:
         logits: scores [M, 1 + K]; -∞ for one that does not count.
     """
     count = max(1, len(logits))
     loss = -F.log_softmax(logits, dim=1)[:, 0].sum() / count
-    return loss, (logits.argmax(1) == 0).sum() / count
+    return loss, (logits[:, :1] > logits[:, 1:]).all(1).sum() / count

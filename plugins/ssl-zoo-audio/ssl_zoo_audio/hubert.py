@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor
 
 from ssl_zoo import Field, Losses, Rng, Task
+from ssl_zoo.config.errors import SettingError
 from ssl_zoo.nn import ema_update, frozen_copy
 from ssl_zoo_audio.clusters import PlaceClusters
 from ssl_zoo_audio.encoders.base import SoundEncoder, at_layer
@@ -28,23 +30,40 @@ class HuBERT(Task):
     family = "masked"
     modality = "audio"
     encoder: SoundEncoder
+    spec: SoundSpec
     passes = 1
     recipe = recipe("mel-mini", {"layer": 3}, epochs=25)
 
     class Options(ConvOptions):
         """HuBERT's options."""
 
-        mask_prob: float = Field(0.08, gt=0, lt=1, description="probability that a place begins a span")
+        mask_prob: float = Field(
+            0.08, gt=0, lt=1, description="probability that a span begins at a place"
+        )
         clusters: int = Field(50, ge=2, description="number of clusters; the paper has 100, then 500")
         layer: int = Field(3, ge=1, description="the layer whose features are clustered, from 1")
-        again: float = Field(
+        recluster_at: float = Field(
             1 / 3, gt=0, le=1, description="when its features are clustered, as a share of training"
         )
         sample: int = Field(4096, ge=2, description="features that clusters are fitted to")
         out: int = Field(128, ge=2, description="width of the embeddings of clusters")
 
+        @model_validator(mode="after")
+        def _enough_features(self) -> HuBERT.Options:
+            if self.sample < self.clusters:
+                raise ValueError(
+                    f"sample is below the number of clusters, {self.clusters} ({self.sample}); raise it"
+                )
+            return self
+
     def __init__(self, encoder: SoundEncoder, options: Options, spec: SoundSpec) -> None:
         super().__init__(encoder, options, spec)
+        if options.layer > encoder.depth:
+            raise SettingError(
+                "task.layer",
+                f"is above the number of layers, {encoder.depth} ({options.layer}); "
+                f"give 1 to {encoder.depth}",
+            )
         self.mfcc = MFCC(spec.rate)
         self.acoustic = PlaceClusters(options.clusters, self.mfcc.width, options.sample)
         self.own = PlaceClusters(options.clusters, encoder.place_width, options.sample, begun=False)
@@ -55,13 +74,13 @@ class HuBERT(Task):
     def views(self, batch: Sound, rng: Rng) -> tuple[Any, ...]:
         """Return prepared clips, and which of their places are hidden, bool [B, T]."""
         x = self.spec.prepare(batch)
-        return x, self.options.hide(self.encoder, x, rng)
+        return x, self.options.hide(self.encoder, self.spec, x, rng)
 
     def targets(self, x: Sound, valid: Tensor) -> Tensor:
         """Return the cluster of each place, int64 [B, T], and note features for the next clusters."""
         with torch.no_grad():
-            hop = self.encoder.hop // self.mfcc.log_mel.hop
-            mfcc = at_places(self.mfcc(x.wave, x.length), valid, hop)
+            mfcc = self.mfcc(x.wave, x.length)
+            mfcc = at_places(mfcc, valid, self.encoder.hop, self.mfcc.log_mel.hop)
             self.acoustic.note_places(mfcc, valid)
             if not self.own.begun:
                 return self.acoustic.assign(mfcc)
@@ -72,7 +91,7 @@ class HuBERT(Task):
     def loss(self, views: tuple[Any, ...]) -> Losses:
         """Return the cross entropy of the clusters of hidden places (equations 1 and 3)."""
         x, hidden = views
-        local = self.encoder.local(x, self.options.gradient)
+        local = self.encoder.local(x, self.options.conv_gradient_scale)
         targets = self.targets(x, local.valid)
         output = self.encoder.context(local, hidden, self.token)[-1]  # [B, T, d]
         logits, target = self.head(output[hidden]), targets[hidden]  # [M, clusters], [M]
@@ -81,7 +100,7 @@ class HuBERT(Task):
         penalty = feature_penalty(local)
         accuracy = (logits.argmax(1) == target).sum() / weight.clamp(min=1)
         logs = {"cross_entropy": entropy.detach(), "accuracy": accuracy, "penalty": penalty.detach()}
-        return Losses(entropy + self.options.penalty * penalty, logs, weight)
+        return Losses(entropy + self.options.feature_penalty * penalty, logs, weight)
 
     def after_step(self, progress: float) -> None:
         """Fit clusters when their sample is full; those of features are predicted by a new head."""
@@ -90,7 +109,7 @@ class HuBERT(Task):
         self.own.update()
         if self.own.fitted and not fitted:
             self.head.restart(seed=0)
-        if progress >= self.options.again and not self.own.begun and self.acoustic.fitted:
+        if progress >= self.options.recluster_at and not self.own.begun and self.acoustic.fitted:
             ema_update(self.snapshot, self.encoder, momentum=0.0)
             self.own.begin()
 

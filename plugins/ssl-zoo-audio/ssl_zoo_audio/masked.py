@@ -18,23 +18,22 @@ from ssl_zoo_audio.spec import SoundSpec
 class MaskedOptions(TaskOptions):
     """The options of hidden spans."""
 
-    mask_prob: float = Field(0.065, gt=0, lt=1, description="probability that a place begins a span")
-    mask_length: int = Field(
-        6, ge=1, description="places in a hidden span; the papers have 10 of 20 ms each"
-    )
+    mask_prob: float = Field(0.065, gt=0, lt=1, description="probability that a span begins at a place")
+    mask_length: int = Field(10, ge=1, description="places in a hidden span")
 
-    def hide(self, encoder: SoundEncoder, x: Sound, rng: Rng) -> Tensor:
+    def hide(self, encoder: SoundEncoder, spec: SoundSpec, x: Sound, rng: Rng) -> Tensor:
         """Return which places of prepared clips are hidden, bool [B, T]."""
-        return draw_spans(rng, encoder.valid(x), self.mask_prob, self.mask_length)
+        limit = encoder.count_places(spec.longest)
+        return draw_spans(rng, encoder.valid(x), self.mask_prob, self.mask_length, limit)
 
 
 class ConvOptions(MaskedOptions):
     """The options of hidden spans and of learnt convolutions, where the backbone has these."""
 
-    penalty: float = Field(
+    feature_penalty: float = Field(
         10.0, ge=0, description="weight of the mean square of the convolutions' outputs"
     )
-    gradient: float = Field(
+    conv_gradient_scale: float = Field(
         0.1, gt=0, le=1, description="factor on the gradient that reaches the convolutions"
     )
 

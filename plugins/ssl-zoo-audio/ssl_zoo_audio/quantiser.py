@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssl_zoo import Rng, distributed
 from ssl_zoo.nn import full_precision
+from ssl_zoo_audio.masks import uniform
 
 
 class Quantised(NamedTuple):
@@ -45,10 +46,10 @@ class GumbelQuantiser(nn.Module):
         self.entries = nn.Parameter(torch.rand(groups, entries, -(-out // groups)))
         self.project = nn.Linear(groups * self.entries.shape[2], out)
 
-    def noise(self, rng: Rng, n: int, places: int) -> Tensor:
-        """Draw Gumbel noise [n, places, G, V]."""
-        uniform = rng.uniform(n, places, *self.entries.shape[:2]).clamp(1e-6, 1 - 1e-6)
-        return -(-uniform.log()).log()
+    def noise(self, rng: Rng, n: int, places: int, limit: int = 0) -> Tensor:
+        """Draw Gumbel noise [n, places, G, V]; `limit` is as for `masks.uniform`."""
+        drawn = uniform(rng, n, places, *self.entries.shape[:2], limit=limit).clamp(1e-6, 1 - 1e-6)
+        return -(-drawn.log()).log()
 
     def forward(self, z: Tensor, noise: Tensor, temperature: float) -> Quantised:
         """Quantise features [B, T, c].

@@ -51,8 +51,9 @@ class SoundSpec(Spec):
         return Sound(torch.zeros(n, self.longest), torch.full((n,), self.longest))
 
     def prepare(self, batch: Sound) -> Sound:
-        """Return clips with mean 0 and variance 1 each."""
-        return standardise(batch)
+        """Return clips with mean 0 and variance 1 each, padded to the longest of the batch."""
+        longest = max(1, int(batch.length.max())) if len(batch.length) else 1
+        return standardise(Sound(batch.wave[:, :longest], batch.length))
 
     def vary(self, batch: Sound, generator: torch.Generator) -> Sound:
         """Return a part of each clip, 80 % or more, with noise 20 to 40 dB below it.
@@ -79,7 +80,7 @@ class SoundSpec(Spec):
 
     def raw(self, batch: Sound) -> Tensor:
         """Return the mean and deviation of the log-mel spectrum of each clip [B, 160]."""
-        log_mel = _log_mel(self.rate).to(batch.wave.device)
+        log_mel = log_mel_on(self.rate, batch.wave.device)
         x = log_mel(standardise(batch).wave)
         return masked_statistics(x, within(log_mel.frames(batch.length), x.shape[1]))
 
@@ -94,7 +95,7 @@ class SoundSpec(Spec):
             x: a prepared batch.
             hidden: which places are hidden, bool [B, T], all of the same length; None for none.
         """
-        log_mel = _log_mel(self.rate)
+        log_mel = log_mel_on(self.rate, torch.device("cpu"))
         x = Sound(x.wave.detach().float().cpu(), x.length.cpu())
         spectra, frames = log_mel(x.wave), log_mel.frames(x.length)
         pictures = []
@@ -145,5 +146,6 @@ def paint(spectrum: Tensor, low: float, dark: Tensor | None = None) -> Image.Ima
 
 
 @cache
-def _log_mel(rate: int) -> LogMel:
-    return LogMel(rate)
+def log_mel_on(rate: int, device: torch.device) -> LogMel:
+    """Return what computes log-mel spectra at a rate on a device, once for each."""
+    return LogMel(rate).to(device)

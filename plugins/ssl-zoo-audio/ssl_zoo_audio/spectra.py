@@ -13,6 +13,8 @@ FLOOR = 1e-3
 """The power added to each mel band of a standardised clip, whose loud bands have 10^4 or more."""
 LOG_MEAN, LOG_DEVIATION = 0.2, 4.4
 """About the mean and deviation of log-mel spectra of standardised speech, which networks take out."""
+SILENCE = (math.log(FLOOR) - LOG_MEAN) / LOG_DEVIATION
+"""The value of digital silence in a spectrum from which these are taken out."""
 
 
 def mel_filters(bins: int, mels: int, rate: int) -> Tensor:
@@ -50,13 +52,17 @@ class LogMel(nn.Module):
     def __init__(self, rate: int = 16000, mels: int = 80) -> None:
         super().__init__()
         self.window, self.hop, self.mels = round(WINDOW * rate), round(HOP * rate), mels
-        bins = self.window // 2 + 1
+        length = self.window + self.window % 2  # of the transform
+        while not (mel_filters(length // 2 + 1, mels, rate) > 0).any(0).all():
+            length *= 2  # narrow bands would lie between two frequencies
+        bins = length // 2 + 1
         time = torch.arange(self.window, dtype=torch.float64)
-        angle = -2 * math.pi / self.window * time[:, None] * torch.arange(bins)
+        angle = -2 * math.pi / length * time[:, None] * torch.arange(bins)
         hann = 0.5 - 0.5 * torch.cos(2 * math.pi / self.window * time)
         basis = torch.cat([angle.cos(), angle.sin()], 1) * hann[:, None]
         self.register_buffer("basis", basis.float(), persistent=False)
-        self.register_buffer("filters", mel_filters(bins, mels, rate).float(), persistent=False)
+        filters = mel_filters(bins, mels, rate) * (self.window / length)
+        self.register_buffer("filters", filters.float(), persistent=False)
 
     def frames(self, length: Tensor) -> Tensor:
         """Return the number of frames of clips of these lengths, at least 1, int64."""
@@ -105,19 +111,21 @@ class MFCC(nn.Module):
             return torch.cat([first, slopes, slope(slopes, last)], 2)
 
 
-def at_places(frames: Tensor, valid: Tensor, hop: int) -> Tensor:
+def at_places(frames: Tensor, valid: Tensor, hop: int, frame_hop: int) -> Tensor:
     """Return the frames with which the places of a network begin, [B, T, D], of frames [B, F, D].
 
-    Frame f begins 10 ms · f after the start, and place t at t · `hop` samples, so that what is said of
-    place t is shifted by 1 if the clip is shifted by `hop`.
+    Frame f begins at f · `frame_hop` samples, and place t at t · `hop`: it has the last frame that
+    begins no later. If `hop` is a multiple of `frame_hop`, the places of a clip that is shifted by `hop`
+    are shifted by 1.
 
     Args:
-        frames: features of frames, a frame every 10 ms.
+        frames: features of frames.
         valid: which places are real, bool [B, T].
-        hop: the distance of places, in frames.
+        hop: the distance of places, in samples.
+        frame_hop: the distance of frames, in samples.
     """
-    place = torch.arange(valid.shape[1], device=frames.device) * hop
-    return frames[:, place.clamp(max=frames.shape[1] - 1)]
+    frame = torch.arange(valid.shape[1], device=frames.device) * hop // frame_hop
+    return frames[:, frame.clamp(max=frames.shape[1] - 1)]
 
 
 def slope(x: Tensor, last: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_zoo import Losses, Rng, Task, TaskOptions, UserError
+from ssl_zoo import Losses, Rng, Task, TaskOptions
 from ssl_zoo.nn import full_precision
 from ssl_zoo_audio.encoders.base import SoundEncoder
 from ssl_zoo_audio.recipes import recipe
@@ -31,8 +31,7 @@ class SupervisedAudio(Task):
 
     def __init__(self, encoder: SoundEncoder, options: TaskOptions, spec: SoundSpec) -> None:
         super().__init__(encoder, options, spec)
-        if spec.classes is None:
-            raise UserError(f"data.source: task {self.name!r} needs labels, and this data has none")
+        assert spec.classes is not None  # as `needs` has labels
         self.head = nn.Linear(encoder.width, spec.classes)
 
     def views(self, batch: Sound, rng: Rng) -> tuple[Any, ...]:

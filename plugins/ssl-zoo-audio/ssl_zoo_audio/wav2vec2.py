@@ -26,6 +26,7 @@ class Wav2Vec2(Task):
     family = "contrastive"
     modality = "audio"
     encoder: SoundEncoder
+    spec: SoundSpec
     passes = 1
     recipe = recipe("mel-mini", {"layer": 3}, epochs=25)
 
@@ -53,9 +54,10 @@ class Wav2Vec2(Task):
     def views(self, batch: Sound, rng: Rng) -> tuple[Any, ...]:
         """Return clips, their hidden places, others to tell these from, and the quantiser's noise."""
         x = self.spec.prepare(batch)
-        hidden = self.options.hide(self.encoder, x, rng)
-        others, usable = draw_others(rng, hidden, self.options.negatives)
-        return x, hidden, others, usable, self.quantiser.noise(rng, *hidden.shape)
+        hidden = self.options.hide(self.encoder, self.spec, x, rng)
+        limit = self.encoder.count_places(self.spec.longest)
+        others, usable = draw_others(rng, hidden, self.options.negatives, limit)
+        return x, hidden, others, usable, self.quantiser.noise(rng, *hidden.shape, limit)
 
     def gumbel_temperature(self) -> float:
         """Return the quantiser's temperature, which falls exponentially (section 4.2)."""
@@ -65,7 +67,7 @@ class Wav2Vec2(Task):
     def loss(self, views: tuple[Any, ...]) -> Losses:
         """Return the contrastive loss, with those of diversity and of large features (section 3.2)."""
         x, hidden, others, usable, noise = views
-        local = self.encoder.local(x, self.options.gradient)
+        local = self.encoder.local(x, self.options.conv_gradient_scale)
         output = self.project(self.encoder.context(local, hidden, self.token)[-1])  # [B, T, out]
         quantised = self.quantiser(local.normed, noise, self.gumbel_temperature())  # sees all places
         scores = contrastive_scores(output, quantised.vectors, quantised.codes, others)
@@ -78,7 +80,7 @@ class Wav2Vec2(Task):
             "perplexity": perplexities(mean.detach()).sum(),
             "penalty": penalty.detach(),
         }
-        total = contrastive + self.options.diversity * diversity + self.options.penalty * penalty
+        total = contrastive + self.options.diversity * diversity + self.options.feature_penalty * penalty
         return Losses(total, logs, usable.sum())
 
     def gallery(self, views: tuple[Any, ...]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def write(file: Path, wave: Any, rate: int = 16000, **options: Any) -> Path:
     return file
 
 
-def opened(source: Path, resident: bool = True, **settings: Any) -> DataSet:
+def opened(source: Path, **settings: Any) -> DataSet:
     options = {name: settings.pop(name) for name in ("rate", "seconds", "silence") if name in settings}
     config = DataConfig(source=str(source), options=options, **settings)
     return load_data(config, torch.device("cpu"), "audio")
@@ -81,21 +81,22 @@ def test_sub_folders_are_classes_and_long_files_are_read_by_parts(tmp_path: Path
         for i in range(12):
             frequency = 300 + 300 * (label == "high") + i
             write(tmp_path / label / f"{i}.wav", tone(1.0 + i / 10, 16000, frequency))
-    write(tmp_path / "low" / "long.flac", tone(5.02, 16000, 333))
+    write(tmp_path / "low" / "long.flac", tone(5.1, 16000, 333))
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "film.mp4").write_bytes(b"\0" * 99)
     data = opened(tmp_path, seconds=2.0)
     assert data.classes == ("high", "low")
     assert data.facts.other_files == {".txt": 1, ".mp4": 1}
     found = [name for name in names(data) if "long" in name]
-    assert found == ["low/long.flac", "low/long.flac at 2 s", "low/long.flac at 4 s"]
+    times = ("0.000 to 1.700", "1.700 to 3.400", "3.400 to 5.100")
+    assert found == [f"low/long.flac from {time} s" for time in times]
     assert data.test is not None
     together = [[n for n in split.names or () if "long" in n] for split in (data.train, data.test)]
     assert [] in together  # the parts of a file are on one side
     batch = data.train.batch(torch.arange(len(data.train)))
     lengths = {round(n / 16000, 2) for n in batch.length.tolist()}
     assert batch.wave.shape[1] == 32000
-    assert lengths <= {*(round(1 + i / 10, 2) for i in range(11)), 2.0, 1.02, 0.1}
+    assert lengths <= {*(round(1 + i / 10, 2) for i in range(11)), 1.05, 1.7}
     for row, n in zip(batch.wave, batch.length.tolist(), strict=True):
         assert not row[n:].any()
 
@@ -107,15 +108,67 @@ def test_a_list_gives_parts_and_labels(tmp_path: Path) -> None:
     data = opened(tmp_path / "list.tsv")
     assert data.classes == ("a", "b")
     assert len(names(data)) == 6
-    first = list(data.train.names or ()).index("sounds/a.wav at 0.2 s")
+    first = list(data.train.names or ()).index("sounds/a.wav from 0.200 to 0.700 s")
     batch = data.train.batch(torch.tensor([first]))
     assert torch.equal(batch.wave[0], read_clip(file, 16000, 0.2, 0.5))
     (tmp_path / "bad.csv").write_text("file\na.wav\n")
     with pytest.raises(UserError, match="has no column 'path'"):
         opened(tmp_path / "bad.csv")
-    (tmp_path / "time.csv").write_text("path,start\nsounds/a.wav,soon\n")
-    with pytest.raises(UserError, match=r"time\.csv, line 2: .*'soon'"):
-        opened(tmp_path / "time.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,start\na.wav,soon\n", r"line 2: start: is no number of seconds, 0 or more \('soon'\)"),
+        ("path,start\na.wav,0\na.wav,nan\n", r"line 3: start: is no number .*'nan'"),
+        ("path,start\na.wav,-1\n", r"line 2: start: is no number .*'-1'"),
+        ("path,start,end\na.wav,1,0.5\n", r"line 2: end: is not after start, 1 \(0\.5\)"),
+        ("label,path\nb,a.wav\nb\n", "line 3: has no path"),
+        ("path,label\na.wav,b,c\n", "line 2: has more columns than the first line"),
+        (b"path\na.wav\n\xff.wav\n", "line 3: is not valid UTF-8; save it as UTF-8"),
+    ],
+)
+def test_a_wrong_row_of_a_list_is_refused_in_a_line(
+    tmp_path: Path, text: str | bytes, message: str
+) -> None:
+    write(tmp_path / "a.wav", tone(3, 16000))
+    (tmp_path / "list.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=rf"list\.csv, {message}") as error:
+        opened(tmp_path / "list.csv")
+    assert "\n" not in str(error.value)
+
+
+def test_clips_are_decoded_at_once_or_at_each_use(tmp_path: Path) -> None:
+    for i in range(20):
+        write(tmp_path / f"{i:02}.wav", tone(0.2, 16000, 300 + i))
+    once, each = opened(tmp_path), opened(tmp_path, resident="never")
+    assert once.train.resident
+    assert not each.train.resident
+    for split in ("train", "test"):
+        a, b = (getattr(data, split) for data in (once, each))
+        assert torch.equal(a.batch(torch.arange(2)).wave, b.batch(torch.arange(2)).wave)
+    with pytest.raises(UserError, match=r"^data\.cache: decoded sounds are not kept on disk"):
+        opened(tmp_path, cache=str(tmp_path / "cache"))
+
+
+def test_a_file_beside_the_classes_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a/1", "a/2", "b/1", "b/2", "stray"):
+        write(tmp_path / f"{name}.wav", tone(0.2, 16000, 300 + len(name)))
+    assert opened(tmp_path).classes is None
+    assert "there are no classes, as 1 of 5 clips have none, such as stray.wav" in caplog.text
+
+
+@pytest.mark.parametrize("broken", [10, 11])
+def test_broken_headers_count_among_files_that_cannot_be_read(tmp_path: Path, broken: int) -> None:
+    for i in range(20):
+        write(tmp_path / f"{i:02}.wav", tone(0.2, 16000, 300 + i))
+    for i in range(broken):
+        (tmp_path / f"broken{i:02}.wav").write_bytes(b"RIFF")
+    if broken == 10:
+        assert len(opened(tmp_path).train.skipped) == 10
+    else:
+        with pytest.raises(UserError, match="11 of 31 clips cannot be read"):
+            opened(tmp_path)
 
 
 def bad_folder(folder: Path) -> Path:

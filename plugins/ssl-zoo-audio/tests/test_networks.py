@@ -163,11 +163,26 @@ def test_the_pooled_layer_is_the_one_that_is_chosen() -> None:
         ("mel-mini", {"positions": "convolution", "causal": True}, "a convolution sees later places"),
         ("mel-mini", {"wdith": 3}, r"backbone\.options\.wdith.*width"),
         ("hubert-mini", {"config": {"feat_extract_norm": "group"}}, "depend on padding"),
+        (
+            "hubert-mini",
+            {"config": {"hiden_dropout": 0.1}},
+            r"config\.hiden_dropout: .*'hidden_dropout'",
+        ),
+        ("hubert-mini", {"config": {"conv_dim": 64}}, r"conv_dim: must be a list of 7 numbers.*\(64\)"),
+        ("hubert-mini", {"heads": 5}, r"heads: must divide the width, 32 \(5\); give 2 or 4"),
+        ("mel-mini", {"heads": 3}, r"heads: must divide the width, 32 \(3\); give 2 or 4"),
+        (
+            "hubert-mini",
+            {"config": {"num_conv_pos_embedding_groups": 6}},
+            r"num_conv_pos_embedding_groups: must divide the width",
+        ),
+        ("hubert-mini", {"config": {"hidden_act": "gellu"}}, "HubertConfig of transformers refuses it"),
     ],
 )
 def test_wrong_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as error:
         build(name, **options)
+    assert "\n" not in str(error.value)
 
 
 def test_the_gradient_of_the_convolutions_is_scaled() -> None:

@@ -8,7 +8,7 @@ import torch
 from scipy.fft import dct
 from ssl_zoo_audio.data.syllables import INITIALS
 from ssl_zoo_audio.sound import Sound, masked_statistics, pad_clips, standardise
-from ssl_zoo_audio.spec import SoundSpec
+from ssl_zoo_audio.spec import SoundSpec, log_mel_on
 from ssl_zoo_audio.spectra import FLOOR, MFCC, LogMel, at_places, mel_filters, slope
 from torch import Tensor
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
@@ -100,15 +100,15 @@ def test_the_spectrum_is_that_of_transformers() -> None:
 
 def test_mfcc_are_the_dct_of_the_spectrum_with_slopes() -> None:
     mfcc, x = MFCC(), sounds(3000, 4000)
-    given = mfcc(x.wave, x.length)
-    assert given.shape == (2, 23, 39)
+    features = mfcc(x.wave, x.length)
+    assert features.shape == (2, 23, 39)
     spectrum = mfcc.log_mel(x.wave)[1].double().numpy()
     static = dct(spectrum, norm="ortho")[:, :13]
-    np.testing.assert_allclose(given[1, :, :13].numpy(), static, atol=1e-3)
+    np.testing.assert_allclose(features[1, :, :13].numpy(), static, atol=1e-3)
     padded = np.pad(static, ((2, 2), (0, 0)), mode="edge")
     n = len(static)
     first = (padded[3 : n + 3] - padded[1 : n + 1] + 2 * (padded[4:] - padded[:n])) / 10
-    np.testing.assert_allclose(given[1, :, 13:26].numpy(), first, atol=1e-3)
+    np.testing.assert_allclose(features[1, :, 13:26].numpy(), first, atol=1e-3)
 
 
 def test_slopes_end_with_the_clip() -> None:
@@ -124,10 +124,44 @@ def test_what_is_said_of_a_place_moves_with_the_clip(hop: int) -> None:
     mfcc, wave = MFCC(), noise(1, 8000)
     length, frames = torch.tensor([8000]), 8000 // hop - 2
     valid = torch.ones(1, frames, dtype=torch.bool)
-    whole = at_places(mfcc(wave, length), valid, hop // 160)
-    shifted = at_places(mfcc(wave[:, hop:], length - hop), valid, hop // 160)
+    whole = at_places(mfcc(wave, length), valid, hop, 160)
+    shifted = at_places(mfcc(wave[:, hop:], length - hop), valid, hop, 160)
     inner = slice(4, frames - 5)  # slopes near the ends see these
     assert torch.allclose(whole[:, 5 : frames - 4], shifted[:, inner], atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [16000, 22050, 44100])
+def test_a_place_of_a_wave_network_has_the_frame_of_its_time(rate: int) -> None:
+    hop = LogMel(rate).hop
+    frames = torch.arange(200.0)[None, :, None]
+    found = at_places(frames, torch.ones(1, 60, dtype=torch.bool), 320, hop)[0, :, 0]
+    assert found.tolist() == [int(320 * place / hop) for place in range(60)]
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100])
+@pytest.mark.parametrize("mels", [8, 80, 128, 256])
+def test_no_band_is_empty_and_its_level_does_not_depend_on_the_transform(rate: int, mels: int) -> None:
+    log_mel = LogMel(rate, mels)
+    assert (log_mel.filters.sum(0) > 0).all()
+    highest = 2595 * np.log10(1 + rate / 2 / 700)
+    low, high = (700 * (10 ** ((mels + i) / (mels + 1) * highest / 2595) - 1) for i in (-1, 1))
+    area = (high - low) / 2 / (rate / log_mel.window)  # of the last triangle, in bins of the window
+    assert log_mel.filters[:, -1].sum().item() == pytest.approx(area, rel=0.1)
+
+
+def test_a_batch_is_padded_to_its_own_longest_clip() -> None:
+    spec, x = SoundSpec(seconds=1.0), sounds(1600, 1200)
+    padded = spec.pad(x, 40)
+    assert torch.equal(spec.prepare(padded).wave, spec.prepare(x).wave)
+    assert spec.prepare(padded).wave.shape == (2, 1600)
+
+
+def test_spectra_on_two_devices_do_not_disturb_each_other() -> None:
+    spec, x = SoundSpec(seconds=0.25), sounds(4000, 2400)
+    before = spec.raw(x)
+    assert log_mel_on(16000, torch.device("meta")).basis.device.type == "meta"
+    assert torch.equal(spec.raw(x), before)
+    assert len(spec.show(x)) == 2
 
 
 def test_frames_never_see_padding() -> None:

@@ -16,13 +16,14 @@ from ssl_zoo_audio.data2vec import Data2VecAudio, instance_norm
 from ssl_zoo_audio.heads import CodePredictor, contrastive_scores, first_wins, future_scores
 from ssl_zoo_audio.hubert import HuBERT
 from ssl_zoo_audio.masks import draw_others, draw_spans
+from ssl_zoo_audio.negatives import random_places, same_place
 from ssl_zoo_audio.quantiser import GumbelQuantiser, diversity_loss, mean_probabilities, perplexities
 from ssl_zoo_audio.sound import Sound, within
 from ssl_zoo_audio.supervised import SupervisedAudio
 from ssl_zoo_audio.wav2vec2 import Wav2Vec2
 from torch import Tensor
 
-from ssl_zoo import Unsuitable
+from ssl_zoo import Unsuitable, UserError
 from ssl_zoo.testing import Case, Check, parametrize_with_checks
 from ssl_zoo.views import Rng
 
@@ -55,8 +56,13 @@ def test_data2vec_conforms(check: Check) -> None:
     check()
 
 
-@parametrize_with_checks(CPCAudio, options={"negatives": 2}, backbone=CAUSAL)
+@parametrize_with_checks(CPCAudio, options={"negatives": "clips", "per_clip": 2}, backbone=CAUSAL)
 def test_cpc_conforms(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(CPCAudio, backbone=CAUSAL)
+def test_cpc_conforms_with_negatives_at_the_same_place(check: Check) -> None:
     check()
 
 
@@ -89,19 +95,44 @@ def built(cls: Any, backbone: Any, **options: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize(("share", "length", "expected"), [(0.065, 10, 0.49), (0.08, 10, 0.566)])
 def test_spans_hide_as_much_as_in_the_papers(share: float, length: int, expected: float) -> None:
     hidden = draw_spans(Rng(0), torch.ones(400, 500, dtype=torch.bool), share, length)
-    assert hidden[:, 20:].float().mean().item() == pytest.approx(expected, abs=0.005)
+    assert hidden.float().mean().item() == pytest.approx(expected, abs=0.005)
     assert expected == pytest.approx(1 - (1 - share) ** length, abs=0.005)
     ends = (hidden[:, :-1] & ~hidden[:, 1:]).sum()
     run = hidden.sum() / ends
     assert run.item() == pytest.approx(1 / share * ((1 - share) ** -length - 1), rel=0.05)
 
 
-def test_spans_lie_in_the_clip_and_every_clip_has_a_hidden_place() -> None:
-    valid = within(torch.tensor([1, 3, 30, 40] * 50), 40)
+def test_first_and_last_places_are_hidden_as_often_as_others() -> None:
+    hidden = draw_spans(Rng(0), torch.ones(20_000, 40, dtype=torch.bool), 0.08, 10)
+    share = hidden.float().mean(0)
+    assert share.min().item() == pytest.approx(0.566, abs=0.015)
+    assert share.max().item() == pytest.approx(0.566, abs=0.015)
+
+
+def test_what_is_drawn_does_not_depend_on_the_longest_clip_of_a_batch() -> None:
+    valid = within(torch.tensor([30, 12, 20, 18]), 30)
+    whole = draw_spans(Rng(0), valid, 0.08, 10, limit=40)
+    others, _ = draw_others(Rng(0), whole, 5, limit=40)
+    for rank, longest in enumerate((30, 20)):
+        rng = Rng(0, "cpu", rank, 2)
+        rows = slice(2 * rank, 2 * rank + 2)
+        part = draw_spans(rng, valid[rows, :longest], 0.08, 10, limit=40)
+        assert torch.equal(part, whole[rows, :longest])
+        drawn, usable = draw_others(Rng(0, "cpu", rank, 2), part, 5, limit=40)
+        assert torch.equal(drawn[usable], others[rows, :longest][usable])
+
+
+def test_spans_lie_in_the_clip_and_every_clip_has_two_hidden_places() -> None:
+    counts = torch.tensor([1, 2, 3, 30, 40] * 50)
+    valid = within(counts, 40)
     hidden = draw_spans(Rng(1), valid, 0.01, 5)
     assert not hidden[~valid].any()
-    assert hidden.any(1).all()
-    assert len({tuple(row.tolist()) for row in hidden[2::4]}) > 20
+    assert torch.equal(hidden.sum(1).clamp(max=2), counts.clamp(max=2))
+    assert len({tuple(row.tolist()) for row in hidden[3::5]}) > 20
+    rare = draw_spans(Rng(1), valid, 1e-9, 5)
+    assert rare.sum(1).tolist() == [1, 2, 2, 5, 5] * 50
+    single = draw_spans(Rng(1), valid, 1e-9, 1)
+    assert torch.equal(single.sum(1), counts.clamp(max=2))
 
 
 def test_others_are_other_hidden_places_of_the_clip() -> None:
@@ -210,9 +241,23 @@ def test_hubert_clusters_its_own_features_after_a_third() -> None:
         go(0.5, seed)
     assert task.own.fitted
     assert not torch.equal(task.head.codes, codes)
+    assert not task.head.project.bias.any()
     with torch.no_grad():
         task.encoder.embed.weight.add_(0.1)  # targets are those of the snapshot
     assert torch.equal(go(0.6, 9), go(0.7, 9))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer": 3}, r"^task\.layer: is above the number of layers, 2 \(3\); give 1 to 2$"),
+        ({"clusters": 300}, r"sample is below the number of clusters, 300 \(256\); raise it"),
+    ],
+)
+def test_hubert_refuses_what_would_end_it_later(options: dict[str, Any], message: str) -> None:
+    case = Case.of(HuBERT, {**SMALL_HUBERT, **options}, MEL)
+    with pytest.raises((UserError, ValueError), match=message):
+        case.construct(case.data)
 
 
 # --- wav2vec 2.0 ---
@@ -233,20 +278,21 @@ def test_scores_are_cosines_and_equal_codes_are_no_negatives() -> None:
     assert loss.item() == pytest.approx(expected)
     assert accuracy.item() == 0.5
     assert first_wins(torch.zeros(0, 3))[0].item() == 0
+    assert first_wins(torch.zeros(4, 3))[1].item() == 0  # all scores are equal
 
 
 def test_the_quantiser_takes_one_entry_of_each_group() -> None:
     torch.manual_seed(0)
     quantiser, z = GumbelQuantiser(6, 2, 5, 8), noise(3, 4, 6)
     gumbel = quantiser.noise(Rng(0), 3, 4)
-    given = quantiser(z, gumbel, 2.0)
+    quantised = quantiser(z, gumbel, 2.0)
     logits = quantiser.logits(z).view(3, 4, 2, 5)
     chosen = (logits + gumbel).argmax(3)
     entries = torch.cat([quantiser.entries[g][chosen[..., g]] for g in range(2)], 2)
-    assert torch.allclose(given.vectors, quantiser.project(entries), atol=1e-5)
-    assert torch.equal(given.codes, chosen[..., 0] + 5 * chosen[..., 1])
-    assert torch.allclose(given.probabilities, logits.softmax(3))
-    given.vectors.square().sum().backward()
+    assert torch.allclose(quantised.vectors, quantiser.project(entries), atol=1e-5)
+    assert torch.equal(quantised.codes, chosen[..., 0] + 5 * chosen[..., 1])
+    assert torch.allclose(quantised.probabilities, logits.softmax(3))
+    quantised.vectors.square().sum().backward()
     gradient = quantiser.logits.weight.grad
     assert gradient is not None
     assert gradient.abs().sum() > 0  # straight through
@@ -267,6 +313,13 @@ def test_wav2vec2_begins_at_chance_with_a_temperature_that_falls() -> None:
     task, views = built(Wav2Vec2, MEL, negatives=100, entries=320)
     losses = task.loss(views)
     assert losses.logs["contrastive"].item() == pytest.approx(math.log(101), abs=0.4)
+    x, hidden, others, usable, noise = views
+    local = task.encoder.local(x)
+    output = task.project(task.encoder.context(local, hidden, task.token)[-1])
+    vectors, codes, _ = task.quantiser(local.normed, noise, 2.0)
+    scores = contrastive_scores(output, vectors, codes, others)[usable].double() / 0.1
+    expected = (scores.exp().sum(1).log() - scores[:, 0]).mean().item()
+    assert losses.logs["contrastive"].item() == pytest.approx(expected, rel=1e-4)
     assert 2 <= losses.logs["perplexity"] <= 640
     for progress, expected in ((0.0, 2.0), (0.35, 1.0), (0.7, 0.5), (1.0, 0.5)):
         task.progress = progress
@@ -288,7 +341,7 @@ def test_the_quantiser_sees_what_is_hidden_and_the_network_does_not() -> None:
     expected = raw[valid].square().mean().item()
     losses = on_waves.loss(views)
     assert losses.logs["penalty"].item() == pytest.approx(expected, rel=1e-4)
-    small = built(Wav2Vec2, WAVE, **SMALL_WAV2VEC2, penalty=0.0)[0]
+    small = built(Wav2Vec2, WAVE, **SMALL_WAV2VEC2, feature_penalty=0.0)[0]
     small.load_state_dict(on_waves.state_dict())
     difference = losses.total - small.loss(views).total
     assert difference.item() == pytest.approx(10 * expected, rel=1e-4)
@@ -299,6 +352,9 @@ def test_the_quantiser_sees_what_is_hidden_and_the_network_does_not() -> None:
 
 def test_targets_are_the_mean_of_normalised_layers_of_the_whole_clip() -> None:
     task, (x, hidden) = built(Data2VecAudio, MEL, layers=2)
+    with torch.no_grad():
+        for i, parameter in enumerate(task.encoder.parameters()):  # the teacher is another network now
+            parameter.add_(0.05 * noise(*parameter.shape, seed=i))
     local = task.encoder.local(x)
     targets, layers = task.targets(local), task.teacher[0].branches(local)
     for b in range(2):
@@ -327,7 +383,7 @@ def test_branches_are_what_feed_forward_networks_add(backbone: Any) -> None:
     added = (layers[0] - before)[local.valid]
     assert torch.allclose(branches[0][local.valid], added, atol=1e-5)
     assert added.abs().max() > 1e-3
-    causal = built(CPCAudio, CAUSAL, negatives=2)[0].encoder
+    causal = built(CPCAudio, CAUSAL)[0].encoder
     assert all(map(torch.equal, causal.branches(causal.local(x)), causal.context(causal.local(x))))
 
 
@@ -345,13 +401,11 @@ def test_convolutional_positions_see_no_padding_and_no_number() -> None:
 # --- CPC ---
 
 
-def test_future_scores_are_products_with_later_places() -> None:
+def test_random_places_are_of_all_clips_and_never_the_place_itself() -> None:
     prediction, z, step = noise(2, 6, 4), noise(2, 6, 4, seed=1), 2
     places = torch.tensor([[1, 3, 5], [0, 4, 4]])
-    task, _ = built(CPCAudio, CAUSAL)
     chosen = [(b, p) for b in range(2) for p in places[b].tolist()]
-    negatives = torch.stack([z[b, p] for b, p in chosen])
-    scores = future_scores(prediction, z, negatives, task.itself(places, 6), step)
+    scores = future_scores(prediction, z, *random_places(z, places), step)
     assert scores.shape == (2, 4, 1 + 6)
     for b in range(2):
         for t in range(4):
@@ -362,13 +416,44 @@ def test_future_scores_are_products_with_later_places() -> None:
             assert scores[b, t].tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_cpc_begins_at_chance_and_refuses_networks_that_look_ahead() -> None:
-    task, views = built(CPCAudio, CAUSAL, negatives=31)
+def test_negatives_at_the_same_place_are_other_clips_that_have_not_ended() -> None:
+    prediction, z, step = noise(3, 6, 4), noise(3, 6, 4, seed=1), 2
+    lengths = [6, 4, 3]
+    valid = within(torch.tensor(lengths), 6)
+    scores = future_scores(prediction, z, *same_place(z, valid), step)
+    assert scores.shape == (3, 4, 1 + 3)
+    for b in range(3):
+        for t in range(4):
+            expected = [(prediction[b, t] @ z[b, t + step]).item() / 2]
+            for other in range(3):
+                score = (prediction[b, t] @ z[other, t + step]).item() / 2
+                expected.append(score if other != b and t + step < lengths[other] else -math.inf)
+            assert scores[b, t].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_number_of_a_place_does_not_tell_it_from_others_at_the_same_place() -> None:
+    z = noise(6, 4)[None].expand(3, -1, -1)  # what is there depends on the place alone
+    valid = torch.ones(3, 6, dtype=torch.bool)
+    scores = future_scores(10 * z.roll(-1, 1), z, *same_place(z, valid), 1)
+    loss, accuracy = first_wins(scores.flatten(0, 1))
+    assert loss.item() == pytest.approx(math.log(3), abs=1e-5)
+    assert accuracy.item() == 0
+
+
+@pytest.mark.parametrize("negatives", ["place", "clips"])
+def test_cpc_begins_at_chance(negatives: str) -> None:
+    task, views = built(CPCAudio, CAUSAL, negatives=negatives, per_clip=31)
     losses = task.loss(views)
-    counts = task.encoder.valid(views[0]).sum(1)
-    assert (views[1] < counts[:, None]).all()
-    assert losses.total.item() == pytest.approx(math.log(1 + 31 * len(counts)), abs=0.3)
-    assert losses.weight == sum(int((n - k).clamp(min=0)) for n in counts for k in range(1, 13))
+    counts = sorted(task.encoder.valid(views[0]).sum(1).tolist())
+    assert (views[1].amax(1) < task.encoder.valid(views[0]).sum(1)).all()
+    number = 1 + 31 * len(counts) if negatives == "clips" else len(counts)
+    assert losses.total.item() == pytest.approx(math.log(number), abs=0.3)
+    if negatives == "place":  # places that no other clip has are not counted
+        counts[-1] = counts[-2]
+    assert losses.weight == sum(max(0, n - k) for n in counts for k in range(1, 13))
+
+
+def test_cpc_refuses_networks_that_look_ahead() -> None:
     with pytest.raises(Unsuitable, match="--backbone mel-gru"):
         Case.of(CPCAudio, {}, MEL).construct(Case.of(CPCAudio, {}, MEL).data)
 
@@ -396,7 +481,8 @@ def test_a_crop_of_all_is_the_spectrum_and_others_lie_within_the_canvas() -> Non
 
 
 def test_views_are_of_one_second_and_mixed_with_past_clips_alone() -> None:
-    case = Case.of(BYOLA, {**SMALL_BYOL, "bands": (1.0, 1.0), "scale": (1.0, 1.0), "virtual": 1.0}, CNN)
+    still = {"frequency_scale": (1.0, 1.0), "scale": (1.0, 1.0), "canvas": 1.0}
+    case = Case.of(BYOLA, {**SMALL_BYOL, **still}, CNN)
     task: Any = case.build()
     a, b, crop = case.views(task)
     assert torch.allclose(a, crop, atol=1e-4)  # nothing past yet
@@ -408,10 +494,24 @@ def test_views_are_of_one_second_and_mixed_with_past_clips_alone() -> None:
     assert torch.equal(again, crop)
     assert not torch.allclose(a, b, atol=1e-2)
     x = task.spec.prepare(case.data.batch(1))
-    short = Sound(x.wave[:, :4000], torch.tensor([1200]))  # 6 frames, which are repeated
-    spectrum = task.encoder.spectrum(task.spec.prepare(short))[0, :6]
+    short = Sound(x.wave[:, :4000], torch.tensor([1200]))  # 6 frames, which stand in the middle
+    prepared = task.spec.prepare(short)
+    silence = task.encoder.spectrum(Sound(torch.zeros(1, 400), torch.tensor([400])))[0]
     crop = task.views(short, Rng(0))[2][0]
-    assert torch.equal(crop, spectrum.repeat(9, 1)[: len(crop)])
+    before = (len(crop) - 6 + 1) // 2
+    assert torch.equal(crop[before : before + 6], task.encoder.spectrum(prepared)[0, :6])
+    for padding in (crop[:before], crop[before + 6 :]):
+        assert torch.allclose(padding, silence.expand_as(padding), atol=1e-5)
+
+
+def test_past_clips_are_drawn_from_a_bank_that_has_overflowed() -> None:
+    case = Case.of(BYOLA, {**SMALL_BYOL, "bank": 3}, CNN)
+    task: Any = case.build()
+    for seed in range(3):
+        task.loss(case.views(task, 4, seed))
+        task.after_step(0.1)
+    assert task.bank.filled == 12
+    case.views(task, 32, 3)
 
 
 def test_byol_a_refuses_networks_without_a_spectrum() -> None:

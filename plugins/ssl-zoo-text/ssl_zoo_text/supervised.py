@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_zoo import Encoder, Losses, Rng, Task, TaskOptions, UserError
+from ssl_zoo import Encoder, Losses, Rng, Task, TaskOptions
 from ssl_zoo.nn import full_precision
 from ssl_zoo_text.recipes import recipe
 from ssl_zoo_text.spec import Text, TextSpec
@@ -27,8 +27,7 @@ class SupervisedText(Task):
 
     def __init__(self, encoder: Encoder, options: TaskOptions, spec: TextSpec) -> None:
         super().__init__(encoder, options, spec)
-        if spec.classes is None:
-            raise UserError(f"data.source: task {self.name!r} needs labels, and this data has none")
+        assert spec.classes is not None  # as `needs` has labels
         self.head = nn.Linear(encoder.width, spec.classes)
 
     def views(self, batch: Text, rng: Rng) -> tuple[Any, ...]:

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.nn import Teacher, full_precision, mlp, spread
+from ssl_zoo.nn import Teacher, byol_loss, mlp, spread
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import SMALL, AsymmetricViewOptions
-
-
-def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return the squared distance of unit vectors, 2 - 2·cos (Grill et al. 2020, equation 2).
-
-    Args:
-        prediction: [B, D].
-        target: [B, D], without gradient.
-
-    Returns:
-        The mean over B, in [0, 4].
-    """
-    prediction, target = full_precision(prediction), full_precision(target)
-    return 2 - 2 * F.cosine_similarity(prediction, target, dim=1).mean()
 
 
 class BYOL(Task):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,14 +18,16 @@ import torch
 from torch import Tensor
 
 from ssl_zoo import Field, UserError
+from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data import DataSet, Excluded, LazySplit, SampleFiles
+from ssl_zoo.data import DataSet, Excluded, LazySplit, SampleFiles, Split
+from ssl_zoo.data.assemble import place_splits
 from ssl_zoo.data.holdout import exact_copies, group_by_name, merge_groups, stratified_split
 from ssl_zoo.data.sample_files import Origin, UnreadableFiles
 from ssl_zoo.data.summary import SourceFacts
 from ssl_zoo.notices import Notice
-from ssl_zoo.text import printable, quantity
+from ssl_zoo.text import one_line, printable, quantity
 from ssl_zoo_audio.data.options import SoundOptions
 from ssl_zoo_audio.sound import Sound
 from ssl_zoo_audio.spec import SoundSpec
@@ -65,12 +69,14 @@ class Part:
         start: where it begins, in seconds.
         seconds: its length; None for all of the file.
         label: its class by name; None if unknown.
+        whole: whether it is all of the file.
     """
 
     file: Path
     start: float = 0.0
     seconds: float | None = None
     label: str | None = None
+    whole: bool = False
 
 
 def read_clip(file: Path, rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
@@ -148,8 +154,10 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
     listed as unreadable. Parts of one file lie on one side, as do exact copies and ``data.groups``.
 
     Raises:
-        UserError: there is no audio.
+        UserError: there is no audio, or a cache is asked for.
     """
+    if config.cache is not None:
+        raise SettingError("data.cache", "decoded sounds are not kept on disk; leave it out")
     path = user_path("data.source", config.source.removeprefix("audio:"))
     if not path.exists():
         raise UserError(f"data.source: {printable(path)} does not exist; give a folder, or a file")
@@ -161,9 +169,9 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
     parts = _cut(whole, options, unreadable, root)
     if not parts:
         reason = next(iter(unreadable.reasons.items()), None)
-        told = f", such as {reason[0]}: {reason[1]}" if reason else ""
+        example = f", such as {reason[0]}: {reason[1]}" if reason else ""
         raise UserError(
-            f"data.source: {printable(path)} has no audio that can be read{told}; "
+            f"data.source: {printable(path)} has no audio that can be read{example}; "
             f"files must end in {', '.join(sorted(SUFFIXES))}"
         )
     seconds = max(part.seconds or 0.0 for part in parts)
@@ -180,13 +188,27 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
         silence=10 ** (options.silence / 20),
     )
     names = sorted({part.label for part in parts if part.label is not None})
-    known = config.labels != "none" and len(names) > 1 and all(p.label is not None for p in parts)
+    unlabelled = [part for part in parts if part.label is None]
+    if config.labels != "none" and len(names) > 1 and unlabelled:
+        log.warning(
+            "there are no classes, as %d of %d clips have none, such as %s: move these into a "
+            "sub-folder, or give their labels", len(unlabelled), len(parts), _name(unlabelled[0], root),
+        )  # fmt: skip
+    known = config.labels != "none" and len(names) > 1 and not unlabelled
     labels = torch.tensor([names.index(p.label or "") for p in parts]) if known else None
     train_rows, test_rows, facts = _hold_out(config, parts, root, labels)
-    train = LazySplit(clips, None if labels is None else labels[train_rows], train_rows)
-    test = None
-    if len(test_rows):
-        test = LazySplit(clips, None if labels is None else labels[test_rows], test_rows)
+    rows = {"train": train_rows, "test": test_rows}
+    splits: dict[str, Split] = {
+        name: LazySplit(clips, None if labels is None else labels[part], part)
+        for name, part in rows.items()
+        if len(part)
+    }
+    splits = place_splits(splits, printable(path.resolve().name), config, device, "clips")
+    train, test = splits["train"], splits.get("test")
+    if test is not None and not test.readable():
+        test = None
+    if not len(train):
+        raise UserError(f"data.source: none of the clips of {printable(path)} to train on can be read")
     spec = SoundSpec(
         rate=options.rate, seconds=longest / options.rate, classes=len(names) if known else None
     )
@@ -236,24 +258,62 @@ def _listed(path: Path) -> list[Part]:
     Raises:
         UserError: it has no column ``path``, or a time is no number.
     """
-    with path.open(newline="", encoding="utf-8-sig") as opened:
-        rows = csv.DictReader(opened, delimiter=LISTS[path.suffix.lower()])
-        if "path" not in (rows.fieldnames or ()):
-            raise UserError(
-                f"data.source: {printable(path)} has no column 'path'; name it in a first line"
-            )
-        parts = []
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"data.source: {printable(path)}, line {line}: is not valid UTF-8; save it as UTF-8"
+        ) from error
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=LISTS[path.suffix.lower()])
+    if "path" not in (rows.fieldnames or ()):
+        raise UserError(f"data.source: {printable(path)} has no column 'path'; name it in a first line")
+    parts = []
+    try:
         for row in rows:
-            file = path.parent / row["path"]
-            try:
-                start, end = float(row.get("start") or 0), float(row.get("end") or "nan")
-            except ValueError as error:
-                raise UserError(
-                    f"data.source: {printable(path)}, line {rows.line_num}: {error}"
-                ) from error
-            seconds = None if end != end else end - start
-            parts.append(Part(file, start, seconds, row.get("label") or None))
+            parts.append(_row_part(row, path.parent))
+    except (csv.Error, ValueError) as error:
+        raise UserError(
+            f"data.source: {printable(path)}, line {rows.line_num}: {printable(str(error))}"
+        ) from error
     return parts
+
+
+def _row_part(row: Mapping[str | None, str | None], folder: Path) -> Part:
+    """Return the part that a row of a list names.
+
+    Raises:
+        ValueError: it has no path, or its times are wrong.
+    """
+    if not row["path"]:
+        raise ValueError("has no path; give one, or remove the line")
+    if None in row:
+        raise ValueError("has more columns than the first line; put texts with separators in quotes")
+    start = _seconds(row, "start") or 0.0
+    end = _seconds(row, "end")
+    if end is not None and end <= start:
+        raise ValueError(f"end: is not after start, {start:g} ({end:g}); give a later one")
+    return Part(
+        folder / row["path"], start, None if end is None else end - start, row.get("label") or None
+    )
+
+
+def _seconds(row: Mapping[str | None, str | None], column: str) -> float | None:
+    """Return a time in seconds, None if the row has none.
+
+    Raises:
+        ValueError: it is no finite number, or negative.
+    """
+    text = row.get(column)
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{column}: is no number of seconds, 0 or more ({text!r})")
+    return seconds
 
 
 def _cut(
@@ -261,30 +321,41 @@ def _cut(
 ) -> list[Part]:
     """Return parts of at most ``options.seconds``, by the headers of the files.
 
-    The last part of a file is left out if it is very short.
+    The parts of a file are equally long. A file whose header cannot be read counts as one clip.
+
+    Raises:
+        UserError: too many files cannot be read.
     """
     parts: list[Part] = []
+    broken: list[tuple[str, str]] = []
     mixed = low = 0
     for part in whole:
         try:
             header = soundfile.info(part.file)
-            seconds = min(part.seconds or np.inf, header.duration - part.start)
+            seconds = min(part.seconds or math.inf, header.duration - part.start)
             if header.frames <= 0:
                 raise ValueError("it has no samples")
             if seconds < SHORTEST:
                 raise ValueError(f"it is shorter than {SHORTEST} s")
         except Exception as error:  # broken headers raise errors of several kinds
-            if not unreadable.reasons:
-                log.warning("cannot read %s: %s; such files are skipped", _name(part, root), error)
-            unreadable.reasons[_name(part, root)] = " ".join(str(error).split())
+            broken.append((_name(part, root), one_line(error)))
             continue
         mixed += header.channels > 1
         low += header.samplerate < options.rate
-        starts = np.arange(0, seconds, options.seconds)
-        for start in starts:
-            rest = min(options.seconds, seconds - start)
-            if rest >= SHORTEST:
-                parts.append(replace(part, start=part.start + float(start), seconds=float(rest)))
+        whole = part.start == 0 and seconds == header.duration
+        number = math.ceil(seconds / options.seconds)
+        for i in range(number):
+            start = part.start + i * seconds / number
+            parts.append(
+                replace(part, start=start, seconds=seconds / number, whole=whole and number == 1)
+            )
+    if parts:  # otherwise it is refused with the suffixes that are read
+        unreadable.total = len(parts) + len(broken)
+        for name, reason in broken:
+            unreadable.record(name, reason)
+        unreadable.total = len(broken)  # the clips of `parts` are counted once these are opened
+    else:
+        unreadable.reasons.update(broken)
     if mixed:
         CHANNELS(f"the channels of {quantity(mixed, 'files')} are averaged", files=mixed)
     if low:
@@ -300,6 +371,13 @@ def _relative(file: Path, root: Path) -> str:
 
 
 def _name(part: Part, root: Path) -> str:
-    """Return the name of a part in messages: that of the file, and where it begins."""
+    """Return the name of a part: that of the file, and where it begins and ends.
+
+    A whole file has no times.
+    """
     name = printable(_relative(part.file, root))
-    return f"{name} at {part.start:g} s" if part.start else name
+    if part.whole or (part.start == 0 and part.seconds is None):
+        return name
+    if part.seconds is None:
+        return f"{name} from {part.start:.3f} s"
+    return f"{name} from {part.start:.3f} to {part.start + part.seconds:.3f} s"

@@ -71,6 +71,7 @@ class SoundEncoder(Encoder):
         local_width: c, the width of local features.
         place_width: d, the width of each layer's output.
         hop: the distance of places, in samples.
+        depth: the number of layers.
         layer: the index of the layer that is evaluated.
         deviation: whether the deviation is pooled too.
         causal: whether a place sees no later ones.
@@ -81,6 +82,7 @@ class SoundEncoder(Encoder):
     local_width: int
     place_width: int
     hop: int
+    depth: int
     layer: int = -1
     deviation: bool = False
     causal: bool = False
@@ -160,19 +162,24 @@ class SoundEncoder(Encoder):
 
     def valid(self, x: Sound) -> Tensor:
         """Return which places are real, bool [B, T]."""
-        return within(self.places(x.length), int(self.places(torch.tensor(x.wave.shape[1]))))
+        return within(self.places(x.length), self.count_places(x.wave.shape[1]))
 
-    def choose_features(self, options: NetworkOptions, number: int) -> None:
-        """Set how features are pooled, and their width, where there are so many layers.
+    def count_places(self, samples: int) -> int:
+        """Return the number of places of a clip of this many samples."""
+        return int(self.places(torch.tensor(samples)))
+
+    def choose_features(self, options: NetworkOptions, depth: int) -> None:
+        """Set how features are pooled, and their width, for a network of `depth` layers.
 
         Raises:
             SettingError: there is no such layer.
         """
-        if options.layer is not None and options.layer > number:
+        if options.layer is not None and options.layer > depth:
             raise SettingError(
                 "backbone.options.layer",
-                f"there are {number} layers ({options.layer}); give 1 to {number}",
+                f"there are {depth} layers ({options.layer}); give 1 to {depth}",
             )
+        self.depth = depth
         self.layer = -1 if options.layer is None else options.layer - 1
         self.deviation = options.deviation
         self.width = self.place_width * (2 if options.deviation else 1)
@@ -189,6 +196,27 @@ def put_token(x: Tensor, hidden: Tensor | None, token: Tensor | None) -> Tensor:
 def at_layer(encoder: SoundEncoder, x: Sound, layer: int) -> Tensor:
     """Return the output of a layer, from 1, [B, T, d]."""
     return encoder.context(encoder.local(x))[layer - 1]
+
+
+def check_divisible(width: int, number: int, option: str) -> None:
+    """Raise unless the width of the layers is a multiple of a number of heads or groups.
+
+    Args:
+        width: the width.
+        number: the number that must divide it.
+        option: the option that sets the number, below ``backbone.options``.
+
+    Raises:
+        SettingError: it does not.
+    """
+    if width % number:
+        nearest = [n for n in range(1, width + 1) if width % n == 0]
+        nearest = sorted(sorted(nearest, key=lambda n: abs(n - number))[:2])
+        raise SettingError(
+            f"backbone.options.{option}",
+            f"must divide the width, {width} ({number}); give {' or '.join(map(str, nearest))}, "
+            "or change backbone.options.width",
+        )
 
 
 def check_layers(indices: Sequence[int], number: int) -> None:

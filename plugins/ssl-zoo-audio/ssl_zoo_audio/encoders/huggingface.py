@@ -24,7 +24,14 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2EncoderStable
 
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import BackboneConfig
-from ssl_zoo_audio.encoders.base import Local, NetworkOptions, SoundEncoder, put_token
+from ssl_zoo.text import did_you_mean
+from ssl_zoo_audio.encoders.base import (
+    Local,
+    NetworkOptions,
+    SoundEncoder,
+    check_divisible,
+    put_token,
+)
 from ssl_zoo_audio.sound import Sound, within
 from ssl_zoo_audio.spec import SoundSpec
 
@@ -52,6 +59,29 @@ class TransformersOptions(NetworkOptions):
     heads: int = Field(4, ge=1)
     channels: int = Field(64, ge=1)
     config: dict[str, Any] = Field(default_factory=dict)
+
+
+def check_config(cls: type[PretrainedConfig], config: dict[str, Any]) -> None:
+    """Raise unless all fields are those of a configuration, and lists have the length of its own.
+
+    Raises:
+        SettingError: one of them is not.
+    """
+    defaults = cls().to_dict()
+    for name, value in config.items():
+        path = f"backbone.options.config.{name}"
+        if name not in defaults:
+            hint = did_you_mean(name, defaults)
+            raise SettingError(
+                path, f"{cls.__name__} of transformers has no such field; leave it out.{hint}"
+            )
+        own = defaults[name]
+        if isinstance(own, list | tuple) and name.startswith("conv_"):
+            number = len(config.get("conv_kernel", defaults["conv_kernel"]))
+            if not isinstance(value, list | tuple) or len(value) != number:
+                raise SettingError(
+                    path, f"must be a list of {number} numbers, one for each convolution ({value!r})"
+                )
 
 
 class TransformersEncoder(SoundEncoder):
@@ -88,13 +118,26 @@ class TransformersEncoder(SoundEncoder):
             **dict.fromkeys(NO_DROPOUT, 0.0),
             **options.config,
         }
+        check_config(self.config_class, options.config)
         values["conv_dim"] = tuple(values["conv_dim"])
+        check_divisible(values["hidden_size"], values["num_attention_heads"], "heads")
+        check_divisible(
+            values["hidden_size"], values["num_conv_pos_embedding_groups"],
+            "config.num_conv_pos_embedding_groups",
+        )  # fmt: skip
         if values["feat_extract_norm"] != "layer":
             raise SettingError(
                 "backbone.options.config.feat_extract_norm",
                 "a group norm over time makes features depend on padding; leave it out",
             )
-        self.model: Any = self.model_class(self.config_class(**values, attn_implementation="sdpa"))
+        try:
+            model_config = self.config_class(**values, attn_implementation="sdpa")
+            self.model: Any = self.model_class(model_config)
+        except (ValueError, TypeError, RuntimeError, KeyError) as error:
+            raise SettingError(
+                "backbone.options.config",
+                f"{self.config_class.__name__} of transformers refuses it: {error}; change it",
+            ) from error
         self.stable = isinstance(self.model.encoder, STABLE)
         self.kernels = list(
             zip(self.model.config.conv_kernel, self.model.config.conv_stride, strict=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ssl_zoo import Unsuitable
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import BackboneConfig
-from ssl_zoo_audio.encoders.base import Local, NetworkOptions, SoundEncoder, put_token
+from ssl_zoo_audio.encoders.base import Local, NetworkOptions, SoundEncoder, check_divisible, put_token
 from ssl_zoo_audio.sound import Sound, within
 from ssl_zoo_audio.spec import SoundSpec
 from ssl_zoo_audio.spectra import LOG_DEVIATION, LOG_MEAN, LogMel
@@ -73,7 +73,7 @@ class MelEncoder(SoundEncoder):
         return self.patches(self.spectrum(x), self.frames(x))
 
     def patches(self, spectrum: Tensor, frames: Tensor) -> Local:
-        """Return patches of a spectrum [B, F, mels], of which so many frames [B] are real."""
+        """Return patches of a spectrum [B, F, mels], of which the first `frames` [B] are real."""
         spectrum = spectrum * within(frames, spectrum.shape[1])[..., None]
         missing = max(0, self.patch - spectrum.shape[1])
         spectrum = F.pad(spectrum, (0, 0, 0, missing))
@@ -162,6 +162,7 @@ class MelTransformer(MelEncoder):
     def __init__(self, config: BackboneConfig, spec: SoundSpec) -> None:
         options = TransformerOptions.of(config)
         super().__init__(options, spec)
+        check_divisible(options.width, options.heads, "heads")
         self.causal = options.causal
         by_convolution = options.positions == "convolution"
         if self.causal and by_convolution:
@@ -270,8 +271,8 @@ class MelCNN(MelEncoder):
     def pool(self, layers: Sequence[Tensor], valid: Tensor) -> Tensor:
         """Return the mean plus the maximum over the places of each clip (BYOL-A, section III-C)."""
         pooled = super().pool(layers, valid)
-        most = layers[self.layer].masked_fill(~valid[..., None], -torch.inf).amax(1).float()
-        return torch.cat([pooled[:, : self.place_width] + most, pooled[:, self.place_width :]], 1)
+        maximum = layers[self.layer].masked_fill(~valid[..., None], -torch.inf).amax(1).float()
+        return torch.cat([pooled[:, : self.place_width] + maximum, pooled[:, self.place_width :]], 1)
 
     def context(
         self, local: Local, hidden: Tensor | None = None, token: Tensor | None = None
