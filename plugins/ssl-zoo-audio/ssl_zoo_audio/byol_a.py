@@ -69,7 +69,7 @@ class BYOLA(Task):
 
     def augment(self, x: Tensor, rng: Rng) -> Tensor:
         """Return spectra [B, F, mels] with past ones mixed in, then cropped and resized."""
-        filled = self.bank.filled.clamp(max=len(self.bank.features))  # it counts all that was pushed
+        filled = self.bank.filled
         past = self.bank.features[(rng.uniform(len(x)) * filled).long()].view_as(x)
         share = rng.uniform(len(x), 1, 1, high=self.options.mixup) * (filled > 0)
         mixed = log_mixup(LOG_DEVIATION * x, LOG_DEVIATION * past, share) / LOG_DEVIATION

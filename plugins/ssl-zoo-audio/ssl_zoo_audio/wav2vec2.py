@@ -57,7 +57,8 @@ class Wav2Vec2(Task):
         hidden = self.options.hide(self.encoder, self.spec, x, rng)
         limit = self.encoder.count_places(self.spec.longest)
         others, usable = draw_others(rng, hidden, self.options.negatives, limit)
-        return x, hidden, others, usable, self.quantiser.noise(rng, *hidden.shape, limit)
+        noise = self.quantiser.noise(rng, len(hidden), hidden.shape[1], limit)
+        return x, hidden, others, usable, noise
 
     def gumbel_temperature(self) -> float:
         """Return the quantiser's temperature, which falls exponentially (section 4.2)."""

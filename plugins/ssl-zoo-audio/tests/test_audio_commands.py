@@ -133,7 +133,7 @@ def test_tasks_on_sound_are_compared(folder: Folder) -> None:
     done = folder.zoo("compare", "--tasks", tasks, *network, *few, "--out", "table", "--json")
     table = json.loads(done.stdout)
     assert {row["name"] for row in table["rows"]} == {
-        "wav2vec2", "data2vec-audio", "log-mel statistics", "random-init"
+        "wav2vec2", "data2vec-audio", "log-mel statistics", "random-init", "supervised-audio"
     }  # fmt: skip
 
 

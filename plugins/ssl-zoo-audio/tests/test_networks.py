@@ -110,10 +110,12 @@ def test_causal_networks_see_no_later_places(name: str, options: dict[str, Any])
 
 
 @pytest.mark.parametrize("name", OF_TRANSFORMERS)
-@pytest.mark.parametrize("stable", [True, False])
+@pytest.mark.parametrize("config", [{}, {"do_stable_layer_norm": False}], ids=["default", "unstable"])
 @torch.no_grad()
-def test_outputs_are_those_of_transformers(name: str, stable: bool) -> None:
-    encoder, x = build(name, config={"do_stable_layer_norm": stable}), sounds(8000, 5000)
+def test_outputs_are_those_of_transformers(name: str, config: dict[str, Any]) -> None:
+    if config and name == "data2vec-mini":
+        pytest.skip("it has no choice of where the norms stand")
+    encoder, x = build(name, config=config), sounds(8000, 5000)
     model = encoder.exported_network
     assert type(model).__module__.startswith("transformers.")
     result = model(x.wave, attention_mask=x.valid().long(), output_hidden_states=True)

@@ -46,7 +46,8 @@ def test_wav2vec2_conforms(check: Check) -> None:
     check()
 
 
-@parametrize_with_checks(Wav2Vec2, options=SMALL_WAV2VEC2, backbone=WAVE)
+# With half of half a second hidden, one narrow layer on waves learns too little in the suite's 80 steps.
+@parametrize_with_checks(Wav2Vec2, options={**SMALL_WAV2VEC2, "mask_length": 5}, backbone=WAVE)
 def test_wav2vec2_conforms_on_waves(check: Check) -> None:
     check()
 
@@ -510,7 +511,7 @@ def test_past_clips_are_drawn_from_a_bank_that_has_overflowed() -> None:
     for seed in range(3):
         task.loss(case.views(task, 4, seed))
         task.after_step(0.1)
-    assert task.bank.filled == 12
+    assert task.bank.pushed == 12
     case.views(task, 32, 3)
 
 

@@ -342,12 +342,12 @@ def _cut(
             continue
         mixed += header.channels > 1
         low += header.samplerate < options.rate
-        whole = part.start == 0 and seconds == header.duration
+        entire = part.start == 0 and seconds == header.duration
         number = math.ceil(seconds / options.seconds)
         for i in range(number):
             start = part.start + i * seconds / number
             parts.append(
-                replace(part, start=start, seconds=seconds / number, whole=whole and number == 1)
+                replace(part, start=start, seconds=seconds / number, whole=entire and number == 1)
             )
     if parts:  # otherwise it is refused with the suffixes that are read
         unreadable.total = len(parts) + len(broken)
