@@ -246,6 +246,7 @@ def place_splits(
     config: DataConfig,
     device: torch.device,
     noun: str = "images",
+    cacheable: bool = True,
 ) -> dict[str, Split]:
     """Load splits into the device's memory if they fit there together; otherwise leave them on disk.
 
@@ -255,6 +256,7 @@ def place_splits(
         config: the ``data`` section, with ``resident`` and ``cache``.
         device: the device.
         noun: the plural noun for samples in messages.
+        cacheable: whether ``data.cache`` can keep them decoded, for messages.
 
     Raises:
         UserError: they must be in memory and do not fit, or there can be no cache.
@@ -274,13 +276,14 @@ def place_splits(
             _ON_DISK(
                 f"{name}: {noun} are decoded at each use, as they would take {needed / 1e6:,.0f} MB of "
                 f"{free / 1e6:,.0f} MB free memory"
-                + ("; data.cache keeps them decoded on disk" if noun == "images" else "")
+                + ("; data.cache keeps them decoded on disk" if cacheable else "")
             )
         return splits
     if needed > free and not cached:
         raise UserError(
             f"data.resident: the decoded {noun} need {needed / 1e6:,.0f} MB, and "
-            f"{free / 1e6:,.0f} MB of memory are free; choose auto, or use data.cache"
+            f"{free / 1e6:,.0f} MB of memory are free; choose auto"
+            + (", or use data.cache" if cacheable else "")
         )
     return {key: split if split.resident else split.to(device) for key, split in splits.items()}
 

@@ -65,6 +65,11 @@ class SkippedSamples(dict[str, str]):
         return {name: reason for name, reason in self.items() if name not in self._excluded}
 
     @property
+    def num_unreadable(self) -> int:
+        """The number of samples that cannot be read."""
+        return len(self) - len(self._excluded)
+
+    @property
     def excluded(self) -> dict[str, str]:
         """The samples that a setting excludes."""
         return {name: reason for name, reason in self.items() if name in self._excluded}
@@ -109,11 +114,10 @@ class UnreadableFiles:
             UserError: too many samples cannot be read.
         """
         with self._lock:
-            unreadable = self.reasons.unreadable
-            if not unreadable:
+            if not self.reasons.num_unreadable:
                 log.warning("cannot read %s: %s; unreadable files are skipped", name, reason)
             self.reasons[name] = reason
-            count = len(unreadable.keys() | {name})
+            count = self.reasons.num_unreadable
         limit = max(MIN_UNREADABLE_LIMIT, MAX_UNREADABLE_SHARE * self.total)
         if len(self.reasons) == self.total or count > limit:
             raise UserError(

@@ -286,45 +286,6 @@ def test_no_task_may_have_conditions_of_its_own() -> None:
             open_sweep(**{**GIVEN, **given})
 
 
-def test_a_task_may_have_a_backbone_of_its_own_which_the_table_says(tmp_path: Path) -> None:
-    """The rows on it are marked, have an untrained row of their own, and the records stand together."""
-    own = {"backbone": {"name": "test_vit", "options": {"patch_size": 4}}}
-    given = {**GIVEN, "seeds": 1, "baselines": ["random-init"], "overrides": {"rotation": own}}
-    given["set"] = {"data.image_size": 16, "train.samples": 256, "train.device": "cpu"}
-    given["backbone"] = {"name": "test_resnet"}
-    out, record = tmp_path / "c", tmp_path / "r"
-    table = compare(out=out, record=record, **given)
-    rows = {row.name: row for row in table.rows}
-    names = ["simclr", "rotation", "random-init", "random-init-test_vit"]
-    assert sorted(rows) == sorted(names)
-    assert "On test_vit, not test_resnet: random-init-test_vit, rotation." in table.foot
-    networks = {name: json.loads((record / f"{name}-0.json").read_text()) for name in names}
-    backbones = {name: values["config"]["backbone"]["name"] for name, values in networks.items()}
-    assert backbones == dict(zip(names, ["test_resnet", "test_vit"] * 2, strict=True))
-    assert "random-init: the network before its first step." in table.foot
-    of_records = tabulate([record])
-    assert of_records.title == table.title
-    assert [row.figures["knn"] for row in of_records.rows if row.name in rows] == [
-        rows[row.name].figures["knn"] for row in of_records.rows
-    ]
-    assert set(of_records.foot) >= {note for note in table.foot if note.startswith("On ")}
-    other = {**given, "tasks": ["simsiam"], "baselines": [], "backbone": {"name": "test_nfnet"}}
-    with pytest.raises(UserError, match="cannot stand in one table"):
-        compare(out=tmp_path / "d", record=record, **other)
-
-
-def test_two_tasks_with_one_backbone_of_their_own_share_its_untrained_row() -> None:
-    own = {"backbone": {"name": "test_vit"}}
-    given = {**GIVEN, "overrides": {"simclr": own, "rotation": own}, "seeds": 1, "set": {}}
-
-    def untrained(**settings: Any) -> list[str]:
-        cells = open_sweep(**{**given, **settings}).cells
-        return [cell.name for cell in cells if "random" in cell.name]
-
-    assert untrained() == ["random-init-0", "random-init-test_vit-0"]
-    assert untrained(backbone={"name": "test_vit"}) == ["random-init-0"]
-
-
 def test_a_file_of_unknown_settings_names_the_nearest(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("task: simclr\n")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ssl_zoo.comparison import compare, open_sweep
+from ssl_zoo.comparison import compare, open_sweep, tabulate
 from ssl_zoo.config.load import load_config
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import collect_notices
@@ -15,6 +16,7 @@ from ssl_zoo.plugins.registry import registry
 from ssl_zoo.reporting import report
 from ssl_zoo_vision.supervised import Supervised
 from tests.conftest import Call
+from tests.core.test_compare import GIVEN
 
 THIRD_PARTY = Path(__file__).parent.parent / "plugins" / "thirdparty"
 BRIEF: dict[str, Any] = {"seeds": 1, "protocols": ["knn"], "train": {"epochs": 1}}
@@ -133,3 +135,42 @@ def test_bench_and_progress_speak_of_the_samples_as_their_spec_does(call: Call, 
     assert "wave-coding on waves: 160 waves, wavenet" in err
     assert "2 steps of 32 waves" in err
     assert "image" not in err
+
+
+def test_a_task_may_have_a_backbone_of_its_own_which_the_table_says(tmp_path: Path) -> None:
+    """The rows on it are marked, have an untrained row of their own, and the records stand together."""
+    own = {"backbone": {"name": "test_vit", "options": {"patch_size": 4}}}
+    given = {**GIVEN, "seeds": 1, "baselines": ["random-init"], "overrides": {"rotation": own}}
+    given["set"] = {"data.image_size": 16, "train.samples": 256, "train.device": "cpu"}
+    given["backbone"] = {"name": "test_resnet"}
+    out, record = tmp_path / "c", tmp_path / "r"
+    table = compare(out=out, record=record, **given)
+    rows = {row.name: row for row in table.rows}
+    names = ["simclr", "rotation", "random-init", "random-init-test_vit"]
+    assert sorted(rows) == sorted(names)
+    assert "On test_vit, not test_resnet: random-init-test_vit, rotation." in table.foot
+    networks = {name: json.loads((record / f"{name}-0.json").read_text()) for name in names}
+    backbones = {name: values["config"]["backbone"]["name"] for name, values in networks.items()}
+    assert backbones == dict(zip(names, ["test_resnet", "test_vit"] * 2, strict=True))
+    assert "random-init: the network before its first step." in table.foot
+    of_records = tabulate([record])
+    assert of_records.title == table.title
+    assert [row.figures["knn"] for row in of_records.rows if row.name in rows] == [
+        rows[row.name].figures["knn"] for row in of_records.rows
+    ]
+    assert set(of_records.foot) >= {note for note in table.foot if note.startswith("On ")}
+    other = {**given, "tasks": ["simsiam"], "baselines": [], "backbone": {"name": "test_nfnet"}}
+    with pytest.raises(UserError, match="cannot stand in one table"):
+        compare(out=tmp_path / "d", record=record, **other)
+
+
+def test_two_tasks_with_one_backbone_of_their_own_share_its_untrained_row() -> None:
+    own = {"backbone": {"name": "test_vit"}}
+    given = {**GIVEN, "overrides": {"simclr": own, "rotation": own}, "seeds": 1, "set": {}}
+
+    def untrained(**settings: Any) -> list[str]:
+        cells = open_sweep(**{**given, **settings}).cells
+        return [cell.name for cell in cells if "random" in cell.name]
+
+    assert untrained() == ["random-init-0", "random-init-test_vit-0"]
+    assert untrained(backbone={"name": "test_vit"}) == ["random-init-0"]

@@ -1,4 +1,4 @@
-"""What is made of a run: scores, the loaded backbone and the exported folder."""
+"""The outputs of a run on sound: scores, the loaded backbone, and the exported folder."""
 
 from __future__ import annotations
 

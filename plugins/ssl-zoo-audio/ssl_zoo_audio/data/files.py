@@ -203,7 +203,8 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
         for name, part in rows.items()
         if len(part)
     }
-    splits = place_splits(splits, printable(path.resolve().name), config, device, "clips")
+    name = printable(path.resolve().name)
+    splits = place_splits(splits, name, config, device, "clips", cacheable=False)
     train, test = splits["train"], splits.get("test")
     if test is not None and not test.readable():
         test = None
@@ -214,7 +215,7 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
     )
     facts = replace(facts, other_files=dict(others.most_common()))
     classes = tuple(names) if known else None
-    return DataSet(printable(path.resolve().name), spec, train, test, train, classes, facts)
+    return DataSet(name, spec, train, test, train, classes, facts)
 
 
 def _hold_out(
