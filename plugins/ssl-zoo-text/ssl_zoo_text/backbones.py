@@ -153,6 +153,20 @@ class TransformersEncoder(Encoder):
                 f"{task} cannot train a network of the family {self.family}; choose {names}"
             )
 
+    def set_dropout(self, rate: float) -> None:
+        """Set the rate of all dropout of the network.
+
+        ModernBERT has none behind its attention if it was built without; its other rates are set.
+
+        Args:
+            rate: the probability, in [0, 1).
+        """
+        for module in self.network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = rate
+            elif hasattr(module, "attention_dropout"):  # ModernBERT's attention keeps the number alone
+                module.attention_dropout = rate
+
     def tokens(
         self,
         x: Text,

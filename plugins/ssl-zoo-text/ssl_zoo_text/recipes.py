@@ -20,6 +20,6 @@ TRAIN: Mapping[str, Any] = {
 """For a network of some million parameters and a few minutes; AdamW with a linear decay to 0."""
 
 
-def recipe(backbone: str = "bert-micro", **train: Any) -> dict[str, dict[str, Any]]:
+def recipe(backbone: str = "modernbert-micro", **train: Any) -> dict[str, dict[str, Any]]:
     """Return a recipe on the bundled text with changes of `TRAIN`."""
     return {"data": {"source": "kjv"}, "backbone": {"name": backbone}, "train": {**TRAIN, **train}}

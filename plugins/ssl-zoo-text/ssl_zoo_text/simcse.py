@@ -43,11 +43,8 @@ class SimCSE(Task):
     spec: TextSpec
 
     def __init__(self, encoder: TransformersEncoder, options: Options, spec: TextSpec) -> None:
-        encoder.require(self.name, "bert", "electra", "gpt2", "xlnet")  # others' rates are fixed
         super().__init__(encoder, options, spec)
-        for module in encoder.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = options.dropout
+        encoder.set_dropout(options.dropout)
         self.head = nn.Sequential(nn.Linear(encoder.width, encoder.width), nn.Tanh())
 
     def views(self, batch: Text, rng: Rng) -> tuple[Text, Text]:

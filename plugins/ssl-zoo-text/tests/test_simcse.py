@@ -71,7 +71,11 @@ def test_halves_are_those_of_a_literal_loop(length: int) -> None:
             assert half.ids[row].tolist() == expected + [PAD] * (length // 2 + 2 - len(expected))
 
 
-def test_a_network_whose_dropout_is_fixed_is_refused() -> None:
-    case = Case.of(SimCSE, data=[SmallTexts("modernbert-tiny")])
-    with pytest.raises(Unsuitable, match="a network of the family modernbert; choose bert-micro"):
-        case.construct(case.data)
+@pytest.mark.parametrize("backbone", ["bert-tiny", "gpt2-tiny", "xlnet-tiny", "modernbert-tiny"])
+def test_two_passes_differ_in_training_alone(backbone: str) -> None:
+    case = Case.of(SimCSE, data=[SmallTexts(backbone)])
+    task: Any = case.build()
+    x, _ = case.views(task, 8)
+    assert not task.encoder(x).equal(task.encoder(x))
+    task.eval()
+    assert task.encoder(x).equal(task.encoder(x))
