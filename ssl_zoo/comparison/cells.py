@@ -240,7 +240,7 @@ class TrainedCell(Cell):
     def own_backbone(self) -> str | None:
         """The name of its backbone if it is not the comparison's; otherwise None."""
         own = self.comparison.own_backbone(self.row)
-        return None if own is None else own.name
+        return None if own is None else self.comparison.backbone_label(own)
 
     def provenance(self) -> Mapping[str, Any]:
         """Return the versions and the revision of the run, if they can still be read."""
@@ -315,7 +315,7 @@ class UntrainedCell(EvaluatedCell):
     @property
     def own_backbone(self) -> str | None:
         """The name of its backbone if it is not the comparison's; otherwise None."""
-        return None if self.own is None else self.own.name
+        return None if self.own is None else self.comparison.backbone_label(self.own)
 
     @cached_property
     def config(self) -> EncoderConfig:

@@ -239,6 +239,21 @@ class Comparison(BaseModel):
         own = self.run_config(task, 0).backbone
         return own if own != self.encoder_config(0).backbone else None
 
+    def backbone_label(self, own: BackboneConfig) -> str:
+        """Return the name of a backbone of single tasks, for tables.
+
+        If the comparison's has the same name, the settings that differ follow it, such as
+        ``mel-mini (positions=convolution)``.
+        """
+        common = self.encoder_config(0).backbone
+        if own.name != common.name:
+            return own.name
+        mine, theirs = (
+            {**dump.pop("options"), **dump} for dump in (own.model_dump(), common.model_dump())
+        )
+        names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+        return f"{own.name} ({', '.join(f'{name}={mine.get(name)}' for name in names)})"
+
     def _overrides_backbone(self, task: str) -> bool:
         return "backbone" in self.overrides.get(task, {})
 

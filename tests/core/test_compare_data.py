@@ -174,3 +174,11 @@ def test_two_tasks_with_one_backbone_of_their_own_share_its_untrained_row() -> N
 
     assert untrained() == ["random-init-0", "random-init-test_vit-0"]
     assert untrained(backbone={"name": "test_vit"}) == ["random-init-0"]
+
+
+def test_a_backbone_of_the_same_name_is_told_apart_by_its_settings() -> None:
+    own = {"backbone": {"name": "test_vit", "options": {"patch_size": 4}}}
+    given = {**GIVEN, "set": {}, "baselines": ["random-init"], "backbone": {"name": "test_vit"}}
+    sweep = open_sweep(**{**given, "overrides": {"simclr": own}})
+    labels = {cell.name: cell.own_backbone for cell in sweep.cells if cell.own_backbone}
+    assert labels["simclr-0"] == labels["random-init-test_vit-0"] == "test_vit (patch_size=4)"

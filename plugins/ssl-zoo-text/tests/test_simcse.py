@@ -14,7 +14,6 @@ from ssl_zoo_text.spec import Text
 from ssl_zoo_text.tokenizer import CLS, PAD, SEP
 from torch import nn
 
-from ssl_zoo import Unsuitable
 from ssl_zoo.testing import Case, Check, parametrize_with_checks
 
 STILL = {"views_vary": "dropout makes the views; nothing is drawn in `views`"}
