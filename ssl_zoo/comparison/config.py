@@ -248,11 +248,9 @@ class Comparison(BaseModel):
         common = self.encoder_config(0).backbone
         if own.name != common.name:
             return own.name
-        mine, theirs = (
-            {**dump.pop("options"), **dump} for dump in (own.model_dump(), common.model_dump())
-        )
-        names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
-        return f"{own.name} ({', '.join(f'{name}={mine.get(name)}' for name in names)})"
+        mine, others = ({**dict(b), **b.options, "options": None} for b in (own, common))
+        changed = [f"{n}={mine.get(n)}" for n in {**mine, **others} if mine.get(n) != others.get(n)]
+        return f"{own.name} ({', '.join(changed)})"
 
     def _overrides_backbone(self, task: str) -> bool:
         return "backbone" in self.overrides.get(task, {})
