@@ -214,8 +214,9 @@ class Task(nn.Module, ABC):
         modality: the modality of the data that the task takes.
         prerequisites: what the task asks of backbone and batch, in a few words for the list of tasks,
             such as ``"batch norm"``, ``"a ViT"`` or ``"batches of 256 or more"``.
-        passes: samples that encoders, a teacher's included, process for each sample of a batch, with the
-            default options and the smallest images; 0 if unknown. Lists show it, a check compares it.
+        passes: samples that encoders, a teacher's included, process for each sample of a batch in the
+            first step, with the default options and the smallest images; 0 if unknown. Lists show it, a
+            check compares it; results have the mean over all steps.
         needs: what `loss` gets beside the views, after them and in this order: ``"labels"``, the
             classes of the samples, int64 [B], which makes the task a supervised baseline that tables
             mark; ``"index"``, their numbers in the train split, int64 [B] below ``spec.samples``, for

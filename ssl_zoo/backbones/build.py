@@ -7,9 +7,10 @@ import timm
 from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.backbones.weights import Weights
 from ssl_zoo.config.schema import BackboneConfig
-from ssl_zoo.config.weights import read_header, read_plugin_spec
+from ssl_zoo.config.weights import read_header
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry
+from ssl_zoo.plugins.specs import spec_of
 from ssl_zoo.runtime.defaults import seeded
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder
@@ -27,7 +28,7 @@ def check_samples(weights: str, spec: Spec) -> None:
     Raises:
         UserError: the network cannot take these samples.
     """
-    trained_on = read_plugin_spec(read_header(weights))
+    trained_on = spec_of(read_header(weights))
     if trained_on is not None:
         try:
             trained_on.adopt(spec)

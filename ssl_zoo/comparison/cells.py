@@ -23,8 +23,8 @@ from ssl_zoo.evaluation import Subject, score, unsupported_protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
 from ssl_zoo.plugins.families import BASELINE_FAMILY
 from ssl_zoo.plugins.registry import registry
+from ssl_zoo.plugins.specs import spec_class
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
-from ssl_zoo.runs.backbone import spec_class
 from ssl_zoo.runs.build import load_data, restore_task
 from ssl_zoo.runs.provenance import provenance
 from ssl_zoo.runtime.device import Device

@@ -19,7 +19,7 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate, protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED
 from ssl_zoo.plugins.registry import registry
-from ssl_zoo.runs.backbone import spec_class
+from ssl_zoo.plugins.specs import spec_class
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import Spec
 

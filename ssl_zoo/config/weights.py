@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -13,11 +12,8 @@ from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.presets import SMALL_IMAGE
 from ssl_zoo.config.schema import BackboneConfig
-from ssl_zoo.plugins.registry import registry
+from ssl_zoo.plugins.specs import modality_of, spec_of
 from ssl_zoo.text import error_reason
-
-if TYPE_CHECKING:
-    from ssl_zoo.spec import Spec
 
 BACKBONE_FILE = "backbone.safetensors"
 """The name of the trained backbone in a run directory."""
@@ -74,9 +70,9 @@ def network_settings(
 ) -> dict[str, dict[str, Any]] | None:
     """Return the settings of the network whose weights a file of ssl-zoo holds, by section.
 
-    They are those of the section backbone, and of the section data the size of its images, or
-    `Spec.start_settings` of other samples whose plugin is here. A stem that was chosen by the size is
-    described by it (``stem_size``), so that it stays as it was for images of another size.
+    They are those of the section backbone, and of the section data the `Spec.start_settings` of its
+    samples, if their plugin is here. A stem that was chosen by the size of images is described by it
+    (``stem_size``), so that it stays as it was for images of another size.
 
     Args:
         path: a run directory, or a file of weights.
@@ -94,36 +90,17 @@ def network_settings(
         return None
     try:
         config = BackboneConfig.model_validate_json(header["backbone"])
-        spec = json.loads(header.get("spec", "{}"))
-        size = int(spec["size"]) if "size" in spec else None  # only images have one
-        if config.stem == "auto" and config.stem_size is None:
-            config = config.model_copy(update={"stem_size": size})
-        trained_on = read_plugin_spec(header)
-    except (ValueError, LookupError, TypeError) as error:  # pydantic's is a ValueError
+        trained_on = spec_of(header)
+    except ValueError as error:  # pydantic's is one
         reason = f"{weights_file(path)} cannot be understood; a newer version may have written it"
         raise SettingError("backbone.weights", f"{reason}: pip install -U ssl-zoo", origin) from error
-    network = {name: getattr(config, name) for name in NETWORK}
-    data: dict[str, Any] = {} if size is None else {"image_size": size}
-    if trained_on is not None:
-        data = trained_on.start_settings(str(path))
+    data = {} if trained_on is None else trained_on.start_settings(str(path))
+    if config.stem == "auto" and config.stem_size is None:
+        config = config.model_copy(update={"stem_size": data.get("image_size")})
     return {
-        "backbone": network,
-        "data": data if modality in (None, header.get("modality", "image")) else {},
+        "backbone": {name: getattr(config, name) for name in NETWORK},
+        "data": data if modality in (None, modality_of(header)) else {},
     }
-
-
-def read_plugin_spec(header: Mapping[str, str]) -> Spec | None:
-    """Return the description of samples in a header; None for images, or if its plugin is not here.
-
-    Raises:
-        ValueError: it cannot be understood.
-    """
-    modality = header.get("modality", "image")
-    if modality == "image" or "spec" not in header:
-        return None
-    cls = registry.collect("ssl_zoo_register_specs").get(modality)
-    spec: Spec | None = None if cls is None else cls.from_header(header["spec"])
-    return spec
 
 
 def check_network(

@@ -260,7 +260,7 @@ def open_for_evaluation(
     machine = {name: getattr(changed.train, name) for name in names_set}
     device = Device.choose(config.train.model_copy(update=machine))
     if spec is None:
-        return config, build_data(config, device.device, fitted=fitted), device
+        return config, build_data(run.with_inputs(config), device.device, fitted=fitted), device
     return config, load_adopted(changed.data, spec, device, fitted=fitted), device
 
 

@@ -175,6 +175,7 @@ def _of_run(run: Run) -> ReportInputs:
         row, seed = config.task.name, config.train.seed
         modality = registry.load_task(row).modality
         title = f"{row} on {Path(config.data.source).name}"
+        config = run.with_inputs(config)
     if not isinstance(table, Missing):
         title = f"{row}: {table.title}"
     incomplete = table.reason if isinstance(table, Missing) else None

@@ -16,22 +16,13 @@ from ssl_zoo.backbones.build import build_encoder, is_known
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.config.weights import weights_file
 from ssl_zoo.errors import UserError
-from ssl_zoo.plugins.registry import registry
+from ssl_zoo.plugins.specs import modality_of, spec_of
 from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.records import file_exists
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.files import write_atomic
-from ssl_zoo.spec import ImageSpec, Spec
+from ssl_zoo.spec import Spec
 from ssl_zoo.task import Encoder
-
-SPECS: dict[str, type[Spec]] = {"image": ImageSpec}
-"""The descriptions of samples that the core has, by modality."""
-
-
-def spec_class(modality: str) -> type[Spec] | None:
-    """Return the class that describes samples of a modality; None if no plugin registers it."""
-    specs: dict[str, type[Spec]] = {**SPECS, **registry.collect("ssl_zoo_register_specs")}
-    return specs.get(modality)
 
 
 def write_backbone(
@@ -167,21 +158,18 @@ def _description(file: Path, header: Mapping[str, str]) -> tuple[BackboneConfig,
     Raises:
         UserError: it describes none, or the plugin of the modality is missing.
     """
-    modality = header.get("modality", "image")
     if "spec" not in header or "backbone" not in header:
         raise UserError(f"{file} is no backbone that ssl-zoo wrote with a description of its samples")
-    cls = spec_class(modality)
-    if cls is None:
-        raise UserError(
-            f"{file} is for {modality} data, whose plugin is not here; install it, or give it with "
-            "--plugin FILE"
-        )
     try:
-        spec: Spec = cls.from_header(header["spec"])
-        if spec.modality != modality:
-            raise ValueError(f"its spec is of {spec.modality!r} data")
-        return BackboneConfig.model_validate_json(header["backbone"]), spec
+        spec = spec_of(header)
+        config = BackboneConfig.model_validate_json(header["backbone"])
     except ValueError as error:  # pydantic's is one
         raise UserError(
             f"{file} cannot be understood; a newer version may have written it: pip install -U ssl-zoo"
         ) from error
+    if spec is None:
+        raise UserError(
+            f"{file} is for {modality_of(header)} data, whose plugin is not here; install it, or give "
+            "it with --plugin FILE"
+        )
+    return config, spec

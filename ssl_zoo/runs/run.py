@@ -48,6 +48,7 @@ class Run:
         checkpoints: the state from which training resumes.
         backbone_file: the weights under timm's names; the header describes how to build the model.
         results_file: the evaluation of the finished run.
+        inputs: the folder of `Spec.kept_files`, if there are any.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -57,6 +58,7 @@ class Run:
         self.checkpoints = Checkpoints(self.path)
         self.backbone_file = self.path / BACKBONE_FILE
         self.results_file = self.path / "results.json"
+        self.inputs = self.path / "inputs"
 
     @classmethod
     def create(cls, path: str | Path | None, config: RunConfig) -> Run:
@@ -92,17 +94,25 @@ class Run:
             raise UserError(f"--out {run.path}: cannot be made: {error.strerror}") from error
         return run
 
-    def begin(self, config: RunConfig) -> None:
+    def begin(self, config: RunConfig, spec: Spec | None = None) -> None:
         """Write the configuration of a new run; its directory must exist and be locked.
+
+        Args:
+            config: the configuration.
+            spec: the description of its data, whose `Spec.kept_files` are written too.
 
         Raises:
             UserError: the directory is not empty, or cannot be written into.
         """
         self.check_free()
         config = config.model_copy(update={"provenance": provenance(config.task.name)})
+        kept = {} if spec is None else spec.kept_files()
         try:
+            for name, content in kept.items():
+                self.inputs.mkdir(exist_ok=True)
+                write_atomic(self.inputs / name, content)
             write_atomic(self.config_file, dump_config(config).encode())
-        except Unwritable as error:
+        except (OSError, Unwritable) as error:
             self.discard()
             raise UserError(f"--out {self.path}: {error}") from error
 
@@ -132,6 +142,14 @@ class Run:
         if taken:
             hint = f", or resume it: --resume {self.path}" if self.config_file.is_file() else ""
             raise UserError(f"--out {self.path}: exists and is not empty; choose another folder{hint}")
+
+    def with_inputs(self, config: RunConfig) -> RunConfig:
+        """Return a configuration of the run that reads its data with the files that the run keeps."""
+        if not self.inputs.is_dir():
+            return config
+        kept = {file.stem: str(file) for file in sorted(self.inputs.iterdir())}
+        data = config.data.model_copy(update={"options": {**config.data.options, **kept}})
+        return config.model_copy(update={"data": data})
 
     def discard(self) -> None:
         """Remove the files of a new run that has made no step, and the folder unless it has others."""

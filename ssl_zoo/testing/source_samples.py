@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssl_zoo import tree
 from ssl_zoo.data import Split
-from ssl_zoo.runs.backbone import spec_class
+from ssl_zoo.plugins.specs import spec_class
 from ssl_zoo.spec import Spec
 from ssl_zoo.testing.check import CheckFailed, CheckSkipped, require, same
 from ssl_zoo.testing.definition import require_refuses_nonsense

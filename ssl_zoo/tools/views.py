@@ -46,7 +46,7 @@ def views(
     """
     opened = Run.open(run) if run is not None else None
     if opened is not None:
-        config = opened.config()
+        config = opened.with_inputs(opened.config())
     if config is None:
         raise TypeError("views needs a config or a run")
     data = build_data(config, torch.device("cpu"))

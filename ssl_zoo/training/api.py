@@ -99,7 +99,7 @@ def train(
         _ignore_ddp_warnings(),
     ):
         device = Device.choose(config.train, local_rank)
-        data = build_data(config, device.device, data)
+        data = build_data(config if run is None else run.with_inputs(config), device.device, data)
         if resumption is not None:
             resumption.check_data(data)
         device = tune_device(config, data, device)
@@ -115,7 +115,7 @@ def train(
             run = Run(distributed.broadcast_from_rank0(str(run.path) if run is not None else ""))
             with run.lock() if first else contextlib.nullcontext():
                 if first and resume is None:
-                    run.begin(trainer.config)
+                    run.begin(trainer.config, data.spec)
                 _carry_out(trainer, run, names, with_baselines, resumption, notices)
     return run
 

@@ -97,7 +97,7 @@ def replay(file: str | Path) -> Losses:
     check_settings(run, state, config)
     device = Device.choose(config.train)
     with device.computing():
-        data = build_data(config, device.device)
+        data = build_data(run.with_inputs(config), device.device)
         trainer = Trainer(config, data, device, build_task(config, data.spec, restored=True))
         with state_dict_errors(file):
             trainer.load_state_dict(state)

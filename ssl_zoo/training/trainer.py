@@ -50,8 +50,8 @@ class Trainer:
         budget: the length of the run.
         step: optimiser steps done.
         seconds: time spent in training so far, without evaluation.
-        passes: samples that encoders process for each sample drawn; None before the first step, and
-            with `torch.compile`.
+        passes: samples that encoders process for each sample drawn, the mean over the steps so far;
+            None before the first one, and with `torch.compile`.
         grad_norm: the norm of the last step's gradient, before clipping.
         finite: the check of each step's losses and gradient.
         phase: a context manager around each phase of a step, called with its name in `PHASES`. It
@@ -206,11 +206,13 @@ class Trainer:
         """
         self._batches = batches
         views = map(self.views, itertools.count(), batches)
-        if self.passes is not None or self.device.compile:
+        if self.device.compile:
             return self.step_on(views, len(batches))
         with count_passes(self.task) as passes:
             losses = self.step_on(views, len(batches))
-        self.passes = passes.samples / sum(len(batch.numbers) for batch in batches)
+        measured = passes.samples / sum(len(batch.numbers) for batch in batches)
+        before = measured if self.passes is None else self.passes
+        self.passes = before + (measured - before) / self.step
         return losses
 
     def views(self, i: int, batch: Batch, purpose: str = "views") -> tuple[Tensor, ...]:

@@ -309,6 +309,34 @@ def test_kmeans_finds_separated_blobs_whatever_the_lengths_of_their_rows() -> No
     assert kmeans(x, 3, seed=seed)[1].view(3, 20).equal(assigned)
 
 
+@pytest.mark.parametrize("shift", [0.0, 1e3])
+def test_kmeans_by_distance_is_that_of_literal_rounds(shift: float) -> None:
+    x = normal(60, 3) + 2 * F.one_hot(torch.arange(60) % 3, 3) + shift
+    centroids, assigned = kmeans(x, 3, spherical=False)
+    c = x[torch.randperm(60, generator=torch.Generator().manual_seed(0))[:3]]
+    for _ in range(10):
+        nearest = [min(range(3), key=lambda k: float((row - c[k]).square().sum())) for row in x]
+        c = torch.stack([x[[i for i in range(60) if nearest[i] == k]].mean(0) for k in range(3)])
+    torch.testing.assert_close(centroids, c)
+    assert assigned.equal(torch.cdist(x - shift, c - shift).argmin(1))
+    single, _ = kmeans(x.float(), 3, spherical=False)
+    torch.testing.assert_close(single, c.float(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("limit", [2**24, 30])
+def test_empty_clusters_take_over_the_farthest_rows(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssl_zoo.nn, "MAX_SCORES", limit)
+    x = torch.cat([torch.zeros(50, 2).double(), normal(20, 2)])
+    start = x[torch.randperm(70, generator=torch.Generator().manual_seed(0))[:8]]
+    assert len(start.unique(dim=0)) < 8  # some are equal, so that only one of these gets rows
+    assigned = kmeans(x, 8, spherical=False, relocate=True)[1]
+    assert len(assigned.unique()) == 8
+    distance, nearest = torch.cdist(x, start).min(1)
+    empty = nearest.bincount(minlength=8) == 0
+    once = kmeans(x, 8, rounds=1, spherical=False, relocate=True)[0]
+    torch.testing.assert_close(once[empty], x[distance.topk(8).indices][empty])
+
+
 def test_an_empty_cluster_keeps_its_centroid_and_too_many_clusters_are_refused() -> None:
     x = torch.ones(4, 2).double()
     centroids, assigned = kmeans(x, 3)

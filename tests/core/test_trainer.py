@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 import math
 import warnings
@@ -355,6 +357,29 @@ def test_a_run_says_what_it_cost(tmp_path: Path) -> None:
         )
         assert results["peak_memory_bytes"] > 5e7
         assert results["needs_labels"] is False
+
+
+class Later(Colour):
+    """A task that passes its samples through the encoder three times from the third step on."""
+
+    name = "later"
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        if self.steps >= 2:
+            self.encoder(torch.cat([*views, *views]))
+        return super().loss(views)
+
+
+def test_passes_are_the_mean_over_all_steps_also_after_resuming() -> None:
+    registry.register_task(Later)
+    t, resumed = trainer("later"), trainer("later")
+    batches = itertools.islice(t.epoch_batches(), 5)
+    for k, step in enumerate(batches):
+        if k == 3:
+            resumed.load_state_dict(copy.deepcopy(t.state_dict()))
+        (t if k < 3 else resumed).train_step(step)
+    assert t.passes == pytest.approx((1 + 1 + 3) / 3)
+    assert resumed.passes == pytest.approx((1 + 1 + 3 + 3 + 3) / 5)
 
 
 def test_labels_reach_a_task_that_says_it_needs_them_and_no_other(tmp_path: Path) -> None:

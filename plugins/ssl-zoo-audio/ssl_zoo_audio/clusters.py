@@ -5,41 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor
 
-from ssl_zoo import distributed
-from ssl_zoo.nn import DeferredUpdate
+from ssl_zoo import Field, TaskOptions, distributed
+from ssl_zoo.nn import DeferredUpdate, kmeans
 
 ROUNDS = 20
 """The number of rounds of k-means."""
 
 
-@torch.no_grad()
-def lloyd(x: Tensor, number: int, rounds: int = ROUNDS, seed: int = 0) -> Tensor:
-    """Return the centroids [K, D] of k-means by squared distance, from seeded random rows.
+class ClusterOptions(TaskOptions):
+    """The options of clusters that are fitted to a sample of features."""
 
-    An empty cluster takes over the row that is farthest from its centroid. The same rows and seed give
-    the same centroids in every process.
+    clusters: int = Field(50, ge=2, description="number of clusters; the paper has 100, then 500")
+    sample: int = Field(4096, ge=2, description="features that clusters are fitted to")
 
-    Args:
-        x: rows [N, D].
-        number: K, at most N.
-        rounds: the number of rounds.
-        seed: the seed of the rows to start from.
-    """
-    with torch.autocast(x.device.type, enabled=False):
-        x = x.float()
-        start = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:number]
-        centroids = x[start.to(x.device)]
-        for _ in range(rounds):
-            distances, nearest = torch.cdist(x, centroids).min(1)
-            # A product of matrices: on a GPU index_add_ sums in any order.
-            member = F.one_hot(nearest, number).to(x.dtype)
-            counts = member.sum(0)[:, None]
-            farthest = x[distances.topk(number).indices]
-            centroids = torch.where(counts > 0, member.T @ x / counts.clamp(min=1), farthest)
-        return centroids
+    @model_validator(mode="after")
+    def _enough_features(self) -> ClusterOptions:
+        if self.sample < self.clusters:
+            raise ValueError(
+                f"sample is below the number of clusters, {self.clusters} ({self.sample}); raise it"
+            )
+        return self
 
 
 class PlaceClusters(DeferredUpdate):
@@ -130,7 +118,10 @@ class PlaceClusters(DeferredUpdate):
         if len(rows) == missing:
             self.mean.copy_(self.sample.mean(0))
             self.deviation.copy_(self.sample.std(0).clamp(min=1e-5))
-            self.centroids.copy_(lloyd((self.sample - self.mean) / self.deviation, len(self.centroids)))
+            standardised = (self.sample - self.mean) / self.deviation
+            number = len(self.centroids)
+            found, _ = kmeans(standardised, number, ROUNDS, spherical=False, relocate=True)
+            self.centroids.copy_(found)
 
     def _set(self, filled: int) -> None:
         self._filled = filled

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_zoo import Field, Losses, Rng, Task
+from ssl_zoo import Field, Losses
 from ssl_zoo.nn import Teacher, full_precision
 from ssl_zoo_audio.encoders.base import Local, SoundEncoder
-from ssl_zoo_audio.masked import MaskedOptions, hidden_gallery, new_token
+from ssl_zoo_audio.masked import MaskedOptions, MaskedTask, new_token
 from ssl_zoo_audio.recipes import recipe
-from ssl_zoo_audio.sound import Sound
 from ssl_zoo_audio.spec import SoundSpec
 
 
@@ -28,15 +27,12 @@ def instance_norm(x: Tensor, valid: Tensor) -> Tensor:
     return centred * (centred.square().sum(1, keepdim=True) / n + 1e-5).rsqrt()
 
 
-class Data2VecAudio(Task):
+class Data2VecAudio(MaskedTask):
     """Predict at hidden places the layers of a momentum teacher, which sees the whole clip."""
 
     name = "data2vec-audio"
     paper = "Baevski et al. 2022, data2vec, arXiv:2202.03555"
     family = "masked"
-    modality = "audio"
-    encoder: SoundEncoder
-    spec: SoundSpec
     passes = 2
     recipe = recipe("mel-mini", {"positions": "convolution"}, epochs=25)
 
@@ -61,11 +57,6 @@ class Data2VecAudio(Task):
         self.project = nn.Linear(encoder.place_width, encoder.place_width)
         start, end = options.momentum
         self.teacher = Teacher(encoder, start=start, end=end, kind="linear", share=options.momentum_rise)
-
-    def views(self, batch: Sound, rng: Rng) -> tuple[Any, ...]:
-        """Return prepared clips, and which of their places are hidden, bool [B, T]."""
-        x = self.spec.prepare(batch)
-        return x, self.options.hide(self.encoder, self.spec, x, rng)
 
     @torch.no_grad()
     def targets(self, local: Local) -> Tensor:
@@ -93,7 +84,3 @@ class Data2VecAudio(Task):
     def after_step(self, progress: float) -> None:
         """Update the teacher."""
         self.teacher.update(progress, self.encoder)
-
-    def gallery(self, views: tuple[Any, ...]) -> dict[str, Any]:
-        """Return clips with their hidden spans dark."""
-        return hidden_gallery(self.spec, *views)

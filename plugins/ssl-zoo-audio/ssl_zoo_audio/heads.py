@@ -31,10 +31,7 @@ class CodePredictor(nn.Module):
 
     @torch.no_grad()
     def restart(self, seed: int) -> None:
-        """Draw the embeddings and the projection anew, for other clusters; the same in every process.
-
-        The optimiser keeps its moments of them.
-        """
+        """Draw the embeddings and the projection anew, for other clusters; the same in every process."""
         generator = torch.Generator().manual_seed(seed)
         for weight, scale in ((self.codes, 1.0), (self.project.weight, self.project.in_features**-0.5)):
             weight.copy_(scale * torch.randn(weight.shape, generator=generator))

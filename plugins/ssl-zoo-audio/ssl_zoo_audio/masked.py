@@ -1,4 +1,4 @@
-"""Options, tokens and pictures of hidden spans, which several tasks share."""
+"""Options, views, tokens and pictures of hidden spans, which several tasks share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_zoo import Field, Rng, TaskOptions, Unsuitable, distributed
+from ssl_zoo import Field, Rng, Task, TaskOptions, Unsuitable, distributed
 from ssl_zoo.nn import full_precision
 from ssl_zoo_audio.encoders.base import Local, SoundEncoder
 from ssl_zoo_audio.masks import draw_spans
@@ -63,6 +63,19 @@ def feature_penalty(local: Local) -> Tensor:
     return total / number.detach()
 
 
-def hidden_gallery(spec: SoundSpec, x: Sound, hidden: Tensor) -> dict[str, Any]:
-    """Return the column of clips with dark hidden spans, which stands beside the clips."""
-    return {"hidden": spec.spectrograms(x, hidden)}
+class MaskedTask(Task):
+    """A task on clips that hides spans of places from the network."""
+
+    modality = "audio"
+    encoder: SoundEncoder
+    spec: SoundSpec
+
+    def views(self, batch: Sound, rng: Rng) -> tuple[Any, ...]:
+        """Return prepared clips, and which of their places are hidden, bool [B, T]."""
+        x = self.spec.prepare(batch)
+        return x, self.options.hide(self.encoder, self.spec, x, rng)
+
+    def gallery(self, views: tuple[Any, ...]) -> dict[str, Any]:
+        """Return clips with their hidden spans dark, to stand beside the clips."""
+        x, hidden, *_ = views
+        return {"hidden": self.spec.spectrograms(x, hidden)}

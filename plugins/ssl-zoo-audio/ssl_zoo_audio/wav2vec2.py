@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from ssl_zoo import Field, Losses, Rng, Task
+from ssl_zoo import Field, Losses, Rng
 from ssl_zoo.nn import schedule
 from ssl_zoo_audio.encoders.base import SoundEncoder
 from ssl_zoo_audio.heads import contrastive_scores, first_wins
-from ssl_zoo_audio.masked import ConvOptions, feature_penalty, hidden_gallery, new_token
+from ssl_zoo_audio.masked import ConvOptions, MaskedTask, feature_penalty, new_token
 from ssl_zoo_audio.masks import draw_others
 from ssl_zoo_audio.quantiser import GumbelQuantiser, diversity_loss, mean_probabilities, perplexities
 from ssl_zoo_audio.recipes import recipe
@@ -18,15 +18,12 @@ from ssl_zoo_audio.sound import Sound
 from ssl_zoo_audio.spec import SoundSpec
 
 
-class Wav2Vec2(Task):
+class Wav2Vec2(MaskedTask):
     """Tell the quantised features of each hidden place from those of other hidden places of the clip."""
 
     name = "wav2vec2"
     paper = "Baevski et al. 2020, wav2vec 2.0, arXiv:2006.11477"
     family = "contrastive"
-    modality = "audio"
-    encoder: SoundEncoder
-    spec: SoundSpec
     passes = 1
     recipe = recipe("mel-mini", {"layer": 3}, epochs=25)
 
@@ -83,7 +80,3 @@ class Wav2Vec2(Task):
         }
         total = contrastive + self.options.diversity * diversity + self.options.feature_penalty * penalty
         return Losses(total, logs, usable.sum())
-
-    def gallery(self, views: tuple[Any, ...]) -> dict[str, Any]:
-        """Return clips with their hidden spans dark."""
-        return hidden_gallery(self.spec, *views[:2])

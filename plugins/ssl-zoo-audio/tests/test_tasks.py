@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from ssl_zoo_audio.augmentation import log_mixup, resized_crop, standardise_batch
 from ssl_zoo_audio.byol_a import BYOLA
-from ssl_zoo_audio.clusters import PlaceClusters, lloyd
+from ssl_zoo_audio.clusters import PlaceClusters
 from ssl_zoo_audio.cpc import CPCAudio
 from ssl_zoo_audio.data2vec import Data2VecAudio, instance_norm
 from ssl_zoo_audio.heads import CodePredictor, contrastive_scores, first_wins, future_scores
@@ -156,22 +156,6 @@ def test_others_are_other_hidden_places_of_the_clip() -> None:
 # --- HuBERT ---
 
 
-def test_kmeans_is_that_of_literal_rounds() -> None:
-    x = noise(60, 3).double() + 4 * F.one_hot(torch.arange(60) % 3, 3)
-    centroids = lloyd(x.float(), 3, rounds=10)
-    start = x[torch.randperm(60, generator=torch.Generator().manual_seed(0))[:3]]
-    for _ in range(10):
-        nearest = [min(range(3), key=lambda k: float((row - start[k]).square().sum())) for row in x]
-        start = torch.stack([x[[i for i in range(60) if nearest[i] == k]].mean(0) for k in range(3)])
-    assert torch.allclose(centroids, start.float(), atol=1e-5)
-
-
-def test_no_cluster_stays_empty() -> None:
-    x = torch.cat([torch.zeros(50, 2), noise(20, 2)])
-    nearest = torch.cdist(x, lloyd(x, 8)).argmin(1)
-    assert len(nearest.unique()) == 8
-
-
 def test_clusters_are_fitted_once_to_standardised_places() -> None:
     clusters, x = PlaceClusters(4, 3, rows=40), 5 * noise(2, 30, 3) + 7
     valid = within(torch.tensor([30, 10]), 30)
@@ -251,7 +235,7 @@ def test_hubert_clusters_its_own_features_after_a_third() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layer": 3}, r"^task\.layer: is above the number of layers, 2 \(3\); give 1 to 2$"),
+        ({"layer": 3}, r"^task\.layer: there are 2 layers \(3\); give 1 to 2$"),
         ({"clusters": 300}, r"sample is below the number of clusters, 300 \(256\); raise it"),
     ],
 )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import replace
+from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_zoo import Field, Notice, UserError
@@ -19,8 +18,9 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import ArraySplit, DataSet, SourceOptions
 from ssl_zoo.data.holdout import group_by_name, merge_groups, stratified_split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
-from ssl_zoo.text import printable
-from ssl_zoo_text.spec import Text, TextSpec, collate
+from ssl_zoo.text import error_reason, printable
+from ssl_zoo_text.coding import Blocks, Coded, IntArray, Recent, count, digest, encode
+from ssl_zoo_text.spec import TextSpec, collate
 from ssl_zoo_text.tokenizer import (
     CLS,
     KINDS,
@@ -28,7 +28,6 @@ from ssl_zoo_text.tokenizer import (
     SPECIALS,
     UNK,
     cut_text,
-    parse,
     read_tokenizer,
     train_tokenizer,
 )
@@ -41,9 +40,6 @@ CORPUS = Notice(
 )
 MAX_DOCUMENT = 1_000_000
 """Documents of more characters are cut into pieces of at most this length, between words if possible."""
-
-
-IntArray: TypeAlias = NDArray[np.integer[Any]]
 
 
 class Document(NamedTuple):
@@ -75,21 +71,6 @@ class TextOptions(SourceOptions):
     passages: int = Field(
         4096, ge=2, description="maximum number of passages to evaluate with; a quarter of it to test on"
     )
-
-
-@dataclass(frozen=True)
-class _Coded:
-    """A document as tokens.
-
-    Attributes:
-        ids: the ids of its sentences, one after the other, int32 [n].
-        ends: the number of ids up to the end of each sentence, int64 [s].
-        name: the name of the document.
-    """
-
-    ids: IntArray
-    ends: IntArray
-    name: str
 
 
 def build(
@@ -133,40 +114,42 @@ def build(
     labels = torch.tensor([classes.index(d.label) if d.label is not None else -1 for d in documents])
     labelled = bool(classes) and all(d.label is not None or d.split == "unlabelled" for d in documents)
     train, test = _sides(documents, owners, labels if labelled else labels * 0, config)
-    content = _tokenizer(options, tuple(documents[i].text for i in train.tolist()))
-    coded = _encode(content, tuple(documents))
+    order, number_train = torch.cat([train, test]), len(train)
+    labels, documents = labels[order], [documents[i] for i in order.tolist()]  # to train on first
+    texts = [document.text for document in documents]
+    content = _tokenizer(options, texts[:number_train])
+    coded = _encoded(content, texts, config)
     spec = TextSpec(length=options.length, tokenizer=content, classes=len(classes) if labelled else None)
 
-    end = np.array([SEP], dtype=np.int32)
-    stream = np.concatenate([end[:0], *(ids for i in train.tolist() for ids in (coded[i].ids, end))])
-    blocks = pack(stream, options.length)
-    lengths = torch.tensor([len(coded[i].ids) + 1 for i in train.tolist()], dtype=torch.long)
-    label_of = middle(labels[train].repeat_interleave(lengths), options.length)
+    stream = coded.ids[: coded.start(number_train)]
+    blocks = Blocks.of(stream, options.length)
+    label_of = labels[coded.owners(blocks.middles)]
     block_labels = label_of if labelled and bool((label_of >= 0).all()) else None
-    if len(blocks.ids) < 2:
+    if len(blocks) < 2:
         raise UserError(
             f"data.source: {name} has {len(stream):,} tokens to train on, fewer than two samples of "
             f"{options.length}; give more text, or a smaller data.options.length"
         )
-    trained_on = _passages(coded, train, options.length)
-    seen = {passage.ids.tobytes() for passage in trained_on}
-    found = _passages(coded, test, options.length)
-    unseen = [passage for passage in found if passage.ids.tobytes() not in seen]
+    trained_on = _passages(coded, range(number_train), options.length)
+    found = _passages(coded, range(number_train, len(documents)), options.length)
+    unseen = found[~np.isin(_hashes(coded, found), _hashes(coded, trained_on))]
     known = labels if labelled else None
     if labelled:
-        trained_on = [passage for passage in trained_on if labels[passage.document] >= 0]
-    bank = _split(trained_on, known, options.length, options.passages)
-    held = _split(unseen, known, options.length, max(2, options.passages // 4))
-    counts = np.bincount(stream, minlength=spec.vocabulary)
+        trained_on = trained_on[labels.numpy()[trained_on[:, 0]] >= 0]
+    names = [document.name for document in documents]
+    bank = _split(coded, _spread(trained_on, options.passages), names, known, options.length)
+    held = _split(coded, _spread(unseen, max(2, options.passages // 4)), names, known, options.length)
+    counts = count(stream, spec.vocabulary)
     unknown = int(counts[UNK]) / max(1, len(stream))
     counts[: len(SPECIALS)] = 0
+    cut = float(np.mean(coded.sentences > options.length - 2))
     spec = replace(spec, counts=tuple(counts.tolist()))
     CORPUS(
         f"{name}: {_count(number, documents, owners)}, "
         f"{len(stream):,} tokens to train on in blocks of {options.length}, {spec.vocabulary:,} "
         f"tokens in the vocabulary{_origin(options)}, {unknown:.2%} unknown; "
         "evaluated on passages of whole sentences, "
-        f"{_share_cut(coded, options.length):.1%} of the sentences cut at {options.length - 2} tokens"
+        f"{cut:.1%} of the sentences cut at {options.length - 2} tokens"
         f"{_say_seen(len(found) - len(unseen))}; "
         f"unigram entropy {spec.unigram_entropy():.2f} nats"
     )
@@ -180,7 +163,7 @@ def build(
     return DataSet(
         name,
         spec,
-        ArraySplit(blocks, block_labels, unreadable).to(device),
+        Blocks(blocks.rows, block_labels, unreadable).to(device),
         held.to(device) if len(held) else None,
         bank.to(device),
         tuple(classes) if labelled else None,
@@ -191,7 +174,8 @@ def build(
 def _cut(document: Document) -> Iterator[Document]:
     """Yield a document with single spaces between words, in pieces if it is too long."""
     for piece in cut_text(document.text, MAX_DOCUMENT):
-        yield document._replace(text=" ".join(piece.split()))
+        text = " ".join(piece.split())
+        yield document if text == document.text else document._replace(text=text)
 
 
 def _distinct(documents: Iterable[Document]) -> tuple[list[Document], list[int]]:
@@ -250,29 +234,6 @@ def _count(number: int, pieces: Sequence[Document], owners: Sequence[int]) -> st
     return text
 
 
-def split_sentences(text: str) -> list[str]:
-    """Return the sentences of a text: they end with a full stop, question or exclamation mark.
-
-    Closing quotes and brackets belong to the sentence. An abbreviation such as "Dr." ends one too.
-    """
-    return [s for s in re.split(r"(?<=[.?!])\s+|(?<=[.?!][\"')\]])\s+", text) if s]
-
-
-def pack(stream: Sequence[int] | IntArray, length: int) -> Text:
-    """Cut a stream of ids into blocks [N, length], each [CLS] and `length` - 1 ids; the rest goes."""
-    number = len(stream) // (length - 1)
-    ids = torch.full((number, length), CLS)
-    body = np.asarray(stream)[: number * (length - 1)].reshape(number, length - 1)
-    ids[:, 1:] = torch.from_numpy(body)
-    return Text(ids, torch.full((number,), length))
-
-
-def middle(values: Tensor, length: int) -> Tensor:
-    """Return the value of the middle id of each block that `pack` cuts a stream of values [n] into."""
-    number = len(values) // (length - 1)
-    return values[: number * (length - 1)].view(number, length - 1)[:, (length - 1) // 2]
-
-
 def join_sentences(ends: Iterable[int], limit: int) -> list[tuple[int, int]]:
     """Join sentences to passages of at most `limit` ids; a longer sentence is cut into several.
 
@@ -296,45 +257,47 @@ def join_sentences(ends: Iterable[int], limit: int) -> list[tuple[int, int]]:
     return passages
 
 
-class _Passage(NamedTuple):
-    """Some sentences of a document: its number, the passage's name, and the ids, int32 [n]."""
+def _passages(coded: Coded, documents: range, length: int) -> IntArray:
+    """Return the passages of documents, int64 [P, 5].
 
-    document: int
-    name: str
-    ids: IntArray
-
-
-def _passages(coded: Sequence[_Coded], indices: Tensor, length: int) -> list[_Passage]:
-    """Return all passages of the documents with these indices, in order."""
-    found: list[_Passage] = []
-    for i in indices.tolist():
-        document = coded[i]
-        spans = join_sentences(document.ends.tolist(), length - 2)
+    The columns are the document, the passage's number in it, the number of these, and where in the ids
+    it begins and ends.
+    """
+    found = array("q")
+    for i in documents:
+        start, spans = coded.start(i), join_sentences(coded.sentence_ends(i), length - 2)
         for k, (begin, end) in enumerate(spans):
-            name = f"{document.name}[{k}]" if len(spans) > 1 else document.name
-            found.append(_Passage(i, name, document.ids[begin:end]))
-    return found
+            found.extend((i, k, len(spans), start + begin, start + end))
+    return np.array(found, np.int64).reshape(-1, 5)
 
 
-def _split(passages: list[_Passage], labels: Tensor | None, length: int, limit: int) -> ArraySplit:
-    """Return at most `limit` passages, evenly spread, with the labels of their documents and names."""
-    if len(passages) > limit:
-        passages = [passages[k] for k in torch.linspace(0, len(passages) - 1, limit).long().tolist()]
-    text = collate([[CLS, *passage.ids.tolist(), SEP] for passage in passages], length)
-    owners = torch.tensor([passage.document for passage in passages], dtype=torch.long)
-    names = [passage.name for passage in passages]
-    return ArraySplit(text, None if labels is None else labels[owners], names=names)
+def _hashes(coded: Coded, passages: IntArray) -> IntArray:
+    """Return a hash of the ids of each passage, uint64 [P]."""
+    spans = passages[:, 3:].tolist()
+    digests = (blake2b(coded.ids[begin:end].tobytes(), digest_size=8).digest() for begin, end in spans)
+    return np.array([int.from_bytes(digest, "little") for digest in digests], np.uint64)
+
+
+def _spread(passages: IntArray, limit: int) -> IntArray:
+    """Return at most `limit` passages, evenly spread."""
+    if len(passages) <= limit:
+        return passages
+    return passages[torch.linspace(0, len(passages) - 1, limit).long().numpy()]
+
+
+def _split(
+    coded: Coded, passages: IntArray, names: Sequence[str], labels: Tensor | None, length: int
+) -> ArraySplit:
+    """Return passages with the labels and the names of their documents."""
+    text = collate([[CLS, *coded.ids[b:e].tolist(), SEP] for *_, b, e in passages.tolist()], length)
+    named = [f"{names[i]}[{k}]" if n > 1 else names[i] for i, k, n, *_ in passages.tolist()]
+    owners = torch.from_numpy(passages[:, 0].copy())
+    return ArraySplit(text, None if labels is None else labels[owners], names=named)
 
 
 def _say_seen(number: int) -> str:
     """Return how many passages to evaluate on are left out, as a part of a sentence."""
     return f", {number:,} left out that equal one trained on" if number else ""
-
-
-def _share_cut(coded: Sequence[_Coded], length: int) -> float:
-    """Return the share of sentences that do not fit into a sample."""
-    long = sum(int((np.diff(d.ends, prepend=0) > length - 2).sum()) for d in coded)
-    return long / max(1, sum(len(d.ends) for d in coded))
 
 
 def _origin(options: TextOptions) -> str:
@@ -343,51 +306,35 @@ def _origin(options: TextOptions) -> str:
     return "" if choice in KINDS or choice.startswith("{") else f" of {printable(choice)}"
 
 
-def _tokenizer(options: TextOptions, texts: tuple[str, ...]) -> str:
+def _tokenizer(options: TextOptions, texts: Sequence[str]) -> str:
     """Return the tokenizer that the options ask for, trained on these texts if on any."""
-    choice = options.tokenizer
+    choice, number = options.tokenizer, options.vocabulary
     if choice in KINDS:
-        return _trained(choice, options.vocabulary, texts)
+        key = (choice, number, digest(texts))
+        return _TOKENIZERS.get(key, lambda: train_tokenizer(choice, texts, number))
     if choice.startswith("{"):  # as `TextSpec.data_settings` gives it
         return choice
     return read_tokenizer(user_path("data.options.tokenizer", choice))
 
 
-@lru_cache(maxsize=2)
-def _trained(kind: str, vocabulary: int, texts: tuple[str, ...]) -> str:
-    return train_tokenizer(kind, texts, vocabulary)
+_TOKENIZERS: Recent[str] = Recent()
+_CODED: Recent[Coded] = Recent()
 
 
-@lru_cache(maxsize=2)
-def _encode(content: str, documents: tuple[Document, ...]) -> list[_Coded]:
-    """Return the documents as ids."""
-    tokenizer, coded = parse(content), []
-    for batch in _batches(documents):
-        sentences = [split_sentences(document.text) for document in batch]
-        flat = tokenizer.encode_batch_fast(
-            [s for part in sentences for s in part], add_special_tokens=False
-        )
-        rows = iter(flat)
-        for document, part in zip(batch, sentences, strict=True):
-            ids = [np.array(next(rows).ids, dtype=np.int32) for _ in part]
-            coded.append(
-                _Coded(np.concatenate(ids), np.cumsum([len(row) for row in ids]), document.name)
-            )
-    return coded
+def _encoded(content: str, texts: Sequence[str], config: DataConfig) -> Coded:
+    """Return texts as ids, in a file if there is a folder for it, ``data.cache``.
 
-
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Yield documents in turn, together of some `MAX_DOCUMENT` characters.
-
-    The tokenizer keeps some hundred bytes a token until they are read.
+    Raises:
+        UserError: the file cannot be written.
     """
-    batch: list[Document] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document.text)
-        if characters >= MAX_DOCUMENT:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+    folder = None if config.cache is None else user_path("data.cache", str(config.cache))
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        key = (content, digest(texts), folder)
+        return _CODED.get(key, lambda: encode(content, texts, folder))
+    except OSError as error:
+        raise UserError(
+            f"data.cache: cannot write into {printable(str(folder))}: {error_reason(error)}; "
+            "name another folder, or leave data.cache out"
+        ) from error

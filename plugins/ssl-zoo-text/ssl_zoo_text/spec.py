@@ -160,6 +160,10 @@ class TextSpec(Spec):
         """Return the length, and the run or file that has the tokenizer."""
         return {"options": {"length": self.length, "tokenizer": file}}
 
+    def kept_files(self) -> dict[str, bytes]:
+        """Return the tokenizer, so that another run that it is from may go."""
+        return {"tokenizer.json": self.tokenizer.encode()}
+
     def adopt(self, other: Spec) -> TextSpec:
         """Return this description for other texts of the same tokens.
 

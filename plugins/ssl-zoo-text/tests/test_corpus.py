@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import OPTIONS, SmallTexts, small_data, small_spec
-from ssl_zoo_text import corpus
+from ssl_zoo_text import coding, corpus
 from ssl_zoo_text.bert import BERT
+from ssl_zoo_text.coding import Blocks, Coded, count, encode, split_sentences
 from ssl_zoo_text.corpus import (
     Document,
     TextOptions,
     build,
     join_sentences,
-    middle,
-    pack,
-    split_sentences,
 )
 from ssl_zoo_text.kjv import PARTS, chapters
 from ssl_zoo_text.spec import Text, compact
-from ssl_zoo_text.tokenizer import CLS, MASK, PAD, SEP, SPECIALS, tables, train_tokenizer
+from ssl_zoo_text.tokenizer import CLS, MASK, PAD, SEP, SPECIALS, parse, tables, train_tokenizer
 
 from ssl_zoo import Rng, UserError
 from ssl_zoo.config.schema import DataConfig
@@ -115,7 +117,9 @@ def test_blocks_hold_the_train_documents_in_order() -> None:
 def test_a_block_has_the_label_of_its_middle_token() -> None:
     owners = torch.arange(103) // 10
     literal = [int(owners[start + 7]) for start in range(0, 103 - 14, 15)]
-    assert middle(owners, 16).tolist() == literal
+    ids, none = np.zeros(103, np.int32), np.zeros(0, np.int64)
+    coded = Coded(ids, np.append(np.arange(10, 101, 10), 103), none, none)
+    assert coded.owners(Blocks.of(ids, 16).middles).tolist() == literal
     data = small_data()
     assert data.train.labels is not None
     assert len(data.train.labels) == len(data.train)
@@ -147,7 +151,39 @@ def test_sentences_are_joined_to_passages_and_longer_ones_cut() -> None:
     # Sentences of 2, 1, 5, 0 and 1 tokens.
     assert join_sentences([2, 3, 8, 8, 9], 3) == [(0, 3), (3, 6), (6, 9)]
     assert join_sentences([2, 4], 3) == [(0, 2), (2, 4)]
-    assert pack(range(10, 17), 4).ids.tolist() == [[CLS, 10, 11, 12], [CLS, 13, 14, 15]]
+
+
+@pytest.mark.parametrize(("dtype", "first"), [(np.uint16, 65_529), (np.int32, 70_000)])
+def test_blocks_are_cut_from_a_stream_of_small_or_large_ids(dtype: type, first: int) -> None:
+    stream = np.arange(first, first + 7, dtype=dtype)
+    blocks = Blocks.of(stream, 4).to(torch.device("cpu"))
+    x = blocks.batch(torch.tensor([1, 0]))
+    rows = [[CLS, *range(first + 3, first + 6)], [CLS, *range(first, first + 3)]]
+    assert (x.ids.tolist(), x.lengths.tolist(), len(blocks)) == (rows, [4, 4], 2)
+    assert blocks.subset(torch.tensor([1])).batch(torch.tensor([0])).ids.tolist() == rows[:1]
+
+
+def test_documents_are_coded_in_parts_alike_in_memory_and_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(coding, "CHARACTERS_AT_ONCE", 3000)
+    texts, tokenizer = [d.text for d in chapters()[:9]], parse(small_spec().tokenizer)
+    expected, places = [], []
+    for text in texts:
+        sentences = [tokenizer.encode(s, add_special_tokens=False).ids for s in split_sentences(text)]
+        places.append([sum(map(len, sentences[: k + 1])) for k in range(len(sentences))])
+        expected.append([i for ids in sentences for i in ids])
+    for folder in (None, tmp_path):
+        coded = encode(small_spec().tokenizer, texts, folder)
+        assert coded.ids.dtype == np.uint16
+        starts = [coded.start(i) for i in range(10)]
+        assert [coded.ids[a : b - 1].tolist() for a, b in itertools.pairwise(starts)] == expected
+        assert (coded.ids[coded.ends - 1] == SEP).all()
+        assert [coded.sentence_ends(i) for i in range(9)] == places
+        literal = Counter([*itertools.chain(*expected), *[SEP] * 9])
+        assert count(coded.ids, 500).tolist() == [literal[i] for i in range(500)]
+    assert isinstance(coded.ids, np.memmap)
+    assert not list(tmp_path.iterdir())
 
 
 def test_dropped_tokens_leave_no_gap() -> None:

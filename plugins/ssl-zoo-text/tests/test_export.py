@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from ssl_zoo.backbones.build import create_encoder
 from ssl_zoo.config.load import load_config
 from ssl_zoo.runs.backbone import write_backbone
 from ssl_zoo.runs.build import load_data
+from ssl_zoo.runs.run import Run
 
 TEXTS = ["And God said, Let there be light:  and there was light.", "Jesus wept.", "a " * 99, ""]
 
@@ -90,6 +92,26 @@ def test_training_that_starts_from_a_run_takes_its_tokenizer(tmp_path: Path) -> 
         ssl_zoo.UserError, match=r"^backbone\.weights: .* has another tokenizer than the"
     ):
         create_encoder(config.backbone, another)
+
+
+def test_a_run_keeps_the_tokenizer_that_it_started_with(tmp_path: Path) -> None:
+    data, first = SmallTexts(), tmp_path / "first"
+    first.mkdir()
+    write_backbone(first / "backbone.safetensors", data.encoder(), data.config, small_spec())
+    other = tmp_path / "other.txt"
+    other.write_text("".join(f"Line {i} of other texts, with words of its own.\n" for i in range(40)))
+    settings = {"task.name": "bert", "backbone.weights": str(first), "data.source": str(other)}
+    config = load_config(None, settings)
+    spec: Any = load_data(config.data, torch.device("cpu"), "text").spec
+    run = Run.make(tmp_path / "run", config)
+    run.begin(config, spec)
+    shutil.rmtree(first)
+    run = Run.open(run.path.rename(tmp_path / "moved"))
+    assert run.config().data == config.data
+    kept: Any = load_data(run.with_inputs(run.config()).data, torch.device("cpu"), "text").spec
+    assert kept == spec
+    run.discard()
+    assert not run.path.exists()
 
 
 def test_a_tokenizer_is_read_from_a_run_on_text_alone(tmp_path: Path) -> None:

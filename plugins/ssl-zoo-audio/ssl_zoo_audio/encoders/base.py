@@ -174,11 +174,8 @@ class SoundEncoder(Encoder):
         Raises:
             SettingError: there is no such layer.
         """
-        if options.layer is not None and options.layer > depth:
-            raise SettingError(
-                "backbone.options.layer",
-                f"there are {depth} layers ({options.layer}); give 1 to {depth}",
-            )
+        if options.layer is not None:
+            check_layer("backbone.options.layer", options.layer, depth)
         self.depth = depth
         self.layer = -1 if options.layer is None else options.layer - 1
         self.deviation = options.deviation
@@ -217,6 +214,21 @@ def check_divisible(width: int, number: int, option: str) -> None:
             f"must divide the width, {width} ({number}); give {' or '.join(map(str, nearest))}, "
             "or change backbone.options.width",
         )
+
+
+def check_layer(path: str, layer: int, depth: int) -> None:
+    """Raise unless a network of `depth` layers has the layer that a setting names, from 1.
+
+    Args:
+        path: the dotted path of the setting.
+        layer: its value.
+        depth: the number of layers.
+
+    Raises:
+        SettingError: it has not.
+    """
+    if not 1 <= layer <= depth:
+        raise SettingError(path, f"there are {depth} layers ({layer}); give 1 to {depth}")
 
 
 def check_layers(indices: Sequence[int], number: int) -> None:
