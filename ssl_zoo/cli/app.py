@@ -133,7 +133,8 @@ def eval_command(
     subject: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|FILE|timm:NAME", help="Run directory, backbone.safetensors, or timm:NAME."
+            metavar="RUN|FILE|timm:NAME",
+            help="Run directory, a snapshot, a backbone.safetensors, or timm:NAME.",
         ),
     ],
     protocol: StandardProtocols = None,
@@ -205,7 +206,7 @@ def report_command(
 
 @app.command("embed")
 def embed_command(
-    run: Annotated[Path, typer.Argument(help="Run directory, or its backbone.safetensors.")],
+    run: Annotated[Path, typer.Argument(help="Run directory, a snapshot, or a backbone.safetensors.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .npz or .parquet file to write.")],
     data: Annotated[str | None, typer.Option(help="Data to embed (default the run's own).")] = None,
     device: DeviceName = None,
@@ -260,7 +261,7 @@ def predict_command(
 
 @app.command("export")
 def export_command(
-    run: Annotated[Path, typer.Argument(help="Run directory, or its backbone.safetensors.")],
+    run: Annotated[Path, typer.Argument(help="Run directory, a snapshot, or a backbone.safetensors.")],
     to: Annotated[
         Path, typer.Option("--to", help="The .safetensors (for timm) or .onnx file to write.")
     ],

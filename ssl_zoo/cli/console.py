@@ -269,6 +269,8 @@ def _say_left_out(unreadable: Mapping[str, str], excluded: Mapping[str, str]) ->
 
 def print_run(run: Run) -> None:
     """Print a finished run's scores beside the baselines', and where the run is."""
+    from ssl_zoo.runs.run import BEST_FILE
+
     results, source = run.results(), run.config().data.source
     labelled = any("knn" in row for row in results["scores"].values())
     problem = results.get("data", {}).get("no_accuracy")
@@ -278,6 +280,9 @@ def print_run(run: Run) -> None:
         say(f"{source} {problem}: there is no accuracy to show")
     _say_left_out(results["skipped"], results.get("excluded", {}))
     say(f"run: {run.path}")
+    if best := results.get("best"):
+        file = quote(str(run.snapshots / BEST_FILE))
+        say(f"  best {best['figure']}: {best['value']:.4g} at epoch {best['epoch']:.4g}: {file}")
     if labelled:
         say(f"  ssl-zoo eval {quote(str(run.path))}")
     say(f"  model = ssl_zoo.load_backbone({str(run.path)!r})")

@@ -83,7 +83,8 @@ def embed(
     the split, or ``SOURCE SPLIT[INDEX]`` where images are decoded one by one.
 
     Args:
-        run: a run directory; or its `backbone.safetensors`, if `data` is given, for pooled features.
+        run: a run directory, or a file of its ``snapshots``; or a `backbone.safetensors`, if `data` is
+            given, for pooled features.
         data: a folder or a data set's name; None for the run's own data.
         to: the file to write; an existing one is replaced.
         device: the device to compute on; None for the best one.
@@ -122,7 +123,7 @@ def _section(run: str | Path, spec: Spec, data: str | None, settings: Mapping[st
     for path in settings:
         if not path.startswith("data.") or path == "data.source":
             raise UserError(f"{path}: embed takes settings of the section data alone; leave it out")
-    own = {} if data is not None else Run.open(run).config().data.model_dump()
+    own = {} if data is not None else (Run.of_snapshot(run) or Run.open(run)).config().data.model_dump()
     determined = spec.data_settings()
     base = [SettingsSource({"data": values}, str(run)) for values in (own, determined)]
     return load_encoder_config({"data.source": data, **settings}, base=base).data
@@ -130,6 +131,9 @@ def _section(run: str | Path, spec: Spec, data: str | None, settings: Mapping[st
 
 def _subject(run: Path, samples: DataSet, device: Device) -> Subject:
     """Return the features of a run's task, or of its backbone alone where there is no checkpoint."""
+    if (of_snapshot := Run.of_snapshot(run)) is not None:
+        task = restore_task(of_snapshot, samples.spec, snapshot=run)
+        return Subject.of_task(device.place(task), samples, device)
     if run.is_dir() and Run(run).checkpoints:
         return Subject.of_task(device.place(restore_task(Run(run), samples.spec)), samples, device)
     POOLED(f"{run}: embedded by the backbone's pooled features, as there is no checkpoint of its task")
@@ -140,7 +144,7 @@ def _computing(run: str | Path, device: str | None, batch_size: int | None) -> T
     """Return how to compute: in full precision, with the batches of the run where they are known."""
     train = TrainConfig()
     with contextlib.suppress(UserError):  # without the run's configuration, or its task's plugin
-        train = Run.open(run).config().train
+        train = (Run.of_snapshot(run) or Run.open(run)).config().train
     names = ("batch_size", "cached_gradients", "part_size", "eval_batch_size")
     values: dict[str, Any] = {name: getattr(train, name) for name in names}
     if batch_size is not None:
