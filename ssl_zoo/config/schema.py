@@ -252,6 +252,9 @@ class TrainConfig(_Section):
         False, description="pass a large batch through the network in parts, each twice, to save memory"
     )
     part_size: int = Field(64, ge=1, description="samples in a part, see cached_gradients")
+    grad_checkpointing: bool = Field(
+        False, description="recompute the network's activations in the backward pass, to save memory"
+    )
     eval_batch_size: int | None = Field(
         None, ge=1, description="samples in a batch of evaluation; none: follows training and memory"
     )
@@ -307,8 +310,9 @@ class TrainConfig(_Section):
             raise ValueError(f"give one budget, not {' and '.join(budgets)}")
         if not budgets:
             self.__dict__["epochs"] = DEFAULT_EPOCHS  # without counting as set
-        if self.compile is True and self.cached_gradients:
-            raise ValueError("compile cannot be combined with cached_gradients; set one")
+        for name in ("cached_gradients", "grad_checkpointing"):
+            if self.compile is True and getattr(self, name):
+                raise ValueError(f"compile cannot be combined with {name}; set one")
         if self.knn_every is not None and self.knn_points:
             raise ValueError("knn_every cannot be combined with knn_points; set one")
         for name in ("keep_best", "patience"):

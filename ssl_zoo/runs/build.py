@@ -114,7 +114,10 @@ def build_task(config: RunConfig, spec: Spec, *, restored: bool = False) -> Task
         encoder = create_encoder(backbone, spec, cls.any_size)
         if config.train.cached_gradients:
             cache_gradients(encoder, config.train.part_size)
-        return cls(encoder, config.task.options(cls.Options), spec)
+        task = cls(encoder, config.task.options(cls.Options), spec)
+        if config.train.grad_checkpointing:  # not before, as tasks try the encoder in eval mode
+            encoder.checkpoint_gradients()
+        return task
 
 
 def restore_task(

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
 from ssl_zoo import distributed
+from ssl_zoo.backbones.gradient_cache import frozen_statistics
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.data.sample_files import SkippedSamples
@@ -249,7 +250,7 @@ class Trainer:
             with self._local_gradients() if i < number else nullcontext():
                 with self.phase("forward"), self.device.autocast():
                     losses: Losses = self.model(batch_views)
-                with self.phase("backward"):
+                with self.phase("backward"), self._recomputing():
                     scaler.scale(joint.add(losses)).backward()
             del losses  # and its graph
         check_averaged(self.model, self.task, self.step + 1)
@@ -313,6 +314,11 @@ class Trainer:
             local: AbstractContextManager[None] = self.model.no_sync()
             return local
         return nullcontext()
+
+    def _recomputing(self) -> AbstractContextManager[None]:
+        """Temporarily freeze statistics that a second forward pass would update, if there is one."""
+        recomputes = self.config.train.grad_checkpointing
+        return frozen_statistics(self.task) if recomputes else nullcontext()
 
     def confirm(self) -> None:
         """Raise unless the last step's losses and gradient are finite; waits for that step alone.
