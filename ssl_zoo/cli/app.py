@@ -209,17 +209,20 @@ def embed_command(
     run: Annotated[Path, typer.Argument(help="Run directory, a snapshot, or a backbone.safetensors.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .npz or .parquet file to write.")],
     data: Annotated[str | None, typer.Option(help="Data to embed (default the run's own).")] = None,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Features of places, [N, D, h, w], not pooled ones.")
+    ] = False,
     device: DeviceName = None,
     batch_size: EvalBatchSize = None,
     sets: Sets = None,
     json: Json = False,
 ) -> None:
-    """Write the features of every sample, with names and labels, into a file."""
+    """Write the features of every sample, or of its places, with names and labels, into a file."""
     from ssl_zoo.cli import console
     from ssl_zoo.config.load import parse_sets
     from ssl_zoo.tools.embed import embed
 
-    written = embed(run, data, out, device, batch_size, parse_sets(sets or ()))
+    written = embed(run, data, out, device, batch_size, parse_sets(sets or ()), dense)
     if json:
         console.print_results(asdict(written))
     else:

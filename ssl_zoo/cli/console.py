@@ -236,7 +236,8 @@ def _columns_that_fit(comparison: ComparisonTable) -> int:
 def print_embedded(written: Embedded) -> None:
     """Print the number of features and samples written, and of those left out."""
     parts = ", ".join(f"{count:,} {name}" for name, count in written.samples.items())
-    say(f"wrote {written.file}: {written.width} features of {parts} samples")
+    places = f" at {'×'.join(map(str, written.grid))} places" if written.grid else ""
+    say(f"wrote {written.file}: {written.width} features{places} of {parts} samples")
     _say_left_out(written.skipped.unreadable, written.skipped.excluded)
 
 
