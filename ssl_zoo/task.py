@@ -166,6 +166,18 @@ class Encoder(nn.Module, ABC):
         """
         return self
 
+    def checkpoint_gradients(self) -> None:
+        """Let the network recompute its activations in the backward pass, which saves memory.
+
+        Losses and gradients stay the same; so must running statistics, which `ssl_zoo` freezes in the
+        backward pass. By default a network cannot.
+
+        Raises:
+            Unsuitable: it cannot.
+        """
+        name = type(self).__name__
+        raise Unsuitable(f"train.grad_checkpointing: {name} cannot recompute activations; leave it out")
+
     def parameter_layers(self) -> list[list[nn.Parameter]]:
         """Return the parameters by layer, from the input on, for a rate that decays by layer.
 

@@ -113,7 +113,7 @@ class _Cached(Encoder):
             return join([method(part, **options) for part, options in calls])
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), _still(self)
+            return nullcontext(), frozen_statistics(self)
 
         # The batch is an argument of its own, so that torch finds the device whose dropout it repeats.
         return join(
@@ -125,8 +125,11 @@ class _Cached(Encoder):
 
 
 @contextmanager
-def _still(module: nn.Module) -> Iterator[None]:
-    """Temporarily freeze the running statistics of batch norms, which are already updated."""
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Temporarily freeze the running statistics of batch norms, as while activations are recomputed.
+
+    The first computation has updated them.
+    """
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

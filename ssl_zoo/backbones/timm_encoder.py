@@ -33,7 +33,10 @@ class TimmEncoder(Encoder):
         width: D, the size of the pooled features.
         map_width: the number of channels of the feature map.
         embed_width: e, the size of the vectors that the patches are embedded in; None if it has none.
+        recomputes: whether activations are recomputed in the backward pass.
     """
+
+    recomputes = False
 
     def __init__(self, model: nn.Module, probe: Tensor) -> None:
         """Find the widths with a batch of images `probe` [B, C, H, W]; the model is left unchanged.
@@ -156,6 +159,21 @@ class TimmEncoder(Encoder):
             raise Unsuitable(f"the backbone has no tokens; choose {_VIT}")
         return tokens if prefix else tokens[:, number:]
 
+    def checkpoint_gradients(self) -> None:
+        """Let the model recompute the activations of its blocks, by timm's `set_grad_checkpointing`.
+
+        Raises:
+            Unsuitable: the model cannot.
+        """
+        try:
+            self.model.set_grad_checkpointing()
+        except (AttributeError, AssertionError) as error:
+            raise Unsuitable(
+                "train.grad_checkpointing: timm cannot recompute activations of "
+                f"{type(self.model).__name__}; leave it out, or choose --backbone resnet50"
+            ) from error
+        self.recomputes = True
+
     def parameter_layers(self) -> list[list[nn.Parameter]]:
         """Return the parameters by layer, from the input on: a transformer's as timm groups them.
 
@@ -267,6 +285,11 @@ class TimmEncoder(Encoder):
         self, x: Tensor, hidden: Tensor, indices: Sequence[int] | None
     ) -> tuple[Tensor, list[Tensor]]:
         """Return what `_visible_only` does, of a convolutional network."""
+        if self.recomputes:  # in the backward pass all places would be seen
+            raise Unsuitable(
+                "train.grad_checkpointing: a convolutional network with hidden places cannot recompute "
+                "activations; leave it out, and lower --batch-size or set train.cached_gradients"
+            )
         with sparse.masked(self.model, ~hidden):
             if indices is None:
                 unpooled = self._unpooled(x)

@@ -133,7 +133,8 @@ def eval_command(
     subject: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|FILE|timm:NAME", help="Run directory, backbone.safetensors, or timm:NAME."
+            metavar="RUN|FILE|timm:NAME",
+            help="Run directory, a snapshot, a backbone.safetensors, or timm:NAME.",
         ),
     ],
     protocol: StandardProtocols = None,
@@ -205,20 +206,23 @@ def report_command(
 
 @app.command("embed")
 def embed_command(
-    run: Annotated[Path, typer.Argument(help="Run directory, or its backbone.safetensors.")],
+    run: Annotated[Path, typer.Argument(help="Run directory, a snapshot, or a backbone.safetensors.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .npz or .parquet file to write.")],
     data: Annotated[str | None, typer.Option(help="Data to embed (default the run's own).")] = None,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Features of places, [N, D, h, w], not pooled ones.")
+    ] = False,
     device: DeviceName = None,
     batch_size: EvalBatchSize = None,
     sets: Sets = None,
     json: Json = False,
 ) -> None:
-    """Write the features of every sample, with names and labels, into a file."""
+    """Write the features of every sample, or of its places, with names and labels, into a file."""
     from ssl_zoo.cli import console
     from ssl_zoo.config.load import parse_sets
     from ssl_zoo.tools.embed import embed
 
-    written = embed(run, data, out, device, batch_size, parse_sets(sets or ()))
+    written = embed(run, data, out, device, batch_size, parse_sets(sets or ()), dense)
     if json:
         console.print_results(asdict(written))
     else:
@@ -260,7 +264,7 @@ def predict_command(
 
 @app.command("export")
 def export_command(
-    run: Annotated[Path, typer.Argument(help="Run directory, or its backbone.safetensors.")],
+    run: Annotated[Path, typer.Argument(help="Run directory, a snapshot, or a backbone.safetensors.")],
     to: Annotated[
         Path, typer.Option("--to", help="The .safetensors (for timm) or .onnx file to write.")
     ],

@@ -236,7 +236,8 @@ def _columns_that_fit(comparison: ComparisonTable) -> int:
 def print_embedded(written: Embedded) -> None:
     """Print the number of features and samples written, and of those left out."""
     parts = ", ".join(f"{count:,} {name}" for name, count in written.samples.items())
-    say(f"wrote {written.file}: {written.width} features of {parts} samples")
+    places = f" at {'×'.join(map(str, written.grid))} places" if written.grid else ""
+    say(f"wrote {written.file}: {written.width} features{places} of {parts} samples")
     _say_left_out(written.skipped.unreadable, written.skipped.excluded)
 
 
@@ -269,6 +270,8 @@ def _say_left_out(unreadable: Mapping[str, str], excluded: Mapping[str, str]) ->
 
 def print_run(run: Run) -> None:
     """Print a finished run's scores beside the baselines', and where the run is."""
+    from ssl_zoo.runs.run import BEST_FILE
+
     results, source = run.results(), run.config().data.source
     labelled = any("knn" in row for row in results["scores"].values())
     problem = results.get("data", {}).get("no_accuracy")
@@ -278,6 +281,9 @@ def print_run(run: Run) -> None:
         say(f"{source} {problem}: there is no accuracy to show")
     _say_left_out(results["skipped"], results.get("excluded", {}))
     say(f"run: {run.path}")
+    if best := results.get("best"):
+        file = quote(str(run.snapshots / BEST_FILE))
+        say(f"  best {best['figure']}: {best['value']:.4g} at epoch {best['epoch']:.4g}: {file}")
     if labelled:
         say(f"  ssl-zoo eval {quote(str(run.path))}")
     say(f"  model = ssl_zoo.load_backbone({str(run.path)!r})")

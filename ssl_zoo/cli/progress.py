@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ssl_zoo.runs.run import Run
     from ssl_zoo.training import RunSummary
 
+_POSITION = ("step", "epoch", "samples", "seconds", "progress")
+"""The names in a logged line that tell where in the run it is."""
+
 
 class ComparisonProgress:
     """A progress bar of a comparison, with the estimated time left and a line for each ended cell."""
@@ -89,6 +92,13 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def _evaluated(line: Mapping[str, float]) -> list[str]:
+    """Return the figures of an evaluation during training in words."""
+    parts = [f"kNN {line['knn']:.1f} %"] if "knn" in line else []
+    others = [name for name in line if name not in (*_POSITION, "knn")]
+    return parts + [f"{name} {line[name]:.4g}" for name in others]
+
+
 def _note(text: str) -> None:
     err.print(text, markup=False, soft_wrap=True)
 
@@ -129,12 +139,12 @@ class TrainingProgress:
     def ssl_zoo_step_logged(self, metrics: Mapping[str, float]) -> None:
         """Move the bar, or print the accuracy of an evaluation during training."""
         state = f"epoch {metrics['epoch']:.1f}"
-        if "knn" not in metrics:
+        if "lr" in metrics:
             speed = metrics["samples"] / max(metrics["seconds"], 1e-9)
             state += f"  loss {metrics.get('loss', math.nan):.3f}  {speed:,.0f} {self.noun}/s"
             self.bar.update(self.task, completed=metrics["progress"], state=state)
         else:
-            _note(f"{state}  kNN {metrics['knn']:.1f} %")
+            _note("  ".join([state, *_evaluated(metrics)]))
         if metrics["progress"] >= 1:
             self.close()
 

@@ -293,6 +293,11 @@ class Comparison(BaseModel):
                     f"{own.origin}: {path}={value} would make its runs incomparable with the others "
                     f"({expected[path]}); set it for all tasks"
                 )
+        if config.train.patience is not None:
+            raise SettingError(
+                "train.patience",
+                "the runs of a comparison have one budget; leave it out: train.keep_best keeps the best",
+            )
         # Tuning measures speed, so on a busy machine equal runs could end up with other precisions.
         defaults: dict[str, Any] = {"tune": False}
         if config.train.knn_every is None:
@@ -394,7 +399,7 @@ def comparable_settings(config: EncoderConfig) -> dict[str, Any]:
     """Return the settings that must be equal for runs to stand in one table, by dotted path."""
     data = config.data.model_dump(include={"source", "options", "image_size", "holdout"})
     backbone = config.backbone.resolve().model_dump()
-    train = {name: getattr(config.train, name) for name in BUDGETS}
+    train = {name: getattr(config.train, name) for name in (*BUDGETS, "patience")}
     key = {f"data.{k}": v for k, v in data.items()}
     key |= {f"backbone.{k}": v for k, v in backbone.items()}
     return {**key, **{f"train.{k}": v for k, v in train.items()}}

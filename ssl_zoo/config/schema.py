@@ -252,6 +252,9 @@ class TrainConfig(_Section):
         False, description="pass a large batch through the network in parts, each twice, to save memory"
     )
     part_size: int = Field(64, ge=1, description="samples in a part, see cached_gradients")
+    grad_checkpointing: bool = Field(
+        False, description="recompute the network's activations in the backward pass, to save memory"
+    )
     eval_batch_size: int | None = Field(
         None, ge=1, description="samples in a batch of evaluation; none: follows training and memory"
     )
@@ -264,8 +267,27 @@ class TrainConfig(_Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps …")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of all randomness")
 
-    knn_every: float | None = Field(None, gt=0, description="epochs between kNN evaluations")
-    knn_points: int = Field(0, ge=0, description="kNN evaluations, evenly spread over the run")
+    knn_every: float | None = Field(
+        None,
+        gt=0,
+        description="epochs between evaluations during training, kNN and what keep_best names",
+    )
+    knn_points: int = Field(
+        0, ge=0, description="evaluations during training, evenly spread over the run, as for knn_every"
+    )
+    keep_every: float | None = Field(
+        None, gt=0, description="epochs between snapshots of the backbone; none: the last alone is kept"
+    )
+    keep_best: str | None = Field(
+        None,
+        description="figure of the evaluations during training by which the best snapshot is kept: knn, "
+        "rankme, which needs no labels, or any other; auto: knn, without labels rankme",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="stop after as many evaluations during training without gain in keep_best's figure",
+    )
     log_every: int = Field(10, ge=1, description="steps between logged lines")
     observers: list[str] = Field(
         default=[], description="observers on request that follow the run, e.g. tensorboard, wandb"
@@ -288,10 +310,16 @@ class TrainConfig(_Section):
             raise ValueError(f"give one budget, not {' and '.join(budgets)}")
         if not budgets:
             self.__dict__["epochs"] = DEFAULT_EPOCHS  # without counting as set
-        if self.compile is True and self.cached_gradients:
-            raise ValueError("compile cannot be combined with cached_gradients; set one")
+        for name in ("cached_gradients", "grad_checkpointing"):
+            if self.compile is True and getattr(self, name):
+                raise ValueError(f"compile cannot be combined with {name}; set one")
         if self.knn_every is not None and self.knn_points:
             raise ValueError("knn_every cannot be combined with knn_points; set one")
+        for name in ("keep_best", "patience"):
+            if getattr(self, name) is not None and self.knn_every is None and not self.knn_points:
+                raise ValueError(
+                    f"{name} needs evaluations during training; set knn_every or knn_points"
+                )
         return self
 
 

@@ -13,7 +13,7 @@ NEUTRAL = frozenset(
         *("train.precision", "train.channels_last", "train.threads", "train.compile"),
         *("train.tune", "train.device"),
         *("train.checkpoint_seconds", "train.log_every", "train.observers", "train.eval_batch_size"),
-        "train.find_unused_parameters",
+        *("train.find_unused_parameters", "train.keep_every", "train.grad_checkpointing"),
     }
 )
 """Settings that concern the machine and what is written; they may be edited in a run's file."""

@@ -76,7 +76,8 @@ def evaluate(
     Where these cannot be written, as in a folder that is read-only, a warning says so.
 
     Args:
-        subject: a run directory, its ``backbone.safetensors`` alone, or ``timm:NAME``.
+        subject: a run directory, a file of its ``snapshots``, a ``backbone.safetensors`` alone, or
+            ``timm:NAME``. A snapshot is scored as the run is, but its scores are not added.
         protocol: the names of the protocols; None for the standard ones, kNN, linear and health, and
             what a plugin adds for data such as the run's.
         with_baselines: whether to evaluate the raw input and the untrained network too.
@@ -104,6 +105,8 @@ def evaluate(
     if str(subject).startswith(TIMM):
         values = {"backbone.name": str(subject)[len(TIMM) :], "data.source": data, **settings}
         return _evaluate_network(load_encoder_config(values), names, with_baselines)
+    if (of_snapshot := Run.of_snapshot(subject)) is not None:
+        return _evaluate_run(of_snapshot, names, with_baselines, data, settings, snapshot=Path(subject))
     if file_exists(Path(subject)):
         values = {"backbone.weights": str(subject), "data.source": data, **settings}
         return _evaluate_file(str(subject), values, names, with_baselines)
@@ -279,7 +282,8 @@ def _evaluate_run(
     with_baselines: bool,
     data: str | None,
     settings: Mapping[str, Any],
-    keeper: str | None,
+    keeper: str | None = None,
+    snapshot: Path | None = None,
 ) -> Evaluation:
     config, samples, device = open_for_evaluation(run, data, settings)
     if names is None:
@@ -288,9 +292,10 @@ def _evaluate_run(
         protocol.check(samples, name)
     with device.computing():
         own = samples if data in (None, config.data.source) else None
-        task = device.place(restore_task(run, samples.spec, own))
+        task = device.place(restore_task(run, samples.spec, own, snapshot))
         subject = Subject.of_task(task, samples, device, seed=config.train.seed)
-        rows = Evaluation({config.task.name: score(subject, names)})
+        row = config.task.name if snapshot is None else f"{config.task.name} ({snapshot.stem})"
+        rows = Evaluation({row: score(subject, names)})
         if keeper is not None:
             rows.classifier = run.path / CLASSIFIER_FILE
             source = config.data.source if data is None else data
@@ -299,6 +304,8 @@ def _evaluate_run(
         if with_baselines:
             known = replace(samples, spec=task.spec)  # with the number of samples trained on
             rows |= {s.name: score(s, names) for s in baselines(config, known, device)}
+    if snapshot is not None:
+        return rows
     try:
         run.add_scores(rows, on=data if data != config.data.source else None)
         rows.kept = True

@@ -14,6 +14,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
 from ssl_zoo import tree
+from ssl_zoo.backbones.gradient_cache import frozen_statistics
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.evaluation.accuracy import accuracies, balanced_metric
 from ssl_zoo.evaluation.features import extract
@@ -98,6 +99,10 @@ def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
             logits = model(device.to_format(x))
         return F.cross_entropy(logits.float(), target, label_smoothing=SMOOTHING)
 
+    def differentiate(loss: Tensor) -> None:
+        with frozen_statistics(model):  # of a network that recomputes its activations
+            scaler.scale(loss).backward()
+
     for step in range(steps):
         if step % per_epoch == 0:
             order = torch.randperm(samples, generator=generator)
@@ -105,7 +110,7 @@ def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
         numbers = order[step % per_epoch * batch_size :][:batch_size]
         x = data.spec.vary(tree.move(data.bank.batch(numbers), device.device), generator)
         target = labels[numbers].to(device.device)
-        loss = _backward(loss_of, x, target, optimizer, scaler, memory, first=step == 0)
+        loss = _backward(loss_of, differentiate, x, target, optimizer, memory, first=step == 0)
         if step % per_epoch == 0 and not loss.isfinite():
             raise SslZooError(f"fine-tuning {subject.name}: the loss is {float(loss)} at step {step}")
         scaler.step(optimizer)
@@ -115,10 +120,10 @@ def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
 
 def _backward(
     loss_of: Callable[[Tree, Tensor], Tensor],
+    differentiate: Callable[[Tensor], None],
     x: Tree,
     target: Tensor,
     optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
     memory: EvalBatch,
     first: bool,
 ) -> Tensor:
@@ -126,10 +131,10 @@ def _backward(
 
     Args:
         loss_of: maps samples [n, ...] and their labels [n] to the mean loss.
+        differentiate: adds the gradients of a loss.
         x: the samples [B, ...].
         target: their labels [B].
         optimizer: the optimiser, whose gradients are 0.
-        scaler: what scales the loss in fp16.
         memory: the number of samples that fit into memory, which is lowered where it runs out.
         first: whether it is the first batch, with which a notice is given of parts.
 
@@ -144,7 +149,7 @@ def _backward(
 
     def add(part: Tree, labels: Tensor) -> Tensor:
         loss = loss_of(part, labels) * (len(labels) / batch)
-        scaler.scale(loss).backward()
+        differentiate(loss)
         return loss.detach()
 
     while True:

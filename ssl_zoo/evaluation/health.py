@@ -87,7 +87,7 @@ HEALTH = Protocol(
     {
         "rankme": Metric(
             "RankMe", "effective rank of the test split's features: exp of the entropy of their "
-            "normalised singular values, at most their width", None,
+            "normalised singular values, at most their width", None, within_run="higher",
         ),
         "spread": Metric(
             "spread", "deviation of unit features relative to random directions; 0: collapsed", None, 2

@@ -30,12 +30,15 @@ class Metric:
         how: how it is computed, in a sentence for the notes below the table.
         better: whether higher or lower values are better; None for neither.
         digits: the number of decimals shown.
+        within_run: the same as `better`, for one network during its training, where tables of different
+            networks compare neither; None: as `better`.
     """
 
     title: str
     how: str
     better: Literal["higher", "lower"] | None = "higher"
     digits: int = 1
+    within_run: Literal["higher", "lower"] | None = None
 
 
 def no_warning(scores: Scores) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,9 +18,11 @@ from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.notices import Notice, hold_back_notices
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.agreement import check_settings, data_difference
+from ssl_zoo.runs.backbone import read_backbone
 from ssl_zoo.runs.checkpoints import state_dict_errors
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.defaults import seeded
+from ssl_zoo.runtime.device import Device
 from ssl_zoo.spec import Spec
 from ssl_zoo.task import Task
 
@@ -110,16 +114,23 @@ def build_task(config: RunConfig, spec: Spec, *, restored: bool = False) -> Task
         encoder = create_encoder(backbone, spec, cls.any_size)
         if config.train.cached_gradients:
             cache_gradients(encoder, config.train.part_size)
-        return cls(encoder, config.task.options(cls.Options), spec)
+        task = cls(encoder, config.task.options(cls.Options), spec)
+        if config.train.grad_checkpointing:  # not before, as tasks try the encoder in eval mode
+            encoder.checkpoint_gradients()
+        return task
 
 
-def restore_task(run: Run, spec: Spec, data: DataSet | None = None) -> Task:
+def restore_task(
+    run: Run, spec: Spec, data: DataSet | None = None, snapshot: Path | None = None
+) -> Task:
     """Build the task of a run with the weights of its checkpoint, on the CPU, in evaluation mode.
 
     Args:
         run: the run.
         spec: the description of the data; the number of its samples is that of the run.
         data: the run's own data, where it is evaluated on these: a warning tells if they have changed.
+        snapshot: a file of the run's snapshots, whose weights the exported encoder has then; None for
+            those of the checkpoint.
 
     Raises:
         UserError: the run has no checkpoint that fits, or its task, backbone or data were edited.
@@ -138,4 +149,25 @@ def restore_task(run: Run, spec: Spec, data: DataSet | None = None) -> Task:
         task.load_state_dict(state["task"])
         if state["ema"] is not None:
             task.exported_encoder.load_state_dict(state["ema"])
+    if snapshot is not None:
+        with state_dict_errors(snapshot):
+            task.exported_encoder.exported_network.load_state_dict(read_backbone(snapshot)[2])
     return task.eval()
+
+
+_CHOSEN = ("precision", "channels_last", "threads", "compile")
+"""The settings of `train` that the device decides."""
+
+
+def record_choices(config: RunConfig, data: DataSet, device: Device) -> RunConfig:
+    """Return the configuration with the settings chosen here, so that a resumed run keeps them."""
+    computing = {name: getattr(device, name) for name in _CHOSEN}
+    storage: dict[str, Any] = {}
+    if config.data.cache is None:
+        storage["resident"] = "always" if data.train.resident else "never"
+    return config.model_copy(
+        update={
+            "train": config.train.model_copy(update=computing),
+            "data": config.data.model_copy(update=storage),
+        }
+    )

@@ -34,6 +34,11 @@ from ssl_zoo.spec import Spec
 _LEFT_BEHIND = {".lock", ".cell.lock", ".results.lock", "failed.json", "results.json"}
 """Files that a run of a comparison leaves before it begins; a folder with only these is free."""
 
+SNAPSHOTS = "snapshots"
+"""The folder of a run with its backbone as it was during training."""
+BEST_FILE = "best.safetensors"
+"""The snapshot of the best evaluation during training."""
+
 RUNS = Path("runs")
 """The default folder of runs."""
 
@@ -47,6 +52,7 @@ class Run:
         metrics_file: one JSON object per line: step, epoch, samples, seconds, loss, and the task's own.
         checkpoints: the state from which training resumes.
         backbone_file: the weights under timm's names; the header describes how to build the model.
+        snapshots: the folder of the backbone as it was during training, in files like `backbone_file`.
         results_file: the evaluation of the finished run.
         inputs: the folder of `Spec.kept_files`, if there are any.
     """
@@ -57,6 +63,7 @@ class Run:
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoints = Checkpoints(self.path)
         self.backbone_file = self.path / BACKBONE_FILE
+        self.snapshots = self.path / SNAPSHOTS
         self.results_file = self.path / "results.json"
         self.inputs = self.path / "inputs"
 
@@ -174,6 +181,14 @@ class Run:
         if not file_exists(run.config_file):
             raise UserError(f"{run.path} is not a run: it has no {run.config_file.name}")
         return run
+
+    @classmethod
+    def of_snapshot(cls, file: str | Path) -> Run | None:
+        """Return the run that has a file among its snapshots; None for another path."""
+        path = Path(file)
+        run = cls(path.parent.parent)
+        inside = path.parent.name == SNAPSHOTS and file_exists(path) and file_exists(run.config_file)
+        return run if inside and run.checkpoints else None
 
     def config(self, settings: Mapping[str, Any] | None = None) -> RunConfig:
         """Read the configuration of the run.

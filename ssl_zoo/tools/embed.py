@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ssl_zoo.config.load import SettingsSource, load_encoder_config
 from ssl_zoo.config.schema import DataConfig, TrainConfig
-from ssl_zoo.data import DataSet
+from ssl_zoo.data import DataSet, Split
 from ssl_zoo.data.sample_files import SkippedSamples
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import Subject
@@ -29,6 +30,7 @@ from ssl_zoo.runtime.files import check_output_file, write_atomic
 from ssl_zoo.spec import Spec
 from ssl_zoo.text import printable
 from ssl_zoo.tools.rows import UNKNOWN, Rows, compute_rows
+from ssl_zoo.tree import Tree
 
 FORMATS = {".npz": (), ".parquet": ("pyarrow",)}
 """The modules that each format needs, by suffix."""
@@ -47,14 +49,16 @@ class Embedded:
     Attributes:
         file: the file that was written.
         samples: the number of rows of each split.
-        width: D, the number of features of a sample.
+        width: D, the number of features of a sample, or of a place.
         skipped: the samples without a row, which cannot be read or are excluded, with the reason.
+        grid: the places of a sample, such as (7, 7), with `dense`; () without.
     """
 
     file: str
     samples: dict[str, int]
     width: int
     skipped: SkippedSamples
+    grid: tuple[int, ...] = ()
 
 
 @torch_defaults()
@@ -65,6 +69,7 @@ def embed(
     device: str | None = None,
     batch_size: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    dense: bool = False,
 ) -> Embedded:
     """Write the features of every sample of a data set, from a run's backbone, with the labels.
 
@@ -83,32 +88,39 @@ def embed(
     the split, or ``SOURCE SPLIT[INDEX]`` where images are decoded one by one.
 
     Args:
-        run: a run directory; or its `backbone.safetensors`, if `data` is given, for pooled features.
+        run: a run directory, or a file of its ``snapshots``; or a `backbone.safetensors`, if `data` is
+            given, for pooled features.
         data: a folder or a data set's name; None for the run's own data.
         to: the file to write; an existing one is replaced.
         device: the device to compute on; None for the best one.
         batch_size: the number of samples at a time; None to follow training and memory.
         settings: settings of the section data by dotted path, such as ``data.options.length``.
+        dense: whether to write the features of each place, the encoder's unpooled feature map, so that
+            ``features`` is [N, d, h, w]; only into ``.npz``, and held in memory.
 
     Raises:
         UserError: there is no backbone at `run`, no such data, it is of another modality, or `to`
-            cannot be written or has an unknown format.
+            cannot be written or has an unknown format. With `dense`, samples have places of padding.
         SslZooError: a feature is not a finite number, or writing fails.
     """
     to = Path(to)
     suffix = check_output_file("-o", to, FORMATS)
+    if dense and suffix != ".npz":
+        raise UserError(f"-o {to}: --dense needs arrays of several axes; choose a name with .npz")
     spec = read_spec(run)
     section = _section(run, spec, data, settings or {})
     target = Device.choose(_computing(run, device, batch_size))
     samples = load_adopted(section, spec, target, fitted=False)
     subject = _subject(Path(run), samples, target)
-    rows, skipped = compute_rows(samples, section.source, subject.extract)
+    compute = _places(subject) if dense else subject.extract
+    rows, skipped = compute_rows(samples, section.source, compute)
     classes = None if samples.classes is None else [printable(name) for name in samples.classes]
     write_atomic(to, _npz(rows, classes) if suffix == ".npz" else _parquet(rows, classes))
     return Embedded(
         file=str(to),
         samples=rows.per_split(),
         width=rows.values.shape[1],
+        grid=rows.values.shape[2:],
         skipped=skipped,
     )
 
@@ -122,7 +134,7 @@ def _section(run: str | Path, spec: Spec, data: str | None, settings: Mapping[st
     for path in settings:
         if not path.startswith("data.") or path == "data.source":
             raise UserError(f"{path}: embed takes settings of the section data alone; leave it out")
-    own = {} if data is not None else Run.open(run).config().data.model_dump()
+    own = {} if data is not None else (Run.of_snapshot(run) or Run.open(run)).config().data.model_dump()
     determined = spec.data_settings()
     base = [SettingsSource({"data": values}, str(run)) for values in (own, determined)]
     return load_encoder_config({"data.source": data, **settings}, base=base).data
@@ -130,17 +142,35 @@ def _section(run: str | Path, spec: Spec, data: str | None, settings: Mapping[st
 
 def _subject(run: Path, samples: DataSet, device: Device) -> Subject:
     """Return the features of a run's task, or of its backbone alone where there is no checkpoint."""
+    if (of_snapshot := Run.of_snapshot(run)) is not None:
+        task = restore_task(of_snapshot, samples.spec, snapshot=run)
+        return Subject.of_task(device.place(task), samples, device)
     if run.is_dir() and Run(run).checkpoints:
         return Subject.of_task(device.place(restore_task(Run(run), samples.spec)), samples, device)
     POOLED(f"{run}: embedded by the backbone's pooled features, as there is no checkpoint of its task")
     return Subject.of_encoder(device.place(load_encoder(run)[0]), samples, device, "")
 
 
+def _places(subject: Subject) -> Callable[[Split], Tensor]:
+    """Return the function from a split to the features of places [N, d, h, w]."""
+    encoder, device, spec = subject.encoder, subject.device, subject.data.spec
+    assert encoder is not None
+
+    def feature_map(batch: Tree) -> Tensor:
+        x = device.to_format(spec.prepare(batch))
+        with device.autocast():
+            if encoder.valid(x) is not None:
+                raise UserError(f"--dense: {spec.noun} have places of padding; leave --dense out")
+            return encoder.feature_map(x)
+
+    return lambda split: subject.extract(split, function=feature_map)
+
+
 def _computing(run: str | Path, device: str | None, batch_size: int | None) -> TrainConfig:
     """Return how to compute: in full precision, with the batches of the run where they are known."""
     train = TrainConfig()
     with contextlib.suppress(UserError):  # without the run's configuration, or its task's plugin
-        train = Run.open(run).config().train
+        train = (Run.of_snapshot(run) or Run.open(run)).config().train
     names = ("batch_size", "cached_gradients", "part_size", "eval_batch_size")
     values: dict[str, Any] = {name: getattr(train, name) for name in names}
     if batch_size is not None:

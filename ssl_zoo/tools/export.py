@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import logging
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from importlib import metadata
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
-from ssl_zoo import preprocess
-from ssl_zoo.backbones.create import timm_arguments
 from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.config.weights import weights_file
-from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.errors import SslZooError, Unsuitable, UserError
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.backbone import read_backbone, restore_encoder, write_backbone
 from ssl_zoo.runtime.defaults import torch_defaults
@@ -33,7 +26,12 @@ from ssl_zoo.runtime.files import check_output_file, make_output_folder, write_a
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder
 from ssl_zoo.text import error_line
+from ssl_zoo.tools.export_timm import write_folder, write_timm, write_torchvision
+from ssl_zoo.tools.exported_code import normalisation, usage, without_sources
+from ssl_zoo.tools.model_card import write_card
 
+OPSET = 18
+"""The version of ONNX's operators, which runtimes since 2023 have."""
 MAX_ONNX_BYTES = 2**31 - 2**24
 """The limit of the weights in one ONNX file: 2 GiB, less room for the graph."""
 
@@ -56,6 +54,7 @@ class Exporter:
         encoder: the class of encoders that it takes.
         requires: the modules that must be installed.
         install: what ``pip install`` needs to bring them.
+        library: for a folder, the library that loads it, as Hugging Face's hub names it.
     """
 
     write: Write
@@ -64,6 +63,7 @@ class Exporter:
     encoder: type[nn.Module] = Encoder
     requires: Sequence[str] = ()
     install: str = ""
+    library: str = ""
 
     def __call__(self, encoder: Encoder, spec: Spec, config: BackboneConfig, to: Path) -> str:
         """Write an encoder, and return the Python that loads what was written."""
@@ -83,9 +83,17 @@ def export(run: str | Path, to: str | Path) -> str:
       and a line per change for a small stem, which timm has no argument for. That of a plugin's
       backbone is loaded by `ssl_zoo.load_backbone`.
     - ``.onnx``: the network, from ``images``, float32 [batch, channels, size, size], to ``features``,
-      float32 [batch, D], with a dynamic batch size. For another modality the inputs have the names of
+      float32 [batch, D], opset 18, with a dynamic batch size, and where the network allows, as
+      convolutions do, also a dynamic height and width. For another modality the inputs have the names of
       the fields of a prepared batch.
+    - ``.pth``: for a timm model that torchvision has too (resnet18, resnet34, resnet50, …, with the
+      original stem), its state dict under torchvision's names.
+    - a folder: for a timm model with the original stem the layout of Hugging Face's hub, ``config.json``
+      and ``model.safetensors``, which timm loads from there or offline as ``local-dir:FOLDER``.
     - any other, or a folder, for which a plugin registers an exporter.
+
+    A folder also gets a model card, ``README.md``, with the data, the budget, the weights that training
+    started from, and the scores of the run.
 
     For images, the code also defines ``preprocess(file)``, which returns an image file as the input of
     the network with NumPy and Pillow alone, so that the features are those of the run's evaluation.
@@ -93,7 +101,7 @@ def export(run: str | Path, to: str | Path) -> str:
     header, and in ONNX's metadata.
 
     Args:
-        run: a run directory, or its `backbone.safetensors`.
+        run: a run directory, a file of its ``snapshots``, or a `backbone.safetensors`.
         to: the file or folder to write; an existing one is replaced.
 
     Returns:
@@ -110,9 +118,17 @@ def export(run: str | Path, to: str | Path) -> str:
     exporter = _choose(encoder, spec, to)
     if exporter.suffix:
         check_output_file("--to", to, {to.suffix: ()})
-    else:
-        make_output_folder("--to", to)
-    return exporter(encoder, spec, config, to)
+        return exporter(encoder, spec, config, to)
+    existed = to.exists()
+    make_output_folder("--to", to)
+    try:
+        code = exporter(encoder, spec, config, to)
+    except Unsuitable:
+        if not existed:
+            to.rmdir()
+        raise
+    write_card(to, Path(run), code, config, exporter.library)
+    return code
 
 
 def _choose(encoder: Encoder, spec: Spec, to: Path) -> Exporter:
@@ -136,23 +152,9 @@ def _choose(encoder: Encoder, spec: Spec, to: Path) -> Exporter:
     return chosen
 
 
-def _write_timm(encoder: TimmEncoder, spec: ImageSpec, config: BackboneConfig, to: Path) -> str:
-    """Write the weights for timm, and for ssl-zoo, which loads the file as it does a run's."""
-    config = _without_sources(config).resolve()  # timm knows no preset of ours
-    plain = timm.create_model(config.name, **timm_arguments(config, spec))
-    changes = stem_changes(encoder.exported_network, plain)
-    header = {
-        **_normalisation(spec),
-        "load": timm_code(config, spec, changes, to.name),
-        "timm": metadata.version("timm"),
-    }
-    write_backbone(to, encoder, config, spec, header)
-    return timm_code(config, spec, changes, str(to))
-
-
 def _write_weights(encoder: Encoder, spec: Spec, config: BackboneConfig, to: Path) -> str:
     """Write the weights for `ssl_zoo.load_backbone`."""
-    write_backbone(to, encoder, _without_sources(config), spec)
+    write_backbone(to, encoder, without_sources(config), spec)
     plugins = [f"ssl_zoo.registry.load_file({file!r})" for file in registry.files()]
     return "\n".join(
         [
@@ -166,71 +168,14 @@ def _write_weights(encoder: Encoder, spec: Spec, config: BackboneConfig, to: Pat
     )
 
 
-def _normalisation(spec: ImageSpec) -> dict[str, str]:
-    """Return how images are normalised, for the header of a file."""
-    names = ("mean", "std", "size", "channels")
-    return {"normalise": json.dumps({name: getattr(spec, name) for name in names})}
-
-
-def timm_code(config: BackboneConfig, spec: ImageSpec, changes: list[str], file: str) -> str:
-    """Return the Python that builds a backbone with timm and loads its weights from a file.
-
-    Args:
-        config: the timm model.
-        spec: the description of its images.
-        changes: the result of `stem_changes`.
-        file: the file's name in the code.
-    """
-    arguments = [repr(config.name)]
-    arguments += [f"{name}={value!r}" for name, value in timm_arguments(config, spec).items()]
-    imports, load = ["import timm", "import torch"], []
-    if changes:
-        load = [*changes, f"timm.models.load_checkpoint(model, {file!r})"]
-    else:
-        arguments.insert(1, f"checkpoint_path={file!r}")
-    create = f"model = timm.create_model({', '.join(arguments)})"
-    call = "model(torch.cat([preprocess(file) for file in files]))"
-    usage = _usage(call, "torch.from_numpy({})", spec)
-    return "\n".join([*imports, "", create, *load, "model.eval()", *usage])
-
-
-def stem_changes(model: nn.Module, plain: nn.Module) -> list[str]:
-    """Return the lines of Python that change the stem of timm's ``model`` to that of ours.
-
-    Args:
-        model: our network, after `use_small_stem` or not.
-        plain: timm's network, made with the same arguments.
-    """
-    lines = []
-    for name, ours in model.named_modules():
-        theirs = plain.get_submodule(name)
-        if not isinstance(ours, nn.Conv2d | nn.Identity) or repr(ours) == repr(theirs):
-            continue
-        if _but_for_stride(ours) == _but_for_stride(theirs):
-            lines.append(f"{_place(name)}.stride = {ours.stride}")
-        else:
-            lines.append(f"{_place(name)} = torch.nn.{ours}")
-    return lines
-
-
-def _place(name: str) -> str:
-    """Return the Python expression of a module of the model; a container's children are numbered."""
-    numbered = any(part.isdigit() for part in name.split("."))
-    return f"model.get_submodule({name!r})" if numbered else f"model.{name}"
-
-
-def _but_for_stride(module: nn.Module) -> str:
-    return re.sub(r"\bstride=\(\d+, \d+\)", "", repr(module))
-
-
 def _write_image_onnx(encoder: Encoder, spec: ImageSpec, config: BackboneConfig, to: Path) -> str:
     """Write an ONNX file with the code that reads image files in its description."""
 
     def code(file: str) -> str:
         call = "session.run(None, {'images': np.concatenate([preprocess(file) for file in files])})[0]"
-        return "\n".join([*_session(file), *_usage(call, "{}", spec)])
+        return "\n".join([*_session(file), *usage(call, "{}", spec)])
 
-    write_atomic(to, _onnx(encoder, {"images": spec.example(2)}, code("FILE"), _normalisation(spec)))
+    write_atomic(to, _onnx(encoder, {"images": spec.example(2)}, code("FILE"), normalisation(spec)))
     return code(str(to))
 
 
@@ -254,43 +199,8 @@ def _write_onnx(encoder: Encoder, spec: Spec, config: BackboneConfig, to: Path) 
 
 
 def _session(file: str) -> list[str]:
-    return ["import onnxruntime", "", f"session = onnxruntime.InferenceSession({file!r})"]
-
-
-def _usage(call: str, convert: str, spec: ImageSpec) -> list[str]:
-    """Return the code of ``preprocess``, with comments on how to call the network.
-
-    Args:
-        call: computes the features of ``files``.
-        convert: what ``preprocess`` does with its array, a format string.
-        spec: the description of the images.
-    """
-    source = inspect.getsource(preprocess).partition("from __future__ import annotations\n")[2]
-    shape = f"[1, {spec.channels}, {spec.size}, {spec.size}]"
-    arguments = f"{spec.size}, {spec.channels}, {list(spec.mean)}, {list(spec.std)}"
-    return [
-        "",
-        f"# features = {call}  # [B, D]",
-        "#",
-        f"# preprocess(file) returns an image file as float32 {shape}: intensities in [0, 1],",
-        "# normalised by the mean and deviation of the data that the run was trained on.",
-        source.rstrip(),
-        "",
-        "",
-        "def preprocess(file):",
-        f'    """Return an image file as the input of the network, float32 {shape}."""',
-        f"    return {convert.format(f'image_input(file, {arguments})')}",
-    ]
-
-
-def _without_sources(config: BackboneConfig) -> BackboneConfig:
-    """Return the configuration without the source of the initial weights, which may be a local file."""
-    sources = ("file", "hf_hub_filename", "hf_hub_id", "source", "url")
-    options = {name: value for name, value in config.options.items() if name != "cache_dir"}
-    overlay = options.pop("pretrained_cfg_overlay", None) or {}
-    if overlay := {name: value for name, value in overlay.items() if name not in sources}:
-        options["pretrained_cfg_overlay"] = overlay
-    return config.model_copy(update={"options": options, "pretrained": False})
+    session = f"session = onnxruntime.InferenceSession({file!r})"
+    return ["import onnxruntime", "", f"{session}  # opset {OPSET}"]
 
 
 class _Positional(nn.Module):
@@ -333,21 +243,9 @@ def _onnx(
             "export .safetensors"
         )
     several = batch is not Tensor
-    first, auto = torch.export.Dim("batch"), torch.export.Dim.AUTO
-    shapes = tuple(
-        {0: first, **dict.fromkeys(range(1, x.ndim if several else 1), auto)} for x in inputs.values()
-    )
+    module = _Positional(encoder, batch).eval() if several else encoder
     try:
-        with _silence():
-            program: Any = torch.onnx.export(
-                _Positional(encoder, batch).eval() if several else encoder,
-                tuple(inputs.values()),
-                input_names=list(inputs),
-                output_names=["features"],
-                dynamic_shapes=(shapes,) if several else shapes,
-                dynamo=True,
-                verbose=False,
-            )
+        program = next(filter(None, _programs(module, inputs, several)))
     except Exception as error:  # the exporter's stages raise anything
         raise SslZooError(
             f"--to: torch {torch.__version__} cannot express this backbone in ONNX: "
@@ -362,6 +260,38 @@ def _onnx(
         proto.metadata_props.add(key=key, value=value)
     content: bytes = proto.SerializeToString()
     return content
+
+
+def _programs(module: nn.Module, inputs: Mapping[str, Tensor], several: bool) -> Iterator[Any]:
+    """Yield the network in ONNX, from the most dynamic axes on; None if it does not allow them.
+
+    Raises:
+        Exception: it does not allow a dynamic batch size, or has no graph at all.
+    """
+    first, auto = torch.export.Dim("batch"), torch.export.Dim.AUTO
+    if several:
+        axes = [tuple({0: first, **dict.fromkeys(range(1, x.ndim), auto)} for x in inputs.values())]
+    else:
+        sides = {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+        images = all(x.ndim == len(sides) + 2 for x in inputs.values())
+        axes = [tuple({0: first, **more} for _ in inputs) for more in ([sides, {}] if images else [{}])]
+    for number, shapes in enumerate(axes, 1):
+        try:
+            with _silence():
+                yield torch.onnx.export(
+                    module,
+                    tuple(inputs.values()),
+                    input_names=list(inputs),
+                    output_names=["features"],
+                    opset_version=OPSET,
+                    dynamic_shapes=(shapes,) if several else shapes,
+                    dynamo=True,
+                    verbose=False,
+                )
+        except Exception:
+            if number == len(axes):
+                raise
+            yield None
 
 
 @contextmanager
@@ -384,7 +314,9 @@ def _root(error: BaseException) -> BaseException:
 
 _ONNX = ("onnx", "onnxscript")
 EXPORTERS = (
-    Exporter(_write_timm, ".safetensors", "image", TimmEncoder),
+    Exporter(write_timm, ".safetensors", "image", TimmEncoder),
+    Exporter(write_torchvision, ".pth", "image", TimmEncoder),
+    Exporter(write_folder, "", "image", TimmEncoder, library="timm"),
     Exporter(_write_weights, ".safetensors"),
     Exporter(_write_image_onnx, ".onnx", "image", requires=_ONNX, install="ssl-zoo[onnx]"),
     Exporter(_write_onnx, ".onnx", requires=_ONNX, install="ssl-zoo[onnx]"),

@@ -25,7 +25,7 @@ class Rows:
     """The rows of N samples.
 
     Attributes:
-        values: what was computed, [N, D].
+        values: what was computed, [N, D], or [N, d, h, w] of places.
         label: the class of each sample [N], `UNKNOWN` where there is none.
         split: the name of its split [N].
         name: its name [N]: a file's path relative to the folder, else its index in the split.

@@ -37,6 +37,7 @@ from ssl_zoo.training.choices import report_choices
 from ssl_zoo.training.finite import NotFinite
 from ssl_zoo.training.loop import fit, resume_command, warn_of_chance
 from ssl_zoo.training.resume import Resumption
+from ssl_zoo.training.snapshots import describe_best, keep_best
 from ssl_zoo.training.summary import RunSummary
 from ssl_zoo.training.trainer import Trainer
 from ssl_zoo.training.tuning import tune_device
@@ -156,7 +157,8 @@ def _carry_out(
                 report_choices(trainer, unsupported)
                 summary = RunSummary.of(trainer)
                 trainer.notify("ssl_zoo_run_started", run=run, step=trainer.step, summary=summary)
-            if trainer.progress < 1:
+            keep_best(trainer, run)  # of a run that was killed before it was written
+            if not trainer.done:
                 if first and run.results_file.is_file():
                     run.write_results({"scores": {}, "transfer": {}})  # they are of earlier weights
                 fit(trainer, run)
@@ -201,6 +203,7 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
             "precision": device.precision,
             "device": str(device.device),
             "machine": describe_machine(device),
+            **describe_best(trainer),
             **_skipped(trainer),
         }
     )

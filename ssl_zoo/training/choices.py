@@ -103,4 +103,6 @@ def report_choices(trainer: Trainer, left_out: Mapping[str, str]) -> None:
         _BATCH_NORM("batch norms compute their statistics over all processes")
     if config.train.layer_decay is not None and len(trainer.task.encoder.parameter_layers()) == 1:
         NO_EFFECT(f"train.layer_decay has no effect: {config.backbone.name} tells of one layer only")
-    report_ineffective(config, distributed.world_size(), data.no_accuracy)
+    report_ineffective(
+        config, distributed.world_size(), data.no_accuracy if trainer.best.figure is None else ""
+    )

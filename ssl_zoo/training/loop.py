@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from ssl_zoo import distributed
-from ssl_zoo.errors import Interrupted
+from ssl_zoo.errors import Interrupted, SslZooError
 from ssl_zoo.evaluation import ONLINE_EVAL_SIZES, Subject, score
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
@@ -17,6 +17,7 @@ from ssl_zoo.runtime import signals
 from ssl_zoo.task import Task
 from ssl_zoo.training.checkpointer import Checkpointer
 from ssl_zoo.training.replay import keep_failed_step
+from ssl_zoo.training.snapshots import keep_best, keep_due
 from ssl_zoo.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ SYNC_EVERY = 10
 
 
 def fit(trainer: Trainer, run: Run) -> None:
-    """Train to the end of the budget, logging and saving into `run`.
+    """Train to the end of the budget or of the patience, logging and saving into `run`.
 
     Raises:
         Interrupted: a signal asked to stop; everything done so far is saved.
@@ -51,7 +52,7 @@ def fit(trainer: Trainer, run: Run) -> None:
                 raise Interrupted(number, resume_command(run))  # which begins again
 
         trainer.prepare(check_stop)
-        while trainer.progress < 1:
+        while not trainer.done:
             with contextlib.closing(trainer.epoch_batches()) as epoch:
                 for batches in epoch:
                     losses = trainer.train_step(batches)
@@ -68,14 +69,18 @@ def fit(trainer: Trainer, run: Run) -> None:
                         checkpointer.log(trainer.metrics(losses))
                     if (due := _evaluations_due(trainer)) > evaluations:
                         evaluations = due
-                        checkpointer.log({**trainer.position(), **_evaluate_online(trainer)})
+                        checkpointer.log({**trainer.position(), **(scores := _evaluate_online(trainer))})
+                        if _is_gain(trainer, scores):
+                            checkpointer.save()
+                            keep_best(trainer, run)
                         start = time.monotonic() - trainer.seconds  # without the evaluation
 
+                    keep_due(trainer, run)
                     if stopped_by:
                         checkpointer.save()
                         distributed.barrier()
                         raise Interrupted(stopped_by, resume_command(run))
-                    if trainer.progress >= 1:
+                    if trainer.done:
                         break
                     if checkpointer.due:
                         checkpointer.save()
@@ -113,7 +118,7 @@ def resume_command(run: Run) -> str:
 def _evaluations_due(trainer: Trainer) -> int:
     """Return how many evaluations are due by now; the last one is at the end of the budget."""
     config = trainer.config.train
-    if not trainer.data.labelled:
+    if not trainer.data.labelled and trainer.best.figure is None:
         return 0
     if config.knn_every is None:
         return int(trainer.progress * config.knn_points)
@@ -122,9 +127,28 @@ def _evaluations_due(trainer: Trainer) -> int:
 
 
 def _evaluate_online(trainer: Trainer) -> dict[str, float]:
+    """Return the kNN accuracy where there are labels, and the figure that is followed, if any."""
+    best = trainer.best
+    names = ["knn"] if trainer.data.labelled else []
     with trainer.averaged_weights():
         subject = Subject.of_task(trainer.task, trainer.data, trainer.device, limits=ONLINE_EVAL_SIZES)
-        return score(subject, ["knn"])
+        scores = score(subject, names)
+        if best.figure is not None and best.figure not in scores:
+            measured = score(subject, [best.protocol])
+            if best.figure not in measured:
+                raise SslZooError(
+                    f"train.keep_best: {best.figure} cannot be measured here; choose another"
+                )
+            scores[best.figure] = measured[best.figure]
+    return scores
+
+
+def _is_gain(trainer: Trainer, scores: Mapping[str, float]) -> bool:
+    """Return whether an evaluation is the best so far, the same in all processes."""
+    if trainer.best.figure is None:
+        return False
+    value = distributed.broadcast_from_rank0(repr(float(scores[trainer.best.figure])))
+    return trainer.best.add(float(value), trainer.step)
 
 
 def _agree(seconds: float, signal_number: int) -> tuple[float, int]:

@@ -100,6 +100,7 @@ class Resumption:
         changed = before.extended(new, trainer.step, trainer.seconds, ends_at_zero=ends_at_zero)
         finished = trainer.progress >= 1
         trainer.follow(new if self.replan else changed)
+        trainer.best.renew_patience()
         trainer.follow_schedules()
         if self.replan:
             rule = "the schedules jump to where a run planned so would be"

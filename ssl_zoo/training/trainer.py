@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -17,17 +17,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
 from ssl_zoo import distributed
+from ssl_zoo.backbones.gradient_cache import frozen_statistics
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.data.sample_files import SkippedSamples
 from ssl_zoo.data.splits import Pass
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.agreement import describe_origin
-from ssl_zoo.runs.build import build_task
+from ssl_zoo.runs.build import build_task, record_choices
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
 from ssl_zoo.training.accumulation import Accumulation
+from ssl_zoo.training.average import exchanged
 from ssl_zoo.training.batch import Batch
+from ssl_zoo.training.best import BestEvaluation
 from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.finite import MIN_LOSS_SCALE, FiniteCheck, NotFinite
 from ssl_zoo.training.optimizer import Schedules, create_optimizer
@@ -52,6 +55,7 @@ class Trainer:
         seconds: time spent in training so far, without evaluation.
         passes: samples that encoders process for each sample drawn, the mean over the steps so far;
             None before the first one, and with `torch.compile`.
+        best: the best evaluation during training, and whether it is time to stop.
         grad_norm: the norm of the last step's gradient, before clipping.
         finite: the check of each step's losses and gradient.
         phase: a context manager around each phase of a step, called with its name in `PHASES`. It
@@ -69,7 +73,7 @@ class Trainer:
             device: where and how to compute.
             task: the task to train; None builds the one that the configuration names.
         """
-        self.config = config = _record_choices(config, data, device)
+        self.config = config = record_choices(config, data, device)
         self.data = data
         self.device = device
         self.budget = Budget.of(config.train, len(data.train), distributed.world_size())
@@ -88,6 +92,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.passes: float | None = None
+        self.best = BestEvaluation.of(config.train, data)
         self.grad_norm = torch.zeros(())
         self.phase: Callable[[str], AbstractContextManager[object]] = record_function
         self._peak_before = 0
@@ -118,6 +123,11 @@ class Trainer:
     def progress(self) -> float:
         """The progress of the schedules, in [0, 1]; the share of the budget that is done."""
         return self.budget.progress(self.step, self.seconds)
+
+    @property
+    def done(self) -> bool:
+        """True if the run has come to the end of its budget, or of its patience."""
+        return self.progress >= 1 or self.best.exhausted
 
     @property
     def rate(self) -> float:
@@ -242,7 +252,7 @@ class Trainer:
             with self._local_gradients() if i < number else nullcontext():
                 with self.phase("forward"), self.device.autocast():
                     losses: Losses = self.model(batch_views)
-                with self.phase("backward"):
+                with self.phase("backward"), self._recomputing():
                     scaler.scale(joint.add(losses)).backward()
             del losses  # and its graph
         check_averaged(self.model, self.task, self.step + 1)
@@ -307,6 +317,11 @@ class Trainer:
             return local
         return nullcontext()
 
+    def _recomputing(self) -> AbstractContextManager[None]:
+        """Temporarily freeze statistics that a second forward pass would update, if there is one."""
+        recomputes = self.config.train.grad_checkpointing
+        return frozen_statistics(self.task) if recomputes else nullcontext()
+
     def confirm(self) -> None:
         """Raise unless the last step's losses and gradient are finite; waits for that step alone.
 
@@ -334,23 +349,9 @@ class Trainer:
         """Call an observing hook."""
         registry.notify(hook, self.config.train.observers, **arguments)
 
-    @contextmanager
-    def averaged_weights(self) -> Iterator[None]:
+    def averaged_weights(self) -> AbstractContextManager[None]:
         """Temporarily give the exported encoder the average of its weights, where one is kept."""
-        self._swap_average()
-        try:
-            yield
-        finally:
-            self._swap_average()
-
-    def _swap_average(self) -> None:
-        """Exchange the parameters and buffers of the exported encoder and of its average."""
-        if self.ema is None:
-            return
-        encoder, average = self.task.exported_encoder, self.ema.module
-        own = itertools.chain(encoder.parameters(), encoder.buffers())
-        for a, b in zip(own, itertools.chain(average.parameters(), average.buffers()), strict=True):
-            a.data, b.data = b.data, a.data
+        return exchanged(self.task.exported_encoder, None if self.ema is None else self.ema.module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to resume: tensors and plain values only."""
@@ -366,6 +367,7 @@ class Trainer:
             "skipped": dict(self.skipped),
             "excluded": list(self.skipped.excluded),
             "budget": asdict(self.budget),
+            "best": self.best.state_dict(),
             **self._origin,
         }
 
@@ -386,26 +388,9 @@ class Trainer:
         self._skipped_before = SkippedSamples(state["skipped"], state.get("excluded", ()))
         if "budget" in state:  # not in checkpoints of older versions
             self.follow(Budget.from_state(state["budget"]))
+        self.best.load_state_dict(state.get("best", {}))
 
     def follow(self, budget: Budget) -> None:
         """Train to the end of this budget, with the learning rate that it has."""
         self.budget = budget
         self.schedules = Schedules(self.optimizer, self.config.train, budget)
-
-
-_CHOSEN = ("precision", "channels_last", "threads", "compile")
-"""The settings of `train` that the device decides."""
-
-
-def _record_choices(config: RunConfig, data: DataSet, device: Device) -> RunConfig:
-    """Return the configuration with the settings chosen here, so that a resumed run keeps them."""
-    computing = {name: getattr(device, name) for name in _CHOSEN}
-    storage: dict[str, Any] = {}
-    if config.data.cache is None:
-        storage["resident"] = "always" if data.train.resident else "never"
-    return config.model_copy(
-        update={
-            "train": config.train.model_copy(update=computing),
-            "data": config.data.model_copy(update=storage),
-        }
-    )

@@ -125,7 +125,8 @@ def _threads(train: TrainConfig, device: Device) -> Iterator[Device]:
 
 def _compiled(train: TrainConfig, device: Device) -> Iterator[Device]:
     """Yield the device with `torch.compile`, where there is a compiler."""
-    if train.compile == "auto" and not train.cached_gradients and can_compile():
+    recomputes = train.cached_gradients or train.grad_checkpointing
+    if train.compile == "auto" and not recomputes and can_compile():
         yield replace(device, compile=True)
 
 

@@ -274,6 +274,23 @@ def test_a_full_disk_leaves_the_old_file_whole(
     assert list(tmp_path.iterdir()) == [file]
 
 
+# ---- places
+
+
+def test_the_features_of_places_are_those_that_are_pooled(digits: Path, tmp_path: Path) -> None:
+    pooled, dense = (tmp_path / f"{name}.npz" for name in ("pooled", "dense"))
+    embed(digits, None, pooled)
+    written = embed(digits, None, dense, dense=True)
+    assert (written.width, written.grid) == (96, (2, 2))
+    with np.load(pooled) as rows, np.load(dense) as places:
+        assert places["features"].shape == (1797, 96, 2, 2)
+        mean = places["features"].mean((2, 3))  # as the network pools
+        np.testing.assert_allclose(mean, rows["features"], atol=1e-5, rtol=1e-5)
+        assert (places["name"] == rows["name"]).all()
+    with pytest.raises(UserError, match="--dense needs arrays of several axes; choose"):
+        embed(digits, None, tmp_path / "dense.parquet", dense=True)
+
+
 # ---- the names of samples
 
 

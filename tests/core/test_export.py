@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -31,7 +32,8 @@ from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder
 from ssl_zoo.tools import export as module
 from ssl_zoo.tools.embed import embed
-from ssl_zoo.tools.export import export, stem_changes
+from ssl_zoo.tools.export import OPSET, export
+from ssl_zoo.tools.export_timm import stem_changes
 from tests.core.pictures import photo, write
 
 NARROW = dict(PRESETS["resnet10_narrow"].options)
@@ -354,7 +356,7 @@ def onnxruntime() -> Any:
 
 
 @pytest.mark.parametrize("case", ["default", "original", "conv_stem", "vit"])
-def test_onnx_gives_the_features_of_the_run_for_any_batch_and_nothing_is_said_or_left(
+def test_onnx_gives_the_features_for_any_batch_and_size_that_the_network_takes(
     exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], onnxruntime: Any, case: str
 ) -> None:
     size = CASES[case][1]
@@ -363,12 +365,14 @@ def test_onnx_gives_the_features_of_the_run_for_any_batch_and_nothing_is_said_or
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == [file]
     model = load_backbone(exported / "runs" / case)
+    sides = (size, size) if case == "vit" else (size + 16, size + 5)
     for n in (1, 5):
         scope: dict[str, Any] = {}
         exec(code, scope)
-        (features,) = scope["session"].run(None, {"images": images(size, n).numpy()})
+        x = torch.randn(n, 3, *sides, generator=torch.Generator().manual_seed(1))
+        (features,) = scope["session"].run(None, {"images": x.numpy()})
         with torch.no_grad():
-            expected = model(images(size, n)).numpy()
+            expected = model(x).numpy()
         assert (features.shape, features.dtype) == (expected.shape, np.float32)
         np.testing.assert_allclose(features, expected, atol=1e-4, rtol=1e-4)
 
@@ -380,7 +384,7 @@ def test_onnx_says_how_images_are_normalised_and_nothing_of_this_machine(
     export(exported / "runs" / "default", file)
     session = onnxruntime.InferenceSession(file)
     (given,), (gives,) = session.get_inputs(), session.get_outputs()
-    assert (given.name, given.shape) == ("images", ["batch", 3, 16, 16])
+    assert (given.name, given.shape) == ("images", ["batch", 3, "height", "width"])
     assert (gives.name, gives.shape) == ("features", ["batch", 256])
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["normalise"]) == {
@@ -390,6 +394,8 @@ def test_onnx_says_how_images_are_normalised_and_nothing_of_this_machine(
         "channels": 3,
     }
     content = file.read_bytes()
+    opsets = importlib.import_module("onnx").load(file).opset_import
+    assert [opset.version for opset in opsets if opset.domain == ""] == [OPSET]
     assert b"site-packages" not in content
     assert str(tmp_path).encode() not in content
 
@@ -437,9 +443,9 @@ def test_a_file_that_cannot_be_written(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = exported / "runs" / "default"
-    for name in ("b.pt", "b", "."):
-        said = complaint(run, tmp_path / name)
-        assert said.endswith("unknown format for image data; its name must end in .safetensors or .onnx")
+    said = complaint(run, tmp_path / "b.pt")
+    formats = ".safetensors or .pth or no suffix, for a folder or .onnx"
+    assert said.endswith(f"unknown format for image data; its name must end in {formats}")
     missing = tmp_path / "none" / "b.safetensors"
     assert (
         complaint(run, missing) == f"--to {missing}: there is no folder {missing.parent}; make it first"

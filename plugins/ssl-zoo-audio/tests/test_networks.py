@@ -201,3 +201,21 @@ def test_the_gradient_of_the_convolutions_is_scaled() -> None:
     assert plain.abs().sum() > 0
     assert torch.allclose(scaled, 0.1 * plain, atol=1e-4)
     assert torch.allclose(norm, norm_too, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", OF_TRANSFORMERS)
+def test_recomputed_activations_give_the_same_gradients(name: str) -> None:
+    def gradients(recomputed: bool) -> list[Tensor | None]:
+        encoder = build(name).train()
+        if recomputed:
+            encoder.checkpoint_gradients()
+            assert encoder.model.encoder.layers[0].gradient_checkpointing
+        encoder(sounds(8000, 2500)).square().sum().backward()
+        return [parameter.grad for parameter in encoder.parameters()]
+
+    torch.testing.assert_close(gradients(True), gradients(False), rtol=1e-6, atol=1e-6)
+
+
+def test_a_network_that_cannot_recompute_activations_is_refused() -> None:
+    with pytest.raises(Unsuitable, match=r"^train.grad_checkpointing: MelCNN cannot recompute"):
+        build("mel-cnn").checkpoint_gradients()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import SmallTexts
 from ssl_zoo_text.backbones import backbones
 from ssl_zoo_text.bert import BERT
 from ssl_zoo_text.electra import ELECTRA
@@ -18,7 +19,7 @@ from ssl_zoo_text.tokenizer import CLS, MASK, SPECIALS
 from ssl_zoo_text.xlnet import XLNet
 from tokenizers import Tokenizer, models
 
-from ssl_zoo import Rng
+from ssl_zoo import Rng, Unsuitable
 from ssl_zoo.config.schema import BackboneConfig
 
 WORDS = 8
@@ -137,3 +138,23 @@ def test_a_discriminator_reaches_the_smallest_loss_that_is_possible() -> None:
     q = 0.15 * (1 / 2 - 1 / WORDS) / rest
     smallest = -rest * (q * math.log(q) + (1 - q) * math.log(1 - q))
     assert abs(float(logs["discriminator"]) - smallest) < 0.02
+
+
+@pytest.mark.parametrize("name", ["bert-tiny", "gpt2-tiny", "electra-tiny"])
+def test_recomputed_activations_give_the_same_gradients(name: str) -> None:
+    def gradients(recomputed: bool) -> list[torch.Tensor | None]:
+        texts = SmallTexts(name)
+        torch.manual_seed(0)
+        encoder = texts.encoder().train()
+        if recomputed:
+            encoder.checkpoint_gradients()
+        torch.manual_seed(1)  # of dropout
+        encoder(texts.batch(3)).square().sum().backward()
+        return [parameter.grad for parameter in encoder.parameters()]
+
+    torch.testing.assert_close(gradients(True), gradients(False), rtol=1e-6, atol=1e-6)
+
+
+def test_xlnet_which_cannot_recompute_activations_is_refused() -> None:
+    with pytest.raises(Unsuitable, match=r"^train.grad_checkpointing: .* cannot recompute activations"):
+        SmallTexts("xlnet-tiny").encoder().checkpoint_gradients()

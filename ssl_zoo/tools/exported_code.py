@@ -1,0 +1,58 @@
+"""The Python that exports contain, with which others read files as the run did."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+from ssl_zoo import preprocess
+from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.spec import ImageSpec
+
+
+def normalisation(spec: ImageSpec) -> dict[str, str]:
+    """Return how images are normalised, for the header of a file."""
+    names = ("mean", "std", "size", "channels")
+    return {"normalise": json.dumps({name: getattr(spec, name) for name in names})}
+
+
+def usage(call: str, convert: str, spec: ImageSpec) -> list[str]:
+    """Return the code of ``preprocess``, with comments on how to call the network.
+
+    Args:
+        call: computes the features of ``files``.
+        convert: what ``preprocess`` does with its array, a format string.
+        spec: the description of the images.
+    """
+    source = inspect.getsource(preprocess).partition("from __future__ import annotations\n")[2]
+    shape = f"[1, {spec.channels}, {spec.size}, {spec.size}]"
+    arguments = f"{spec.size}, {spec.channels}, {list(spec.mean)}, {list(spec.std)}"
+    return [
+        "",
+        f"# features = {call}  # [B, D]",
+        "#",
+        f"# preprocess(file) returns an image file as float32 {shape}: intensities in [0, 1],",
+        "# normalised by the mean and deviation of the data that the run was trained on.",
+        source.rstrip(),
+        "",
+        "",
+        "def preprocess(file):",
+        f'    """Return an image file as the input of the network, float32 {shape}."""',
+        f"    return {convert.format(f'image_input(file, {arguments})')}",
+    ]
+
+
+def torch_usage(spec: ImageSpec) -> list[str]:
+    """Return the code of ``preprocess`` for a network of torch's."""
+    call = "model(torch.cat([preprocess(file) for file in files]))"
+    return usage(call, "torch.from_numpy({})", spec)
+
+
+def without_sources(config: BackboneConfig) -> BackboneConfig:
+    """Return the configuration without the source of the initial weights, which may be a local file."""
+    sources = ("file", "hf_hub_filename", "hf_hub_id", "source", "url")
+    options = {name: value for name, value in config.options.items() if name != "cache_dir"}
+    overlay = options.pop("pretrained_cfg_overlay", None) or {}
+    if overlay := {name: value for name, value in overlay.items() if name not in sources}:
+        options["pretrained_cfg_overlay"] = overlay
+    return config.model_copy(update={"options": options, "pretrained": False})
