@@ -15,6 +15,8 @@ OLD_NAMES = {"train": {"images": "samples"}}
 """By section, the names of settings in older versions, which are read, and the present ones."""
 DEFAULT_EPOCHS = 100.0
 """The budget if none is set."""
+DEFAULT_HOLDOUT = 0.1
+"""The share held out for evaluation if none is set, where evaluation needs one."""
 Options = TypeVar("Options", bound=BaseModel)
 
 
@@ -77,22 +79,35 @@ class DataConfig(_Section):
     labels: Literal["auto", "none"] = Field(
         "auto", description="none: leave labels out, as where sub-folders are not classes"
     )
-    holdout: float = Field(
-        0.1,
+    holdout: float | None = Field(
+        None,
         gt=0,
         lt=1,
-        description="share of each class held out for evaluation if the source has no test split",
+        description="share of each class held out for evaluation if the source has no test split; none: "
+        "a tenth of labelled data, and nothing of data without labels",
     )
     groups: str | None = Field(
         None,
         description="samples to hold out together: folder, or a regular expression that finds the group "
         "in a file's name, such as '(patient\\d+)'",
     )
-    workers: int = Field(2, ge=1, le=256, description="decoding threads")
+    workers: int | None = Field(
+        None, ge=1, le=256, description="decoding threads; none: one for each CPU core of the process"
+    )
     resident: Literal["auto", "always", "never"] = Field(
         "auto", description="keep decoded samples in memory on the device (auto: if they fit)"
     )
     cache: str | None = Field(None, description="folder for decoded images, used by this and later runs")
+
+    def share_to_hold_out(self, needed: bool) -> float:
+        """Return the share of samples to hold out of a source without a test split, in [0, 1).
+
+        Args:
+            needed: whether evaluation needs samples that were not trained on, as accuracies do.
+        """
+        if self.holdout is not None:
+            return self.holdout
+        return DEFAULT_HOLDOUT if needed or self.groups is not None else 0.0
 
 
 class BackboneConfig(_Section):

@@ -21,6 +21,7 @@ from ssl_zoo.data.decoded_cache import origin_of
 from ssl_zoo.data.holdout import hold_out
 from ssl_zoo.data.image_files import ImageFiles
 from ssl_zoo.data.lazy import LazySplit
+from ssl_zoo.data.read_ahead import decoding_threads
 from ssl_zoo.data.sample_files import Origin, UnreadableFiles
 from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
@@ -107,7 +108,7 @@ class SplitBuilder:
             count=count,
             side=side,
             channels=self.channels,
-            workers=self.config.workers,
+            workers=decoding_threads(self.config),
             unreadable=self.unreadable,
             origin=origin_of(dataset),
         )
@@ -124,7 +125,7 @@ class SplitBuilder:
             count=len(paths),
             side=side,
             channels=self.channels,
-            workers=self.config.workers,
+            workers=decoding_threads(self.config),
             unreadable=self.unreadable,
             origin=Origin(root, paths),
         )

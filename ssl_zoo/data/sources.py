@@ -29,6 +29,7 @@ from ssl_zoo.data.download import default_root, open_torchvision
 from ssl_zoo.data.folder import read_folder
 from ssl_zoo.data.holdout import exact_copies, hold_out, random_split
 from ssl_zoo.data.lazy import LazySplit
+from ssl_zoo.data.read_ahead import decoding_threads
 from ssl_zoo.data.source import Source, choose_source
 from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
@@ -93,7 +94,7 @@ def load(
         raise SettingError(
             "data.groups", f"nothing is held out of {data.name}, as {reason}; leave it out or change it"
         )
-    if config.holdout != DataConfig.model_fields["holdout"].default and not data.facts.held_out:
+    if config.holdout is not None and not data.facts.held_out:
         _NO_HOLDOUT(f"data.holdout={config.holdout:g} has no effect: nothing is held out of {data.name}")
     return data.without_labels("data.labels=none") if config.labels == "none" else data
 
@@ -212,7 +213,7 @@ def _folder(config: DataConfig, device: torch.device) -> DataSet:
     test: Split | None = None
     if content.test is not None:
         test = LazySplit(builder.from_files(content.test.paths, root), content.test.labels)
-        _warn_of_copies(paths, content.test.paths, config.workers)
+        _warn_of_copies(paths, content.test.paths, decoding_threads(config))
         bank_numbers, held_out = known, known[:0]
     else:
         whole = None if labels is None else labels[known]

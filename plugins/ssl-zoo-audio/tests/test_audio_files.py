@@ -141,7 +141,7 @@ def test_a_wrong_row_of_a_list_is_refused_in_a_line(
 def test_clips_are_decoded_at_once_or_at_each_use(tmp_path: Path) -> None:
     for i in range(20):
         write(tmp_path / f"{i:02}.wav", tone(0.2, 16000, 300 + i))
-    once, each = opened(tmp_path), opened(tmp_path, resident="never")
+    once, each = opened(tmp_path, holdout=0.2), opened(tmp_path, resident="never", holdout=0.2)
     assert once.train.resident
     assert not each.train.resident
     for split in ("train", "test"):
@@ -188,7 +188,7 @@ def bad_folder(folder: Path) -> Path:
 
 
 def test_files_that_cannot_be_read_are_listed_with_the_reason(tmp_path: Path) -> None:
-    data = opened(bad_folder(tmp_path))
+    data = opened(bad_folder(tmp_path), holdout=0.1)
     for split in (data.train, data.test):
         assert split is not None
         split.batch(torch.arange(len(split)))
@@ -209,7 +209,7 @@ def test_any_number_of_clips_may_be_silent(tmp_path: Path) -> None:
         write(tmp_path / f"{i:02}.wav", (0.5 if loud else 5e-4) * tone(0.2, 16000, 300 + i) / 0.5)
 
     def decoded(**settings: Any) -> tuple[int, Mapping[str, str]]:
-        data = opened(tmp_path, **settings)
+        data = opened(tmp_path, holdout=0.1, **settings)
         assert data.test is not None
         return sum(len(split.to(CPU)) for split in (data.train, data.test)), data.train.skipped
 

@@ -24,8 +24,9 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, Excluded, LazySplit, SampleFiles, Split
 from ssl_zoo.data.assemble import place_splits
 from ssl_zoo.data.holdout import exact_copies, group_by_name, merge_groups, stratified_split
+from ssl_zoo.data.read_ahead import decoding_threads
 from ssl_zoo.data.sample_files import Origin, UnreadableFiles
-from ssl_zoo.data.summary import SourceFacts
+from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.notices import Notice
 from ssl_zoo.text import one_line, printable, quantity
 from ssl_zoo_audio.data.options import SoundOptions
@@ -179,7 +180,7 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
     clips = Clips(
         name=lambda number: _name(parts[number], root),
         count=len(parts),
-        workers=config.workers,
+        workers=decoding_threads(config),
         unreadable=unreadable,
         origin=Origin(root, [part.file for part in parts]),
         parts=parts,
@@ -222,19 +223,22 @@ def _hold_out(
     config: DataConfig, parts: list[Part], root: Path, labels: Tensor | None
 ) -> tuple[Tensor, Tensor, SourceFacts]:
     """Return the clips to train on and those held out, by whole files."""
+    share = config.share_to_hold_out(labels is not None)
+    if not share:
+        return torch.arange(len(parts)), torch.arange(0), NO_FACTS
     files = list(dict.fromkeys(part.file for part in parts))
     number = {file: i for i, file in enumerate(files)}
-    sets = exact_copies(files, config.workers)
+    sets = exact_copies(files, decoding_threads(config))
     copies = sum(len(members) - 1 for members in sets)
     if config.groups is not None:
         sets += group_by_name([_relative(file, root) for file in files], config.groups)
     of_file = merge_groups(len(files), sets)
     groups = of_file[torch.tensor([number[part.file] for part in parts])]
     classes = torch.zeros(len(parts), dtype=torch.long) if labels is None else labels
-    train, test = stratified_split(classes, groups, config.holdout)
-    share = f"{100 * len(test) / len(parts):.2g} %" if len(test) else ""
-    held_out = ", ".join([share, *(["stratified"] if labels is not None else []), "by file"])
-    return train, test, SourceFacts(held_out=held_out if share else "", copies=copies)
+    train, test = stratified_split(classes, groups, share)
+    part = f"{100 * len(test) / len(parts):.2g} %" if len(test) else ""
+    held_out = ", ".join([part, *(["stratified"] if labels is not None else []), "by file"])
+    return train, test, SourceFacts(held_out=held_out if part else "", copies=copies)
 
 
 def _found(path: Path, others: Counter[str]) -> list[Part]:
