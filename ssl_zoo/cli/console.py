@@ -269,7 +269,7 @@ def _say_left_out(unreadable: Mapping[str, str], excluded: Mapping[str, str]) ->
 
 def print_run(run: Run) -> None:
     """Print a finished run's scores beside the baselines', and where the run is."""
-    results, source = run.results(), run.config().data.source
+    results, source = run.results(), run.config().data.source_text
     labelled = any("knn" in row for row in results["scores"].values())
     problem = results.get("data", {}).get("no_accuracy")
     split = "test" if results.get("data", {}).get("test", 1) else "train"

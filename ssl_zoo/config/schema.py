@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ssl_zoo.config.presets import DEFAULT_BACKBONE, PRESETS
+from ssl_zoo.config.source_names import plain_source, source_name
 
 BUDGETS = ("epochs", "samples", "minutes")
 """The fields that set the budget; at most one of them is set."""
@@ -67,7 +68,11 @@ class TaskConfig(BaseModel):
 class DataConfig(_Section):
     """The source of the samples."""
 
-    source: str = Field("digits", description="name of a data set, a folder, timm:NAME or hf:NAME")
+    source: str | Annotated[list[str], Field(min_length=1)] = Field(
+        "digits",
+        description="name of a data set, timm:NAME or hf:NAME; or a folder, a glob, a list of files "
+        "(.txt, .csv, .tsv, .parquet), or several of these",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="options of the source")
     root: str | None = Field(None, description="folder for downloaded data sets")
     image_size: int | None = Field(
@@ -98,6 +103,26 @@ class DataConfig(_Section):
         "auto", description="keep decoded samples in memory on the device (auto: if they fit)"
     )
     cache: str | None = Field(None, description="folder for decoded images, used by this and later runs")
+
+    @field_validator("source")
+    @classmethod
+    def _one_source(cls, value: str | list[str]) -> str | list[str]:
+        return plain_source(value)
+
+    @property
+    def sources(self) -> list[str]:
+        """The source, or each of several."""
+        return [self.source] if isinstance(self.source, str) else self.source
+
+    @property
+    def source_text(self) -> str:
+        """The source as a text, several with commas between them."""
+        return ", ".join(self.sources)
+
+    @property
+    def source_name(self) -> str:
+        """A short name of the source, as `ssl_zoo.config.source_names.source_name` gives it."""
+        return source_name(self.source)
 
     def share_to_hold_out(self, needed: bool) -> float:
         """Return the share of samples to hold out of a source without a test split, in [0, 1).

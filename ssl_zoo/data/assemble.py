@@ -116,8 +116,8 @@ class SplitBuilder:
             self.report(survey(images_by_index.open, count, side))
         return LazySplit(images_by_index, labels_of(dataset))
 
-    def from_files(self, paths: Sequence[Path], root: Path) -> ImageFiles:
-        """Return the image files below `root`, as a `LazySplit` takes them."""
+    def from_files(self, paths: Sequence[Path], root: Path, folders: Sequence[Path] = ()) -> ImageFiles:
+        """Return the image files below `root`, and in all of `folders`, as a `LazySplit` takes them."""
         side = stored_side(self.config, self.size)
         return ImageFiles(
             open=lambda i: open_image(paths[i], side),
@@ -127,13 +127,13 @@ class SplitBuilder:
             channels=self.channels,
             workers=decoding_threads(self.config),
             unreadable=self.unreadable,
-            origin=Origin(root, paths),
+            origin=Origin(root, paths, folders),
         )
 
     def report(self, looked_at: Survey) -> None:
         """Give notices of what decoding changes in images."""
         size = self.config.image_size or self.size
-        name = printable(Path(self.config.source).name)
+        name = printable(self.config.source_name)
         looked_at.report(name, size, self.config.image_size is None)
 
 

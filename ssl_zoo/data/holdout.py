@@ -80,8 +80,12 @@ def hold_out(
     sets: list[list[int]] = []
     if config.groups is not None:
         if paths is None or root is None:
-            raise SettingError("data.groups", f"{config.source} has no files to group; leave it out")
-        sets = group_by_name([path.relative_to(root).as_posix() for path in paths], config.groups)
+            raise SettingError(
+                "data.groups", f"{config.source_text} has no files to group; leave it out"
+            )
+        sets = group_by_name(
+            [Path(os.path.relpath(path, root)).as_posix() for path in paths], config.groups
+        )
     copies = exact_copies(paths, decoding_threads(config)) if paths is not None else []
     groups = merge_groups(count, [*sets, *copies])
     classes = torch.zeros(count, dtype=torch.long) if labels is None else labels
