@@ -134,9 +134,9 @@ def read_list(
             raise UserError(f"data.source: {where}: {printable(str(error))}") from error
         key = (absolute(files[-1].path), *(row.get(column) for column in parts))
         if key in seen:
-            shown = printable(str(row[path]))
             raise UserError(
-                f"data.source: {where}: {shown} is listed already in {seen[key]}; remove one of the lines"
+                f"data.source: {where}: {printable(str(row[path]))} is listed already in {seen[key]}; "
+                "remove one of the lines"
             )
         seen[key] = place
         values.append(str(row.get(split, "")))
@@ -157,9 +157,18 @@ def first_path(file: Path) -> str:
     """Return the first path of a list, "" if it is none."""
     try:
         row = next(_rows(file, {PATH: PATH}), None)
-    except (UserError, csv.Error, ValueError, OSError):
+    except UserError:
         return ""
     return "" if row is None else str(row[1].get(PATH) or "")
+
+
+def columns_of(file: Path) -> list[str]:
+    """Return the names of the columns of the first row of a list; none if it cannot be read."""
+    try:
+        row = next(_rows(file, {}), None)
+    except UserError:
+        return []
+    return [] if row is None else list(row[1])
 
 
 def _preference(value: str) -> int:
@@ -179,7 +188,7 @@ def _rows(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, Row]]:
         UserError: the list cannot be read, or has no column of paths.
     """
     suffix, name = file.suffix.lower(), printable(file.name)
-    path = next(iter(columns))
+    path = next(iter(columns), PATH)
     try:
         if suffix == ".parquet":
             for number, row in enumerate(parquet_rows(file), 1):

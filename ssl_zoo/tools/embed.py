@@ -81,8 +81,8 @@ def embed(
       ``features``, lists of D numbers.
 
     A ``name`` is a file's path relative to the folder, or to that of a list; its path where there are
-    several sources. In a data set without files it is the index in
-    the split, or ``SOURCE SPLIT[INDEX]`` where images are decoded one by one.
+    several sources. In a data set without files it is the index in the split, or
+    ``SOURCE SPLIT[INDEX]`` where images are decoded one by one.
 
     Args:
         run: a run directory; or its `backbone.safetensors`, if `data` is given, for pooled features.

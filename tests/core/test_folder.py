@@ -274,7 +274,7 @@ def test_wrong_folders_get_one_line_that_says_what_to_do(tmp_path: Path) -> None
     expected = {
         "empty": "there are no images in .*empty, the folder is empty; name another folder",
         "texts": r"no images in .*texts, only other files \(2 .txt, 1 without suffix\)",
-        "texts/a.txt": "a.txt' is a file, not a folder of images",
+        "texts/a.txt": r"a\.txt, line 1: .*not an image does not exist \(1 of 1 files are missing\)",
         "gone": "gone' is neither a folder nor a known data set",
         "half": "no images in .*half/test; remove it",
     }
