@@ -66,9 +66,9 @@ def test_the_command_line_prints_each_once_and_quiet_hides_them(call: Call, tmp_
     assert code == 0, err
     lines = [line for line in err.splitlines() if line.startswith("photos: ")]
     assert len(lines) == len(set(lines)) >= 3
-    assert "photos: 30 images: 27 to train, 3 held out (10 %); no labels" in lines
+    assert "photos: 30 images: 30 to train, none to evaluate on; no labels" in lines
     assert "photos: a mirrored image is assumed to mean the same; task.flip=0 if it does not" in lines
-    assert "left out of an epoch: 3 of 27 images, others each time, as a step takes 8" in err
+    assert "left out of an epoch: 6 of 30 images, others each time, as a step takes 8" in err
     kept = [notice["text"] for notice in Run.open("loud").results()["notices"]]
     assert set(lines) <= set(kept)
 
@@ -81,8 +81,8 @@ def test_the_command_line_prints_each_once_and_quiet_hides_them(call: Call, tmp_
     assert (code, err) == (0, "")
     results = json.loads(out)
     assert [notice["text"] for notice in results["notices"]] == kept
-    assert results["data"]["train"] == 27
-    assert results["data"]["facts"]["held_out"] == "10 %"
+    assert results["data"]["train"] == 30
+    assert results["data"]["facts"]["held_out"] == ""
     assert results["data"]["no_accuracy"] == "has no labels"
 
 

@@ -35,6 +35,7 @@ from ssl_zoo.cli.options import (
     Tune,
     load_run_config,
     names_option,
+    one_or_several,
     settings_of,
     split_names,
 )
@@ -139,7 +140,8 @@ def eval_command(
     ],
     protocol: StandardProtocols = None,
     data: Annotated[
-        str | None, typer.Option(help="Labelled data to transfer to, in place of the run's own.")
+        list[str] | None,
+        typer.Option(help="Labelled data to transfer to, in place of the run's own; may be repeated."),
     ] = None,
     image_size: ImageSize = None,
     pretrained: Pretrained = None,
@@ -172,13 +174,14 @@ def eval_command(
 
     names = split_names(protocol, "--protocol") or None
     values = {**settings, **parse_sets(sets or ())}
-    rows = evaluate(subject, names, data=data, settings=values, keep=keep)
+    source = one_or_several(data)
+    rows = evaluate(subject, names, data=source, settings=values, keep=keep)
     if json:
         kept = {} if rows.classifier is None else {"classifier": str(rows.classifier)}
-        values = {"run": subject, "source": data, "scores": rows, "scores_kept": rows.kept, **kept}
+        values = {"run": subject, "source": source, "scores": rows, "scores_kept": rows.kept, **kept}
         console.print_results(values)
     else:
-        on = f" on {data}" if data is not None else ""
+        on = f" on {', '.join(data)}" if data else ""
         console.print_scores(rows, f"{subject}, evaluated{on}")
         if rows.classifier is not None:
             console.print_kept(subject, rows.classifier)
@@ -208,7 +211,9 @@ def report_command(
 def embed_command(
     run: Annotated[Path, typer.Argument(help="Run directory, a snapshot, or a backbone.safetensors.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .npz or .parquet file to write.")],
-    data: Annotated[str | None, typer.Option(help="Data to embed (default the run's own).")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Data to embed (default the run's own); may be repeated.")
+    ] = None,
     dense: Annotated[
         bool, typer.Option("--dense", help="Features of places, [N, D, h, w], not pooled ones.")
     ] = False,
@@ -222,7 +227,8 @@ def embed_command(
     from ssl_zoo.config.load import parse_sets
     from ssl_zoo.tools.embed import embed
 
-    written = embed(run, data, out, device, batch_size, parse_sets(sets or ()), dense)
+    source = one_or_several(data)
+    written = embed(run, source, out, device, batch_size, parse_sets(sets or ()), dense)
     if json:
         console.print_results(asdict(written))
     else:
@@ -234,7 +240,8 @@ def predict_command(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .csv or .parquet file to write.")],
     data: Annotated[
-        str | None, typer.Option(help="Data to classify, with or without labels (default the run's).")
+        list[str] | None,
+        typer.Option(help="Data to classify, with or without labels (default the run's)."),
     ] = None,
     classifier: Annotated[
         Path | None, typer.Option(help="File of a classifier (default the run's own).")
@@ -255,7 +262,7 @@ def predict_command(
     from ssl_zoo.tools.predict import predict
 
     settings |= parse_sets(sets or ())
-    predicted = predict(run, data, out, classifier=classifier, settings=settings)
+    predicted = predict(run, one_or_several(data), out, classifier=classifier, settings=settings)
     if json:
         console.print_results(asdict(predicted))
     else:

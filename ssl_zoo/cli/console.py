@@ -272,7 +272,7 @@ def print_run(run: Run) -> None:
     """Print a finished run's scores beside the baselines', and where the run is."""
     from ssl_zoo.runs.run import BEST_FILE
 
-    results, source = run.results(), run.config().data.source
+    results, source = run.results(), run.config().data.source_text
     labelled = any("knn" in row for row in results["scores"].values())
     problem = results.get("data", {}).get("no_accuracy")
     split = "test" if results.get("data", {}).get("test", 1) else "train"

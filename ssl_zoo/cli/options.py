@@ -61,8 +61,11 @@ TaskName = Annotated[
     typer.Option("--task", help="Name of a task (ssl-zoo tasks).", autocompletion=_complete_task),
 ]
 Data = Annotated[
-    str | None,
-    typer.Option(help="digits, fashion-mnist, cifar10, …, a folder, timm:NAME or hf:NAME."),
+    list[str] | None,
+    typer.Option(
+        help="digits, fashion-mnist, cifar10, …, timm:NAME, hf:NAME; a folder, a glob, or a list of "
+        "files (.txt, .csv, .parquet); may be repeated."
+    ),
 ]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the network's input, in pixels.")]
 Backbone = Annotated[str | None, typer.Option(help="Any timm model (default resnet10_narrow).")]
@@ -129,10 +132,18 @@ def settings_of(**flags: Any) -> dict[str, Any]:
         from ssl_zoo.config.weights import read_header
 
         read_header(flags["from_"], "--from")
+    flags["data"] = one_or_several(flags.get("data"))
     settings = {FLAGS[name]: value for name, value in flags.items() if value is not None}
     if "train.observers" in settings:
         settings["train.observers"] = split_names(settings["train.observers"], "--observe")
     return settings
+
+
+def one_or_several(data: str | list[str] | None) -> str | list[str] | None:
+    """Return the values of ``--data`` as ``data.source``: one as it is; None for none."""
+    if not data or isinstance(data, str):
+        return data
+    return data[0] if len(data) == 1 else data
 
 
 def expected_failures(expect: Iterable[str] | None) -> dict[str, str]:

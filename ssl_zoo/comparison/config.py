@@ -31,6 +31,7 @@ from ssl_zoo.config.schema import (
     RunConfig,
     current_path,
 )
+from ssl_zoo.config.source_names import plain_source
 from ssl_zoo.config.weights import NETWORK, weights_file
 from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.data.source import modality_of
@@ -148,7 +149,7 @@ class Comparison(BaseModel):
         if self.tasks != "all" or len(grouped(classes, lambda cls: cls.modality)) == 1:
             return common_modality(classes, self.location("tasks"))
         source = self.set.get("data.source", self.data.get("source", DataConfig().source))
-        return modality_of(str(source), known_sources(registry.collect("ssl_zoo_register_sources")))
+        return modality_of(source, known_sources(registry.collect("ssl_zoo_register_sources")))
 
     @cached_property
     def recipe(self) -> dict[str, dict[str, Any]]:
@@ -213,7 +214,7 @@ class Comparison(BaseModel):
 
     def default_folder(self) -> Path:
         """Return the folder to use if none is given: the same for the same settings."""
-        source = printable(Path(self.encoder_config(0).data.source).name).replace(":", "-") or "data"
+        source = printable(self.encoder_config(0).data.source_name).replace(":", "-") or "data"
         return Path("runs") / f"compare-{source}-{self.settings_hash()}"
 
     def encoder_config(self, seed: int) -> EncoderConfig:
@@ -388,8 +389,9 @@ def _check(comparison: Comparison) -> None:
 def comparability_key(config: EncoderConfig) -> dict[str, Any]:
     """Return the settings that must be equal for runs to stand in one table, files as full paths."""
     key = comparable_settings(config)
-    if (path := Path(config.data.source).expanduser()).is_dir():
-        key["data.source"] = str(path.resolve())
+    paths = [Path(source).expanduser() for source in config.data.sources]
+    if any(path.exists() for path in paths):
+        key["data.source"] = plain_source([str(path.resolve()) for path in paths])
     if (weights := config.backbone.weights) is not None:
         key["backbone.weights"] = str(weights_file(weights).resolve())
     return key

@@ -227,7 +227,7 @@ def _baselines(
 
 def _title(config: EncoderConfig) -> str:
     backbone = config.backbone.name + (" pretrained" if config.backbone.starts_trained else "")
-    return f"{Path(config.data.source).name}, {backbone}, {describe_budget(config)}"
+    return f"{config.data.source_name}, {backbone}, {describe_budget(config)}"
 
 
 def _specs(modalities: Iterable[str]) -> list[type[Spec]]:

@@ -186,8 +186,8 @@ def preflight(sweep: Sweep) -> None:
     data = shared_data(sweep.config, Device.choose(sweep.config.train), modality)
     if comparison.tasks != "all" and data.spec.modality != modality:
         raise UserError(
-            f"data.source: {sweep.config.data.source!r} has {data.spec.modality} data, and the tasks "
-            f"take {modality} data ({', '.join(comparison.task_names())}); choose other --data"
+            f"data.source: {sweep.config.data.source_text!r} has {data.spec.modality} data, and the "
+            f"tasks take {modality} data ({', '.join(comparison.task_names())}); choose other --data"
         )
     for backbone in (sweep.config.backbone, *comparison.own_backbones().values()):
         build_encoder(backbone, data.spec, 0)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ssl_zoo.config.presets import DEFAULT_BACKBONE, PRESETS
+from ssl_zoo.config.source_names import plain_source, source_name
 
 BUDGETS = ("epochs", "samples", "minutes")
 """The fields that set the budget; at most one of them is set."""
@@ -15,6 +16,8 @@ OLD_NAMES = {"train": {"images": "samples"}}
 """By section, the names of settings in older versions, which are read, and the present ones."""
 DEFAULT_EPOCHS = 100.0
 """The budget if none is set."""
+DEFAULT_HOLDOUT = 0.1
+"""The share held out for evaluation if none is set, where evaluation needs one."""
 Options = TypeVar("Options", bound=BaseModel)
 
 
@@ -65,7 +68,11 @@ class TaskConfig(BaseModel):
 class DataConfig(_Section):
     """The source of the samples."""
 
-    source: str = Field("digits", description="name of a data set, a folder, timm:NAME or hf:NAME")
+    source: str | Annotated[list[str], Field(min_length=1)] = Field(
+        "digits",
+        description="name of a data set, timm:NAME or hf:NAME; or a folder, a glob, a list of files "
+        "(.txt, .csv, .tsv, .parquet), or several of these",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="options of the source")
     root: str | None = Field(None, description="folder for downloaded data sets")
     image_size: int | None = Field(
@@ -77,22 +84,55 @@ class DataConfig(_Section):
     labels: Literal["auto", "none"] = Field(
         "auto", description="none: leave labels out, as where sub-folders are not classes"
     )
-    holdout: float = Field(
-        0.1,
+    holdout: float | None = Field(
+        None,
         gt=0,
         lt=1,
-        description="share of each class held out for evaluation if the source has no test split",
+        description="share of each class held out for evaluation if the source has no test split; none: "
+        "a tenth of labelled data, and nothing of data without labels",
     )
     groups: str | None = Field(
         None,
         description="samples to hold out together: folder, or a regular expression that finds the group "
         "in a file's name, such as '(patient\\d+)'",
     )
-    workers: int = Field(2, ge=1, le=256, description="decoding threads")
+    workers: int | None = Field(
+        None, ge=1, le=256, description="decoding threads; none: one for each CPU core of the process"
+    )
     resident: Literal["auto", "always", "never"] = Field(
         "auto", description="keep decoded samples in memory on the device (auto: if they fit)"
     )
     cache: str | None = Field(None, description="folder for decoded images, used by this and later runs")
+
+    @field_validator("source")
+    @classmethod
+    def _one_source(cls, value: str | list[str]) -> str | list[str]:
+        return plain_source(value)
+
+    @property
+    def sources(self) -> list[str]:
+        """The source, or each of several."""
+        return [self.source] if isinstance(self.source, str) else self.source
+
+    @property
+    def source_text(self) -> str:
+        """The source as a text, several with commas between them."""
+        return ", ".join(self.sources)
+
+    @property
+    def source_name(self) -> str:
+        """A short name of the source, as `ssl_zoo.config.source_names.source_name` gives it."""
+        return source_name(self.source)
+
+    def share_to_hold_out(self, needed: bool) -> float:
+        """Return the share of samples to hold out of a source without a test split, in [0, 1).
+
+        Args:
+            needed: whether evaluation needs samples that were not trained on, as accuracies do.
+        """
+        if self.holdout is not None:
+            return self.holdout
+        return DEFAULT_HOLDOUT if needed or self.groups is not None else 0.0
 
 
 class BackboneConfig(_Section):

@@ -21,6 +21,7 @@ from ssl_zoo.data.decoded_cache import origin_of
 from ssl_zoo.data.holdout import hold_out
 from ssl_zoo.data.image_files import ImageFiles
 from ssl_zoo.data.lazy import LazySplit
+from ssl_zoo.data.read_ahead import decoding_threads
 from ssl_zoo.data.sample_files import Origin, UnreadableFiles
 from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
@@ -107,7 +108,7 @@ class SplitBuilder:
             count=count,
             side=side,
             channels=self.channels,
-            workers=self.config.workers,
+            workers=decoding_threads(self.config),
             unreadable=self.unreadable,
             origin=origin_of(dataset),
         )
@@ -115,8 +116,8 @@ class SplitBuilder:
             self.report(survey(images_by_index.open, count, side))
         return LazySplit(images_by_index, labels_of(dataset))
 
-    def from_files(self, paths: Sequence[Path], root: Path) -> ImageFiles:
-        """Return the image files below `root`, as a `LazySplit` takes them."""
+    def from_files(self, paths: Sequence[Path], root: Path, folders: Sequence[Path] = ()) -> ImageFiles:
+        """Return the image files below `root`, and in all of `folders`, as a `LazySplit` takes them."""
         side = stored_side(self.config, self.size)
         return ImageFiles(
             open=lambda i: open_image(paths[i], side),
@@ -124,15 +125,15 @@ class SplitBuilder:
             count=len(paths),
             side=side,
             channels=self.channels,
-            workers=self.config.workers,
+            workers=decoding_threads(self.config),
             unreadable=self.unreadable,
-            origin=Origin(root, paths),
+            origin=Origin(root, paths, folders),
         )
 
     def report(self, looked_at: Survey) -> None:
         """Give notices of what decoding changes in images."""
         size = self.config.image_size or self.size
-        name = printable(Path(self.config.source).name)
+        name = printable(self.config.source_name)
         looked_at.report(name, size, self.config.image_size is None)
 
 

@@ -45,15 +45,12 @@ class DataSet:
         """The reason why no accuracy can be computed, such as "has no labels"; "" if it can."""
         if self.bank.labels is None:
             return f"has no labels{f' ({self.facts.no_labels})' if self.facts.no_labels else ''}"
+        if len(labels := self.bank.labels.unique().tolist()) < 2:
+            names = [self.classes[i] if self.classes else str(i) for i in labels]
+            return f"has only one class ({', '.join(map(printable, names))}), so accuracy means nothing"
         if self.test is None:
             return "has no samples to evaluate on"
-        if self.test.labels is None:
-            return "has no labels in its test split"
-        labels = self.bank.labels.unique().tolist()
-        if len(labels) > 1:
-            return ""
-        names = [self.classes[i] if self.classes else str(i) for i in labels]
-        return f"has only one class ({', '.join(map(printable, names))}), so accuracy means nothing"
+        return "has no labels in its test split" if self.test.labels is None else ""
 
     def check_labels(self) -> None:
         """Raise unless an accuracy can be computed.

@@ -97,22 +97,8 @@ def list_files(root: Path) -> Listing:
     Raises:
         UserError: there are no images, or a folder cannot be read.
     """
-    suffixes = image_suffixes()
     listing = Listing()
-    seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, onerror=_raise_unreadable, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # links may form a cycle
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(filter(is_visible, subfolders))
-        for name in sorted(names):
-            suffix = Path(name).suffix.lower()
-            if not name.startswith(".") and suffix in suffixes:
-                listing.images.append(Path(folder, name))
-            elif not name.startswith(".") or suffix in suffixes:
-                listing.others["hidden" if name.startswith(".") else suffix or "without suffix"] += 1
+    walk(root, listing, set(), image_suffixes())
     heic = sum(listing.others[suffix] for suffix in HEIC_SUFFIXES)
     hint = "pip install pillow-heif to read HEIC files" if heic else "name another folder"
     if not listing.images:
@@ -124,11 +110,43 @@ def list_files(root: Path) -> Listing:
     return listing
 
 
+def walk(root: Path, listing: Listing, seen: set[str], suffixes: set[str]) -> None:
+    """Add all files below `root` to a listing.
+
+    Args:
+        root: the folder.
+        listing: the listing.
+        seen: the real paths of the folders read already, which are passed over.
+        suffixes: the suffixes of image files.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    for folder, subfolders, names in os.walk(root, onerror=_raise_unreadable, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # links may form a cycle
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(filter(is_visible, subfolders))
+        add_files(Path(folder), sorted(names), listing, suffixes)
+
+
+def add_files(folder: Path, names: Iterable[str], listing: Listing, suffixes: set[str]) -> None:
+    """Add files of a folder to a listing: images, or the number of others by suffix."""
+    for name in names:
+        suffix = Path(name).suffix.lower()
+        if not name.startswith(".") and suffix in suffixes:
+            listing.images.append(Path(folder, name))
+        elif not name.startswith(".") or suffix in suffixes:
+            listing.others["hidden" if name.startswith(".") else suffix or "without suffix"] += 1
+
+
 def _raise_unreadable(error: OSError) -> None:
     raise UserError(f"data.source: cannot read {printable(error.filename)}: {error.strerror}") from error
 
 
-def read_folder(root: Path) -> FolderContent:
+def read_folder(root: Path, listing: Listing | None = None) -> FolderContent:
     """Find the images below `root`, their splits and their classes.
 
     - Folders named by a word for a split (`TRAIN_WORDS`, `TEST_WORDS`) are the splits, if one of them is
@@ -138,17 +156,21 @@ def read_folder(root: Path) -> FolderContent:
     - Below that, sub-folders are classes if every image lies in one.
     - A folder that has nothing but one folder with sub-folders counts as the inner one.
 
+    Args:
+        root: the folder.
+        listing: the images to take, all of them below `root`; None for all that there are.
+
     Raises:
         UserError: there are no images, a folder cannot be read, or several folders could be the train
             split.
     """
-    whole = list_files(root)
+    whole = list_files(root) if listing is None else listing
     root = _innermost(root, whole.images)
     folders = _by_folder(whole.images, root)
-    empty = [name for name in _folders(root) if name not in folders]
+    empty = [name for name in _folders(root) if name not in folders] if listing is None else []
     train, tests, unlabelled = find_splits(root, list(folders), empty)
     if train is None:
-        files = _label(whole.images, root)
+        files = label_by_folder(whole.images, root)
         _warn_of_split_names(files.classes or (), whole.images, root)
         return FolderContent(files, None, whole.others, dict.fromkeys(empty, 0))
     for name in (train, *tests, *unlabelled):
@@ -157,10 +179,10 @@ def read_folder(root: Path) -> FolderContent:
                 f"data.source: there are no images in {printable(root / name)}; remove it, or name "
                 "another folder"
             )
-    files = _label(folders[train], _innermost(root / train, folders[train], named=train))
+    files = label_by_folder(folders[train], _innermost(root / train, folders[train], named=train))
     files = _with_unlabelled(files, [path for name in unlabelled for path in folders[name]])
     candidates = {
-        name: _label(
+        name: label_by_folder(
             folders[name], _innermost(root / name, folders[name], named=name), classes=files.classes
         )
         for name in tests
@@ -289,7 +311,7 @@ def _warn_of_split_names(classes: Sequence[str], images: Sequence[Path], root: P
             )  # fmt: skip
 
 
-def _label(
+def label_by_folder(
     paths: list[Path],
     root: Path,
     classes: tuple[str, ...] | None = None,

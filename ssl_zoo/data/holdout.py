@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.data.read_ahead import decoding_threads
 from ssl_zoo.notices import Notice
 from ssl_zoo.text import printable
 
@@ -59,7 +60,9 @@ def hold_out(
 ) -> HoldOut:
     """Divide the samples of a source without a test split, as `stratified_split` does.
 
-    Exact copies of a file lie on one side, and so do the groups that ``data.groups`` defines.
+    Exact copies of a file lie on one side, and so do the groups that ``data.groups`` defines. Without
+    labels of two classes nothing is held out unless ``data.holdout`` or ``data.groups`` asks for it, as
+    no accuracy needs it.
 
     Args:
         config: the ``data`` section.
@@ -71,15 +74,22 @@ def hold_out(
     Raises:
         SettingError: ``data.groups`` is wrong, or the samples have no files.
     """
+    share = config.share_to_hold_out(labels is not None and len(labels.unique()) > 1)
+    if not share:
+        return HoldOut(torch.arange(count), torch.arange(0), "")
     sets: list[list[int]] = []
     if config.groups is not None:
         if paths is None or root is None:
-            raise SettingError("data.groups", f"{config.source} has no files to group; leave it out")
-        sets = group_by_name([path.relative_to(root).as_posix() for path in paths], config.groups)
-    copies = exact_copies(paths, config.workers) if paths is not None else []
+            raise SettingError(
+                "data.groups", f"{config.source_text} has no files to group; leave it out"
+            )
+        sets = group_by_name(
+            [Path(os.path.relpath(path, root)).as_posix() for path in paths], config.groups
+        )
+    copies = exact_copies(paths, decoding_threads(config)) if paths is not None else []
     groups = merge_groups(count, [*sets, *copies])
     classes = torch.zeros(count, dtype=torch.long) if labels is None else labels
-    train, test = stratified_split(classes, groups, config.holdout)
+    train, test = stratified_split(classes, groups, share)
     parts = [f"{100 * len(test) / count:.2g} %"]
     number, held = (len(classes[indices].unique()) for indices in (torch.arange(count), test))
     parts += ["stratified"] if number > 1 else []

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from ssl_zoo import distributed
+from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.runtime.machine import cores
 from ssl_zoo.tree import Tree
 
 C = TypeVar("C")
+
+
+MAX_DEFAULT_THREADS = 32
+"""The maximum number of decoding threads unless a number is set; each has an image in memory."""
+
+
+def decoding_threads(config: DataConfig) -> int:
+    """Return the number of decoding threads: ``data.workers``, or one for each CPU core.
+
+    The processes of one machine share its cores.
+    """
+    if config.workers is not None:
+        return config.workers
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size()))
+    return min(max(1, cores() // processes), MAX_DEFAULT_THREADS)
 
 
 def read_ahead(

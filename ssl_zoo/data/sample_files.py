@@ -133,31 +133,34 @@ class Origin:
     Attributes:
         root: the folder that contains the files, or the archive.
         files: the file of each sample; the archive for each of its samples.
+        folders: the folders that contain the files, where `root` contains all of these.
     """
 
     root: Path
     files: Sequence[str | Path]
+    folders: Sequence[Path] = ()
 
     def check(self) -> None:
-        """Raise unless the archive, or anything in the folder, is still there.
+        """Raise unless the archive, or anything in each folder, is still there.
 
         An empty folder may be the mount point of a disk that was removed.
 
         Raises:
             SslZooError: it is gone.
         """
-        try:
-            if self.root.is_file():
-                return
-            with os.scandir(self.root) as entries:
-                exists = any(entries)
-        except OSError:
-            exists = False
-        if not exists:
-            raise SslZooError(
-                f"data.source: {printable(self.root)} is gone; reconnect its disk, then start again, "
-                "or resume the run with --resume"
-            )
+        for folder in self.folders or (self.root,):
+            try:
+                if folder.is_file():
+                    continue
+                with os.scandir(folder) as entries:
+                    exists = any(entries)
+            except OSError:
+                exists = False
+            if not exists:
+                raise SslZooError(
+                    f"data.source: {printable(folder)} is gone; reconnect its disk, then start again, "
+                    "or resume the run with --resume"
+                )
 
 
 @dataclass(eq=False, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,17 +37,19 @@ class Source:
 
     Attributes:
         open: maps the ``data`` section, the training device and the validated options to the data.
-            ``config.source`` is all that the user wrote, and ``ssl_zoo.data.rest_of(config)`` what
-            follows the name.
+            ``config.source`` is all that the user wrote, a list only if it takes `several`, and
+            ``ssl_zoo.data.rest_of(config)`` what follows the name.
         modality: the kind of data.
         Options: the model of its options.
         takes: whether it opens what the user names, such as a file or a folder of texts.
+        several: whether it opens several things at once, ``config.sources``; each of them it `takes`.
     """
 
     open: Callable[[DataConfig, torch.device, Any], DataSet]
     modality: str = "image"
     Options: type[SourceOptions] = SourceOptions
     takes: Callable[[str], bool] = takes_nothing
+    several: bool = False
 
     @classmethod
     def of(
@@ -78,7 +80,7 @@ class Source:
         known = list(self.Options.model_fields)
         if config.options and not known:
             raise SettingError(
-                "data.options", f"{printable(config.source)} has no options; leave them out"
+                "data.options", f"{printable(config.source_text)} has no options; leave them out"
             )
         try:
             return self.Options.model_validate(config.options)
@@ -89,7 +91,7 @@ class Source:
 
 def rest_of(config: DataConfig) -> str:
     """Return what follows the name of a source, such as ``FILE`` of ``tar:FILE``; "" if nothing does."""
-    return config.source.partition(":")[2]
+    return config.sources[0].partition(":")[2]
 
 
 def _named_source(name: str, sources: Mapping[str, Source]) -> Source | None:
@@ -97,11 +99,12 @@ def _named_source(name: str, sources: Mapping[str, Source]) -> Source | None:
     return sources.get(name) or sources.get(name.partition(":")[0])
 
 
-def modality_of(name: str, sources: Mapping[str, Source]) -> str:
-    """Return the kind of data that a user's text names, as its source declares it, without opening it.
+def modality_of(source: str | Sequence[str], sources: Mapping[str, Source]) -> str:
+    """Return the kind of data that ``data.source`` names, as its source declares it, without opening it.
 
     Several sources may take one file or folder, and images are then what is meant, as where none does.
     """
+    name = source if isinstance(source, str) else source[0]
     if (named := _named_source(name, sources)) is not None:
         return named.modality
     takers = [source.modality for source in sources.values() if source.takes(name)]

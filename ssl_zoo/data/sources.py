@@ -26,13 +26,15 @@ from ssl_zoo.data.assemble import (
 from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.decode import open_image
 from ssl_zoo.data.download import default_root, open_torchvision
-from ssl_zoo.data.folder import read_folder
+from ssl_zoo.data.gather import FileOptions, gather, takes_files
 from ssl_zoo.data.holdout import exact_copies, hold_out, random_split
 from ssl_zoo.data.lazy import LazySplit
+from ssl_zoo.data.read_ahead import decoding_threads
 from ssl_zoo.data.source import Source, choose_source
 from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.survey import survey
+from ssl_zoo.data.table import is_list
 from ssl_zoo.data.timm_sets import open_timm
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
@@ -79,10 +81,7 @@ def load(
         UserError: there is no such source, it has no sample, or it cannot be read or downloaded.
     """
     known = known_sources(sources)
-    source = choose_source(config.source, known, modality)
-    if source is None:
-        raise UserError(_unknown_source(config.source, known, modality))
-    data = source(config, device)
+    data = _choose(config, known, modality)(config, device)
     if config.image_size is not None:
         if not isinstance(data.spec, ImageSpec):
             reason = f"{data.name} is {data.spec.modality} data; leave it out"
@@ -93,9 +92,31 @@ def load(
         raise SettingError(
             "data.groups", f"nothing is held out of {data.name}, as {reason}; leave it out or change it"
         )
-    if config.holdout != DataConfig.model_fields["holdout"].default and not data.facts.held_out:
+    if config.holdout is not None and not data.facts.held_out:
         _NO_HOLDOUT(f"data.holdout={config.holdout:g} has no effect: nothing is held out of {data.name}")
     return data.without_labels("data.labels=none") if config.labels == "none" else data
+
+
+def _choose(config: DataConfig, known: Mapping[str, Source], modality: str) -> Source:
+    """Return the source that opens what the user names.
+
+    Raises:
+        UserError: there is none, or none that opens several things of these kinds at once.
+    """
+    chosen: list[Source] = []
+    for name in config.sources:
+        source = choose_source(name, known, modality)
+        if source is None and modality == "image" and name and is_list(user_path("data.source", name)):
+            source = BUILT_IN["folder"]  # which says what is wrong with the list
+        if source is None:
+            raise UserError(_unknown_source(name, known, modality))
+        chosen.append(source)
+    if len(chosen) > 1 and (not chosen[0].several or any(source != chosen[0] for source in chosen)):
+        raise UserError(
+            f"data.source: {printable(config.source_text)} cannot be one data set; several sources are "
+            "folders, globs or lists of files of one kind"
+        )
+    return chosen[0]
 
 
 def _unknown_source(name: str, known: Mapping[str, Source], modality: str) -> str:
@@ -136,7 +157,7 @@ def _is_catalogued(source: str) -> bool:
 
 def _torchvision(config: DataConfig, device: torch.device) -> DataSet:
     """Load one of torchvision's data sets."""
-    name = _catalogued(config.source)
+    name = _catalogued(config.sources[0])
     entry = catalogue.CATALOGUE[name]
     root = user_path("data.root", config.root) if config.root else default_root()
     builder = SplitBuilder(config=config, device=device, size=entry.size, channels=entry.channels)
@@ -164,7 +185,7 @@ def _torchvision(config: DataConfig, device: torch.device) -> DataSet:
 
 def _timm(config: DataConfig, device: torch.device) -> DataSet:
     """Load a data set through timm's factory, or torchvision where it has it."""
-    if _is_catalogued(config.source):
+    if _is_catalogued(config.sources[0]):
         return _torchvision(config, device)
     train_images, test_images = open_timm(config)
     builder = SplitBuilder(config=config, device=device)
@@ -176,7 +197,7 @@ def _timm(config: DataConfig, device: torch.device) -> DataSet:
     else:
         train, test, facts = hold_out_test(train, config)
     return assemble(
-        config.source,
+        config.source_text,
         config,
         device,
         size=image_side(train),
@@ -187,21 +208,17 @@ def _timm(config: DataConfig, device: torch.device) -> DataSet:
     )
 
 
-def _is_folder(source: str) -> bool:
-    return bool(source) and user_path("data.source", source).is_dir()
-
-
-def _folder(config: DataConfig, device: torch.device) -> DataSet:
-    """Load a folder of image files."""
-    root = user_path("data.source", config.source.removeprefix("folder:"))
-    content = read_folder(root)
+def _files(config: DataConfig, device: torch.device, options: FileOptions) -> DataSet:
+    """Load image files: those of folders, globs and lists."""
+    found = gather(config, options)
+    content, root = found.content, found.root
     paths = content.train.paths
     labels = None if config.labels == "none" else content.train.labels
     side = stored_side(config, DEFAULT_SIZE)
     looked_at = survey(lambda i: open_image(paths[i], side), len(paths), side)
     builder = SplitBuilder(config=config, device=device, channels=looked_at.channels)
     builder.report(looked_at)
-    images = builder.from_files(paths, root)
+    images = builder.from_files(paths, root, found.folders)
     known = torch.arange(len(paths)) if labels is None else (labels >= 0).nonzero().flatten()
     facts = SourceFacts(
         folders=content.folders,
@@ -211,8 +228,10 @@ def _folder(config: DataConfig, device: torch.device) -> DataSet:
     )
     test: Split | None = None
     if content.test is not None:
-        test = LazySplit(builder.from_files(content.test.paths, root), content.test.labels)
-        _warn_of_copies(paths, content.test.paths, config.workers)
+        test = LazySplit(
+            builder.from_files(content.test.paths, root, found.folders), content.test.labels
+        )
+        _warn_of_copies(paths, content.test.paths, decoding_threads(config))
         bank_numbers, held_out = known, known[:0]
     else:
         whole = None if labels is None else labels[known]
@@ -228,7 +247,7 @@ def _folder(config: DataConfig, device: torch.device) -> DataSet:
         rest[held_out] = False
         train = LazySplit(images, None, rest.nonzero().flatten())
     return assemble(
-        printable(root.resolve().name),
+        found.name,
         config,
         device,
         size=DEFAULT_SIZE,
@@ -248,7 +267,7 @@ def _warn_of_copies(train: Sequence[Path], test: Sequence[Path], workers: int) -
     if number:
         log.warning(
             "%d of the %d images to evaluate on are exact copies of images trained on, so accuracies "
-            "are too high; remove them from one of the two folders", number, len(test),
+            "are too high; remove them from one of the two", number, len(test),
         )  # fmt: skip
 
 
@@ -257,6 +276,6 @@ BUILT_IN = {
     "torchvision": Source.of(_torchvision, takes=_is_catalogued),
     "timm": Source.of(_timm),
     "hf": Source.of(_timm),
-    "folder": Source.of(_folder, takes=_is_folder),
+    "folder": Source(_files, Options=FileOptions, takes=takes_files, several=True),
 }
 """The sources of images that the core has, by name."""

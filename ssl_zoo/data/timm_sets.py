@@ -77,7 +77,7 @@ def open_timm(config: DataConfig) -> tuple[Any, Any | None]:
     Raises:
         UserError: timm cannot read it.
     """
-    prefix, name = config.source.split(":", 1)
+    prefix, name = config.sources[0].split(":", 1)
     name = f"hfds/{name}" if prefix == "hf" else name
     kind = name.split("/")[0].lower() if "/" in name else ""
     if kind in STREAM_READERS:
@@ -86,7 +86,7 @@ def open_timm(config: DataConfig) -> tuple[Any, Any | None]:
             "use hf:NAME or a folder of images"
         )
     if kind == "hfds":
-        check_datasets(config.source)
+        check_datasets(config.sources[0])
     local = kind not in ("hfds", "torch") or name.lower() in ("torch/folder", "torch/image_folder")
     root = user_path("data.root", config.root) if config.root else default_root()
     if local and not (config.root and root.exists()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from ssl_zoo.config.effects import report_untrained
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.load import SettingsSource, load_encoder_config
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, EncoderConfig, RunConfig
+from ssl_zoo.config.source_names import plain_source
 from ssl_zoo.config.weights import read_header
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Unwritable, UserError
@@ -67,7 +68,7 @@ def evaluate(
     subject: str | Path,
     protocol: Iterable[str] | None = None,
     with_baselines: bool = True,
-    data: str | None = None,
+    data: str | Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     keep: bool = False,
 ) -> Evaluation:
@@ -82,7 +83,7 @@ def evaluate(
             what a plugin adds for data such as the run's.
         with_baselines: whether to evaluate the raw input and the untrained network too.
         data: for a run, a labelled data set to transfer to, in place of its own; otherwise the data set
-            (default: the digits).
+            (default: the digits). Several folders, globs and lists of files make one data set.
         settings: for a run, settings of the machine (``train.device``, ``train.precision``,
             ``train.eval_batch_size``) and, with `data`, of the section data; otherwise any setting of
             the sections data, backbone and train, by dotted path.
@@ -99,6 +100,7 @@ def evaluate(
             lacks, or settings are wrong.
     """
     names = None if protocol is None else list(protocols(protocol))
+    data = None if data is None else plain_source(data)
     settings = dict(settings or {})
     if keep and (str(subject).startswith(TIMM) or file_exists(Path(subject))):
         raise UserError(f"--keep: {subject} is not a run, so there is no place for a classifier")
@@ -200,16 +202,16 @@ def load_adopted(config: DataConfig, spec: Spec, device: Device, *, fitted: bool
         if not error.path.startswith("data.options"):
             raise
         raise UserError(
-            f"--data {config.source}: the network takes {spec.noun} that are read with "
+            f"--data {config.source_text}: the network takes {spec.noun} that are read with "
             f"data.options={shorten_repr(config.options)}: {error.reason}"
         ) from error
     try:
         return replace(samples, spec=spec.adopt(samples.spec))
     except UserError as error:
-        raise UserError(f"--data {config.source}: {error}") from error
+        raise UserError(f"--data {config.source_text}: {error}") from error
 
 
-def _keeper(run: Run, names: list[str], data: str | None) -> str:
+def _keeper(run: Run, names: list[str], data: str | list[str] | None) -> str:
     """Return the first protocol whose classifier can be kept in a run.
 
     Raises:
@@ -224,7 +226,8 @@ def _keeper(run: Run, names: list[str], data: str | None) -> str:
         )
     if file.is_file():
         with suppress(UserError):  # a file that cannot be read is no loss
-            old, new = KeptClassifier.load(file).data, data or run.config().data.source
+            new = run.config().data.source_text if data is None else _text(data)
+            old = KeptClassifier.load(file).data
             if old != new:
                 REPLACED(
                     f"{file}: the classifier of {old} will be replaced by that of {new}; copy it to "
@@ -233,8 +236,13 @@ def _keeper(run: Run, names: list[str], data: str | None) -> str:
     return keeper
 
 
+def _text(data: str | list[str]) -> str:
+    """Return a source as a text."""
+    return DataConfig(source=data).source_text
+
+
 def open_for_evaluation(
-    run: Run, data: str | None, settings: Mapping[str, Any], *, fitted: bool = True
+    run: Run, data: str | list[str] | None, settings: Mapping[str, Any], *, fitted: bool = True
 ) -> tuple[RunConfig, DataSet, Device]:
     """Return the configuration of a run, samples as its network takes them, and the device.
 
@@ -280,7 +288,7 @@ def _evaluate_run(
     run: Run,
     names: list[str] | None,
     with_baselines: bool,
-    data: str | None,
+    data: str | list[str] | None,
     settings: Mapping[str, Any],
     keeper: str | None = None,
     snapshot: Path | None = None,
@@ -298,7 +306,7 @@ def _evaluate_run(
         rows = Evaluation({row: score(subject, names)})
         if keeper is not None:
             rows.classifier = run.path / CLASSIFIER_FILE
-            source = config.data.source if data is None else data
+            source = config.data.source_text if data is None else _text(data)
             scores = rows[config.task.name]
             _classifier(keeper, subject, task, source, scores).save(rows.classifier)
         if with_baselines:
@@ -307,7 +315,7 @@ def _evaluate_run(
     if snapshot is not None:
         return rows
     try:
-        run.add_scores(rows, on=data if data != config.data.source else None)
+        run.add_scores(rows, on=None if data in (None, config.data.source) else _text(data))
         rows.kept = True
     except Unwritable as error:
         log.warning("the scores are not kept in %s: %s", run.results_file, error)

@@ -174,7 +174,7 @@ def _of_run(run: Run) -> ReportInputs:
     if not isinstance(config, Missing):
         row, seed = config.task.name, config.train.seed
         modality = registry.load_task(row).modality
-        title = f"{row} on {Path(config.data.source).name}"
+        title = f"{row} on {config.data.source_name}"
         config = run.with_inputs(config)
     if not isinstance(table, Missing):
         title = f"{row}: {table.title}"
@@ -271,5 +271,7 @@ class FeatureExtractor:
         """
         config = run.config()
         if config.data.source != self.config.data.source:
-            raise UserError(f"it was trained on {config.data.source}, not {self.config.data.source}")
+            raise UserError(
+                f"it was trained on {config.data.source_text}, not {self.config.data.source_text}"
+            )
         return config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ssl_zoo.config.errors import SettingError
@@ -14,6 +13,7 @@ from ssl_zoo.config.settings import (
     changed_settings,
     result_affecting_settings,
 )
+from ssl_zoo.config.source_names import source_name
 from ssl_zoo.data import DataSet, Split
 from ssl_zoo.data.fingerprint import hash_contents, hash_names
 from ssl_zoo.errors import UserError
@@ -112,7 +112,7 @@ def data_difference(state: StateDict, config: RunConfig, data: DataSet) -> str |
         )
     before, now = state["samples"], len(data.train)
     source = state["settings"][SOURCE]
-    moved = Path(source).name != Path(config.data.source).name
+    moved = source_name(source) != config.data.source_name
     if before != now:
         return f"the run was trained on {before:,} samples, and there are {now:,} now"
     if state["names"] != hash_names(data.train):

@@ -60,7 +60,7 @@ def build_data(
     if data.spec.modality != cls.modality:
         raise Unsuitable(
             f"data.source: task {name!r} takes {cls.modality} data, "
-            f"but {config.data.source!r} has {data.spec.modality} data"
+            f"but {config.data.source_text!r} has {data.spec.modality} data"
         )
     if "labels" in cls.needs:
         if data.bank.labels is None or len(data.bank.labels.unique()) < 2:

@@ -300,8 +300,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 def new_run_folder(config: RunConfig) -> Path:
     """Make a new folder under ``runs/``, named by task, data and time."""
-    name = Path(config.data.source).name
-    source = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[:60].strip("-") or "data"
+    source = re.sub(r"[^\w.-]+", "-", config.data.source_name, flags=re.ASCII)[:60].strip("-") or "data"
     first = RUNS / f"{config.task.name}-{source}-{datetime.now():%Y%m%d-%H%M%S}"
     for number in itertools.count(1):
         folder = first if number == 1 else first.with_name(f"{first.name}-{number}")

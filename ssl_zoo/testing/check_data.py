@@ -133,7 +133,7 @@ class SourceData(CheckData):
         return split.batch(order.repeat(-(-n // len(split)))[:n])
 
     def __str__(self) -> str:
-        return f"data of {self.data.source}"
+        return f"data of {self.data.source_text}"
 
 
 def image_data(

@@ -94,7 +94,7 @@ def check_source(
     """
     checks = source_checks(source, *args, **arguments)
     results = list(run_checks(checks))
-    require_passed(f"source {checks[0].case.config.source!r}", results)
+    require_passed(f"source {checks[0].case.config.source_text!r}", results)
     return results
 
 

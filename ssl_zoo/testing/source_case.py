@@ -56,7 +56,7 @@ class SourceCase:
             return cls(DataConfig.model_validate({**values, "source": source}))
         values.setdefault("source", getattr(source, "__name__", "source"))
         config = DataConfig.model_validate(values)
-        return cls(config, {config.source.partition(":")[0]: Source.of(source)})
+        return cls(config, {config.sources[0].partition(":")[0]: Source.of(source)})
 
     @property
     def sources(self) -> dict[str, Source]:
@@ -74,7 +74,7 @@ class SourceCase:
         Raises:
             UserError: there is no such source, or an option is wrong.
         """
-        source = choose_source(self.config.source, self.sources, self.modality)
+        source = choose_source(self.config.sources[0], self.sources, self.modality)
         if source is None:
             self.open()  # which says what there is
             raise AssertionError("a source was opened that there is not")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssl_zoo.config.load import SettingsSource, load_encoder_config
 from ssl_zoo.config.schema import DataConfig, TrainConfig
+from ssl_zoo.config.source_names import plain_source
 from ssl_zoo.data import DataSet, Split
 from ssl_zoo.data.sample_files import SkippedSamples
 from ssl_zoo.errors import UserError
@@ -64,7 +65,7 @@ class Embedded:
 @torch_defaults()
 def embed(
     run: str | Path,
-    data: str | None,
+    data: str | Sequence[str] | None,
     to: str | Path,
     device: str | None = None,
     batch_size: int | None = None,
@@ -84,13 +85,15 @@ def embed(
     - ``.parquet``: the columns ``name``, ``split``, ``label`` and ``class``, null where unknown, and
       ``features``, lists of D numbers.
 
-    A ``name`` is a file's path relative to the folder. In a data set without files it is the index in
-    the split, or ``SOURCE SPLIT[INDEX]`` where images are decoded one by one.
+    A ``name`` is a file's path relative to the folder, or to that of a list; its path where there are
+    several sources. In a data set without files it is the index in the split, or
+    ``SOURCE SPLIT[INDEX]`` where images are decoded one by one.
 
     Args:
         run: a run directory, or a file of its ``snapshots``; or a `backbone.safetensors`, if `data` is
             given, for pooled features.
-        data: a folder or a data set's name; None for the run's own data.
+        data: a folder or a data set's name, or several folders, globs and lists of files; None for the
+            run's own data.
         to: the file to write; an existing one is replaced.
         device: the device to compute on; None for the best one.
         batch_size: the number of samples at a time; None to follow training and memory.
@@ -108,12 +111,12 @@ def embed(
     if dense and suffix != ".npz":
         raise UserError(f"-o {to}: --dense needs arrays of several axes; choose a name with .npz")
     spec = read_spec(run)
-    section = _section(run, spec, data, settings or {})
+    section = _section(run, spec, None if data is None else plain_source(data), settings or {})
     target = Device.choose(_computing(run, device, batch_size))
     samples = load_adopted(section, spec, target, fitted=False)
     subject = _subject(Path(run), samples, target)
     compute = _places(subject) if dense else subject.extract
-    rows, skipped = compute_rows(samples, section.source, compute)
+    rows, skipped = compute_rows(samples, section.sources, compute)
     classes = None if samples.classes is None else [printable(name) for name in samples.classes]
     write_atomic(to, _npz(rows, classes) if suffix == ".npz" else _parquet(rows, classes))
     return Embedded(
@@ -125,7 +128,9 @@ def embed(
     )
 
 
-def _section(run: str | Path, spec: Spec, data: str | None, settings: Mapping[str, Any]) -> DataConfig:
+def _section(
+    run: str | Path, spec: Spec, data: str | list[str] | None, settings: Mapping[str, Any]
+) -> DataConfig:
     """Return the section ``data`` of the samples to embed, as the network takes them.
 
     Raises:

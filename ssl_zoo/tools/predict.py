@@ -8,13 +8,15 @@ import io
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.config.source_names import plain_source
 from ssl_zoo.data import Split
 from ssl_zoo.data.sample_files import SkippedSamples
 from ssl_zoo.errors import UserError
@@ -60,7 +62,7 @@ class Predicted:
 
 def predict(
     run: str | Path,
-    data: str | None,
+    data: str | Sequence[str] | None,
     to: str | Path,
     *,
     classifier: str | Path | None = None,
@@ -74,7 +76,8 @@ def predict(
 
     Args:
         run: a run directory.
-        data: a folder or a data set's name; None for the run's own data.
+        data: a folder or a data set's name, or several folders, globs and lists of files; None for the
+            run's own data.
         to: the ``.csv`` or ``.parquet`` file to write; an existing one is replaced.
         classifier: the file of the classifier; None for the run's `classifier.safetensors`.
         settings: settings of the machine and of the data, as for `ssl_zoo.evaluate`.
@@ -86,7 +89,7 @@ def predict(
     """
     to = Path(to)
     suffix = check_output_file("-o", to, FORMATS)
-    opened = Run.open(run)
+    opened, data = Run.open(run), None if data is None else plain_source(data)
     file = opened.path / CLASSIFIER_FILE if classifier is None else Path(classifier)
     kept = KeptClassifier.load(file)
     config, samples, device = open_for_evaluation(opened, data, settings or {}, fitted=False)
@@ -106,8 +109,8 @@ def predict(
         def compute(split: Split) -> Tensor:
             return subject.extract(split, function=probabilities)
 
-        source = config.data.source if data is None else data
-        rows, skipped = compute_rows(samples, source, compute)
+        section = config.data if data is None else DataConfig(source=data)
+        rows, skipped = compute_rows(samples, section.sources, compute)
     names = [printable(name) for name in kept.classes]
     best = rows.values.argmax(1)
     own = kept.classes if samples.classes is None else samples.classes
@@ -123,7 +126,7 @@ def predict(
         columns["label"] = labels
     columns |= {f"p_{name}": rows.values[:, i].tolist() for i, name in enumerate(names)}
     write_atomic(to, _csv(columns) if suffix == ".csv" else _parquet(columns))
-    judged, unlearnt = _judged(columns, names, fitted=_same(source, kept.data))
+    judged, unlearnt = _judged(columns, names, fitted=_same(section.source_text, kept.data))
     return Predicted(
         file=str(to),
         samples=len(best),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_zoo.config.source_names import folder_of
 from ssl_zoo.data import DataSet, Split
 from ssl_zoo.data.sample_files import SkippedSamples
 from ssl_zoo.text import printable
@@ -42,13 +43,13 @@ class Rows:
 
 
 def compute_rows(
-    data: DataSet, source: str, compute: Callable[[Split], Tensor]
+    data: DataSet, sources: Sequence[str], compute: Callable[[Split], Tensor]
 ) -> tuple[Rows, SkippedSamples]:
     """Compute values for the samples of all splits.
 
     Args:
         data: the samples.
-        source: their source; names of files are relative to it.
+        sources: their source or sources; names of files are relative to the folder of a single one.
         compute: maps a split of N samples to values [N, D].
 
     Returns:
@@ -60,13 +61,13 @@ def compute_rows(
         splits["test"] = data.test
     if data.bank is not data.train:
         splits["bank"] = data.bank
-    root = Path(source).expanduser()
+    root = folder_of(sources[0]) if len(sources) == 1 else None
     parts = [vars(_rows(name, split, root, compute(split))) for name, split in splits.items()]
     skipped = SkippedSamples.join(*(split.skipped for split in splits.values()))
     return Rows(**{key: np.concatenate([part[key] for part in parts]) for key in parts[0]}), skipped
 
 
-def _rows(name: str, split: Split, root: Path, computed: Tensor) -> Rows:
+def _rows(name: str, split: Split, root: Path | None, computed: Tensor) -> Rows:
     """Return the rows of a split, without the samples that could not be read."""
     values, count = computed.cpu().numpy(), len(split)
     names = [str(number) for number in range(count)] if split.names is None else split.names
@@ -76,6 +77,6 @@ def _rows(name: str, split: Split, root: Path, computed: Tensor) -> Rows:
     return Rows(values[readable], label[readable], np.full(readable.sum(), name), short[readable])
 
 
-def _below(root: Path, file: str) -> str:
+def _below(root: Path | None, file: str) -> str:
     """Return a file's path relative to a folder; any other name as it is."""
-    return file.removeprefix(f"{root}{os.sep}")
+    return file if root is None else file.removeprefix(f"{root}{os.sep}")

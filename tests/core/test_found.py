@@ -49,7 +49,7 @@ def test_one_line_says_what_was_found(tmp_path: Path) -> None:
         "4 files of other kinds left out (.npy 3, .dcm 1); 1 folder not used: notes (0 images)"
     )
     assert line(root, labels="none") == (
-        "photos: 50 images: 45 to train, 5 held out (10 %); no labels (data.labels=none); "
+        "photos: 50 images: 50 to train, none to evaluate on; no labels (data.labels=none); "
         "4 files of other kinds left out (.npy 3, .dcm 1); 1 folder not used: notes (0 images)"
     )
 

@@ -62,7 +62,7 @@ def test_copies_of_an_image_lie_on_one_side(tmp_path: Path) -> None:
         for name in ("copy", "again"):
             (tmp_path / "b" / f"{name}{i}.png").parent.mkdir(exist_ok=True)
             (tmp_path / "b" / f"{name}{i}.png").write_bytes(path.read_bytes())
-    data = folder(tmp_path, labels="none")
+    data = folder(tmp_path, labels="none", holdout=0.1)
     assert data.test is not None
     assert data.facts.copies == 80
     train, test = (
@@ -79,6 +79,17 @@ def test_files_of_one_size_and_one_end_are_not_copies(tmp_path: Path) -> None:
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)
     assert exact_copies([*paths, tmp_path / "gone"]) == [[0, 2]]
+
+
+def test_nothing_is_held_out_of_data_without_labels_unless_asked_for(tmp_path: Path) -> None:
+    for i in range(20):
+        write(tmp_path / ("a" if i % 2 else "b") / f"{i}.png", photo((9, 9), seed=i))
+    for settings, held in (({}, 0), ({"holdout": 0.2}, 4), ({"groups": r"\d+"}, 2)):
+        data = folder(tmp_path, labels="none", **settings)
+        assert (len(data.train), 0 if data.test is None else len(data.test)) == (20 - held, held)
+    labelled = folder(tmp_path)
+    assert labelled.test is not None
+    assert (len(labelled.train), len(labelled.test)) == (18, 2)
 
 
 @pytest.mark.parametrize("rule", ["folder", r"(p\d+)", r"^p\d+"])
@@ -116,7 +127,7 @@ def test_an_unreadable_folder_of_copies_trains_on_what_is_left(tmp_path: Path) -
         broken(tmp_path / f"broken{i}.png")
     for i in range(8):
         write(tmp_path / f"{i}.png", photo(seed=i))
-    data = folder(tmp_path)
+    data = folder(tmp_path, holdout=0.1)
     assert data.test is not None
     assert len(data.train) + len(data.test) == 8
 

@@ -64,7 +64,7 @@ def test_pre_train_on_a_classify_b_predict_c(run: Path, call: Call, tmp_path: Pa
     assert out.startswith("wrote predictions.csv: 24 samples: ")
     assert "left out 1 that cannot be read" in out
     assert "accuracy" not in out
-    assert "c: 24 images: 22 in the train split, 2 in the test split; no labels" in err
+    assert "c: 24 images: 24 in the train split, none in the test split; no labels" in err
     assert "mirror" not in err
     rows = read(Path("predictions.csv"))
     assert list(rows[0]) == ["name", "split", "class", "probability", "p_blue", "p_green", "p_red"]

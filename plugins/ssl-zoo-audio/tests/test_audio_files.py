@@ -138,10 +138,26 @@ def test_a_wrong_row_of_a_list_is_refused_in_a_line(
     assert "\n" not in str(error.value)
 
 
+def test_the_splits_of_a_list_are_those_of_the_data(tmp_path: Path) -> None:
+    lines = []
+    for i, split in enumerate(("train", "train", "train", "train", "test", "test")):
+        write(tmp_path / f"{i}.wav", tone(0.2, 16000, 300 + i))
+        lines.append(f"{i}.wav,{'ab'[i % 2]},{split}\n")
+    (tmp_path / "list.csv").write_text("path,label,split\n" + "".join(lines))
+    data = opened(tmp_path / "list.csv")
+    assert data.test is not None
+    assert data.test.labels is not None
+    assert (len(data.train), list(data.test.names or [])) == (4, ["4.wav", "5.wav"])
+    assert (data.test.labels.tolist(), data.facts.held_out) == ([0, 1], "")
+    (tmp_path / "gone.txt").write_text("0.wav\n9.wav\n")
+    with pytest.raises(UserError, match=r"gone\.txt, line 2: .*9\.wav does not exist \(1 of 2"):
+        opened(tmp_path / "gone.txt")
+
+
 def test_clips_are_decoded_at_once_or_at_each_use(tmp_path: Path) -> None:
     for i in range(20):
         write(tmp_path / f"{i:02}.wav", tone(0.2, 16000, 300 + i))
-    once, each = opened(tmp_path), opened(tmp_path, resident="never")
+    once, each = opened(tmp_path, holdout=0.2), opened(tmp_path, resident="never", holdout=0.2)
     assert once.train.resident
     assert not each.train.resident
     for split in ("train", "test"):
@@ -188,7 +204,7 @@ def bad_folder(folder: Path) -> Path:
 
 
 def test_files_that_cannot_be_read_are_listed_with_the_reason(tmp_path: Path) -> None:
-    data = opened(bad_folder(tmp_path))
+    data = opened(bad_folder(tmp_path), holdout=0.1)
     for split in (data.train, data.test):
         assert split is not None
         split.batch(torch.arange(len(split)))
@@ -209,7 +225,7 @@ def test_any_number_of_clips_may_be_silent(tmp_path: Path) -> None:
         write(tmp_path / f"{i:02}.wav", (0.5 if loud else 5e-4) * tone(0.2, 16000, 300 + i) / 0.5)
 
     def decoded(**settings: Any) -> tuple[int, Mapping[str, str]]:
-        data = opened(tmp_path, **settings)
+        data = opened(tmp_path, holdout=0.1, **settings)
         assert data.test is not None
         return sum(len(split.to(CPU)) for split in (data.train, data.test)), data.train.skipped
 

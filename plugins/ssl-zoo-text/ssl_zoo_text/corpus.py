@@ -200,7 +200,7 @@ def _sides(
     if not test.any():
         free = [i for i, piece in enumerate(pieces) if piece.split != "unlabelled"]
         groups = _groups([pieces[i] for i in free], [owners[i] for i in free], config.groups)
-        _, held = stratified_split(labels[free], groups, config.holdout)
+        _, held = stratified_split(labels[free], groups, config.share_to_hold_out(needed=True))
         test[torch.tensor(free)[held]] = True
     return (~test).nonzero().flatten(), test.nonzero().flatten()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ssl_zoo.data import DataSet, rest_of
 from ssl_zoo.data.folder import find_splits, is_visible, split_role
 from ssl_zoo.data.sample_files import UnreadableFiles
 from ssl_zoo.data.summary import SourceFacts
+from ssl_zoo.data.table import PATH, columns_of, read_list
 from ssl_zoo.data.timm_sets import check_datasets
 from ssl_zoo.text import one_line, printable, quantity
 from ssl_zoo_text.corpus import Document, build
@@ -52,12 +53,12 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
     Raises:
         UserError: it cannot be read, or has too little text.
     """
-    path = user_path("data.source", config.source.removeprefix("texts:"))
+    path = user_path("data.source", config.sources[0].removeprefix("texts:"))
     reader = FileReader(options)
     if path.is_dir():
         content = read_folder(path, options, reader)
     elif path.is_file() and kind_of(path):
-        content = FolderContent(list(reader.read(path, path.name)))
+        content = FolderContent(list(_documents(path, options, reader)))
         if kind_of(path) in PLAIN:
             number = quantity(len(content.documents), "documents")
             DOCUMENTS(f"{path.name}: {number} (data.options.documents={options.documents})")
@@ -69,6 +70,30 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
     reader.warn()
     name = printable(path.resolve().name)
     return build(name, content.documents, config, device, options, content.facts, content.unreadable)
+
+
+def _documents(path: Path, options: FileOptions, reader: FileReader) -> Iterator[Document]:
+    """Yield the documents of a file, or those of the files that it lists, if it has paths but no texts.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    columns = columns_of(path) if kind_of(path) in (".csv", ".tsv", ".parquet") else []
+    if PATH not in columns or options.text in columns:
+        yield from reader.read(path, path.name)
+        return
+    if options.documents == "auto":
+        reader.options = options.model_copy(update={"documents": "file"})
+    for listed in read_list(path, label=options.label, split=options.split):
+        if not kind_of(listed.path):
+            raise UserError(
+                f"data.source: {listed.place}: is no text file ({printable(listed.path.name)}); texts "
+                f"end in {KINDS}"
+            )
+        if listed.split == "unused":
+            continue
+        for document in reader.read(listed.path, str(listed.row[PATH])):
+            yield document._replace(label=listed.label or document.label, split=listed.split)
 
 
 class HubOptions(ColumnOptions):
@@ -92,7 +117,7 @@ def open_hub(config: DataConfig, device: torch.device, options: HubOptions) -> D
     Raises:
         UserError: the library is missing, or the data cannot be had.
     """
-    check_datasets(config.source)
+    check_datasets(config.sources[0])
     from datasets import disable_progress_bars, load_dataset  # type: ignore[import-untyped]
 
     disable_progress_bars()
@@ -102,13 +127,13 @@ def open_hub(config: DataConfig, device: torch.device, options: HubOptions) -> D
     except Exception as error:  # it raises errors of many libraries
         text = one_line(str(error) or type(error).__name__, 300)
         hint = "; give one by data.options.subset" if "onfig name is missing" in text else ""
-        raise UserError(f"data.source: {config.source} cannot be loaded: {text}{hint}") from error
+        raise UserError(f"data.source: {config.source_text} cannot be loaded: {text}{hint}") from error
     names = getattr(rows.features.get(options.label), "names", None)
-    documents = list(documents_of_rows(rows, config.source, options))
+    documents = list(documents_of_rows(rows, config.source_text, options))
     if names:  # labels are numbers of classes, -1 where there is none
         known = {str(number): str(name) for number, name in enumerate(names)}
         documents = [d._replace(label=known.get(d.label or "")) for d in documents]
-    return build(printable(config.source), documents, config, device, options)
+    return build(printable(config.source_text), documents, config, device, options)
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
-import io
 import json
 import logging
 import lzma
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from ssl_zoo import Field, UserError
+from ssl_zoo.data.table import class_name, parquet_rows, separated_rows, split_of
 from ssl_zoo.text import error_reason, printable, quantity, shorten_repr
 from ssl_zoo_text.corpus import Document, TextOptions
 
@@ -41,6 +40,7 @@ class ColumnOptions(TextOptions):
 
     text: str = Field("text", description="name of the column with the texts")
     label: str = Field("label", description="name of the column with the classes, if there is one")
+    split: str = Field("split", description="name of the column with the splits, if there is one")
 
 
 class FileOptions(ColumnOptions):
@@ -146,11 +146,7 @@ class FileReader:
         text = self.text(path, name)
         if kind in (".jsonl", ".json"):
             return _json(text, path)
-        csv.field_size_limit(2**31 - 1)
-        lines = io.StringIO(text, newline="")
-        if kind == ".tsv":  # its fields have no quotes
-            return csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return csv.DictReader(lines, strict=True)
+        return separated_rows(text, kind)
 
 
 def split_documents(text: str, name: str, rule: str) -> list[Document]:
@@ -198,8 +194,15 @@ def documents_of_rows(
             raise _wrong(name, number, options.text, text, "a string")
         if not isinstance(label, str | int | float | None):
             raise _wrong(name, number, options.label, label, "the name or number of a class")
-        unknown = label in (None, "") or label != label  # NaN
-        yield Document(text or "", f"{name}:{number}", None if unknown else str(label))
+        try:
+            split = split_of(row[options.split]) if options.split in row else None
+        except ValueError as error:
+            raise UserError(
+                f"data.source: {name}, row {number}: {error}, or name another column by "
+                "data.options.split"
+            ) from error
+        known = None if split == "unlabelled" else class_name(label)
+        yield Document(text or "", f"{name}:{number}", known, split)
 
 
 def _wrong(name: str, number: int, column: str, value: object, wanted: str) -> UserError:
@@ -232,11 +235,7 @@ def _json(text: str, path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
-    if find_spec("pyarrow") is None:
-        raise UserError(f"data.source: {path} needs pyarrow: pip install 'ssl-zoo-text[parquet]'")
-    from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]
-
     try:
-        yield from parquet.read_table(path).to_pylist()
-    except (OSError, ArrowException) as error:
+        yield from parquet_rows(path)
+    except (OSError, ValueError) as error:
         raise UnreadableFile(path, error_reason(error)) from error

@@ -320,3 +320,32 @@ print(len(data.train) * 63, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss 
     tokens, megabytes = map(float, done.stdout.split())
     assert tokens > 1e7
     assert megabytes < 1500
+
+
+def test_a_column_gives_the_splits_and_a_wrong_one_is_refused_in_a_line(tmp_path: Path) -> None:
+    rows = "text,label,split\nOne.,a,train\nTwo.,b,val\nThree.,c,unlabelled\n"
+    (tmp_path / "x.csv").write_text(rows)
+    documents = read_file(tmp_path / "x.csv", "x.csv")
+    assert [(d.label, d.split) for d in documents] == [
+        ("a", "train"), ("b", "test"), (None, "unlabelled")
+    ]  # fmt: skip
+    (tmp_path / "x.csv").write_text("text,split\nOne.,soon\n")
+    with pytest.raises(
+        UserError, match=r"x\.csv, row 1: split: is 'soon'; give train, .*options\.split"
+    ):
+        read_file(tmp_path / "x.csv", "x.csv")
+
+
+def test_a_list_of_text_files_has_their_labels_and_splits(tmp_path: Path) -> None:
+    lines = []
+    for i in range(8):
+        (tmp_path / f"{i}.txt").write_text(f"The text of number {i} is here.\n\nAnd its end is there.")
+        lines.append(f"{i}.txt,{'ab'[i % 2]},{'test' if i > 5 else 'train'}\n")
+    (tmp_path / "list.csv").write_text("path,label,split\n" + "".join(lines))
+    data = opened(tmp_path / "list.csv")
+    assert data.classes == ("a", "b")
+    assert data.test is not None
+    assert {name.partition("[")[0] for name in data.test.names or []} == {"6.txt", "7.txt"}
+    (tmp_path / "list.csv").write_text("path\ngone.txt\n")
+    with pytest.raises(UserError, match=r"list\.csv, line 2: .*gone\.txt does not exist"):
+        opened(tmp_path / "list.csv")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,8 +22,10 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, Excluded, LazySplit, SampleFiles, Split
 from ssl_zoo.data.assemble import place_splits
 from ssl_zoo.data.holdout import exact_copies, group_by_name, merge_groups, stratified_split
+from ssl_zoo.data.read_ahead import decoding_threads
 from ssl_zoo.data.sample_files import Origin, UnreadableFiles
-from ssl_zoo.data.summary import SourceFacts
+from ssl_zoo.data.summary import NO_FACTS, SourceFacts
+from ssl_zoo.data.table import Row, is_list, read_list
 from ssl_zoo.notices import Notice
 from ssl_zoo.text import one_line, printable, quantity
 from ssl_zoo_audio.data.options import SoundOptions
@@ -36,8 +36,6 @@ log = logging.getLogger("ssl_zoo.data")
 
 SUFFIXES = frozenset([".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"])
 """The suffixes of files that libsndfile decodes."""
-LISTS = {".csv": ",", ".tsv": "\t"}
-"""The suffixes of lists of files, and what separates their columns."""
 SHORTEST = 0.05
 """The length of the shortest clip, in seconds: a few frames."""
 
@@ -70,6 +68,7 @@ class Part:
         seconds: its length; None for all of the file.
         label: its class by name; None if unknown.
         whole: whether it is all of the file.
+        split: ``"test"`` to evaluate on, any other to train on; None if the list has no splits.
     """
 
     file: Path
@@ -77,6 +76,7 @@ class Part:
     seconds: float | None = None
     label: str | None = None
     whole: bool = False
+    split: str | None = None
 
 
 def read_clip(file: Path, rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
@@ -143,28 +143,28 @@ class Clips(SampleFiles):
 def takes_audio(name: str) -> bool:
     """Return whether a user's text names a folder, an audio file or a list of these."""
     path = user_path("data.source", name) if name else Path()
-    listed = path.suffix.lower() in SUFFIXES | LISTS.keys()
-    return bool(name) and (path.is_dir() or (listed and path.is_file()))
+    sound = path.suffix.lower() in SUFFIXES and path.is_file()
+    return bool(name) and (path.is_dir() or sound or is_list(path))
 
 
 def open_files(config: DataConfig, device: torch.device, options: FileOptions) -> DataSet:
     """Return the clips of a folder, a file or a list of files.
 
-    Sub-folders are classes, as is the column ``label`` of a list. Files of which nothing can be read are
-    listed as unreadable. Parts of one file lie on one side, as do exact copies and ``data.groups``.
+    Sub-folders are classes, as is the column ``label`` of a list; its column ``split`` gives the splits.
+    Files of which nothing can be read are listed as unreadable. Parts of one file lie on one side, as do
+    exact copies and ``data.groups``.
 
     Raises:
         UserError: there is no audio, or a cache is asked for.
     """
     if config.cache is not None:
         raise SettingError("data.cache", "decoded sounds are not kept on disk; leave it out")
-    path = user_path("data.source", config.source.removeprefix("audio:"))
+    path = user_path("data.source", config.sources[0].removeprefix("audio:"))
     if not path.exists():
         raise UserError(f"data.source: {printable(path)} does not exist; give a folder, or a file")
-    is_list = path.suffix.lower() in LISTS and path.is_file()
     root = path if path.is_dir() else path.parent
     others: Counter[str] = Counter()
-    whole = _listed(path) if is_list else _found(path, others)
+    whole = _listed(path) if is_list(path) else _found(path, others)
     unreadable = UnreadableFiles("clips")
     parts = _cut(whole, options, unreadable, root)
     if not parts:
@@ -179,7 +179,7 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
     clips = Clips(
         name=lambda number: _name(parts[number], root),
         count=len(parts),
-        workers=config.workers,
+        workers=decoding_threads(config),
         unreadable=unreadable,
         origin=Origin(root, [part.file for part in parts]),
         parts=parts,
@@ -221,20 +221,32 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
 def _hold_out(
     config: DataConfig, parts: list[Part], root: Path, labels: Tensor | None
 ) -> tuple[Tensor, Tensor, SourceFacts]:
-    """Return the clips to train on and those held out, by whole files."""
+    """Return the clips to train on and those to evaluate on: a list's, or some held out by whole files.
+
+    Raises:
+        UserError: a list has nothing to train on.
+    """
+    held = torch.tensor([part.split == "test" for part in parts])
+    if held.all():
+        raise UserError("data.source: all clips are of the split test; add some to train on")
+    if held.any():
+        return (~held).nonzero().flatten(), held.nonzero().flatten(), NO_FACTS
+    share = config.share_to_hold_out(labels is not None)
+    if not share:
+        return torch.arange(len(parts)), torch.arange(0), NO_FACTS
     files = list(dict.fromkeys(part.file for part in parts))
     number = {file: i for i, file in enumerate(files)}
-    sets = exact_copies(files, config.workers)
+    sets = exact_copies(files, decoding_threads(config))
     copies = sum(len(members) - 1 for members in sets)
     if config.groups is not None:
         sets += group_by_name([_relative(file, root) for file in files], config.groups)
     of_file = merge_groups(len(files), sets)
     groups = of_file[torch.tensor([number[part.file] for part in parts])]
     classes = torch.zeros(len(parts), dtype=torch.long) if labels is None else labels
-    train, test = stratified_split(classes, groups, config.holdout)
-    share = f"{100 * len(test) / len(parts):.2g} %" if len(test) else ""
-    held_out = ", ".join([share, *(["stratified"] if labels is not None else []), "by file"])
-    return train, test, SourceFacts(held_out=held_out if share else "", copies=copies)
+    train, test = stratified_split(classes, groups, share)
+    part = f"{100 * len(test) / len(parts):.2g} %" if len(test) else ""
+    held_out = ", ".join([part, *(["stratified"] if labels is not None else []), "by file"])
+    return train, test, SourceFacts(held_out=held_out if part else "", copies=copies)
 
 
 def _found(path: Path, others: Counter[str]) -> list[Part]:
@@ -254,66 +266,41 @@ def _found(path: Path, others: Counter[str]) -> list[Part]:
 
 
 def _listed(path: Path) -> list[Part]:
-    """Return the parts that a list names, with the columns path, and label, start, end in seconds.
+    """Return the parts that a list names: columns path, and label, split, start and end in seconds.
 
     Raises:
-        UserError: it has no column ``path``, or a time is no number.
+        UserError: the list is wrong, as `read_list` says, or a time is no number.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"data.source: {printable(path)}, line {line}: is not valid UTF-8; save it as UTF-8"
-        ) from error
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=LISTS[path.suffix.lower()])
-    if "path" not in (rows.fieldnames or ()):
-        raise UserError(f"data.source: {printable(path)} has no column 'path'; name it in a first line")
     parts = []
-    try:
-        for row in rows:
-            parts.append(_row_part(row, path.parent))
-    except (csv.Error, ValueError) as error:
-        raise UserError(
-            f"data.source: {printable(path)}, line {rows.line_num}: {printable(str(error))}"
-        ) from error
+    for listed in read_list(path, parts=("start", "end")):
+        try:
+            start = _seconds(listed.row, "start") or 0.0
+            end = _seconds(listed.row, "end")
+            if end is not None and end <= start:
+                raise ValueError(f"end: is not after start, {start:g} ({end:g}); give a later one")
+        except ValueError as error:
+            raise UserError(f"data.source: {listed.place}: {printable(str(error))}") from error
+        if listed.split != "unused":
+            seconds = None if end is None else end - start
+            parts.append(Part(listed.path, start, seconds, listed.label, split=listed.split))
     return parts
 
 
-def _row_part(row: Mapping[str | None, str | None], folder: Path) -> Part:
-    """Return the part that a row of a list names.
-
-    Raises:
-        ValueError: it has no path, or its times are wrong.
-    """
-    if not row["path"]:
-        raise ValueError("has no path; give one, or remove the line")
-    if None in row:
-        raise ValueError("has more columns than the first line; put texts with separators in quotes")
-    start = _seconds(row, "start") or 0.0
-    end = _seconds(row, "end")
-    if end is not None and end <= start:
-        raise ValueError(f"end: is not after start, {start:g} ({end:g}); give a later one")
-    return Part(
-        folder / row["path"], start, None if end is None else end - start, row.get("label") or None
-    )
-
-
-def _seconds(row: Mapping[str | None, str | None], column: str) -> float | None:
+def _seconds(row: Row, column: str) -> float | None:
     """Return a time in seconds, None if the row has none.
 
     Raises:
         ValueError: it is no finite number, or negative.
     """
-    text = row.get(column)
-    if not text:
+    value = row.get(column)
+    if value is None or value == "":
         return None
     try:
-        seconds = float(text)
+        seconds = float(value)
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"{column}: is no number of seconds, 0 or more ({text!r})")
+        raise ValueError(f"{column}: is no number of seconds, 0 or more ({value!r})")
     return seconds
 
 
