@@ -29,6 +29,8 @@ UNLABELLED_WORDS = ("unlabeled", "unlabelled", "unsup", "unsupervised")
 """The words that make a folder a split: ``train``, ``TrainSet``, ``val2017``, ``seg_train``."""
 NEUTRAL_WORDS = {"set", "split", "data", "images", "imgs", "img"}
 IGNORED_FOLDERS = {"__MACOSX"}
+ARRAY_SUFFIXES = {".npy", ".dcm"}
+"""The suffixes of files that are images where a folder has no others, as they may hold anything."""
 HEIC_SUFFIXES = (".heic", ".heif")
 
 
@@ -97,7 +99,22 @@ def list_files(root: Path) -> Listing:
     Raises:
         UserError: there are no images, or a folder cannot be read.
     """
-    suffixes = image_suffixes()
+    listing = _list_files(root, image_suffixes())
+    if not listing.images and any(listing.others[suffix] for suffix in ARRAY_SUFFIXES):
+        listing = _list_files(root, ARRAY_SUFFIXES)
+    heic = sum(listing.others[suffix] for suffix in HEIC_SUFFIXES)
+    hint = "pip install pillow-heif to read HEIC files" if heic else "name another folder"
+    if not listing.images:
+        kinds = ", ".join(f"{n} {suffix}" for suffix, n in listing.others.most_common(3))
+        content = f"only other files ({printable(kinds)})" if kinds else "the folder is empty"
+        raise UserError(f"data.source: there are no images in {printable(root)}, {content}; {hint}")
+    if heic:
+        log.warning("%d HEIC files in %s are left out; %s", heic, printable(root), hint)
+    return listing
+
+
+def _list_files(root: Path, suffixes: set[str]) -> Listing:
+    """Return all files below `root`, those with these suffixes as images."""
     listing = Listing()
     seen: set[str] = set()
     for folder, subfolders, names in os.walk(root, onerror=_raise_unreadable, followlinks=True):
@@ -113,14 +130,6 @@ def list_files(root: Path) -> Listing:
                 listing.images.append(Path(folder, name))
             elif not name.startswith(".") or suffix in suffixes:
                 listing.others["hidden" if name.startswith(".") else suffix or "without suffix"] += 1
-    heic = sum(listing.others[suffix] for suffix in HEIC_SUFFIXES)
-    hint = "pip install pillow-heif to read HEIC files" if heic else "name another folder"
-    if not listing.images:
-        kinds = ", ".join(f"{n} {suffix}" for suffix, n in listing.others.most_common(3))
-        content = f"only other files ({printable(kinds)})" if kinds else "the folder is empty"
-        raise UserError(f"data.source: there are no images in {printable(root)}, {content}; {hint}")
-    if heic:
-        log.warning("%d HEIC files in %s are left out; %s", heic, printable(root), hint)
     return listing
 
 
