@@ -10,6 +10,7 @@ from typing import IO, Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter
 from torch import Tensor
@@ -198,7 +199,8 @@ class Spec:
 class ImageSpec(Spec):
     """The description of images.
 
-    A raw batch is uint8 [B, channels, h, w]; a network takes float [B, channels, size, size].
+    A raw batch is uint8, or float32 in [0, 1], [B, channels, h, w]; a network takes float [B, channels,
+    size, size]. Images of other types are stored as they are, and scaled as batches are read.
 
     Attributes:
         channels: the number of channels.
@@ -207,6 +209,8 @@ class ImageSpec(Spec):
         std: the standard deviation of each channel, likewise.
         mirror: whether a mirrored image has the same meaning, which is false for digits and text. It is
             the default of whether tasks flip images at random.
+        range: the values of the data that are the intensities 0 and 1; None for 0 and 255 of 8 bits.
+        pages: "channels" where the pages of a TIFF or DICOM file are channels, otherwise "first".
 
     Raises:
         ValueError: `mean` or `std` does not have one number for each channel.
@@ -222,6 +226,8 @@ class ImageSpec(Spec):
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     mirror: bool = True
+    range: tuple[float, float] | None = None
+    pages: str = "first"
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == self.channels:
@@ -235,7 +241,7 @@ class ImageSpec(Spec):
         return torch.zeros(n, self.channels, self.size, self.size)
 
     def prepare(self, batch: Tensor) -> Tensor:
-        """Resize and normalise uint8 [B, C, h, w] to float32 [B, channels, size, size].
+        """Resize and normalise a raw batch [B, C, h, w] to float32 [B, channels, size, size].
 
         Resizing is bilinear and antialiased. Images of another source may have another number of
         channels C: gray is repeated, and colours are averaged for a network that takes gray.
@@ -243,24 +249,28 @@ class ImageSpec(Spec):
         Raises:
             UserError: there is no such conversion.
         """
-        x = self._channels(batch.float().div_(255))
+        x = self._channels(to_float(batch))
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
         return self.normalise(x)
 
-    def preprocess(self, source: str | PathLike[str] | IO[bytes] | Image.Image) -> Tensor:
-        """Return an image file, or a decoded image, as the input [1, channels, size, size].
+    def preprocess(self, source: str | PathLike[str] | IO[bytes] | Image.Image | NDArray[Any]) -> Tensor:
+        """Return a file, a decoded image or pixels [C, h, w] as the input [1, channels, size, size].
 
         Raises:
-            UserError: the network takes neither one channel nor three, as image files have.
+            UserError: its channels or its type are not those of the network, or a library is missing.
         """
-        if self.channels not in (1, 3):
-            raise UserError(f"image files have 1 or 3 channels, and the network takes {self.channels}")
-        return torch.from_numpy(image_input(source, self.size, self.channels, self.mean, self.std))
+        try:
+            values = image_input(
+                source, self.size, self.channels, self.mean, self.std, self.range, self.pages
+            )
+        except (ImportError, ValueError) as error:
+            raise UserError(f"cannot take an image: {error}") from error
+        return torch.from_numpy(values)
 
     def vary(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         """Return `prepare` of a random square, at least half the area, randomly flipped if `mirror`."""
-        x = self._channels(batch.float().div_(255))
+        x = self._channels(to_float(batch))
         draw = torch.rand(4, len(x), generator=generator).to(x.device)
         side = 0.5**0.5 + (1 - 0.5**0.5) * draw[0]
         flip = torch.where((draw[3] < 0.5) & self.mirror, -1.0, 1.0)
@@ -271,8 +281,8 @@ class ImageSpec(Spec):
         return self.normalise(F.grid_sample(x, grid, padding_mode="border", align_corners=False))
 
     def raw(self, batch: Tensor) -> Tensor:
-        """Return the pixels of uint8 [B, C, h, w], shrunk to at most `RAW_SIZE`, as features [B, D]."""
-        x = batch.float()
+        """Return the pixels of a raw batch, 0 to 255, shrunk to at most `RAW_SIZE`, as features [B, D]."""
+        x = batch * 255 if batch.is_floating_point() else batch.float()
         side = min(self.size, RAW_SIZE)
         if self.size > side:
             _RAW(f"the baseline pixels sees images of {side}×{side} pixels, not {self.size}×{self.size}")
@@ -281,8 +291,15 @@ class ImageSpec(Spec):
         return x.flatten(1)
 
     def data_settings(self) -> dict[str, Any]:
-        """Return the size of the network's input."""
-        return {"image_size": self.size}
+        """Return the size of the network's input, and how pixels are read where that is particular."""
+        settings: dict[str, Any] = {"image_size": self.size}
+        if self.range is not None:
+            settings["range"] = list(self.range)
+        if self.channels not in (1, 3):
+            settings["channels"] = self.channels
+        if self.pages != "first":
+            settings["pages"] = self.pages
+        return settings
 
     def adopt(self, other: Spec) -> ImageSpec:
         """Return the description by which a network of these images takes other ones.
@@ -300,7 +317,7 @@ class ImageSpec(Spec):
                 f"the images have {other.channels} channels and the network takes {self.channels}: "
                 f"{'colours are averaged' if self.channels == 1 else 'gray is repeated'}"
             )
-        return replace(self, size=other.size, mirror=other.mirror)
+        return replace(self, size=other.size, mirror=other.mirror, range=other.range, pages=other.pages)
 
     def check_channels(self, channels: int) -> None:
         """Raise unless images of so many channels can be converted to these: gray to any, any to gray.
@@ -343,3 +360,8 @@ class ImageSpec(Spec):
     @staticmethod
     def _channel(values: tuple[float, ...], like: Tensor) -> Tensor:
         return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Return a raw batch as float32 in [0, 1]; a new one, unless it is of floats already."""
+    return images if images.is_floating_point() else images.float().div_(255)

@@ -81,6 +81,24 @@ class DataConfig(_Section):
         le=4096,
         description="side of an image network's input in pixels; none: the source's default",
     )
+    channels: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="channels of the images; 4: an alpha channel is a channel, not transparency; none: "
+        "those that the images have",
+    )
+    pages: Literal["first", "channels"] = Field(
+        "first", description="channels: the pages of a TIFF or DICOM file are the channels of one image"
+    )
+    range: tuple[float, float] | None = Field(
+        None,
+        description="values that are the intensities 0 and 1, one range for all images; none: 0 and 255 "
+        "for 8 bits, otherwise measured",
+    )
+    range_percentiles: tuple[float, float] = Field(
+        (0.0, 100.0), description="percentiles of the values, from which that range is measured"
+    )
     labels: Literal["auto", "none"] = Field(
         "auto", description="none: leave labels out, as where sub-folders are not classes"
     )
@@ -103,6 +121,20 @@ class DataConfig(_Section):
         "auto", description="keep decoded samples in memory on the device (auto: if they fit)"
     )
     cache: str | None = Field(None, description="folder for decoded images, used by this and later runs")
+
+    @field_validator("range", "range_percentiles")
+    @classmethod
+    def _rises(cls, limits: tuple[float, float] | None) -> tuple[float, float] | None:
+        if limits is not None and not limits[0] < limits[1]:
+            raise ValueError("give the low value, then the high one, such as [0, 4095]")
+        return limits
+
+    @field_validator("range_percentiles")
+    @classmethod
+    def _percentiles(cls, limits: tuple[float, float]) -> tuple[float, float]:
+        if limits[0] < 0 or limits[1] > 100:
+            raise ValueError("percentiles are between 0 and 100, such as [0.1, 99.9]")
+        return limits
 
     @field_validator("source")
     @classmethod

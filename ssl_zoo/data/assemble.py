@@ -16,11 +16,12 @@ from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.catalogue import as_arrays, labels_of
 from ssl_zoo.data.dataset import DataSet
-from ssl_zoo.data.decode import open_image
+from ssl_zoo.data.decode import open_pixels
 from ssl_zoo.data.decoded_cache import origin_of
 from ssl_zoo.data.holdout import hold_out
 from ssl_zoo.data.image_files import ImageFiles
 from ssl_zoo.data.lazy import LazySplit
+from ssl_zoo.data.pixels import TYPES, Form, ScaledSplit, find_limits, scale
 from ssl_zoo.data.read_ahead import decoding_threads
 from ssl_zoo.data.sample_files import Origin, UnreadableFiles
 from ssl_zoo.data.splits import ArraySplit, Split
@@ -74,13 +75,16 @@ class SplitBuilder:
         config: the ``data`` section.
         device: the device on which samples in memory are stored.
         size: the side of the network's input, in pixels, unless the configuration says otherwise.
-        channels: the number of channels of images that are decoded, 1 or 3.
+        channels: the number of channels of images that are decoded, unless the configuration says
+            otherwise.
+        forms: the form of images that are decoded, once it is known, for all splits.
     """
 
     config: DataConfig
     device: torch.device
     size: int = DEFAULT_SIZE
     channels: int = 3
+    forms: list[Form] = field(default_factory=list)
     unreadable: UnreadableFiles = field(default_factory=lambda: UnreadableFiles("images"))
 
     def from_dataset(self, dataset: Any, split: str) -> Split:
@@ -101,34 +105,52 @@ class SplitBuilder:
         side = stored_side(self.config, self.size)
         count = len(dataset)
         if hasattr(dataset, "loader"):  # torchvision's, replaced by ours, which scales JPEG files
-            dataset.loader = lambda file: open_image(Path(file), side)
+            dataset.loader = lambda file: self._open(Path(file), side)
+        if not self.forms:
+            looked_at = survey(lambda i: dataset[i][0], count, side, self.config.channels)
+            self.report(looked_at)
+            channels = self.config.channels or next(iter(looked_at.bands), self.channels)
+            self.forms.append(looked_at.form(channels, self.config.range is not None))
         images_by_index = ImageFiles(
             open=lambda i: dataset[i][0],
             name=lambda i: f"{self.config.source} {split}[{i}]",
             count=count,
             side=side,
-            channels=self.channels,
+            **vars(self.form),
             workers=decoding_threads(self.config),
             unreadable=self.unreadable,
             origin=origin_of(dataset),
         )
-        if split == "train":
-            self.report(survey(images_by_index.open, count, side))
         return LazySplit(images_by_index, labels_of(dataset))
 
     def from_files(self, paths: Sequence[Path], root: Path, folders: Sequence[Path] = ()) -> ImageFiles:
         """Return the image files below `root`, and in all of `folders`, as a `LazySplit` takes them."""
         side = stored_side(self.config, self.size)
         return ImageFiles(
-            open=lambda i: open_image(paths[i], side),
+            open=lambda i: self._open(paths[i], side),
             name=lambda i: str(paths[i]),
             count=len(paths),
             side=side,
-            channels=self.channels,
+            **vars(self.form),
             workers=decoding_threads(self.config),
             unreadable=self.unreadable,
             origin=Origin(root, paths, folders),
         )
+
+    @property
+    def form(self) -> Form:
+        """The form of images that are decoded."""
+        return self.forms[0] if self.forms else Form(self.config.channels or self.channels)
+
+    def survey(self, paths: Sequence[Path]) -> None:
+        """Look at image files, report what they are, and choose the form in which they are stored."""
+        side = stored_side(self.config, self.size)
+        looked_at = survey(lambda i: self._open(paths[i], side), len(paths), side, self.config.channels)
+        self.report(looked_at)
+        self.forms[:] = [looked_at.form(self.config.channels, self.config.range is not None)]
+
+    def _open(self, file: Path, side: int) -> Any:
+        return open_pixels(file, side, self.config.channels, self.config.pages)
 
     def report(self, looked_at: Survey) -> None:
         """Give notices of what decoding changes in images."""
@@ -163,9 +185,12 @@ def _check_splits(splits: list[Split], classes: tuple[str, ...] | None, name: st
     held = [split.batch(torch.arange(0)) for split in splits if split.resident]
     shapes = {tuple(images.shape[1:]) for images in held}
     number = _count_classes(splits)
-    if others := [x for x in held if x.dtype != torch.uint8 or x.ndim != 4]:
+    if others := [x for x in held if x.dtype not in TYPES.values() or x.ndim != 4]:
         kind = f"{others[0].dtype} of shape {list(others[0].shape[1:])}".removeprefix("torch.")
-        raise UserError(f"data.source: {name} gives samples {kind}, not images uint8 [C, h, w]")
+        raise UserError(
+            f"data.source: {name} gives samples {kind}, not images [C, h, w] of uint8, "
+            "uint16, int16 or float32"
+        )
     if len(shapes) > 1:
         problem = f"has images of the shapes {' and '.join(map(str, sorted(shapes)))}"
     elif classes is not None and number is not None and number > len(classes):
@@ -228,11 +253,19 @@ def assemble(
     present = {key: split for key, split in splits.items() if split is not None}
     _check_splits(list(present.values()), classes, name)
     placed = place_splits(present, name, config, device)
+    limits = find_limits(train, config, name)
+    if limits is not None:
+        placed = {key: ScaledSplit(split, limits) for key, split in placed.items()}
     if len(placed["train"]) == 0:
         raise UserError(f"data.source: none of the images of {name} to train on can be read")
     return DataSet(
         name=name,
-        spec=_measure(train, config.image_size or size, mirror, _count_classes(list(present.values()))),
+        spec=replace(
+            _measure(
+                train, config.image_size or size, mirror, _count_classes(list(present.values())), limits
+            ),
+            pages=config.pages,
+        ),
         train=placed["train"],
         test=placed["test"] if "test" in placed and placed["test"].readable() else None,
         bank=placed.get("bank", placed["train"]),
@@ -310,7 +343,13 @@ def _count_classes(splits: list[Split]) -> int | None:
     return int(torch.cat(labels).max()) + 1 if labels else None
 
 
-def _measure(train: Split, size: int, mirror: bool, classes: int | None) -> ImageSpec:
+def _measure(
+    train: Split,
+    size: int,
+    mirror: bool,
+    classes: int | None,
+    limits: tuple[float, float] | None = None,
+) -> ImageSpec:
     """Measure the mean and deviation of each channel on a fixed part of the train split.
 
     The part is the same whether or not the split is loaded into memory afterwards, and the result does
@@ -323,16 +362,33 @@ def _measure(train: Split, size: int, mirror: bool, classes: int | None) -> Imag
         )
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     channels = train.batch(order[:limit]).unbind(1)
-    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in channels]).cpu()
-    values, total = torch.arange(256, dtype=torch.float64) / 255, counts.sum(1)  # [256], [C]
-    mean = (counts * values).sum(1) / total
-    deviation = (values - mean[:, None]).square()
-    std = ((counts * deviation).sum(1) / (total - 1)).sqrt().clamp(min=1e-3)
+    if limits is None:
+        mean, std = _moments_of_bytes(channels)
+    else:
+        mean, std = _moments(channels, limits)
     return ImageSpec(
         channels=len(channels),
         size=size,
         mean=tuple(mean.tolist()),
-        std=tuple(std.tolist()),
+        std=tuple(std.clamp(min=1e-3 if limits is None else 1e-6).tolist()),
         mirror=mirror,
         classes=classes,
+        range=limits,
     )
+
+
+def _moments_of_bytes(channels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the mean and deviation [C] of intensities, given as 0..255 [N, h, w] for each channel."""
+    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in channels]).cpu()
+    values, total = torch.arange(256, dtype=torch.float64) / 255, counts.sum(1)  # [256], [C]
+    mean = (counts * values).sum(1) / total
+    deviation = (values - mean[:, None]).square()
+    return mean, ((counts * deviation).sum(1) / (total - 1)).sqrt()
+
+
+def _moments(channels: Sequence[Tensor], limits: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Return the mean and deviation [C] of intensities, for pixels of any type and their limits."""
+    scaled = [scale(channel, limits).double() for channel in channels]
+    moments = [(x.mean(), x.std()) for x in scaled]
+    mean, std = (torch.stack(values).cpu() for values in zip(*moments, strict=True))
+    return mean, std

@@ -1,4 +1,4 @@
-"""Decoding of an image, from a file or from memory, to a square of uint8."""
+"""Opening of image files, with limits, and their decoding to squares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -43,26 +45,54 @@ def formats() -> tuple[str, ...]:
 
 
 def open_image(file: Path | IO[bytes], side: int) -> Image.Image:
-    """Open an image; a JPEG at the smallest of its scales with at least `side` pixels each way.
+    """Open an image by Pillow; a JPEG at its smallest scale with at least `side` pixels each way.
 
     Raises:
         ValueError: it is not a regular file, or too many pixels would have to be decoded.
         OSError: it is not an image, or it cannot be read.
     """
-    if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
-        raise ValueError("a pipe or device, not a file")  # reading it could block for ever
+    _check_regular(file)
     image = Image.open(file, formats=formats())
     # With a name Pillow maps uncompressed files: truncation while reading would end the process.
     image.filename = ""
     image.draft(None, (side, side))
-    if image.width * image.height > MAX_PIXELS:
-        image.close()
-        raise ValueError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
+    _check_pixels(image)
     return image
 
 
-def to_square(image: Image.Image, side: int, channels: int) -> Tensor:
-    """Return `ssl_zoo.preprocess.to_square` as a tensor, uint8 [channels, side, side]."""
+def open_pixels(
+    file: Path | IO[bytes], side: int, channels: int | None = None, pages: str = "first"
+) -> Image.Image | NDArray[Any]:
+    """Open an image as `ssl_zoo.preprocess.open_pixels`, and with the limits of `open_image`.
+
+    Raises:
+        ValueError: as `open_image`.
+        OSError: likewise.
+        ImportError: the library that reads the file is not installed.
+    """
+    _check_regular(file)
+    image = preprocess.open_pixels(file, side, channels, pages, formats())
+    if isinstance(image, Image.Image):
+        image.filename = ""  # as in `open_image`
+    _check_pixels(image)
+    return image
+
+
+def _check_regular(file: Path | IO[bytes]) -> None:
+    if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("a pipe or device, not a file")  # reading it could block for ever
+
+
+def _check_pixels(image: Image.Image | NDArray[Any]) -> None:
+    height, width = image.shape[1:] if isinstance(image, np.ndarray) else image.size[::-1]
+    if width * height > MAX_PIXELS:
+        if isinstance(image, Image.Image):
+            image.close()
+        raise ValueError(f"{width}×{height} pixels are more than {MAX_PIXELS:,}")
+
+
+def to_square(image: Image.Image | NDArray[Any], side: int, channels: int) -> Tensor:
+    """Return `ssl_zoo.preprocess.to_square` as a tensor, [channels, side, side]."""
     return torch.from_numpy(preprocess.to_square(image, side, channels))
 
 

@@ -2,13 +2,13 @@
 
 For each split of a source, the folder ``data.cache`` holds two files whose names end in a fingerprint:
 
-- ``….npy``: the decoded images, uint8 [N, C, side, side]; zeros for an unreadable image.
+- ``….npy``: the decoded images, [N, C, side, side]; zeros for an unreadable image.
 - ``….json``: the unreadable images, with the reasons. It is written after the first file is complete;
   without it the first file is not read.
 
-The fingerprint covers the side, the channels, Pillow's version, and the path, size and modification time
-of each image. When it changes, the images are decoded again and the old files are removed; a process
-that has them open can still read them.
+The fingerprint covers the side, the channels, the type, Pillow's version, and the path, size and
+modification time of each image. When it changes, the images are decoded again and the old files are
+removed; a process that has them open can still read them.
 
 On a CPU each batch is read from the file, which the system keeps in memory as far as there is room.
 On another device the images are copied into its memory if they fit, unless ``data.resident`` is never;
@@ -141,7 +141,7 @@ class _CacheEntry:
             return None
         numbers = range(self.images.count)
         if (
-            squares.whole.dtype != torch.uint8
+            squares.whole.dtype != self.images.form.torch_dtype
             or squares.whole.shape != self._shape
             or any(number not in numbers for number in reasons)
         ):
@@ -178,7 +178,7 @@ class _CacheEntry:
         for partial in self.folder.glob(f".{self._source}-*.part"):  # of a process that was killed
             partial.unlink(missing_ok=True)
         self.notes.unlink(missing_ok=True)  # the notes of a file that could not be opened
-        size = int(np.prod(self._shape))
+        size = int(np.prod(self._shape)) * np.dtype(self.images.dtype).itemsize
         free = shutil.disk_usage(self.folder).free
         if free < size:
             raise UserError(
@@ -189,7 +189,7 @@ class _CacheEntry:
         log.info("decoding %s into %s, %.0f MB", self.name, self.file, size / 1e6)
         partial_files = [self.folder / f".{file.name}.part" for file in (self.file, self.notes)]
         try:
-            squares = np.lib.format.open_memmap(partial_files[0], "w+", np.uint8, self._shape)
+            squares = np.lib.format.open_memmap(partial_files[0], "w+", self.images.dtype, self._shape)
             _allocate(partial_files[0])
             readable = self.images.decode_into(torch.from_numpy(squares), torch.arange(len(squares)))
             squares.flush()
@@ -222,8 +222,9 @@ class _CacheEntry:
 
 def _fingerprint(images: ImageFiles, origin: Origin) -> str:
     """Return a hash that changes whenever the decoded images would."""
+    form = "" if images.dtype == "uint8" else f"{images.dtype} {images.factor} "
     digest = hashlib.sha256(
-        f"{FORMAT} {images.count} {images.side} {images.channels} {PIL.__version__}\n".encode()
+        f"{FORMAT} {images.count} {images.side} {images.channels} {form}{PIL.__version__}\n".encode()
     )
     prefix = f"{origin.root}{os.sep}"
 

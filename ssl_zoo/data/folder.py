@@ -29,6 +29,8 @@ UNLABELLED_WORDS = ("unlabeled", "unlabelled", "unsup", "unsupervised")
 """The words that make a folder a split: ``train``, ``TrainSet``, ``val2017``, ``seg_train``."""
 NEUTRAL_WORDS = {"set", "split", "data", "images", "imgs", "img"}
 IGNORED_FOLDERS = {"__MACOSX"}
+ARRAY_SUFFIXES = {".npy", ".dcm"}
+"""The suffixes of files that are images where a folder has no others, as they may hold anything."""
 HEIC_SUFFIXES = (".heic", ".heif")
 
 
@@ -97,8 +99,9 @@ def list_files(root: Path) -> Listing:
     Raises:
         UserError: there are no images, or a folder cannot be read.
     """
-    listing = Listing()
-    walk(root, listing, set(), image_suffixes())
+    listing = _list_files(root, image_suffixes())
+    if not listing.images and any(listing.others[suffix] for suffix in ARRAY_SUFFIXES):
+        listing = _list_files(root, ARRAY_SUFFIXES)
     heic = sum(listing.others[suffix] for suffix in HEIC_SUFFIXES)
     hint = "pip install pillow-heif to read HEIC files" if heic else "name another folder"
     if not listing.images:
@@ -107,6 +110,13 @@ def list_files(root: Path) -> Listing:
         raise UserError(f"data.source: there are no images in {printable(root)}, {content}; {hint}")
     if heic:
         log.warning("%d HEIC files in %s are left out; %s", heic, printable(root), hint)
+    return listing
+
+
+def _list_files(root: Path, suffixes: set[str]) -> Listing:
+    """Return all files below `root`, those with these suffixes as images."""
+    listing = Listing()
+    walk(root, listing, set(), suffixes)
     return listing
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ssl_zoo import preprocess
 from ssl_zoo.data import decoded_cache
-from ssl_zoo.data.decode import image_error_reason, to_square
+from ssl_zoo.data.decode import image_error_reason
 from ssl_zoo.data.mapped import ArrayFile
+from ssl_zoo.data.pixels import Form
 from ssl_zoo.data.sample_files import SampleFiles, UnreadableFiles
 from ssl_zoo.text import printable
 
@@ -24,29 +28,40 @@ class ImageFiles(SampleFiles):
     Attributes:
         open: opens the image with a given number; called from several threads.
         side: the side of the decoded squares, in pixels.
-        channels: the number of channels C of the decoded squares, 1 or 3.
+        channels: the number of channels C of the decoded squares.
+        dtype: the name of their type, as in `Form`.
+        factor: the factor for images of 8 bits, as in `Form`.
         squares: all images decoded, [count, C, side, side], where a cache has them. Unreadable ones
             are recorded already, and their rows have no meaning.
     """
 
-    open: Callable[[int], Image.Image]
+    open: Callable[[int], Image.Image | NDArray[Any]]
     side: int
     channels: int
+    dtype: str = "uint8"
+    factor: int = 1
     unreadable: UnreadableFiles = field(default_factory=lambda: UnreadableFiles("images"))
     squares: ArrayFile | None = field(default=None, init=False)
 
+    @property
+    def form(self) -> Form:
+        """The form of the decoded squares."""
+        return Form(self.channels, self.dtype, self.factor)
+
     def empty(self, count: int, pin: bool = False) -> Tensor:
-        """Return uninitialised memory for decoded images, uint8 [count, C, side, side]."""
+        """Return uninitialised memory for decoded images, [count, C, side, side]."""
         shape = (count, self.channels, self.side, self.side)
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
+        return torch.empty(shape, dtype=self.form.torch_dtype, pin_memory=pin)
 
     def read(self, number: int) -> Tensor:
-        """Return an image as uint8 [C, side, side]."""
-        with self.open(number) as image:
-            return to_square(image, self.side, self.channels)
+        """Return an image as [C, side, side]."""
+        image = self.open(number)
+        with preprocess.opened(image):
+            square = preprocess.to_square(image, self.side, self.channels)
+        return torch.from_numpy(self.form.cast(square))
 
     def decode(self, number: int) -> Tensor | None:
-        """Return an image as uint8 [C, side, side], from the cache if there is one; None if unreadable.
+        """Return an image as [C, side, side], from the cache if there is one; None if unreadable.
 
         Raises:
             UserError: too many images cannot be read.

@@ -21,10 +21,8 @@ from ssl_zoo.data.assemble import (
     assemble,
     hold_out_test,
     image_side,
-    stored_side,
 )
 from ssl_zoo.data.dataset import DataSet
-from ssl_zoo.data.decode import open_image
 from ssl_zoo.data.download import default_root, open_torchvision
 from ssl_zoo.data.gather import FileOptions, gather, takes_files
 from ssl_zoo.data.holdout import exact_copies, hold_out, random_split
@@ -33,7 +31,6 @@ from ssl_zoo.data.read_ahead import decoding_threads
 from ssl_zoo.data.source import Source, choose_source
 from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
-from ssl_zoo.data.survey import survey
 from ssl_zoo.data.table import is_list
 from ssl_zoo.data.timm_sets import open_timm
 from ssl_zoo.errors import UserError
@@ -214,10 +211,8 @@ def _files(config: DataConfig, device: torch.device, options: FileOptions) -> Da
     content, root = found.content, found.root
     paths = content.train.paths
     labels = None if config.labels == "none" else content.train.labels
-    side = stored_side(config, DEFAULT_SIZE)
-    looked_at = survey(lambda i: open_image(paths[i], side), len(paths), side)
-    builder = SplitBuilder(config=config, device=device, channels=looked_at.channels)
-    builder.report(looked_at)
+    builder = SplitBuilder(config=config, device=device)
+    builder.survey(paths)
     images = builder.from_files(paths, root, found.folders)
     known = torch.arange(len(paths)) if labels is None else (labels >= 0).nonzero().flatten()
     facts = SourceFacts(

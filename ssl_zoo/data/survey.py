@@ -1,16 +1,21 @@
-"""A look at some of a source's images, to say what decoding them to small squares of 8 bits loses."""
+"""A look at some of a source's images, to say what decoding them to small squares loses."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ssl_zoo.data.decode import is_gray
+from ssl_zoo.data.pixels import Form
+from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
-from ssl_zoo.preprocess import has_more_than_8_bits
+from ssl_zoo.preprocess import has_more_than_8_bits, opened
 from ssl_zoo.text import quantity
 
 MAX_SURVEYED = 256
@@ -33,13 +38,13 @@ _ENLARGED = Notice(
 )
 _BITS = Notice(
     "bit-depth",
-    "Images of more than 8 bits are scaled to 8, each by its own range; negative values become 0.",
+    "Images of more than 8 bits, or of another type, are stored in their own type.",
     "scale them to 8 bits yourself, with one range for all",
 )
 _ALPHA = Notice(
     "transparency",
     "Pixels that an alpha channel makes transparent become white.",
-    "remove the alpha channel",
+    "data.channels: 4 where it is a channel, such as near infrared; 2 for gray with another channel",
 )
 _FRAMES = Notice(
     "first-frame",
@@ -62,16 +67,31 @@ class Survey:
         total: the number of images of the source.
         seen: the number of images looked at that could be opened.
         counts: the number of those with each property.
+        types: the number of those of each type, such as "uint16".
+        bands: the number of those with each number of channels, where it is neither 1 nor 3.
     """
 
     total: int
     seen: int
     counts: Counter[str]
+    types: Counter[str] = field(default_factory=Counter)
+    bands: Counter[int] = field(default_factory=Counter)
 
     @property
     def channels(self) -> int:
-        """The number of channels of decoded images: 1 if all are gray, otherwise 3."""
+        """The number of channels of decoded images: 1 if all are gray, 3 for colours, or any other."""
+        if self.bands:
+            return self.bands.most_common(1)[0][0]
         return 1 if self.counts["gray"] == self.seen else 3
+
+    def form(self, channels: int | None, ranged: bool) -> Form:
+        """Return the form in which the images are stored.
+
+        Args:
+            channels: the number of channels that the user asks for; None for that of the images.
+            ranged: whether the user gives the range of their values.
+        """
+        return Form.of(channels or self.channels, list(self.types), ranged)
 
     def report(self, name: str, size: int, size_is_default: bool) -> None:
         """Give a notice for each property that matters.
@@ -90,12 +110,12 @@ class Survey:
         self._report(
             _ENLARGED, name, "small", f"is|are {small}", "enlarged; a smaller --image-size avoids it"
         )
+        kept = self.form(None, False).dtype
+        self._report(_BITS, name, "deep", "has|have more than 8 bits", f"kept as {kept}")
         self._report(
-            _BITS, name, "deep", "has|have more than 8 bits", "scaled to 8 bits, each by its own range"
-        )
-        self._report(
-            _ALPHA, name, "alpha", "has|have an alpha channel", "transparent pixels become white"
-        )
+            _ALPHA, name, "alpha", "has|have an alpha channel",
+            "transparent pixels become white; data.channels=4 takes it as a channel",
+        )  # fmt: skip
         self._report(_FRAMES, name, "frames", "has|have several frames", "the first one is used")
         self._report(_GRAY, name, "gray", "is|are gray", channels)
 
@@ -118,33 +138,63 @@ class Survey:
             notice(f"{name}: {subject} {verb}; {effect}")
 
 
-def survey(open_image: Callable[[int], Image.Image], count: int, side: int) -> Survey:
+def survey(
+    open_image: Callable[[int], Image.Image | NDArray[Any]],
+    count: int,
+    side: int,
+    channels: int | None = None,
+) -> Survey:
     """Look at up to about `MAX_SURVEYED` images; those that cannot be opened do not count.
 
     Args:
         open_image: opens the image with a given number.
         count: the number of images.
         side: the side of the stored squares, in pixels.
+        channels: the number of channels that the user asks for; None for that of the images.
+
+    Raises:
+        UserError: a library that reads them is not installed.
     """
     counts: Counter[str] = Counter()
+    types: Counter[str] = Counter()
+    bands: Counter[int] = Counter()
     seen = 0
     for number in range(0, count, max(1, count // MAX_SURVEYED)):
         try:
-            with open_image(number) as image:
-                counts.update(_properties(image, side))
+            image = open_image(number)
+            with opened(image):
+                counts.update(_properties(image, side, channels))
+                types[_type(image)] += 1
+                if isinstance(image, np.ndarray) and len(image) not in (1, 3):
+                    bands[len(image)] += 1
+        except ImportError as error:
+            raise UserError(f"data.source: an image {error}") from error
         except Exception:  # decoders raise errors of every kind; training skips the image
             continue
         seen += 1
-    return Survey(count, seen, counts)
+    return Survey(count, seen, counts, types, bands)
 
 
-def _properties(image: Image.Image, side: int) -> list[str]:
+def _type(image: Image.Image | NDArray[Any]) -> str:
+    """Return the name of the type of an image's values."""
+    if isinstance(image, np.ndarray):
+        return str(image.dtype)
+    if not has_more_than_8_bits(image):
+        return "uint8"
+    if image.mode == "I":
+        return "int16" if getattr(image, "tag_v2", {}).get(258) == (16,) else "float32"
+    return "float32" if image.mode == "F" else "uint16"
+
+
+def _properties(image: Image.Image | NDArray[Any], side: int, channels: int | None = None) -> list[str]:
+    picture = image if isinstance(image, Image.Image) else None
+    height, width = image.shape[1:] if isinstance(image, np.ndarray) else image.size[::-1]
     properties = {
-        "not square": image.width != image.height,
-        "small": min(image.size) < round(side * 7 / 8),  # the network's input
-        "deep": has_more_than_8_bits(image),
-        "alpha": image.has_transparency_data,
+        "not square": width != height,
+        "small": min(width, height) < round(side * 7 / 8),  # the network's input
+        "deep": _type(image) != "uint8",
+        "alpha": picture is not None and picture.has_transparency_data and channels in (None, 1, 3),
         "frames": getattr(image, "is_animated", False),
-        "gray": is_gray(image),
+        "gray": is_gray(image) if picture is not None else len(image) == 1,  # type: ignore[arg-type]
     }
     return [name for name, holds in properties.items() if holds]

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
 from PIL import Image
 from timm.data import ImageDataset, create_dataset
 
@@ -16,7 +17,7 @@ from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.assemble import DEFAULT_SIZE, stored_side
 from ssl_zoo.data.catalogue import labels_of
-from ssl_zoo.data.decode import image_error_reason, open_image
+from ssl_zoo.data.decode import image_error_reason, open_pixels
 from ssl_zoo.data.download import default_root
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
@@ -45,9 +46,10 @@ class ReaderImages:
         class_to_idx: the numbers of the classes by name.
     """
 
-    def __init__(self, reader: Any, side: int) -> None:
+    def __init__(self, reader: Any, config: DataConfig) -> None:
         self.reader = reader
-        self.side = side
+        self.side = stored_side(config, DEFAULT_SIZE)
+        self.channels, self.pages = config.channels, config.pages
         self.targets: Any = labels_of(reader)
         names = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
         self.class_to_idx: dict[str, int] = dict(names or {})
@@ -62,10 +64,10 @@ class ReaderImages:
     def __len__(self) -> int:
         return len(self.reader)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, None]:
+    def __getitem__(self, index: int) -> tuple[Image.Image | NDArray[Any], None]:
         with self._lock, self.reader[index][0] as file:  # an archive has one read position
             content = io.BytesIO(file.read())
-        return open_image(content, self.side), None
+        return open_pixels(content, self.side, self.channels, self.pages), None
 
 
 def open_timm(config: DataConfig) -> tuple[Any, Any | None]:
@@ -136,7 +138,7 @@ def _open(config: DataConfig, name: str, root: Path, split: str) -> Any:
             f"{image_error_reason(error)}"
         ) from error
     if isinstance(dataset, ImageDataset):
-        return ReaderImages(dataset.reader, stored_side(config, DEFAULT_SIZE))
+        return ReaderImages(dataset.reader, config)
     return dataset
 
 

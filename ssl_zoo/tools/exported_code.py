@@ -12,7 +12,7 @@ from ssl_zoo.spec import ImageSpec
 
 def normalisation(spec: ImageSpec) -> dict[str, str]:
     """Return how images are normalised, for the header of a file."""
-    names = ("mean", "std", "size", "channels")
+    names = ["mean", "std", "size", "channels", *(["range"] if spec.range is not None else [])]
     return {"normalise": json.dumps({name: getattr(spec, name) for name in names})}
 
 
@@ -27,6 +27,8 @@ def usage(call: str, convert: str, spec: ImageSpec) -> list[str]:
     source = inspect.getsource(preprocess).partition("from __future__ import annotations\n")[2]
     shape = f"[1, {spec.channels}, {spec.size}, {spec.size}]"
     arguments = f"{spec.size}, {spec.channels}, {list(spec.mean)}, {list(spec.std)}"
+    arguments += "" if spec.range is None else f", limits={spec.range}"
+    arguments += "" if spec.pages == "first" else f", pages={spec.pages!r}"
     return [
         "",
         f"# features = {call}  # [B, D]",

@@ -22,12 +22,9 @@ import math
 import torch
 from torch import Tensor
 
+from ssl_zoo.spec import to_float as to_float
+
 _LUMA = (0.2989, 0.587, 0.114)
-
-
-def to_float(images: Tensor) -> Tensor:
-    """Convert uint8 in 0..255 to float32 in [0, 1]; return floats unchanged."""
-    return images if images.is_floating_point() else images.float().div_(255)
 
 
 def separable(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -177,10 +177,11 @@ def test_what_decoding_loses_is_said_once(tmp_path: Path) -> None:
         "all 5 images are smaller than the 224×224 pixels that the network sees; enlarged; "
         "a smaller --image-size avoids it"
     )
-    assert texts["transparency"] == "1 of 5 images has an alpha channel; transparent pixels become white"
-    assert texts["bit-depth"] == (
-        "1 of 5 images has more than 8 bits; scaled to 8 bits, each by its own range"
+    assert texts["transparency"] == (
+        "1 of 5 images has an alpha channel; transparent pixels become white; data.channels=4 takes it "
+        "as a channel"
     )
+    assert texts["bit-depth"] == "1 of 5 images has more than 8 bits; kept as uint16"
     assert texts["first-frame"] == "1 of 5 images has several frames; the first one is used"
     assert texts["gray"] == "1 of 5 images is gray; repeated to three channels"
     assert "mirror" not in texts  # which only training is about

@@ -45,18 +45,6 @@ FORMATS: dict[str, tuple[str, Callable[[], Image.Image], dict[str, Any], tuple[i
     "transparent palette": ("a.png", lambda: palette(True), {"transparency": 1}, (255, 255, 255)),
     "gray": ("a.png", lambda: Image.new("L", (20, 20), 90), {}, (90, 90, 90)),
     "bits": ("a.png", lambda: Image.new("1", (20, 20), 1), {}, (255, 255, 255)),
-    "16 bits": (
-        "a.png", lambda: Image.fromarray(np.full((20, 20), 90 * 257, np.uint16)), {}, (90, 90, 90)
-    ),
-    "16 bits that hold 8": (
-        "a.png", lambda: Image.fromarray(np.full((20, 20), 90, np.uint16)), {}, (90, 90, 90)
-    ),
-    "32 bits": (
-        "a.tif", lambda: Image.fromarray(np.full((20, 20), 2**24, np.int32)), {}, (255, 255, 255)
-    ),
-    "floats up to 1": (
-        "a.tiff", lambda: Image.fromarray(np.full((20, 20), 0.2, np.float32)), {}, (51, 51, 51)
-    ),
     "cmyk jpeg": ("a.jpg", lambda: Image.new("CMYK", (20, 20), (0, 0, 0, 128)), {}, (127, 127, 127)),
     "cmyk tiff": ("a.tif", lambda: Image.new("CMYK", (20, 20), (0, 255, 255, 55)), {}, (200, 0, 0)),
 }  # fmt: skip

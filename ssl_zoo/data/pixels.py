@@ -1,0 +1,188 @@
+"""The type, the channels and the range of a data set's images, which are one for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_zoo import tree
+from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.data.splits import Split
+from ssl_zoo.notices import Notice
+
+TYPES = {name: getattr(torch, name) for name in ("uint8", "uint16", "int16", "float32")}
+"""The types of stored pixels, by name, as `ssl_zoo.preprocess.plain` gives them."""
+MAX_RANGED_IMAGES = 256
+"""The number of images on which the range of a data set is measured."""
+_8_TO_16 = 257
+"""The factor by which 8 bits become 16, as 255 · 257 = 65,535."""
+
+_RANGE = Notice(
+    "range",
+    "Of images of more than 8 bits, one range of values for the whole data set becomes the intensities "
+    f"0 to 1. It is measured on up to {MAX_RANGED_IMAGES} images and kept with the weights; values "
+    "beyond it are clipped.",
+    "data.range, data.range_percentiles",
+)
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form in which the images of a data set are stored.
+
+    Attributes:
+        channels: the number of channels.
+        dtype: the name of their type, a key of `TYPES`.
+        factor: the factor for images of 8 bits among others of 16.
+    """
+
+    channels: int
+    dtype: str = "uint8"
+    factor: int = 1
+
+    @classmethod
+    def of(cls, channels: int, types: Sequence[str], ranged: bool) -> Form:
+        """Return the form for images of these types.
+
+        Where images of 8 and of 16 bits are mixed, each is a share of its type's range, unless the
+        user gives the range of the values.
+        """
+        kinds = set(types) or {"uint8"}
+        joint = str(np.result_type(*kinds))
+        mixed = kinds == {"uint8", "uint16"} and not ranged
+        return cls(channels, joint if joint in TYPES else "float32", _8_TO_16 if mixed else 1)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The type as torch names it."""
+        dtype: torch.dtype = TYPES[self.dtype]
+        return dtype
+
+    def cast(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Return pixels in the type of the data set.
+
+        Raises:
+            ValueError: it cannot hold their values.
+        """
+        ours = np.dtype(self.dtype)
+        if pixels.dtype == ours:
+            return pixels
+        if self.factor != 1 and pixels.dtype == np.uint8:
+            return pixels.astype(ours) * ours.type(self.factor)
+        cast = pixels.astype(ours)
+        if not np.can_cast(pixels.dtype, ours) and (cast.astype(pixels.dtype) != pixels).any():
+            raise ValueError(f"has values of {pixels.dtype}, and other images are {self.dtype}")
+        return cast
+
+
+def scale(pixels: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Return pixels of any type as float32 in [0, 1], where `limits` are 0 and 1; others are clipped."""
+    low, high = limits
+    return pixels.float().sub_(low).div_(high - low).clamp_(0, 1)
+
+
+class ScaledSplit(Split):
+    """A split whose images are stored in their own type, and given as float32 in [0, 1].
+
+    Args:
+        split: the stored images.
+        limits: the values that become 0 and 1.
+    """
+
+    def __init__(self, split: Split, limits: tuple[float, float]) -> None:
+        self.split, self.limits = split, limits
+        self.labels = split.labels
+        self.resident, self.readers = split.resident, split.readers
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def skipped(self) -> Mapping[str, str]:  # type: ignore[override]
+        """The unreadable files met so far, with the reason for each."""
+        return self.split.skipped
+
+    @property
+    def names(self) -> Sequence[str] | None:
+        """The name of each of the N samples."""
+        return self.split.names
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all samples as they are stored, in bytes."""
+        return self.split.nbytes
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Return the images with these indices, float32 [B, C, h, w]."""
+        return scale(self.split.batch(indices), self.limits)
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """Draw the order of a pass over the split."""
+        return self.split.order(generator)
+
+    def spread(self, limit: int) -> Tensor:
+        """Return the rising indices of at most `limit` samples."""
+        return self.split.spread(limit)
+
+    def stream(
+        self,
+        indices: Tensor,
+        batch_size: int,
+        *,
+        drop_last: bool = False,
+        prefetch: int = 2,
+        pin: bool = False,
+    ) -> Generator[Tensor]:
+        """Yield batches as `Split.stream` does."""
+        stored = self.split.stream(indices, batch_size, drop_last=drop_last, prefetch=prefetch)
+        try:
+            for batch in stored:
+                scaled = scale(batch, self.limits)
+                yield tree.pin(scaled) if pin and not self.resident else scaled
+        finally:
+            stored.close()
+
+    def readable(self) -> bool:
+        """Return whether any sample can be read."""
+        return self.split.readable()
+
+    def subset(self, indices: Tensor) -> ScaledSplit:
+        """Return the samples with these indices [M] as a split."""
+        return ScaledSplit(self.split.subset(indices), self.limits)
+
+    def to(self, device: torch.device) -> ScaledSplit:
+        """Return the same samples in the memory of `device`."""
+        return ScaledSplit(self.split.to(device), self.limits)
+
+
+def find_limits(train: Split, config: DataConfig, name: str) -> tuple[float, float] | None:
+    """Return the values of the images of a data set that become 0 and 1; None for 0 and 255 of 8 bits.
+
+    They are ``data.range``, or percentiles of a fixed part of the images to train on.
+
+    Args:
+        train: the images to train on, as they are stored.
+        config: the ``data`` section.
+        name: the name of the data, for the notice.
+    """
+    if config.range is not None:
+        return config.range
+    sample = train.batch(torch.arange(0))
+    if sample.dtype == torch.uint8:
+        return None
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    number = min(len(train), MAX_RANGED_IMAGES)
+    values = train.batch(order[:number]).float().cpu().numpy()
+    percentiles = config.range_percentiles
+    low, high = (float(x) for x in np.percentile(values, percentiles))
+    high = high if high > low else low + 1
+    between = "smallest and largest value" if percentiles == (0, 100) else "percentiles {:g} and {:g}"
+    source = f"the {between.format(*percentiles)} of {number:,} images"
+    _RANGE(f"{name}: the values {low:g} to {high:g} become 0 to 1, {source}; data.range sets them")
+    return low, high

@@ -1,0 +1,229 @@
+"""Images of any type and any number of channels: their values, their range and their channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ssl_zoo.config.errors import SettingError
+from ssl_zoo.config.load import load_config
+from ssl_zoo.data import DataSet
+from ssl_zoo.data.pixels import Form, ScaledSplit
+from ssl_zoo.errors import UserError
+from ssl_zoo.notices import collect_notices
+from ssl_zoo.preprocess import open_pixels, to_square
+from tests.core.pictures import folder, photo, write
+
+RAMP = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+
+
+def npy(path: Path, pixels: NDArray[Any]) -> Path:
+    """Write an array and return its path."""
+    np.save(path, pixels)
+    return path
+
+
+def tiff(path: Path, pixels: NDArray[Any], **options: Any) -> Path:
+    """Write pixels [C, h, w] as a TIFF file whose channels lie in planes, and return its path."""
+    separate = {"planarconfig": "separate"} if len(pixels) > 1 else {}
+    options = {"photometric": "minisblack", **separate, **options}
+    pytest.importorskip("tifffile").imwrite(path, pixels, **options)
+    return path
+
+
+def png(path: Path, pixels: NDArray[Any]) -> Path:
+    """Write gray pixels as PNG and return its path."""
+    return write(path, Image.fromarray(pixels))
+
+
+def values(data: DataSet) -> dict[str, Tensor]:
+    """Return each image of a data set by the name of its file, float32 [C, h, w]."""
+    found = {}
+    for split in filter(None, (data.train, data.test)):
+        assert split.names is not None
+        names = [Path(name).name for name in split.names]
+        found |= dict(zip(names, split.batch(torch.arange(len(split))), strict=True))
+    return found
+
+
+def stored(data: DataSet) -> torch.dtype:
+    """Return the type in which the images of a data set are held."""
+    assert isinstance(data.train, ScaledSplit)
+    dtype: torch.dtype = data.train.split.batch(torch.arange(1)).dtype
+    return dtype
+
+
+@pytest.mark.parametrize("resident", ["always", "never"])
+@pytest.mark.parametrize(("suffix", "save"), [(".png", png), (".tif", png), (".npy", npy)])
+def test_a_ramp_of_16_bits_keeps_its_levels_and_its_ratio_to_another(
+    suffix: str, save: Callable[..., Path], resident: str, tmp_path: Path
+) -> None:
+    for name, pixels in {"a": RAMP, "b": RAMP // 4, "c": RAMP // 400}.items():
+        save(tmp_path / f"{name}{suffix}", pixels)
+    data = folder(tmp_path, range=[0, 65535], resident=resident)
+    assert stored(data) == torch.uint16
+    images = values(data)
+    for name, pixels in {"a": RAMP, "b": RAMP // 4, "c": RAMP // 400}.items():
+        expected = torch.from_numpy(pixels.astype(np.float64) / 65535).float()[None]
+        torch.testing.assert_close(images[f"{name}{suffix}"], expected, rtol=1e-6, atol=0)
+    assert len(images[f"a{suffix}"].unique()) == 256
+
+
+def test_the_range_is_measured_on_the_data_set_and_said(tmp_path: Path) -> None:
+    for i in range(10):
+        npy(tmp_path / f"{i}.npy", np.full((16, 16), 100 * i, np.int16))
+    with collect_notices() as notices:
+        data = folder(tmp_path, range_percentiles=[0, 100], holdout=0.2)
+    taken = sorted(int(Path(n).stem) * 100 for n in data.train.names or ())
+    assert data.spec.data_settings()["range"] == [taken[0], taken[-1]]
+    (text,) = [n["text"] for n in notices if n["notice"] == "range"]
+    assert f"the values {taken[0]} to {taken[-1]} become 0 to 1" in text
+    for name, image in values(data).items():  # values beyond the range are clipped
+        share = (100 * int(Path(name).stem) - taken[0]) / (taken[-1] - taken[0])
+        torch.testing.assert_close(image.mean(), torch.tensor(min(max(share, 0.0), 1.0)))
+
+
+def test_percentiles_leave_out_a_hot_pixel(tmp_path: Path) -> None:
+    for i in range(4):
+        pixels = np.tile(np.arange(100, dtype=np.uint16), (100, 1))
+        pixels[0, 0] = 60000
+        npy(tmp_path / f"{i}.npy", pixels)
+    data = folder(tmp_path, range_percentiles=[0, 99.9], image_size=88)
+    assert data.spec.data_settings()["range"][1] < 100
+
+
+@pytest.mark.parametrize(("suffix", "save"), [(".tif", tiff), (".npy", npy)])
+def test_negative_values_keep_their_order(
+    suffix: str, save: Callable[..., Path], tmp_path: Path
+) -> None:
+    pixels = np.linspace(-1024, 3071, 256).round().astype(np.int16).reshape(1, 16, 16)
+    for name in "ab":
+        save(tmp_path / f"{name}{suffix}", pixels)
+    data = folder(tmp_path)
+    assert stored(data) == torch.int16
+    expected = torch.from_numpy((pixels.astype(np.float64) + 1024) / 4095).float()
+    torch.testing.assert_close(values(data)[f"a{suffix}"], expected)
+
+
+def test_floats_keep_their_values_and_what_is_not_finite_becomes_0(tmp_path: Path) -> None:
+    pixels = np.linspace(-2, 5, 256, dtype=np.float32).reshape(16, 16)
+    pixels[0, :2] = np.nan, np.inf
+    for name in "ab":
+        Image.fromarray(pixels).save(tmp_path / f"{name}.tif")
+    data = folder(tmp_path, range=[-2, 5])
+    image = values(data)["a.tif"][0]
+    assert stored(data) == torch.float32
+    torch.testing.assert_close(image[1:], torch.from_numpy((pixels[1:] + 2) / 7))
+    torch.testing.assert_close(image[0, :2], torch.full((2,), 2 / 7))
+
+
+@pytest.mark.parametrize("options", [{}, {"planarconfig": "contig"}, {"tile": (16, 16)}])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+def test_a_tiff_of_four_bands_is_an_image_of_four_channels(
+    dtype: Any, options: dict[str, Any], tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 250, (4, 16, 16)).astype(dtype)
+    written = pixels.transpose(1, 2, 0) if options.get("planarconfig") == "contig" else pixels
+    for name in "ab":
+        tiff(tmp_path / f"{name}.tif", written, **options)
+    data = folder(tmp_path, range=[0, 250])
+    torch.testing.assert_close(values(data)["a.tif"], torch.from_numpy(pixels.astype(np.float32) / 250))
+
+
+@pytest.mark.parametrize(("pages", "channels"), [("first", 1), ("channels", 6)])
+def test_the_pages_of_a_tiff_are_channels_where_that_is_asked_for(
+    pages: str, channels: int, tmp_path: Path
+) -> None:
+    stack = [np.full((16, 16), i, np.uint16) for i in range(6)]
+    module = pytest.importorskip("tifffile")
+    for name in "ab":
+        with module.TiffWriter(tmp_path / f"{name}.tif") as file:
+            for page in stack:
+                file.write(page, contiguous=False)
+    data = folder(tmp_path, range=[0, 5], pages=pages)
+    image = values(data)["a.tif"]
+    torch.testing.assert_close(image[:, 3, 3], torch.arange(channels) / 5)
+
+
+def test_near_infrared_stored_as_alpha_is_a_channel_when_told(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
+    for name in ("a.png", "b.png"):
+        write(tmp_path / name, Image.fromarray(pixels))
+    with collect_notices() as notices:
+        data = folder(tmp_path, channels=4)
+    assert "transparency" not in {n["notice"] for n in notices}
+    assert torch.equal(values(data)["a.png"], torch.from_numpy(pixels.transpose(2, 0, 1)))
+    with collect_notices() as notices:
+        white = folder(tmp_path)
+    (text,) = [n["text"] for n in notices if n["notice"] == "transparency"]
+    assert text.endswith("transparent pixels become white; data.channels=4 takes it as a channel")
+    assert values(white)["a.png"].shape[0] == 3
+
+
+def test_where_8_and_16_bits_are_mixed_white_is_white(tmp_path: Path) -> None:
+    png(tmp_path / "a.png", (RAMP // 257).astype(np.uint8))
+    png(tmp_path / "b.png", RAMP)
+    images = values(folder(tmp_path, range=None, holdout=0.01))
+    assert all(abs(float(x.max()) - 1) < 0.01 for x in images.values())
+
+
+def test_values_that_do_not_fit_the_type_of_the_data_set_are_refused() -> None:
+    form = Form(1, "uint8")
+    assert form.cast(np.array([255], np.uint16)).dtype == np.uint8
+    with pytest.raises(ValueError, match="has values of int16, and other images are uint8"):
+        form.cast(np.array([-1], np.int16))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(40, 40), (50, 30)])
+def test_resizing_of_channels_equals_that_of_colours(channels: int, size: tuple[int, int]) -> None:
+    image = photo(size) if channels == 3 else photo(size).convert("L")
+    pixels = np.atleast_3d(np.array(image)).transpose(2, 0, 1)
+    assert np.array_equal(to_square(pixels, 20, channels), to_square(image, 20, channels))
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "bands"),
+    [
+        ((9, 9), None, 1),
+        ((5, 9, 9), None, 5),
+        ((9, 9, 5), None, 5),
+        ((3, 9, 4), 3, 3),
+        ((9, 9, 9), 9, 9),
+    ],
+)
+def test_the_axis_of_the_channels_is_found(
+    shape: tuple[int, ...], channels: int | None, bands: int, tmp_path: Path
+) -> None:
+    pixels = open_pixels(npy(tmp_path / "a.npy", np.zeros(shape)), 8, channels)
+    assert isinstance(pixels, np.ndarray)
+    assert len(pixels) == bands
+
+
+def test_an_array_of_objects_is_no_image(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        open_pixels(tmp_path / "a.npy", 8)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("range", [5, 5]), ("range_percentiles", [-1, 50])])
+def test_a_range_that_does_not_rise_is_refused(setting: str, value: list[int]) -> None:
+    with pytest.raises(SettingError, match=rf"data.{setting}: .*such as"):
+        load_config(overrides={"task.name": "simclr", f"data.{setting}": value})
+
+
+def test_a_missing_library_is_named_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiff(tmp_path / "a.tif", np.zeros((5, 16, 16), np.uint8))
+    monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
+    with pytest.raises(
+        UserError, match=r"^data.source: .* needs tifffile: pip install 'ssl-zoo\[tiff\]'"
+    ):
+        folder(tmp_path)
