@@ -1,9 +1,13 @@
-"""Names of a run's scores, the same in both observers."""
+"""The names of a run and of its scores, the same in all observers."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssl_zoo.runs.run import Run
 
 
 def named_scores(results: Mapping[str, Any]) -> dict[str, float]:
@@ -21,3 +25,9 @@ def named_scores(results: Mapping[str, Any]) -> dict[str, float]:
         for row, scores in results["scores"].items()
         for metric, value in scores.items()
     }
+
+
+def run_identifier(run: Run) -> str:
+    """Return an identifier that stays the same when the run is resumed or its parent folder is moved."""
+    content = run.path.resolve().name.encode() + run.config_file.read_bytes()  # includes the start time
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -16,7 +16,6 @@ begins a new folder with the whole run in it, so the latest folder is the one to
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_zoo import UserError, hookimpl
 from ssl_zoo.text import error_line
-from ssl_zoo_observers.scores import named_scores
+from ssl_zoo_observers.scores import named_scores, run_identifier
 
 if TYPE_CHECKING:
     import wandb
@@ -99,7 +98,7 @@ def _begin(run: Run) -> wandb.Run:
             )
         return wandb.init(
             project=os.environ.get("WANDB_PROJECT", "ssl-zoo"),
-            id=_identifier(run),
+            id=run_identifier(run),
             name=run.path.resolve().name,
             dir=run.path,
             config=run.config().model_dump(mode="json", exclude={"provenance"}),
@@ -112,12 +111,6 @@ def _begin(run: Run) -> wandb.Run:
             f"--observe wandb: {error_line(error)}; "
             "WANDB_MODE=offline keeps the run on this machine until `wandb sync`"
         ) from error
-
-
-def _identifier(run: Run) -> str:
-    """Return an identifier that stays the same when the run is resumed or its parent folder is moved."""
-    content = run.path.resolve().name.encode() + run.config_file.read_bytes()  # includes the start time
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _log(wandb_run: wandb.Run, line: Mapping[str, float]) -> None:

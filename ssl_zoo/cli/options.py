@@ -88,7 +88,9 @@ EvalBatchSize = Annotated[
     int | None,
     typer.Option("--batch-size", min=1, help="Samples at a time (default: follows training, memory)."),
 ]
-Observe = Annotated[list[str] | None, names_option(help="Observers on request: tensorboard, wandb, …")]
+Observe = Annotated[
+    list[str] | None, names_option(help="Observers on request: tensorboard, wandb, mlflow, …")
+]
 StandardProtocols = Annotated[
     list[str] | None,
     names_option("--protocol", help="Protocols (default knn,linear,health, and those for such data)."),

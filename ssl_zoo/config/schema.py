@@ -362,7 +362,8 @@ class TrainConfig(_Section):
     )
     log_every: int = Field(10, ge=1, description="steps between logged lines")
     observers: list[str] = Field(
-        default=[], description="observers on request that follow the run, e.g. tensorboard, wandb"
+        default=[],
+        description="observers on request that follow the run, e.g. tensorboard, wandb, mlflow",
     )
     checkpoint_seconds: float = Field(
         60, ge=0, description="seconds between checkpoints; 0: after each step"
