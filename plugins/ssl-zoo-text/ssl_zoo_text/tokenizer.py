@@ -19,6 +19,8 @@ from ssl_zoo.runs.backbone import read_spec
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """The special tokens, which have the first ids."""
 PAD, UNK, CLS, SEP, MASK = range(len(SPECIALS))
+ALIASES = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+"""The names of the special tokens in RoBERTa's and similar tokenizers."""
 
 KINDS = ("bpe", "wordpiece")
 """The kinds of tokenizers that can be trained."""
@@ -68,12 +70,17 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocabulary: int) -> str:
             vocab_size=vocabulary, special_tokens=list(SPECIALS), show_progress=False
         )
     tokenizer.train_from_iterator((t for x in texts for t in cut_text(x, _TRAINED_AT_ONCE)), trainer)
+    frame(tokenizer)
+    return str(tokenizer.to_str())
+
+
+def frame(tokenizer: Tokenizer) -> None:
+    """Let a tokenizer put [CLS] before a text, and [SEP] behind each text of one or two."""
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{SPECIALS[CLS]} $A {SPECIALS[SEP]}",
         pair=f"{SPECIALS[CLS]} $A {SPECIALS[SEP]} $B:1 {SPECIALS[SEP]}:1",
         special_tokens=[(SPECIALS[i], i) for i in (CLS, SEP)],
     )
-    return str(tokenizer.to_str())
 
 
 @lru_cache(maxsize=8)
@@ -86,7 +93,7 @@ def read_tokenizer(file: Path) -> str:
     """Return the tokenizer of a run, of its backbone.safetensors, or of a file of tokenizers', as JSON.
 
     Raises:
-        UserError: it cannot be read, or has other special tokens.
+        UserError: it cannot be read, or is of an unknown kind.
     """
     if file.is_dir() or file.suffix == ".safetensors":
         try:
@@ -102,12 +109,53 @@ def read_tokenizer(file: Path) -> str:
     except Exception as error:  # tokenizers raises plain Exception
         reason = str(error).splitlines()[0]
         raise UserError(f"data.options.tokenizer: {file} cannot be read ({reason})") from error
-    if [tokenizer.token_to_id(token) for token in SPECIALS] != list(range(len(SPECIALS))):
+    if [tokenizer.token_to_id(token) for token in SPECIALS] == list(range(len(SPECIALS))):
+        return content
+    if (renumbered := adopt_specials(content)) is None:
         raise UserError(
-            f"data.options.tokenizer: {file} must begin with the tokens {' '.join(SPECIALS)}; "
-            "train one here, or give a run or the tokenizer.json of an export"
+            f"data.options.tokenizer: {file} is not WordPiece or byte-level BPE with the tokens "
+            f"{' '.join(SPECIALS)}, or <pad> <unk> <s> </s> <mask>; train one here, or give a run"
         )
-    return content
+    return renumbered
+
+
+def adopt_specials(content: str) -> str | None:
+    """Return another's tokenizer with the special tokens named and numbered as here, the rest behind.
+
+    Texts are divided as before; only the numbers of tokens are others, as training begins with new
+    embeddings. Returns None for a kind that `tables` does not know, or without all special tokens.
+
+    Args:
+        content: the tokenizer as JSON, WordPiece or byte-level BPE.
+    """
+    described = json.loads(content)
+    model, added = described["model"], described.get("added_tokens") or []
+    known = '"ByteLevel"' in json.dumps(described.get("pre_tokenizer"))
+    if model["type"] == "WordPiece":
+        known = model.get("continuing_subword_prefix") == "##"
+    if model["type"] not in ("BPE", "WordPiece") or not known:
+        return None
+    ids: dict[str, int] = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
+    theirs = [
+        next((name for name in names if name in ids), None)
+        for names in zip(SPECIALS, ALIASES, strict=True)
+    ]
+    if None in theirs:
+        return None
+    renamed = dict(zip(theirs, SPECIALS, strict=True))
+    rest = sorted(ids.keys() - renamed.keys(), key=ids.__getitem__)
+    numbers = {name: i for i, name in enumerate([*theirs, *rest])}
+
+    model["vocab"] = {renamed.get(name, name): numbers[name] for name in model["vocab"]}
+    model["unk_token"] = renamed.get(model.get("unk_token"), model.get("unk_token"))
+    for token in added:
+        name = token["content"]
+        token.update(content=renamed.get(name, name), id=numbers[name])
+    added.sort(key=lambda token: token["id"])
+    described["post_processor"] = None
+    tokenizer = Tokenizer.from_str(json.dumps(described))
+    frame(tokenizer)
+    return str(tokenizer.to_str())
 
 
 @dataclass(frozen=True)

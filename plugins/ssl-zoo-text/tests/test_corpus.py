@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -23,7 +24,20 @@ from ssl_zoo_text.corpus import (
 )
 from ssl_zoo_text.kjv import PARTS, chapters
 from ssl_zoo_text.spec import Text, compact
-from ssl_zoo_text.tokenizer import CLS, MASK, PAD, SEP, SPECIALS, parse, tables, train_tokenizer
+from ssl_zoo_text.tokenizer import (
+    ALIASES,
+    CLS,
+    MASK,
+    PAD,
+    SEP,
+    SPECIALS,
+    UNK,
+    parse,
+    read_tokenizer,
+    tables,
+    train_tokenizer,
+)
+from tokenizers import Tokenizer
 
 from ssl_zoo import Rng, UserError
 from ssl_zoo.config.schema import DataConfig
@@ -235,6 +249,35 @@ def test_wordpiece_is_trained_too() -> None:
     data = build("small", chapters()[::60], DataConfig(), torch.device("cpu"), options)
     (shown,) = data.spec.show(data.spec.preprocess("In the beginning God"))
     assert shown == "in the beginning god"
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+@pytest.mark.parametrize("names", [SPECIALS, ALIASES])
+def test_tokenizers_of_others_are_renumbered(kind: str, names: tuple[str, ...], tmp_path: Path) -> None:
+    ours = train_tokenizer(kind, [d.text for d in chapters()[:3]], 400)
+    described, last = json.loads(ours), parse(ours).get_vocab_size() - 1
+    renamed = dict(zip(SPECIALS, names, strict=True))
+    model = described["model"]
+    model["vocab"] = {renamed.get(name, name): last - i for name, i in model["vocab"].items()}
+    if model.get("unk_token"):
+        model["unk_token"] = names[UNK]
+    for token in described["added_tokens"]:
+        token.update(content=renamed[token["content"]], id=last - token["id"])
+    described["added_tokens"].reverse()
+    described["post_processor"] = None
+    file = tmp_path / "theirs.json"
+    file.write_text(json.dumps(described))
+    theirs, read = Tokenizer.from_file(str(file)), parse(read_tokenizer(file))
+    text = "And God said, Let there be light."
+    assert read.encode(text).tokens == ["[CLS]", *theirs.encode(text).tokens, "[SEP]"]
+    assert [read.token_to_id(name) for name in SPECIALS] == [0, 1, 2, 3, 4]
+    assert sorted(read.get_vocab().values()) == list(range(last + 1))
+    assert read.encode("\N{SNOWMAN}[MASK]").ids[-2] == MASK
+
+    del described["added_tokens"][0], described["model"]["vocab"][names[MASK]]
+    file.write_text(json.dumps(described))
+    with pytest.raises(UserError, match=r"^data\.options\.tokenizer: .* train one here, or give a run$"):
+        read_tokenizer(file)
 
 
 @pytest.mark.parametrize("documents", [[], [Document(" ", "a")], [Document("One.", "a")] * 3])
