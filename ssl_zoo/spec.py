@@ -281,7 +281,7 @@ class ImageSpec(Spec):
         return self.normalise(F.grid_sample(x, grid, padding_mode="border", align_corners=False))
 
     def raw(self, batch: Tensor) -> Tensor:
-        """Return the pixels of a raw batch, 0 to 255, shrunk to `RAW_SIZE` or less, as features [B, D]."""
+        """Return the pixels of a raw batch, 0 to 255, shrunk to at most `RAW_SIZE`, as rows [B, D]."""
         x = batch * 255 if batch.is_floating_point() else batch.float()
         side = min(self.size, RAW_SIZE)
         if self.size > side:
