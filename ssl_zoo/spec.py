@@ -273,7 +273,7 @@ class ImageSpec(Spec):
         return self.normalise(F.grid_sample(x, grid, padding_mode="border", align_corners=False))
 
     def raw(self, batch: Tensor) -> Tensor:
-        """Return the pixels of a raw batch, 0 to 255, shrunk to at most `RAW_SIZE`, as features [B, D]."""
+        """Return a raw batch, shrunk to at most `RAW_SIZE`, as features [B, D] from 0 to 255."""
         x = batch * 255 if batch.is_floating_point() else batch.float()
         side = min(self.size, RAW_SIZE)
         if self.size > side:
