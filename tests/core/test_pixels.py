@@ -233,6 +233,28 @@ def test_a_missing_library_is_named_in_one_line(tmp_path: Path, monkeypatch: pyt
         folder(tmp_path)
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_dicom_gives_hounsfield_units_and_no_window(photometric: str, tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    pixels = np.linspace(0, 4095, 256).round().astype(np.uint16).reshape(16, 16)
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.Rows, data.Columns, data.SamplesPerPixel = 16, 16, 1
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
+    data.PhotometricInterpretation = photometric
+    data.RescaleSlope, data.RescaleIntercept = 1, -1024
+    data.WindowCenter, data.WindowWidth = 40, 400
+    data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3"
+    data.PixelData = pixels.tobytes()
+    data.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    read = open_pixels(tmp_path / "a.dcm", 8)
+    assert isinstance(read, np.ndarray)
+    assert read.dtype == np.int16
+    sign = -1 if photometric == "MONOCHROME1" else 1
+    assert np.array_equal(read[0], sign * (pixels.astype(np.int32) - 1024))
+
+
 TINY = "{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}"
 
 
