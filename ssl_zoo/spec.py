@@ -137,14 +137,6 @@ class Spec:
         """
         return self.data_settings()
 
-    def kept_files(self) -> dict[str, bytes]:
-        """Return the files that a run keeps so that its own data is read again as it was.
-
-        They are by name, ``OPTION.SUFFIX``, and such an option of the source, ``data.options.OPTION``,
-        names its file when the run is resumed or evaluated. By default there are none.
-        """
-        return {}
-
     def adopt(self: S, other: Spec) -> S:
         """Return the description by which a network of these samples takes other ones.
 
@@ -281,7 +273,7 @@ class ImageSpec(Spec):
         return self.normalise(F.grid_sample(x, grid, padding_mode="border", align_corners=False))
 
     def raw(self, batch: Tensor) -> Tensor:
-        """Return the pixels of a raw batch, 0 to 255, shrunk to at most `RAW_SIZE`, as rows [B, D]."""
+        """Return a raw batch, shrunk to at most `RAW_SIZE`, as features [B, D] from 0 to 255."""
         x = batch * 255 if batch.is_floating_point() else batch.float()
         side = min(self.size, RAW_SIZE)
         if self.size > side:

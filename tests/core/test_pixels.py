@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import safe_open
 from torch import Tensor
 
+from ssl_zoo import load_backbone
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.load import load_config
 from ssl_zoo.data import DataSet
@@ -20,6 +23,7 @@ from ssl_zoo.data.pixels import Form, ScaledSplit
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import collect_notices
 from ssl_zoo.preprocess import open_pixels, to_square
+from tests.conftest import Call
 from tests.core.pictures import folder, photo, write
 
 RAMP = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
@@ -227,3 +231,71 @@ def test_a_missing_library_is_named_in_one_line(tmp_path: Path, monkeypatch: pyt
         UserError, match=r"^data.source: .* needs tifffile: pip install 'ssl-zoo\[tiff\]'"
     ):
         folder(tmp_path)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_dicom_gives_hounsfield_units_and_no_window(photometric: str, tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    pixels = np.linspace(0, 4095, 256).round().astype(np.uint16).reshape(16, 16)
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.Rows, data.Columns, data.SamplesPerPixel = 16, 16, 1
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
+    data.PhotometricInterpretation = photometric
+    data.RescaleSlope, data.RescaleIntercept = 1, -1024
+    data.WindowCenter, data.WindowWidth = 40, 400
+    data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3"
+    data.PixelData = pixels.tobytes()
+    data.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    read = open_pixels(tmp_path / "a.dcm", 8)
+    assert isinstance(read, np.ndarray)
+    assert read.dtype == np.int16
+    sign = -1 if photometric == "MONOCHROME1" else 1
+    assert np.array_equal(read[0], sign * (pixels.astype(np.int32) - 1024))
+
+
+TINY = "{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}"
+
+
+@pytest.mark.parametrize(("suffix", "save"), [(".tif", tiff), (".npy", npy)])
+def test_five_channels_train_evaluate_embed_export_and_reload(
+    suffix: str, save: Callable[..., Path], call: Call
+) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        pixels = rng.integers(-1000, 1000 + 500 * (i % 2), (5, 20, 20)).astype(np.int16)
+        file = Path("data", "ab"[i % 2], f"{i:02}{suffix}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save(file, pixels)
+    given = {"train.epochs": 1, "train.batch_size": 8, "train.device": "cpu", "data.image_size": 16}
+    given |= {"backbone.name": "resnet18", "backbone.options": TINY}
+    settings = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
+    for arguments in (
+        ["train", "--task", "simclr", "--data", "data", "--out", "run", *settings],
+        ["eval", "run", "--protocol", "knn"],
+        ["embed", "run", "--data", "data", "-o", "features.npz"],
+        ["export", "run", "--to", "net.safetensors"],
+    ):
+        code, _, err = call(*arguments)
+        assert code == 0, err
+    with safe_open("net.safetensors", "pt") as tensors:
+        header = tensors.metadata()
+    scope: dict[str, Any] = {}
+    exec(header["load"], scope)
+    ours: Any = load_backbone("run")
+    again: Any = load_backbone("net.safetensors")
+    low, high = json.loads(header["normalise"])["range"]
+    assert again.ssl_zoo_spec.range == (low, high)
+    assert -1000 <= low < -800
+    with np.load("features.npz") as rows, torch.no_grad():
+        assert len(rows["name"]) == 24
+        for name, features in zip(rows["name"], rows["features"], strict=True):
+            file = Path("data", name)
+            found = [
+                ours(ours.ssl_zoo_preprocess(file)),
+                again(again.ssl_zoo_preprocess(file)),
+                scope["model"](scope["preprocess"](file)),
+            ]
+            for each in found:
+                np.testing.assert_allclose(each[0].numpy(), features, rtol=1e-3, atol=1e-4)

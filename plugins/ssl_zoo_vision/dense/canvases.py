@@ -128,6 +128,8 @@ def _drawn(
     max_side = round(MAX_SIDE * side)
 
     def shrunk(batch: Tensor) -> Tensor:
+        if batch.is_floating_point():  # intensities in [0, 1], of images of more than 8 bits
+            batch = batch.mul(255).round_().byte()
         if max(batch.shape[-2:]) <= max_side:
             return batch
         return F.interpolate(batch, (max_side, max_side), mode="bilinear", antialias=True)
