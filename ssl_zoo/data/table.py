@@ -207,9 +207,9 @@ def _rows(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, Row]]:
         for values in rows:
             yield f"line {rows.line_num}", values
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
+        place = error.object[: error.start].count(b"\n") + 1
         raise UserError(
-            f"data.source: {name}, line {line}: is not valid UTF-8; save it as UTF-8"
+            f"data.source: {name}, line {place}: is not valid UTF-8; save it as UTF-8"
         ) from error
     except csv.Error as error:
         raise UserError(f"data.source: {name}: {error}; quote fields as RFC 4180 does") from error
