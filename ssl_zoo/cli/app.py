@@ -210,6 +210,10 @@ def embed_command(
     data: Annotated[str | None, typer.Option(help="Data to embed (default the run's own).")] = None,
     device: DeviceName = None,
     batch_size: EvalBatchSize = None,
+    pool: Annotated[
+        bool,
+        typer.Option("--pool", help="One row, the mean, for the parts of a document or recording."),
+    ] = False,
     sets: Sets = None,
     json: Json = False,
 ) -> None:
@@ -218,7 +222,7 @@ def embed_command(
     from ssl_zoo.config.load import parse_sets
     from ssl_zoo.tools.embed import embed
 
-    written = embed(run, data, out, device, batch_size, parse_sets(sets or ()))
+    written = embed(run, data, out, device, batch_size, parse_sets(sets or ()), pool)
     if json:
         console.print_results(asdict(written))
     else:

@@ -28,7 +28,7 @@ from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import check_output_file, write_atomic
 from ssl_zoo.spec import Spec
 from ssl_zoo.text import printable
-from ssl_zoo.tools.rows import UNKNOWN, Rows, compute_rows
+from ssl_zoo.tools.rows import UNKNOWN, Rows, compute_rows, pool_parts
 
 FORMATS = {".npz": (), ".parquet": ("pyarrow",)}
 """The modules that each format needs, by suffix."""
@@ -65,6 +65,7 @@ def embed(
     device: str | None = None,
     batch_size: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    pool: bool = False,
 ) -> Embedded:
     """Write the features of every sample of a data set, from a run's backbone, with the labels.
 
@@ -89,6 +90,8 @@ def embed(
         device: the device to compute on; None for the best one.
         batch_size: the number of samples at a time; None to follow training and memory.
         settings: settings of the section data by dotted path, such as ``data.options.length``.
+        pool: whether a document or a recording that was cut into samples, see `pool_parts`, has one
+            row, the mean of theirs in the same split, instead of one for each.
 
     Raises:
         UserError: there is no backbone at `run`, no such data, it is of another modality, or `to`
@@ -103,6 +106,7 @@ def embed(
     samples = load_adopted(section, spec, target, fitted=False)
     subject = _subject(Path(run), samples, target)
     rows, skipped = compute_rows(samples, section.source, subject.extract)
+    rows = pool_parts(rows) if pool else rows
     classes = None if samples.classes is None else [printable(name) for name in samples.classes]
     write_atomic(to, _npz(rows, classes) if suffix == ".npz" else _parquet(rows, classes))
     return Embedded(
