@@ -137,6 +137,14 @@ class Spec:
         """
         return self.data_settings()
 
+    def kept_files(self) -> dict[str, bytes]:
+        """Return the files that a run keeps so that its own data is read again as it was.
+
+        They are by name, ``OPTION.SUFFIX``, and such an option of the source, ``data.options.OPTION``,
+        names its file when the run is resumed or evaluated. By default there are none.
+        """
+        return {}
+
     def adopt(self: S, other: Spec) -> S:
         """Return the description by which a network of these samples takes other ones.
 

@@ -219,6 +219,10 @@ def embed_command(
     ] = False,
     device: DeviceName = None,
     batch_size: EvalBatchSize = None,
+    pool: Annotated[
+        bool,
+        typer.Option("--pool", help="One row, the mean, for the parts of a document or recording."),
+    ] = False,
     sets: Sets = None,
     json: Json = False,
 ) -> None:
@@ -227,8 +231,8 @@ def embed_command(
     from ssl_zoo.config.load import parse_sets
     from ssl_zoo.tools.embed import embed
 
-    source = one_or_several(data)
-    written = embed(run, source, out, device, batch_size, parse_sets(sets or ()), dense)
+    source, settings = one_or_several(data), parse_sets(sets or ())
+    written = embed(run, source, out, device, batch_size, settings, dense=dense, pool=pool)
     if json:
         console.print_results(asdict(written))
     else:

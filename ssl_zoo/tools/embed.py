@@ -30,7 +30,7 @@ from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import check_output_file, write_atomic
 from ssl_zoo.spec import Spec
 from ssl_zoo.text import printable
-from ssl_zoo.tools.rows import UNKNOWN, Rows, compute_rows
+from ssl_zoo.tools.rows import UNKNOWN, Rows, compute_rows, pool_parts
 from ssl_zoo.tree import Tree
 
 FORMATS = {".npz": (), ".parquet": ("pyarrow",)}
@@ -71,6 +71,7 @@ def embed(
     batch_size: int | None = None,
     settings: Mapping[str, Any] | None = None,
     dense: bool = False,
+    pool: bool = False,
 ) -> Embedded:
     """Write the features of every sample of a data set, from a run's backbone, with the labels.
 
@@ -100,6 +101,8 @@ def embed(
         settings: settings of the section data by dotted path, such as ``data.options.length``.
         dense: whether to write the features of each place, the encoder's unpooled feature map, so that
             ``features`` is [N, d, h, w]; only into ``.npz``, and held in memory.
+        pool: whether a document or a recording that was cut into samples, see `pool_parts`, has one
+            row, the mean of theirs in the same split, instead of one for each.
 
     Raises:
         UserError: there is no backbone at `run`, no such data, it is of another modality, or `to`
@@ -110,6 +113,8 @@ def embed(
     suffix = check_output_file("-o", to, FORMATS)
     if dense and suffix != ".npz":
         raise UserError(f"-o {to}: --dense needs arrays of several axes; choose a name with .npz")
+    if dense and pool:
+        raise UserError("--pool: there is no mean of places of several samples; leave --dense out")
     spec = read_spec(run)
     section = _section(run, spec, None if data is None else plain_source(data), settings or {})
     target = Device.choose(_computing(run, device, batch_size))
@@ -117,6 +122,7 @@ def embed(
     subject = _subject(Path(run), samples, target)
     compute = _places(subject) if dense else subject.extract
     rows, skipped = compute_rows(samples, section.sources, compute)
+    rows = pool_parts(rows) if pool else rows
     classes = None if samples.classes is None else [printable(name) for name in samples.classes]
     write_atomic(to, _npz(rows, classes) if suffix == ".npz" else _parquet(rows, classes))
     return Embedded(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from ssl_zoo.text import printable
 
 UNKNOWN = -1
 """The label of an unlabelled sample."""
+_PART = re.compile(r"(\[\d+\]| from [\d.]+( to [\d.]+)? s)$")
+"""The end of the name of a part of a document or a recording."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,27 @@ def compute_rows(
     parts = [vars(_rows(name, split, root, compute(split))) for name, split in splits.items()]
     skipped = SkippedSamples.join(*(split.skipped for split in splits.values()))
     return Rows(**{key: np.concatenate([part[key] for part in parts]) for key in parts[0]}), skipped
+
+
+def pool_parts(rows: Rows) -> Rows:
+    """Return one row for all parts of a whole in a split, such as the passages of a document.
+
+    Parts have the name of the whole and a number or times, such as ``a.txt:3[0]`` and ``a.wav from 0.000
+    to 15.000 s``; other rows stay. The values are the mean over the parts, the label is theirs, or
+    `UNKNOWN` if they differ.
+    """
+    wholes = [_PART.sub("", name) for name in rows.name.tolist()]
+    numbers: dict[tuple[str, str], int] = {}
+    of = np.array(
+        [numbers.setdefault(key, len(numbers)) for key in zip(rows.split.tolist(), wholes, strict=True)]
+    )
+    _, first, count = np.unique(of, return_index=True, return_counts=True)
+    sums = np.zeros((len(numbers), rows.values.shape[1]))
+    np.add.at(sums, of, rows.values)
+    label = rows.label[first]
+    label[of[rows.label != label[of]]] = UNKNOWN
+    names = np.array([name for _, name in numbers], dtype=np.str_)
+    return Rows((sums / count[:, None]).astype(np.float32), label, rows.split[first], names)
 
 
 def _rows(name: str, split: Split, root: Path | None, computed: Tensor) -> Rows:

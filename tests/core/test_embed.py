@@ -22,6 +22,7 @@ from ssl_zoo.runs.build import load_data
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import Spec
 from ssl_zoo.tools.embed import Embedded, embed
+from ssl_zoo.tools.rows import UNKNOWN, Rows, pool_parts
 from tests.conftest import small_config
 from tests.core.pictures import broken, photo, write
 
@@ -330,3 +331,19 @@ def test_a_sample_of_one_split_is_not_taken_for_that_of_another(
         data.train.batch(torch.arange(len(data.train)))
         assert set(data.train.skipped) == {"timm:x train[0]"}
         assert data.test.names == [f"timm:x test[{i}]" for i in range(12)]
+
+
+def test_parts_of_a_whole_are_pooled_within_a_split() -> None:
+    names = ["a.txt[0]", "b", "a.txt[1]", "a.txt[0]", "c from 0.000 to 15.000 s", "c from 15.000 s"]
+    rows = Rows(
+        values=np.arange(12, dtype=np.float32).reshape(6, 2),
+        label=np.array([1, 0, 1, 1, 0, 1]),
+        split=np.array(["bank", "bank", "bank", "test", "test", "test"]),
+        name=np.array(names),
+    )
+    pooled = pool_parts(rows)
+    assert pooled.name.tolist() == ["a.txt", "b", "a.txt", "c"]
+    assert pooled.split.tolist() == ["bank", "bank", "test", "test"]
+    assert pooled.label.tolist() == [1, 0, 1, UNKNOWN]
+    assert pooled.values.tolist() == [[2, 3], [2, 3], [6, 7], [9, 10]]
+    assert pooled.values.dtype == np.float32

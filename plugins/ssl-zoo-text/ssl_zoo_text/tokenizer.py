@@ -136,11 +136,8 @@ def adopt_specials(content: str) -> str | None:
     if model["type"] not in ("BPE", "WordPiece") or not known:
         return None
     ids: dict[str, int] = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
-    theirs = [
-        next((name for name in names if name in ids), None)
-        for names in zip(SPECIALS, ALIASES, strict=True)
-    ]
-    if None in theirs:
+    theirs = [a if a in ids else b for a, b in zip(SPECIALS, ALIASES, strict=True)]
+    if not ids.keys() >= set(theirs):
         return None
     renamed = dict(zip(theirs, SPECIALS, strict=True))
     rest = sorted(ids.keys() - renamed.keys(), key=ids.__getitem__)

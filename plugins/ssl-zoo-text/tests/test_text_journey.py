@@ -232,6 +232,8 @@ def test_tasks_on_text_and_on_images_are_not_compared(folder: Path, data: list[s
 @pytest.mark.skipif(not PAGE.is_file(), reason="the distribution is tested without the documentation")
 def test_the_commands_of_the_page_on_text_work(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "corpus", tmp_path / "corpus")
+    rows = [{"text": d.text, "label": d.label} for d in chapters()[::20]]
+    (tmp_path / "fortunes.jsonl").write_text("\n".join(map(json.dumps, rows)))
     lines = re.findall("^    ssl-zoo (.*)$", PAGE.read_text("utf-8"), re.MULTILINE)
     assert len(lines) > 10
     for line in lines:
