@@ -27,7 +27,7 @@ class ELECTRA(Task):
     family = "masked"
     modality = "text"
     passes = 2
-    recipe = recipe("electra-micro")
+    recipe = recipe()
 
     class Options(TaskOptions):
         """The options of ELECTRA."""
@@ -40,7 +40,7 @@ class ELECTRA(Task):
     spec: TextSpec
 
     def __init__(self, encoder: TransformersEncoder, options: Options, spec: TextSpec) -> None:
-        encoder.require(self.name, "electra", "bert")
+        encoder.require(self.name, "modernbert", "electra", "bert")
         super().__init__(encoder, options, spec)
         self.generator = generator(encoder, options.size, spec)
         self.token_head = TokenHead(self.generator)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.nn import full_precision
@@ -11,14 +13,35 @@ from ssl_zoo_text.backbones import TransformersEncoder, create
 from ssl_zoo_text.spec import TextSpec
 
 
+class ProjectedEmbedding(nn.Embedding):
+    """The embedding of tokens of another network, projected to a width [e] -> [d].
+
+    Args:
+        shared: the other network's embedding of tokens [V, e].
+        width: d.
+    """
+
+    def __init__(self, shared: nn.Embedding, width: int) -> None:
+        super().__init__(shared.num_embeddings, shared.embedding_dim, _weight=shared.weight)
+        self.weight = shared.weight
+        self.project = nn.Linear(shared.embedding_dim, width)
+        nn.init.normal_(self.project.weight, std=shared.embedding_dim**-0.5)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return vectors [..., d] for ids [...]."""
+        vectors: Tensor = self.project(super().forward(ids))
+        return vectors
+
+
 def generator(encoder: TransformersEncoder, size: float, spec: TextSpec) -> TransformersEncoder:
     """Return a narrower network as deep as the encoder, with its embeddings of tokens and positions.
 
-    It projects them to its own width, as ELECTRA's networks do, which are BERT's else. The heads are as
-    wide as the encoder's and fewer (Clark et al. 2020, sections 3.1 and 3.2).
+    It projects them to its own width. The heads are as wide as the encoder's and fewer (Clark et al.
+    2020, sections 3.1 and 3.2). It is of the encoder's family, or ELECTRA's if that is BERT.
 
     Args:
-        encoder: the discriminator, a network of ELECTRA or BERT.
+        encoder: the discriminator, a network of ELECTRA, BERT or ModernBERT.
         size: the generator's width over the encoder's, rounded down to whole heads, of which it has one
             at least.
         spec: the description of the texts.
@@ -31,14 +54,26 @@ def generator(encoder: TransformersEncoder, size: float, spec: TextSpec) -> Tran
         "num_attention_heads": heads,
         "intermediate_size": max(1, int(share * config.intermediate_size)),
         "num_hidden_layers": config.num_hidden_layers,
-        "embedding_size": encoder.embedding.embedding_dim,
         "max_position_embeddings": config.max_position_embeddings,
+    }
+    if encoder.family == "modernbert":
+        options |= {"dropout": config.mlp_dropout}
+        network = _create("modernbert", options, spec)
+        width = options["hidden_size"]
+        network.network.embeddings.tok_embeddings = ProjectedEmbedding(encoder.embedding, width)
+        return network
+    options |= {
+        "embedding_size": encoder.embedding.embedding_dim,
         "dropout": config.hidden_dropout_prob,
     }
-    network = create("electra", "tiny", BackboneConfig(name="electra-tiny", options=options), spec)
+    network = _create("electra", options, spec)
     own, shared = network.network.embeddings, encoder.network.embeddings
     own.word_embeddings, own.position_embeddings = shared.word_embeddings, shared.position_embeddings
     return network
+
+
+def _create(family: str, options: dict[str, Any], spec: TextSpec) -> TransformersEncoder:
+    return create(family, "tiny", BackboneConfig(name=f"{family}-tiny", options=options), spec)
 
 
 @torch.no_grad()

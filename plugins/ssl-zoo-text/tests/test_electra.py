@@ -18,7 +18,7 @@ from ssl_zoo.testing import Case, Check, parametrize_with_checks
 
 CASE: dict[str, Any] = {
     "backbone": {"name": "electra-tiny"},
-    "data": [SmallTexts("electra-tiny"), SmallTexts()],
+    "data": [SmallTexts("electra-tiny"), SmallTexts("modernbert-tiny")],
 }
 
 
@@ -62,7 +62,7 @@ def test_a_sample_is_the_first_token_whose_sum_exceeds_u() -> None:
     assert sample(never.expand(2, 3), edge).tolist() == [1, 2], "a token of probability 0"
 
 
-@pytest.mark.parametrize("backbone", ["electra-tiny", "bert-tiny"])
+@pytest.mark.parametrize("backbone", ["electra-tiny", "bert-tiny", "modernbert-tiny"])
 def test_the_losses_begin_at_ln_v_and_ln_2(backbone: str) -> None:
     task, views = build(backbone)
     losses = task(views)
@@ -128,10 +128,10 @@ def test_the_discriminator_has_no_gradient_to_the_generator() -> None:
 
 
 def test_the_generator_is_narrower_and_shares_embeddings() -> None:
-    for backbone in ("electra-tiny", "bert-tiny"):
+    for backbone in ("electra-tiny", "bert-tiny", "modernbert-tiny"):
         task, _ = build(backbone)
         assert task.generator.width == task.encoder.width // 2
-        assert task.generator.embedding is task.encoder.embedding
+        assert task.generator.embedding.weight is task.encoder.embedding.weight
         assert len(task.generator.parameter_layers()) == len(task.encoder.parameter_layers())
         assert task.exported_encoder is task.encoder
 
@@ -149,5 +149,5 @@ def test_padding_adds_nothing() -> None:
 
 def test_a_causal_network_is_refused() -> None:
     case = Case.of(ELECTRA, data=[SmallTexts("gpt2-tiny")])
-    with pytest.raises(Unsuitable, match="a network of the family gpt2; choose electra-micro"):
+    with pytest.raises(Unsuitable, match="a network of the family gpt2; choose modernbert-micro"):
         case.construct(case.data)
