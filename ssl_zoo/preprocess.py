@@ -78,12 +78,19 @@ def opened(image: Image.Image | NDArray[Any]) -> contextlib.AbstractContextManag
     return image if isinstance(image, Image.Image) else contextlib.nullcontext(image)
 
 
+def _stream(file: str | PathLike[str] | IO[bytes]) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """Return a context of an open file; one that is open already stays open."""
+    if isinstance(file, str | PathLike):
+        return open(file, "rb")  # noqa: PTH123 - closed by the caller's context
+    return contextlib.nullcontext(file)
+
+
 def open_pixels(
     file: str | PathLike[str] | IO[bytes],
     side: int,
     channels: int | None = None,
     pages: str = "first",
-    formats: Sequence[str] | None = None,
+    formats: tuple[str, ...] | None = None,
 ) -> Image.Image | NDArray[Any]:
     """Open an image file: by Pillow where it keeps all that the file has, otherwise as pixels [C, h, w].
 
@@ -98,7 +105,7 @@ def open_pixels(
     Raises:
         ImportError: the library that reads the file is not installed; the message says which.
     """
-    with contextlib.nullcontext(file) if hasattr(file, "read") else open(file, "rb") as stream:  # noqa: PTH123
+    with _stream(file) as stream:
         start = stream.tell()
         head = stream.read(132)
         stream.seek(start)
@@ -278,7 +285,7 @@ def _square_of(pixels: NDArray[Any], side: int, channels: int) -> NDArray[Any]:
     if number == 1:
         return pixels.repeat(channels, 0)
     mean = pixels.mean(0, keepdims=True, dtype=np.float64)
-    return (mean if pixels.dtype.kind == "f" else np.rint(mean)).astype(pixels.dtype)
+    return np.asarray(mean if pixels.dtype.kind == "f" else np.rint(mean), pixels.dtype)
 
 
 def has_more_than_8_bits(image: Image.Image) -> bool:

@@ -73,7 +73,7 @@ def open_pixels(
     _check_regular(file)
     image = preprocess.open_pixels(file, side, channels, pages, formats())
     if isinstance(image, Image.Image):
-        image.filename = ""  # as in `open_image`
+        vars(image)["filename"] = ""  # as in `open_image`
     _check_pixels(image)
     return image
 

@@ -49,7 +49,7 @@ def write_card(folder: Path, run: Path, code: str, backbone: BackboneConfig, lib
     lines += ["", *(_facts(found, config, licence) if config is not None else [_NO_RUN]), ""]
     lines += ["## Use", "", "```python", code, "```", ""]
     if config is not None and (scores := found.results().get("scores")):
-        lines += ["## Scores", "", *_table(scores, config.data.source, run, found), ""]
+        lines += ["## Scores", "", *_table(scores, config.data.source_name, run, found), ""]
     write_atomic(folder / "README.md", (head + "\n".join(lines)).encode())
 
 
@@ -75,7 +75,7 @@ def _facts(run: Run, config: RunConfig, licence: str | None) -> Iterator[str]:
     number = f", {data['train']:,} samples to train on" if "train" in data else ""
     versions = config.provenance.get("versions", {})
     yield f"- task: {config.task.name}{f' ({paper})' if paper else ''}"
-    yield f"- data: {_name(config.data.source)}{number}"
+    yield f"- data: {_name(config.data.source_name)}{number}"
     yield f"- budget: {budget}{done}{early}; batches of {train.batch_size}, seed {train.seed}"
     yield f"- started from: {_start(config)}"
     yield f"- licence of those weights: {licence or _no_licence(config)}"

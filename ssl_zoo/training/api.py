@@ -158,7 +158,7 @@ def _carry_out(
                 summary = RunSummary.of(trainer)
                 trainer.notify("ssl_zoo_run_started", run=run, step=trainer.step, summary=summary)
             keep_best(trainer, run)  # of a run that was killed before it was written
-            if not trainer.done:
+            if not trainer.ended():
                 if first and run.results_file.is_file():
                     run.write_results({"scores": {}, "transfer": {}})  # they are of earlier weights
                 fit(trainer, run)

@@ -52,7 +52,7 @@ def fit(trainer: Trainer, run: Run) -> None:
                 raise Interrupted(number, resume_command(run))  # which begins again
 
         trainer.prepare(check_stop)
-        while not trainer.done:
+        while not trainer.ended():
             with contextlib.closing(trainer.epoch_batches()) as epoch:
                 for batches in epoch:
                     losses = trainer.train_step(batches)
@@ -80,7 +80,7 @@ def fit(trainer: Trainer, run: Run) -> None:
                         checkpointer.save()
                         distributed.barrier()
                         raise Interrupted(stopped_by, resume_command(run))
-                    if trainer.done:
+                    if trainer.ended():
                         break
                     if checkpointer.due:
                         checkpointer.save()

@@ -124,9 +124,8 @@ class Trainer:
         """The progress of the schedules, in [0, 1]; the share of the budget that is done."""
         return self.budget.progress(self.step, self.seconds)
 
-    @property
-    def done(self) -> bool:
-        """True if the run has come to the end of its budget, or of its patience."""
+    def ended(self) -> bool:
+        """Return whether the run has come to the end of its budget, or of its patience."""
         return self.progress >= 1 or self.best.exhausted
 
     @property

@@ -85,7 +85,7 @@ def encode(content: str, texts: Iterable[str], folder: Path | None = None) -> Co
             rows = iter(tokenizer.encode_batch_fast(flat, add_special_tokens=False))
             coded = [[next(rows).ids for _ in part] for part in split]
             sizes = [np.array([len(row) for row in part], np.int32) for part in coded]
-            ids = np.array([i for part in coded for row in (*part, [SEP]) for i in row], dtype)
+            ids: IntArray = np.array([i for part in coded for row in (*part, [SEP]) for i in row], dtype)
             if file is None:
                 parts.append(ids)
             else:

@@ -282,7 +282,8 @@ def _spread(passages: IntArray, limit: int) -> IntArray:
     """Return at most `limit` passages, evenly spread."""
     if len(passages) <= limit:
         return passages
-    return passages[torch.linspace(0, len(passages) - 1, limit).long().numpy()]
+    chosen: IntArray = passages[torch.linspace(0, len(passages) - 1, limit).long().numpy()]
+    return chosen
 
 
 def _split(
