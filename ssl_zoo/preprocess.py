@@ -98,7 +98,7 @@ def open_pixels(
     Raises:
         ImportError: the library that reads the file is not installed; the message says which.
     """
-    with contextlib.nullcontext(file) if hasattr(file, "read") else open(file, "rb") as stream:  # noqa: PTH123
+    with _opened_file(file) as stream:
         start = stream.tell()
         head = stream.read(132)
         stream.seek(start)
@@ -111,9 +111,18 @@ def open_pixels(
             stream.seek(start)
             return _read_tiff(stream, pages)
         stream.seek(start)
-    image = Image.open(file, formats=formats)
+    image = Image.open(file, formats=None if formats is None else tuple(formats))
     image.draft(None, (side, side))  # a JPEG at the smallest of its scales that is large enough
     return image
+
+
+def _opened_file(
+    file: str | PathLike[str] | IO[bytes],
+) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """Return a context with an open file, which is closed at its end if it was opened here."""
+    if isinstance(file, str | PathLike):
+        return open(file, "rb")  # noqa: PTH123
+    return contextlib.nullcontext(file)
 
 
 def plain(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -278,7 +287,8 @@ def _square_of(pixels: NDArray[Any], side: int, channels: int) -> NDArray[Any]:
     if number == 1:
         return pixels.repeat(channels, 0)
     mean = pixels.mean(0, keepdims=True, dtype=np.float64)
-    return (mean if pixels.dtype.kind == "f" else np.rint(mean)).astype(pixels.dtype)
+    averaged: NDArray[Any] = (mean if pixels.dtype.kind == "f" else np.rint(mean)).astype(pixels.dtype)
+    return averaged
 
 
 def has_more_than_8_bits(image: Image.Image) -> bool:
