@@ -78,13 +78,6 @@ def opened(image: Image.Image | NDArray[Any]) -> contextlib.AbstractContextManag
     return image if isinstance(image, Image.Image) else contextlib.nullcontext(image)
 
 
-def _stream(file: str | PathLike[str] | IO[bytes]) -> contextlib.AbstractContextManager[IO[bytes]]:
-    """Return a context of an open file; one that is open already stays open."""
-    if isinstance(file, str | PathLike):
-        return open(file, "rb")  # noqa: PTH123 - closed by the caller's context
-    return contextlib.nullcontext(file)
-
-
 def open_pixels(
     file: str | PathLike[str] | IO[bytes],
     side: int,
@@ -105,7 +98,7 @@ def open_pixels(
     Raises:
         ImportError: the library that reads the file is not installed; the message says which.
     """
-    with _stream(file) as stream:
+    with _opened_file(file) as stream:
         start = stream.tell()
         head = stream.read(132)
         stream.seek(start)
@@ -118,9 +111,18 @@ def open_pixels(
             stream.seek(start)
             return _read_tiff(stream, pages)
         stream.seek(start)
-    image = Image.open(file, formats=formats)
+    image = Image.open(file, formats=None if formats is None else tuple(formats))
     image.draft(None, (side, side))  # a JPEG at the smallest of its scales that is large enough
     return image
+
+
+def _opened_file(
+    file: str | PathLike[str] | IO[bytes],
+) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """Return a context with an open file, which is closed at its end if it was opened here."""
+    if isinstance(file, str | PathLike):
+        return open(file, "rb")  # noqa: PTH123
+    return contextlib.nullcontext(file)
 
 
 def plain(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -285,7 +287,8 @@ def _square_of(pixels: NDArray[Any], side: int, channels: int) -> NDArray[Any]:
     if number == 1:
         return pixels.repeat(channels, 0)
     mean = pixels.mean(0, keepdims=True, dtype=np.float64)
-    return np.asarray(mean if pixels.dtype.kind == "f" else np.rint(mean), pixels.dtype)
+    averaged: NDArray[Any] = (mean if pixels.dtype.kind == "f" else np.rint(mean)).astype(pixels.dtype)
+    return averaged
 
 
 def has_more_than_8_bits(image: Image.Image) -> bool:

@@ -399,7 +399,8 @@ def comparability_key(config: EncoderConfig) -> dict[str, Any]:
 
 def comparable_settings(config: EncoderConfig) -> dict[str, Any]:
     """Return the settings that must be equal for runs to stand in one table, by dotted path."""
-    data = config.data.model_dump(include={"source", "options", "image_size", "holdout"})
+    data = config.data.model_dump(include={"source", "options", "image_size"})
+    data["holdout"] = config.data.share_to_hold_out(needed=True)
     backbone = config.backbone.resolve().model_dump()
     train = {name: getattr(config.train, name) for name in (*BUDGETS, "patience")}
     key = {f"data.{k}": v for k, v in data.items()}
