@@ -74,7 +74,8 @@ class Form:
         if pixels.dtype == ours:
             return pixels
         if self.factor != 1 and pixels.dtype == np.uint8:
-            return np.multiply(pixels, self.factor, dtype=ours)
+            scaled: NDArray[Any] = np.multiply(pixels, self.factor, dtype=ours)
+            return scaled
         cast = pixels.astype(ours)
         if not np.can_cast(pixels.dtype, ours) and (cast.astype(pixels.dtype) != pixels).any():
             raise ValueError(f"has values of {pixels.dtype}, and other images are {self.dtype}")
