@@ -21,6 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ssl_zoo import preprocess
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, assemble, image_files, load
 from ssl_zoo.data.mapped import MappedSplit
@@ -51,8 +52,8 @@ def cache(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list with one entry for each image that has been decoded."""
     counted: list[int] = []
-    to_square = image_files.to_square
-    monkeypatch.setattr(image_files, "to_square", lambda *args: (counted.append(1), to_square(*args))[1])
+    to_square = preprocess.to_square
+    monkeypatch.setattr(preprocess, "to_square", lambda *args: (counted.append(1), to_square(*args))[1])
     return counted
 
 
@@ -397,18 +398,19 @@ def test_what_lies_in_memory_anyway_needs_no_cache(cache: Path) -> None:
 LOADS = """
 import hashlib, pathlib, sys, time
 import torch
+from ssl_zoo import preprocess
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data import image_files, load
+from ssl_zoo.data import load
 
 photos, cache, number, seconds, others = sys.argv[1:]
-to_square, decoded = image_files.to_square, []
+to_square, decoded = preprocess.to_square, []
 
 def slowly(*args):
     decoded.append(1)
     time.sleep(float(seconds))
     return to_square(*args)
 
-image_files.to_square = slowly
+preprocess.to_square = slowly
 ready = pathlib.Path(photos).parent
 (ready / f"ready-{number}").touch()
 while len(list(ready.glob("ready-*"))) < int(others):
