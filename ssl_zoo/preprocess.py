@@ -106,6 +106,8 @@ def open_pixels(
             return plain(_channels_first(np.load(stream, allow_pickle=False), channels))
         if head[128:] == b"DICM":
             return _read_dicom(stream, pages)
+        if head.startswith(b"\x89PNG") and head[24:26] == b"\x10\x02":  # 16 bits, red, green and blue
+            return plain(_bands(_library("imagecodecs", "tiff").png_decode(stream.read()), "YXS"))
         is_tiff = head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
         if is_tiff and (pages == "channels" or not _pillow_reads(stream, channels)):
             stream.seek(start)

@@ -299,3 +299,13 @@ def test_five_channels_train_evaluate_embed_export_and_reload(
             ]
             for each in found:
                 np.testing.assert_allclose(each[0].numpy(), features, rtol=1e-3, atol=1e-4)
+
+
+def test_a_png_of_16_bits_and_three_colours_keeps_its_levels(tmp_path: Path) -> None:
+    """Pillow drops the lower eight bits of each colour."""
+    codecs = pytest.importorskip("imagecodecs")
+    pixels = np.arange(16 * 16 * 3, dtype=np.uint16).reshape(16, 16, 3)
+    (tmp_path / "a.png").write_bytes(codecs.png_encode(pixels))
+    read = open_pixels(tmp_path / "a.png", 16)
+    assert isinstance(read, np.ndarray)
+    assert np.array_equal(read, pixels.transpose(2, 0, 1))
