@@ -102,5 +102,5 @@ class FrozenTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return pooled features [B, D] and the map [B, d, h, w] of the student's input [B, C, H, W]."""
-        pooled, places = self.encoder.pooled_and_map(self.own.prepare(255 * self.spec.denormalise(x)))
+        pooled, places = self.encoder.pooled_and_map(self.own.prepare(self.spec.denormalise(x)))
         return pooled, places
