@@ -1,4 +1,4 @@
-"""Nearest neighbours in the bank of a few samples of the test split."""
+"""Nearest neighbours in the bank of a few samples of a split."""
 
 from __future__ import annotations
 

@@ -125,8 +125,8 @@ def section(
     unshown = attempt(lambda: _show(data, split, torch.tensor([0])))
     shown = not isinstance(unshown, Missing)
     queries = None
-    if shown and data.test is not None:
-        queries = choose_queries(data.test.labels, len(data.test), QUERIES)
+    if shown:
+        queries = choose_queries(split.labels, len(split), QUERIES)
     styles, legend = _class_styles(data, split, mapped)
 
     def make_grid(row: str, member: Member) -> SampleGrid:
@@ -141,7 +141,7 @@ def section(
         return SampleGrid(
             row,
             attempt(lambda: _map(subject, split, mapped, styles, method, folded)),
-            attempt(lambda: _neighbours(subject, data, bank, queries)) if queries is not None else None,
+            attempt(lambda: _neighbours(subject, split, bank, queries)) if queries is not None else None,
             attempt(lambda: _views(task, data, subject.seed, folded))
             if shown and task is not None
             else None,
@@ -149,7 +149,7 @@ def section(
         )
 
     grids = [make_grid(row, representative(members)) for row, members in inputs.rows.items()]
-    answers = [] if queries is None else _queries(data, queries, grids)
+    answers = [] if queries is None else _queries(data, split, queries, grids)
     if left_out := _too_large(grids, answers):
         _LEFT_OUT(
             f"the page has no pictures of {len(left_out)} of {len(grids)} rows, as it would exceed "
@@ -246,17 +246,21 @@ def _class_name(data: DataSet, label: int) -> str:
     return printable(names[label]) if label < len(names) else str(label)
 
 
-def _neighbours(subject: Subject, data: DataSet, bank: Tensor, queries: Tensor) -> Tensor:
-    """Return the indices [Q, k] in the bank of each query's neighbours."""
-    assert data.test is not None
-    query_features = _features(subject, data.test, queries)
-    return bank[nearest(_features(subject, data.bank, bank), query_features, NEIGHBOURS)]
+def _neighbours(subject: Subject, split: Split, bank: Tensor, queries: Tensor) -> Tensor:
+    """Return the indices [Q, k] in the bank of each query's neighbours, without the query itself."""
+    query_features, whole = _features(subject, split, queries), subject.data.bank
+    found = bank[nearest(_features(subject, whole, bank), query_features, NEIGHBOURS + 1)]
+    if split is whole:
+        itself = (found == queries[:, None]).int()
+        found = found.gather(1, itself.argsort(dim=1, stable=True))
+    return found[:, :NEIGHBOURS]
 
 
-def _queries(data: DataSet, queries: Tensor, grids: Sequence[SampleGrid]) -> list[dict[str, Any]]:
-    """Return for each query its thumbnail, and for each row those of its neighbours."""
-    assert data.test is not None
-    labels, bank_labels = data.test.labels, data.bank.labels
+def _queries(
+    data: DataSet, split: Split, queries: Tensor, grids: Sequence[SampleGrid]
+) -> list[dict[str, Any]]:
+    """Return for each query of a split its thumbnail, and for each row those of its neighbours."""
+    labels, bank_labels = split.labels, data.bank.labels
     rows = [(g, g.neighbours) for g in grids if isinstance(g.neighbours, Tensor)]
     needed = {index for _, neighbours in rows for index in neighbours.flatten().tolist()}
     if not needed:
@@ -274,7 +278,7 @@ def _queries(data: DataSet, queries: Tensor, grids: Sequence[SampleGrid]) -> lis
         return _thumbnail(cells[index], _class_name(data, label), label == query_label, size)
 
     answers = []
-    asked = _show(data, data.test, queries)
+    asked = _show(data, split, queries)
     for i, (query, cell) in enumerate(zip(queries.tolist(), asked, strict=True)):
         label = int(labels[query]) if labels is not None else None
         name = None if label is None else _class_name(data, label)

@@ -306,7 +306,7 @@ def test_without_labels_there_are_pictures_and_no_classes(tmp_path: Path) -> Non
     assert "the data has no labels" in page.text
     assert "There was no evaluation during training" in page.text
     assert {"wrong", "legend"}.isdisjoint(page.all("class"))
-    assert sum(tag == "img" for tag, _ in page.section("neighbours")) == 4 * (1 + 6)
+    assert sum(tag == "img" for tag, _ in page.section("neighbours")) == 6 * (1 + 6)
 
 
 def seen(labels: torch.Tensor, classes: tuple[str, ...] | None) -> Any:

@@ -210,14 +210,14 @@ def test_files_added_to_the_folder_of_a_run_are_refused_and_a_moved_folder_is_no
         train(resume=run.path, **QUICK)
     first, *_ = sorted(moved.rglob("*.png"))
     first.rename(first.with_name("renamed.png"))
-    with pytest.raises(UserError, match=r"trained on 36 samples, and others have taken their place"):
+    with pytest.raises(UserError, match=r"trained on 40 samples, and others have taken their place"):
         train(resume=run.path, **QUICK)
     first.with_name("renamed.png").rename(first)
     for i in range(5):
         write(moved / "more" / f"{i}.png")
     with pytest.raises(UserError) as caught:
         train(resume=run.path, **QUICK)
-    assert re.search(r"trained on 36 samples, and there are \d+ now, .*--config", str(caught.value))
+    assert re.search(r"trained on 40 samples, and there are \d+ now, .*--config", str(caught.value))
     shutil.rmtree(moved / "more")
     assert train(resume=run.path, **QUICK).results()["steps"] == 8
 
