@@ -219,7 +219,7 @@ def test_files_added_to_the_folder_of_a_run_are_refused_and_a_moved_folder_is_no
         train(resume=run.path, **QUICK)
     assert re.search(r"trained on 40 samples, and there are \d+ now, .*--config", str(caught.value))
     shutil.rmtree(moved / "more")
-    assert train(resume=run.path, **QUICK).results()["steps"] == 8
+    assert train(resume=run.path, **QUICK).results()["steps"] == 10
 
 
 def test_other_data_of_the_same_size_without_names_are_refused(run: Run) -> None:
