@@ -113,7 +113,7 @@ def open_pixels(
             stream.seek(start)
             return _read_tiff(stream, pages)
         stream.seek(start)
-    image = Image.open(file, formats=None if formats is None else tuple(formats))
+    image = Image.open(file, formats=formats)
     image.draft(None, (side, side))  # a JPEG at the smallest of its scales that is large enough
     return image
 

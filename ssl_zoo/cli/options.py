@@ -143,9 +143,9 @@ def settings_of(**flags: Any) -> dict[str, Any]:
 
 def one_or_several(data: str | list[str] | None) -> str | list[str] | None:
     """Return the values of ``--data`` as ``data.source``: one as it is; None for none."""
-    if not data or isinstance(data, str):
-        return data
-    return data[0] if len(data) == 1 else data
+    from ssl_zoo.config.source_names import plain_source
+
+    return plain_source(data) if data else data
 
 
 def expected_failures(expect: Iterable[str] | None) -> dict[str, str]:

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from ssl_zoo import preprocess
 from ssl_zoo.text import error_reason
@@ -89,11 +87,6 @@ def _check_pixels(image: Image.Image | NDArray[Any]) -> None:
         if isinstance(image, Image.Image):
             image.close()
         raise ValueError(f"{width}×{height} pixels are more than {MAX_PIXELS:,}")
-
-
-def to_square(image: Image.Image | NDArray[Any], side: int, channels: int) -> Tensor:
-    """Return `ssl_zoo.preprocess.to_square` as a tensor, [channels, side, side]."""
-    return torch.from_numpy(preprocess.to_square(image, side, channels))
 
 
 def is_gray(image: Any) -> bool:

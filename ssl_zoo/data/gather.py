@@ -45,7 +45,7 @@ from ssl_zoo.text import printable
 log = logging.getLogger("ssl_zoo.data")
 
 SPLITS = ("train", "test", "unlabelled")
-"""What may precede a path, as in ``test:held/``, to say that its files are one split."""
+"""The prefixes of a path, such as ``test:held/``, that make its files one split."""
 
 
 class FileOptions(SourceOptions):

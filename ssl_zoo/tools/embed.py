@@ -145,10 +145,19 @@ def _section(
     for path in settings:
         if not path.startswith("data.") or path == "data.source":
             raise UserError(f"{path}: embed takes settings of the section data alone; leave it out")
-    own = {} if data is not None else (Run.of_snapshot(run) or Run.open(run)).config().data.model_dump()
+    own = {} if data is not None else _run_of(run).config().data.model_dump()
     determined = spec.data_settings()
     base = [SettingsSource({"data": values}, str(run)) for values in (own, determined)]
     return load_encoder_config({"data.source": data, **settings}, base=base).data
+
+
+def _run_of(path: str | Path) -> Run:
+    """Return the run in a directory, or that of a snapshot.
+
+    Raises:
+        UserError: there is none.
+    """
+    return Run.of_snapshot(path) or Run.open(path)
 
 
 def _subject(run: Path, samples: DataSet, device: Device) -> Subject:
@@ -181,7 +190,7 @@ def _computing(run: str | Path, device: str | None, batch_size: int | None) -> T
     """Return how to compute: in full precision, with the batches of the run where they are known."""
     train = TrainConfig()
     with contextlib.suppress(UserError):  # without the run's configuration, or its task's plugin
-        train = (Run.of_snapshot(run) or Run.open(run)).config().train
+        train = _run_of(run).config().train
     names = ("batch_size", "cached_gradients", "part_size", "eval_batch_size")
     values: dict[str, Any] = {name: getattr(train, name) for name in names}
     if batch_size is not None:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ssl_zoo import preprocess
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.errors import UserError
@@ -23,6 +25,11 @@ CPU = torch.device("cpu")
 def folder(path: Path, **settings: Any) -> DataSet:
     """Load a folder as images of 16 pixels for inputs of 14."""
     return load(DataConfig(source=str(path), **{"image_size": 14, **settings}), CPU)
+
+
+def to_square(image: Image.Image | NDArray[Any], side: int, channels: int) -> Tensor:
+    """Return `ssl_zoo.preprocess.to_square` as a tensor, [channels, side, side]."""
+    return torch.from_numpy(preprocess.to_square(image, side, channels))
 
 
 def photo(size: tuple[int, int] = (40, 40), seed: int = 0) -> Image.Image:

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_zoo.data import ArraySplit, decode
-from ssl_zoo.data.decode import open_image, to_square
-from tests.core.pictures import folder, photo, write
+from ssl_zoo.data.decode import open_image, open_pixels
+from tests.core.pictures import folder, photo, to_square, write
 
 
 def square(path: Path, side: int = 16, channels: int = 3) -> Tensor:
-    return to_square(open_image(path, side), side, channels)
+    return to_square(open_pixels(path, side), side, channels)
 
 
 RED, HALF_RED = (200, 40, 30), (228, 148, 142)  # the second is the first at half opacity on white

@@ -23,16 +23,17 @@ from PIL import Image
 
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import assemble, load
-from ssl_zoo.data.decode import open_image, to_square
+from ssl_zoo.data.decode import open_pixels
 from ssl_zoo.data.folder import list_files, read_folder
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
+from ssl_zoo.preprocess import opened
 from ssl_zoo.runs.run import Run
 from ssl_zoo.text import printable
 from ssl_zoo.training import train
 from tests.conftest import Call, flags, small_config
-from tests.core.pictures import CPU, folder, photo, write
+from tests.core.pictures import CPU, folder, photo, to_square, write
 
 # Files of a folder
 
@@ -251,7 +252,7 @@ def test_a_file_truncated_while_it_is_decoded_does_not_end_the_process(
     file = write(tmp_path / f"plain pixels{suffix}", photo((500, 500)).convert("L"))
 
     def decode() -> None:
-        with open_image(file, 16) as image:
+        with opened(open_pixels(file, 16)) as image:
             image.load()
             os.truncate(file, 1000)
             to_square(image, 16, 3)
@@ -265,12 +266,12 @@ def test_a_file_truncated_while_it_is_decoded_does_not_end_the_process(
 def test_broken_exif_changes_no_pixel(tmp_path: Path, tried: Counter[str]) -> None:
     whole = EXIF[1].tobytes()
     for suffix in (".jpg", ".png", ".webp"):
-        plain = to_square(open_image(write(tmp_path / f"plain{suffix}", photo()), 16), 16, 3)
+        plain = to_square(open_pixels(write(tmp_path / f"plain{suffix}", photo()), 16), 16, 3)
         for place in range(6, len(whole)):
             for byte in (0, 255):
                 exif = whole[:place] + bytes([byte]) + whole[place + 1 :]
                 path = write(tmp_path / f"broken{suffix}", photo(), exif=exif)
-                square = to_square(open_image(path, 16), 16, 3)
+                square = to_square(open_pixels(path, 16), 16, 3)
                 assert square.equal(plain) or Image.open(path).getexif().get(0x0112, 1) != 1
                 tried["images with broken bytes"] += 1
 
@@ -296,7 +297,7 @@ def test_images_of_the_most_pixels_are_decoded_in_bounded_memory(
 
         def decode(file: Path = file, measured: Any = measured) -> None:
             before = peak()
-            to_square(open_image(file, 16), 16, 3)
+            to_square(open_pixels(file, 16), 16, 3)
             measured.put(peak() - before)
 
         process = fork.Process(target=decode)

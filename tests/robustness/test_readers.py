@@ -26,10 +26,11 @@ from PIL import Image
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, download
 from ssl_zoo.data.assemble import SplitBuilder
-from ssl_zoo.data.decode import image_error_reason, open_image, to_square
+from ssl_zoo.data.decode import image_error_reason, open_pixels
 from ssl_zoo.data.pixels import TYPES
 from ssl_zoo.errors import SslZooError, UserError
-from tests.core.pictures import CPU, everything, folder, go_offline, idx, named, photo, write
+from ssl_zoo.preprocess import opened
+from tests.core.pictures import CPU, everything, folder, go_offline, idx, named, photo, to_square, write
 from tests.core.test_data import fashion
 
 Harm = Callable[[bytes], bytes]
@@ -246,7 +247,7 @@ def test_images_with_wrong_bytes_are_squares_or_have_a_reason(
     tried["images with broken bytes"] += 1
     reason = ""
     try:
-        with open_image(io.BytesIO(harm(IMAGES[kind])), 16) as image:
+        with opened(open_pixels(io.BytesIO(harm(IMAGES[kind])), 16)) as image:
             square = to_square(image, 16, channels)
     except Exception as error:  # as `ImageFiles.decode` catches it
         reason = image_error_reason(error)
