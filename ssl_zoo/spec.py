@@ -137,6 +137,14 @@ class Spec:
         """
         return self.data_settings()
 
+    def network_settings(self) -> dict[str, Any]:
+        """Return the settings of the section ``backbone`` for training that starts from a saved network.
+
+        They tell how the network was fed, and hold where the user sets no others. By default there are
+        none.
+        """
+        return {}
+
     def kept_files(self) -> dict[str, bytes]:
         """Return the files that a run keeps so that its own data is read again as it was.
 
@@ -301,6 +309,21 @@ class ImageSpec(Spec):
             settings["pages"] = self.pages
         return settings
 
+    def network_settings(self) -> dict[str, Any]:
+        """Return the mean and deviation by which images are normalised."""
+        return {"mean": list(self.mean), "std": list(self.std)}
+
+    def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> ImageSpec | None:
+        """Return the same images, normalised by a given mean and deviation; None if these do not fit.
+
+        For images of one channel those of several are averaged, and those of one hold for each of
+        several channels, as a network's weights are converted.
+        """
+        if len(mean) != self.channels and 1 not in (len(mean), self.channels):
+            return None
+        fitted = (_for_channels(values, self.channels) for values in (mean, std))
+        return replace(self, **dict(zip(("mean", "std"), fitted, strict=True)))
+
     def adopt(self, other: Spec) -> ImageSpec:
         """Return the description by which a network of these images takes other ones.
 
@@ -360,6 +383,13 @@ class ImageSpec(Spec):
     @staticmethod
     def _channel(values: tuple[float, ...], like: Tensor) -> Tensor:
         return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+
+def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Return a value for each channel, of as many, or of one, or for one."""
+    if len(values) == channels:
+        return tuple(values)
+    return (sum(values) / len(values),) * channels
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -35,14 +35,12 @@ _RESERVED_OPTIONS = {
 """Arguments of `timm.create_model` that cannot be options, with the reason."""
 
 
-NORMALISATION = Notice(
-    "normalisation",
-    "Images are normalised by the mean and deviation of the data, also for weights that were trained "
-    "with others.",
-    "training adapts to it; it cannot be changed",
+_SIZE = Notice(
+    "size-of-weights",
+    "Images have another size than those that a network's pretrained weights were trained on: small "
+    "images stay small, and --image-size is obeyed.",
+    "--image-size",
 )
-
-
 _MANY_PATCHES = Notice(
     "many-patches",
     "A transformer cuts an image into more than 1,024 patches, as one for small images does with large "
@@ -107,8 +105,6 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec, any_size: bool = Fa
     if small and not stem_first:
         _make_small(config, model, foreign=weights.foreign if weights else config.pretrained)
     _check_patches(config, spec, model)
-    if config.pretrained or (weights is not None and weights.foreign):
-        _notify_normalisation(config, spec, model)
     try:
         return TimmEncoder(model, torch.zeros(2, spec.channels, spec.size, spec.size))
     except UserError as error:
@@ -166,25 +162,19 @@ def _make_small(config: BackboneConfig, model: Any, foreign: bool) -> None:
 
 
 def _notify_converted(config: BackboneConfig, spec: ImageSpec, model: Any) -> None:
-    """Give a notice if timm converted pretrained weights to the channels or the size of the images."""
+    """Give a notice if pretrained weights are used for, or converted to, other channels or sizes."""
     known = model.pretrained_cfg
     channels, size = known.get("input_size", (spec.channels, spec.size))[:2]
     pairs = {"channels": (channels, spec.channels)}
     if _takes_image_size(config.resolve().name):
         pairs["pixels a side"] = (size, spec.size)
+    elif size != spec.size:
+        _SIZE(
+            f"{config.name}: images of {spec.size}×{spec.size} pixels, and its weights were trained on "
+            f"{size}×{size} (--image-size)"
+        )
     if changes := [f"{a} to {b} {unit}" for unit, (a, b) in pairs.items() if a != b]:
         CONVERTED(f"{config.name}: timm's weights are converted from {' and from '.join(changes)}")
-
-
-def _notify_normalisation(config: BackboneConfig, spec: ImageSpec, model: Any) -> None:
-    """Give a notice if images are normalised otherwise than those that the weights were trained on."""
-    known = model.pretrained_cfg.get("mean"), model.pretrained_cfg.get("std")
-    pairs = zip(known, (spec.mean, spec.std), strict=True)
-    if all(theirs is not None and tuple(theirs) != tuple(ours) for theirs, ours in pairs):
-        NORMALISATION(
-            f"{config.name}: images are normalised by the data's own mean and deviation, not by those "
-            "that the weights were trained with"
-        )
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 
+from ssl_zoo.backbones.inputs import input_spec
 from ssl_zoo.comparison.cell_folder import CellFolder, refuse_changed_settings
 from ssl_zoo.comparison.config import OLD_RAW, RAW, Comparison
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, EncoderConfig, RunConfig
@@ -274,6 +275,7 @@ class TrainedCell(Cell):
                 if asked_for != "all":
                     raise
                 raise LeftOut(str(reason)) from reason
+        data = replace(data, spec=input_spec(data.spec, self.config.backbone))
         task = device.place(restore_task(self.folder, data.spec, data))
         return Subject.of_task(task, data, device, seed=self.config.train.seed)
 

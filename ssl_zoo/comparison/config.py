@@ -316,7 +316,7 @@ class Comparison(BaseModel):
         # Written out, so that the folder stays what it is if a task gets another recipe.
         complete = self.model_copy(update={s: {**v, **getattr(self, s)} for s, v in recipe.items()})
         if config.backbone.weights is not None:
-            network = config.backbone.model_dump(include=set(NETWORK))
+            network = config.backbone.model_dump(include={*NETWORK, "mean", "std"})
             size = {"image_size": config.data.image_size}
             complete = complete.model_copy(
                 update={"backbone": {**self.backbone, **network}, "data": {**complete.data, **size}}
@@ -399,7 +399,7 @@ def comparability_key(config: EncoderConfig) -> dict[str, Any]:
 
 def comparable_settings(config: EncoderConfig) -> dict[str, Any]:
     """Return the settings that must be equal for runs to stand in one table, by dotted path."""
-    data = config.data.model_dump(include={"source", "options", "image_size"})
+    data = config.data.model_dump(include={"source", "options", "image_size", "default_size"})
     data["holdout"] = config.data.share_to_hold_out(needed=True)
     backbone = config.backbone.resolve().model_dump()
     train = {name: getattr(config.train, name) for name in (*BUDGETS, "patience")}

@@ -31,7 +31,7 @@ _KEPT = Notice(
     "remove the record, or evaluate by all its protocols",
 )
 _HINT = "make it again with --record, or remove it"
-_STARTING_WEIGHTS = ("backbone.pretrained", "backbone.weights")
+_STARTING_WEIGHTS = ("backbone.pretrained", "backbone.weights", "backbone.mean", "backbone.std")
 """The settings in which the untrained network differs from the others beside it."""
 
 

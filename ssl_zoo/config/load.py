@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from ssl_zoo.config.errors import SettingError, field_names, setting_error
 from ssl_zoo.config.hints import comment_in, form_hint, is_none
 from ssl_zoo.config.plain import plain_value
+from ssl_zoo.config.pretrained import as_trained
 from ssl_zoo.config.schema import (
     BUDGETS,
     OLD_NAMES,
@@ -39,6 +40,8 @@ SIZE = Notice(
 )
 _ALTERNATIVES = {"train": BUDGETS, "backbone": ("pretrained", "weights")}
 """Settings of which one replaces the others of earlier layers, by section."""
+_OF_ALTERNATIVES = {"train": (), "backbone": ("mean", "std")}
+"""Settings that belong to one of those, and are replaced with it."""
 Sections = dict[str, dict[str, Any]]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -106,7 +109,7 @@ def load_config(
     named = layers if network is None else [network, *layers]
     merged = _merge([_recipe(SettingsSource(cls.recipe, f"the recipe of task {name!r}"), named), *named])
     values = {key: value for key, value in merged.values.get("task", {}).items() if key != "name"}
-    sections = _sections(merged, network)
+    sections = _sections(merged, network, complete)
     sections["task"] = _task(name, cls.Options, values, merged.origins)
     sections["provenance"] = merged.values.get("provenance", {})
     return RunConfig(**sections)
@@ -192,7 +195,7 @@ def _network(layers: Sequence[_Layer], modality: str | None = None) -> _Layer | 
     return None if settings is None else _layer(settings, path)
 
 
-def _sections(merged: _Layer, network: _Layer | None) -> dict[str, Any]:
+def _sections(merged: _Layer, network: _Layer | None, complete: bool = False) -> dict[str, Any]:
     if network is not None:
         _complete(merged, network)
     sections: dict[str, Any] = {
@@ -203,6 +206,9 @@ def _sections(merged: _Layer, network: _Layer | None) -> dict[str, Any]:
     if network is not None:
         size = sections["data"].image_size
         check_network(sections["backbone"], size, network.values["backbone"], merged.origins)
+    elif not complete:
+        both = as_trained(sections["backbone"], sections["data"])
+        sections["backbone"], sections["data"] = both
     return sections
 
 
@@ -210,7 +216,7 @@ def _complete(merged: _Layer, network: _Layer) -> None:
     """Take what later layers leave open (null) from the settings of the network; say the image size."""
     for section, values in network.values.items():
         for name, value in values.items():
-            if merged.values[section][name] is None:
+            if merged.values[section].get(name) is None:
                 merged.put(section, name, value, network.origins[section, name])
     source = merged.origins.get(("data", "image_size"))
     if source == network.origins.get(("data", "image_size")) is not None:
@@ -327,7 +333,7 @@ def _merge(layers: Sequence[_Layer]) -> _Layer:
     for layer in layers:
         for section, names in _ALTERNATIVES.items():
             if any(layer.values.get(section, {}).get(name) not in (None, False) for name in names):
-                for name in names:
+                for name in (*names, *_OF_ALTERNATIVES[section]):
                     merged.values.get(section, {}).pop(name, None)
         for section, values in layer.values.items():
             for name, value in values.items():

@@ -16,6 +16,8 @@ OLD_NAMES = {"train": {"images": "samples"}}
 """By section, the names of settings in older versions, which are read, and the present ones."""
 DEFAULT_EPOCHS = 100.0
 """The budget if none is set."""
+DEFAULT_SIZE = 224
+"""The side of the network's input for images in files, in pixels, unless another is asked for."""
 DEFAULT_HOLDOUT = 0.1
 """The share held out for evaluation if none is set, where evaluation needs one."""
 Options = TypeVar("Options", bound=BaseModel)
@@ -80,6 +82,13 @@ class DataConfig(_Section):
         ge=4,
         le=4096,
         description="side of an image network's input in pixels; none: the source's default",
+    )
+    default_size: int = Field(
+        DEFAULT_SIZE,
+        ge=4,
+        le=4096,
+        description="that side for images in files, if image_size is not set; default for pretrained "
+        "weights: that of the images they were trained on",
     )
     channels: int | None = Field(
         None,
@@ -193,9 +202,23 @@ class BackboneConfig(_Section):
     stem_size: int | None = Field(
         None, ge=1, description="image side by which stem=auto chooses; none: the size of the images"
     )
+    mean: tuple[float, ...] | None = Field(
+        None,
+        description="mean of each channel by which images are normalised, for intensities from 0 to 1; "
+        "none: that with which the weights were trained, without weights the data's",
+    )
+    std: tuple[float, ...] | None = Field(None, description="deviation of each channel, likewise")
     options: dict[str, Any] = Field(
         default_factory=dict, description="further arguments of timm.create_model"
     )
+
+    @model_validator(mode="after")
+    def _normalisation(self) -> BackboneConfig:
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise ValueError("mean and std belong together; give both, a number for each channel")
+        if self.std is not None and not (self.std and min(self.std) > 0):
+            raise ValueError("std must be above 0 for each channel")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> BackboneConfig:
@@ -231,8 +254,9 @@ class BackboneConfig(_Section):
         return self.pretrained or self.weights is not None
 
     def untrained(self) -> BackboneConfig:
-        """Return the same network, which starts from random weights."""
-        return self.model_copy(update={"pretrained": False, "weights": None})
+        """Return the same network, which starts from random weights and is fed as such a one."""
+        of_weights = {"mean": None, "std": None} if self.starts_trained else {}
+        return self.model_copy(update={"pretrained": False, "weights": None, **of_weights})
 
 
 class TrainConfig(_Section):

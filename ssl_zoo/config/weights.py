@@ -70,9 +70,9 @@ def network_settings(
 ) -> dict[str, dict[str, Any]] | None:
     """Return the settings of the network whose weights a file of ssl-zoo holds, by section.
 
-    They are those of the section backbone, and of the section data the `Spec.start_settings` of its
-    samples, if their plugin is here. A stem that was chosen by the size of images is described by it
-    (``stem_size``), so that it stays as it was for images of another size.
+    They are those of the section backbone, with the `Spec.network_settings` of its samples, and of the
+    section data their `Spec.start_settings`, if their plugin is here. A stem that was chosen by the size
+    of images is described by it (``stem_size``), so that it stays as it was for images of another size.
 
     Args:
         path: a run directory, or a file of weights.
@@ -95,10 +95,11 @@ def network_settings(
         reason = f"{weights_file(path)} cannot be understood; a newer version may have written it"
         raise SettingError("backbone.weights", f"{reason}: pip install -U ssl-zoo", origin) from error
     data = {} if trained_on is None else trained_on.start_settings(str(path))
+    fed = {} if trained_on is None else trained_on.network_settings()
     if config.stem == "auto" and config.stem_size is None:
         config = config.model_copy(update={"stem_size": data.get("image_size")})
     return {
-        "backbone": {name: getattr(config, name) for name in NETWORK},
+        "backbone": {name: getattr(config, name) for name in NETWORK} | fed,
         "data": data if modality in (None, modality_of(header)) else {},
     }
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssl_zoo import distributed, preprocess
 from ssl_zoo.config.paths import user_path
-from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.config.schema import DEFAULT_SIZE, DataConfig
 from ssl_zoo.data.catalogue import as_arrays, labels_of
 from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.decode import open_pixels
@@ -32,8 +32,6 @@ from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.text import printable
 
-DEFAULT_SIZE = 224
-"""The side of the network's input for a folder of images, in pixels, unless another is asked for."""
 MEMORY_SHARE = 0.25
 """The share of the free memory that decoded images may take."""
 MAX_RESIDENT_IMAGES = 200_000
@@ -59,12 +57,17 @@ _MEASURED = Notice(
 )
 
 
-def stored_side(config: DataConfig, size: int) -> int:
+def input_side(config: DataConfig, size: int | None = None) -> int:
+    """Return the side of the network's input in pixels, for a source with a size of its own or none."""
+    return config.image_size or size or config.default_size
+
+
+def stored_side(config: DataConfig, size: int | None = None) -> int:
     """Return the side at which images are stored, in pixels.
 
     It is 8/7 of the network's input, which leaves room for random crops.
     """
-    return preprocess.stored_side(config.image_size or size)
+    return preprocess.stored_side(input_side(config, size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,8 @@ class SplitBuilder:
     Attributes:
         config: the ``data`` section.
         device: the device on which samples in memory are stored.
-        size: the side of the network's input, in pixels, unless the configuration says otherwise.
+        size: the side of the network's input, in pixels, unless the configuration says otherwise; None
+            for ``data.default_size``.
         channels: the number of channels of images that are decoded, unless the configuration says
             otherwise.
         forms: the form of images that are decoded, once it is known, for all splits.
@@ -82,7 +86,7 @@ class SplitBuilder:
 
     config: DataConfig
     device: torch.device
-    size: int = DEFAULT_SIZE
+    size: int | None = None
     channels: int = 3
     forms: list[Form] = field(default_factory=list)
     unreadable: UnreadableFiles = field(default_factory=lambda: UnreadableFiles("images"))
@@ -154,9 +158,11 @@ class SplitBuilder:
 
     def report(self, looked_at: Survey) -> None:
         """Give notices of what decoding changes in images."""
-        size = self.config.image_size or self.size
         name = printable(self.config.source_name)
-        looked_at.report(name, size, self.config.image_size is None)
+        of_weights = self.size is None and self.config.default_size != DEFAULT_SIZE
+        default = "the size of the network's weights" if of_weights else "the default"
+        size = input_side(self.config, self.size)
+        looked_at.report(name, size, default if self.config.image_size is None else None)
 
 
 def _check_arrays(images: Tensor, labels: Tensor | None, name: str) -> None:
@@ -204,9 +210,9 @@ def _sample_shape(split: Split) -> tuple[int, ...]:
     return tuple(split.batch(torch.arange(0)).shape[1:])
 
 
-def image_side(split: Split) -> int:
-    """Return the side of the images of a split in memory, `DEFAULT_SIZE` for image files."""
-    return _sample_shape(split)[-1] if split.resident else DEFAULT_SIZE
+def image_side(split: Split) -> int | None:
+    """Return the side of the images of a split in memory, None for image files."""
+    return _sample_shape(split)[-1] if split.resident else None
 
 
 def hold_out_test(split: Split, config: DataConfig) -> tuple[Split, Split | None, SourceFacts]:
@@ -221,7 +227,7 @@ def assemble(
     config: DataConfig,
     device: torch.device,
     *,
-    size: int,
+    size: int | None,
     train: Split,
     test: Split | None = None,
     bank: Split | None = None,
@@ -235,7 +241,8 @@ def assemble(
         name: the name given by the user.
         config: the ``data`` section.
         device: the device on which samples are stored that fit into its memory.
-        size: the side of the network's input, in pixels, unless the configuration says otherwise.
+        size: the side of the network's input, in pixels, unless the configuration says otherwise; None
+            for ``data.default_size``.
         train: the samples trained on.
         test: the samples evaluated on, if any.
         bank: the labelled samples, if they differ from those trained on.
@@ -262,7 +269,7 @@ def assemble(
         name=name,
         spec=replace(
             _measure(
-                train, config.image_size or size, mirror, _count_classes(list(present.values())), limits
+                train, input_side(config, size), mirror, _count_classes(list(present.values())), limits
             ),
             pages=config.pages,
         ),

@@ -13,10 +13,9 @@ import torch
 
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.paths import user_path
-from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.config.schema import DEFAULT_SIZE, DataConfig
 from ssl_zoo.data import catalogue
 from ssl_zoo.data.assemble import (
-    DEFAULT_SIZE,
     SplitBuilder,
     assemble,
     hold_out_test,
@@ -157,7 +156,8 @@ def _torchvision(config: DataConfig, device: torch.device) -> DataSet:
     name = _catalogued(config.sources[0])
     entry = catalogue.CATALOGUE[name]
     root = user_path("data.root", config.root) if config.root else default_root()
-    builder = SplitBuilder(config=config, device=device, size=entry.size, channels=entry.channels)
+    size = None if entry.size == DEFAULT_SIZE else entry.size
+    builder = SplitBuilder(config=config, device=device, size=size, channels=entry.channels)
     datasets = {"train": open_torchvision(name, entry.train, root)}
     for split, arguments in (("bank", entry.bank), ("test", entry.test)):
         if arguments is not None:
@@ -170,7 +170,7 @@ def _torchvision(config: DataConfig, device: torch.device) -> DataSet:
         name,
         config,
         device,
-        size=entry.size,
+        size=size,
         train=train,
         test=test,
         bank=splits.get("bank"),
@@ -245,7 +245,7 @@ def _files(config: DataConfig, device: torch.device, options: FileOptions) -> Da
         found.name,
         config,
         device,
-        size=DEFAULT_SIZE,
+        size=None,
         train=train,
         test=test,
         bank=bank,

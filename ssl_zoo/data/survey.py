@@ -23,7 +23,8 @@ MAX_SURVEYED = 256
 
 _SIZE = Notice(
     "image-size",
-    "The network's input is a square of 224 pixels unless the source has its own size.",
+    "The network's input is a square of 224 pixels unless the source has its own size, or the network "
+    "pretrained weights, which were trained on images of another size.",
     "--image-size",
 )
 _NOT_SQUARE = Notice(
@@ -93,17 +94,17 @@ class Survey:
         """
         return Form.of(channels or self.channels, list(self.types), ranged)
 
-    def report(self, name: str, size: int, size_is_default: bool) -> None:
+    def report(self, name: str, size: int, default: str | None) -> None:
         """Give a notice for each property that matters.
 
         Args:
             name: the source's name.
             size: the side of the network's input, in pixels.
-            size_is_default: whether the user left the size open.
+            default: what the size is, such as "the default"; None if the user has set it.
         """
         square = f"{size}×{size} pixels"
-        if size_is_default:
-            _SIZE(f"{name}: the network sees {square}, the default; --image-size changes it")
+        if default is not None:
+            _SIZE(f"{name}: the network sees {square}, {default}; --image-size changes it")
         channels = "one channel is used" if self.channels == 1 else "repeated to three channels"
         small = f"smaller than the {square} that the network sees"
         self._report(_NOT_SQUARE, name, "not square", "is|are not square", "the edges are cut off")

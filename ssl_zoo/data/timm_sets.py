@@ -15,7 +15,7 @@ from timm.data import ImageDataset, create_dataset
 
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data.assemble import DEFAULT_SIZE, stored_side
+from ssl_zoo.data.assemble import stored_side
 from ssl_zoo.data.catalogue import labels_of
 from ssl_zoo.data.decode import image_error_reason, open_pixels
 from ssl_zoo.data.download import default_root
@@ -48,7 +48,7 @@ class ReaderImages:
 
     def __init__(self, reader: Any, config: DataConfig) -> None:
         self.reader = reader
-        self.side = stored_side(config, DEFAULT_SIZE)
+        self.side = stored_side(config)
         self.channels, self.pages = config.channels, config.pages
         self.targets: Any = labels_of(reader)
         names = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ssl_zoo.backbones.build import build_encoder
+from ssl_zoo.backbones.inputs import input_spec
 from ssl_zoo.config.schema import EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
@@ -60,6 +62,7 @@ def baselines(config: RunConfig, data: DataSet, device: Device) -> list[Subject]
 
 
 def of_encoder(config: EncoderConfig, data: DataSet, device: Device, name: str) -> Subject:
-    """Return the subject of the pooled features of a network before training."""
+    """Return the subject of the pooled features of a network before training, fed as it was trained."""
+    data = replace(data, spec=input_spec(data.spec, config.backbone))
     encoder = device.place(build_encoder(config.backbone, data.spec, config.train.seed))
     return Subject.of_encoder(encoder, data, device, name, seed=config.train.seed)

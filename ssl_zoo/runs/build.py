@@ -11,6 +11,7 @@ import torch
 
 from ssl_zoo.backbones.build import create_encoder
 from ssl_zoo.backbones.gradient_cache import cache_gradients
+from ssl_zoo.backbones.inputs import input_spec
 from ssl_zoo.config.schema import DataConfig, RunConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.data.summary import DataSummary
@@ -43,7 +44,7 @@ _DATA = Notice(
 def build_data(
     config: RunConfig, device: torch.device, data: DataSet | None = None, *, fitted: bool = True
 ) -> DataSet:
-    """Load the data of a configuration, for its task.
+    """Load the data of a configuration, for its task and its network.
 
     Args:
         config: the configuration.
@@ -67,7 +68,8 @@ def build_data(
             problem = data.no_accuracy
             raise UserError(f"data.source: task {name!r} learns from labels, and {data.name} {problem}")
         data = replace(data, train=data.bank)
-    return replace(data, spec=replace(data.spec, samples=len(data.train)))
+    spec = input_spec(data.spec, config.backbone)
+    return replace(data, spec=replace(spec, samples=len(data.train)))
 
 
 def load_data(

@@ -34,7 +34,7 @@ def usage(call: str, convert: str, spec: ImageSpec) -> list[str]:
         f"# features = {call}  # [B, D]",
         "#",
         f"# preprocess(file) returns an image file as float32 {shape}: intensities in [0, 1],",
-        "# normalised by the mean and deviation of the data that the run was trained on.",
+        "# normalised by the mean and deviation with which the network was trained.",
         source.rstrip(),
         "",
         "",

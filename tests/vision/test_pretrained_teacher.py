@@ -87,6 +87,7 @@ def test_a_timm_teacher_sees_images_of_the_size_asked_for(
             teacher="vit_tiny_patch16_224", pretrained=True, teacher_size=size
         )
         teacher = FrozenTeacher(options, spec())
+        assert (teacher.own.mean, teacher.own.std) == ((0.5,) * 3, (0.5,) * 3)  # not ImageNet's
         assert (
             teacher(torch.rand(2, 3, 16, 16))[1].shape[2:].numel() == places == teacher.number_of_places
         )

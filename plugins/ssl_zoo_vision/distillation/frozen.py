@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from ssl_zoo.backbones.build import build_encoder
+from ssl_zoo.config.pretrained import trained_on
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.nn import output_shape, unsaved
@@ -59,11 +59,12 @@ class TeacherOptions(TaskOptions):
             return encoder, own
         stem, own = "auto", spec
         if self.pretrained:
-            known = timm.get_pretrained_cfg(self.teacher)
+            known = trained_on(self.teacher)
             if known is None:
                 raise UserError(f"task.teacher: timm has no weights of {self.teacher!r}; choose another")
-            size = self.teacher_size or known.input_size[-1]
-            stem, own = "original", ImageSpec(size=size, mean=known.mean, std=known.std)
+            channels, size = len(known.mean), self.teacher_size or known.size
+            own = ImageSpec(channels=channels, size=size, mean=known.mean, std=known.std)
+            stem = "original"
         else:
             log.warning(
                 "task.teacher: %s is untrained, so there is little to learn from it; set "
