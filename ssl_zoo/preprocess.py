@@ -84,6 +84,7 @@ def open_pixels(
     channels: int | None = None,
     pages: str = "first",
     formats: tuple[str, ...] | None = None,
+    max_pixels: int | None = None,
 ) -> Image.Image | NDArray[Any]:
     """Open an image file: by Pillow where it keeps all that the file has, otherwise as pixels [C, h, w].
 
@@ -94,8 +95,10 @@ def open_pixels(
             of an array, and that an alpha channel is a channel like the others.
         pages: as for `image_input`.
         formats: the formats that Pillow may read; None for all.
+        max_pixels: the largest width · height that is decoded, of a JPEG at its scale; None for any.
 
     Raises:
+        ValueError: there are more pixels, which the head of the file tells before they are read.
         ImportError: the library that reads the file is not installed; the message says which.
     """
     with _opened_file(file) as stream:
@@ -103,19 +106,35 @@ def open_pixels(
         head = stream.read(132)
         stream.seek(start)
         if head.startswith(b"\x93NUMPY"):
-            return plain(_channels_first(np.load(stream, allow_pickle=False), channels))
+            return _read_npy(stream, channels, max_pixels)
         if head[128:] == b"DICM":
-            return _read_dicom(stream, pages)
+            return _read_dicom(stream, pages, max_pixels)
         if head.startswith(b"\x89PNG") and head[24:26] == b"\x10\x02":  # 16 bits, red, green and blue
-            return plain(_bands(_library("imagecodecs", "tiff").png_decode(stream.read()), "YXS"))
+            _check_pixels(*(int.from_bytes(head[i : i + 4], "big") for i in (20, 16)), max_pixels)
+            return plain(_bands(library("imagecodecs", "tiff").png_decode(stream.read()), "YXS"))
         is_tiff = head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
         if is_tiff and (pages == "channels" or not _pillow_reads(stream, channels)):
             stream.seek(start)
-            return _read_tiff(stream, pages)
+            return _read_tiff(stream, pages, max_pixels)
         stream.seek(start)
     image = Image.open(file, formats=formats)
     image.draft(None, (side, side))  # a JPEG at the smallest of its scales that is large enough
+    try:
+        _check_pixels(image.height, image.width, max_pixels)
+    except ValueError:
+        image.close()
+        raise
     return image
+
+
+def _check_pixels(height: int, width: int, limit: int | None) -> None:
+    """Raise if there are too many pixels to decode.
+
+    Raises:
+        ValueError: there are.
+    """
+    if limit is not None and width * height > limit:
+        raise ValueError(f"{width}×{height} pixels are more than {limit:,}")
 
 
 def _opened_file(
@@ -180,7 +199,7 @@ def _pillow_reads(stream: IO[bytes], channels: int | None) -> bool:
     return samples == 1 or (samples == 3 and bits <= 8)
 
 
-def _library(name: str, extra: str) -> Any:
+def library(name: str, extra: str) -> Any:
     """Import a library that reads files.
 
     Raises:
@@ -192,10 +211,36 @@ def _library(name: str, extra: str) -> Any:
         raise ImportError(f"needs {name}: pip install 'ssl-zoo[{extra}]'") from error
 
 
-def _read_tiff(stream: IO[bytes], pages: str) -> NDArray[Any]:
-    """Return the first page of a TIFF file, or all pages as channels, as pixels [C, h, w]."""
-    with _library("tifffile", "tiff").TiffFile(stream) as tiff:
+def _read_npy(stream: IO[bytes], channels: int | None, limit: int | None) -> NDArray[Any]:
+    """Return an array in NumPy's format as pixels [C, h, w].
+
+    Raises:
+        ValueError: it is not an image, or has too many pixels.
+    """
+    start = stream.tell()
+    form = np.lib.format
+    readers = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
+    version = form.read_magic(stream)
+    if version not in readers:
+        raise ValueError(f"an array in version {version[0]} of NumPy's format is not an image")
+    shape, _, dtype = readers[version](stream)
+    if not dtype.hasobject:  # otherwise reading it is refused
+        like = np.broadcast_to(np.uint8(0), shape)  # of this shape, without its memory
+        _check_pixels(*_channels_first(like, channels).shape[1:], limit)
+    stream.seek(start)
+    return plain(_channels_first(np.load(stream, allow_pickle=False), channels))
+
+
+def _read_tiff(stream: IO[bytes], pages: str, limit: int | None) -> NDArray[Any]:
+    """Return the first page of a TIFF file, or all pages as channels, as pixels [C, h, w].
+
+    Raises:
+        ValueError: a page has too many pixels.
+    """
+    with library("tifffile", "tiff").TiffFile(stream) as tiff:
         parts = tiff.series if pages == "channels" else tiff.pages[:1]
+        for part in parts:
+            _check_pixels(*(part.shape[part.axes.index(axis)] for axis in "YX"), limit)
         bands = [_bands(part.asarray(), part.axes) for part in parts]
     return plain(np.concatenate(bands))
 
@@ -207,13 +252,20 @@ def _bands(pixels: NDArray[Any], axes: str) -> NDArray[Any]:
     return pixels.reshape(-1, *pixels.shape[-2:])
 
 
-def _read_dicom(stream: IO[bytes], pages: str) -> NDArray[Any]:
+def _read_dicom(stream: IO[bytes], pages: str, limit: int | None) -> NDArray[Any]:
     """Return the stored values of a DICOM file after its modality LUT, as pixels [C, h, w].
 
     In computed tomography these are Hounsfield units. The window of the file is not applied, as it
     may differ within a data set. MONOCHROME1, in which low values are bright, is negated.
+
+    Raises:
+        ValueError: it has too many pixels.
     """
-    pydicom = _library("pydicom", "dicom")
+    pydicom = library("pydicom", "dicom")
+    start = stream.tell()
+    head = pydicom.dcmread(stream, stop_before_pixels=True)
+    _check_pixels(int(head.get("Rows", 0)), int(head.get("Columns", 0)), limit)
+    stream.seek(start)
     data = pydicom.dcmread(stream)
     pixels = data.pixel_array
     if data.get("SamplesPerPixel", 1) > 1:

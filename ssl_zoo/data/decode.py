@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -46,47 +45,32 @@ def open_image(file: Path | IO[bytes], side: int) -> Image.Image:
     """Open an image by Pillow; a JPEG at its smallest scale with at least `side` pixels each way.
 
     Raises:
-        ValueError: it is not a regular file, or too many pixels would have to be decoded.
+        ValueError: as `open_pixels`, or Pillow does not read such a file.
         OSError: it is not an image, or it cannot be read.
     """
-    _check_regular(file)
-    image = Image.open(file, formats=formats())
-    # With a name Pillow maps uncompressed files: truncation while reading would end the process.
-    image.filename = ""
-    image.draft(None, (side, side))
-    _check_pixels(image)
+    image = open_pixels(file, side)
+    if not isinstance(image, Image.Image):
+        raise ValueError("not a picture, but an array of values")
     return image
 
 
 def open_pixels(
     file: Path | IO[bytes], side: int, channels: int | None = None, pages: str = "first"
 ) -> Image.Image | NDArray[Any]:
-    """Open an image as `ssl_zoo.preprocess.open_pixels`, and with the limits of `open_image`.
+    """Open an image as `ssl_zoo.preprocess.open_pixels`, with limits.
 
     Raises:
-        ValueError: as `open_image`.
-        OSError: likewise.
+        ValueError: it is not a regular file, or too many pixels would have to be decoded.
+        OSError: it is not an image, or it cannot be read.
         ImportError: the library that reads the file is not installed.
     """
-    _check_regular(file)
-    image = preprocess.open_pixels(file, side, channels, pages, formats())
-    if isinstance(image, Image.Image):
-        vars(image)["filename"] = ""  # as in `open_image`
-    _check_pixels(image)
-    return image
-
-
-def _check_regular(file: Path | IO[bytes]) -> None:
     if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
         raise ValueError("a pipe or device, not a file")  # reading it could block for ever
-
-
-def _check_pixels(image: Image.Image | NDArray[Any]) -> None:
-    height, width = image.shape[1:] if isinstance(image, np.ndarray) else image.size[::-1]
-    if width * height > MAX_PIXELS:
-        if isinstance(image, Image.Image):
-            image.close()
-        raise ValueError(f"{width}×{height} pixels are more than {MAX_PIXELS:,}")
+    image = preprocess.open_pixels(file, side, channels, pages, formats(), MAX_PIXELS)
+    if isinstance(image, Image.Image):
+        # With a name Pillow maps uncompressed files: truncation while reading would end the process.
+        vars(image)["filename"] = ""
+    return image
 
 
 def is_gray(image: Any) -> bool:

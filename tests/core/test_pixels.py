@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from ssl_zoo import load_backbone
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.load import load_config
-from ssl_zoo.data import DataSet
+from ssl_zoo.data import DataSet, decode
 from ssl_zoo.data.pixels import Form, ScaledSplit
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import collect_notices
@@ -233,26 +234,83 @@ def test_a_missing_library_is_named_in_one_line(tmp_path: Path, monkeypatch: pyt
         folder(tmp_path)
 
 
-@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
-def test_dicom_gives_hounsfield_units_and_no_window(photometric: str, tmp_path: Path) -> None:
+def large(path: Path) -> Path:
+    """Write a file of 100,000×100,000 pixels in its head, and few in its body; return its path."""
+    pixels, side = np.zeros((16, 16), np.uint16), 100_000
+    if path.suffix == ".npy":
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "<u2", "fortran_order": False, "shape": (side, side)}
+            )
+            file.write(pixels.tobytes())
+    elif path.suffix == ".tif":
+        tiff(path, pixels.repeat(2, 0).reshape(2, 16, 16))
+        with pytest.importorskip("tifffile").TiffFile(path, mode="r+b") as opened:
+            for name in ("ImageWidth", "ImageLength"):
+                opened.pages[0].tags[name].overwrite(side, dtype="I")
+    elif path.suffix == ".png":
+        head = b"IHDR" + side.to_bytes(4, "big") * 2 + bytes([16, 2, 0, 0, 0])
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + head + bytes(64))
+    else:
+        dicom(path, pixels, Rows=60_000, Columns=60_000)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif", ".png", ".dcm"])
+def test_too_many_pixels_are_refused_by_the_head_of_a_file(suffix: str, tmp_path: Path) -> None:
+    file = large(tmp_path / f"a{suffix}")
+    side = 60_000 if suffix == ".dcm" else 100_000
+    for source in (file, io.BytesIO(file.read_bytes())):
+        with pytest.raises(ValueError, match=f"^{side}×{side} pixels are more than 90,000,000$"):
+            decode.open_pixels(source, 16)
+
+
+def test_an_array_with_a_head_of_fields_is_no_image(tmp_path: Path) -> None:
+    fields = np.zeros(3, dtype=[("größe☃", "u1")])
+    with pytest.warns(UserWarning, match="format 3"):
+        np.save(tmp_path / "a.npy", fields)
+    with pytest.raises(ValueError, match="version 3 of NumPy's format is not an image"):
+        open_pixels(tmp_path / "a.npy", 8)
+
+
+def dicom(path: Path, pixels: NDArray[np.uint16], **tags: Any) -> Path:
+    """Write a slice of computed tomography and return its path."""
     pydicom = pytest.importorskip("pydicom")
-    pixels = np.linspace(0, 4095, 256).round().astype(np.uint16).reshape(16, 16)
     data = pydicom.Dataset()
     data.file_meta = pydicom.dataset.FileMetaDataset()
     data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data.Rows, data.Columns, data.SamplesPerPixel = 16, 16, 1
+    data.Rows, data.Columns, data.SamplesPerPixel = *pixels.shape, 1
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
-    data.PhotometricInterpretation = photometric
+    data.PhotometricInterpretation = "MONOCHROME2"
     data.RescaleSlope, data.RescaleIntercept = 1, -1024
     data.WindowCenter, data.WindowWidth = 40, 400
     data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3"
     data.PixelData = pixels.tobytes()
-    data.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    for name, value in tags.items():
+        setattr(data, name, value)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+SLICE = np.linspace(0, 4095, 256).round().astype(np.uint16).reshape(16, 16)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_dicom_gives_hounsfield_units_and_no_window(photometric: str, tmp_path: Path) -> None:
+    pixels = SLICE
+    dicom(tmp_path / "a.dcm", pixels, PhotometricInterpretation=photometric)
     read = open_pixels(tmp_path / "a.dcm", 8)
     assert isinstance(read, np.ndarray)
     assert read.dtype == np.int16
     sign = -1 if photometric == "MONOCHROME1" else 1
     assert np.array_equal(read[0], sign * (pixels.astype(np.int32) - 1024))
+
+
+def test_of_several_frames_the_first_is_an_image_and_all_are_channels(tmp_path: Path) -> None:
+    frames = np.stack([SLICE, SLICE // 2, SLICE // 3])
+    file = dicom(tmp_path / "a.dcm", SLICE, NumberOfFrames=3, PixelData=frames.tobytes())
+    for pages, expected in (("first", frames[:1]), ("channels", frames)):
+        assert np.array_equal(open_pixels(file, 8, pages=pages), expected.astype(np.int16) - 1024)
 
 
 TINY = "{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}"
