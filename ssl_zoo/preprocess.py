@@ -30,6 +30,7 @@ def image_input(
     std: Sequence[float],
     limits: tuple[float, float] | None = None,
     pages: str = "first",
+    widen: bool = False,
 ) -> NDArray[np.float32]:
     """Return an image as the input of a network, as in evaluation.
 
@@ -44,6 +45,7 @@ def image_input(
         limits: the values that become the intensities 0 and 1; others are clipped to them. None for
             0 and 255, the limits of 8 bits.
         pages: what the pages of a TIFF file are: "channels", or "first" to read the first one only.
+        widen: whether values of 8 bits are shares of the range of 16 bits, so that white stays white.
 
     Returns:
         float32 [1, channels, size, size].
@@ -61,6 +63,8 @@ def image_input(
         image = open_pixels(source, side, channels, pages)
     with opened(image):
         square = to_square(image, side, 3 if channels == 1 else channels)
+    if widen:
+        square = widened(square)
     if limits is None and square.dtype != np.uint8:
         raise ValueError(f"the image has values of {square.dtype}, and the network takes 8 bits")
     if limits is None:
@@ -162,6 +166,11 @@ def plain(pixels: NDArray[Any]) -> NDArray[Any]:
     if native in (np.uint8, np.uint16, np.int16):
         return pixels.astype(native, copy=False)
     return np.nan_to_num(pixels.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def widened(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return values of 8 bits as those of 16, 255 as 65,535; others as they are."""
+    return pixels * np.uint16(257) if pixels.dtype == np.uint8 else pixels
 
 
 def _channels_first(pixels: NDArray[Any], channels: int | None) -> NDArray[Any]:

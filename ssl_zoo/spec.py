@@ -219,6 +219,7 @@ class ImageSpec(Spec):
             the default of whether tasks flip images at random.
         range: the values of the data that are the intensities 0 and 1; None for 0 and 255 of 8 bits.
         pages: "channels" where the pages of a TIFF or DICOM file are channels, otherwise "first".
+        widen: whether values of 8 bits are multiplied by 257, as shares of the range of 16 bits.
 
     Raises:
         ValueError: `mean` or `std` does not have one number for each channel.
@@ -236,6 +237,7 @@ class ImageSpec(Spec):
     mirror: bool = True
     range: tuple[float, float] | None = None
     pages: str = "first"
+    widen: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == self.channels:
@@ -270,7 +272,14 @@ class ImageSpec(Spec):
         """
         try:
             values = image_input(
-                source, self.size, self.channels, self.mean, self.std, self.range, self.pages
+                source,
+                self.size,
+                self.channels,
+                self.mean,
+                self.std,
+                limits=self.range,
+                pages=self.pages,
+                widen=self.widen,
             )
         except (ImportError, ValueError) as error:
             raise UserError(f"cannot take an image: {error}") from error
@@ -307,6 +316,8 @@ class ImageSpec(Spec):
             settings["channels"] = self.channels
         if self.pages != "first":
             settings["pages"] = self.pages
+        if self.widen:
+            settings["widen"] = True
         return settings
 
     def network_settings(self) -> dict[str, Any]:
@@ -340,7 +351,8 @@ class ImageSpec(Spec):
                 f"the images have {other.channels} channels and the network takes {self.channels}: "
                 f"{'colours are averaged' if self.channels == 1 else 'gray is repeated'}"
             )
-        return replace(self, size=other.size, mirror=other.mirror, range=other.range, pages=other.pages)
+        taken = ("size", "mirror", "range", "pages", "widen")
+        return replace(self, **{name: getattr(other, name) for name in taken})
 
     def check_channels(self, channels: int) -> None:
         """Raise unless images of so many channels can be converted to these: gray to any, any to gray.

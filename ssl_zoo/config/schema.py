@@ -108,6 +108,11 @@ class DataConfig(_Section):
     range_percentiles: tuple[float, float] = Field(
         (0.0, 100.0), description="percentiles of the values, from which that range is measured"
     )
+    widen: bool | None = Field(
+        None,
+        description="multiply values of 8 bits by 257, so that white is that of 16 bits; none: where "
+        "images of both are mixed and range is not set",
+    )
     labels: Literal["auto", "none"] = Field(
         "auto", description="none: leave labels out, as where sub-folders are not classes"
     )

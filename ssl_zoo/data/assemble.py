@@ -112,9 +112,8 @@ class SplitBuilder:
             dataset.loader = lambda file: self._open(Path(file), side)
         if not self.forms:
             looked_at = survey(lambda i: dataset[i][0], count, side, self.config.channels)
-            self.report(looked_at)
             channels = self.config.channels or next(iter(looked_at.bands), self.channels)
-            self.forms.append(looked_at.form(channels, self.config.range is not None))
+            self._choose(looked_at, self.config.model_copy(update={"channels": channels}))
         images_by_index = ImageFiles(
             open=lambda i: dataset[i][0],
             name=lambda i: f"{self.config.source} {split}[{i}]",
@@ -150,19 +149,19 @@ class SplitBuilder:
         """Look at image files, report what they are, and choose the form in which they are stored."""
         side = stored_side(self.config, self.size)
         looked_at = survey(lambda i: self._open(paths[i], side), len(paths), side, self.config.channels)
-        self.report(looked_at)
-        self.forms[:] = [looked_at.form(self.config.channels, self.config.range is not None)]
+        self._choose(looked_at, self.config)
 
     def _open(self, file: Path, side: int) -> Any:
         return open_pixels(file, side, self.config.channels, self.config.pages)
 
-    def report(self, looked_at: Survey) -> None:
-        """Give notices of what decoding changes in images."""
+    def _choose(self, looked_at: Survey, config: DataConfig) -> None:
+        """Choose the form in which images are stored, and give notices of what decoding changes."""
+        self.forms[:] = [looked_at.form(config)]
         name = printable(self.config.source_name)
         of_weights = self.size is None and self.config.default_size != DEFAULT_SIZE
         default = "the size of the network's weights" if of_weights else "the default"
         size = input_side(self.config, self.size)
-        looked_at.report(name, size, default if self.config.image_size is None else None)
+        looked_at.report(name, size, self.form, default if self.config.image_size is None else None)
 
 
 def _check_arrays(images: Tensor, labels: Tensor | None, name: str) -> None:
@@ -233,6 +232,7 @@ def assemble(
     bank: Split | None = None,
     classes: tuple[str, ...] | None = None,
     mirror: bool | None = None,
+    widen: bool = False,
     facts: SourceFacts = NO_FACTS,
 ) -> DataSet:
     """Make an image data set of its splits.
@@ -248,6 +248,7 @@ def assemble(
         bank: the labelled samples, if they differ from those trained on.
         classes: the names of the classes, where they are known.
         mirror: whether a mirrored image has the same meaning; None if unknown, which counts as yes.
+        widen: whether images of 8 bits have become images of 16, as in `Form`.
         facts: the facts about the source that the splits do not show.
 
     Raises:
@@ -272,6 +273,7 @@ def assemble(
                 train, input_side(config, size), mirror, _count_classes(list(present.values())), limits
             ),
             pages=config.pages,
+            widen=widen,
         ),
         train=placed["train"],
         test=placed["test"] if "test" in placed and placed["test"].readable() else None,

@@ -222,7 +222,7 @@ class _CacheEntry:
 
 def _fingerprint(images: ImageFiles, origin: Origin) -> str:
     """Return a hash that changes whenever the decoded images would."""
-    form = "" if images.dtype == "uint8" else f"{images.dtype} {images.factor} "
+    form = "" if images.dtype == "uint8" else f"{images.dtype} {257 if images.widen else 1} "
     digest = hashlib.sha256(
         f"{FORMAT} {images.count} {images.side} {images.channels} {form}{PIL.__version__}\n".encode()
     )

@@ -30,7 +30,7 @@ class ImageFiles(SampleFiles):
         side: the side of the decoded squares, in pixels.
         channels: the number of channels C of the decoded squares.
         dtype: the name of their type, as in `Form`.
-        factor: the factor for images of 8 bits, as in `Form`.
+        widen: whether images of 8 bits become images of 16, as in `Form`.
         squares: all images decoded, [count, C, side, side], where a cache has them. Unreadable ones
             are recorded already, and their rows have no meaning.
     """
@@ -39,14 +39,14 @@ class ImageFiles(SampleFiles):
     side: int
     channels: int
     dtype: str = "uint8"
-    factor: int = 1
+    widen: bool = False
     unreadable: UnreadableFiles = field(default_factory=lambda: UnreadableFiles("images"))
     squares: ArrayFile | None = field(default=None, init=False)
 
     @property
     def form(self) -> Form:
         """The form of the decoded squares."""
-        return Form(self.channels, self.dtype, self.factor)
+        return Form(self.channels, self.dtype, self.widen)
 
     def empty(self, count: int, pin: bool = False) -> Tensor:
         """Return uninitialised memory for decoded images, [count, C, side, side]."""

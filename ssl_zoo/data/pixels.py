@@ -15,14 +15,12 @@ from ssl_zoo import tree
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.splits import Split
 from ssl_zoo.notices import Notice
+from ssl_zoo.preprocess import widened
 
 TYPES = {name: getattr(torch, name) for name in ("uint8", "uint16", "int16", "float32")}
 """The types of stored pixels, by name, as `ssl_zoo.preprocess.plain` gives them."""
 MAX_RANGED_IMAGES = 256
 """The number of images on which the range of a data set is measured."""
-_8_TO_16 = 257
-"""The factor by which 8 bits become 16, as 255 · 257 = 65,535."""
-
 _RANGE = Notice(
     "range",
     "Of images of more than 8 bits, one range of values for the whole data set becomes the intensities "
@@ -39,24 +37,26 @@ class Form:
     Attributes:
         channels: the number of channels.
         dtype: the name of their type, a key of `TYPES`.
-        factor: the factor for images of 8 bits among others of 16.
+        widen: whether images of 8 bits become images of 16, in which white is 65,535.
     """
 
     channels: int
     dtype: str = "uint8"
-    factor: int = 1
+    widen: bool = False
 
     @classmethod
-    def of(cls, channels: int, types: Sequence[str], ranged: bool) -> Form:
+    def of(cls, channels: int, types: Sequence[str], config: DataConfig) -> Form:
         """Return the form for images of these types.
 
         Where images of 8 and of 16 bits are mixed, each is a share of its type's range, unless the
-        user gives the range of the values.
+        user says otherwise, or gives the range of the values.
         """
         kinds = set(types) or {"uint8"}
-        joint = str(np.result_type(*kinds))
-        mixed = kinds == {"uint8", "uint16"} and not ranged
-        return cls(channels, joint if joint in TYPES else "float32", _8_TO_16 if mixed else 1)
+        widen = config.widen
+        if widen is None:
+            widen = kinds == {"uint8", "uint16"} and config.range is None
+        joint = str(np.result_type(*kinds, *(["uint16"] if widen else [])))
+        return cls(channels, joint if joint in TYPES else "float32", widen)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -71,11 +71,10 @@ class Form:
             ValueError: it cannot hold their values.
         """
         ours = np.dtype(self.dtype)
+        if self.widen:
+            pixels = widened(pixels)
         if pixels.dtype == ours:
             return pixels
-        if self.factor != 1 and pixels.dtype == np.uint8:
-            scaled: NDArray[Any] = np.multiply(pixels, self.factor, dtype=ours)
-            return scaled
         cast = pixels.astype(ours)
         if not np.can_cast(pixels.dtype, ours) and (cast.astype(pixels.dtype) != pixels).any():
             raise ValueError(f"has values of {pixels.dtype}, and other images are {self.dtype}")

@@ -176,6 +176,7 @@ def _torchvision(config: DataConfig, device: torch.device) -> DataSet:
         bank=splits.get("bank"),
         classes=catalogue.classes_of(datasets["train"]),
         mirror=entry.mirror,
+        widen=builder.form.widen,
         facts=facts,
     )
 
@@ -201,6 +202,7 @@ def _timm(config: DataConfig, device: torch.device) -> DataSet:
         train=train,
         test=test,
         classes=catalogue.classes_of(train_images),
+        widen=builder.form.widen,
         facts=facts,
     )
 
@@ -250,6 +252,7 @@ def _files(config: DataConfig, device: torch.device, options: FileOptions) -> Da
         test=test,
         bank=bank,
         classes=content.train.classes,
+        widen=builder.form.widen,
         facts=facts,
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.decode import is_gray
 from ssl_zoo.data.pixels import Form
 from ssl_zoo.errors import UserError
@@ -85,21 +86,17 @@ class Survey:
             return self.bands.most_common(1)[0][0]
         return 1 if self.counts["gray"] == self.seen else 3
 
-    def form(self, channels: int | None, ranged: bool) -> Form:
-        """Return the form in which the images are stored.
+    def form(self, config: DataConfig) -> Form:
+        """Return the form in which the images are stored, by the ``data`` section."""
+        return Form.of(config.channels or self.channels, list(self.types), config)
 
-        Args:
-            channels: the number of channels that the user asks for; None for that of the images.
-            ranged: whether the user gives the range of their values.
-        """
-        return Form.of(channels or self.channels, list(self.types), ranged)
-
-    def report(self, name: str, size: int, default: str | None) -> None:
+    def report(self, name: str, size: int, form: Form, default: str | None) -> None:
         """Give a notice for each property that matters.
 
         Args:
             name: the source's name.
             size: the side of the network's input, in pixels.
+            form: the form in which the images are stored.
             default: what the size is, such as "the default"; None if the user has set it.
         """
         square = f"{size}×{size} pixels"
@@ -111,8 +108,7 @@ class Survey:
         self._report(
             _ENLARGED, name, "small", f"is|are {small}", "enlarged; a smaller --image-size avoids it"
         )
-        kept = self.form(None, False).dtype
-        self._report(_BITS, name, "deep", "has|have more than 8 bits", f"kept as {kept}")
+        self._report(_BITS, name, "deep", "has|have more than 8 bits", f"kept as {form.dtype}")
         self._report(
             _ALPHA, name, "alpha", "has|have an alpha channel",
             "transparent pixels become white; data.channels=4 takes it as a channel",

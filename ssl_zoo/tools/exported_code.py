@@ -13,6 +13,7 @@ from ssl_zoo.spec import ImageSpec
 def normalisation(spec: ImageSpec) -> dict[str, str]:
     """Return how images are normalised, for the header of a file."""
     names = ["mean", "std", "size", "channels", *(["range"] if spec.range is not None else [])]
+    names += ["widen"] if spec.widen else []
     return {"normalise": json.dumps({name: getattr(spec, name) for name in names})}
 
 
@@ -29,6 +30,7 @@ def usage(call: str, convert: str, spec: ImageSpec) -> list[str]:
     arguments = f"{spec.size}, {spec.channels}, {list(spec.mean)}, {list(spec.std)}"
     arguments += "" if spec.range is None else f", limits={spec.range}"
     arguments += "" if spec.pages == "first" else f", pages={spec.pages!r}"
+    arguments += ", widen=True" if spec.widen else ""
     return [
         "",
         f"# features = {call}  # [B, D]",

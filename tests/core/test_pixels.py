@@ -24,6 +24,8 @@ from ssl_zoo.data.pixels import Form, ScaledSplit
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import collect_notices
 from ssl_zoo.preprocess import open_pixels, to_square
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.tools.exported_code import torch_usage
 from tests.conftest import Call
 from tests.core.pictures import folder, photo, write
 
@@ -178,6 +180,23 @@ def test_where_8_and_16_bits_are_mixed_white_is_white(tmp_path: Path) -> None:
     png(tmp_path / "b.png", RAMP)
     images = values(folder(tmp_path, range=None, holdout=0.01))
     assert all(abs(float(x.max()) - 1) < 0.01 for x in images.values())
+
+
+def test_an_export_takes_8_bits_among_16_as_the_data_set_does(tmp_path: Path) -> None:
+    png(tmp_path / "mixed" / "a.png", (RAMP // 257).astype(np.uint8))
+    png(tmp_path / "mixed" / "b.png", RAMP // 2)
+    data = folder(tmp_path / "mixed", holdout=0.01)
+    assert isinstance(data.spec, ImageSpec)
+    scope: dict[str, Any] = {"torch": torch}
+    exec("\n".join(torch_usage(data.spec)), scope)
+    png(tmp_path / "alone" / "a.png", (RAMP // 257).astype(np.uint8))
+    alone = folder(tmp_path / "alone", **{**data.spec.data_settings(), "holdout": 0.01})
+    assert alone.spec.data_settings() == data.spec.data_settings()
+    torch.testing.assert_close(values(alone)["a.png"], values(data)["a.png"])
+    for name, image in values(data).items():
+        expected, file = data.spec.prepare(image[None]), tmp_path / "mixed" / name
+        for found in (data.spec.preprocess(file), scope["preprocess"](file)):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_values_that_do_not_fit_the_type_of_the_data_set_are_refused() -> None:
