@@ -114,7 +114,7 @@ def open_pixels(
         if head[128:] == b"DICM":
             return _read_dicom(stream, pages, max_pixels)
         if head.startswith(b"\x89PNG") and head[24:26] == b"\x10\x02":  # 16 bits, red, green and blue
-            _check_pixels(*(int.from_bytes(head[i : i + 4], "big") for i in (20, 16)), max_pixels)
+            _check_pixels([int.from_bytes(head[i : i + 4], "big") for i in (20, 16)], max_pixels)
             return plain(_bands(library("imagecodecs", "tiff").png_decode(stream.read()), "YXS"))
         is_tiff = head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
         if is_tiff and (pages == "channels" or not _pillow_reads(stream, channels)):
@@ -124,19 +124,20 @@ def open_pixels(
     image = Image.open(file, formats=formats)
     image.draft(None, (side, side))  # a JPEG at the smallest of its scales that is large enough
     try:
-        _check_pixels(image.height, image.width, max_pixels)
+        _check_pixels(image.size[::-1], max_pixels)
     except ValueError:
         image.close()
         raise
     return image
 
 
-def _check_pixels(height: int, width: int, limit: int | None) -> None:
-    """Raise if there are too many pixels to decode.
+def _check_pixels(sides: Sequence[int], limit: int | None) -> None:
+    """Raise if an image of this height and width has too many pixels to decode.
 
     Raises:
         ValueError: there are.
     """
+    height, width = sides
     if limit is not None and width * height > limit:
         raise ValueError(f"{width}×{height} pixels are more than {limit:,}")
 
@@ -235,7 +236,7 @@ def _read_npy(stream: IO[bytes], channels: int | None, limit: int | None) -> NDA
     shape, _, dtype = readers[version](stream)
     if not dtype.hasobject:  # otherwise reading it is refused
         like = np.broadcast_to(np.uint8(0), shape)  # of this shape, without its memory
-        _check_pixels(*_channels_first(like, channels).shape[1:], limit)
+        _check_pixels(_channels_first(like, channels).shape[1:], limit)
     stream.seek(start)
     return plain(_channels_first(np.load(stream, allow_pickle=False), channels))
 
@@ -249,7 +250,7 @@ def _read_tiff(stream: IO[bytes], pages: str, limit: int | None) -> NDArray[Any]
     with library("tifffile", "tiff").TiffFile(stream) as tiff:
         parts = tiff.series if pages == "channels" else tiff.pages[:1]
         for part in parts:
-            _check_pixels(*(part.shape[part.axes.index(axis)] for axis in "YX"), limit)
+            _check_pixels([part.shape[part.axes.index(axis)] for axis in "YX"], limit)
         bands = [_bands(part.asarray(), part.axes) for part in parts]
     return plain(np.concatenate(bands))
 
@@ -273,7 +274,7 @@ def _read_dicom(stream: IO[bytes], pages: str, limit: int | None) -> NDArray[Any
     pydicom = library("pydicom", "dicom")
     start = stream.tell()
     head = pydicom.dcmread(stream, stop_before_pixels=True)
-    _check_pixels(int(head.get("Rows", 0)), int(head.get("Columns", 0)), limit)
+    _check_pixels([int(head.get(name, 0)) for name in ("Rows", "Columns")], limit)
     stream.seek(start)
     data = pydicom.dcmread(stream)
     pixels = data.pixel_array

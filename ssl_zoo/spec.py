@@ -332,8 +332,8 @@ class ImageSpec(Spec):
         """
         if len(mean) != self.channels and 1 not in (len(mean), self.channels):
             return None
-        fitted = (_for_channels(values, self.channels) for values in (mean, std))
-        return replace(self, **dict(zip(("mean", "std"), fitted, strict=True)))
+        mean, std = (_for_channels(values, self.channels) for values in (mean, std))
+        return replace(self, mean=mean, std=std)
 
     def adopt(self, other: Spec) -> ImageSpec:
         """Return the description by which a network of these images takes other ones.

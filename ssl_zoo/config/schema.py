@@ -100,10 +100,10 @@ class DataConfig(_Section):
     pages: Literal["first", "channels"] = Field(
         "first", description="channels: the pages of a TIFF or DICOM file are the channels of one image"
     )
-    range: tuple[float, float] | None = Field(
+    range: tuple[float, float] | Literal["window"] | None = Field(
         None,
-        description="values that are the intensities 0 and 1, one range for all images; none: 0 and 255 "
-        "for 8 bits, otherwise measured",
+        description="values that are the intensities 0 and 1, one range for all images; window: that of "
+        "DICOM files; none: 0 and 255 for 8 bits, otherwise measured",
     )
     range_percentiles: tuple[float, float] = Field(
         (0.0, 100.0), description="percentiles of the values, from which that range is measured"
@@ -138,8 +138,8 @@ class DataConfig(_Section):
 
     @field_validator("range", "range_percentiles")
     @classmethod
-    def _rises(cls, limits: tuple[float, float] | None) -> tuple[float, float] | None:
-        if limits is not None and not limits[0] < limits[1]:
+    def _rises(cls, limits: tuple[float, float] | str | None) -> tuple[float, float] | str | None:
+        if isinstance(limits, tuple) and not limits[0] < limits[1]:
             raise ValueError("give the low value, then the high one, such as [0, 4095]")
         return limits
 

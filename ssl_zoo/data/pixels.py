@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_zoo import tree
+from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.splits import Split
 from ssl_zoo.notices import Notice
@@ -170,7 +171,14 @@ def find_limits(train: Split, config: DataConfig, name: str) -> tuple[float, flo
         train: the images to train on, as they are stored.
         config: the ``data`` section.
         name: the name of the data, for the notice.
+
+    Raises:
+        SettingError: ``data.range`` is the window of DICOM files, and there are none.
     """
+    if config.range == "window":
+        raise SettingError(
+            "data.range", f"window is for DICOM files in folders, not {name}; give values"
+        )
     if config.range is not None:
         return config.range
     sample = train.batch(torch.arange(0))

@@ -32,6 +32,7 @@ from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.table import is_list
 from ssl_zoo.data.timm_sets import open_timm
+from ssl_zoo.data.windows import with_window
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
@@ -213,6 +214,7 @@ def _files(config: DataConfig, device: torch.device, options: FileOptions) -> Da
     content, root = found.content, found.root
     paths = content.train.paths
     labels = None if config.labels == "none" else content.train.labels
+    config = with_window(config, paths)
     builder = SplitBuilder(config=config, device=device)
     builder.survey(paths)
     images = builder.from_files(paths, root, found.folders)

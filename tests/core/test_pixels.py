@@ -19,7 +19,8 @@ from torch import Tensor
 from ssl_zoo import load_backbone
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.load import load_config
-from ssl_zoo.data import DataSet, decode
+from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.data import DataSet, decode, load
 from ssl_zoo.data.pixels import Form, ScaledSplit
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import collect_notices
@@ -27,7 +28,7 @@ from ssl_zoo.preprocess import open_pixels, to_square
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.tools.exported_code import torch_usage
 from tests.conftest import Call
-from tests.core.pictures import folder, photo, write
+from tests.core.pictures import CPU, folder, photo, write
 
 RAMP = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
 
@@ -330,6 +331,42 @@ def test_of_several_frames_the_first_is_an_image_and_all_are_channels(tmp_path: 
     file = dicom(tmp_path / "a.dcm", SLICE, NumberOfFrames=3, PixelData=frames.tobytes())
     for pages, expected in (("first", frames[:1]), ("channels", frames)):
         assert np.array_equal(open_pixels(file, 8, pages=pages), expected.astype(np.int16) - 1024)
+
+
+@pytest.mark.parametrize(
+    ("tags", "limits", "text"),
+    [
+        ([{}, {}], (-160, 239), "one window in 2 files looked at;"),
+        ([{"VOILUTFunction": "LINEAR_EXACT"}], (-160, 240), "one window in 1 file looked at;"),
+        ([{"PhotometricInterpretation": "MONOCHROME1"}], (-239, 160), "one window in 1 file looked at;"),
+        (
+            [{}, {"WindowCenter": [-600, 40], "WindowWidth": [1500, 400]}, {"WindowWidth": None}],
+            (-1350, 239),
+            "2 windows, which this range covers, in 2 files looked at, and 1 without;",
+        ),
+    ],
+)
+def test_the_window_of_the_files_is_the_range_of_the_data_set(
+    tags: list[dict[str, Any]], limits: tuple[float, float], text: str, tmp_path: Path
+) -> None:
+    for number, given in enumerate(tags):
+        dicom(tmp_path / f"{number}.dcm", SLICE, **given)
+    with collect_notices() as notices:
+        data = folder(tmp_path, range="window")
+    assert data.spec.data_settings()["range"] == list(limits)
+    (said,) = [n["text"] for n in notices if n["notice"] == "window"]
+    assert text in said
+    sign = -1 if limits[0] == -239 else 1
+    units = sign * (SLICE.astype(np.float64) - 1024)
+    expected = ((units - limits[0]) / (limits[1] - limits[0])).clip(0, 1)
+    torch.testing.assert_close(values(data)["0.dcm"][0], torch.from_numpy(expected).float())
+
+
+def test_without_a_window_one_line_asks_for_values(tmp_path: Path) -> None:
+    dicom(tmp_path / "a.dcm", SLICE, WindowCenter=None)
+    for source in (str(tmp_path), "digits"):
+        with pytest.raises(SettingError, match=r"^data\.range: .*give"):
+            load(DataConfig(source=source, range="window"), CPU)
 
 
 TINY = "{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}"
