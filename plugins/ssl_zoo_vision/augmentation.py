@@ -21,6 +21,7 @@ from ssl_zoo.views import (
     GaussianBlur,
     MultiCrop,
     Normalise,
+    RandomChannelDrop,
     RandomGrayscale,
     RandomSolarise,
 )
@@ -58,6 +59,10 @@ class ViewOptions(CropOptions):
         (0.4, 0.4, 0.4, 0.1), description="brightness, contrast, saturation, hue"
     )
     jitter_p: float = Field(0.8, ge=0, le=1, description="probability of colour jitter")
+    jitter_each: bool = Field(
+        False, description="draw brightness and contrast for each channel, as for bands of a spectrum"
+    )
+    channel_drop_p: float = Field(0.0, ge=0, le=1, description="probability that a channel is lost")
     grayscale_p: float = Field(0.2, ge=0, le=1, description="probability of conversion to gray")
     blur_p: float | None = Field(
         None, ge=0, le=1, description="probability of blur; none: the paper's, or 0 up to 64 pixels"
@@ -95,10 +100,12 @@ class ViewOptions(CropOptions):
         elif spec.size <= SMALL:
             blur_p = 0.0
         return Compose(
-            ColorJitter(*self.jitter, p=self.jitter_p),
+            ColorJitter(*self.jitter, p=self.jitter_p, each=self.jitter_each),
             RandomGrayscale(self.grayscale_p),
             GaussianBlur(p=blur_p),
             RandomSolarise(solarise_p),
+            # Left out where it does nothing, as it would draw random numbers.
+            *([RandomChannelDrop(self.channel_drop_p, fill=spec.mean)] if self.channel_drop_p else []),
             Normalise(spec),
         )
 

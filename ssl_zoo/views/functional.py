@@ -1,6 +1,7 @@
 """Batched image operations with parameters given per image.
 
-Images are float [B, C, H, W] in [0, 1] with any number of channels; a parameter is a tensor [B]. With
+Images are float [B, C, H, W] in [0, 1] with any number of channels; a parameter is a tensor [B], of
+brightness and contrast also [B, C] for channels that change each by themselves, as gray images do. With
 one or three channels each operation equals that of `torchvision.transforms.v2.functional` on each image
 alone, within 5e-6 (float32 sums in another order). Three channels are taken for red, green and blue.
 Saturation, hue and grayscale leave other images as they are, which have no colours in this sense; all
@@ -108,7 +109,7 @@ def resized_crop(
 
 
 def _per_image(parameter: Tensor) -> Tensor:
-    return parameter.view(-1, 1, 1, 1)
+    return parameter.view(len(parameter), -1, 1, 1)
 
 
 def is_colour(x: Tensor) -> bool:
@@ -128,13 +129,17 @@ def luma(x: Tensor) -> Tensor:
 
 
 def brightness(x: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
-    """Multiply by `factor` ≥ 0 and clamp."""
+    """Multiply by `factor` ≥ 0, [B] or [B, C], and clamp."""
     return torch.mul(x, _per_image(factor), out=out).clamp_(0, 1)
 
 
 def contrast(x: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
-    """Scale the difference from the image's mean brightness, one number, by `factor` ≥ 0, and clamp."""
-    mean = luma(x).mean((1, 2, 3), keepdim=True)
+    """Scale the difference from the mean brightness by `factor` ≥ 0, and clamp.
+
+    The mean is one number for an image and its factor [B], or one for each channel for factors [B, C].
+    """
+    each = factor.ndim == 2
+    mean = x.mean((2, 3), keepdim=True) if each else luma(x).mean((1, 2, 3), keepdim=True)
     factor = _per_image(factor)
     return torch.mul(x, factor, out=out).add_(mean * (1 - factor)).clamp_(0, 1)
 

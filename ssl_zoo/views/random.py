@@ -1,8 +1,9 @@
 """Transforms that draw their parameters per image, with torchvision's distributions.
 
 A transform is called with a batch [B, C, H, W] (uint8, or float in [0, 1]) and an `Rng`. Any number of
-channels is taken. Brightness, contrast, blur and solarisation treat all channels alike; saturation, hue
-and conversion to gray mean something for red, green and blue alone, and leave other images as they are.
+channels is taken. Brightness and contrast change all channels alike, or each by itself; blur and
+solarisation treat all alike, and single channels may be dropped. Saturation, hue and conversion to gray
+mean something for red, green and blue alone, and leave other images as they are.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ class DrawnJitter(NamedTuple):
 
     Attributes:
         applied: whether an image is changed, bool [B].
-        brightness: the factor [B], 1 for no change.
+        brightness: the factor [B], or that of each channel [B, C], 1 for no change.
         contrast: likewise.
-        saturation: likewise.
+        saturation: the factor [B], 1 for no change.
         hue: the shift [B], as a share of a full turn, 0 for no change.
         order: the order of the four, int64 [B, 4] on the CPU, the same for all images.
     """
@@ -74,6 +75,18 @@ class DrawnJitter(NamedTuple):
     saturation: Tensor
     hue: Tensor
     order: Tensor
+
+
+class DrawnDrop(NamedTuple):
+    """The channels that are dropped.
+
+    Attributes:
+        applied: whether an image loses channels, bool [B].
+        dropped: which of its channels, bool [B, C].
+    """
+
+    applied: Tensor
+    dropped: Tensor
 
 
 class DrawnBlur(NamedTuple):
@@ -101,6 +114,8 @@ class ColorJitter(RandomTransform[DrawnJitter]):
         saturation: likewise.
         hue: the shift is uniform in [-hue, hue], as a share of a full turn; at most 0.5.
         p: the probability that an image is changed.
+        each: whether the brightness and contrast of each channel change by a factor of its own, as for
+            bands of a spectrum or stains; otherwise all channels of an image change alike.
     """
 
     brightness: float = 0.0
@@ -108,17 +123,19 @@ class ColorJitter(RandomTransform[DrawnJitter]):
     saturation: float = 0.0
     hue: float = 0.0
     p: float = 1.0
+    each: bool = False
 
     def draw(self, x: Tensor, rng: Rng) -> DrawnJitter:
         """Draw the changes for a batch [B, C, H, W]."""
         chosen = rng.bernoulli(len(x), self.p)
 
-        def draw(strength: float, neutral: float) -> Tensor:
+        def draw(strength: float, neutral: float, *channels: int) -> Tensor:
             low = max(0.0, neutral - strength) if neutral else -strength
-            drawn = rng.uniform(len(x), low=low, high=neutral + strength)
-            return torch.where(chosen, drawn, neutral)
+            drawn = rng.uniform(len(x), *channels, low=low, high=neutral + strength)
+            return torch.where(chosen.view(-1, *(1 for _ in channels)), drawn, neutral)
 
-        brightness, contrast = draw(self.brightness, 1.0), draw(self.contrast, 1.0)
+        channels = [x.shape[1]] if self.each else []
+        brightness, contrast = (draw(s, 1.0, *channels) for s in (self.brightness, self.contrast))
         saturation, hue = draw(self.saturation, 1.0), draw(self.hue, 0.0)
         if not F.is_colour(x):
             if self.p and (self.saturation or self.hue):
@@ -215,6 +232,35 @@ class RandomSolarise(RandomTransform[Chosen]):
         if not self.p:
             return F.to_float(x)
         return _apply(drawn.applied, partial(F.solarise, threshold=self.threshold), F.to_float(x))
+
+
+@dataclass(frozen=True)
+class RandomChannelDrop(RandomTransform[DrawnDrop]):
+    """A loss of channels with probability `p`: other channels must tell what these would.
+
+    Images of no more than `number` channels stay as they are.
+
+    Attributes:
+        p: the probability that an image loses channels.
+        number: the number of channels that it loses, each as likely.
+        fill: the intensity of a lost channel; one for all, or one for each.
+    """
+
+    p: float = 0.2
+    number: int = 1
+    fill: float | tuple[float, ...] = 0.0
+
+    def draw(self, x: Tensor, rng: Rng) -> DrawnDrop:
+        """Draw the channels that images of [B, C, H, W] lose."""
+        chosen = rng.bernoulli(len(x), self.p) & (x.shape[1] > self.number)
+        rank = rng.uniform(len(x), x.shape[1]).argsort(1).argsort(1)
+        return DrawnDrop(chosen, chosen[:, None] & (rank < self.number))
+
+    def apply(self, x: Tensor, drawn: DrawnDrop) -> Tensor:
+        """Transform [B, C, H, W] to float of the same shape."""
+        x = F.to_float(x)
+        fill = torch.as_tensor(self.fill, dtype=x.dtype, device=x.device).view(-1, 1, 1)
+        return torch.where(drawn.dropped[:, :, None, None], fill, x)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision.transforms.v2.functional as TF
 from PIL import Image
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ from ssl_zoo.views import (
     MultiCrop,
     Normalise,
     PerSample,
+    RandomChannelDrop,
     RandomGrayscale,
     RandomResizedCrop,
     RandomSolarise,
@@ -178,12 +180,15 @@ def test_a_small_crops_share_must_be_a_range() -> None:
 TRANSFORMS: dict[str, RandomTransform[Any]] = {
     "crop": RandomResizedCrop(9),
     "jitter": ColorJitter(0.8, 0.8, 0.8, 0.2, 0.8),
+    "jitter of each channel": ColorJitter(0.8, 0.8, 0.8, 0.2, 0.8, each=True),
+    "channel drop": RandomChannelDrop(0.5, 2),
     "gray": RandomGrayscale(0.5),
     "blur": GaussianBlur(p=0.5),
     "solarise": RandomSolarise(0.5),
     "normalise": Normalise(spec()),
     "one by one": PerSample(lambda image: image.float() * torch.rand(())),
     "all": ViewOptions(blur_p=0.5).view(spec(), solarise_p=0.5),
+    "bands": ViewOptions(jitter_each=True, channel_drop_p=0.5).view(spec()),
 }
 
 
@@ -278,6 +283,58 @@ def test_contrast_of_five_channels_is_about_the_mean_of_all() -> None:
     factor = torch.linspace(0.2, 2, len(x)).view(-1, 1, 1, 1)
     expected = (x.mean((1, 2, 3), keepdim=True) * (1 - factor) + x * factor).clamp(0, 1)
     torch.testing.assert_close(F.contrast(x, factor.flatten()), expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [3, 5])
+def test_channels_that_jitter_by_themselves_change_as_gray_images_of_torchvision(channels: int) -> None:
+    x = photos(channels=channels).float() / 255
+    jitter = ColorJitter(0.8, 0.8, p=0.7, each=True)
+    drawn = jitter.draw(x, Rng(2))
+    assert drawn.brightness.shape == drawn.contrast.shape == (len(x), channels)
+    assert (drawn.brightness[~drawn.applied] == 1).all()
+    assert (drawn.brightness[drawn.applied].std(1) > 0.01).all()
+    expected = x.clone()
+    for i, image in enumerate(expected):
+        for c, band in enumerate(image):
+            gray = band[None]
+            for operation in drawn.order[i].tolist():
+                if operation == 0:
+                    gray = TF.adjust_brightness(gray, float(drawn.brightness[i, c]))
+                elif operation == 1:
+                    gray = TF.adjust_contrast(gray, float(drawn.contrast[i, c]))
+            expected[i, c] = gray[0]
+    torch.testing.assert_close(jitter(x, Rng(2)), expected, atol=5e-6, rtol=0)
+    one = x[:, :1]
+    assert torch.equal(jitter(one, Rng(2)), ColorJitter(0.8, 0.8, p=0.7)(one, Rng(2)))
+
+
+@pytest.mark.parametrize(("channels", "number"), [(3, 1), (5, 2)])
+def test_lost_channels_are_filled_others_stay_and_each_is_as_likely(channels: int, number: int) -> None:
+    x = photos(1, channels=channels).float().div(255).clamp(0.01).expand(3000, -1, -1, -1)
+    fill = tuple(c / 100 for c in range(channels))
+    drop = RandomChannelDrop(0.4, number, fill)
+    drawn, y = drop.draw(x, Rng(0)), drop(x, Rng(0))
+    counts = drawn.dropped.sum(1)
+    assert torch.equal(counts, number * drawn.applied)
+    for c in range(channels):
+        lost = drawn.dropped[:, c]
+        assert (y[lost, c] == fill[c]).all()
+        assert torch.equal(y[~lost, c], x[~lost, c])
+        share = 0.4 * number / channels
+        assert lost.float().mean().item() == pytest.approx(share, abs=4 * (share / 3000) ** 0.5)
+    assert torch.equal(RandomChannelDrop(0.4, number)(x[:, :number], Rng(0)), x[:, :number])
+
+
+def test_options_for_bands_leave_other_draws_as_they_are() -> None:
+    x, plain = photos(channels=3), ViewOptions(blur_p=0.5)
+    assert [type(t).__name__ for t in plain.view(spec()).transforms].count("RandomChannelDrop") == 0
+    bands = ViewOptions(blur_p=0.5, channel_drop_p=1.0).view(spec())
+    dropped = bands.transforms[-2]
+    assert isinstance(dropped, RandomChannelDrop)
+    y, z = bands(x, Rng(1)), plain.view(spec())(x, Rng(1))
+    lost = (y == 0).flatten(2).all(2)  # the fill is the mean, which is 0 after normalisation
+    assert lost.sum(1).eq(1).all()
+    assert torch.equal(y[~lost], z[~lost])
 
 
 def test_five_channels_have_no_colours_and_a_notice_says_so() -> None:
