@@ -34,10 +34,11 @@ def input_spec(spec: Spec, config: BackboneConfig) -> Spec:
         )
         return spec
     if own != spec:
+        reason = "as its weights were trained" if config.starts_trained else "as backbone.mean is set"
         NORMALISATION(
             f"{config.name}: images are normalised by mean {_listed(own.mean)} and deviation "
-            f"{_listed(own.std)}, with which its weights were trained, not by the data's "
-            f"{_listed(spec.mean)} and {_listed(spec.std)}"
+            f"{_listed(own.std)}, {reason}, not by the data's {_listed(spec.mean)} and "
+            f"{_listed(spec.std)}"
         )
     return own
 

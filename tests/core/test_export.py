@@ -219,7 +219,7 @@ model.eval()
 # features = model(torch.cat([preprocess(file) for file in files]))  # [B, D]
 #
 # preprocess(file) returns an image file as float32 [1, 1, 16, 16]: intensities in [0, 1],
-# normalised by the mean and deviation of the data that the run was trained on.
+# normalised by the mean and deviation with which the network was trained.
 
 import contextlib
 """

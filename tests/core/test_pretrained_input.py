@@ -73,7 +73,7 @@ def test_a_frozen_pretrained_network_is_as_good_as_it_was_and_less_so_by_the_dat
     assert rows["timm:test_resnet"] == {"knn": before["supervised"]["knn"]}
     assert rows["pixels"] == before["pixels"]
     (text,) = [n["text"] for n in notices if n["notice"] == "normalisation"]
-    assert "by mean 0.9 and deviation 0.05, with which its weights were trained" in text
+    assert "by mean 0.9 and deviation 0.05, as its weights were trained, not by the data's" in text
     untrained = {"backbone.stem": "original", **machine}
     random = evaluate("timm:test_resnet", ["knn"], with_baselines=False, settings=untrained)
     assert rows["random-init"] == random["timm:test_resnet (untrained)"]
