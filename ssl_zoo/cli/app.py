@@ -221,7 +221,7 @@ def embed_command(
     batch_size: EvalBatchSize = None,
     pool: Annotated[
         bool,
-        typer.Option("--pool", help="One row, the mean, for the parts of a document or recording."),
+        typer.Option("--pool", help="One row, the mean, for the samples of a document or recording."),
     ] = False,
     sets: Sets = None,
     json: Json = False,
