@@ -344,8 +344,16 @@ def views_command(
         Path | None, typer.Option(help="A trained run, to draw its reconstructions too.")
     ] = None,
     rows: Annotated[int, typer.Option(min=1, max=64, help="Number of samples.")] = 8,
+    transforms: Annotated[
+        bool, typer.Option("--transforms", help="List the transforms that task.views takes instead.")
+    ] = False,
 ) -> None:
     """Draw the views that a task feeds to its network, or print them where they are texts."""
+    if transforms:
+        from ssl_zoo.cli.task_list import print_transforms
+
+        print_transforms()
+        return
     if run is not None and (task or data or image_size or config or sets):
         raise UserError("--run uses the run's own settings, and can be combined with --seed only")
 
