@@ -150,7 +150,7 @@ def _section(
     own = {} if data is not None else _run_of(run).config().data.model_dump()
     determined = spec.data_settings()
     base = [SettingsSource({"data": values}, str(run)) for values in (own, determined)]
-    return load_encoder_config({"data.source": data, **settings}, base=base).data
+    return load_encoder_config({"data.source": data}, settings=settings, base=base).data
 
 
 def _run_of(path: str | Path) -> Run:
