@@ -9,13 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_zoo.data import ArraySplit, DataSet, LazySplit, MappedSplit
+from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.data import ArraySplit, DataSet, LazySplit, MappedSplit, load
 from ssl_zoo.data.image_files import ImageFiles
 from ssl_zoo.data.mapped import ArrayFile
 from ssl_zoo.data.pixels import ScaledSplit
 from ssl_zoo.errors import UserError
 from ssl_zoo.spec import Spec
 from ssl_zoo.tools.rows import compute_rows, pool_parts
+from tests.core.pictures import photo, write
 
 CPU = torch.device("cpu")
 SPEC = Spec("image")
@@ -59,3 +61,33 @@ def test_rows_are_pooled_by_group_and_not_by_what_names_look_like() -> None:
     alike, _ = compute_rows(DataSet("x", SPEC, split, None, split), ["x"], lambda _: torch.eye(3))
     with pytest.raises(UserError, match="--pool: the samples are not parts of"):
         pool_parts(alike)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_frames_of_a_clip_are_on_one_side_and_one_row(tmp_path: Path, listed: bool) -> None:
+    """By a column of a list, in which a frame without a clip is alone, or by the folder."""
+    rows = ["path,label,group"]
+    for clip in range(8):
+        for frame in range(3):
+            name = f"{clip}/{frame}.png"
+            write(tmp_path / name, photo((16, 16), seed=3 * clip + frame))
+            rows.append(f"{name},{'ab'[clip % 2]},{'' if clip == 7 else f'clip {clip}'}")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    source = (
+        {"source": str(tmp_path / "list.csv")}
+        if listed
+        else {"source": str(tmp_path), "groups": "folder"}
+    )
+    data = load(
+        DataConfig(image_size=8, holdout=0.25, labels="auto" if listed else "none", **source), CPU
+    )
+    assert data.test is not None
+    train, test = ({Path(name).parent.name for name in split.names} for split in (data.train, data.test))
+    assert train.isdisjoint({*test} - {"7"})
+    assert len(data.train) + len(data.test) == 24
+    assert data.facts.held_out.endswith(f"in whole groups, {10 if listed else 8} in all")
+    table, _ = compute_rows(data, [source["source"]], lambda split: torch.ones(len(split), 1))
+    wanted = (
+        {f"clip {n}" for n in range(7)} | {f"7/{n}.png" for n in range(3)} if listed else set("01234567")
+    )
+    assert {*pool_parts(table).name.tolist()} == wanted
