@@ -36,7 +36,7 @@ def named_transforms() -> dict[str, type[RandomTransform[Any]]]:
     return {
         re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower(): cls
         for cls in classes
-        if dataclasses.is_dataclass(cls) and cls is not Normalise
+        if cls is not Normalise and dataclasses.is_dataclass(cls)
     }
 
 

@@ -109,8 +109,8 @@ class Compose(RandomTransform[tuple[Any, ...]]):
     @property
     def is_placed(self) -> bool:
         """Whether `placed` tells the boxes: the first part is a crop, and no other one moves pixels."""
-        first, *others = self.transforms or (None,)
-        return isinstance(first, PlacedTransform) and not any(map(_moves, others))
+        begins = [isinstance(transform, PlacedTransform) for transform in self.transforms[:1]]
+        return begins == [True] and not any(map(_moves, self.transforms[1:]))
 
     def _parts(self) -> list[RandomTransform[Any]]:
         parts = [t for t in self.transforms if isinstance(t, RandomTransform)]
