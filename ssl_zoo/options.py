@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import field_validator, model_validator
 
@@ -24,9 +24,6 @@ class CropOptions(TaskOptions):
     A task takes its augmentation from `view`, and then `views` composes another one. One that takes the
     `crop` alone, because its views are a part of its meaning, refuses `views` by that.
     """
-
-    replaced: ClassVar[tuple[str, ...]] = ()
-    """The options that have no effect where `views` is given."""
 
     crop_scale: tuple[float, float] | None = Field((0.08, 1.0), description="share of the image's area")
     flip: float | None = Field(
@@ -52,11 +49,15 @@ class CropOptions(TaskOptions):
     @model_validator(mode="after")
     def _nothing_replaced(self) -> CropOptions:
         fields = type(self).model_fields
-        names = () if self.views is None else self.replaced
-        for name in fields.keys() & names:
-            if getattr(self, name) != fields[name].default:
+        for name in fields if self.views is not None else ():
+            if name in self.replaced() and getattr(self, name) != fields[name].default:
                 raise ValueError(f"{name} has no effect beside task.views; leave one of them out")
         return self
+
+    @classmethod
+    def replaced(cls) -> set[str]:
+        """Return the names of the options that have no effect where `views` is given."""
+        return set()
 
     def view(self, spec: ImageSpec) -> Compose:
         """Return the augmentation to one view: a crop and normalisation, or the transforms of `views`.

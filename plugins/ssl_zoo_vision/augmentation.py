@@ -8,7 +8,6 @@ beside them, `MultiCropOptions` as well. Where its paper has other numbers, it o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from pydantic import field_validator
 
@@ -57,8 +56,6 @@ class Crops:
 class ViewOptions(CropOptions):
     """The options of an augmented view."""
 
-    replaced: ClassVar[tuple[str, ...]] = ("jitter", "jitter_p", "grayscale_p", "blur_p", "solarise_p")
-
     jitter: tuple[float, float, float, float] = Field(
         (0.4, 0.4, 0.4, 0.1), description="brightness, contrast, saturation, hue"
     )
@@ -74,6 +71,11 @@ class ViewOptions(CropOptions):
         if min(jitter) < 0 or jitter[3] > 0.5:
             raise ValueError("must be strengths of at least 0, the hue's of at most 0.5")
         return jitter
+
+    @classmethod
+    def replaced(cls) -> set[str]:
+        """Return the names of the options of colour and blur."""
+        return {*ViewOptions.model_fields, "solarise_p"} - {*CropOptions.model_fields}
 
     def view(self, spec: ImageSpec, blur_p: float = 0.5, solarise_p: float = 0.0) -> Compose:
         """Return the augmentation for images of `spec`: a crop and what follows it, or `views`.
