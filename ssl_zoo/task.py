@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ssl_zoo.errors import Unsuitable
-from ssl_zoo.nn import DeferredUpdate
+from ssl_zoo.nn import DeferredUpdate, enable_gradient_checkpointing
 from ssl_zoo.tree import Tree
 from ssl_zoo.views import Rng
 
@@ -170,13 +170,15 @@ class Encoder(nn.Module, ABC):
         """Let the network recompute its activations in the backward pass, which saves memory.
 
         Losses and gradients stay the same; so must running statistics, which `ssl_zoo` freezes in the
-        backward pass. By default a network cannot.
+        backward pass. By default a model of transformers can, as the `exported_network`; others cannot.
 
         Raises:
             Unsuitable: it cannot.
         """
-        name = type(self).__name__
-        raise Unsuitable(f"train.grad_checkpointing: {name} cannot recompute activations; leave it out")
+        if not enable_gradient_checkpointing(self.exported_network):
+            name = type(self).__name__
+            reason = f"{name} cannot recompute activations; leave it out"
+            raise Unsuitable(f"train.grad_checkpointing: {reason}")
 
     def parameter_layers(self) -> list[list[nn.Parameter]]:
         """Return the parameters by layer, from the input on, for a rate that decays by layer.

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ssl_zoo.config import RunConfig, SettingError, TaskConfig
-from ssl_zoo.config.load import dump_config, load_config
+from ssl_zoo.config.load import SettingsSource, dump_config, load_config
+from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.task import Field, Losses, Task, TaskOptions
@@ -79,6 +80,26 @@ def test_the_recipe_is_that_of_the_task_which_is_named_last(tmp_path: Path) -> N
 def test_an_override_of_none_leaves_the_field_alone(tmp_path: Path) -> None:
     file = write(tmp_path, "task: {name: simclr}\ntrain: {epochs: 3}")
     assert load_config(file, {"train.epochs": None, "train.lr": None}).train.epochs == 3
+
+
+def test_null_is_none_or_takes_back_what_was_set(tmp_path: Path) -> None:
+    """Where a setting cannot be none, the recipe's value holds then, and else the default."""
+    register("tuned", task_recipe={"train": {"lr": 0.7, "clip_norm": 1.0}})
+    file = write(tmp_path, "task: {name: tuned}\ntrain: {lr: 3, warmup: 0.5, clip_norm: 2, epochs: 3}")
+    names = ("lr", "warmup", "clip_norm")
+    nulls = {f"train.{name}": None for name in names}
+    in_file = SettingsSource(yaml.safe_load(file.read_text()), "a file")
+    for config in (
+        load_config(file, None, [f"train.{name}=null" for name in names]),
+        load_config(file, settings=nulls),
+        load_config(base=[in_file, SettingsSource({"train": dict.fromkeys(names)}, "overrides")]),
+    ):
+        train = config.train
+        assert (train.lr, train.warmup, train.clip_norm) == (0.7, TrainConfig().warmup, None)
+        assert train.epochs == 3
+    assert load_config(file, settings=nulls, sets=["train.lr=5"]).train.lr == 5
+    with pytest.raises(UserError, match=r"train\.lrr: there is no such setting"):
+        load_config(file, settings={"train.lrr": None})
 
 
 @pytest.mark.parametrize("later", ["overrides", "sets"])
@@ -169,7 +190,7 @@ def test_a_byte_order_mark_and_empty_sections_are_harmless(tmp_path: Path) -> No
 WRONG_SETS = [
     ("train.lr=-1", "train.lr: must be greater than 0, not -1"),
     ("train.lr=fast", "train.lr: must be a valid number"),
-    ("train.lr=", "train.lr: must be a valid number, not None"),
+    ("train.lr=", "train.lr: has no value; write null for none"),
     ("train.lr=.nan", "train.lr: must be a finite number, not nan"),
     ("train.lr=.inf", "train.lr: must be a finite number, not inf"),
     ("train.lr=1e400", "train.lr: must be a finite number, not inf"),

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 from pydantic import field_validator
 
+from ssl_zoo.errors import Unsuitable
 from ssl_zoo.nn import output_shape
-from ssl_zoo.options import CropOptions, share_range
+from ssl_zoo.options import CropOptions
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field
 from ssl_zoo.views import (
@@ -25,6 +26,7 @@ from ssl_zoo.views import (
     RandomGrayscale,
     RandomSolarise,
 )
+from ssl_zoo.views.ranges import share_range
 
 SMALL = 64
 """Up to this side, in pixels, options that are None take the papers' values for small images."""
@@ -75,8 +77,13 @@ class ViewOptions(CropOptions):
             raise ValueError("must be strengths of at least 0, the hue's of at most 0.5")
         return jitter
 
+    @classmethod
+    def replaced(cls) -> set[str]:
+        """Return the names of the options of colour and blur."""
+        return {*ViewOptions.model_fields, "solarise_p"} - {*CropOptions.model_fields}
+
     def view(self, spec: ImageSpec, blur_p: float = 0.5, solarise_p: float = 0.0) -> Compose:
-        """Return the augmentation for images described by `spec`: a crop, and what follows it.
+        """Return the augmentation for images of `spec`: a crop and what follows it, or `views`.
 
         Its ``placed`` tells the boxes of the crops, see `ssl_zoo.views.RandomResizedCrop.placed`.
 
@@ -85,7 +92,9 @@ class ViewOptions(CropOptions):
             blur_p: the paper's probability of blurring, used where the option is None.
             solarise_p: the probability of solarising.
         """
-        return Compose(self.crop(spec), *self.colours(spec, blur_p, solarise_p).transforms)
+        if self.views is not None:
+            return super().view(spec)
+        return Compose(self._crop(spec), *self.colours(spec, blur_p, solarise_p).transforms)
 
     def colours(self, spec: ImageSpec, blur_p: float = 0.5, solarise_p: float = 0.0) -> Compose:
         """Return what follows a crop: changes of colour, blur and normalisation.
@@ -94,7 +103,11 @@ class ViewOptions(CropOptions):
             spec: the description of the images.
             blur_p: as for `view`.
             solarise_p: as for `view`.
+
+        Raises:
+            Unsuitable: `views` is given, which would have no effect.
         """
+        self.require_own_views()
         if self.blur_p is not None:
             blur_p = self.blur_p
         elif spec.size <= SMALL:
@@ -113,15 +126,25 @@ class ViewOptions(CropOptions):
         """Return the kinds of the two large views: here both of one distribution."""
         return (Crops(2),)
 
-    def pair(self, spec: ImageSpec) -> MultiCrop:
+    def pair(self, spec: ImageSpec, placed: bool = False) -> MultiCrop:
         """Return the augmentation to the paper's two views of each image.
 
             view_1, view_2 = options.pair(spec)(images, rng)
 
         Args:
             spec: the description of the images.
+            placed: whether its ``placed`` is used, which tells the boxes of the crops.
+
+        Raises:
+            Unsuitable: transforms of `views` do not keep to the boxes.
         """
-        return self.crops(spec, *self.kinds())
+        pair = self.crops(spec, *self.kinds())
+        if placed and not pair.is_placed:
+            raise Unsuitable(
+                "task.views: this task finds places again in the other view; begin with "
+                "random_resized_crop, and leave out what moves them after it, such as flips and turns"
+            )
+        return pair
 
     def crops(self, spec: ImageSpec, *kinds: Crops) -> MultiCrop:
         """Return an augmentation to several crops of each image, such as SwAV's and DINO's.
@@ -130,24 +153,33 @@ class ViewOptions(CropOptions):
 
             options.crops(spec, Crops(2, (0.14, 1.0)), Crops(6, (0.05, 0.14), size=96))
 
+        With `views`, each view at the network's size is made by its list, and small crops by the first.
+
         Pass its views through an encoder with `ssl_zoo.nn.by_size`.
 
         Args:
             spec: the description of the images.
             kinds: the kinds of crops, in the order of the views.
+
+        Raises:
+            Unsuitable: there is another number of lists in `views`.
         """
+        if self.views is None:
+            return MultiCrop([(kind.number, self._own(spec, kind)) for kind in kinds])
+        lists = self.steps(sum(kind.number for kind in kinds if kind.size is None))
+        large = iter(lists)
         return MultiCrop(
             [
-                (
-                    kind.number,
-                    Compose(
-                        self.crop(spec, kind.size, kind.scale),
-                        *self.colours(spec, kind.blur_p, kind.solarise_p).transforms,
-                    ),
-                )
+                (1, self.composed(lists[0] if kind.size else next(large), spec, kind.size, kind.scale))
                 for kind in kinds
+                for _ in range(kind.number)
             ]
         )
+
+    def _own(self, spec: ImageSpec, kind: Crops) -> Compose:
+        """Return the paper's augmentation to crops of a kind."""
+        crop = self._crop(spec, kind.size, kind.scale)
+        return Compose(crop, *self.colours(spec, kind.blur_p, kind.solarise_p).transforms)
 
 
 class SymmetricViewOptions(ViewOptions):

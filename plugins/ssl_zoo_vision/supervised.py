@@ -8,7 +8,7 @@ from ssl_zoo.options import CropOptions
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.supervised import SupervisedTask
 from ssl_zoo.task import Encoder, Field
-from ssl_zoo.views import Compose, Normalise, Rng
+from ssl_zoo.views import Rng
 
 
 class Supervised(SupervisedTask):
@@ -27,7 +27,7 @@ class Supervised(SupervisedTask):
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
         self.smoothing = options.smoothing
-        self.augment = Compose(options.crop(spec), Normalise(spec))
+        self.augment = options.view(spec)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return a random crop [B, C, H, W] of each image [B, C, h, w]."""

@@ -221,7 +221,7 @@ def embed_command(
     batch_size: EvalBatchSize = None,
     pool: Annotated[
         bool,
-        typer.Option("--pool", help="One row, the mean, for the parts of a document or recording."),
+        typer.Option("--pool", help="One row, the mean, for the samples of a document or recording."),
     ] = False,
     sets: Sets = None,
     json: Json = False,
@@ -344,8 +344,16 @@ def views_command(
         Path | None, typer.Option(help="A trained run, to draw its reconstructions too.")
     ] = None,
     rows: Annotated[int, typer.Option(min=1, max=64, help="Number of samples.")] = 8,
+    transforms: Annotated[
+        bool, typer.Option("--transforms", help="List the transforms that task.views takes instead.")
+    ] = False,
 ) -> None:
     """Draw the views that a task feeds to its network, or print them where they are texts."""
+    if transforms:
+        from ssl_zoo.cli.task_list import print_transforms
+
+        print_transforms()
+        return
     if run is not None and (task or data or image_size or config or sets):
         raise UserError("--run uses the run's own settings, and can be combined with --seed only")
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ssl_zoo.cli.console import add_row, out, print_json, say
 from ssl_zoo.plugins.families import OTHER_FAMILY, family_order
+from ssl_zoo.text import docstring_summary
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -120,6 +121,17 @@ def print_task(name: str, cls: type[Task], json: bool) -> None:
         for section, values in recipe.items():
             for key, value in values.items():
                 say(f"  {section}.{key} {_yaml(value)}")
+
+
+def print_transforms() -> None:
+    """Print the transforms that ``task.views`` takes, as the YAML of their defaults."""
+    from ssl_zoo.views.named import named_transforms, parameters
+
+    for name, cls in named_transforms().items():
+        defaults = {key: field.default for key, field in parameters(name).model_fields.items()}
+        say(f"# {docstring_summary(cls.__doc__).replace('`', '')}")
+        say(f"- {name}: {_yaml(defaults)}")
+    say("# A crop has the scale and the flip of the task, unless they are given.")
 
 
 def _yaml(value: object) -> str:

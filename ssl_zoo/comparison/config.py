@@ -226,7 +226,7 @@ class Comparison(BaseModel):
         settings = {k: v for k, v in self.set.items() if not k.startswith("task.")}
         recipe = SettingsSource(self.recipe, "the recipes of the tasks")
         return load_encoder_config(
-            {**settings, "train.seed": seed}, base=[self._common()], recipe=recipe
+            settings={**settings, "train.seed": seed}, base=[self._common()], recipe=recipe
         )
 
     def own_backbone(self, task: str) -> BackboneConfig | None:
@@ -280,13 +280,17 @@ class Comparison(BaseModel):
             UserError: a setting is invalid, or an override would make the run incomparable.
         """
         own = SettingsSource(self.overrides.get(task, {}), f"{self._origin}: overrides.{task}")
-        settings = {**self.set, "task.name": task, "train.seed": seed}
         common = self.encoder_config(seed)
         # Given in full, so that no task's recipe changes the data or the backbone.
         sections = ("data",) if self._overrides_backbone(task) else ("data", "backbone")
+        settings = {
+            path: value
+            for path, value in self.set.items()
+            if value is not None or path.partition(".")[0] not in sections  # null has taken effect there
+        } | {"task.name": task, "train.seed": seed}
         same = {name: getattr(common, name).model_dump() for name in sections}
         base = SettingsSource({**same, "train": self.train}, self._origin)
-        config = load_config(overrides=settings, base=[base, own])
+        config = load_config(settings=settings, base=[base, own])
         expected = comparability_key(common)
         for path, value in comparability_key(config).items():
             if value != expected[path] and path.partition(".")[0] in (*sections, "train"):

@@ -71,6 +71,8 @@ def first_error(error: ValidationError, values: Any, known: Sequence[str] = ()) 
         if known and len(path) == 1:
             hint = did_you_mean(path[0], known) or f" There are: {', '.join(known)}"
         reason = f"there is no such setting.{hint}"
+    elif first["type"] == "transform":  # says it all, see ssl_zoo.views.named
+        reason = first["msg"]
     elif first["type"] == "missing":
         reason = "must be given" if isinstance(first["loc"][-1], str) else "has too few values"
     else:

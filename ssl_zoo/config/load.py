@@ -79,10 +79,14 @@ def load_config(
     sets: Sequence[str] = (),
     *,
     flags: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     base: Sequence[SettingsSource] = (),
     complete: bool = False,
 ) -> RunConfig:
-    """Merge settings: defaults, then the task's recipe, base, file, overrides, sets.
+    """Merge settings: defaults, then the task's recipe, base, file, overrides, settings, sets.
+
+    The value null is none where a setting can be none; otherwise it takes back what earlier layers have
+    set, so that the recipe's value or the default holds.
 
     A budget, or a source of weights, replaces one of another kind in an earlier layer. Weights of
     ssl-zoo (``backbone.weights``) bring the settings of their network and of its samples, such as the
@@ -93,18 +97,20 @@ def load_config(
         overrides: values by dotted path, such as ``{"train.epochs": 10}``; None changes nothing.
         sets: texts of the form ``path=value``, the value in YAML.
         flags: names of overrides in error messages, such as ``{"train.epochs": "--epochs"}``.
+        settings: values by dotted path, as `parse_sets` returns them; None is null.
         base: settings that the file overrides; later ones override earlier ones.
         complete: whether they are an existing run's, whose file of weights may be gone by now.
 
     Raises:
         UserError: a setting is wrong; the message names its origin, its path and the reason.
     """
-    layers = _layers(file, overrides, sets, flags, base)
+    layers = _layers(file, overrides, settings, sets, flags, base)
     name, origin = _task_name(layers)
     try:
         cls = registry.load_task(name)
     except UserError as error:
         raise SettingError("", str(error), origin) from error
+    _take_back(layers, {**SECTION_MODELS, "task": cls.Options})
     network = None if complete else _network(layers, cls.modality)
     named = layers if network is None else [network, *layers]
     merged = _merge([_recipe(SettingsSource(cls.recipe, f"the recipe of task {name!r}"), named), *named])
@@ -135,22 +141,25 @@ def load_encoder_config(
     sets: Sequence[str] = (),
     *,
     flags: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     base: Sequence[SettingsSource] = (),
     recipe: SettingsSource | None = None,
 ) -> EncoderConfig:
     """Merge settings like `load_config`, but without a task, to evaluate a network without training.
 
     Args:
-        overrides: as for `load_config`, as are `sets`, `flags` and `base`.
+        overrides: as for `load_config`, as are `sets`, `flags`, `settings` and `base`.
         sets: likewise.
         flags: likewise.
+        settings: likewise.
         base: likewise.
         recipe: the data and the backbone that tasks compared have in common in their recipes.
 
     Raises:
         UserError: a setting is wrong, or belongs to a task.
     """
-    layers = _layers(None, overrides, sets, flags, base)
+    layers = _layers(None, overrides, settings, sets, flags, base)
+    _take_back(layers, SECTION_MODELS)
     network = _network(layers)
     named = layers if network is None else [network, *layers]
     merged = _merge([*([] if recipe is None else [_recipe(recipe, named)]), *named])
@@ -167,6 +176,7 @@ def load_encoder_config(
 def _layers(
     file: str | Path | None,
     overrides: Mapping[str, Any] | None,
+    settings: Mapping[str, Any] | None,
     sets: Sequence[str],
     flags: Mapping[str, str] | None,
     base: Sequence[SettingsSource],
@@ -174,7 +184,20 @@ def _layers(
     layers = [_layer(source.sections, source.origin) for source in base]
     if file is not None:
         layers.append(_layer(read_yaml(file), f"--config {file}"))
-    return [*layers, _overrides(overrides or {}, flags or {}), _sets(sets)]
+    given = {path: value for path, value in (overrides or {}).items() if value is not None}
+    return [*layers, _by_path(given, flags or {}), _by_path(settings or {}, {}), _sets(sets)]
+
+
+def _take_back(layers: Sequence[_Layer], models: Mapping[str, type[BaseModel]]) -> None:
+    """Remove each setting that is null and cannot be none from its layer and from those before it."""
+    for number, layer in enumerate(layers):
+        for section, values in layer.values.items():
+            fields = models[section].model_fields if section in models else {}
+            nulls = [name for name, value in values.items() if value is None and name in fields]
+            for name in nulls:
+                if not _takes(type(None), fields[name].annotation):
+                    for earlier in layers[: number + 1]:
+                        earlier.values.get(section, {}).pop(name, None)
 
 
 def _network(layers: Sequence[_Layer], modality: str | None = None) -> _Layer | None:
@@ -252,11 +275,10 @@ def _layer(sections: Mapping[str, Any], origin: str) -> _Layer:
     return layer
 
 
-def _overrides(overrides: Mapping[str, Any], flags: Mapping[str, str]) -> _Layer:
+def _by_path(values: Mapping[str, Any], flags: Mapping[str, str]) -> _Layer:
     layer = _Layer()
-    for path, value in overrides.items():
-        if value is not None:
-            _put(layer, path, value, flags.get(path, ""))
+    for path, value in values.items():
+        _put(layer, path, value, flags.get(path, ""))
     return layer
 
 
@@ -271,7 +293,7 @@ def _sets(sets: Sequence[str]) -> _Layer:
         if comment_in(value):
             reason = "what follows a # is a comment in YAML; put the value in double quotes"
             raise SettingError(path.strip(), reason, origin)
-        if not value.strip() and path.count(".") > 1:
+        if not value.strip():
             raise SettingError(path.strip(), "has no value; write null for none", origin)
         _put(layer, path.strip(), parse_yaml(value, origin), origin)
     return layer
@@ -392,7 +414,7 @@ def _validate(
 
 def _misread(value: Any, annotation: Any) -> str:
     """Return why a value is not what pydantic would take it for, "" if it is."""
-    if isinstance(value, bool) and not _takes_bool(annotation):  # pydantic: 0 or 1
+    if isinstance(value, bool) and not _takes(bool, annotation):  # pydantic: 0 or 1
         takes_text = str in (annotation, *get_args(annotation))
         hint = "; put a text such as yes or off in double quotes" if takes_text else ""
         return f"must not be {str(value).lower()}{hint}"
@@ -401,7 +423,8 @@ def _misread(value: Any, annotation: Any) -> str:
     return ""
 
 
-def _takes_bool(annotation: Any) -> bool:
-    if annotation in (bool, Any, object) or isinstance(annotation, bool):
+def _takes(kind: type, annotation: Any) -> bool:
+    """Return whether values of a type, bool or that of None, are among those of an annotation."""
+    if annotation in (kind, Any, object) or isinstance(annotation, kind):
         return True
-    return any(map(_takes_bool, get_args(annotation)))
+    return any(_takes(kind, part) for part in get_args(annotation))

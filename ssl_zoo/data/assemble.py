@@ -216,7 +216,7 @@ def image_side(split: Split) -> int | None:
 
 def hold_out_test(split: Split, config: DataConfig) -> tuple[Split, Split | None, SourceFacts]:
     """Divide a split into one for training and one for evaluation; a single sample is trained on."""
-    parts = hold_out(config, len(split), split.labels)
+    parts = hold_out(config, len(split), split.labels, parts_of=split.groups)
     test = split.subset(parts.test) if len(parts.test) else None
     return split.subset(parts.train), test, SourceFacts(held_out=parts.description)
 

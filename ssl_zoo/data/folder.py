@@ -76,6 +76,7 @@ class FolderContent:
         unused: the number of images of each sub-folder that nothing is taken from, "" for images in
             no sub-folder.
         folders: the sub-folders that a split is taken from, by ``train`` and ``test``.
+        groups: the name of what a file is a part of, such as a clip, for the files of which a list says.
     """
 
     train: LabelledFiles
@@ -83,6 +84,7 @@ class FolderContent:
     others: Counter[str]
     unused: Mapping[str, int]
     folders: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    groups: Mapping[Path, str] = field(default_factory=dict)
 
 
 def image_suffixes() -> set[str]:

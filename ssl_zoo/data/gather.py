@@ -7,7 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -35,6 +35,7 @@ from ssl_zoo.data.table import (
     SPLIT,
     ListedFile,
     absolute,
+    class_name,
     first_path,
     is_list,
     read_list,
@@ -54,6 +55,9 @@ class FileOptions(SourceOptions):
     path: str = Field(PATH, description="name of the column with the paths of a list")
     label: str = Field(LABEL, description="name of its column with the classes, if there is one")
     split: str = Field(SPLIT, description="name of its column with the splits, if there is one")
+    group: str = Field(
+        "group", description="name of its column with what files are parts of, such as clips, if any"
+    )
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,8 @@ def _read(entry: _Entry, options: FileOptions) -> FolderContent:
             )
         label = entry.split != "unlabelled"
         files = [f._replace(split=entry.split, label=f.label if label else None) for f in files]
-    return _content(path, files)
+    groups = {f.path: str(name) for f in files if (name := class_name(f.row.get(options.group)))}
+    return replace(_content(path, files), groups=groups)
 
 
 def _matches(pattern: str) -> Listing:
@@ -344,6 +349,7 @@ def _join(contents: Sequence[FolderContent], entries: Sequence[_Entry]) -> Folde
             split: [name for content in contents for name in content.folders.get(split, ())]
             for split in ("train", "test")
         },
+        {path: name for content in contents for path, name in content.groups.items()},
     )
 
 

@@ -57,12 +57,13 @@ def hold_out(
     labels: Tensor | None,
     paths: Sequence[Path] | None = None,
     root: Path | None = None,
+    parts_of: Sequence[str] | None = None,
 ) -> HoldOut:
     """Divide the samples of a source without a test split, as `stratified_split` does.
 
-    Exact copies of a file lie on one side, and so do the groups that ``data.groups`` defines. Without
-    labels of two classes nothing is held out unless ``data.holdout`` or ``data.groups`` asks for it, as
-    no accuracy needs it.
+    Exact copies of a file lie on one side, and so do parts of one thing and the groups that
+    ``data.groups`` defines. Without labels of two classes nothing is held out unless ``data.holdout`` or
+    ``data.groups`` asks for it, as no accuracy needs it.
 
     Args:
         config: the ``data`` section.
@@ -70,6 +71,7 @@ def hold_out(
         labels: the class of each sample, int64 [count], or None.
         paths: the file of each sample, where each has one.
         root: the folder of the files; the names in which groups are found begin below it.
+        parts_of: the name of what each sample is a part of, as `Split.groups`; None for no parts.
 
     Raises:
         SettingError: ``data.groups`` is wrong, or the samples have no files.
@@ -77,13 +79,13 @@ def hold_out(
     share = config.share_to_hold_out(labels is not None and len(labels.unique()) > 1)
     if not share:
         return HoldOut(torch.arange(count), torch.arange(0), "")
-    sets: list[list[int]] = []
+    sets = [] if parts_of is None else _members(parts_of)
     if config.groups is not None:
         if paths is None or root is None:
             raise SettingError(
                 "data.groups", f"{config.source_text} has no files to group; leave it out"
             )
-        sets = group_by_name(
+        sets += group_by_name(
             [Path(os.path.relpath(path, root)).as_posix() for path in paths], config.groups
         )
     copies = exact_copies(paths, decoding_threads(config)) if paths is not None else []
@@ -94,7 +96,8 @@ def hold_out(
     number, held = (len(classes[indices].unique()) for indices in (torch.arange(count), test))
     parts += ["stratified"] if number > 1 else []
     parts += [f"of {held:,} of the {number:,} classes"] if held < number else []
-    parts += [f"in whole groups, {len(sets):,} in all"] if config.groups is not None else []
+    if sets:
+        parts.append(f"in whole groups, {len(merge_groups(count, sets).unique()):,} in all")
     if mixed := sum(len(classes[torch.tensor(members)].unique()) > 1 for members in copies):
         log.warning("%d images have exact copies in other classes; at most one of them is right", mixed)
     return HoldOut(train, test, ", ".join(parts) if len(test) else "", sum(len(s) - 1 for s in copies))
@@ -209,7 +212,7 @@ def group_by_name(names: Sequence[str], rule: str) -> list[list[int]]:
                 f"{printable(missing[0])}; give an expression that is, or folder",
             )
         keys = [match[min(1, pattern.groups)] or "" for match in found if match is not None]
-    return list(_by_key(enumerate(keys)).values())
+    return _members(keys)
 
 
 def merge_groups(count: int, sets: Iterable[Sequence[int]]) -> Tensor:
@@ -252,6 +255,11 @@ def exact_copies(paths: Sequence[Path], workers: int = 2) -> list[list[int]]:
                 if value is not None and len(part) > 1
             ]
     return sets
+
+
+def _members(keys: Sequence[str]) -> list[list[int]]:
+    """Return the indices of each key."""
+    return list(_by_key(enumerate(keys)).values())
 
 
 def _by_key(pairs: Iterable[tuple[int, object]]) -> dict[object, list[int]]:

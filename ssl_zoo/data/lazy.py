@@ -14,7 +14,7 @@ from ssl_zoo import tree
 from ssl_zoo.data.mapped import MappedSplit
 from ssl_zoo.data.read_ahead import read_ahead
 from ssl_zoo.data.sample_files import SampleFiles, copy_row
-from ssl_zoo.data.splits import ArraySplit, Split
+from ssl_zoo.data.splits import ArraySplit, Split, select
 from ssl_zoo.errors import UserError
 from ssl_zoo.text import printable
 from ssl_zoo.tree import Tree
@@ -50,6 +50,12 @@ class LazySplit(Split):
     def names(self) -> list[str]:
         """The name of each of the N samples, readable or not."""
         return [self.files.name(number) for number in self.numbers.tolist()]
+
+    @property
+    def groups(self) -> list[str] | None:
+        """The name of what each of the N samples is a part of, readable or not; None for no parts."""
+        group = self.files.group
+        return None if group is None else [group(number) for number in self.numbers.tolist()]
 
     @property
     def nbytes(self) -> int:
@@ -137,8 +143,9 @@ class LazySplit(Split):
         if not readable.all():
             samples = tree.rows(samples, readable)
         labels = self.labels[readable] if self.labels is not None else None
-        names = [name for name, ok in zip(self.names, readable.tolist(), strict=True) if ok]
-        return ArraySplit(tree.move(samples, device), labels, self.skipped, names)
+        kept = readable.nonzero().flatten()
+        names, groups = select(self.names, kept), select(self.groups, kept)
+        return ArraySplit(tree.move(samples, device), labels, self.skipped, names, groups)
 
     def cached(self, name: str, folder: Path) -> Split:
         """Return the samples as the cache in `folder` holds them; unreadable ones are left out.
@@ -150,6 +157,6 @@ class LazySplit(Split):
         if squares is None:
             return self
         names = self.names
-        whole = MappedSplit(squares, self.numbers, self.labels, self.skipped, names)
+        whole = MappedSplit(squares, self.numbers, self.labels, self.skipped, names, self.groups)
         readable = [i for i, name in enumerate(names) if printable(name) not in self.skipped]
         return whole.subset(torch.tensor(readable, dtype=torch.long))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_zoo.data.splits import ArraySplit, Split
+from ssl_zoo.data.splits import ArraySplit, Split, select
 from ssl_zoo.errors import SslZooError
 
 
@@ -88,6 +88,7 @@ class MappedSplit(Split):
         labels: the class of each sample, int64 [N], or None.
         skipped: the unreadable files missing from the samples, with the reason for each.
         names: the name of each of the N samples, or None.
+        groups: the name of what each of the N samples is a part of, or None.
     """
 
     resident = False
@@ -100,12 +101,13 @@ class MappedSplit(Split):
         labels: Tensor | None = None,
         skipped: Mapping[str, str] = MappingProxyType({}),
         names: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
     ) -> None:
         self.file = file
         self.rows = rows
         self.labels = labels
         self.skipped = skipped
-        self._names = names
+        self._names, self._groups = names, groups
 
     @property
     def nbytes(self) -> int:
@@ -122,8 +124,8 @@ class MappedSplit(Split):
     def subset(self, indices: Tensor) -> MappedSplit:
         """Return the samples with these indices [M] as a split of the same file."""
         labels = self.labels[indices] if self.labels is not None else None
-        names = self._names_of(indices)
-        return MappedSplit(self.file, self.rows[indices], labels, self.skipped, names)
+        names, groups = select(self._names, indices), select(self._groups, indices)
+        return MappedSplit(self.file, self.rows[indices], labels, self.skipped, names, groups)
 
     def to(self, device: torch.device) -> Split:
         """Return the same samples in the memory of `device`; on a CPU they stay in the file."""
@@ -133,4 +135,4 @@ class MappedSplit(Split):
         samples = torch.empty(shape, dtype=self.file.whole.dtype, device=device)
         for part, chunk in zip(samples.split(1024), torch.arange(len(self)).split(1024), strict=True):
             part.copy_(self.batch(chunk))
-        return ArraySplit(samples, self.labels, self.skipped, self._names)
+        return ArraySplit(samples, self.labels, self.skipped, self._names, self._groups)

@@ -115,6 +115,11 @@ class ScaledSplit(Split):
         return self.split.names
 
     @property
+    def groups(self) -> Sequence[str] | None:
+        """The name of what each of the N samples is a part of."""
+        return self.split.groups
+
+    @property
     def nbytes(self) -> int:
         """The size of all samples as they are stored, in bytes."""
         return self.split.nbytes

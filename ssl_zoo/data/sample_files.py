@@ -176,6 +176,8 @@ class SampleFiles(ABC):
         workers: the number of decoding threads.
         unreadable: the record of unreadable samples, shared by the splits of a data set.
         origin: the files of the samples; None where they are unknown.
+        group: returns the name of what the sample with a given number is a part of, such as its file;
+            None where samples are whole.
     """
 
     name: Callable[[int], str]
@@ -183,6 +185,7 @@ class SampleFiles(ABC):
     workers: int = 2
     unreadable: UnreadableFiles = field(default_factory=UnreadableFiles)
     origin: Origin | None = None
+    group: Callable[[int], str] | None = None
 
     def __post_init__(self) -> None:
         self.unreadable.total += self.count

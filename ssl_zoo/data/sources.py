@@ -28,7 +28,7 @@ from ssl_zoo.data.holdout import exact_copies, hold_out, random_split
 from ssl_zoo.data.lazy import LazySplit
 from ssl_zoo.data.read_ahead import decoding_threads
 from ssl_zoo.data.source import Source, choose_source
-from ssl_zoo.data.splits import ArraySplit, Split
+from ssl_zoo.data.splits import ArraySplit, Split, select
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.table import is_list
 from ssl_zoo.data.timm_sets import open_timm
@@ -218,6 +218,9 @@ def _files(config: DataConfig, device: torch.device, options: FileOptions) -> Da
     builder = SplitBuilder(config=config, device=device)
     builder.survey(paths)
     images = builder.from_files(paths, root, found.folders)
+    groups = _groups(paths, content.groups, config.groups)
+    if groups is not None:
+        images.group = groups.__getitem__
     known = torch.arange(len(paths)) if labels is None else (labels >= 0).nonzero().flatten()
     facts = SourceFacts(
         folders=content.folders,
@@ -234,7 +237,8 @@ def _files(config: DataConfig, device: torch.device, options: FileOptions) -> Da
         bank_numbers, held_out = known, known[:0]
     else:
         whole = None if labels is None else labels[known]
-        parts = hold_out(config, len(known), whole, [paths[i] for i in known.tolist()], root)
+        files, parts_of = [paths[i] for i in known.tolist()], select(groups, known)
+        parts = hold_out(config, len(known), whole, files, root, parts_of)
         bank_numbers, held_out = known[parts.train], known[parts.test]
         if len(held_out):
             test = LazySplit(images, None if labels is None else labels[held_out], held_out)
@@ -257,6 +261,19 @@ def _files(config: DataConfig, device: torch.device, options: FileOptions) -> Da
         widen=builder.form.widen,
         facts=facts,
     )
+
+
+def _groups(paths: Sequence[Path], listed: Mapping[Path, str], rule: str | None) -> list[str] | None:
+    """Return what each file is a part of: what a list says, or its folder; None for no parts.
+
+    Args:
+        paths: the files.
+        listed: what lists say.
+        rule: ``data.groups``; by a regular expression samples are only held out together.
+    """
+    if listed:
+        return [listed.get(path, str(path)) for path in paths]
+    return [str(path.parent) for path in paths] if rule == "folder" else None
 
 
 def _warn_of_copies(train: Sequence[Path], test: Sequence[Path], workers: int) -> None:

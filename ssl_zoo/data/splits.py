@@ -67,11 +67,20 @@ class Split(ABC):
     resident: bool = True
     readers: int = 1
     _names: Sequence[str] | None = None
+    _groups: Sequence[str] | None = None
 
     @property
     def names(self) -> Sequence[str] | None:
         """The name of each of the N samples, such as its file; None where they have only indices."""
         return self._names
+
+    @property
+    def groups(self) -> Sequence[str] | None:
+        """The name of what each of the N samples is a part of, such as a document; None for no parts.
+
+        A sample that is whole is a group of its own.
+        """
+        return self._groups
 
     @property
     def nbytes(self) -> int:
@@ -153,16 +162,13 @@ class Split(ABC):
     def subset(self, indices: Tensor) -> Split:
         """Return the samples with these indices [M] as a split."""
         labels = self.labels[indices] if self.labels is not None else None
-        return ArraySplit(self.batch(indices), labels, self.skipped, self._names_of(indices))
-
-    def _names_of(self, indices: Tensor) -> list[str] | None:
-        names = self.names
-        return [names[i] for i in indices.tolist()] if names is not None else None
+        names, groups = select(self.names, indices), select(self.groups, indices)
+        return ArraySplit(self.batch(indices), labels, self.skipped, names, groups)
 
     def to(self, device: torch.device) -> Split:
         """Return the same samples in the memory of `device`."""
         samples = tree.move(self.batch(torch.arange(len(self))), device)
-        return ArraySplit(samples, self.labels, self.skipped, self.names)
+        return ArraySplit(samples, self.labels, self.skipped, self.names, self.groups)
 
     def cached(self, name: str, folder: Path) -> Split:
         """Return the same samples from a cache on disk; the split itself where it needs none.
@@ -174,6 +180,11 @@ class Split(ABC):
         return self
 
 
+def select(values: Sequence[str] | None, indices: Tensor) -> list[str] | None:
+    """Return the values at these indices, None if there are none."""
+    return None if values is None else [values[i] for i in indices.tolist()]
+
+
 class ArraySplit(Split):
     """A split with its samples in memory, on the device.
 
@@ -182,6 +193,7 @@ class ArraySplit(Split):
         labels: the class of each sample, int64 [N], or None.
         skipped: the unreadable files missing from the samples, with the reason for each.
         names: the name of each of the N samples, or None.
+        groups: the name of what each of the N samples is a part of, or None.
     """
 
     def __init__(
@@ -190,11 +202,12 @@ class ArraySplit(Split):
         labels: Tensor | None,
         skipped: Mapping[str, str] | None = None,
         names: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
     ) -> None:
         self.samples = samples
         self.labels = labels
         self.skipped = {} if skipped is None else skipped
-        self._names = names
+        self._names, self._groups = names, groups
 
     @property
     def nbytes(self) -> int:
@@ -210,4 +223,5 @@ class ArraySplit(Split):
 
     def to(self, device: torch.device) -> ArraySplit:
         """Return the same samples in the memory of `device`."""
-        return ArraySplit(tree.move(self.samples, device), self.labels, self.skipped, self._names)
+        samples = tree.move(self.samples, device)
+        return ArraySplit(samples, self.labels, self.skipped, self._names, self._groups)

@@ -105,20 +105,23 @@ def evaluate(
     if keep and (str(subject).startswith(TIMM) or file_exists(Path(subject))):
         raise UserError(f"--keep: {subject} is not a run, so there is no place for a classifier")
     if str(subject).startswith(TIMM):
-        values = {"backbone.name": str(subject)[len(TIMM) :], "data.source": data, **settings}
-        return _evaluate_network(load_encoder_config(values), names, with_baselines)
+        values = {"backbone.name": str(subject)[len(TIMM) :], "data.source": data}
+        return _evaluate_network(load_encoder_config(values, settings=settings), names, with_baselines)
     if (of_snapshot := Run.of_snapshot(subject)) is not None:
         return _evaluate_run(of_snapshot, names, with_baselines, data, settings, snapshot=Path(subject))
     if file_exists(Path(subject)):
-        values = {"backbone.weights": str(subject), "data.source": data, **settings}
-        return _evaluate_file(str(subject), values, names, with_baselines)
+        return _evaluate_file(str(subject), data, settings, names, with_baselines)
     run = Run.open(subject)
     keeper = _keeper(run, names or standard_protocols(), data) if keep else None
     return _evaluate_run(run, names, with_baselines, data, settings, keeper)
 
 
 def _evaluate_file(
-    file: str, settings: dict[str, Any], names: list[str] | None, with_baselines: bool
+    file: str,
+    data: str | list[str] | None,
+    settings: dict[str, Any],
+    names: list[str] | None,
+    with_baselines: bool,
 ) -> Evaluation:
     """Evaluate the backbone in a file of ssl-zoo, on samples as it was trained on."""
     header = read_header(file)
@@ -129,7 +132,9 @@ def _evaluate_file(
         )
     spec = read_spec(file) if "spec" in header else None
     base = [] if spec is None else [SettingsSource({"data": spec.data_settings()}, file)]
-    return _evaluate_network(load_encoder_config(settings, base=base), names, with_baselines, file, spec)
+    values = {"backbone.weights": file, "data.source": data}
+    config = load_encoder_config(values, settings=settings, base=base)
+    return _evaluate_network(config, names, with_baselines, file, spec)
 
 
 def _evaluate_network(
@@ -266,7 +271,7 @@ def open_for_evaluation(
                 f"{', '.join(_MACHINE)}"
             )
     base = [SettingsSource(determined, str(run.path))]
-    changed = load_encoder_config({"data.source": data, **settings}, base=base)
+    changed = load_encoder_config({"data.source": data}, settings=settings, base=base)
     names_set = [path.partition(".")[2] for path in settings if path in _MACHINE]
     machine = {name: getattr(changed.train, name) for name in names_set}
     device = Device.choose(config.train.model_copy(update=machine))

@@ -6,6 +6,7 @@
 - shuffled: batch statistics that do not tell which key belongs to a query
 - queues: a queue of the latest features, a bank with one for each sample, a first batch's mean
 - deferred: the base of buffers that are updated after a step
+- checkpointing: activations that are recomputed in the backward pass
 - contrast: InfoNCE in its forms
 - prototypes: prototypes, balanced assignments, centring, cross entropy across crops
 - clusters: spherical k-means
@@ -13,6 +14,7 @@
 - parts: float32, unit vectors and their products, large matrices of scores in parts
 """
 
+from ssl_zoo.nn.checkpointing import enable_gradient_checkpointing
 from ssl_zoo.nn.clusters import kmeans
 from ssl_zoo.nn.contrast import contrastive_loss, info_nce, nt_xent, sup_con
 from ssl_zoo.nn.deferred import DeferredUpdate
@@ -42,6 +44,7 @@ __all__ = [
     "covariance",
     "cross_correlation",
     "ema_update",
+    "enable_gradient_checkpointing",
     "frozen_copy",
     "full_precision",
     "info_nce",

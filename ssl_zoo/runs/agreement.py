@@ -135,7 +135,10 @@ def check_data(run: Run, state: StateDict, config: RunConfig, data: DataSet) -> 
         UserError: the samples differ.
     """
     if (difference := data_difference(state, config, data)) is not None:
+        consequence = "the run would not go on as it began"
+        if data.facts.held_out:
+            consequence = "samples held out until now could be trained on"
         raise UserError(
-            f"data.source: {data.name}: {difference}, so that samples held out until now could be "
-            f"trained on; restore the data, or {new_run_hint(run)}"
+            f"data.source: {data.name}: {difference}, so that {consequence}; restore the data, or "
+            f"{new_run_hint(run)}"
         )

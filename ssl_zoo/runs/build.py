@@ -140,10 +140,13 @@ def restore_task(
     state = run.checkpoints.load()
     config = run.config()
     if data is not None and (difference := data_difference(state, config, data)) is not None:
-        log.warning(
-            "%s: %s; samples that are held out now may have been trained on, and accuracies too high",
-            data.name, difference,
-        )  # fmt: skip
+        if data.facts.held_out:
+            log.warning(
+                "%s: %s; samples that are held out now may have been trained on, and accuracies too "
+                "high", data.name, difference,
+            )  # fmt: skip
+        else:
+            log.warning("%s: %s; what is measured is not of the run's samples", data.name, difference)
     check_settings(run, state, config, ignored=("train.",))  # which evaluation does not use
     spec = replace(spec, samples=state.get("samples", spec.samples))  # those of the run, as banks have
     task = build_task(config, spec, restored=True)

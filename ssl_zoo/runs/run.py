@@ -203,7 +203,8 @@ class Run:
         try:
             sections = read_yaml(file)
             self._check_version(sections)
-            return load_config(None, settings, base=[SettingsSource(sections, file)], complete=True)
+            base = [SettingsSource(sections, file)]
+            return load_config(settings=settings, base=base, complete=True)
         except UserError as error:
             message = str(error).removeprefix("--config ")
             if message.startswith((file, str(self.path))):

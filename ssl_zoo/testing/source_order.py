@@ -77,7 +77,7 @@ def check_batches_are_new(case: SourceCase) -> None:
 
 
 def check_subsets_are_the_same_samples(case: SourceCase) -> None:
-    """Check that a part of a split has the samples, the labels and the names of its indices."""
+    """Check that a part of a split has the samples, labels, names and groups of its indices."""
     for name, split in case.splits.items():
         indices = some(split, 5)
         part = split.subset(indices)
@@ -87,9 +87,11 @@ def check_subsets_are_the_same_samples(case: SourceCase) -> None:
         if split.labels is not None:
             right = part.labels is not None and part.labels.tolist() == split.labels[indices].tolist()
             require(right, f"a subset of the {name} split has other labels")
-        if split.names is not None and part.names is not None:
-            right = list(part.names) == [split.names[i] for i in indices.tolist()]
-            require(right, f"a subset of the {name} split has other names")
+        for kind in ("names", "groups"):
+            whole, own = getattr(split, kind), getattr(part, kind)
+            if whole is not None and own is not None:
+                right = list(own) == [whole[i] for i in indices.tolist()]
+                require(right, f"a subset of the {name} split has other {kind}")
 
 
 def check_passes_resume(case: SourceCase) -> str:

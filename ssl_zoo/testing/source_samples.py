@@ -132,14 +132,18 @@ def check_labels_are_classes(case: SourceCase) -> str:
 
 
 def check_names_are_as_many(case: SourceCase) -> str | None:
-    """Check that there is a name for each sample, if there are names."""
-    named = {name: split.names for name, split in case.splits.items()}
-    for name, names in named.items():
-        if names is not None:
-            n = len(case.splits[name])
-            require(len(names) == n, f"the {name} split has {n} samples, and names of {len(names)}")
-            require(isinstance(names[0], str), f"a name in the {name} split is {names[0]!r}, no text")
-    return None if any(names is not None for names in named.values()) else "samples have no names"
+    """Check that there is a name for each sample, and a group, if there are names and groups."""
+    found = [
+        (kind, name, values)
+        for kind in ("name", "group")
+        for name, split in case.splits.items()
+        if (values := getattr(split, f"{kind}s")) is not None
+    ]
+    for kind, name, values in found:
+        n = len(case.splits[name])
+        require(len(values) == n, f"the {name} split has {n} samples, and {kind}s of {len(values)}")
+        require(isinstance(values[0], str), f"a {kind} in the {name} split is {values[0]!r}, no text")
+    return None if found else "samples have no names"
 
 
 def check_sizes_are_right(case: SourceCase) -> None:

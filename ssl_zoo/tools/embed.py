@@ -82,9 +82,10 @@ def embed(
     have no row.
 
     - ``.npz``: the arrays ``features`` [N, D], ``split`` [N] and ``name`` [N]; ``label`` [N] where there
-      are labels, -1 for an unlabelled sample; ``classes`` where classes have names.
-    - ``.parquet``: the columns ``name``, ``split``, ``label`` and ``class``, null where unknown, and
-      ``features``, lists of D numbers.
+      are labels, -1 for an unlabelled sample; ``classes`` where classes have names; ``group`` [N]
+      where samples are parts, the name of the document, the recording or whatever each is a part of.
+    - ``.parquet``: the columns ``name``, ``split``, ``label`` and ``class``, null where unknown,
+      ``group`` as above, and ``features``, lists of D numbers.
 
     A ``name`` is a file's path relative to the folder, or to that of a list; its path where there are
     several sources. In a data set without files it is the index in the split, or
@@ -101,12 +102,13 @@ def embed(
         settings: settings of the section data by dotted path, such as ``data.options.length``.
         dense: whether to write the features of each place, the encoder's unpooled feature map, so that
             ``features`` is [N, d, h, w]; only into ``.npz``, and held in memory.
-        pool: whether a document or a recording that was cut into samples, see `pool_parts`, has one
-            row, the mean of theirs in the same split, instead of one for each.
+        pool: whether all samples of a group, such as a document or a recording that was cut into them,
+            have one row, the mean of theirs in the same split, instead of one for each.
 
     Raises:
         UserError: there is no backbone at `run`, no such data, it is of another modality, or `to`
-            cannot be written or has an unknown format. With `dense`, samples have places of padding.
+            cannot be written or has an unknown format. With `dense`, samples have places of padding;
+            with `pool`, they are not parts of anything.
         SslZooError: a feature is not a finite number, or writing fails.
     """
     to = Path(to)
@@ -148,7 +150,7 @@ def _section(
     own = {} if data is not None else _run_of(run).config().data.model_dump()
     determined = spec.data_settings()
     base = [SettingsSource({"data": values}, str(run)) for values in (own, determined)]
-    return load_encoder_config({"data.source": data, **settings}, base=base).data
+    return load_encoder_config({"data.source": data}, settings=settings, base=base).data
 
 
 def _run_of(path: str | Path) -> Run:
@@ -199,8 +201,8 @@ def _computing(run: str | Path, device: str | None, batch_size: int | None) -> T
 
 
 def _npz(rows: Rows, classes: Sequence[str] | None) -> bytes:
-    arrays: dict[str, Any] = {"features": rows.values, **vars(rows)}
-    del arrays["values"]
+    columns = {name: values for name, values in vars(rows).items() if values is not None}
+    arrays: dict[str, Any] = {"features": columns.pop("values"), **columns}
     if (rows.label == UNKNOWN).all():
         del arrays["label"]
     if classes is not None:
@@ -214,12 +216,14 @@ def _parquet(rows: Rows, classes: Sequence[str] | None) -> bytes:
     arrow, parquet = map(importlib.import_module, ("pyarrow", "pyarrow.parquet"))
     known = rows.label != UNKNOWN
     named = [classes[i] if classes and i != UNKNOWN else None for i in rows.label]
+    groups = {} if rows.group is None else {"group": rows.group.tolist()}
     table = arrow.table(
         {
             "name": rows.name.tolist(),
             "split": rows.split.tolist(),
             "label": arrow.array(rows.label, mask=~known),
             "class": arrow.array(named, arrow.string()),
+            **groups,
             "features": arrow.FixedSizeListArray.from_arrays(
                 arrow.array(rows.values.reshape(-1)), rows.values.shape[1]
             ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,11 @@ from torch import Tensor
 from ssl_zoo.config.source_names import folder_of
 from ssl_zoo.data import DataSet, Split
 from ssl_zoo.data.sample_files import SkippedSamples
+from ssl_zoo.errors import UserError
 from ssl_zoo.text import printable
 
 UNKNOWN = -1
 """The label of an unlabelled sample."""
-_PART = re.compile(r"(\[\d+\]| from [\d.]+( to [\d.]+)? s)$")
-"""The end of the name of a part of a document or a recording."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,14 @@ class Rows:
         label: the class of each sample [N], `UNKNOWN` where there is none.
         split: the name of its split [N].
         name: its name [N]: a file's path relative to the folder, else its index in the split.
+        group: the name of what it is a part of [N], such as a document; None where all are whole.
     """
 
     values: NDArray[np.float32]
     label: NDArray[np.int64]
     split: NDArray[np.str_]
     name: NDArray[np.str_]
+    group: NDArray[np.str_] | None = None
 
     def per_split(self) -> dict[str, int]:
         """Return the number of rows of each split."""
@@ -65,23 +65,28 @@ def compute_rows(
     if data.bank is not data.train:
         splits["bank"] = data.bank
     root = folder_of(sources[0]) if len(sources) == 1 else None
-    parts = [vars(_rows(name, split, root, compute(split))) for name, split in splits.items()]
+    grouped = any(split.groups is not None for split in splits.values())
+    parts = [_rows(name, split, root, compute(split), grouped) for name, split in splits.items()]
     skipped = SkippedSamples.join(*(split.skipped for split in splits.values()))
-    return Rows(**{key: np.concatenate([part[key] for part in parts]) for key in parts[0]}), skipped
+    columns = [name for name, values in vars(parts[0]).items() if values is not None]
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
+    return Rows(**joined), skipped
 
 
 def pool_parts(rows: Rows) -> Rows:
-    """Return one row for all parts of a whole in a split, such as the passages of a document.
+    """Return one row for all parts of a group in a split, such as the passages of a document.
 
-    Parts have the name of the whole and a number or times, such as ``a.txt:3[0]`` and ``a.wav from 0.000
-    to 15.000 s``; other rows stay. The values are the mean over the parts, the label is theirs, or
+    Its name is that of the group, the values are the mean over its parts, the label is theirs, or
     `UNKNOWN` if they differ.
+
+    Raises:
+        UserError: the samples are not parts of anything.
     """
-    wholes = [_PART.sub("", name) for name in rows.name.tolist()]
+    if rows.group is None:
+        raise UserError("--pool: the samples are not parts of documents or recordings; leave it out")
+    keys = zip(rows.split.tolist(), rows.group.tolist(), strict=True)
     numbers: dict[tuple[str, str], int] = {}
-    of = np.array(
-        [numbers.setdefault(key, len(numbers)) for key in zip(rows.split.tolist(), wholes, strict=True)]
-    )
+    of = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
     _, first, count = np.unique(of, return_index=True, return_counts=True)
     sums = np.zeros((len(numbers), rows.values.shape[1]))
     np.add.at(sums, of, rows.values)
@@ -91,14 +96,18 @@ def pool_parts(rows: Rows) -> Rows:
     return Rows((sums / count[:, None]).astype(np.float32), label, rows.split[first], names)
 
 
-def _rows(name: str, split: Split, root: Path | None, computed: Tensor) -> Rows:
-    """Return the rows of a split, without the samples that could not be read."""
+def _rows(name: str, split: Split, root: Path | None, computed: Tensor, grouped: bool) -> Rows:
+    """Return the rows of a split, with groups or without, except samples that could not be read."""
     values, count = computed.cpu().numpy(), len(split)
     names = [str(number) for number in range(count)] if split.names is None else split.names
     readable = np.array([printable(file) not in split.skipped for file in names])
     label = np.full(count, UNKNOWN) if split.labels is None else split.labels.numpy()
-    short = np.array([printable(_below(root, file)) for file in names])
-    return Rows(values[readable], label[readable], np.full(readable.sum(), name), short[readable])
+    named, groups = (
+        np.array([printable(_below(root, file)) for file in files])[readable]
+        for files in (names, names if split.groups is None else split.groups)
+    )
+    of_split = np.full(readable.sum(), name)
+    return Rows(values[readable], label[readable], of_split, named, groups if grouped else None)
 
 
 def _below(root: Path | None, file: str) -> str:

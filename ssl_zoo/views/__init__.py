@@ -1,8 +1,8 @@
 """Batched augmentations: functions of a whole batch, on its device, with parameters drawn per image.
 
 `functional` holds operations with given parameters, each equal to torchvision's; `random` and `crops`
-hold transforms that draw their parameters from an `Rng`, with torchvision's distributions; `masks` draws
-which places of a grid are hidden.
+hold transforms that draw their parameters from an `Rng`, with torchvision's distributions, and `turns`
+those that mirror and turn; `named` finds them by name; `masks` draws which places of a grid are hidden.
 """
 
 from ssl_zoo.views.crops import MultiCrop, RandomResizedCrop, cells
@@ -18,6 +18,7 @@ from ssl_zoo.views.random import (
 )
 from ssl_zoo.views.rng import Rng, derive_seed
 from ssl_zoo.views.transform import Compose, RandomTransform, Transform
+from ssl_zoo.views.turns import RandomHorizontalFlip, RandomQuarterTurn, RandomVerticalFlip
 
 __all__ = [
     "ColorJitter",
@@ -28,9 +29,12 @@ __all__ = [
     "PerSample",
     "RandomChannelDrop",
     "RandomGrayscale",
+    "RandomHorizontalFlip",
+    "RandomQuarterTurn",
     "RandomResizedCrop",
     "RandomSolarise",
     "RandomTransform",
+    "RandomVerticalFlip",
     "Rng",
     "Transform",
     "cells",

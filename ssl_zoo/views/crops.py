@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ssl_zoo.views import functional as F
+from ssl_zoo.views.ranges import PositiveRange, Probability, ShareRange
 from ssl_zoo.views.rng import Rng
-from ssl_zoo.views.transform import PlacedTransform, RandomTransform, Transform
+from ssl_zoo.views.transform import Compose, PlacedTransform, RandomTransform, Transform
 
 
 class DrawnCrop(NamedTuple):
@@ -51,9 +52,10 @@ class RandomResizedCrop(RandomTransform[DrawnCrop]):
     """
 
     size: int
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
+    scale: ShareRange = (0.08, 1.0)
+    ratio: PositiveRange = (3 / 4, 4 / 3)
+    flip: Probability = 0.5
+    moves: ClassVar[bool] = True
 
     _TRIES = 10
 
@@ -125,6 +127,11 @@ class MultiCrop:
     def __call__(self, x: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Transform [B, C, H, W] to one batch per crop, in the order of `crops`."""
         return tuple(crop(x, rng) for crop in self._each())
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether `placed` tells the boxes of all crops, see `Compose.is_placed`."""
+        return all(isinstance(crop, Compose) and crop.is_placed for _, crop in self.crops)
 
     def placed(self, x: Tensor, rng: Rng) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Return one batch per crop and, likewise, the boxes [B, 4], as `RandomResizedCrop.placed` does.

@@ -19,6 +19,7 @@ from torch import Tensor
 from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.views import functional as F
+from ssl_zoo.views.ranges import HueStrength, KernelSize, PositiveRange, Probability, Strength
 from ssl_zoo.views.rng import Rng
 from ssl_zoo.views.transform import RandomTransform
 
@@ -118,11 +119,11 @@ class ColorJitter(RandomTransform[DrawnJitter]):
             bands of a spectrum or stains; otherwise all channels of an image change alike.
     """
 
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    p: float = 1.0
+    brightness: Strength = 0.0
+    contrast: Strength = 0.0
+    saturation: Strength = 0.0
+    hue: HueStrength = 0.0
+    p: Probability = 1.0
     each: bool = False
 
     def draw(self, x: Tensor, rng: Rng) -> DrawnJitter:
@@ -170,7 +171,7 @@ class ColorJitter(RandomTransform[DrawnJitter]):
 class RandomGrayscale(RandomTransform[Chosen]):
     """A conversion of colours to gray with probability `p`; the number of channels stays."""
 
-    p: float = 0.2
+    p: Probability = 0.2
 
     def draw(self, x: Tensor, rng: Rng) -> Chosen:
         """Draw which images of [B, C, H, W] are converted."""
@@ -197,9 +198,9 @@ class GaussianBlur(RandomTransform[DrawnBlur]):
         p: the probability that an image is blurred.
     """
 
-    kernel_size: int | None = None
-    sigma: tuple[float, float] = (0.1, 2.0)
-    p: float = 0.5
+    kernel_size: KernelSize = None
+    sigma: PositiveRange = (0.1, 2.0)
+    p: Probability = 0.5
 
     def draw(self, x: Tensor, rng: Rng) -> DrawnBlur:
         """Draw the blurs for a batch [B, C, H, W]."""
@@ -220,8 +221,8 @@ class GaussianBlur(RandomTransform[DrawnBlur]):
 class RandomSolarise(RandomTransform[Chosen]):
     """An inversion of the pixels at or above `threshold`, with probability `p`."""
 
-    p: float = 0.2
-    threshold: float = 0.5
+    p: Probability = 0.2
+    threshold: Probability = 0.5
 
     def draw(self, x: Tensor, rng: Rng) -> Chosen:
         """Draw which images of [B, C, H, W] are solarised."""

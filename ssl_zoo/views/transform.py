@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -38,7 +38,13 @@ class RandomTransform(ABC, Generic[P]):
     Calling the transform does both, to the bit. The parameters are those that are applied: an image
     that is left as it is has neutral ones. They are a named tuple of tensors with one entry for each
     image, so that a task may return them among its views.
+
+    Attributes:
+        moves: whether it moves what an image shows, so that the boxes of a crop before it are no longer
+            the places of its pixels.
     """
+
+    moves: ClassVar[bool] = False
 
     @abstractmethod
     def draw(self, x: Tensor, rng: Rng) -> P:
@@ -87,15 +93,24 @@ class Compose(RandomTransform[tuple[Any, ...]]):
         """Return the transformed batch and the boxes [B, 4] of its crop, which must be the first part.
 
         Raises:
-            TypeError: the first transform is no crop.
+            TypeError: the first transform is no crop, or another one moves what is shown.
         """
         first, *others = self.transforms
         if not isinstance(first, PlacedTransform):
             raise TypeError(f"{type(first).__name__} tells no boxes; begin with a RandomResizedCrop")
+        if not self.is_placed:
+            names = ", ".join(type(transform).__name__ for transform in others if _moves(transform))
+            raise TypeError(f"{names}: moves what the boxes tell; leave it out")
         x, boxes = first.placed(x, rng)
         for transform in others:
             x = transform(x, rng)
         return x, boxes
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether `placed` tells the boxes: the first part is a crop, and no other one moves pixels."""
+        begins = [isinstance(transform, PlacedTransform) for transform in self.transforms[:1]]
+        return begins == [True] and not any(map(_moves, self.transforms[1:]))
 
     def _parts(self) -> list[RandomTransform[Any]]:
         parts = [t for t in self.transforms if isinstance(t, RandomTransform)]
@@ -105,3 +120,8 @@ class Compose(RandomTransform[tuple[Any, ...]]):
             )
             raise TypeError(f"{names}: draws as it is called; derive it from RandomTransform")
         return parts
+
+
+def _moves(transform: Transform) -> bool:
+    """Return whether a transform moves what an image shows; a plain function is taken not to."""
+    return isinstance(transform, RandomTransform) and transform.moves

@@ -15,7 +15,7 @@ import yaml
 
 import ssl_zoo
 from ssl_zoo.comparison import COMPARE_FILE, Cell, Sweep, compare, open_sweep, run, tabulate
-from ssl_zoo.comparison.config import comparability_key
+from ssl_zoo.comparison.config import comparability_key, load_comparison
 from ssl_zoo.comparison.outcomes import sweep_table
 from ssl_zoo.config.load import dump_config
 from ssl_zoo.errors import UserError
@@ -284,6 +284,21 @@ def test_no_task_may_have_conditions_of_its_own() -> None:
             UserError, match=rf"overrides\.simclr: {section}\.\w+=.* would make its runs"
         ):
             open_sweep(**{**GIVEN, **given})
+
+
+def test_null_takes_a_setting_of_all_back_for_one_task_or_for_all(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "tasks: [simclr, byol]\ntrain: {optimizer: sgd, clip_norm: 1.0, warmup: 0.3}\n"
+        "data: {image_size: 12, workers: 1}\nset: {train.warmup: null, data.image_size: null}\n"
+        "overrides: {byol: {train: {optimizer: null, clip_norm: null}}}\n"
+    )
+    comparison = load_comparison(file, {})
+    simclr, byol = (comparison.run_config(name, 0) for name in ("simclr", "byol"))
+    assert (simclr.train.optimizer, simclr.train.clip_norm) == ("sgd", 1.0)
+    assert (byol.train.optimizer, byol.train.clip_norm) == ("lars", None)  # the recipe's, and none
+    assert simclr.train.warmup == registry.load_task("simclr").recipe["train"]["warmup"]
+    assert [(c.data.image_size, c.data.workers) for c in (simclr, byol)] == [(None, 1)] * 2
 
 
 def test_a_file_of_unknown_settings_names_the_nearest(tmp_path: Path) -> None:

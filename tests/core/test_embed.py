@@ -334,15 +334,15 @@ def test_a_sample_of_one_split_is_not_taken_for_that_of_another(
 
 
 def test_parts_of_a_whole_are_pooled_within_a_split() -> None:
-    names = ["a.txt[0]", "b", "a.txt[1]", "a.txt[0]", "c from 0.000 to 15.000 s", "c from 15.000 s"]
     rows = Rows(
         values=np.arange(12, dtype=np.float32).reshape(6, 2),
         label=np.array([1, 0, 1, 1, 0, 1]),
         split=np.array(["bank", "bank", "bank", "test", "test", "test"]),
-        name=np.array(names),
+        name=np.array(["a.txt[0]", "b[0]", "a.txt[1]", "a.txt[0]", "c to 15 s", "c from 15 s"]),
+        group=np.array(["a.txt", "b[0]", "a.txt", "a.txt", "c", "c"]),
     )
     pooled = pool_parts(rows)
-    assert pooled.name.tolist() == ["a.txt", "b", "a.txt", "c"]
+    assert pooled.name.tolist() == ["a.txt", "b[0]", "a.txt", "c"]
     assert pooled.split.tolist() == ["bank", "bank", "test", "test"]
     assert pooled.label.tolist() == [1, 0, 1, UNKNOWN]
     assert pooled.values.tolist() == [[2, 3], [2, 3], [6, 7], [9, 10]]

@@ -24,8 +24,8 @@ from ssl_zoo.runs.run import Run
 from ssl_zoo.tools.embed import embed
 from ssl_zoo.training import train
 from ssl_zoo.training.best import BestEvaluation
-from tests.conftest import Call, small_config
-from tests.core.test_resume import ELEVEN, QUICK, begin
+from tests.conftest import Call, flags, small_config, ssl_zoo
+from tests.core.test_resume import ELEVEN, QUICK, TINY, begin
 from tests.robustness.killing import losses
 
 STEPS_PROTOCOL = """
@@ -146,6 +146,28 @@ def test_a_killed_run_stops_early_where_an_undisturbed_one_does_with_the_same_sn
 
     train(resume=whole.path, settings={"train.epochs": 2 * ELEVEN}, **QUICK)
     assert whole.results()["steps"] > 7  # a longer budget brings new patience
+
+
+def test_two_processes_keep_and_stop_by_the_figure_of_the_first(tmp_path: Path) -> None:
+    """Their figures contradict each other, so that each would stop, and keep, at other steps."""
+    (tmp_path / "batches.py").write_text(
+        STEPS_PROTOCOL.replace(
+            "return {",
+            "from ssl_zoo import distributed\n    sign = 1 - 2 * distributed.rank()\n    return {",
+        ).replace("float(", "sign * float(")
+    )
+    settings = {**TINY, **KEPT, "train__keep_every": 4 / 179}
+    given = (*flags("rotation", **settings), "--protocol", "knn", "--plugin", tmp_path / "batches.py")
+    done = ssl_zoo("train", *given, "--devices=2", "--out", tmp_path / "two", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    run = Run.open(tmp_path / "two")
+    assert [line["step"] for line in run.metrics() if "batches" in line] == [3, 5, 7]
+    results = run.results()
+    assert results["best"] == {"figure": "batches", "value": 3, "step": 3, "epoch": round(3 / 179, 4)}
+    assert (results["stopped_early"], results["steps"]) == (True, 7)
+    names = ["best.safetensors", "epoch-00000-step-00000004.safetensors"]
+    assert sorted(file.name for file in run.snapshots.iterdir()) == names
+    assert [content(run.snapshots / name)[0]["step"] for name in names] == ["3", "4"]
 
 
 def test_a_run_killed_between_its_checkpoint_and_the_best_snapshot_writes_it_when_resumed(

@@ -24,7 +24,7 @@ ON_PLACES = ("densecl", "pixpro")
 
 MAPS = BackboneConfig(name=TINY.name, options={**TINY.options, "output_stride": 8})
 
-ON_TOKENS = ("dinov2", "ibot", "msn")
+ON_TOKENS = ("dinov2", "ibot", "mae", "msn")
 """The tasks on partly hidden images, which get a transformer."""
 
 VIT = BackboneConfig(name="test_vit", options={"patch_size": 4})
@@ -62,7 +62,9 @@ def tiny(name: str, size: int = 16, dtype: torch.dtype = torch.float64, **option
     backbone = MAPS if name in ON_PLACES else VIT if name in ON_TOKENS else TINY
     images = SyntheticImages(backbone, size, classes=CLASSES, any_size=cls.any_size)
     data = replace(images.spec, samples=SAMPLES)
-    task: Any = cls(images.encoder(), cls.Options(**{**TINY_OPTIONS[name], **options}), data).to(dtype)
+    task: Any = cls(images.encoder(), cls.Options(**{**TINY_OPTIONS.get(name, {}), **options}), data).to(
+        dtype
+    )
     for parameter in task.parameters():
         if not parameter.requires_grad:
             parameter.data += 0.3 * parameter.std(correction=0) * torch.randn_like(parameter)

@@ -93,6 +93,8 @@ def test_sub_folders_are_classes_and_long_files_are_read_by_parts(tmp_path: Path
     assert data.test is not None
     together = [[n for n in split.names or () if "long" in n] for split in (data.train, data.test)]
     assert [] in together  # the parts of a file are on one side
+    for split in (data.train, data.test):
+        assert split.groups == [name.partition(" from ")[0] for name in split.names or ()]
     batch = data.train.batch(torch.arange(len(data.train)))
     lengths = {round(n / 16000, 2) for n in batch.length.tolist()}
     assert batch.wave.shape[1] == 32000

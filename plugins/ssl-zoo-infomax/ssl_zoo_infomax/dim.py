@@ -24,7 +24,6 @@ from ssl_zoo import (
     distributed,
 )
 from ssl_zoo.nn import full_precision, mlp, output_shape
-from ssl_zoo.views import Compose, Normalise
 from ssl_zoo_infomax.estimators import donsker_varadhan, info_nce, jsd, log_mean_exp
 
 
@@ -197,7 +196,7 @@ class DeepInfoMax(Task):
             CRITICS[options.global_critic](width, whole, units) if options.alpha else None
         )
         self.discriminator = mlp([width, 1000, 200, 1], norm=False) if options.gamma else None
-        self.augment = Compose(options.crop(spec), Normalise(spec))
+        self.augment = options.view(spec)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return crops [B, C, H, W] of the images, and samples [B, D] of the prior."""

@@ -141,18 +141,6 @@ class TransformersEncoder(Encoder):
         assert isinstance(embedding, nn.Embedding)
         return embedding
 
-    def checkpoint_gradients(self) -> None:
-        """Let the network recompute the activations of its layers in the backward pass.
-
-        Raises:
-            Unsuitable: the network cannot.
-        """
-        if not self.network.supports_gradient_checkpointing:
-            super().checkpoint_gradients()
-        older = self.network.gradient_checkpointing_enable  # deprecated since transformers 5
-        enable = getattr(self.network, "activation_checkpointing_enable", older)
-        enable({"use_reentrant": False})
-
     def require(self, task: str, *families: str) -> None:
         """Raise unless the network is of one of these families.
 

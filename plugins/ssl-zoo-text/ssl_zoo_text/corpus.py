@@ -291,9 +291,13 @@ def _split(
 ) -> ArraySplit:
     """Return passages with the labels and the names of their documents."""
     text = collate([[CLS, *coded.ids[b:e].tolist(), SEP] for *_, b, e in passages.tolist()], length)
-    named = [f"{names[i]}[{k}]" if n > 1 else names[i] for i, k, n, *_ in passages.tolist()]
+    groups = [names[i] for i in passages[:, 0].tolist()]
+    named = [
+        f"{name}[{k}]" if n > 1 else name
+        for name, (_, k, n, *_) in zip(groups, passages.tolist(), strict=True)
+    ]
     owners = torch.from_numpy(passages[:, 0].copy())
-    return ArraySplit(text, None if labels is None else labels[owners], names=named)
+    return ArraySplit(text, None if labels is None else labels[owners], names=named, groups=groups)
 
 
 def _say_seen(number: int) -> str:

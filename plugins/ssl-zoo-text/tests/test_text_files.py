@@ -125,6 +125,7 @@ def test_train_and_test_folders_are_splits_with_classes_below_them(tmp_path: Pat
     assert data.classes == ("neg", "pos")
     assert data.test is not None
     names = [{n.partition("[")[0] for n in s.names or ()} for s in (data.bank, data.test)]
+    assert names == [set(s.groups or ()) for s in (data.bank, data.test)]
     assert names[0] == {f"train/{label}/{i}.txt" for label in ("pos", "neg") for i in range(4)}
     assert names[1] == {f"test/{label}/{i}.txt" for label in ("pos", "neg") for i in range(4)}
     shown = " ".join(map(str, data.spec.show(data.train.batch(torch.arange(len(data.train))))))

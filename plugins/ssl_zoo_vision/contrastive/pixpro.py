@@ -63,7 +63,7 @@ class PixPro(Task):
         self.projector = mlp([width, options.hidden, options.out])
         self.transform = nn.Linear(options.out, options.out)  # g of equation 3
         self.target = Teacher(encoder, self.projector, start=options.momentum)
-        self.pair = options.pair(spec)
+        self.pair = options.pair(spec, placed=True)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return two views [B, C, H, W] and their boxes [B, 4] in pixels of the image."""

@@ -15,7 +15,7 @@ from ssl_zoo.nn import full_precision, output_shape
 from ssl_zoo.options import CropOptions
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
-from ssl_zoo.views import Compose, Normalise, Rng, random_blocks
+from ssl_zoo.views import Rng, random_blocks
 from ssl_zoo.views.functional import centre_block
 
 
@@ -128,7 +128,7 @@ class Inpainting(Task):
         self.decoder = Decoder(width, (grid[0], grid[1]), spec, options.hidden)
         self.critic = discriminator(spec.channels, spec.size) if options.adversarial else None
         self.overlap = max(1, round(spec.size / 32)) if options.overlap is None else options.overlap
-        self.augment = Compose(options.crop(spec), Normalise(spec))
+        self.augment = options.view(spec)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return crops [B, C, H, W] of the images, and the masks [B, 1, H, W], true where hidden."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ssl_zoo import CropOptions, Encoder, Field, ImageSpec, Losses, Rng, Task, Unsuitable, UserError
 from ssl_zoo.nn import full_precision, output_shape
-from ssl_zoo.views import Compose, Normalise
 from ssl_zoo.views.masks import random_places
 
 Pair = tuple[int, int]
@@ -168,7 +167,7 @@ class MAE(Task):
         self.hidden = min(max(hidden, 1), self.places - 1)  # N - K
         size = options.decoder_width, options.decoder_depth
         self.decoder = Decoder(width, pixels, (rows, columns), *size)
-        self.augment = Compose(options.crop(spec), Normalise(spec))
+        self.augment = options.view(spec)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return crops [B, C, H, W], and the positions visible [B, K] and hidden [B, N - K]."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import field_validator
 from torch import Tensor, nn
 
 from ssl_zoo.errors import UserError
@@ -13,8 +15,9 @@ from ssl_zoo.nn import full_precision, output_shape
 from ssl_zoo.options import CropOptions
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
-from ssl_zoo.views import Compose, Normalise, Rng
+from ssl_zoo.views import Rng
 from ssl_zoo.views.functional import rotate90
+from ssl_zoo.views.named import named_in
 
 
 class Rotation(Task):
@@ -48,6 +51,14 @@ class Rotation(Task):
             "(middle ones transfer better, table 1); none: the backbone's features",
         )
 
+        @field_validator("views")
+        @classmethod
+        def _keep_upright(cls, views: Any) -> Any:
+            hiding = named_in(views) & {"random_quarter_turn", "random_vertical_flip"}
+            if hiding:
+                raise ValueError(f"{min(hiding)} hides the rotation to predict; leave it out")
+            return views
+
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
         if (stage := options.stage) is not None:
@@ -57,7 +68,7 @@ class Rotation(Task):
             except UserError as error:
                 raise UserError(f"task.stage: {error}") from error
         self.head = nn.Linear(encoder.width, 4)
-        self.augment = Compose(options.crop(spec), Normalise(spec))
+        self.augment = options.view(spec)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return four batches [B, C, H, W]: crops of the images in each rotation."""

@@ -178,6 +178,7 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
     longest = max(1, int(np.ceil(seconds * options.rate)))
     clips = Clips(
         name=lambda number: _name(parts[number], root),
+        group=lambda number: printable(_relative(parts[number].file, root)),
         count=len(parts),
         workers=decoding_threads(config),
         unreadable=unreadable,

@@ -209,18 +209,6 @@ class TransformersEncoder(SoundEncoder):
         """Return the feed-forward network of each layer."""
         return [layer.feed_forward for layer in self.model.encoder.layers]
 
-    def checkpoint_gradients(self) -> None:
-        """Let the network recompute the activations of its layers in the backward pass.
-
-        Raises:
-            Unsuitable: the network cannot.
-        """
-        if not self.model.supports_gradient_checkpointing:
-            super().checkpoint_gradients()
-        older = self.model.gradient_checkpointing_enable  # deprecated since transformers 5
-        enable = getattr(self.model, "activation_checkpointing_enable", older)
-        enable({"use_reentrant": False})
-
     def parameter_layers(self) -> list[list[nn.Parameter]]:
         """Return the parameters by layer, from the input on."""
         body = self.model.encoder
