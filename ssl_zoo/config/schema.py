@@ -81,6 +81,12 @@ class DataConfig(_Section):
         le=4096,
         description="side of an image network's input in pixels; none: the source's default",
     )
+    canvas: Literal["auto", "square"] | Annotated[int, Field(ge=4, le=16384)] = Field(
+        "auto",
+        description="shorter side, in pixels, at which whole images are kept for training, which sees "
+        "random windows of them; auto: up to 3.5 times the input, as memory allows; square: the central "
+        "square alone, at 8/7 of the input",
+    )
     channels: int | None = Field(
         None,
         ge=1,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.decode import open_pixels
 from ssl_zoo.data.decoded_cache import origin_of
 from ssl_zoo.data.holdout import hold_out
-from ssl_zoo.data.image_files import ImageFiles
+from ssl_zoo.data.image_files import ImageFiles, Opener
 from ssl_zoo.data.lazy import LazySplit
 from ssl_zoo.data.pixels import TYPES, Form, ScaledSplit, find_limits, scale
 from ssl_zoo.data.read_ahead import decoding_threads
@@ -26,6 +28,7 @@ from ssl_zoo.data.sample_files import Origin, UnreadableFiles
 from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.survey import Survey, survey
+from ssl_zoo.data.windows import Windows
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
@@ -67,6 +70,7 @@ class SplitBuilder:
         channels: the number of channels of images that are decoded, unless the configuration says
             otherwise.
         forms: the form of images that are decoded, once it is known, for all splits.
+        sizes: the height and width of those looked at, likewise.
     """
 
     config: DataConfig
@@ -74,6 +78,7 @@ class SplitBuilder:
     size: int = DEFAULT_SIZE
     channels: int = 3
     forms: list[Form] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
     unreadable: UnreadableFiles = field(default_factory=lambda: UnreadableFiles("images"))
 
     def from_dataset(self, dataset: Any, split: str) -> Split:
@@ -91,39 +96,50 @@ class SplitBuilder:
             images, labels = arrays
             _check_arrays(images, labels, f"{self.config.source} {split}")
             return ArraySplit(images.to(self.device), labels)
-        side = stored_side(self.config, self.size)
-        count = len(dataset)
-        if hasattr(dataset, "loader"):  # torchvision's, replaced by ours, which scales JPEG files
-            dataset.loader = lambda file: self._open(Path(file), side)
+        opener, count = self._opener(dataset), len(dataset)
         if not self.forms:
-            looked_at = survey(lambda i: dataset[i][0], count, side, self.config.channels)
-            self.report(looked_at)
+            looked_at = self._survey(opener, count)
             channels = self.config.channels or next(iter(looked_at.bands), self.channels)
             self.forms.append(looked_at.form(channels, self.config.range is not None))
-        images_by_index = ImageFiles(
-            open=lambda i: dataset[i][0],
-            name=lambda i: f"{self.config.source} {split}[{i}]",
-            count=count,
-            side=side,
-            **vars(self.form),
-            workers=decoding_threads(self.config),
-            unreadable=self.unreadable,
-            origin=origin_of(dataset),
+        images = self._images(
+            opener, lambda i: f"{self.config.source} {split}[{i}]", count, origin_of(dataset)
         )
-        return LazySplit(images_by_index, labels_of(dataset))
+        return LazySplit(images, labels_of(dataset))
+
+    def _opener(self, dataset: Any) -> Opener:
+        """Return a function that opens an image of a torchvision or timm data set."""
+
+        @cache
+        def at(side: int) -> Any:
+            scaled = copy.copy(dataset)
+            if hasattr(dataset, "loader"):  # replaced by ours, which scales JPEG files
+                scaled.loader = lambda file: self._open(
+                    Path(file) if isinstance(file, str) else file, side
+                )
+            return scaled
+
+        return lambda i, side: at(side)[i][0]
 
     def from_files(self, paths: Sequence[Path], root: Path, folders: Sequence[Path] = ()) -> ImageFiles:
         """Return the image files below `root`, and in all of `folders`, as a `LazySplit` takes them."""
-        side = stored_side(self.config, self.size)
+        origin = Origin(root, paths, folders)
+        return self._images(
+            lambda i, side: self._open(paths[i], side), lambda i: str(paths[i]), len(paths), origin
+        )
+
+    def _images(
+        self, opener: Opener, name: Callable[[int], str], count: int, origin: Origin | None
+    ) -> ImageFiles:
         return ImageFiles(
-            open=lambda i: self._open(paths[i], side),
-            name=lambda i: str(paths[i]),
-            count=len(paths),
-            side=side,
+            open=opener,
+            name=name,
+            count=count,
+            side=stored_side(self.config, self.size),
             **vars(self.form),
             workers=decoding_threads(self.config),
             unreadable=self.unreadable,
-            origin=Origin(root, paths, folders),
+            origin=origin,
+            sizes=self.sizes,
         )
 
     @property
@@ -133,19 +149,21 @@ class SplitBuilder:
 
     def survey(self, paths: Sequence[Path]) -> None:
         """Look at image files, report what they are, and choose the form in which they are stored."""
-        side = stored_side(self.config, self.size)
-        looked_at = survey(lambda i: self._open(paths[i], side), len(paths), side, self.config.channels)
-        self.report(looked_at)
+        looked_at = self._survey(lambda i, side: self._open(paths[i], side), len(paths))
         self.forms[:] = [looked_at.form(self.config.channels, self.config.range is not None)]
 
-    def _open(self, file: Path, side: int) -> Any:
-        return open_pixels(file, side, self.config.channels, self.config.pages)
-
-    def report(self, looked_at: Survey) -> None:
-        """Give notices of what decoding changes in images."""
-        size = self.config.image_size or self.size
+    def _survey(self, opener: Opener, count: int) -> Survey:
+        """Look at images, and give notices of what decoding changes in them."""
+        side = stored_side(self.config, self.size)
+        looked_at = survey(lambda i: opener(i, side), count, side, self.config.channels)
+        self.sizes[:] = looked_at.sizes
         name = printable(self.config.source_name)
-        looked_at.report(name, size, self.config.image_size is None)
+        looked_at.report(name, self.config.image_size or self.size, self.config.image_size is None)
+        return looked_at
+
+    def _open(self, file: str | Path | IO[bytes], side: int) -> Any:
+        file = Path(file) if isinstance(file, str) else file
+        return open_pixels(file, side, self.config.channels, self.config.pages)
 
 
 def _check_arrays(images: Tensor, labels: Tensor | None, name: str) -> None:
@@ -242,6 +260,10 @@ def assemble(
     present = {key: split for key, split in splits.items() if split is not None}
     _check_splits(list(present.values()), classes, name)
     placed = place_splits(present, name, config, device)
+    size = config.image_size or size
+    for key in placed.keys() - {"test"}:
+        label = f"{name} {key}"
+        placed[key].windows = Windows.of(present[key], placed[key], config, size, device, label)
     limits = find_limits(train, config, name)
     if limits is not None:
         placed = {key: ScaledSplit(split, limits) for key, split in placed.items()}
@@ -250,9 +272,7 @@ def assemble(
     return DataSet(
         name=name,
         spec=replace(
-            _measure(
-                train, config.image_size or size, mirror, _count_classes(list(present.values())), limits
-            ),
+            _measure(train, size, mirror, _count_classes(list(present.values())), limits),
             pages=config.pages,
         ),
         train=placed["train"],

@@ -100,6 +100,7 @@ class ScaledSplit(Split):
         self.split, self.limits = split, limits
         self.labels = split.labels
         self.resident, self.readers = split.resident, split.readers
+        self.windows = split.windows
 
     def __len__(self) -> int:
         return len(self.split)
@@ -126,6 +127,10 @@ class ScaledSplit(Split):
     def order(self, generator: torch.Generator) -> Tensor:
         """Draw the order of a pass over the split."""
         return self.split.order(generator)
+
+    def at_pass(self, seed: int) -> ScaledSplit:
+        """Return the samples as a pass of training with this seed sees them."""
+        return ScaledSplit(self.split.at_pass(seed), self.limits)
 
     def spread(self, limit: int) -> Tensor:
         """Return the rising indices of at most `limit` samples."""

@@ -69,6 +69,7 @@ class Survey:
         counts: the number of those with each property.
         types: the number of those of each type, such as "uint16".
         bands: the number of those with each number of channels, where it is neither 1 nor 3.
+        sizes: the height and width of each, in pixels of the file.
     """
 
     total: int
@@ -76,6 +77,7 @@ class Survey:
     counts: Counter[str]
     types: Counter[str] = field(default_factory=Counter)
     bands: Counter[int] = field(default_factory=Counter)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def channels(self) -> int:
@@ -158,6 +160,7 @@ def survey(
     counts: Counter[str] = Counter()
     types: Counter[str] = Counter()
     bands: Counter[int] = Counter()
+    sizes: list[tuple[int, int]] = []
     seen = 0
     for number in range(0, count, max(1, count // MAX_SURVEYED)):
         try:
@@ -165,6 +168,7 @@ def survey(
             with opened(image):
                 counts.update(_properties(image, side, channels))
                 types[_type(image)] += 1
+                sizes.append(_size(image))
                 if isinstance(image, np.ndarray) and len(image) not in (1, 3):
                     bands[len(image)] += 1
         except ImportError as error:
@@ -172,7 +176,15 @@ def survey(
         except Exception:  # decoders raise errors of every kind; training skips the image
             continue
         seen += 1
-    return Survey(count, seen, counts, types, bands)
+    return Survey(count, seen, counts, types, bands, sizes)
+
+
+def _size(image: Image.Image | NDArray[Any]) -> tuple[int, int]:
+    """Return the height and width of an image in its file, within 7 pixels for a JPEG."""
+    if isinstance(image, np.ndarray):
+        return image.shape[1], image.shape[2]
+    scale, *_ = getattr(image, "decoderconfig", ()) or (1,)  # at which a JPEG will be decoded
+    return image.height * scale, image.width * scale
 
 
 def _type(image: Image.Image | NDArray[Any]) -> str:

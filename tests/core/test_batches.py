@@ -73,7 +73,9 @@ def test_data_that_does_not_fit_stays_on_the_disk(
 
 
 def image_files(open_image: Callable[[int], Image.Image], count: int, workers: int) -> ImageFiles:
-    return ImageFiles(open=open_image, name=str, count=count, side=8, channels=1, workers=workers)
+    return ImageFiles(
+        open=lambda i, side: open_image(i), name=str, count=count, side=8, channels=1, workers=workers
+    )
 
 
 class Watched:
