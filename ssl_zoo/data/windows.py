@@ -49,14 +49,18 @@ _CANVAS = Notice(
 def window(image: Tensor, seed: int, number: int) -> Tensor:
     """Return a random square of an image [C, h, w] as wide as its shorter side.
 
+    It lies around a pixel that is drawn uniformly, as far as the ends of the image allow. So a pixel at
+    an end is seen half as often as one far from them, and not almost never.
+
     Args:
         image: the image.
         seed: the seed of the pass.
         number: the number of the image, which with the seed alone determines the place.
     """
     height, width = image.shape[1:]
-    side = min(height, width)
-    first = derive_seed("window", seed, number) % (max(height, width) - side + 1)
+    side, length = min(height, width), max(height, width)
+    centre = derive_seed("window", seed, number) % length
+    first = min(max(centre - side // 2, 0), length - side)
     whole, part = slice(None), slice(first, first + side)
     rows, columns = (part, whole) if height > width else (whole, part)
     return image[:, rows, columns]
