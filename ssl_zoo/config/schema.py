@@ -87,6 +87,13 @@ class DataConfig(_Section):
         "random windows of them; auto: up to 3.5 times the input, as memory allows; square: the central "
         "square alone, at 8/7 of the input",
     )
+    tile: int | None = Field(
+        None,
+        ge=4,
+        le=65536,
+        description="side, in pixels of the file, of the tiles into which large images are cut, each of "
+        "them a sample; none: an image is a sample",
+    )
     channels: int | None = Field(
         None,
         ge=1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,13 +21,14 @@ from ssl_zoo.data.decoded_cache import origin_of
 from ssl_zoo.data.holdout import hold_out
 from ssl_zoo.data.image_files import ImageFiles, Opener
 from ssl_zoo.data.lazy import LazySplit
-from ssl_zoo.data.pixels import TYPES, Form, ScaledSplit, find_limits, scale
+from ssl_zoo.data.pixels import TYPES, Form, ScaledSplit, find_limits, fixed_part, scale
 from ssl_zoo.data.read_ahead import decoding_threads
 from ssl_zoo.data.residence import place_splits
 from ssl_zoo.data.sample_files import Origin, UnreadableFiles
 from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.survey import Survey, survey
+from ssl_zoo.data.tiles import UNSCALED, find_tiles
 from ssl_zoo.data.windows import Windows
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
@@ -113,19 +114,35 @@ class SplitBuilder:
         def at(side: int) -> Any:
             scaled = copy.copy(dataset)
             if hasattr(dataset, "loader"):  # replaced by ours, which scales JPEG files
-                scaled.loader = lambda file: self._open(
-                    Path(file) if isinstance(file, str) else file, side
-                )
+                scaled.loader = partial(self._open, side=side)
             return scaled
 
         return lambda i, side: at(side)[i][0]
 
-    def from_files(self, paths: Sequence[Path], root: Path, folders: Sequence[Path] = ()) -> ImageFiles:
-        """Return the image files below `root`, and in all of `folders`, as a `LazySplit` takes them."""
-        origin = Origin(root, paths, folders)
-        return self._images(
-            lambda i, side: self._open(paths[i], side), lambda i: str(paths[i]), len(paths), origin
-        )
+    def from_files(
+        self, paths: Sequence[Path], root: Path, folders: Sequence[Path] = ()
+    ) -> tuple[ImageFiles, Tensor]:
+        """Return the images in files below `root`, and in all of `folders`, as a `LazySplit` takes them.
+
+        An image is a file, or a tile of one.
+
+        Returns:
+            The images, and the number of each one's file, int64 [N].
+        """
+        if self.config.tile is None:
+            origin = Origin(root, paths, folders)
+            images = self._images(
+                lambda i, side: self._open(paths[i], side), lambda i: str(paths[i]), len(paths), origin
+            )
+            return images, torch.arange(len(paths))
+        config, workers, name = self.config, decoding_threads(self.config), self.config.source_name
+        tiles = find_tiles(paths, config.tile, config.channels, config.pages, workers, printable(name))
+        opener = tiles.opener(partial(self._open, side=UNSCALED), workers)
+        owners = tiles.owners
+        origin = Origin(root, [paths[i] for i in owners.tolist()], folders)
+        images = self._images(opener, tiles.name, len(tiles), origin)
+        images.sizes = tiles.sizes
+        return images, owners
 
     def _images(
         self, opener: Opener, name: Callable[[int], str], count: int, origin: Origin | None
@@ -157,6 +174,8 @@ class SplitBuilder:
         side = stored_side(self.config, self.size)
         looked_at = survey(lambda i: opener(i, side), count, side, self.config.channels)
         self.sizes[:] = looked_at.sizes
+        if self.config.tile is not None:  # of which none is looked at
+            del looked_at.counts["not square"], looked_at.counts["small"]
         name = printable(self.config.source_name)
         looked_at.report(name, self.config.image_size or self.size, self.config.image_size is None)
         return looked_at
@@ -306,8 +325,7 @@ def _measure(
         _MEASURED(
             f"mean and deviation of the channels are measured on {limit:,} of {len(train):,} images"
         )
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    channels = train.batch(order[:limit]).unbind(1)
+    channels = fixed_part(train, limit).unbind(1)
     if limits is None:
         mean, std = _moments_of_bytes(channels)
     else:

@@ -167,6 +167,15 @@ class ScaledSplit(Split):
         return ScaledSplit(self.split.to(device), self.limits)
 
 
+def fixed_part(split: Split, limit: int) -> Tensor:
+    """Return at most `limit` images of a split, drawn at random and always the same, [M, C, h, w]."""
+    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit]
+    if split.resident:
+        return split.batch(chosen)
+    rising, places = chosen.sort()  # tiles of one file are read one after the other
+    return split.batch(rising)[places.argsort()]
+
+
 def find_limits(train: Split, config: DataConfig, name: str) -> tuple[float, float] | None:
     """Return the values of the images of a data set that become 0 and 1; None for 0 and 255 of 8 bits.
 
@@ -182,9 +191,8 @@ def find_limits(train: Split, config: DataConfig, name: str) -> tuple[float, flo
     sample = train.batch(torch.arange(0))
     if sample.dtype == torch.uint8:
         return None
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     number = min(len(train), MAX_RANGED_IMAGES)
-    values = train.batch(order[:number]).float().cpu().numpy()
+    values = fixed_part(train, number).float().cpu().numpy()
     percentiles = config.range_percentiles
     low, high = (float(x) for x in np.percentile(values, percentiles))
     high = high if high > low else low + 1

@@ -28,8 +28,8 @@ _SIZE = Notice(
 )
 _NOT_SQUARE = Notice(
     "not-square",
-    "Of an image that is not square evaluation sees the central square, and training a window that moves "
-    "over all of it.",
+    "Of an image that is not square evaluation sees the central square, and training a window that "
+    "moves over all of it.",
     "data.tile, data.canvas, or cut the images yourself",
 )
 _ENLARGED = Notice(
@@ -109,7 +109,9 @@ class Survey:
             _SIZE(f"{name}: the network sees {square}, the default; --image-size changes it")
         channels = "one channel is used" if self.channels == 1 else "repeated to three channels"
         small = f"smaller than the {square} that the network sees"
-        self._report(_NOT_SQUARE, name, "not square", "is|are not square", "evaluation sees the central square")
+        self._report(
+            _NOT_SQUARE, name, "not square", "is|are not square", "evaluation sees the central square"
+        )
         self._report(
             _ENLARGED, name, "small", f"is|are {small}", "enlarged; a smaller --image-size avoids it"
         )
