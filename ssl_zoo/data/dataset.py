@@ -64,6 +64,20 @@ class DataSet:
                 "from and to evaluate on, such as sub-folders, and --protocol health needs none"
             )
 
+    def with_canvas(self, canvas: int | str) -> DataSet:
+        """Return the same samples, as training sees them with this ``data.canvas``.
+
+        Windows that are not there, as of arrays, stay so; and those that were chosen, at "auto".
+        """
+
+        def changed(split: Split) -> Split:
+            if (windows := split.windows) is None or canvas in ("auto", windows.canvas):
+                return split
+            return split.with_windows(windows.with_canvas(canvas) if isinstance(canvas, int) else None)
+
+        train = changed(self.train)
+        return replace(self, train=train, bank=train if self.bank is self.train else changed(self.bank))
+
     def without_labels(self, reason: str) -> DataSet:
         """Return the same samples without their labels.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from ssl_zoo import tree
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.splits import Split
 from ssl_zoo.notices import Notice
+
+if TYPE_CHECKING:
+    from ssl_zoo.data.windows import Windows
 
 TYPES = {name: getattr(torch, name) for name in ("uint8", "uint16", "int16", "float32")}
 """The types of stored pixels, by name, as `ssl_zoo.preprocess.plain` gives them."""
@@ -131,6 +135,12 @@ class ScaledSplit(Split):
     def at_pass(self, seed: int) -> ScaledSplit:
         """Return the samples as a pass of training with this seed sees them."""
         return ScaledSplit(self.split.at_pass(seed), self.limits)
+
+    def with_windows(self, windows: Windows | None) -> ScaledSplit:
+        """Return the same samples, of which passes of training see these windows, scaled."""
+        changed = copy.copy(self)
+        changed.split, changed.windows = self.split.with_windows(windows), windows
+        return changed
 
     def spread(self, limit: int) -> Tensor:
         """Return the rising indices of at most `limit` samples."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -111,6 +112,12 @@ class Split(ABC):
         split itself. Override it where a sample has more to show than evaluation takes of it.
         """
         return self if self.windows is None else self.windows.at_pass(seed)
+
+    def with_windows(self, windows: Windows | None) -> Split:
+        """Return the same samples, of which passes of training see these windows."""
+        changed = copy.copy(self)
+        changed.windows = windows
+        return changed
 
     def spread(self, limit: int) -> Tensor:
         """Return the rising indices of at most `limit` samples, spread over the split, int64."""

@@ -184,6 +184,11 @@ class Windows:
         """The shorter side of the images, in pixels."""
         return self._chosen[0]
 
+    def with_canvas(self, canvas: int) -> Windows:
+        """Return windows of the same images, kept at another canvas."""
+        config = self.config.model_copy(update={"canvas": canvas})
+        return Windows(self._split, config, self.size, self.device, self.name)
+
     def prepare(self) -> None:
         """Choose the canvas, say so, and decode the images into memory or a cache if they go there."""
         if self._prepared:

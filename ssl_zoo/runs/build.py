@@ -56,7 +56,10 @@ def build_data(
         Unsuitable: the data do not fit the task.
     """
     cls, name = registry.load_task(config.task.name), config.task.name
-    data = load_data(config.data, device, cls.modality, fitted=fitted) if data is None else data
+    if data is None:
+        data = load_data(config.data, device, cls.modality, fitted=fitted)
+    else:
+        data = data.with_canvas(config.data.canvas)  # that of the run, which goes on
     if data.spec.modality != cls.modality:
         raise Unsuitable(
             f"data.source: task {name!r} takes {cls.modality} data, "

@@ -123,8 +123,10 @@ def test_more_than_eight_bits_are_windows_of_scaled_values(tmp_path: Path) -> No
     for i in range(4):
         write(tmp_path / f"{i}.png", Image.fromarray(ramp + i))
     held, lazy = (prepared(tmp_path, canvas=30, resident=r) for r in ("always", "never"))
-    a, b = (seen(data, Pass(0, 4, 0, 1)) for data in (held, lazy))
+    part = Pass(0, 4, 0, 1)
+    a, b, c = (seen(data, part) for data in (held, lazy, folder(tmp_path).with_canvas(30)))
     assert same(a, b)
+    assert same(a, c)
     assert (a[0].dtype, a[0].shape) == (torch.float32, (4, 1, 30, 30))
     assert 0 <= a[0].min() < a[0].max() <= 1
 
@@ -222,6 +224,18 @@ def test_a_run_keeps_its_canvas_and_one_of_an_older_version_its_squares(
     del state["settings"]["data.canvas"]
     run.checkpoints.save(state)
     assert Resumption(run).config.data.canvas == "square"
+
+
+def test_data_that_are_shared_take_the_canvas_of_a_run_that_goes_on(photos: Path) -> None:
+    data = folder(photos)
+    assert data.with_canvas("auto").train is data.train
+    assert data.with_canvas(windows_of(data).canvas).train is data.train
+    other = data.with_canvas(20)
+    assert other.bank is other.train
+    assert other.train.at_pass(1).batch(torch.arange(4)).shape[-1] == 20
+    expected = folder(photos, canvas=20).train.at_pass(1).batch(torch.arange(4))
+    assert other.train.at_pass(1).batch(torch.arange(4)).equal(expected)
+    assert data.with_canvas("square").train.windows is None
 
 
 def test_what_a_run_chose_agrees_with_auto_and_with_no_other_canvas() -> None:
