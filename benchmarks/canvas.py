@@ -12,32 +12,27 @@ gray, so that no colour tells the class.
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from PIL import Image, ImageStat
 
 from ssl_zoo.config.load import load_config
 from ssl_zoo.data.folder import list_files
 from ssl_zoo.evaluation import evaluate
+from ssl_zoo.evaluation.api import Evaluation
+from ssl_zoo.preprocess import stored_side
 from ssl_zoo.training import train
 
-SIZE = 64
-"""The side of the network's input, in pixels."""
-PATCH = round(SIZE * 8 / 7)
-"""The side of a patch, in pixels, so that evaluation sees it at its own scale."""
 FRAME = 640, 480
 """The width and height of a frame, in pixels."""
 PATCHES = 40
 """The number of patches of each half of a photograph."""
-WAYS = {
-    "central squares": {"data.canvas": "square"},
-    "windows of whole frames": {},
-    "tiles of 226 pixels": {"data.tile": 226},
-}
 
 
 def photographs(folders: list[Path]) -> Iterator[tuple[str, Image.Image]]:
@@ -47,7 +42,7 @@ def photographs(folders: list[Path]) -> Iterator[tuple[str, Image.Image]]:
     for file in files:
         parents = [part for part in file.parts if part not in ("contents", "images", "images_dark")]
         name = parents[-2] if file.stem[0].isdigit() else file.stem
-        image = Image.open(file)
+        image: Image.Image = Image.open(file)
         known = largest.get(name)
         if min(image.size) >= 1400 and (known is None or known.width < image.width):
             largest[name] = image
@@ -55,12 +50,12 @@ def photographs(folders: list[Path]) -> Iterator[tuple[str, Image.Image]]:
         yield name, image.convert("L")
 
 
-def patches(image: Image.Image, draw: random.Random) -> Iterator[Image.Image]:
+def patches(image: Image.Image, side: int, draw: random.Random) -> Iterator[Image.Image]:
     """Yield random patches that are not flat."""
     made = 0
     for _ in range(100 * PATCHES):
-        left, top = draw.randint(0, image.width - PATCH), draw.randint(0, image.height - PATCH)
-        patch = image.crop((left, top, left + PATCH, top + PATCH))
+        left, top = draw.randint(0, image.width - side), draw.randint(0, image.height - side)
+        patch = image.crop((left, top, left + side, top + side))
         if ImageStat.Stat(patch).stddev[0] > 8:
             yield patch
             made += 1
@@ -68,8 +63,8 @@ def patches(image: Image.Image, draw: random.Random) -> Iterator[Image.Image]:
             return
 
 
-def make(folders: list[Path], frames: Path, labelled: Path) -> None:
-    """Cut photographs into frames to train on, and into labelled patches."""
+def make(folders: list[Path], side: int, frames: Path, labelled: Path) -> None:
+    """Cut photographs into frames to train on, and into labelled patches of `side` pixels."""
     width, height = FRAME
     frames.mkdir()
     for name, image in photographs(folders):
@@ -80,7 +75,7 @@ def make(folders: list[Path], frames: Path, labelled: Path) -> None:
                 frame = image.crop((left, top, left + width, top + height))
                 frame.save(frames / f"{name}-{left}-{top}.png")
         parts = [image.crop((divide, top, image.width, top + half)) for top in (0, half)]
-        cut = [list(patches(part, draw)) for part in parts]
+        cut = [list(patches(part, side, draw)) for part in parts]
         if min(map(len, cut)) < PATCHES:
             continue
         for split, images in zip(("train", "test"), cut, strict=True):
@@ -94,20 +89,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("source", type=Path, nargs="+", help="folders of large photographs")
     parser.add_argument("--samples", type=int, default=12_800, help="the budget of each run")
+    parser.add_argument("--size", type=int, default=64, help="side of the network's input in pixels")
     parser.add_argument("--seeds", type=int, default=2)
     arguments = parser.parse_args()
+    size, tile = arguments.size, round(arguments.size / math.sqrt(0.08))
+    ways: dict[str, dict[str, Any]] = {
+        "central squares": {"data.canvas": "square"},
+        "windows of whole frames": {},
+        f"tiles of {tile} pixels": {"data.tile": tile},
+    }
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        make(arguments.source, root / "frames", root / "patches")
-        common = {
-            "task.name": "simclr", "data.source": str(root / "frames"), "data.image_size": SIZE,
+        make(arguments.source, stored_side(size), root / "frames", root / "patches")
+        common: dict[str, Any] = {
+            "task.name": "simclr", "data.source": str(root / "frames"), "data.image_size": size,
             "train.samples": arguments.samples, "train.batch_size": 64, "train.epochs": None,
             "train.tune": False,
         }  # fmt: skip
         print(f"{len(list((root / 'frames').iterdir()))} frames, {arguments.samples:,} samples drawn")
         print(f"{'':26} kNN %  linear %")
-        for way, settings in WAYS.items():
-            scores = []
+        for way, settings in ways.items():
+            scores: list[Evaluation] = []
             for seed in range(arguments.seeds):
                 config = load_config(None, {**common, **settings, "train.seed": seed})
                 run = train(config, out=root / f"{way} {seed}", protocol=())

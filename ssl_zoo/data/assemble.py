@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssl_zoo import preprocess
 from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.data.canvas import Canvas
 from ssl_zoo.data.catalogue import as_arrays, labels_of
 from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.decode import open_pixels
@@ -29,7 +30,6 @@ from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.survey import Survey, survey
 from ssl_zoo.data.tiles import UNSCALED, find_tiles
-from ssl_zoo.data.windows import Windows
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
@@ -102,10 +102,10 @@ class SplitBuilder:
             looked_at = self._survey(opener, count)
             channels = self.config.channels or next(iter(looked_at.bands), self.channels)
             self.forms.append(looked_at.form(channels, self.config.range is not None))
-        images = self._images(
+        files = self._images(
             opener, lambda i: f"{self.config.source} {split}[{i}]", count, origin_of(dataset)
         )
-        return LazySplit(images, labels_of(dataset))
+        return LazySplit(files, labels_of(dataset))
 
     def _opener(self, dataset: Any) -> Opener:
         """Return a function that opens an image of a torchvision or timm data set."""
@@ -129,14 +129,15 @@ class SplitBuilder:
         Returns:
             The images, and the number of each one's file, int64 [N].
         """
-        if self.config.tile is None:
+        tile = self.config.tile
+        if tile is None:
             origin = Origin(root, paths, folders)
             images = self._images(
                 lambda i, side: self._open(paths[i], side), lambda i: str(paths[i]), len(paths), origin
             )
             return images, torch.arange(len(paths))
         config, workers, name = self.config, decoding_threads(self.config), self.config.source_name
-        tiles = find_tiles(paths, config.tile, config.channels, config.pages, workers, printable(name))
+        tiles = find_tiles(paths, tile, config.channels, config.pages, workers, printable(name))
         opener = tiles.opener(partial(self._open, side=UNSCALED), workers)
         owners = tiles.owners
         origin = Origin(root, [paths[i] for i in owners.tolist()], folders)
@@ -281,8 +282,7 @@ def assemble(
     placed = place_splits(present, name, config, device)
     size = config.image_size or size
     for key in placed.keys() - {"test"}:
-        label = f"{name} {key}"
-        placed[key].windows = Windows.of(present[key], placed[key], config, size, device, label)
+        placed[key].canvas = Canvas.of(present[key], placed[key], config, size, device, name, key)
     limits = find_limits(train, config, name)
     if limits is not None:
         placed = {key: ScaledSplit(split, limits) for key, split in placed.items()}

@@ -67,13 +67,13 @@ class DataSet:
     def with_canvas(self, canvas: int | str) -> DataSet:
         """Return the same samples, as training sees them with this ``data.canvas``.
 
-        Windows that are not there, as of arrays, stay so; and those that were chosen, at "auto".
+        Samples without one, such as arrays, stay so; at "auto" the one that was chosen stays.
         """
 
         def changed(split: Split) -> Split:
-            if (windows := split.windows) is None or canvas in ("auto", windows.canvas):
+            if (kept := split.canvas) is None or canvas in ("auto", kept.side):
                 return split
-            return split.with_windows(windows.with_canvas(canvas) if isinstance(canvas, int) else None)
+            return split.with_canvas(kept.at(canvas) if isinstance(canvas, int) else None)
 
         train = changed(self.train)
         return replace(self, train=train, bank=train if self.bank is self.train else changed(self.bank))

@@ -28,6 +28,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -106,13 +107,21 @@ def provide(images: ImageFiles, name: str, folder: Path) -> None:
         ) from error
 
 
-class _CacheEntry:
-    """The files of a cache that belong to the images of one split.
+def has_file(images: ImageFiles, name: str, folder: Path) -> bool:
+    """Return whether a cache has a file of these images, which may be out of date."""
+    if images.origin is None:
+        return False
+    return any(_CacheEntry(images, images.origin, name, folder).files(".npy"))
 
-    Attributes:
-        file: the decoded images.
-        notes: the list of unreadable images.
-    """
+
+def free_space(folder: Path) -> int:
+    """Return the free bytes of the disk of a folder, which need not exist."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    return shutil.disk_usage(existing).free
+
+
+class _CacheEntry:
+    """The files of a cache that belong to the images of one split."""
 
     def __init__(self, images: ImageFiles, origin: Origin, name: str, folder: Path) -> None:
         self.images, self.name, self.folder = images, printable(name), folder
@@ -121,10 +130,26 @@ class _CacheEntry:
         location = hashlib.sha256(os.fsencode(f"{origin.root.resolve()}\0{name}\0{form}"))
         short = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[:60]
         self._source = f"{short}-{location.hexdigest()[:8]}"
-        self._stem = f"{self._source}-{_fingerprint(images, origin)}"
-        self.file = folder / f"{self._stem}.npy"
-        self.notes = folder / f"{self._stem}.json"
+        self._origin = origin
         self._shape = (images.count, images.channels, images.side, images.side)
+
+    @cached_property
+    def _stem(self) -> str:
+        return f"{self._source}-{_fingerprint(self.images, self._origin)}"
+
+    @property
+    def file(self) -> Path:
+        """The decoded images."""
+        return self.folder / f"{self._stem}.npy"
+
+    @property
+    def notes(self) -> Path:
+        """The list of unreadable images."""
+        return self.folder / f"{self._stem}.json"
+
+    def files(self, suffix: str) -> Iterator[Path]:
+        """Yield the files of these images with this suffix, also those that are out of date."""
+        return self.folder.glob(f"{self._source}-*{suffix}")
 
     def read(self) -> ArrayFile | ImageFile | None:
         """Open the decoded images and record the unreadable ones; return None unless they are complete.
@@ -206,7 +231,7 @@ class _CacheEntry:
             raise
         result = self._open(notes)
         for suffix in (".json", ".npy"):
-            for old in self.folder.glob(f"{self._source}-*{suffix}"):
+            for old in self.files(suffix):
                 if old.stem != self._stem:
                     with contextlib.suppress(OSError):  # it may belong to another user
                         old.unlink()

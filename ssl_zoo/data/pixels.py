@@ -18,7 +18,7 @@ from ssl_zoo.data.splits import Split
 from ssl_zoo.notices import Notice
 
 if TYPE_CHECKING:
-    from ssl_zoo.data.windows import Windows
+    from ssl_zoo.data.canvas import Canvas
 
 TYPES = {name: getattr(torch, name) for name in ("uint8", "uint16", "int16", "float32")}
 """The types of stored pixels, by name, as `ssl_zoo.preprocess.plain` gives them."""
@@ -104,7 +104,7 @@ class ScaledSplit(Split):
         self.split, self.limits = split, limits
         self.labels = split.labels
         self.resident, self.readers = split.resident, split.readers
-        self.windows = split.windows
+        self.canvas = split.canvas
 
     def __len__(self) -> int:
         return len(self.split)
@@ -136,10 +136,10 @@ class ScaledSplit(Split):
         """Return the samples as a pass of training with this seed sees them."""
         return ScaledSplit(self.split.at_pass(seed), self.limits)
 
-    def with_windows(self, windows: Windows | None) -> ScaledSplit:
-        """Return the same samples, of which passes of training see these windows, scaled."""
+    def with_canvas(self, canvas: Canvas | None) -> ScaledSplit:
+        """Return the same samples, of which passes of training see another canvas, scaled."""
         changed = copy.copy(self)
-        changed.split, changed.windows = self.split.with_windows(windows), windows
+        changed.split, changed.canvas = self.split.with_canvas(canvas), canvas
         return changed
 
     def spread(self, limit: int) -> Tensor:
@@ -180,10 +180,9 @@ class ScaledSplit(Split):
 def fixed_part(split: Split, limit: int) -> Tensor:
     """Return at most `limit` images of a split, drawn at random and always the same, [M, C, h, w]."""
     chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit]
-    if split.resident:
-        return split.batch(chosen)
     rising, places = chosen.sort()  # tiles of one file are read one after the other
-    return split.batch(rising)[places.argsort()]
+    images: Tensor = split.batch(chosen) if split.resident else split.batch(rising)[places.argsort()]
+    return images
 
 
 def find_limits(train: Split, config: DataConfig, name: str) -> tuple[float, float] | None:

@@ -20,7 +20,7 @@ from ssl_zoo.data.read_ahead import read_ahead
 from ssl_zoo.tree import Tree
 
 if TYPE_CHECKING:
-    from ssl_zoo.data.windows import Windows
+    from ssl_zoo.data.canvas import Canvas
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Split(ABC):
         skipped: the unreadable files met so far, with the reason for each.
         resident: whether the samples are in memory; if not, batches are read ahead by threads.
         readers: the number of threads that may call `batch` at the same time to read ahead.
-        windows: the larger images that passes of training see in place of the samples; None for none.
+        canvas: the larger images that passes of training see in place of the samples; None for none.
     """
 
     labels: Tensor | None = None
     skipped: Mapping[str, str] = MappingProxyType({})
     resident: bool = True
     readers: int = 1
-    windows: Windows | None = None
+    canvas: Canvas | None = None
     _names: Sequence[str] | None = None
 
     @property
@@ -111,12 +111,12 @@ class Split(ABC):
         They are the same samples in the same order, such as another part of each; evaluation sees this
         split itself. Override it where a sample has more to show than evaluation takes of it.
         """
-        return self if self.windows is None else self.windows.at_pass(seed)
+        return self if self.canvas is None else self.canvas.at_pass(seed)
 
-    def with_windows(self, windows: Windows | None) -> Split:
-        """Return the same samples, of which passes of training see these windows."""
+    def with_canvas(self, canvas: Canvas | None) -> Split:
+        """Return the same samples, of which passes of training see another canvas."""
         changed = copy.copy(self)
-        changed.windows = windows
+        changed.canvas = canvas
         return changed
 
     def spread(self, limit: int) -> Tensor:

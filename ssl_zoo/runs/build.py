@@ -168,8 +168,8 @@ def record_choices(config: RunConfig, data: DataSet, device: Device) -> RunConfi
     storage: dict[str, Any] = {}
     if config.data.cache is None:
         storage["resident"] = "always" if data.train.resident else "never"
-    if data.train.windows is not None:
-        storage["canvas"] = data.train.windows.canvas
+    if data.train.canvas is not None:
+        storage["canvas"] = data.train.canvas.side
     return config.model_copy(
         update={
             "train": config.train.model_copy(update=computing),

@@ -105,8 +105,8 @@ def test_tiles_are_the_same_in_memory_on_disk_and_in_a_cache(tmp_path: Path) -> 
     batches = []
     for where in settings:
         data = folder(tmp_path / "d", tile=30, canvas=24, **where)
-        assert data.train.windows is not None
-        data.train.windows.prepare()
+        assert data.train.canvas is not None
+        data.train.canvas.prepare()
         batches.append((everything(data), data.train.at_pass(1).batch(torch.arange(18))))
     for squares, windows in batches[1:]:
         assert squares.equal(batches[0][0])

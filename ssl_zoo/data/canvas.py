@@ -1,4 +1,4 @@
-"""Windows: random squares of whole images, which training sees in place of the central squares.
+"""Canvas: random squares of whole images, which training sees in place of the central squares.
 
 Images are kept with their aspect, and in each pass of training a square as wide as the shorter side is
 cut out of each. Its place follows from the seed of the pass and the number of the image alone, so that a
@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +31,8 @@ from ssl_zoo.notices import Notice
 from ssl_zoo.text import printable
 from ssl_zoo.views import derive_seed
 
+Place = Literal["memory", "cache", "files"]
+"""Where whole images lie: decoded in memory or in a cache, or in their files."""
 SMALLEST_CROP = 0.08
 """The area of the smallest crops of most papers, as a share of the image's."""
 LOWERED = (1.0, 0.75, 0.5)
@@ -115,7 +119,7 @@ class _HeldWindows(Split):
         return torch.stack([window(self.images[i], self.seed, self.numbers[i]) for i in chosen])
 
 
-class Windows:
+class Canvas:
     """The whole images of a split, of which each pass of training sees random windows.
 
     Nothing is decoded before `prepare`, or before a batch is read.
@@ -125,23 +129,31 @@ class Windows:
         config: the ``data`` section.
         size: the side of the network's input, in pixels.
         device: the device in whose memory the images lie if they fit.
-        name: the name of the source and the split.
+        name: the name of the source.
+        key: the name of the split.
     """
 
     def __init__(
-        self, split: LazySplit, config: DataConfig, size: int, device: torch.device, name: str
+        self, split: LazySplit, config: DataConfig, size: int, device: torch.device, name: str, key: str
     ) -> None:
         assert isinstance(split.files, ImageFiles)
-        self.config, self.size, self.device, self.name = config, size, device, name
+        self.config, self.size, self.device, self.name, self.key = config, size, device, name, key
         self._squares, self._split = split.files, split
         self._held: list[Tensor] | None = None
         self._prepared = False
 
     @classmethod
     def of(
-        cls, split: Split, kept: Split, config: DataConfig, size: int, device: torch.device, name: str
-    ) -> Windows | None:
-        """Return the windows of a split of image files; None where they would be its squares.
+        cls,
+        split: Split,
+        kept: Split,
+        config: DataConfig,
+        size: int,
+        device: torch.device,
+        name: str,
+        key: str,
+    ) -> Canvas | None:
+        """Return the whole images of a split of files; None where windows would be its squares.
 
         Args:
             split: the split, as it was before it was placed in memory or a cache.
@@ -149,7 +161,8 @@ class Windows:
             config: the ``data`` section.
             size: the side of the network's input, in pixels.
             device: the device in whose memory the images lie if they fit.
-            name: the name of the source and the split.
+            name: the name of the source.
+            key: the name of the split.
 
         Raises:
             SettingError: ``data.canvas`` is smaller than the network's input, or there are no files.
@@ -169,36 +182,35 @@ class Windows:
         if canvas == "square":
             return None
         if kept is not split:  # what could not be read is left out
-            names = split.names
-            readable = [i for i, name in enumerate(names) if printable(name) not in split.skipped]
+            readable = [i for i, x in enumerate(split.names) if printable(x) not in split.skipped]
             split = split.subset(torch.tensor(readable, dtype=torch.long))
-        windows = cls(split, config, size, device, name)
-        gains = windows._choices[0] > windows._least or windows._squares.mean_aspect > 1
-        return windows if gains else None
+        kept_whole = cls(split, config, size, device, name, key)
+        gains = kept_whole._choices[0] > kept_whole._least or kept_whole._squares.mean_aspect > 1
+        return kept_whole if gains else None
 
     def __len__(self) -> int:
         return len(self._split)
 
     @property
-    def canvas(self) -> int:
+    def side(self) -> int:
         """The shorter side of the images, in pixels."""
         return self._chosen[0]
 
-    def with_canvas(self, canvas: int) -> Windows:
-        """Return windows of the same images, kept at another canvas."""
-        config = self.config.model_copy(update={"canvas": canvas})
-        return Windows(self._split, config, self.size, self.device, self.name)
+    def at(self, side: int) -> Canvas:
+        """Return the same images, kept with another shorter side."""
+        config = self.config.model_copy(update={"canvas": side})
+        return Canvas(self._split, config, self.size, self.device, self.name, self.key)
 
     def prepare(self) -> None:
         """Choose the canvas, say so, and decode the images into memory or a cache if they go there."""
         if self._prepared:
             return
         self._prepared = True
-        canvas, in_memory = self._chosen
-        self._report(canvas, in_memory)
-        if self.config.cache is not None:
-            decoded_cache.provide(self._images, self.name, user_path("data.cache", self.config.cache))
-        elif in_memory:
+        _, place = self._chosen
+        self._report()
+        if place == "cache":
+            decoded_cache.provide(self._images, self._cache_name, self._cache_folder)
+        elif place == "memory":
             self._held = self._decoded()
 
     def at_pass(self, seed: int) -> Split:
@@ -209,7 +221,7 @@ class Windows:
 
     @cached_property
     def _images(self) -> ImageFiles:
-        return self._squares.kept_whole(self.canvas)
+        return self._squares.kept_whole(self.side)
 
     def _decoded(self) -> list[Tensor]:
         """Return all images on the device, another one of its class in place of an unreadable one."""
@@ -237,19 +249,39 @@ class Windows:
         return sorted({max(self._least, round(share * wanted)) for share in (*LOWERED, 0)}, reverse=True)
 
     @cached_property
-    def _chosen(self) -> tuple[int, bool]:
-        """The canvas, and whether images of that size are held in memory."""
+    def _chosen(self) -> tuple[int, Place]:
+        """The canvas, and where images of that size lie."""
         choices = self._choices
-        if self.config.cache is not None:
-            return choices[0], False
-        if self.config.resident != "never" and len(self) <= residence.MAX_RESIDENT_IMAGES:
+        place: Place = "memory" if self.config.cache is None else "cache"
+        if place == "cache":
+            fits = [self._fits_cache(canvas) for canvas in choices]
+        elif self.config.resident == "never" or len(self) > residence.MAX_RESIDENT_IMAGES:
+            fits = []
+        else:
             free = residence.free_memory(self.device) / distributed.world_size()
             fits = [self._nbytes(canvas) <= self._share(canvas) * free for canvas in choices]
-            first = fits.index(True) if any(fits) else len(fits)
-            (number,) = distributed.all_reduce_max(first)  # all processes decide alike
-            if number < len(choices):
-                return choices[int(number)], True
-        return min(choices[0], 2 * self._least) if len(choices) > 1 else choices[0], False
+        first = fits.index(True) if any(fits) else len(choices)
+        (number,) = distributed.all_reduce_max(first)  # all processes decide alike
+        if number < len(choices):
+            return choices[int(number)], place
+        return min(choices[0], 2 * self._least) if len(choices) > 1 else choices[0], "files"
+
+    def _fits_cache(self, canvas: int) -> bool:
+        """Return whether a cache has images of this size already, or has room for them."""
+        images = self._squares.kept_whole(canvas)
+        free = decoded_cache.free_space(self._cache_folder)
+        return self._nbytes(canvas) <= LEAST_SHARE * free or decoded_cache.has_file(
+            images, self._cache_name, self._cache_folder
+        )
+
+    @property
+    def _cache_folder(self) -> Path:
+        assert self.config.cache is not None
+        return user_path("data.cache", self.config.cache)
+
+    @property
+    def _cache_name(self) -> str:
+        return f"{self.name} {self.key}"
 
     def _share(self, canvas: int) -> float:
         """Return the share of the free memory that images with this canvas may take."""
@@ -259,20 +291,21 @@ class Windows:
     def _nbytes(self, canvas: int) -> int:
         return len(self) * self._squares.kept_whole(canvas).sample_nbytes
 
-    def _report(self, canvas: int, in_memory: bool) -> None:
+    def _report(self) -> None:
         """Say how much of the images can be seen, and at which magnification."""
-        sizes = self._squares.sizes
+        (canvas, place), sizes = self._chosen, self._squares.sizes
         scale = min(1.0, canvas / median(min(size) for size in sizes)) if sizes else 1.0
         seen = [min(1.0, preprocess.MAX_ASPECT * min(size) / max(size)) for size in sizes] or [1.0]
         crop = round(canvas * math.sqrt(SMALLEST_CROP))
         factor = self.size / crop
         wanted, reason = self._choices[0], ""
-        if self.config.cache is None and not in_memory:
-            reason = ", as they are decoded at each use (data.cache keeps them decoded)"
+        if place == "files":
+            hint = " (data.cache keeps them decoded)" if self.config.cache is None else ""
+            reason = f", as they are decoded at each use{hint}"
         elif canvas < wanted:
-            reason = f", as {wanted} would take {self._nbytes(wanted) / 1e6:,.0f} MB of memory"
+            reason = f", as {wanted} would take {self._nbytes(wanted) / 1e6:,.0f} MB of {place}"
         _CANVAS(
-            f"{self.name}: training sees windows of whole images, whose shorter side is {canvas} pixels"
+            f"{self.name}: training sees windows of whole images, {canvas} pixels on the shorter side"
             f"{reason}: {sum(seen) / len(seen):.0%} of an image can be seen, at {scale:.0%} of its "
             f"resolution; crops of {SMALLEST_CROP:.0%} have {crop} pixels, "
             f"{'not enlarged' if factor < 1.02 else f'enlarged {factor:.1f} times'}; data.canvas sets it"

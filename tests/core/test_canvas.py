@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,8 @@ from torch import Tensor
 from ssl_zoo.config.schema import DataConfig, EncoderConfig
 from ssl_zoo.config.settings import changed_settings, result_affecting_settings
 from ssl_zoo.data import DataSet, load, residence
+from ssl_zoo.data.canvas import Canvas, window
 from ssl_zoo.data.splits import Pass
-from ssl_zoo.data.windows import Windows, window
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
@@ -24,14 +26,14 @@ from tests.conftest import small_config
 from tests.core.pictures import CPU, broken, folder, one_line, photo, write
 
 
-def windows_of(data: DataSet) -> Windows:
-    assert data.train.windows is not None
-    return data.train.windows
+def canvas_of(data: DataSet) -> Canvas:
+    assert data.train.canvas is not None
+    return data.train.canvas
 
 
 def prepared(path: Path, **settings: Any) -> DataSet:
     data = folder(path, **settings)
-    windows_of(data).prepare()
+    canvas_of(data).prepare()
     return data
 
 
@@ -59,7 +61,7 @@ def test_a_panorama_is_seen_to_its_ends(tmp_path: Path) -> None:
     columns = np.linspace(0, 255, 4000).round().astype(np.uint8)
     write(tmp_path / "panorama.png", Image.fromarray(np.tile(columns, (200, 1))))
     data = prepared(tmp_path, image_size=56)  # of which crops of 8 % are not enlarged from 198 pixels
-    assert windows_of(data).canvas == 198
+    assert canvas_of(data).side == 198
     passes = torch.stack(
         [data.train.at_pass(seed).batch(torch.tensor([0]))[0, 0, 0] for seed in range(400)]
     )
@@ -94,7 +96,7 @@ def test_windows_are_the_same_in_memory_on_disk_and_in_a_cache(
     held = prepared(photos, canvas=canvas, resident="always")
     assert held.train.at_pass(0).resident
     expected = seen(held, part)
-    side = windows_of(held).canvas
+    side = canvas_of(held).side
     assert [x.shape for x in expected] == [(4, 3, side, side)] * 3
     assert not same(expected, seen(held, Pass(seed=8, batch_size=4, first=0, end=3)))
     for _ in range(2):  # the second one decodes nothing
@@ -109,7 +111,7 @@ def test_windows_are_the_same_in_memory_on_disk_and_in_a_cache(
     assert held.train.names == [lazy.train.names[i] for i in numbers]
 
 
-def test_a_resumed_pass_and_two_processes_see_the_windows_of_one(photos: Path) -> None:
+def test_a_resumed_pass_and_two_processes_see_the_canvas_of_one(photos: Path) -> None:
     for resident in ("always", "never"):
         data = prepared(photos, canvas=20, resident=resident)
         whole = seen(data, Pass(3, 4, 0, 3))
@@ -118,7 +120,7 @@ def test_a_resumed_pass_and_two_processes_see_the_windows_of_one(photos: Path) -
         assert same([torch.cat(pair) for pair in zip(*parts, strict=True)], whole)
 
 
-def test_more_than_eight_bits_are_windows_of_scaled_values(tmp_path: Path) -> None:
+def test_more_than_eight_bits_are_canvas_of_scaled_values(tmp_path: Path) -> None:
     ramp = np.linspace(0, 60000, 40 * 80).reshape(40, 80).astype(np.uint16)
     for i in range(4):
         write(tmp_path / f"{i}.png", Image.fromarray(ramp + i))
@@ -136,7 +138,7 @@ def test_more_than_eight_bits_are_windows_of_scaled_values(tmp_path: Path) -> No
 
 def test_evaluation_sees_the_central_squares_as_before(photos: Path) -> None:
     new, old = folder(photos, canvas=40), folder(photos, canvas="square")
-    assert old.train.windows is None
+    assert old.train.canvas is None
     assert new.spec == old.spec
     everything = torch.arange(len(old.train))
     assert new.train.batch(everything).equal(old.train.batch(everything))
@@ -146,9 +148,9 @@ def test_evaluation_sees_the_central_squares_as_before(photos: Path) -> None:
 def test_small_squares_and_arrays_have_no_windows(tmp_path: Path) -> None:
     for i in range(5):
         write(tmp_path / f"{i}.png", photo((16, 16), i))
-    assert folder(tmp_path).train.windows is None
-    assert folder(tmp_path, canvas=16).train.windows is None
-    assert load(DataConfig(source="digits"), CPU).train.windows is None
+    assert folder(tmp_path).train.canvas is None
+    assert folder(tmp_path, canvas=16).train.canvas is None
+    assert load(DataConfig(source="digits"), CPU).train.canvas is None
 
 
 # The choice of the canvas
@@ -179,11 +181,11 @@ def test_the_canvas_follows_from_the_images_and_the_memory(
     data = folder(tmp_path, **settings)
     monkeypatch.setattr(residence, "free_memory", lambda device: free)
     caplog.clear()
-    windows_of(data).prepare()
-    assert windows_of(data).canvas == canvas
+    canvas_of(data).prepare()
+    assert canvas_of(data).side == canvas
     assert data.train.at_pass(0).resident == resident
     (line,) = caplog.messages
-    assert f"whose shorter side is {canvas} pixels" in line
+    assert f"windows of whole images, {canvas} pixels on the shorter side" in line
     assert "100% of an image can be seen, at" in line
     assert ("decoded at each use" in line) == (not resident)
 
@@ -205,6 +207,24 @@ def test_a_wrong_canvas_is_one_line(source: str, canvas: Any, reason: str, photo
         assert one_line(error).startswith("data.canvas: ")
 
 
+def test_a_cache_that_is_there_keeps_its_canvas_on_a_disk_that_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(8):
+        write(tmp_path / "d" / f"{i}.png", photo((160, 80), i))
+    cache = str(tmp_path / "some" / "cache")
+    free = 2 * 8 * 3 * 37 * 74
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    data = prepared(tmp_path / "d", cache=cache)
+    assert canvas_of(data).side == 37
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    again = prepared(tmp_path / "d", cache=cache)
+    assert same(seen(again, Pass(0, 8, 0, 1)), seen(data, Pass(0, 8, 0, 1)))
+    (tmp_path / "some" / "cache").rename(tmp_path / "gone")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=8 * 3 * 16 * 16))
+    assert canvas_of(prepared(tmp_path / "d", cache=cache)).side == 32  # read from the files
+
+
 # Runs
 
 
@@ -219,7 +239,7 @@ def test_a_run_keeps_its_canvas_and_one_of_an_older_version_its_squares(
     resumption = Resumption(run)
     assert resumption.config.data.canvas == chosen
     again = load(resumption.config.data, CPU)
-    assert windows_of(again).canvas == chosen
+    assert canvas_of(again).side == chosen
     state = run.checkpoints.load()
     del state["settings"]["data.canvas"]
     run.checkpoints.save(state)
@@ -229,13 +249,13 @@ def test_a_run_keeps_its_canvas_and_one_of_an_older_version_its_squares(
 def test_data_that_are_shared_take_the_canvas_of_a_run_that_goes_on(photos: Path) -> None:
     data = folder(photos)
     assert data.with_canvas("auto").train is data.train
-    assert data.with_canvas(windows_of(data).canvas).train is data.train
+    assert data.with_canvas(canvas_of(data).side).train is data.train
     other = data.with_canvas(20)
     assert other.bank is other.train
     assert other.train.at_pass(1).batch(torch.arange(4)).shape[-1] == 20
     expected = folder(photos, canvas=20).train.at_pass(1).batch(torch.arange(4))
     assert other.train.at_pass(1).batch(torch.arange(4)).equal(expected)
-    assert data.with_canvas("square").train.windows is None
+    assert data.with_canvas("square").train.canvas is None
 
 
 def test_what_a_run_chose_agrees_with_auto_and_with_no_other_canvas() -> None:
