@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin
+
+MAX_ASPECT = 32
+"""The longer side of an image that is kept whole, in units of the shorter one; more is cut off."""
 
 
 def stored_side(size: int) -> int:
@@ -309,20 +312,36 @@ def to_square(image: Image.Image | NDArray[Any], side: int, channels: int) -> ND
     Raises:
         ValueError: the image has another number of channels.
     """
+    return _resized(image, side, channels, _fit)
+
+
+def to_canvas(image: Image.Image | NDArray[Any], side: int, channels: int) -> NDArray[Any]:
+    """Return a whole image whose shorter side is `side`, [channels, h, w]; otherwise as `to_square`."""
+    return _resized(image, side, channels, _shrink)
+
+
+def _resized(
+    image: Image.Image | NDArray[Any],
+    side: int,
+    channels: int,
+    fit: Callable[[Image.Image, int], Image.Image],
+) -> NDArray[Any]:
+    """Return an image as `to_square`, resized by `fit`."""
     if isinstance(image, np.ndarray):
-        return _square_of(image, side, channels)
+        return _resized_pixels(image, side, channels, fit)
     image.load()
     with contextlib.suppress(Exception):  # the pixels are valid even if the metadata are not
         ImageOps.exif_transpose(image, in_place=True)
     if has_more_than_8_bits(image) or channels not in (1, 3):
-        return _square_of(_pixels_of(image), side, channels)
+        return _resized_pixels(_pixels_of(image), side, channels, fit)
     mode = "L" if channels == 1 else "RGB"
     if image.has_transparency_data:
         # Pillow weights colours by alpha when it resizes, so blending can follow.
-        square = _fit(_convert(image, "RGBA"), side)
-        image = Image.alpha_composite(Image.new("RGBA", square.size, "white"), square)
-    image = _fit(_convert(image, mode), side)
-    return np.array(image, dtype=np.uint8).reshape(side, side, channels).transpose(2, 0, 1)
+        resized = fit(_convert(image, "RGBA"), side)
+        image = Image.alpha_composite(Image.new("RGBA", resized.size, "white"), resized)
+    image = fit(_convert(image, mode), side)
+    pixels = np.array(image, dtype=np.uint8).reshape(image.height, image.width, channels)
+    return pixels.transpose(2, 0, 1)
 
 
 def _pixels_of(image: Image.Image) -> NDArray[Any]:
@@ -336,15 +355,20 @@ def _pixels_of(image: Image.Image) -> NDArray[Any]:
     return plain(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
-def _square_of(pixels: NDArray[Any], side: int, channels: int) -> NDArray[Any]:
-    """Return the central square of pixels [C, h, w], as `to_square`."""
+def _resized_pixels(
+    pixels: NDArray[Any],
+    side: int,
+    channels: int,
+    fit: Callable[[Image.Image, int], Image.Image],
+) -> NDArray[Any]:
+    """Return pixels [C, h, w] as `to_square`, resized by `fit`."""
     number = len(pixels)
     if number != channels and 1 not in (number, channels):
         raise ValueError(f"the image has {number} channels, and {channels} are taken")
     if pixels.shape[1:] != (side, side):
         exact = pixels.dtype in (np.uint8, np.float32)
         planes = [plane if exact else plane.astype(np.float32) for plane in pixels]
-        fitted = np.stack([np.asarray(_fit(Image.fromarray(plane), side)) for plane in planes])
+        fitted = np.stack([np.asarray(fit(Image.fromarray(plane), side)) for plane in planes])
         pixels = fitted if exact else np.rint(fitted).astype(pixels.dtype)
     if number == channels:
         return pixels
@@ -368,6 +392,15 @@ def _fit(image: Image.Image, side: int) -> Image.Image:
     if image.size == (side, side):
         return image
     return ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
+
+
+def _shrink(image: Image.Image, side: int) -> Image.Image:
+    """Return a whole image whose shorter side is `side`; only the middle of one that is too long."""
+    shorter = min(image.size)
+    width, height = (min(max(side, round(n * side / shorter)), MAX_ASPECT * side) for n in image.size)
+    if image.size == (width, height):
+        return image
+    return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
 
 
 def resize(x: NDArray[np.float64], size: int) -> NDArray[np.float64]:

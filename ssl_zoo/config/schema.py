@@ -90,6 +90,19 @@ class DataConfig(_Section):
         description="that side for images in files, if image_size is not set; default for pretrained "
         "weights: that of the images they were trained on",
     )
+    canvas: Literal["auto", "square"] | Annotated[int, Field(ge=4, le=16384)] = Field(
+        "auto",
+        description="shorter side, in pixels, at which whole images are kept for training, which sees "
+        "random windows of them; auto: up to 3.5 times the input, as memory allows; square: the central "
+        "square alone, at 8/7 of the input",
+    )
+    tile: int | None = Field(
+        None,
+        ge=4,
+        le=65536,
+        description="side, in pixels of the file, of the tiles into which large images are cut, each of "
+        "them a sample; none: an image is a sample",
+    )
     channels: int | None = Field(
         None,
         ge=1,

@@ -22,6 +22,10 @@ BUDGET_SETTINGS = tuple(f"train.{name}" for name in BUDGETS)
 """The settings of the budget, by dotted path."""
 
 
+RECORDED = frozenset({"data.canvas"})
+"""Settings in whose place a run records what it chose, where they are left at "auto"."""
+
+
 def result_affecting_settings(config: EncoderConfig) -> dict[str, Any]:
     """Return all settings that affect the figures of a run, by dotted path, as plain values."""
     sections = config.model_dump(mode="json", exclude={"provenance"})
@@ -34,6 +38,8 @@ def result_affecting_settings(config: EncoderConfig) -> dict[str, Any]:
 def changed_settings(before: Mapping[str, Any], config: EncoderConfig) -> dict[str, tuple[Any, Any]]:
     """Return the settings that differ, by dotted path, with the value before and that in `config`.
 
+    A setting left at "auto" does not differ from what a run chose in its place.
+
     Args:
         before: the `result_affecting_settings` of a configuration, perhaps of another version, whose
             settings may be fewer or more.
@@ -44,5 +50,7 @@ def changed_settings(before: Mapping[str, Any], config: EncoderConfig) -> dict[s
     return {
         path: (before[path], value)
         for path, value in now.items()
-        if path in before and before[path] != value
+        if path in before
+        and before[path] != value
+        and not (path in RECORDED and "auto" in (before[path], value))
     }

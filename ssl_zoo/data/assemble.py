@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from ssl_zoo import distributed, preprocess
-from ssl_zoo.config.paths import user_path
+from ssl_zoo import preprocess
 from ssl_zoo.config.schema import DEFAULT_SIZE, DataConfig
+from ssl_zoo.data.canvas import Canvas
 from ssl_zoo.data.catalogue import as_arrays, labels_of
 from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.decode import open_pixels
 from ssl_zoo.data.decoded_cache import origin_of
 from ssl_zoo.data.holdout import hold_out
-from ssl_zoo.data.image_files import ImageFiles
+from ssl_zoo.data.image_files import ImageFiles, Opener
 from ssl_zoo.data.lazy import LazySplit
-from ssl_zoo.data.pixels import TYPES, Form, ScaledSplit, find_limits, scale
+from ssl_zoo.data.pixels import TYPES, Form, ScaledSplit, find_limits, fixed_part, scale
 from ssl_zoo.data.read_ahead import decoding_threads
+from ssl_zoo.data.residence import place_splits
 from ssl_zoo.data.sample_files import Origin, UnreadableFiles
 from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.survey import Survey, survey
+from ssl_zoo.data.tiles import UNSCALED, find_tiles
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.text import printable
 
-MEMORY_SHARE = 0.25
-"""The share of the free memory that decoded images may take."""
-MAX_RESIDENT_IMAGES = 200_000
-"""Splits of more images are not decoded in advance, as that would take minutes."""
 MAX_MEASURED_IMAGES = 10_000
 """The number of images in memory from which mean and deviation are measured."""
 MAX_MEASURED_FILES = 256
@@ -43,12 +42,6 @@ MAX_MEASURED_FILES = 256
 DAMAGED_FILES_HINT = "its files are damaged; remove them, and they are downloaded again"
 
 
-_ON_DISK = Notice(
-    "on-disk",
-    f"Images that would take more than {MEMORY_SHARE:.0%} of the free memory, or more than "
-    f"{MAX_RESIDENT_IMAGES:,} of them, are not decoded in advance.",
-    "data.resident, data.cache",
-)
 _MEASURED = Notice(
     "measured",
     f"The mean and deviation that normalise images are measured on up to {MAX_MEASURED_FILES} files, or "
@@ -82,6 +75,7 @@ class SplitBuilder:
         channels: the number of channels of images that are decoded, unless the configuration says
             otherwise.
         forms: the form of images that are decoded, once it is known, for all splits.
+        sizes: the height and width of those looked at, likewise.
     """
 
     config: DataConfig
@@ -89,6 +83,7 @@ class SplitBuilder:
     size: int | None = None
     channels: int = 3
     forms: list[Form] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
     unreadable: UnreadableFiles = field(default_factory=lambda: UnreadableFiles("images"))
 
     def from_dataset(self, dataset: Any, split: str) -> Split:
@@ -106,38 +101,67 @@ class SplitBuilder:
             images, labels = arrays
             _check_arrays(images, labels, f"{self.config.source} {split}")
             return ArraySplit(images.to(self.device), labels)
-        side = stored_side(self.config, self.size)
-        count = len(dataset)
-        if hasattr(dataset, "loader"):  # torchvision's, replaced by ours, which scales JPEG files
-            dataset.loader = lambda file: self._open(Path(file), side)
+        opener, count = self._opener(dataset), len(dataset)
         if not self.forms:
-            looked_at = survey(lambda i: dataset[i][0], count, side, self.config.channels)
+            looked_at = self._survey(opener, count)
             channels = self.config.channels or next(iter(looked_at.bands), self.channels)
             self._choose(looked_at, self.config.model_copy(update={"channels": channels}))
-        images_by_index = ImageFiles(
-            open=lambda i: dataset[i][0],
-            name=lambda i: f"{self.config.source} {split}[{i}]",
-            count=count,
-            side=side,
-            **vars(self.form),
-            workers=decoding_threads(self.config),
-            unreadable=self.unreadable,
-            origin=origin_of(dataset),
+        files = self._images(
+            opener, lambda i: f"{self.config.source} {split}[{i}]", count, origin_of(dataset)
         )
-        return LazySplit(images_by_index, labels_of(dataset))
+        return LazySplit(files, labels_of(dataset))
 
-    def from_files(self, paths: Sequence[Path], root: Path, folders: Sequence[Path] = ()) -> ImageFiles:
-        """Return the image files below `root`, and in all of `folders`, as a `LazySplit` takes them."""
-        side = stored_side(self.config, self.size)
+    def _opener(self, dataset: Any) -> Opener:
+        """Return a function that opens an image of a torchvision or timm data set."""
+
+        @cache
+        def at(side: int) -> Any:
+            scaled = copy.copy(dataset)
+            if hasattr(dataset, "loader"):  # replaced by ours, which scales JPEG files
+                scaled.loader = partial(self._open, side=side)
+            return scaled
+
+        return lambda i, side: at(side)[i][0]
+
+    def from_files(
+        self, paths: Sequence[Path], root: Path, folders: Sequence[Path] = ()
+    ) -> tuple[ImageFiles, Tensor]:
+        """Return the images in files below `root`, and in all of `folders`, as a `LazySplit` takes them.
+
+        An image is a file, or a tile of one.
+
+        Returns:
+            The images, and the number of each one's file, int64 [N].
+        """
+        tile = self.config.tile
+        if tile is None:
+            origin = Origin(root, paths, folders)
+            images = self._images(
+                lambda i, side: self._open(paths[i], side), lambda i: str(paths[i]), len(paths), origin
+            )
+            return images, torch.arange(len(paths))
+        config, workers, name = self.config, decoding_threads(self.config), self.config.source_name
+        tiles = find_tiles(paths, tile, config.channels, config.pages, workers, printable(name))
+        opener = tiles.opener(partial(self._open, side=UNSCALED), workers)
+        owners = tiles.owners
+        origin = Origin(root, [paths[i] for i in owners.tolist()], folders)
+        images = self._images(opener, tiles.name, len(tiles), origin)
+        images.sizes = tiles.sizes
+        return images, owners
+
+    def _images(
+        self, opener: Opener, name: Callable[[int], str], count: int, origin: Origin | None
+    ) -> ImageFiles:
         return ImageFiles(
-            open=lambda i: self._open(paths[i], side),
-            name=lambda i: str(paths[i]),
-            count=len(paths),
-            side=side,
+            open=opener,
+            name=name,
+            count=count,
+            side=stored_side(self.config, self.size),
             **vars(self.form),
             workers=decoding_threads(self.config),
             unreadable=self.unreadable,
-            origin=Origin(root, paths, folders),
+            origin=origin,
+            sizes=self.sizes,
         )
 
     @property
@@ -147,12 +171,17 @@ class SplitBuilder:
 
     def survey(self, paths: Sequence[Path]) -> None:
         """Look at image files, report what they are, and choose the form in which they are stored."""
-        side = stored_side(self.config, self.size)
-        looked_at = survey(lambda i: self._open(paths[i], side), len(paths), side, self.config.channels)
+        looked_at = self._survey(lambda i, side: self._open(paths[i], side), len(paths))
         self._choose(looked_at, self.config)
 
-    def _open(self, file: Path, side: int) -> Any:
-        return open_pixels(file, side, self.config.channels, self.config.pages)
+    def _survey(self, opener: Opener, count: int) -> Survey:
+        """Look at images, whose sizes are kept."""
+        side = stored_side(self.config, self.size)
+        looked_at = survey(lambda i: opener(i, side), count, side, self.config.channels)
+        self.sizes[:] = looked_at.sizes
+        if self.config.tile is not None:  # of which none is looked at
+            del looked_at.counts["not square"], looked_at.counts["small"]
+        return looked_at
 
     def _choose(self, looked_at: Survey, config: DataConfig) -> None:
         """Choose the form in which images are stored, and give notices of what decoding changes."""
@@ -162,6 +191,10 @@ class SplitBuilder:
         default = "the size of the network's weights" if of_weights else "the default"
         size = input_side(self.config, self.size)
         looked_at.report(name, size, self.form, default if self.config.image_size is None else None)
+
+    def _open(self, file: str | Path | IO[bytes], side: int) -> Any:
+        file = Path(file) if isinstance(file, str) else file
+        return open_pixels(file, side, self.config.channels, self.config.pages)
 
 
 def _check_arrays(images: Tensor, labels: Tensor | None, name: str) -> None:
@@ -261,6 +294,9 @@ def assemble(
     present = {key: split for key, split in splits.items() if split is not None}
     _check_splits(list(present.values()), classes, name)
     placed = place_splits(present, name, config, device)
+    size = input_side(config, size)
+    for key in placed.keys() - {"test"}:
+        placed[key].canvas = Canvas.of(present[key], placed[key], config, size, device, name, key)
     limits = find_limits(train, config, name)
     if limits is not None:
         placed = {key: ScaledSplit(split, limits) for key, split in placed.items()}
@@ -269,9 +305,7 @@ def assemble(
     return DataSet(
         name=name,
         spec=replace(
-            _measure(
-                train, input_side(config, size), mirror, _count_classes(list(present.values())), limits
-            ),
+            _measure(train, size, mirror, _count_classes(list(present.values())), limits),
             pages=config.pages,
             widen=widen,
         ),
@@ -281,69 +315,6 @@ def assemble(
         classes=classes,
         facts=facts,
     )
-
-
-def place_splits(
-    splits: dict[str, Split],
-    name: str,
-    config: DataConfig,
-    device: torch.device,
-    noun: str = "images",
-    cacheable: bool = True,
-) -> dict[str, Split]:
-    """Load splits into the device's memory if they fit there together; otherwise leave them on disk.
-
-    Args:
-        splits: the splits by name.
-        name: the name of the data given by the user.
-        config: the ``data`` section, with ``resident`` and ``cache``.
-        device: the device.
-        noun: the plural noun for samples in messages.
-        cacheable: whether ``data.cache`` can keep them decoded, for messages.
-
-    Raises:
-        UserError: they must be in memory and do not fit, or there can be no cache.
-    """
-    cached = config.cache is not None
-    files = [split for split in splits.values() if not split.resident]
-    if config.cache is not None:
-        folder = user_path("data.cache", config.cache)
-        splits = {key: split.cached(f"{name} {key}", folder) for key, split in splits.items()}
-    free = free_memory(device) / distributed.world_size()
-    needed = sum(split.nbytes for split in files)
-    quick = cached or all(len(split) <= MAX_RESIDENT_IMAGES for split in files)
-    fits = quick and needed <= MEMORY_SHARE * free
-    (too_large,) = distributed.all_reduce_max(not fits)  # all processes decide alike
-    if config.resident == "never" or (too_large and (cached or config.resident == "auto")):
-        if config.resident == "auto" and files:
-            _ON_DISK(
-                f"{name}: {noun} are decoded at each use, as they would take {needed / 1e6:,.0f} MB of "
-                f"{free / 1e6:,.0f} MB free memory"
-                + ("; data.cache keeps them decoded on disk" if cacheable else "")
-            )
-        return splits
-    if needed > free and not cached:
-        raise UserError(
-            f"data.resident: the decoded {noun} need {needed / 1e6:,.0f} MB, and "
-            f"{free / 1e6:,.0f} MB of memory are free; choose auto"
-            + (", or use data.cache" if cacheable else "")
-        )
-    return {key: split if split.resident else split.to(device) for key, split in splits.items()}
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the free memory of a device in bytes, at most the limit of a container."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = 4 * 2**30
-    if Path("/proc/meminfo").exists():
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(n.split()[1]) * 1024 for n in lines if n.startswith("MemAvailable:"))
-    elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    allowed = limit.read_text().strip() if limit.exists() else "max"
-    return free if allowed == "max" else min(free, int(allowed))
 
 
 def _count_classes(splits: list[Split]) -> int | None:
@@ -369,8 +340,7 @@ def _measure(
         _MEASURED(
             f"mean and deviation of the channels are measured on {limit:,} of {len(train):,} images"
         )
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    channels = train.batch(order[:limit]).unbind(1)
+    channels = fixed_part(train, limit).unbind(1)
     if limits is None:
         mean, std = _moments_of_bytes(channels)
     else:

@@ -64,6 +64,20 @@ class DataSet:
                 "from and to evaluate on, such as sub-folders, and --protocol health needs none"
             )
 
+    def with_canvas(self, canvas: int | str) -> DataSet:
+        """Return the same samples, as training sees them with this ``data.canvas``.
+
+        Samples without one, such as arrays, stay so; at "auto" the one that was chosen stays.
+        """
+
+        def changed(split: Split) -> Split:
+            if (kept := split.canvas) is None or canvas in ("auto", kept.side):
+                return split
+            return split.with_canvas(kept.at(canvas) if isinstance(canvas, int) else None)
+
+        train = changed(self.train)
+        return replace(self, train=train, bank=train if self.bank is self.train else changed(self.bank))
+
     def without_labels(self, reason: str) -> DataSet:
         """Return the same samples without their labels.
 

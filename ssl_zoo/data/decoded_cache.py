@@ -2,13 +2,14 @@
 
 For each split of a source, the folder ``data.cache`` holds two files whose names end in a fingerprint:
 
-- ``….npy``: the decoded images, [N, C, side, side]; zeros for an unreadable image.
-- ``….json``: the unreadable images, with the reasons. It is written after the first file is complete;
-  without it the first file is not read.
+- ``….npy``: the decoded images, [N, C, side, side]; zeros for an unreadable image. Images that are kept
+  whole have different sizes and lie one after the other in it, without unreadable ones.
+- ``….json``: the unreadable images, with the reasons, and the sizes of whole images. It is written after
+  the first file is complete; without it the first file is not read.
 
-The fingerprint covers the side, the channels, the type, Pillow's version, and the path, size and
-modification time of each image. When it changes, the images are decoded again and the old files are
-removed; a process that has them open can still read them.
+The fingerprint covers the side, whether images are whole, the channels, the type, Pillow's version, and
+the path, size and modification time of each image. When it changes, the images are decoded again and the
+old files are removed; a process that has them open can still read them.
 
 On a CPU each batch is read from the file, which the system keeps in memory as far as there is room.
 On another device the images are copied into its memory if they fit, unless ``data.resident`` is never;
@@ -25,10 +26,11 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import PIL
@@ -36,7 +38,7 @@ import torch
 from torch import Tensor
 
 from ssl_zoo import distributed
-from ssl_zoo.data.mapped import ArrayFile
+from ssl_zoo.data.mapped import ArrayFile, ImageFile
 from ssl_zoo.data.sample_files import Origin
 from ssl_zoo.errors import Unwritable, UserError
 from ssl_zoo.runtime.files import commit_file, file_lock
@@ -68,8 +70,8 @@ def origin_of(dataset: Any) -> Origin | None:
     return Origin(Path(root), files) if known else None
 
 
-def provide(images: ImageFiles, name: str, folder: Path) -> ArrayFile:
-    """Return the decoded images from a cache, and set `images.squares` to them.
+def provide(images: ImageFiles, name: str, folder: Path) -> None:
+    """Set `images.decoded` to the decoded images of a cache.
 
     A cache that is missing or out of date is made first: of several processes one makes it, and the
     others wait.
@@ -83,8 +85,8 @@ def provide(images: ImageFiles, name: str, folder: Path) -> ArrayFile:
         UserError: too many images cannot be read; the images are not files, so that a cache could not
             be checked for changes; or the cache cannot be written, and is then removed.
     """
-    if images.squares is not None:
-        return images.squares
+    if images.decoded is not None:
+        return
     if images.origin is None:
         raise UserError(
             f"data.cache: the images of {printable(name)} are not files, so changes to them cannot be "
@@ -92,59 +94,77 @@ def provide(images: ImageFiles, name: str, folder: Path) -> ArrayFile:
         )
     entry = _CacheEntry(images, images.origin, name, folder)
     try:
-        images.squares = entry.read()
-        if images.squares is None:
+        images.decoded = entry.read()
+        if images.decoded is None:
             folder.mkdir(parents=True, exist_ok=True)
             with entry.lock():
-                images.squares = entry.read() or entry.make()  # another process may have made it
+                images.decoded = entry.read() or entry.make()  # another process may have made it
     except (OSError, Unwritable) as error:
         reason = error.reason if isinstance(error, Unwritable) else error_reason(error)
         raise UserError(
             f"data.cache: cannot write into {printable(folder)}: {reason}; "
             "name another folder, or leave data.cache out"
         ) from error
-    return images.squares
+
+
+def has_file(images: ImageFiles, name: str, folder: Path) -> bool:
+    """Return whether a cache has a file of these images, which may be out of date."""
+    if images.origin is None:
+        return False
+    return any(_CacheEntry(images, images.origin, name, folder).files(".npy"))
+
+
+def free_space(folder: Path) -> int:
+    """Return the free bytes of the disk of a folder, which need not exist."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    return shutil.disk_usage(existing).free
 
 
 class _CacheEntry:
-    """The files of a cache that belong to the images of one split.
-
-    Attributes:
-        file: the decoded images.
-        notes: the list of unreadable images.
-    """
+    """The files of a cache that belong to the images of one split."""
 
     def __init__(self, images: ImageFiles, origin: Origin, name: str, folder: Path) -> None:
         self.images, self.name, self.folder = images, printable(name), folder
-        square = f"{images.channels}x{images.side}x{images.side}"
-        location = hashlib.sha256(os.fsencode(f"{origin.root.resolve()}\0{name}\0{square}"))
+        other = "whole" if images.whole else images.side
+        form = f"{images.channels}x{images.side}x{other}"
+        location = hashlib.sha256(os.fsencode(f"{origin.root.resolve()}\0{name}\0{form}"))
         short = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[:60]
         self._source = f"{short}-{location.hexdigest()[:8]}"
-        self._stem = f"{self._source}-{_fingerprint(images, origin)}"
-        self.file = folder / f"{self._stem}.npy"
-        self.notes = folder / f"{self._stem}.json"
+        self._origin = origin
         self._shape = (images.count, images.channels, images.side, images.side)
 
-    def read(self) -> ArrayFile | None:
+    @cached_property
+    def _stem(self) -> str:
+        return f"{self._source}-{_fingerprint(self.images, self._origin)}"
+
+    @property
+    def file(self) -> Path:
+        """The decoded images."""
+        return self.folder / f"{self._stem}.npy"
+
+    @property
+    def notes(self) -> Path:
+        """The list of unreadable images."""
+        return self.folder / f"{self._stem}.json"
+
+    def files(self, suffix: str) -> Iterator[Path]:
+        """Yield the files of these images with this suffix, also those that are out of date."""
+        return self.folder.glob(f"{self._source}-*{suffix}")
+
+    def read(self) -> ArrayFile | ImageFile | None:
         """Open the decoded images and record the unreadable ones; return None unless they are complete.
 
         Raises:
             UserError: too many images cannot be read.
         """
         try:
-            reasons = {
-                int(image["number"]): str(image["reason"])
-                for image in json.loads(self.notes.read_text())["unreadable"]
-            }
-            squares = ArrayFile(self.file)
+            notes = json.loads(self.notes.read_text())
+            reasons = {int(image["number"]): str(image["reason"]) for image in notes["unreadable"]}
+            decoded = self._open(notes)
         except Exception:  # broken files make their readers raise errors of every kind
             return None
         numbers = range(self.images.count)
-        if (
-            squares.whole.dtype != self.images.form.torch_dtype
-            or squares.whole.shape != self._shape
-            or any(number not in numbers for number in reasons)
-        ):
+        if decoded is None or any(number not in numbers for number in reasons):
             return None
         for number, reason in reasons.items():
             self.images.unreadable.record(printable(self.images.name(number)), printable(reason))
@@ -153,7 +173,18 @@ class _CacheEntry:
                 "%d images of %s could not be read when they were decoded; to try again, remove %s",
                 len(reasons), self.name, self.notes,
             )  # fmt: skip
-        return squares
+        return decoded
+
+    def _open(self, notes: Mapping[str, Any]) -> ArrayFile | ImageFile | None:
+        """Open the decoded images; return None if they are not those of `images`."""
+        if self.images.whole:
+            sizes = torch.tensor(notes["sizes"], dtype=torch.long).view(-1, 2)
+            whole = ImageFile(self.file, self.images.channels, sizes)
+            fits = whole.pixels.whole.dtype == self.images.form.torch_dtype
+            return whole if fits and len(sizes) == self.images.count else None
+        squares = ArrayFile(self.file)
+        fits = squares.whole.dtype == self.images.form.torch_dtype
+        return squares if fits and squares.whole.shape == self._shape else None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -168,7 +199,7 @@ class _CacheEntry:
                 held.enter_context(file_lock(file))
             yield
 
-    def make(self) -> ArrayFile:
+    def make(self) -> ArrayFile | ImageFile | None:
         """Decode all images into the cache in place of older ones; to be called under the lock.
 
         Raises:
@@ -178,7 +209,7 @@ class _CacheEntry:
         for partial in self.folder.glob(f".{self._source}-*.part"):  # of a process that was killed
             partial.unlink(missing_ok=True)
         self.notes.unlink(missing_ok=True)  # the notes of a file that could not be opened
-        size = int(np.prod(self._shape)) * np.dtype(self.images.dtype).itemsize
+        size = self.images.count * self.images.sample_nbytes
         free = shutil.disk_usage(self.folder).free
         if free < size:
             raise UserError(
@@ -189,25 +220,50 @@ class _CacheEntry:
         log.info("decoding %s into %s, %.0f MB", self.name, self.file, size / 1e6)
         partial_files = [self.folder / f".{file.name}.part" for file in (self.file, self.notes)]
         try:
-            squares = np.lib.format.open_memmap(partial_files[0], "w+", self.images.dtype, self._shape)
-            _allocate(partial_files[0])
-            readable = self.images.decode_into(torch.from_numpy(squares), torch.arange(len(squares)))
-            squares.flush()
+            write = self._write_whole if self.images.whole else self._write_squares
+            notes = write(partial_files[0])
             commit_file(partial_files[0], self.file)
-            notes = json.dumps({"unreadable": self._unreadable(readable)}, indent=2)
-            partial_files[1].write_text(f"{notes}\n")
+            partial_files[1].write_text(f"{json.dumps(notes, indent=2)}\n")
             commit_file(partial_files[1], self.notes)
         except BaseException:
             for file in (*partial_files, self.file):
                 file.unlink(missing_ok=True)
             raise
-        result = ArrayFile(self.file)
+        result = self._open(notes)
         for suffix in (".json", ".npy"):
-            for old in self.folder.glob(f"{self._source}-*{suffix}"):
+            for old in self.files(suffix):
                 if old.stem != self._stem:
                     with contextlib.suppress(OSError):  # it may belong to another user
                         old.unlink()
         return result
+
+    def _write_squares(self, file: Path) -> dict[str, Any]:
+        """Decode all images into a file [N, C, side, side], and return its notes."""
+        squares = np.lib.format.open_memmap(file, "w+", self.images.dtype, self._shape)
+        _allocate(file)
+        readable = self.images.decode_into(torch.from_numpy(squares), torch.arange(len(squares)))
+        squares.flush()
+        return {"unreadable": self._unreadable(readable)}
+
+    def _write_whole(self, file: Path) -> dict[str, Any]:
+        """Decode all images into a file, one after the other, and return its notes."""
+        sizes = torch.zeros(self.images.count, 2, dtype=torch.long)
+        readable = torch.zeros(self.images.count, dtype=torch.bool)
+        with file.open("wb") as opened:
+            self._write_header(opened, 0)
+            for number, image in enumerate(self.images.decode_all(torch.arange(self.images.count))):
+                if image is not None:
+                    opened.write(np.ascontiguousarray(image.numpy()).data)
+                    sizes[number], readable[number] = torch.tensor(image.shape[1:]), True
+            opened.seek(0)
+            self._write_header(opened, int(sizes.prod(1).sum()) * self.images.channels)
+        return {"unreadable": self._unreadable(readable), "sizes": sizes.tolist()}
+
+    def _write_header(self, opened: IO[bytes], count: int) -> None:
+        """Write NumPy's header for `count` pixels, which leaves room for a larger count."""
+        descr = np.lib.format.dtype_to_descr(np.dtype(self.images.dtype))
+        header = {"descr": descr, "fortran_order": False, "shape": (count,)}
+        np.lib.format.write_array_header_1_0(opened, header)
 
     def _unreadable(self, readable: Tensor) -> list[dict[str, Any]]:
         """Return the number, name and reason of each unreadable image."""
@@ -223,6 +279,7 @@ class _CacheEntry:
 def _fingerprint(images: ImageFiles, origin: Origin) -> str:
     """Return a hash that changes whenever the decoded images would."""
     form = "" if images.dtype == "uint8" else f"{images.dtype} {257 if images.widen else 1} "
+    form += "whole " if images.whole else ""
     digest = hashlib.sha256(
         f"{FORMAT} {images.count} {images.side} {images.channels} {form}{PIL.__version__}\n".encode()
     )

@@ -12,6 +12,7 @@ import torch
 
 from ssl_zoo import tree
 from ssl_zoo.data.splits import Split
+from ssl_zoo.data.tiles import TILE_MARK
 
 MAX_HASHED_SAMPLES = 256
 """The number of samples without files, evenly spread over a split, whose values are hashed."""
@@ -50,7 +51,7 @@ def hash_contents(split: Split) -> str | None:
             digest.update(f"{values.dtype} {tuple(values.shape)}".encode())
             digest.update(values.view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
-    if len(names) == 0 or not Path(names[0]).is_file():
+    if len(names) == 0 or not Path(_file(names[0])).is_file():
         return None
     chunks = [names[i : i + 1024] for i in range(0, len(names), 1024)]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -64,8 +65,13 @@ def _sizes(names: Sequence[str]) -> bytes:
     return "".join(f"{_size(name)} " for name in names).encode()
 
 
+def _file(name: str) -> str:
+    """Return the file of a sample, which may be a tile of it."""
+    return name if os.path.exists(name) else name.rpartition(TILE_MARK)[0]  # noqa: PTH110 - as below
+
+
 def _size(name: str) -> int | str:
     try:
-        return os.stat(name).st_size  # noqa: PTH116 - faster, which matters for a million files
+        return os.stat(_file(name)).st_size  # noqa: PTH116 - faster, which matters for a million files
     except OSError:
         return "-"

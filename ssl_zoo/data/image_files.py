@@ -1,12 +1,14 @@
-"""Image files, decoded to squares of one size."""
+"""Image files, decoded to squares of one size, or kept whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,10 +17,13 @@ from torch import Tensor
 from ssl_zoo import preprocess
 from ssl_zoo.data import decoded_cache
 from ssl_zoo.data.decode import image_error_reason
-from ssl_zoo.data.mapped import ArrayFile
+from ssl_zoo.data.mapped import ArrayFile, ImageFile
 from ssl_zoo.data.pixels import Form
 from ssl_zoo.data.sample_files import SampleFiles, UnreadableFiles
 from ssl_zoo.text import printable
+
+Opener = Callable[[int, int], Image.Image | NDArray[Any]]
+"""Opens the image with a number; a JPEG at a scale with at least as many pixels each way as said."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -26,56 +31,84 @@ class ImageFiles(SampleFiles):
     """The images of a split, by number, and the size to which they are decoded.
 
     Attributes:
-        open: opens the image with a given number; called from several threads.
-        side: the side of the decoded squares, in pixels.
-        channels: the number of channels C of the decoded squares.
+        open: opens an image; called from several threads.
+        side: the side of the decoded squares, in pixels; of images that are kept whole, the shorter one.
+        channels: the number of channels C of the decoded images.
         dtype: the name of their type, as in `Form`.
         widen: whether images of 8 bits become images of 16, as in `Form`.
-        squares: all images decoded, [count, C, side, side], where a cache has them. Unreadable ones
-            are recorded already, and their rows have no meaning.
+        sizes: the height and width of some of the images, [M, 2], before they are decoded.
+        whole: whether the images are kept whole, with their aspect; otherwise their central squares.
+        decoded: all images decoded, where a cache has them: [count, C, side, side], or whole ones of
+            different sizes. Unreadable ones are recorded already, and theirs have no meaning.
     """
 
-    open: Callable[[int], Image.Image | NDArray[Any]]
+    open: Opener
     side: int
     channels: int
     dtype: str = "uint8"
     widen: bool = False
     unreadable: UnreadableFiles = field(default_factory=lambda: UnreadableFiles("images"))
-    squares: ArrayFile | None = field(default=None, init=False)
+    sizes: Sequence[tuple[int, int]] = ()
+    whole: bool = field(default=False, init=False)
+    decoded: ArrayFile | ImageFile | None = field(default=None, init=False)
 
     @property
     def form(self) -> Form:
-        """The form of the decoded squares."""
+        """The form of the decoded images."""
         return Form(self.channels, self.dtype, self.widen)
 
+    @property
+    def sample_nbytes(self) -> int:
+        """The size of a decoded image, in bytes; of whole ones the mean of those with known sizes."""
+        square = super().sample_nbytes
+        return round(square * self.mean_aspect) if self.whole else square
+
+    @property
+    def mean_aspect(self) -> float:
+        """The mean of the longer side over the shorter one, of the images with known sizes."""
+        aspects = [min(max(size) / min(size), preprocess.MAX_ASPECT) for size in self.sizes]
+        return float(np.mean(aspects)) if aspects else 1.0
+
+    def kept_whole(self, side: int) -> ImageFiles:
+        """Return the same images, kept whole, with a shorter side of `side` pixels."""
+        images = copy.copy(self)
+        images.side, images.whole, images.decoded = side, True, None
+        return images
+
     def empty(self, count: int, pin: bool = False) -> Tensor:
-        """Return uninitialised memory for decoded images, [count, C, side, side]."""
+        """Return uninitialised memory for squares, [count, C, side, side]."""
         shape = (count, self.channels, self.side, self.side)
         return torch.empty(shape, dtype=self.form.torch_dtype, pin_memory=pin)
 
     def read(self, number: int) -> Tensor:
-        """Return an image as [C, side, side]."""
-        image = self.open(number)
+        """Return an image as [C, side, side], or whole as [C, h, w]."""
+        image = self.open(number, self.side)
         with preprocess.opened(image):
-            square = preprocess.to_square(image, self.side, self.channels)
-        return torch.from_numpy(self.form.cast(square))
+            fit = preprocess.to_canvas if self.whole else preprocess.to_square
+            pixels = fit(image, self.side, self.channels)
+        return torch.from_numpy(self.form.cast(pixels))
 
     def decode(self, number: int) -> Tensor | None:
-        """Return an image as [C, side, side], from the cache if there is one; None if unreadable.
+        """Return an image as `read`, from the cache if there is one; None if unreadable.
 
         Raises:
             UserError: too many images cannot be read.
             SslZooError: their folder or archive is gone.
         """
-        if self.squares is None:
+        if self.decoded is None:
             decoded: Tensor | None = super().decode(number)
             return decoded
-        unreadable = printable(self.name(number)) in self.unreadable.reasons
-        return None if unreadable else self.squares.read(torch.tensor([number]))[0]
+        if printable(self.name(number)) in self.unreadable.reasons:
+            return None
+        if isinstance(self.decoded, ImageFile):
+            return self.decoded.read(number)
+        return self.decoded.read(torch.tensor([number]))[0]
 
     def cached(self, name: str, folder: Path) -> ArrayFile:
-        """Return the decoded images from a cache, which is made if it is missing or out of date."""
-        return decoded_cache.provide(self, name, folder)
+        """Return the decoded squares from a cache, which is made if it is missing or out of date."""
+        decoded_cache.provide(self, name, folder)
+        assert isinstance(self.decoded, ArrayFile)
+        return self.decoded
 
     def reason(self, error: Exception) -> str:
         """Return in a line why an image could not be read."""

@@ -102,7 +102,7 @@ class LazySplit(Split):
         Raises:
             UserError: none can be read, or too many cannot.
         """
-        for i in self._stand_ins(index):
+        for i in self.stand_ins(index):
             decoded = self.files.decode(int(self.numbers[i]))
             if decoded is not None:
                 copy_row(decoded, batch, row)
@@ -113,8 +113,8 @@ class LazySplit(Split):
             f"such as {name}: {self.skipped[name]}; fix or remove them"
         )
 
-    def _stand_ins(self, index: int) -> Iterator[int]:
-        """Yield `index`, then the nearby indices of its class, and finally all others."""
+    def stand_ins(self, index: int) -> Iterator[int]:
+        """Yield `index`, then the indices that replace it: nearby ones of its class, then all others."""
         count = len(self)
         yield index
         if self.labels is not None:

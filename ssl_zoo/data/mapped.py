@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_zoo.data.splits import ArraySplit, Split, select
@@ -57,14 +58,31 @@ class ArrayFile:
         size = math.prod(shape) * self._dtype.itemsize
         rows = np.empty((len(numbers), size), np.uint8)
         for row, number in zip(rows, numbers.tolist(), strict=True):
-            try:
-                read = self._read_at(self._offset + number * size, size)
-            except OSError as error:
-                raise SslZooError(f"cannot read {self._file}: {error.strerror}") from error
-            if len(read) < size:
-                raise SslZooError(f"cannot read {self._file}: the file was truncated")
-            row[:] = np.frombuffer(read, np.uint8)
+            row[:] = self._bytes(number * size, size)
         return torch.from_numpy(rows.view(self._dtype).reshape(len(numbers), *shape))
+
+    def values(self, first: int, count: int) -> Tensor:
+        """Return a copy of `count` numbers [count], from the one with the index `first` on, on the CPU.
+
+        Raises:
+            SslZooError: they cannot be read.
+        """
+        size = self._dtype.itemsize
+        return torch.from_numpy(self._bytes(first * size, count * size).view(self._dtype).copy())
+
+    def _bytes(self, start: int, size: int) -> NDArray[np.uint8]:
+        """Return `size` bytes of the array, from the one with the index `start` on.
+
+        Raises:
+            SslZooError: they cannot be read.
+        """
+        try:
+            read = self._read_at(self._offset + start, size)
+        except OSError as error:
+            raise SslZooError(f"cannot read {self._file}: {error.strerror}") from error
+        if len(read) < size:
+            raise SslZooError(f"cannot read {self._file}: the file was truncated")
+        return np.frombuffer(read, np.uint8)
 
     def _read_at(self, offset: int, size: int) -> bytes:
         """Return at most `size` bytes from `offset`, for several threads at once.
@@ -77,6 +95,35 @@ class ArrayFile:
         with self._seeking:  # Windows has no pread
             self._opened.seek(offset)
             return self._opened.read(size)
+
+
+class ImageFile:
+    """Images [C, h, w] of different sizes, one after the other in a `.npy` file.
+
+    Args:
+        file: the file.
+        channels: the number of channels C.
+        sizes: the height and width of each image, int64 [N, 2].
+
+    Raises:
+        ValueError: the file holds another number of pixels; NumPy raises other errors too.
+    """
+
+    def __init__(self, file: Path, channels: int, sizes: Tensor) -> None:
+        self.pixels, self.channels, self.sizes = ArrayFile(file), channels, sizes
+        ends = sizes.prod(1).cumsum(0) * channels
+        self._starts = torch.cat([ends.new_zeros(1), ends])
+        if self.pixels.whole.shape != (int(self._starts[-1]),):
+            raise ValueError(f"{file} does not hold {len(sizes)} images of these sizes")
+
+    def read(self, number: int) -> Tensor:
+        """Return a copy of the image with this number, [C, h, w] on the CPU.
+
+        Raises:
+            SslZooError: it cannot be read.
+        """
+        first, end = self._starts[number : number + 2].tolist()
+        return self.pixels.values(first, end - first).view(self.channels, *self.sizes[number].tolist())
 
 
 class MappedSplit(Split):

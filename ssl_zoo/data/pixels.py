@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.splits import Split
 from ssl_zoo.notices import Notice
 from ssl_zoo.preprocess import widened
+
+if TYPE_CHECKING:
+    from ssl_zoo.data.canvas import Canvas
 
 TYPES = {name: getattr(torch, name) for name in ("uint8", "uint16", "int16", "float32")}
 """The types of stored pixels, by name, as `ssl_zoo.preprocess.plain` gives them."""
@@ -100,6 +104,7 @@ class ScaledSplit(Split):
         self.split, self.limits = split, limits
         self.labels = split.labels
         self.resident, self.readers = split.resident, split.readers
+        self.canvas = split.canvas
 
     def __len__(self) -> int:
         return len(self.split)
@@ -131,6 +136,16 @@ class ScaledSplit(Split):
     def order(self, generator: torch.Generator) -> Tensor:
         """Draw the order of a pass over the split."""
         return self.split.order(generator)
+
+    def at_pass(self, seed: int) -> ScaledSplit:
+        """Return the samples as a pass of training with this seed sees them."""
+        return ScaledSplit(self.split.at_pass(seed), self.limits)
+
+    def with_canvas(self, canvas: Canvas | None) -> ScaledSplit:
+        """Return the same samples, of which passes of training see another canvas, scaled."""
+        changed = copy.copy(self)
+        changed.split, changed.canvas = self.split.with_canvas(canvas), canvas
+        return changed
 
     def spread(self, limit: int) -> Tensor:
         """Return the rising indices of at most `limit` samples."""
@@ -167,6 +182,14 @@ class ScaledSplit(Split):
         return ScaledSplit(self.split.to(device), self.limits)
 
 
+def fixed_part(split: Split, limit: int) -> Tensor:
+    """Return at most `limit` images of a split, drawn at random and always the same, [M, C, h, w]."""
+    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit]
+    rising, places = chosen.sort()  # tiles of one file are read one after the other
+    images: Tensor = split.batch(chosen) if split.resident else split.batch(rising)[places.argsort()]
+    return images
+
+
 def find_limits(train: Split, config: DataConfig, name: str) -> tuple[float, float] | None:
     """Return the values of the images of a data set that become 0 and 1; None for 0 and 255 of 8 bits.
 
@@ -189,9 +212,8 @@ def find_limits(train: Split, config: DataConfig, name: str) -> tuple[float, flo
     sample = train.batch(torch.arange(0))
     if sample.dtype == torch.uint8:
         return None
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     number = min(len(train), MAX_RANGED_IMAGES)
-    values = train.batch(order[:number]).float().cpu().numpy()
+    values = fixed_part(train, number).float().cpu().numpy()
     percentiles = config.range_percentiles
     low, high = (float(x) for x in np.percentile(values, percentiles))
     high = high if high > low else low + 1

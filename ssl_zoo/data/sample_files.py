@@ -6,10 +6,11 @@ import logging
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from ssl_zoo.text import error_reason, printable
 from ssl_zoo.tree import Tree
 
 log = logging.getLogger("ssl_zoo.data")
+T = TypeVar("T")
 
 MAX_UNREADABLE_SHARE = 0.1
 """The share of a data set's samples that may be unreadable; with more the run stops."""
@@ -254,11 +256,24 @@ class SampleFiles(ABC):
                 copy_row(decoded, batch, row)
             return decoded is not None
 
-        readable: list[bool] = []
-        with ThreadPoolExecutor(self.workers) as pool:
-            for chunk in torch.arange(len(numbers)).split(1024):
-                readable += pool.map(fill, chunk.tolist())
+        readable = list(self._in_threads(fill, range(len(numbers)), 1024))
         return torch.tensor(readable, dtype=torch.bool)
+
+    def decode_all(self, numbers: Tensor) -> Iterator[Tree | None]:
+        """Yield decoded samples in the order of `numbers` [N], with None for one that is unreadable.
+
+        Raises:
+            UserError: too many samples cannot be read.
+        """
+        return self._in_threads(self.decode, numbers.tolist(), 4 * self.workers)
+
+    def _in_threads(
+        self, function: Callable[[int], T], arguments: Sequence[int], ahead: int
+    ) -> Iterator[T]:
+        """Yield what a function returns for each argument, computed by threads for `ahead` at a time."""
+        with ThreadPoolExecutor(self.workers) as pool:
+            for start in range(0, len(arguments), ahead):
+                yield from pool.map(function, arguments[start : start + ahead])
 
 
 def copy_row(sample: Tree, batch: Tree, row: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.paths import user_path
@@ -78,7 +79,12 @@ def load(
         UserError: there is no such source, it has no sample, or it cannot be read or downloaded.
     """
     known = known_sources(sources)
-    data = _choose(config, known, modality)(config, device)
+    source = _choose(config, known, modality)
+    if config.tile is not None and source is not BUILT_IN["folder"]:
+        raise SettingError(
+            "data.tile", f"{printable(config.source_text)} has no image files to cut; leave it out"
+        )
+    data = source(config, device)
     if config.image_size is not None:
         if not isinstance(data.spec, ImageSpec):
             reason = f"{data.name} is {data.spec.modality} data; leave it out"
@@ -217,10 +223,18 @@ def _files(config: DataConfig, device: torch.device, options: FileOptions) -> Da
     config = with_window(config, paths)
     builder = SplitBuilder(config=config, device=device)
     builder.survey(paths)
-    images = builder.from_files(paths, root, found.folders)
+    images, owners = builder.from_files(paths, root, found.folders)
     groups = _groups(paths, content.groups, config.groups)
-    if groups is not None:
-        images.group = groups.__getitem__
+    if groups is not None or config.tile is not None:  # the tiles of a file are parts of it
+        of_files, files_of = groups or [str(path) for path in paths], owners.tolist()
+        images.group = lambda i: of_files[files_of[i]]
+
+    def split_of(files: Tensor, labelled: bool = True) -> LazySplit:
+        """Return the images in these files."""
+        numbers = torch.isin(owners, files).nonzero().flatten()
+        of_image = labels[owners[numbers]] if labelled and labels is not None else None
+        return LazySplit(images, of_image, numbers)
+
     known = torch.arange(len(paths)) if labels is None else (labels >= 0).nonzero().flatten()
     facts = SourceFacts(
         folders=content.folders,
@@ -230,25 +244,24 @@ def _files(config: DataConfig, device: torch.device, options: FileOptions) -> Da
     )
     test: Split | None = None
     if content.test is not None:
-        test = LazySplit(
-            builder.from_files(content.test.paths, root, found.folders), content.test.labels
-        )
+        test_images, test_owners = builder.from_files(content.test.paths, root, found.folders)
+        test_labels = content.test.labels
+        test = LazySplit(test_images, None if test_labels is None else test_labels[test_owners])
         _warn_of_copies(paths, content.test.paths, decoding_threads(config))
-        bank_numbers, held_out = known, known[:0]
+        bank_files, held_out = known, known[:0]
     else:
         whole = None if labels is None else labels[known]
         files, parts_of = [paths[i] for i in known.tolist()], select(groups, known)
         parts = hold_out(config, len(known), whole, files, root, parts_of)
-        bank_numbers, held_out = known[parts.train], known[parts.test]
+        bank_files, held_out = known[parts.train], known[parts.test]
         if len(held_out):
-            test = LazySplit(images, None if labels is None else labels[held_out], held_out)
+            test = split_of(held_out)
         facts = replace(facts, held_out=parts.description, copies=parts.copies)
-    bank = LazySplit(images, None if labels is None else labels[bank_numbers], bank_numbers)
-    train = bank
+    bank = train = split_of(bank_files)
     if len(known) < len(paths):  # the others have no label
         rest = torch.ones(len(paths), dtype=torch.bool)
         rest[held_out] = False
-        train = LazySplit(images, None, rest.nonzero().flatten())
+        train = split_of(rest.nonzero().flatten(), labelled=False)
     return assemble(
         found.name,
         config,

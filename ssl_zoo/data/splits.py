@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +18,9 @@ from torch import Tensor
 from ssl_zoo import tree
 from ssl_zoo.data.read_ahead import read_ahead
 from ssl_zoo.tree import Tree
+
+if TYPE_CHECKING:
+    from ssl_zoo.data.canvas import Canvas
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,14 @@ class Split(ABC):
         skipped: the unreadable files met so far, with the reason for each.
         resident: whether the samples are in memory; if not, batches are read ahead by threads.
         readers: the number of threads that may call `batch` at the same time to read ahead.
+        canvas: the larger images that passes of training see in place of the samples; None for none.
     """
 
     labels: Tensor | None = None
     skipped: Mapping[str, str] = MappingProxyType({})
     resident: bool = True
     readers: int = 1
+    canvas: Canvas | None = None
     _names: Sequence[str] | None = None
     _groups: Sequence[str] | None = None
 
@@ -107,16 +114,34 @@ class Split(ABC):
         """
         return torch.randperm(len(self), generator=generator)
 
+    def at_pass(self, seed: int) -> Split:
+        """Return the samples as a pass of training with this seed sees them.
+
+        They are the same samples in the same order, such as another part of each; evaluation sees this
+        split itself. Override it where a sample has more to show than evaluation takes of it.
+        """
+        return self if self.canvas is None else self.canvas.at_pass(seed)
+
+    def with_canvas(self, canvas: Canvas | None) -> Split:
+        """Return the same samples, of which passes of training see another canvas."""
+        changed = copy.copy(self)
+        changed.canvas = canvas
+        return changed
+
     def spread(self, limit: int) -> Tensor:
         """Return the rising indices of at most `limit` samples, spread over the split, int64."""
         return torch.linspace(0, len(self) - 1, min(limit, len(self))).long()
 
     def batches(self, part: Pass) -> Generator[tuple[Tree, Tensor]]:
-        """Yield the raw batches of a pass for one process, and the indices [B] of their samples."""
+        """Yield the raw batches of a pass for one process, and the indices [B] of their samples.
+
+        They are those of `at_pass`.
+        """
         order = self.order(torch.Generator().manual_seed(part.seed))[: part.end * part.joint]
         order = order.view(-1, part.world_size, part.batch_size)
         indices = order[part.first :, part.rank].flatten()
-        with closing(self.stream(indices, part.batch_size, drop_last=True, pin=part.pin)) as raw:
+        samples = self.at_pass(part.seed)
+        with closing(samples.stream(indices, part.batch_size, drop_last=True, pin=part.pin)) as raw:
             yield from zip(raw, indices.split(part.batch_size), strict=True)
 
     def stream(

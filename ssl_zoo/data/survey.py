@@ -30,8 +30,9 @@ _SIZE = Notice(
 )
 _NOT_SQUARE = Notice(
     "not-square",
-    "Of an image that is not square the central square is used.",
-    "cut the images yourself",
+    "Of an image that is not square evaluation sees the central square, and training a window that "
+    "moves over all of it.",
+    "data.tile, data.canvas, or cut the images yourself",
 )
 _ENLARGED = Notice(
     "enlarged",
@@ -71,6 +72,7 @@ class Survey:
         counts: the number of those with each property.
         types: the number of those of each type, such as "uint16".
         bands: the number of those with each number of channels, where it is neither 1 nor 3.
+        sizes: the height and width of each, in pixels of the file.
     """
 
     total: int
@@ -78,6 +80,7 @@ class Survey:
     counts: Counter[str]
     types: Counter[str] = field(default_factory=Counter)
     bands: Counter[int] = field(default_factory=Counter)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def channels(self) -> int:
@@ -104,7 +107,9 @@ class Survey:
             _SIZE(f"{name}: the network sees {square}, {default}; --image-size changes it")
         channels = "one channel is used" if self.channels == 1 else "repeated to three channels"
         small = f"smaller than the {square} that the network sees"
-        self._report(_NOT_SQUARE, name, "not square", "is|are not square", "the edges are cut off")
+        self._report(
+            _NOT_SQUARE, name, "not square", "is|are not square", "evaluation sees the central square"
+        )
         self._report(
             _ENLARGED, name, "small", f"is|are {small}", "enlarged; a smaller --image-size avoids it"
         )
@@ -155,6 +160,7 @@ def survey(
     counts: Counter[str] = Counter()
     types: Counter[str] = Counter()
     bands: Counter[int] = Counter()
+    sizes: list[tuple[int, int]] = []
     seen = 0
     for number in range(0, count, max(1, count // MAX_SURVEYED)):
         try:
@@ -162,6 +168,7 @@ def survey(
             with opened(image):
                 counts.update(_properties(image, side, channels))
                 types[_type(image)] += 1
+                sizes.append(_size(image))
                 if isinstance(image, np.ndarray) and len(image) not in (1, 3):
                     bands[len(image)] += 1
         except ImportError as error:
@@ -169,7 +176,15 @@ def survey(
         except Exception:  # decoders raise errors of every kind; training skips the image
             continue
         seen += 1
-    return Survey(count, seen, counts, types, bands)
+    return Survey(count, seen, counts, types, bands, sizes)
+
+
+def _size(image: Image.Image | NDArray[Any]) -> tuple[int, int]:
+    """Return the height and width of an image in its file, within 7 pixels for a JPEG."""
+    if isinstance(image, np.ndarray):
+        return image.shape[1], image.shape[2]
+    scale, *_ = getattr(image, "decoderconfig", ()) or (1,)  # at which a JPEG will be decoded
+    return image.height * scale, image.width * scale
 
 
 def _type(image: Image.Image | NDArray[Any]) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import io
 import threading
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,9 +16,8 @@ from timm.data import ImageDataset, create_dataset
 
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data.assemble import stored_side
 from ssl_zoo.data.catalogue import labels_of
-from ssl_zoo.data.decode import image_error_reason, open_pixels
+from ssl_zoo.data.decode import image_error_reason
 from ssl_zoo.data.download import default_root
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
@@ -42,14 +42,15 @@ class ReaderImages:
     that are not thread-safe.
 
     Attributes:
+        loader: opens an image, from its content.
         targets: the class of each image, or None.
         class_to_idx: the numbers of the classes by name.
     """
 
-    def __init__(self, reader: Any, config: DataConfig) -> None:
+    loader: Callable[[IO[bytes]], Image.Image | NDArray[Any]] = staticmethod(Image.open)
+
+    def __init__(self, reader: Any) -> None:
         self.reader = reader
-        self.side = stored_side(config)
-        self.channels, self.pages = config.channels, config.pages
         self.targets: Any = labels_of(reader)
         names = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
         self.class_to_idx: dict[str, int] = dict(names or {})
@@ -67,7 +68,7 @@ class ReaderImages:
     def __getitem__(self, index: int) -> tuple[Image.Image | NDArray[Any], None]:
         with self._lock, self.reader[index][0] as file:  # an archive has one read position
             content = io.BytesIO(file.read())
-        return open_pixels(content, self.side, self.channels, self.pages), None
+        return self.loader(content), None
 
 
 def open_timm(config: DataConfig) -> tuple[Any, Any | None]:
@@ -138,7 +139,7 @@ def _open(config: DataConfig, name: str, root: Path, split: str) -> Any:
             f"{image_error_reason(error)}"
         ) from error
     if isinstance(dataset, ImageDataset):
-        return ReaderImages(dataset.reader, config)
+        return ReaderImages(dataset.reader)
     return dataset
 
 

@@ -57,7 +57,10 @@ def build_data(
         Unsuitable: the data do not fit the task.
     """
     cls, name = registry.load_task(config.task.name), config.task.name
-    data = load_data(config.data, device, cls.modality, fitted=fitted) if data is None else data
+    if data is None:
+        data = load_data(config.data, device, cls.modality, fitted=fitted)
+    else:
+        data = data.with_canvas(config.data.canvas)  # that of the run, which goes on
     if data.spec.modality != cls.modality:
         raise Unsuitable(
             f"data.source: task {name!r} takes {cls.modality} data, "
@@ -170,6 +173,8 @@ def record_choices(config: RunConfig, data: DataSet, device: Device) -> RunConfi
     storage: dict[str, Any] = {}
     if config.data.cache is None:
         storage["resident"] = "always" if data.train.resident else "never"
+    if data.train.canvas is not None:
+        storage["canvas"] = data.train.canvas.side
     return config.model_copy(
         update={
             "train": config.train.model_copy(update=computing),

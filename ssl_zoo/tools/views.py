@@ -71,7 +71,8 @@ def columns(task: Task, data: DataSet, rows: int, seed: int, *, trained: bool) -
     """
     rng = Rng(derive_seed(seed, "picture"))
     task.eval()
-    batch = data.train.batch(rng.permutation(len(data.train))[:rows])
+    samples = data.train.at_pass(derive_seed(seed, "pass"))
+    batch = samples.batch(rng.permutation(len(samples))[:rows])
     batch = tree.move(batch, torch.device("cpu"))
     drawn = task.views(batch, rng)
     shown = {"source": data.spec.prepare(batch), **task.gallery(drawn)}

@@ -54,7 +54,7 @@ class Resumption:
         self.run = run
         self.replan = replan
         self.state: StateDict = run.checkpoints.load() if run.checkpoints else {}
-        self.config: RunConfig = resumed_config(run, self.state, settings)
+        self.config: RunConfig = _with_canvas(self.state, resumed_config(run, self.state, settings))
         self._changes = _changes(run.config(), self.config, settings)
 
     def check_data(self, data: DataSet) -> None:
@@ -144,6 +144,17 @@ class Resumption:
             opened.truncate(whole.rfind(b"\n") + 1)
         if len(whole) < logged:
             log.warning("%s: the last lines before the checkpoint are missing", file)
+
+
+def _with_canvas(state: StateDict, config: RunConfig) -> RunConfig:
+    """Return the configuration with the canvas that a checkpoint was trained with.
+
+    Earlier versions trained on central squares.
+    """
+    if "settings" not in state:
+        return config
+    canvas = {"canvas": state["settings"].get("data.canvas", "square")}
+    return config.model_copy(update={"data": config.data.model_copy(update=canvas)})
 
 
 def _changes(before: RunConfig, after: RunConfig, settings: Mapping[str, Any]) -> list[str]:

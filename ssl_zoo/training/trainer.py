@@ -73,6 +73,8 @@ class Trainer:
             device: where and how to compute.
             task: the task to train; None builds the one that the configuration names.
         """
+        if data.train.canvas is not None:
+            data.train.canvas.prepare()
         self.config = config = record_choices(config, data, device)
         self.data = data
         self.device = device

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssl_zoo.data import ArraySplit, LazySplit, Split, assemble
+from ssl_zoo.data import ArraySplit, LazySplit, Split, residence
 from ssl_zoo.data.image_files import ImageFiles
 from ssl_zoo.errors import UserError
 from tests.core.pictures import folder, photo, write
@@ -65,15 +65,17 @@ def test_data_that_does_not_fit_stays_on_the_disk(
     for i in range(10):
         write(tmp_path / f"{i}.png")
     size = 10 * 3 * 16 * 16
-    monkeypatch.setattr(assemble, "free_memory", lambda device: 4 * size)
+    monkeypatch.setattr(residence, "free_memory", lambda device: 4 * size)
     assert isinstance(folder(tmp_path).train, ArraySplit)
-    monkeypatch.setattr(assemble, "free_memory", lambda device: 4 * size - 1)
+    monkeypatch.setattr(residence, "free_memory", lambda device: 4 * size - 1)
     assert isinstance(folder(tmp_path).train, LazySplit)
     assert isinstance(folder(tmp_path, resident="always").train, ArraySplit)
 
 
 def image_files(open_image: Callable[[int], Image.Image], count: int, workers: int) -> ImageFiles:
-    return ImageFiles(open=open_image, name=str, count=count, side=8, channels=1, workers=workers)
+    return ImageFiles(
+        open=lambda i, side: open_image(i), name=str, count=count, side=8, channels=1, workers=workers
+    )
 
 
 class Watched:

@@ -23,7 +23,7 @@ from PIL import Image
 
 from ssl_zoo import preprocess
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data import DataSet, assemble, image_files, load
+from ssl_zoo.data import DataSet, image_files, load, residence
 from ssl_zoo.data.mapped import MappedSplit
 from ssl_zoo.data.splits import ArraySplit
 from ssl_zoo.errors import UserError
@@ -162,7 +162,7 @@ def test_on_another_device_what_fits_is_copied_and_what_does_not_is_read_from_th
     to = MappedSplit.to
     monkeypatch.setattr(MappedSplit, "to", lambda self, d: (moved.append(d.type), to(self, d))[1])
     monkeypatch.setattr(
-        assemble, "MAX_RESIDENT_IMAGES", 3
+        residence, "MAX_RESIDENT_IMAGES", 3
     )  # which concerns only images that must be decoded
     settings: dict[str, Any] = {"source": str(photos), "image_size": 14, "cache": str(cache)}
     size = 20 * 3 * 16 * 16
@@ -170,7 +170,7 @@ def test_on_another_device_what_fits_is_copied_and_what_does_not_is_read_from_th
         (4 * size, "auto", ["meta"] * 2), (4 * size, "always", ["meta"] * 2), (4 * size, "never", []),
         (4 * size - 1, "auto", []), (4 * size - 1, "always", []),
     ):  # fmt: skip
-        monkeypatch.setattr(assemble, "free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(residence, "free_memory", lambda device, free=free: free)
         load(DataConfig(**settings, resident=resident), torch.device("meta"))
         assert moved == expected
         moved.clear()

@@ -167,7 +167,7 @@ def test_imagenette_is_decoded_by_us_and_names_its_classes(tmp_path: Path) -> No
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert isinstance(data.train, LazySplit)
     assert isinstance(data.train.files, ImageFiles)
-    assert data.train.files.open(0).size == (63, 50)  # an eighth
+    assert data.train.files.open(0, 16).size == (63, 50)  # an eighth
     assert everything(data).shape == (6, 3, 16, 16)
 
 

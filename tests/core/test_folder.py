@@ -303,6 +303,6 @@ def test_an_image_is_decoded_once_for_each_time_it_is_asked_for(tmp_path: Path) 
     assert isinstance(files, ImageFiles)
     opened: list[int] = []
     inner = files.open
-    object.__setattr__(files, "open", lambda i: (opened.append(i), inner(i))[1])
+    object.__setattr__(files, "open", lambda i, side: (opened.append(i), inner(i, side))[1])
     data.train.batch(torch.arange(len(data.train)))
     assert len(opened) == len(data.train) == len(paths)

@@ -172,7 +172,7 @@ def test_what_decoding_loses_is_said_once(tmp_path: Path) -> None:
         load_data(DataConfig(source=str(tmp_path), image_size=None), CPU)
     texts = {notice["notice"]: notice["text"].partition(": ")[2] for notice in notices}
     assert texts["image-size"] == "the network sees 224×224 pixels, the default; --image-size changes it"
-    assert texts["not-square"] == "1 of 5 images is not square; the edges are cut off"
+    assert texts["not-square"] == "1 of 5 images is not square; evaluation sees the central square"
     assert texts["enlarged"] == (
         "all 5 images are smaller than the 224×224 pixels that the network sees; enlarged; "
         "a smaller --image-size avoids it"

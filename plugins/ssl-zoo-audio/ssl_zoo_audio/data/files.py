@@ -20,9 +20,9 @@ from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, Excluded, LazySplit, SampleFiles, Split
-from ssl_zoo.data.assemble import place_splits
 from ssl_zoo.data.holdout import exact_copies, group_by_name, merge_groups, stratified_split
 from ssl_zoo.data.read_ahead import decoding_threads
+from ssl_zoo.data.residence import place_splits
 from ssl_zoo.data.sample_files import Origin, UnreadableFiles
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.table import Row, is_list, read_list

@@ -1,0 +1,312 @@
+"""Canvas: random squares of whole images, which training sees in place of the central squares.
+
+Images are kept with their aspect, and in each pass of training a square as wide as the shorter side is
+cut out of each. Its place follows from the seed of the pass and the number of the image alone, so that a
+resumed run and any number of processes see the same ones, and over many passes an image is seen to its
+ends. Evaluation sees the central squares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssl_zoo import distributed, preprocess
+from ssl_zoo.config.errors import SettingError
+from ssl_zoo.config.paths import user_path
+from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.data import decoded_cache, residence
+from ssl_zoo.data.image_files import ImageFiles
+from ssl_zoo.data.lazy import LazySplit
+from ssl_zoo.data.sample_files import SampleFiles
+from ssl_zoo.data.splits import Split
+from ssl_zoo.notices import Notice
+from ssl_zoo.text import printable
+from ssl_zoo.views import derive_seed
+
+Place = Literal["memory", "cache", "files"]
+"""Where whole images lie: decoded in memory or in a cache, or in their files."""
+SMALLEST_CROP = 0.08
+"""The area of the smallest crops of most papers, as a share of the image's."""
+LOWERED = (1.0, 0.75, 0.5)
+"""The shares of the wanted canvas that are tried where images do not fit into memory."""
+LEAST_SHARE = 0.5
+"""The share of the free memory that images at the least canvas may take, or all that must be there."""
+
+_CANVAS = Notice(
+    "canvas",
+    "Training sees a random window of each image in each pass: a square as wide as the shorter side, "
+    "which is kept at `data.canvas` pixels. By default that is enough for crops of 8 % not to be "
+    "enlarged, but not more than the images have, and less where they do not fit into memory. "
+    "Evaluation sees the central square at 8/7 of the network's input.",
+    "data.canvas",
+)
+
+
+def window(image: Tensor, seed: int, number: int) -> Tensor:
+    """Return a random square of an image [C, h, w] as wide as its shorter side.
+
+    It lies around a pixel that is drawn uniformly, as far as the ends of the image allow. So a pixel at
+    an end is seen half as often as one far from them, and not almost never.
+
+    Args:
+        image: the image.
+        seed: the seed of the pass.
+        number: the number of the image, which with the seed alone determines the place.
+    """
+    height, width = image.shape[1:]
+    side, length = min(height, width), max(height, width)
+    centre = derive_seed("window", seed, number) % length
+    first = min(max(centre - side // 2, 0), length - side)
+    whole, part = slice(None), slice(first, first + side)
+    rows, columns = (part, whole) if height > width else (whole, part)
+    return image[:, rows, columns]
+
+
+class _WindowFiles(SampleFiles):
+    """The windows that one pass sees of images in files or in a cache.
+
+    Args:
+        images: the images, kept whole.
+        seed: the seed of the pass.
+    """
+
+    def __init__(self, images: ImageFiles, seed: int) -> None:
+        # Not counted again in `unreadable.total`.
+        self.images, self.seed = images, seed
+        self.name, self.count, self.workers = images.name, images.count, images.workers
+        self.unreadable, self.origin = images.unreadable, images.origin
+
+    def read(self, number: int) -> Tensor:
+        """Return a window [C, side, side]."""
+        return window(self.images.read(number), self.seed, number)
+
+    def decode(self, number: int) -> Tensor | None:
+        """Return a window [C, side, side]; None if the image is unreadable."""
+        image = self.images.decode(number)
+        return None if image is None else window(image, self.seed, number)
+
+    def empty(self, count: int, pin: bool = False) -> Tensor:
+        """Return uninitialised memory for windows, [count, C, side, side]."""
+        return self.images.empty(count, pin)
+
+
+class _HeldWindows(Split):
+    """The windows that one pass sees of images in memory.
+
+    Args:
+        images: the image [C, h, w] of each sample.
+        numbers: their numbers among the files.
+        seed: the seed of the pass.
+    """
+
+    def __init__(self, images: Sequence[Tensor], numbers: Sequence[int], seed: int) -> None:
+        self.images, self.numbers, self.seed = images, numbers, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Return windows [B, C, side, side], on the device of the images."""
+        chosen = indices.tolist()
+        return torch.stack([window(self.images[i], self.seed, self.numbers[i]) for i in chosen])
+
+
+class Canvas:
+    """The whole images of a split, of which each pass of training sees random windows.
+
+    Nothing is decoded before `prepare`, or before a batch is read.
+
+    Args:
+        split: the split of the image files.
+        config: the ``data`` section.
+        size: the side of the network's input, in pixels.
+        device: the device in whose memory the images lie if they fit.
+        name: the name of the source.
+        key: the name of the split.
+    """
+
+    def __init__(
+        self, split: LazySplit, config: DataConfig, size: int, device: torch.device, name: str, key: str
+    ) -> None:
+        assert isinstance(split.files, ImageFiles)
+        self.config, self.size, self.device, self.name, self.key = config, size, device, name, key
+        self._squares, self._split = split.files, split
+        self._held: list[Tensor] | None = None
+        self._prepared = False
+
+    @classmethod
+    def of(
+        cls,
+        split: Split,
+        kept: Split,
+        config: DataConfig,
+        size: int,
+        device: torch.device,
+        name: str,
+        key: str,
+    ) -> Canvas | None:
+        """Return the whole images of a split of files; None where windows would be its squares.
+
+        Args:
+            split: the split, as it was before it was placed in memory or a cache.
+            kept: the same split afterwards, without the images that are unreadable.
+            config: the ``data`` section.
+            size: the side of the network's input, in pixels.
+            device: the device in whose memory the images lie if they fit.
+            name: the name of the source.
+            key: the name of the split.
+
+        Raises:
+            SettingError: ``data.canvas`` is smaller than the network's input, or there are no files.
+        """
+        canvas = config.canvas
+        if not isinstance(split, LazySplit) or not isinstance(split.files, ImageFiles):
+            if isinstance(canvas, int):
+                raise SettingError(
+                    "data.canvas", f"{printable(config.source_text)} has no image files; leave it out"
+                )
+            return None
+        if isinstance(canvas, int) and canvas < size:
+            raise SettingError(
+                "data.canvas",
+                f"is {canvas}, and the network's input has {size} pixels; give at least as many",
+            )
+        if canvas == "square":
+            return None
+        if kept is not split:  # what could not be read is left out
+            readable = [i for i, x in enumerate(split.names) if printable(x) not in split.skipped]
+            split = split.subset(torch.tensor(readable, dtype=torch.long))
+        kept_whole = cls(split, config, size, device, name, key)
+        gains = kept_whole._choices[0] > kept_whole._least or kept_whole._squares.mean_aspect > 1
+        return kept_whole if gains else None
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    @property
+    def side(self) -> int:
+        """The shorter side of the images, in pixels."""
+        return self._chosen[0]
+
+    def at(self, side: int) -> Canvas:
+        """Return the same images, kept with another shorter side."""
+        config = self.config.model_copy(update={"canvas": side})
+        return Canvas(self._split, config, self.size, self.device, self.name, self.key)
+
+    def prepare(self) -> None:
+        """Choose the canvas, say so, and decode the images into memory or a cache if they go there."""
+        if self._prepared:
+            return
+        self._prepared = True
+        _, place = self._chosen
+        self._report()
+        if place == "cache":
+            decoded_cache.provide(self._images, self._cache_name, self._cache_folder)
+        elif place == "memory":
+            self._held = self._decoded()
+
+    def at_pass(self, seed: int) -> Split:
+        """Return the windows that the pass with this seed sees, as a split of the same samples."""
+        if self._held is not None:
+            return _HeldWindows(self._held, self._split.numbers.tolist(), seed)
+        return LazySplit(_WindowFiles(self._images, seed), self._split.labels, self._split.numbers)
+
+    @cached_property
+    def _images(self) -> ImageFiles:
+        return self._squares.kept_whole(self.side)
+
+    def _decoded(self) -> list[Tensor]:
+        """Return all images on the device, another one of its class in place of an unreadable one."""
+        images = [
+            None if image is None else image.contiguous().to(self.device)
+            for image in self._images.decode_all(self._split.numbers)
+        ]
+        held = []
+        for i in range(len(images)):
+            found = (image for k in self._split.stand_ins(i) if (image := images[k]) is not None)
+            held.append(next(found))
+        return held
+
+    @property
+    def _least(self) -> int:
+        return preprocess.stored_side(self.size)
+
+    @property
+    def _choices(self) -> list[int]:
+        """The canvases to choose from, in falling order."""
+        if isinstance(self.config.canvas, int):
+            return [self.config.canvas]
+        shorter = [min(size) for size in self._squares.sizes]
+        wanted = min(self.size / math.sqrt(SMALLEST_CROP), median(shorter)) if shorter else self._least
+        return sorted({max(self._least, round(share * wanted)) for share in (*LOWERED, 0)}, reverse=True)
+
+    @cached_property
+    def _chosen(self) -> tuple[int, Place]:
+        """The canvas, and where images of that size lie."""
+        choices = self._choices
+        place: Place = "memory" if self.config.cache is None else "cache"
+        if place == "cache":
+            fits = [self._fits_cache(canvas) for canvas in choices]
+        elif self.config.resident == "never" or len(self) > residence.MAX_RESIDENT_IMAGES:
+            fits = []
+        else:
+            free = residence.free_memory(self.device) / distributed.world_size()
+            fits = [self._nbytes(canvas) <= self._share(canvas) * free for canvas in choices]
+        first = fits.index(True) if any(fits) else len(choices)
+        (number,) = distributed.all_reduce_max(first)  # all processes decide alike
+        if number < len(choices):
+            return choices[int(number)], place
+        return min(choices[0], 2 * self._least) if len(choices) > 1 else choices[0], "files"
+
+    def _fits_cache(self, canvas: int) -> bool:
+        """Return whether a cache has images of this size already, or has room for them."""
+        images = self._squares.kept_whole(canvas)
+        free = decoded_cache.free_space(self._cache_folder)
+        return self._nbytes(canvas) <= LEAST_SHARE * free or decoded_cache.has_file(
+            images, self._cache_name, self._cache_folder
+        )
+
+    @property
+    def _cache_folder(self) -> Path:
+        assert self.config.cache is not None
+        return user_path("data.cache", self.config.cache)
+
+    @property
+    def _cache_name(self) -> str:
+        return f"{self.name} {self.key}"
+
+    def _share(self, canvas: int) -> float:
+        """Return the share of the free memory that images with this canvas may take."""
+        least = canvas == self._least or self.config.resident == "always"
+        return LEAST_SHARE if least else residence.MEMORY_SHARE
+
+    def _nbytes(self, canvas: int) -> int:
+        return len(self) * self._squares.kept_whole(canvas).sample_nbytes
+
+    def _report(self) -> None:
+        """Say how much of the images can be seen, and at which magnification."""
+        (canvas, place), sizes = self._chosen, self._squares.sizes
+        scale = min(1.0, canvas / median(min(size) for size in sizes)) if sizes else 1.0
+        seen = [min(1.0, preprocess.MAX_ASPECT * min(size) / max(size)) for size in sizes] or [1.0]
+        crop = round(canvas * math.sqrt(SMALLEST_CROP))
+        factor = self.size / crop
+        wanted, reason = self._choices[0], ""
+        if place == "files":
+            hint = " (data.cache keeps them decoded)" if self.config.cache is None else ""
+            reason = f", as they are decoded at each use{hint}"
+        elif canvas < wanted:
+            reason = f", as {wanted} would take {self._nbytes(wanted) / 1e6:,.0f} MB of {place}"
+        _CANVAS(
+            f"{self.name}: training sees windows of whole images, {canvas} pixels on the shorter side"
+            f"{reason}: {sum(seen) / len(seen):.0%} of an image can be seen, at {scale:.0%} of its "
+            f"resolution; crops of {SMALLEST_CROP:.0%} have {crop} pixels, "
+            f"{'not enlarged' if factor < 1.02 else f'enlarged {factor:.1f} times'}; data.canvas sets it"
+        )
