@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ssl_zoo.backbones.build import build_encoder
-from ssl_zoo.comparison.config import load_comparison
+from ssl_zoo.comparison.load import load_comparison
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import BackboneConfig, RunConfig
 from ssl_zoo.data.catalogue import CATALOGUE
