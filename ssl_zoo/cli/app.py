@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from ssl_zoo.cli.advise import advise_command
 from ssl_zoo.cli.arguments import Command, Group, prepare
 from ssl_zoo.cli.author import check_command, check_source_command, new_source_command, new_task_command
 from ssl_zoo.cli.compare import compare_command
@@ -188,6 +189,9 @@ def eval_command(
 
 
 app.command("compare")(compare_command)
+
+
+app.command("advise")(advise_command)
 
 
 app.command("config")(config_command)
