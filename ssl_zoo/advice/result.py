@@ -223,14 +223,13 @@ def as_dict(advice: Advice) -> dict[str, Any]:
 
 
 def shown_metrics(advice: Advice) -> dict[str, str]:
-    """Return the metrics to show, with the titles of their columns.
+    """Return the metrics to show, with short titles.
 
     They are kNN and the accuracies at each number of labels; without labels those of the health.
     """
     known = known_metrics()
     measured = {metric for row in advice.rows for metric in row.scores}
-    wanted = ["knn", *(point.metric for point in advice.points)]
-    if not measured & set(wanted):
-        wanted = [name for name in known if name in measured]
-    titles = {name: known[name].title for name in wanted if name in measured and name in known}
-    return titles | ({"linear": "all labels %"} if "linear" in titles else {})
+    titles = {"knn": "kNN %", **{NAME.format(count): f"{count} a class" for count in COUNTS}}
+    titles["linear"] = "all labels"
+    shown = {metric: title for metric, title in titles.items() if metric in measured}
+    return shown or {name: metric.title for name, metric in known.items() if name in measured}

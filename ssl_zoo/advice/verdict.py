@@ -79,7 +79,8 @@ def decide(candidates: Sequence[Candidate], points: Sequence[Point], labelled: i
     the raw input and the untrained network; another row without training takes its place if it is
     better beyond the interval. To train is advised only if a trained row beats the reference beyond an
     interval that is widened for the number of trained rows (Bonferroni), so that in one of twenty cases
-    at most rows that are equally good make it advise training.
+    at most rows that are equally good make it advise training. What is said of other numbers of labels
+    holds beyond intervals that are widened for these too.
 
     Args:
         candidates: the rows that have scores, in any order.
@@ -100,11 +101,14 @@ def decide(candidates: Sequence[Candidate], points: Sequence[Point], labelled: i
         if c is not reference
     }
     winner = _simplest_winner(trained, reference, point, level)
+    elsewhere = [p for p in common if p is not point]
+    strict = _corrected(len(trained) * len(common))
     if winner is None:
         sentences = _not_to_train(trained, reference, point, differences, labelled)
+        sentences += _with_fewer_labels(trained, reference, elsewhere, strict)
         return Verdict("do not train", sentences, reference.row, reference.row, point, differences)
-    elsewhere = [p for p in common if p is not point]
-    sentences = _to_train(winner, reference, point, elsewhere, level)
+    sentences = _to_train(winner, reference, point, differences[winner.row])
+    sentences += [_effect(winner, reference, other, strict) for other in elsewhere]
     return Verdict("train", sentences, winner.row, reference.row, point, differences)
 
 
@@ -144,25 +148,38 @@ def _simplest_winner(
     return next(c for c in winners if c is best or not _gain(best, c, point, level).positive)
 
 
-def _to_train(
-    winner: Candidate, reference: Candidate, point: Point, elsewhere: Sequence[Point], level: float
-) -> list[str]:
-    gain = _gain(winner, reference, point, level)
-    first, then = (100 * c.correct[point.metric].correct.double().mean() for c in (reference, winner))
-    sentences = [
+def _to_train(winner: Candidate, reference: Candidate, point: Point, gain: Interval) -> list[str]:
+    before, after = (c.correct[point.metric].accuracy for c in (reference, winner))
+    return [
         f"{_capital(winner.phrase)} adds {gain} points to {reference.phrase} {point.phrase} "
-        f"({first:.1f} % → {then:.1f} %)."
+        f"({before:.1f} % → {after:.1f} %)."
     ]
-    for other in elsewhere:
-        gain = _gain(winner, reference, other, level)
-        if gain.positive:
-            effect = f"it adds {gain} points"
-        elif Interval(-gain.mean, gain.half_width).positive:
-            effect = f"it costs {-gain.mean:.1f} ± {gain.half_width:.1f} points"
-        else:
-            effect = f"no difference can be seen ({signed(gain)})"
-        sentences.append(f"{_capital(other.phrase)}, {effect}.")
-    return sentences
+
+
+def _effect(row: Candidate, reference: Candidate, point: Point, level: float) -> str:
+    """Return what training changes at another number of labels."""
+    gain = _gain(row, reference, point, level)
+    loss = Interval(-gain.mean, gain.half_width)
+    if gain.positive:
+        effect = f"it adds {gain} points"
+    else:
+        effect = (
+            f"it costs {loss} points" if loss.positive else f"no difference is seen ({signed(gain)})"
+        )
+    return f"{_capital(point.phrase)} {effect}."
+
+
+def _with_fewer_labels(
+    trained: Sequence[Candidate], reference: Candidate, points: Sequence[Point], level: float
+) -> list[str]:
+    """Return at which numbers of labels training helps, though it does not where it is decided."""
+    gains = []
+    for point in points:
+        winner = _simplest_winner(trained, reference, point, level)
+        if winner is not None:
+            gain = _gain(winner, reference, point, level)
+            gains.append(f"{point.phrase} {winner.phrase} adds {gain} points")
+    return [f"With other numbers of labels it helps: {'; '.join(gains)}."] if gains else []
 
 
 def _not_to_train(

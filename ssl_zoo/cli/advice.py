@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -40,16 +41,17 @@ def print_advice(advice: Advice, page: Path, json: bool) -> None:
         console.print_results({**as_dict(advice), "report": str(page)})
         return
     metrics = shown_metrics(advice)
-    table = Table("", "minutes", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
     for title in metrics.values():
-        table.add_column(escape(title), justify="right", no_wrap=True)
+        table.add_column(escape(title), justify="right")
     for row in advice.rows:
-        minutes = "" if row.minutes is None else f"{row.minutes:.1f}"
-        console.add_row(table, row.row, minutes, *(_figure(row, metric) for metric in metrics))
+        console.add_row(table, row.row, *(_figure(row, metric) for metric in metrics))
     console.say(advice.title)
     console.out.print(table)
     for row in advice.rows:
-        console.say(f"{row.row}: {row.phrase}" + "".join(f"; {note}" for note in row.notes))
+        cost = f", {row.minutes:.1f} minutes, {row.passes:.1f} passes" if row.passes else ""
+        console.say(f"{row.row}: {row.phrase}{cost}" + "".join(f"; {note}" for note in row.notes))
     if advice.interval_note:
         console.say(advice.interval_note)
     console.say("")
@@ -59,7 +61,7 @@ def print_advice(advice: Advice, page: Path, json: bool) -> None:
         console.say(text)
     for command, remark in advice.commands:
         console.say(f"  {command}  # {remark}")
-    console.say(f"report: {page}")
+    console.say(f"report: {page} (ssl-zoo report {quote(str(advice.folder))} adds maps of the features)")
 
 
 def _figure(row: AdviceRow, metric: str) -> str:

@@ -113,5 +113,5 @@ def advise_command(
         nullcontext() if json else registry.observing(progress),
     ):
         advice = advisor.run()
-    page = report(advice.folder)
+    page = report(advice.folder, map="none")  # features would take a good share of the time
     print_advice(advice, page, json)

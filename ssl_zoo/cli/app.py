@@ -203,7 +203,7 @@ def report_command(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="The HTML file (default report.html in DIR).")
     ] = None,
-    map: Annotated[str, typer.Option("--map", help="auto, pca, tsne or umap.")] = "auto",
+    map: Annotated[str, typer.Option("--map", help="auto, pca, tsne, umap or none.")] = "auto",
 ) -> None:
     """Write one self-contained HTML page: the table, curves, maps, neighbours, pictures."""
     from ssl_zoo.reporting import report

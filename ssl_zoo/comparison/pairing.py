@@ -63,16 +63,25 @@ def _interval(x: Tensor, share: float, confidence: float) -> Interval:
     """Return the mean of x [R, M] over R draws and M test samples, and half of its interval, times 100.
 
     The two are crossed: each draw is scored on each sample. The variance of the mean is that of the
-    samples' means over the draws, divided by M, plus that of the draws' means. Draws from one set of
-    labels overlap: two of them share `share` of their labels, which is their correlation, so their
-    mean varies by (1/R + share/(1 − share)) of their variance (Nadeau & Bengio 2003, section 3). With
-    all labels there is one draw, and the interval covers the test samples alone.
+    samples' means over the draws, divided by M, plus that of the effects of draws, which are the draws'
+    means without the part of the variance that M samples cause (a crossed analysis of variance). Draws
+    from one set of labels overlap: two of them have `share` of their labels in common, which is their
+    correlation, so their mean varies by (1/R + share/(1 − share)) of their variance (Nadeau & Bengio
+    2003, section 3). With all labels there is one draw, and the interval covers the test samples alone.
     """
     draws, samples = x.shape
-    degrees = samples - 1
-    variance = float(x.mean(0).var()) / samples if samples > 1 else math.inf
+    if samples < 2:
+        return Interval(100 * float(x.mean()), math.inf)
+    by_sample, by_draw = x.mean(0), x.mean(1)
+    of_samples, of_draws = float(by_sample.var()) / samples, 0.0
     if draws > 1:
-        variance += float(x.mean(1).var()) * (1 / draws + share / (1 - share))
-        degrees = min(degrees, draws - 1)
-    quantile = float(student.ppf(0.5 + confidence / 2, max(1, degrees)))
+        rest = x - by_sample - by_draw[:, None] + x.mean()
+        noise = float(rest.square().sum()) / ((draws - 1) * (samples - 1))
+        effects = max(0.0, float(by_draw.var()) - noise / samples)
+        of_draws = effects * (1 / draws + share / (1 - share))
+    variance = of_samples + of_draws
+    # Degrees of freedom of a sum of two variances, by Welch and Satterthwaite.
+    inverse = of_samples**2 / (samples - 1) + of_draws**2 / max(1, draws - 1)
+    degrees = variance**2 / inverse if inverse > 0 else samples - 1
+    quantile = float(student.ppf(0.5 + confidence / 2, degrees))
     return Interval(100 * float(x.mean()), 100 * quantile * math.sqrt(variance))
