@@ -10,8 +10,8 @@ from ssl_zoo.errors import UserError
 
 MIN_PASSES = 1.0
 """A row whose share of the time is shorter than this many passes over the data is left out."""
-RESERVE = 0.05
-"""The share of all minutes that is kept for what cannot be foreseen."""
+RESERVE, RESERVED_SECONDS = 0.05, 10.0
+"""The share of all minutes that is kept for what cannot be foreseen, and seconds for start and end."""
 
 
 class Trial(BaseModel):
@@ -95,7 +95,8 @@ def make_plan(
         UserError: the minutes are too few for a single row that is trained.
     """
     untrained = [row for row in phrases if row not in trials]
-    left = 60 * minutes * (1 - RESERVE) - spent_seconds - len(untrained) * evaluation_seconds
+    fixed = spent_seconds + RESERVED_SECONDS + len(untrained) * evaluation_seconds
+    left = 60 * minutes * (1 - RESERVE) - fixed
     rows, left_out = [row for row in phrases if row in trials], dict[str, str]()
     beside = {row: trials[row].setup_seconds + evaluation_seconds + online_seconds for row in rows}
     share = 0.0
@@ -112,8 +113,8 @@ def make_plan(
         )
     if not rows and trials:
         first = next(row for row in phrases if row in trials)
-        needed = spent_seconds + len(untrained) * evaluation_seconds + beside[first]
-        needed += MIN_PASSES * trials[first].step_seconds * trials[first].steps_per_pass
+        one_pass = trials[first].step_seconds * trials[first].steps_per_pass
+        needed = fixed + beside[first] + MIN_PASSES * one_pass
         raise UserError(
             f"--minutes {minutes:g}: too few even for one pass over the data by {first}; give at least "
             f"{_round_up(needed / (60 * (1 - RESERVE)))}, a smaller network, or smaller or fewer samples"

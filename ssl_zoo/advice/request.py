@@ -152,7 +152,7 @@ def without_missing_weights(comparison: Comparison, data: DataSet) -> tuple[Comp
     backbone = comparison.encoder_config(0).backbone
     if not backbone.starts_trained:
         return comparison, [
-            "whether a pretrained network suffices cannot be answered: none is named; give one with "
+            "Whether a pretrained network suffices cannot be answered: none is named; give one with "
             "--backbone NAME --pretrained, or a file of weights with --from FILE"
         ]
     try:
@@ -171,7 +171,7 @@ def without_missing_weights(comparison: Comparison, data: DataSet) -> tuple[Comp
         changes = {"set": chosen, "backbone": section, "overrides": overrides, "scratch": []}
         values = {**comparison.model_dump(exclude_unset=True), **changes}
         return load_comparison(None, values), [
-            "whether a pretrained network suffices cannot be answered: weights of "
+            "Whether a pretrained network suffices cannot be answered: weights of "
             f"{backbone.name} are not on this machine and could not be downloaded; give a file with "
             "--from FILE, or connect"
         ]

@@ -13,10 +13,12 @@ from ssl_zoo.advice.verdict import Candidate, Kind, Point, Verdict, decide
 from ssl_zoo.comparison import Cell, Sweep
 from ssl_zoo.comparison.cells import RawCell, UntrainedCell
 from ssl_zoo.comparison.pairing import Interval, accuracy_interval
+from ssl_zoo.config.weights import BACKBONE_FILE, weights_file
 from ssl_zoo.data import DataSet
 from ssl_zoo.evaluation import known_metrics, warnings
 from ssl_zoo.evaluation.correctness import Correctness, read_correctness
 from ssl_zoo.evaluation.label_curve import COUNTS, NAME
+from ssl_zoo.text import printable
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ def kind_of(cell: Cell) -> Kind:
 def describe(cell: Cell) -> str:
     """Return what a row is, in words that stand in a sentence."""
     backbone = cell.config.backbone
-    network = backbone.name if backbone.weights is None else f"network of {backbone.weights}"
+    network = backbone.name
+    if backbone.weights is not None:
+        file = weights_file(backbone.weights)
+        network = f"network of {printable((file.parent if file.name == BACKBONE_FILE else file).name)}"
     task = cell.comparison.task_of(cell.row)
     return {
         "raw": f"the raw {cell.title}" if cell.title != "raw" else "the raw input",

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import html
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from ssl_zoo.advice.plan import Trial, make_plan
+from ssl_zoo.advice import request
+from ssl_zoo.advice.plan import Plan, Trial, make_plan
+from ssl_zoo.advice.request import requested_comparison, without_missing_weights
 from ssl_zoo.advice.verdict import Candidate, Kind, Point, decide
 from ssl_zoo.comparison.pairing import difference_interval
+from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.correctness import Correctness
+from ssl_zoo.runs.run import Run
+from ssl_zoo.training import train
+from tests.conftest import Call, small_config
+from tests.core.pictures import folder, photo, write
 
 FIVE, TEN = Point("labels_5", "at 5 labels a class"), Point("labels_10", "at 10 labels a class")
 ALL = Point("linear", "at all labels", drawn=False)
@@ -127,8 +138,8 @@ def simulate(advantage: float, seeds: int, per_class: int, rows: int = 3) -> flo
 
 @pytest.mark.parametrize("per_class", [3, 15])
 def test_rows_that_are_equally_good_are_seldom_told_apart(per_class: int) -> None:
-    """At most in one of twenty cases, of new labels, test samples and noise; 3 sigma of 300 of them."""
-    assert simulate(0.0, 300, per_class) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
+    """At most in one of twenty cases, of new labels, test samples and noise; 3 sigma of 200 of them."""
+    assert simulate(0.0, 200, per_class) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
 
 
 def test_a_row_that_is_truly_better_is_found() -> None:
@@ -148,7 +159,7 @@ def test_intervals_of_pairs_are_narrower_than_those_of_single_rows_and_refuse_ot
 PHRASES = {"raw": "raw", "a": "a", "b": "b", "a-scratch": "c"}
 
 
-def plan_of(minutes: float, **steps: float) -> object:
+def plan_of(minutes: float, **steps: float) -> Plan:
     trials = {
         row: Trial(step_seconds=seconds, setup_seconds=1, steps_per_pass=10)
         for row, seconds in {"a": 1.0, "b": 1.0, "a-scratch": 1.0, **steps}.items()
@@ -160,15 +171,15 @@ def test_the_plan_keeps_within_the_minutes_and_gives_all_rows_the_same() -> None
     for minutes in (2, 5, 60):
         plan = plan_of(minutes)
         assert plan.seconds <= 60 * minutes
-        assert plan.seconds >= 60 * minutes * 0.9  # and wastes little
+        assert plan.seconds >= 60 * minutes * 0.95 - 11  # and wastes little
         assert not plan.left_out
         trained = [row for row in plan.rows if row.passes is not None]
-        assert {row.passes for row in trained} == {60 * plan.train_minutes / 10.0} or minutes > 0
+        assert len({row.passes for row in trained}) == 1
         assert all(row.passes >= 1 for row in trained)
 
 
 def test_rows_for_which_the_minutes_are_too_few_are_left_out_from_the_last() -> None:
-    plan = plan_of(0.8)
+    plan = plan_of(1)
     assert [row.row for row in plan.rows] == ["raw", "a"]
     assert list(plan.left_out) == ["a-scratch", "b"]
     assert "passes over the data" in plan.left_out["b"]
@@ -180,3 +191,119 @@ def test_rows_for_which_the_minutes_are_too_few_are_left_out_from_the_last() -> 
 
 def test_a_slow_row_is_left_out_before_quicker_ones() -> None:
     assert list(plan_of(3, b=30.0).left_out) == ["b"]
+
+
+# ---- the command
+
+
+@pytest.fixture(name="weights", scope="module")
+def weights_of_a_tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run") / "pre"
+    train(small_config("simclr", train__epochs=0.2), out=run)
+    return run / "backbone.safetensors"
+
+
+@pytest.fixture(name="folders")
+def photos_and_labelled(tmp_path: Path) -> tuple[Path, Path]:
+    """Make 60 pictures without labels, in a sub-folder that is no class, and 48 in two classes."""
+    for i in range(60):
+        write(tmp_path / "photos" / "2024" / f"{i}.png", photo((20, 20), seed=i))
+    for i in range(48):
+        dark = photo((20, 20), seed=100 + i).point(lambda v: v // 2)
+        picture = photo((20, 20), seed=100 + i) if i % 2 else dark
+        write(tmp_path / "labelled" / ("light" if i % 2 else "dark") / f"{i}.png", picture)
+    return tmp_path / "photos", tmp_path / "labelled"
+
+
+QUICK = ["--tasks", "simclr", "--batch-size", "16", "--device", "cpu", "--precision", "fp32"]
+
+
+def shorten(folder: Path) -> None:
+    """Let rows train for a second instead of the planned minutes."""
+    file = folder / "compare.yaml"
+    settings = yaml.safe_load(file.read_text())
+    settings["train"]["minutes"] = 0.01
+    file.write_text(yaml.safe_dump(settings))
+
+
+def test_it_compares_what_can_be_done_with_trained_weights_and_decides(
+    call: Call, folders: tuple[Path, Path], weights: Path
+) -> None:
+    photos, labelled = map(str, folders)
+    data = ["advise", "--data", photos, "--labels", labelled, *QUICK, "--from", str(weights)]
+    code, out, err = call(*data, "--minutes", "2", "--out", "a", "--plan")
+    assert code == 0, err
+    assert "108 images: 84 to train" in err
+    assert "24 of these labelled, 24 held out (50 %, stratified)" in err
+    assert "the frozen network of pre" in out
+    assert "training from scratch with simclr" in out
+    shorten(Path("a"))
+    code, out, err = call("advise", "--resume", "a", "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    kinds = {row["row"]: row["kind"] for row in result["rows"]}
+    assert kinds == {
+        "raw": "raw", "random-init": "untrained", "pretrained": "frozen", "simclr": "continued",
+        "simclr-scratch": "scratch",
+    }  # fmt: skip
+    assert [p["phrase"] for p in result["points"]] == [
+        "at 1 label a class", "at 5 labels a class", "at all labels"
+    ]  # fmt: skip
+    assert all(row["accuracies"].keys() == {"labels_1", "labels_5", "linear"} for row in result["rows"])
+    verdict = result["verdict"]
+    assert verdict["decision"] in ("train", "do not train")
+    assert verdict["metric"] == "labels_5"
+    assert verdict["differences"].keys() == kinds.keys() - {verdict["reference"]}
+    assert result["commands"]
+    page = Path("a/report.html").read_text()
+    assert verdict["sentences"][0].replace("<", "&lt;") in html.unescape(page)
+    assert "Accuracy and number of labels" in page
+    # The two rows of one task start from different weights.
+    started = {row: Run(f"a/{row}-0").config().backbone.weights for row in ("simclr", "simclr-scratch")}
+    assert started == {"simclr": str(weights), "simclr-scratch": None}
+    # Asking for something else in the same folder is refused, and for the same again costs nothing.
+    code, _, err = call(*data, "--minutes", "3", "--out", "a")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "ssl-zoo advise --resume a" in err
+    code, out, _ = call(*data, "--minutes", "2", "--out", "a")
+    assert code == 0
+    assert verdict["sentences"][0] in out
+
+
+def test_without_labels_it_shows_the_health_and_asks_for_labels(
+    call: Call, folders: tuple[Path, Path], weights: Path
+) -> None:
+    photos = str(folders[0] / "2024")
+    code, out, err = call("advise", "--data", photos, *QUICK, "--from", str(weights), "--minutes", "2",
+                          "--out", "a", "--plan")  # fmt: skip
+    assert code == 0, err
+    shorten(Path("a"))
+    code, out, err = call("advise", "--resume", "a")
+    assert code == 0, err
+    assert "RankMe" in out
+    assert "Without labels accuracy cannot be told" in out
+    assert f"ssl-zoo advise --data {photos} --labels LABELLED" in out
+
+
+def test_weights_that_cannot_be_had_leave_one_question_unanswered(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(config: BackboneConfig, *arguments: object) -> None:
+        raise UserError(f"backbone.pretrained: the weights of {config.name} are not available: offline")
+
+    monkeypatch.setattr(request, "build_encoder", offline)
+    settings = {"data.source": str(folders[1]), "data.image_size": 16}
+    comparison = requested_comparison(None, settings, [], ["simclr"])
+    assert comparison.encoder_config(0).backbone.pretrained
+    assert comparison.scratch == ["simclr"]
+    continued, scratch = (comparison.run_config(row, 0).train.lr for row in ("simclr", "simclr-scratch"))
+    data = folder(folders[1])
+    comparison, unanswered = without_missing_weights(comparison, data)
+    assert unanswered == [
+        "Whether a pretrained network suffices cannot be answered: weights of resnet18.a1_in1k are not "
+        "on this machine and could not be downloaded; give a file with --from FILE, or connect"
+    ]
+    config = comparison.run_config("simclr", 0)
+    assert (config.backbone.name, config.backbone.pretrained) == ("resnet10_narrow", False)
+    assert config.train.lr == scratch != continued
+    assert list(comparison.trained_rows()) == ["simclr"]
