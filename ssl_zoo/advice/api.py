@@ -111,7 +111,7 @@ def open_advisor(
     start = time.monotonic()
     if minutes <= 0:
         raise UserError(f"--minutes {minutes:g}: must be more than 0")
-    request = {
+    request: dict[str, Any] = {
         "file": None if file is None else str(file),
         "settings": dict(settings or {}),
         "labels": list(labels),

@@ -134,7 +134,7 @@ def _points(correct: Mapping[str, Mapping[str, Correctness]]) -> list[Point]:
 
 def _row(cell: Cell, correct: Mapping[str, Correctness], samples: int) -> AdviceRow:
     results = cell.results()
-    scores = next(iter(results.get("scores", {}).values()), {})
+    scores: Mapping[str, float] = next(iter(results.get("scores", {}).values()), {})
     seconds, drawn = results.get("seconds"), results.get("samples")
     failure = cell.failure()
     return AdviceRow(
@@ -162,8 +162,8 @@ def _commands(sweep: Sweep, plan: Plan, verdict: Verdict) -> list[tuple[str, str
     """Return what to do next."""
     cells = {cell.row: cell for cell in sweep.cells}
     config, minutes = sweep.config, plan.minutes
+    data = [word for source in config.data.sources for word in ("--data", source)]
     if verdict.decision == "cannot be told":
-        data = [word for source in config.data.sources for word in ("--data", source)]
         return [(join(["ssl-zoo", "advise", *data, "--labels", "LABELLED"]), "with labels")]
     assert verdict.row is not None
     cell = cells[verdict.row]
@@ -175,13 +175,13 @@ def _commands(sweep: Sweep, plan: Plan, verdict: Verdict) -> list[tuple[str, str
             (join(["ssl-zoo", "export", run, "--to", "backbone.safetensors"]), "or take it as it is"),
         ]
     if kind_of(cell) == "frozen":
-        if (file := config.backbone.weights) is not None:
+        if (weights := config.backbone.weights) is not None:
+            embed = ["ssl-zoo", "embed", weights, *data, "-o", "features.npz"]
             return [
-                (join(["ssl-zoo", "export", file, "--to", "backbone.onnx"]), "its weights, for use"),
-                (join(["ssl-zoo", "embed", file, "-o", "features.npz"]), "or its features"),
+                (join(embed), "its features of your data"),
+                (join(["ssl-zoo", "export", weights, "--to", "backbone.onnx"]), "or the network"),
             ]
         subject = ["ssl-zoo", "eval", f"timm:{config.backbone.name}", "--pretrained"]
-        data = [word for source in config.data.sources for word in ("--data", source)]
         return [
             (join([*subject, *data]), f"or timm.create_model({config.backbone.name!r}, pretrained=True)")
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ssl_zoo.evaluation.correctness import Correctness
 from ssl_zoo.evaluation.features import Features
@@ -29,7 +30,7 @@ _LEFT_OUT = Notice(
 )
 
 
-def measured_counts(labels: torch.Tensor) -> dict[int, float]:
+def measured_counts(labels: Tensor) -> dict[int, float]:
     """Return the numbers of labels a class that are measured, with the share of all labels in a draw.
 
     Args:
@@ -49,13 +50,15 @@ def label_curve(features: Features) -> dict[str, Correctness]:
     axes = Axes.of(features.bank)
     bank, test = axes(features.bank), axes(features.test)
     curve = {}
+
+    def correct(count: int, seed: int) -> Tensor:
+        known = draw(features.bank_labels, lambda n: count, seed).to(bank.device)
+        x, y = bank[known], features.bank_labels[known]
+        weight = fit_logistic(x, y, features.classes, 1 / len(x), variance=axes.variance)
+        return (logits(weight, test).argmax(1) == features.test_labels).cpu()
+
     for count, share in measured_counts(features.bank_labels).items():
-        rows = []
-        for seed in range(CURVE_DRAWS):
-            known = draw(features.bank_labels, lambda n, count=count: count, seed).to(bank.device)
-            x, y = bank[known], features.bank_labels[known]
-            weight = fit_logistic(x, y, features.classes, 1 / len(x), variance=axes.variance)
-            rows.append((logits(weight, test).argmax(1) == features.test_labels).cpu())
+        rows = [correct(count, seed) for seed in range(CURVE_DRAWS)]
         curve[NAME.format(count)] = Correctness(torch.stack(rows), share)
     return curve
 

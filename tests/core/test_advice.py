@@ -16,6 +16,7 @@ from ssl_zoo.advice.plan import Plan, Trial, make_plan
 from ssl_zoo.advice.request import requested_comparison, without_missing_weights
 from ssl_zoo.advice.verdict import Candidate, Kind, Point, decide
 from ssl_zoo.comparison.pairing import difference_interval
+from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.correctness import Correctness
@@ -258,6 +259,10 @@ def test_it_compares_what_can_be_done_with_trained_weights_and_decides(
     page = Path("a/report.html").read_text()
     assert verdict["sentences"][0].replace("<", "&lt;") in html.unescape(page)
     assert "Accuracy and number of labels" in page
+    # What it says to do next can be done.
+    run = Run("a/simclr-0")
+    longer = load_config(run.config_file, {"train.minutes": 60})
+    assert (longer.train.minutes, longer.backbone.weights) == (60, str(weights))
     # The two rows of one task start from different weights.
     started = {row: Run(f"a/{row}-0").config().backbone.weights for row in ("simclr", "simclr-scratch")}
     assert started == {"simclr": str(weights), "simclr-scratch": None}
