@@ -41,7 +41,7 @@ def print_advice(advice: Advice, page: Path, json: bool) -> None:
         console.print_results({**as_dict(advice), "report": str(page)})
         return
     metrics = shown_metrics(advice)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for title in metrics.values():
         table.add_column(escape(title), justify="right")

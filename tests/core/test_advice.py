@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from ssl_zoo.advice import request
+from ssl_zoo.advice import api, request
 from ssl_zoo.advice.plan import Plan, Trial, make_plan
 from ssl_zoo.advice.request import requested_comparison, without_missing_weights
 from ssl_zoo.advice.verdict import Candidate, Kind, Point, decide
@@ -219,6 +219,11 @@ def photos_and_labelled(tmp_path: Path) -> tuple[Path, Path]:
 QUICK = ["--tasks", "simclr", "--batch-size", "16", "--device", "cpu", "--precision", "fp32"]
 
 
+@pytest.fixture(autouse=True)
+def brief_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "MAX_TRIAL_SECONDS", 0.3)
+
+
 def shorten(folder: Path) -> None:
     """Let rows train for a second instead of the planned minutes."""
     file = folder / "compare.yaml"
@@ -232,7 +237,7 @@ def test_it_compares_what_can_be_done_with_trained_weights_and_decides(
 ) -> None:
     photos, labelled = map(str, folders)
     data = ["advise", "--data", photos, "--labels", labelled, *QUICK, "--from", str(weights)]
-    code, out, err = call(*data, "--minutes", "2", "--out", "a", "--plan")
+    code, out, err = call(*data, "--minutes", "30", "--out", "a", "--plan")
     assert code == 0, err
     assert "108 images: 84 to train" in err
     assert "24 of these labelled, 24 held out (50 %, stratified)" in err
@@ -267,10 +272,10 @@ def test_it_compares_what_can_be_done_with_trained_weights_and_decides(
     started = {row: Run(f"a/{row}-0").config().backbone.weights for row in ("simclr", "simclr-scratch")}
     assert started == {"simclr": str(weights), "simclr-scratch": None}
     # Asking for something else in the same folder is refused, and for the same again costs nothing.
-    code, _, err = call(*data, "--minutes", "3", "--out", "a")
+    code, _, err = call(*data, "--minutes", "31", "--out", "a")
     assert (code, len(err.splitlines())) == (2, 1)
     assert "ssl-zoo advise --resume a" in err
-    code, out, _ = call(*data, "--minutes", "2", "--out", "a")
+    code, out, _ = call(*data, "--minutes", "30", "--out", "a")
     assert code == 0
     assert verdict["sentences"][0] in out
 
@@ -279,7 +284,7 @@ def test_without_labels_it_shows_the_health_and_asks_for_labels(
     call: Call, folders: tuple[Path, Path], weights: Path
 ) -> None:
     photos = str(folders[0] / "2024")
-    code, out, err = call("advise", "--data", photos, *QUICK, "--from", str(weights), "--minutes", "2",
+    code, out, err = call("advise", "--data", photos, *QUICK, "--from", str(weights), "--minutes", "30",
                           "--out", "a", "--plan")  # fmt: skip
     assert code == 0, err
     shorten(Path("a"))
