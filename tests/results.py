@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ssl_zoo.comparison.config import load_comparison
+from ssl_zoo.comparison.load import load_comparison
 from ssl_zoo.comparison.outcomes import record_table
 from ssl_zoo.comparison.render import to_markdown
 from ssl_zoo.comparison.selection import loadable

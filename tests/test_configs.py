@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ssl_zoo.backbones.build import build_encoder
-from ssl_zoo.comparison.config import load_comparison
+from ssl_zoo.comparison.load import load_comparison
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import BackboneConfig, RunConfig
 from ssl_zoo.data.catalogue import CATALOGUE
@@ -23,7 +23,8 @@ from tests.conftest import TASKS
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 COMPARISONS = sorted((CONFIGS / "compare").glob("*.yaml"))
-FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(COMPARISONS))
+ADVICE = sorted((CONFIGS / "advise").glob("*.yaml"))
+FILES = sorted(set(CONFIGS.rglob("*.yaml")) - {*COMPARISONS, *ADVICE})
 
 
 def spec_of(config: RunConfig) -> ImageSpec:
@@ -109,6 +110,18 @@ def test_a_shipped_comparison_is_valid_for_every_task(file: Path) -> None:
         assert config.task.name == task
         assert config.train.seed == 1
         build_task(config, replace(spec_of(config), classes=10, samples=60_000))
+
+
+@pytest.mark.parametrize("file", ADVICE, ids=lambda f: f.stem)
+def test_a_shipped_configuration_for_advice_is_valid_for_every_row(file: Path) -> None:
+    comparison = load_comparison(file, {})
+    assert comparison.encoder_config(0).backbone.pretrained
+    comparison = comparison.model_copy(update={"scratch": comparison.task_names()})
+    assert comparison.overrides.keys() <= comparison.trained_rows().keys()
+    for row in comparison.trained_rows():
+        config = comparison.run_config(row, 0)
+        assert config.backbone.pretrained is not comparison.is_scratch(row)
+        assert (config.train.heads_first > 0) is config.backbone.pretrained
 
 
 @pytest.mark.parametrize("data", ["cifar10", "fashion-mnist"])

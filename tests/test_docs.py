@@ -33,6 +33,7 @@ NOT_HERE = {
     "pip install ./plugins": "likewise",
     "pytest plugins": "likewise",
     "--config configs/compare": "minutes, and 80 of them; `.ci/run` does the short one",
+    "ssl-zoo advise": "it takes the minutes that it is given; `.ci/run` does",
     "--pretrained": "weights are downloaded",
     "--data cifar10": "data are downloaded",
     "python benchmarks": "it measures time",

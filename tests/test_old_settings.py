@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.comparison import compare, open_sweep, tabulate
-from ssl_zoo.comparison.config import comparability_key
+from ssl_zoo.comparison.comparability import comparability_key
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import BackboneConfig, EncoderConfig
 from ssl_zoo.config.settings import result_affecting_settings

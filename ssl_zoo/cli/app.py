@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from ssl_zoo.cli.advise import advise_command
 from ssl_zoo.cli.arguments import Command, Group, prepare
 from ssl_zoo.cli.author import check_command, check_source_command, new_source_command, new_task_command
 from ssl_zoo.cli.compare import compare_command
@@ -190,6 +191,9 @@ def eval_command(
 app.command("compare")(compare_command)
 
 
+app.command("advise")(advise_command)
+
+
 app.command("config")(config_command)
 
 
@@ -199,7 +203,7 @@ def report_command(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="The HTML file (default report.html in DIR).")
     ] = None,
-    map: Annotated[str, typer.Option("--map", help="auto, pca, tsne or umap.")] = "auto",
+    map: Annotated[str, typer.Option("--map", help="auto, pca, tsne, umap or none.")] = "auto",
 ) -> None:
     """Write one self-contained HTML page: the table, curves, maps, neighbours, pictures."""
     from ssl_zoo.reporting import report

@@ -103,7 +103,10 @@ def print_configs(files: Mapping[str, Path], json: bool) -> None:
     for name, summary in summaries.items():
         add_row(table, name, summary)
     out.print(table)
-    say("ssl-zoo config NAME prints one; --config NAME uses it, in train, or in compare for compare/…")
+    say(
+        "ssl-zoo config NAME prints one; --config NAME uses it, in train, or in compare and advise for "
+        "compare/… and advise/…"
+    )
 
 
 def print_throughput(measured: Throughput, json: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_zoo.comparison.config import load_comparison
+from ssl_zoo.comparison.load import load_comparison
 from ssl_zoo.comparison.outcomes import record_table, run_table, sweep_table
 from ssl_zoo.comparison.records import has_records
 from ssl_zoo.comparison.render import FORMATS

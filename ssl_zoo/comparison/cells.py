@@ -20,7 +20,8 @@ from ssl_zoo.comparison.config import OLD_RAW, RAW, Comparison
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, Unwritable, UserError
-from ssl_zoo.evaluation import Subject, score, unsupported_protocols
+from ssl_zoo.evaluation import Subject, known_protocols, score, unsupported_protocols
+from ssl_zoo.evaluation.correctness import write_correctness
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
 from ssl_zoo.plugins.families import BASELINE_FAMILY
 from ssl_zoo.plugins.registry import registry
@@ -171,13 +172,20 @@ class Cell(ABC):
         for name in self.missing_protocols():
             if name not in unsupported:
                 try:
-                    self.folder.add_scores({subject.name: score(subject, [name])})
+                    scores = score(subject, [name])
+                    self._keep_correctness(name, subject)
+                    self.folder.add_scores({subject.name: scores})
                 except Unwritable:
                     raise
                 except PLUGIN_ERRORS as error:
                     self.folder.record_failure(f"{name}: {_failure_reason(error)}")
                     continue
             self._record([name], unsupported={n: r for n, r in unsupported.items() if n == name})
+
+    def _keep_correctness(self, name: str, subject: Subject) -> None:
+        """Write which samples are classified correctly, by which rows are compared in pairs."""
+        if (correctness := known_protocols()[name].correctness) is not None:
+            write_correctness(self.path, name, correctness(subject))
 
     def _record(
         self,
@@ -233,7 +241,7 @@ class TrainedCell(Cell):
     def family(self) -> str:
         """The family of the task; "" if it names none, or cannot be loaded."""
         try:
-            return registry.load_task(self.row).family
+            return registry.load_task(self.comparison.task_of(self.row)).family
         except UserError:
             return ""
 
@@ -277,7 +285,7 @@ class TrainedCell(Cell):
                 raise LeftOut(str(reason)) from reason
         data = replace(data, spec=input_spec(data.spec, self.config.backbone))
         task = device.place(restore_task(self.folder, data.spec, data))
-        return Subject.of_task(task, data, device, seed=self.config.train.seed)
+        return Subject.of_task(task, data, device, self.row, seed=self.config.train.seed)
 
 
 class EvaluatedCell(Cell):
@@ -363,7 +371,7 @@ def _failure_reason(error: BaseException) -> str:
 
 def make_cells(comparison: Comparison, out: Path) -> list[Cell]:
     """Return all cells in the order of work: every row with the first seed, then the next seed."""
-    names, supervised = comparison.task_names(), comparison.supervised_names()
+    rows, supervised = comparison.trained_rows(), comparison.supervised_names()
     cells: list[Cell] = []
     if comparison.has_baseline(RAW):
         old = out / OLD_RAW
@@ -373,9 +381,9 @@ def make_cells(comparison: Comparison, out: Path) -> list[Cell]:
         for row, own, pretrained in untrained:
             path = out / f"{row}-{seed}"
             cells.append(UntrainedCell(comparison, row, seed, path, True, own, pretrained))
-        for name in (*names, *supervised):
-            path = out / f"{name}-{seed}"
-            cells.append(TrainedCell(comparison, name, seed, path, name in supervised))
+        for row in rows:
+            path = out / f"{row}-{seed}"
+            cells.append(TrainedCell(comparison, row, seed, path, row in supervised))
     return cells
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from ssl_zoo.comparison.columns import find_column, known_columns
+from ssl_zoo.comparison.comparability import SCRATCH, STARTING_WEIGHTS, comparability_key
 from ssl_zoo.comparison.selection import (
     common_modality,
     common_section,
@@ -21,28 +21,24 @@ from ssl_zoo.comparison.selection import (
     learns_from_labels,
     loadable,
 )
-from ssl_zoo.config.errors import SettingError, first_error
+from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.load import RECIPE_SECTIONS, SettingsSource, load_config, load_encoder_config
 from ssl_zoo.config.schema import (
-    BUDGETS,
     BackboneConfig,
     DataConfig,
     EncoderConfig,
     RunConfig,
     current_path,
 )
-from ssl_zoo.config.source_names import plain_source
-from ssl_zoo.config.weights import NETWORK, weights_file
-from ssl_zoo.config.yaml import read_yaml
+from ssl_zoo.config.weights import NETWORK
 from ssl_zoo.data.source import modality_of
 from ssl_zoo.data.sources import known_sources
 from ssl_zoo.errors import UserError
-from ssl_zoo.evaluation import protocols
 from ssl_zoo.evaluation.scoring import UNTRAINED
 from ssl_zoo.notices import Notice
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.task import Task
-from ssl_zoo.text import did_you_mean, printable
+from ssl_zoo.text import printable
 
 RAW = "raw"
 """The name of the raw input among the baselines; tables show it by the `raw_name` of its spec."""
@@ -80,6 +76,11 @@ class Comparison(BaseModel):
     baselines: list[str] | Literal["all"] = Field(
         "all", description=f"{RAW}, {UNTRAINED}, and tasks that learn from labels; or all"
     )
+    scratch: list[str] = Field(
+        default=[],
+        description=f"tasks that get a second row, NAME{SCRATCH}, which starts from random weights "
+        "where the others start from trained ones",
+    )
     columns: list[str] | None = Field(
         None, description="columns of the table; none: all that have values"
     )
@@ -89,7 +90,7 @@ class Comparison(BaseModel):
     train: dict[str, Any] = Field(default_factory=dict, description="as in a run's configuration")
     overrides: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="sections task, train and backbone of single tasks, by the task's name",
+        description="sections task, train and backbone of single tasks, by the task's name or the row's",
     )
     set: dict[str, Any] = Field(
         default_factory=dict, description="settings by dotted path, which override all others"
@@ -106,7 +107,7 @@ class Comparison(BaseModel):
         prefix = "" if info.field_name == "set" else f"{info.field_name}."
         return {current_path(prefix + k).removeprefix(prefix): value for k, value in values.items()}
 
-    @field_validator("tasks", "protocols", "baselines", "columns")
+    @field_validator("tasks", "protocols", "baselines", "scratch", "columns")
     @classmethod
     def _without_duplicates(cls, names: Any) -> Any:
         return list(dict.fromkeys(names)) if isinstance(names, list) else names
@@ -193,6 +194,27 @@ class Comparison(BaseModel):
         names = (name for name in registry.tasks() if self.has_baseline(name))
         return {name: cls for name, cls in loadable(names).items() if learns_from_labels(cls)}
 
+    def trained_rows(self) -> dict[str, str]:
+        """Return the task of each row that is trained, by its name: tasks, then supervised baselines.
+
+        Raises:
+            UserError: there is no such task, or it is a baseline.
+        """
+        rows = (*self.task_names(), *self.scratch_rows(), *self.supervised_names())
+        return {row: self.task_of(row) for row in rows}
+
+    def scratch_rows(self) -> list[str]:
+        """Return the names of the second rows of tasks, which start from random weights."""
+        return [f"{name}{SCRATCH}" for name in self.scratch]
+
+    def task_of(self, row: str) -> str:
+        """Return the task of a row that is trained."""
+        return row.removesuffix(SCRATCH) if self.is_scratch(row) else row
+
+    def is_scratch(self, row: str) -> bool:
+        """Return whether a row is a task's second one, which starts from random weights."""
+        return row.endswith(SCRATCH) and row.removesuffix(SCRATCH) in self.scratch
+
     def report_left_out(self) -> None:
         """Give a notice of the baselines, of all, that take another kind of data."""
         modality = self.modality
@@ -270,24 +292,31 @@ class Comparison(BaseModel):
                 found[name] = backbone
         return found
 
-    def run_config(self, task: str, seed: int) -> RunConfig:
+    def run_config(self, row: str, seed: int) -> RunConfig:
         """Return the configuration of one run.
 
-        Its backbone is the comparison's, unless the task's overrides have the section ``backbone``,
+        Its backbone is the comparison's, unless the row's overrides have the section ``backbone``,
         which then replaces all of the comparison's.
+
+        Args:
+            row: the name of the task, or of its second row, which starts from random weights.
+            seed: the seed.
 
         Raises:
             UserError: a setting is invalid, or an override would make the run incomparable.
         """
-        own = SettingsSource(self.overrides.get(task, {}), f"{self._origin}: overrides.{task}")
-        common = self.encoder_config(seed)
+        own = SettingsSource(self.overrides.get(row, {}), f"{self._origin}: overrides.{row}")
+        common, settings = self.encoder_config(seed), self.set
+        if self.is_scratch(row):
+            common = common.model_copy(update={"backbone": common.backbone.untrained()})
+            settings = {path: v for path, v in settings.items() if path not in STARTING_WEIGHTS}
         # Given in full, so that no task's recipe changes the data or the backbone.
-        sections = ("data",) if self._overrides_backbone(task) else ("data", "backbone")
+        sections = ("data",) if self._overrides_backbone(row) else ("data", "backbone")
         settings = {
             path: value
-            for path, value in self.set.items()
+            for path, value in settings.items()
             if value is not None or path.partition(".")[0] not in sections  # null has taken effect there
-        } | {"task.name": task, "train.seed": seed}
+        } | {"task.name": self.task_of(row), "train.seed": seed}
         same = {name: getattr(common, name).model_dump() for name in sections}
         base = SettingsSource({**same, "train": self.train}, self._origin)
         config = load_config(settings=settings, base=[base, own])
@@ -328,85 +357,3 @@ class Comparison(BaseModel):
         values = complete.model_dump(mode="json", exclude_none=True)
         text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
         return text
-
-
-def load_comparison(file: str | Path | None, overrides: Mapping[str, Any]) -> Comparison:
-    """Load the settings of a comparison from a file, and check those of every run.
-
-    Args:
-        file: a YAML file; None for none.
-        overrides: fields of `Comparison`, which override those of the file.
-
-    Raises:
-        UserError: a setting is invalid, or that of a run would be.
-    """
-    values = read_yaml(file, "the settings of a comparison, such as tasks") if file is not None else {}
-    if isinstance(values.get("set"), dict):
-        overrides = {**overrides, "set": {**values["set"], **overrides.get("set", {})}}
-    merged = {**values, **overrides}
-    try:
-        comparison = Comparison.model_validate(merged)
-    except ValidationError as error:
-        path, reason = first_error(error, merged, list(Comparison.model_fields))
-        raise SettingError(path, reason, f"--config {file}" if file is not None else "") from error
-    if file is not None:
-        comparison._origin = f"--config {file}"
-        comparison._locations = {n: f"--config {file}: {n}" for n in values if n not in overrides}
-    _check(comparison)
-    return comparison
-
-
-def _check(comparison: Comparison) -> None:
-    names = comparison.task_names()
-    protocols(comparison.protocols, comparison.location("protocols", "--protocol"))
-    columns = known_columns()
-    for option, name in (
-        *(("columns", name) for name in comparison.columns or ()),
-        *([("sort", comparison.sort)] if comparison.sort is not None else []),
-    ):
-        find_column(comparison.location(option), name, columns)
-    if comparison.baselines and comparison.baselines != "all":
-        location = comparison.location("baselines")
-        labelled = {n: c for n, c in loadable(registry.tasks()).items() if learns_from_labels(c)}
-        known = [RAW, UNTRAINED, *labelled]
-        for name in (name for name in comparison.baselines if name not in known):
-            raise UserError(
-                f"{location}: there is no baseline {name!r}."
-                f"{did_you_mean(name, known)} There are: {', '.join(known)}"
-            )
-        for name, cls in labelled.items():
-            if name in comparison.baselines and cls.modality != comparison.modality:
-                raise UserError(
-                    f"{location}: {name!r} takes {cls.modality} data, not {comparison.modality} data; "
-                    "leave it out"
-                )
-    installed = registry.tasks() if comparison.overrides else ()
-    for name in comparison.overrides:
-        if name not in (*names, *installed):  # tasks that are not compared may have overrides too
-            message = f"{comparison._origin}: overrides.{name}: there is no such task."
-            raise UserError(message + did_you_mean(name, names))
-    registry.check_observers(comparison.encoder_config(0).train.observers)
-    for name in names if comparison.tasks != "all" else ():
-        comparison.run_config(name, 0)
-
-
-def comparability_key(config: EncoderConfig) -> dict[str, Any]:
-    """Return the settings that must be equal for runs to stand in one table, files as full paths."""
-    key = comparable_settings(config)
-    paths = [Path(source).expanduser() for source in config.data.sources]
-    if any(path.exists() for path in paths):
-        key["data.source"] = plain_source([str(path.resolve()) for path in paths])
-    if (weights := config.backbone.weights) is not None:
-        key["backbone.weights"] = str(weights_file(weights).resolve())
-    return key
-
-
-def comparable_settings(config: EncoderConfig) -> dict[str, Any]:
-    """Return the settings that must be equal for runs to stand in one table, by dotted path."""
-    data = config.data.model_dump(include={"source", "options", "image_size", "default_size"})
-    data["holdout"] = config.data.share_to_hold_out(needed=True)
-    backbone = config.backbone.resolve().model_dump()
-    train = {name: getattr(config.train, name) for name in (*BUDGETS, "patience")}
-    key = {f"data.{k}": v for k, v in data.items()}
-    key |= {f"backbone.{k}": v for k, v in backbone.items()}
-    return {**key, **{f"train.{k}": v for k, v in train.items()}}

@@ -9,7 +9,8 @@ from typing import Any
 
 from ssl_zoo.comparison.cells import Cell
 from ssl_zoo.comparison.columns import Outcome
-from ssl_zoo.comparison.config import RAW, comparability_key
+from ssl_zoo.comparison.comparability import SCRATCH, comparability_key
+from ssl_zoo.comparison.config import RAW
 from ssl_zoo.comparison.records import StoredRecord, describe_budget, read_records, representative
 from ssl_zoo.comparison.sweep import Sweep
 from ssl_zoo.comparison.table import Table, build_table
@@ -251,6 +252,8 @@ def _baseline_notes(outcomes: Sequence[Outcome], specs: Sequence[type[Spec]]) ->
         UNTRAINED: f"{UNTRAINED}: the network {before}.",
         PRETRAINED: f"{PRETRAINED}: the network with the weights that training started from.",
     }
+    if scratch := dict.fromkeys(row for o in outcomes if (row := o.row).endswith(SCRATCH)):
+        notes[next(iter(scratch))] = f"{', '.join(scratch)}: the same task, from random weights."
     labelled = dict.fromkeys(o.row for o in outcomes if o.facts.get("needs_labels"))
     trained = [f"{row}: the same network and budget, trained on the labels." for row in labelled]
     return [*(note for row, note in notes.items() if row in rows), *trained]

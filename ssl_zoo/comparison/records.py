@@ -13,12 +13,11 @@ from pydantic import ValidationError
 
 from ssl_zoo.comparison.cell_folder import refuse_changed_settings
 from ssl_zoo.comparison.cells import Cell
-from ssl_zoo.comparison.config import comparable_settings
+from ssl_zoo.comparison.comparability import STARTING_WEIGHTS, comparable_settings, starts_random
 from ssl_zoo.config.errors import first_error
 from ssl_zoo.config.schema import BUDGETS, EncoderConfig, RunConfig
 from ssl_zoo.config.settings import NEUTRAL
 from ssl_zoo.errors import UserError
-from ssl_zoo.evaluation.scoring import UNTRAINED
 from ssl_zoo.notices import Notice
 from ssl_zoo.runs.provenance import command_line
 from ssl_zoo.runs.records import Count, RunFacts, Scores, read_record
@@ -31,8 +30,6 @@ _KEPT = Notice(
     "remove the record, or evaluate by all its protocols",
 )
 _HINT = "make it again with --record, or remove it"
-_STARTING_WEIGHTS = ("backbone.pretrained", "backbone.weights", "backbone.mean", "backbone.std")
-"""The settings in which the untrained network differs from the others beside it."""
 
 
 class Record(RunFacts):
@@ -103,8 +100,8 @@ class StoredRecord:
             UserError: it differs in the data, the backbone or the budget.
         """
         own, theirs = comparable_settings(self.config), comparable_settings(other)
-        if UNTRAINED in (row, self.values["row"]):
-            own = {path: v for path, v in own.items() if path not in _STARTING_WEIGHTS}
+        if starts_random(row) or starts_random(self.values["row"]):
+            own = {path: v for path, v in own.items() if path not in STARTING_WEIGHTS}
         if own_backbone or self.own_backbone:
             own = {path: v for path, v in own.items() if not path.startswith("backbone.")}
         for path, value in own.items():
@@ -149,7 +146,7 @@ def _read_all(folder: Path) -> list[StoredRecord]:
 def representative(records: Sequence[StoredRecord]) -> StoredRecord:
     """Return the first record that has all settings which must be equal in all."""
     common = [record for record in records if not record.own_backbone] or records
-    return next((record for record in common if record.values["row"] != UNTRAINED), common[0])
+    return next((record for record in common if not starts_random(record.values["row"])), common[0])
 
 
 def check_records(folder: Path, cells: Iterable[Cell]) -> None:

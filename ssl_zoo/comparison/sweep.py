@@ -37,6 +37,7 @@ class Sweep:
         cells: all cells, in the order of work.
         record: the folder of the records of the cells; None for none.
         progress: by name of each cell being worked on, the share in [0, 1] that is done.
+        resume_command: the arguments of ``ssl-zoo`` that resume the work, if they are not `command`.
     """
 
     def __init__(self, comparison: Comparison, out: Path, record: Path | None = None) -> None:
@@ -46,6 +47,7 @@ class Sweep:
         self.config = comparison.encoder_config(0)
         self.cells = make_cells(comparison, out)
         self.progress: dict[str, float] = {}
+        self.resume_command: Sequence[str] | None = None
         self._started: dict[str, float] = {}
 
     def todo(self) -> list[Cell]:
@@ -201,7 +203,7 @@ def interruptible(sweep: Sweep, cell: Cell | None = None) -> Iterator[None]:
         Interrupted: a signal came; the message has the command that resumes the comparison.
         Unwritable: the disk is full or read-only; likewise.
     """
-    resume = shlex.join(["ssl-zoo", *sweep.command(cell)])
+    resume = shlex.join(["ssl-zoo", *(sweep.resume_command or sweep.command(cell))])
     try:
         with signals.interrupt_on_signal(resume):
             yield

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssl_zoo.evaluation.accuracy import accuracies, balanced_metric
 from ssl_zoo.evaluation.classifier import Classifier
+from ssl_zoo.evaluation.correctness import Correctness
 from ssl_zoo.evaluation.features import Features
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject
@@ -187,9 +188,17 @@ def linear_accuracy(features: Features) -> float:
 
 def measure(subject: Subject) -> Scores:
     """Return the accuracies of the fit on the test split, in percent."""
+    return accuracies("linear", _predicted(subject), subject.features.test_labels)
+
+
+def correctness(subject: Subject) -> dict[str, Correctness]:
+    """Return which samples of the test split the fit classifies correctly."""
+    return {"linear": Correctness.of(_predicted(subject), subject.features.test_labels)}
+
+
+def _predicted(subject: Subject) -> Tensor:
     axes, weight = subject.once(_fit)
-    predicted = logits(weight, axes(subject.features.test)).argmax(1)
-    return accuracies("linear", predicted, subject.features.test_labels)
+    return logits(weight, axes(subject.features.test)).argmax(1)
 
 
 def _fit(subject: Subject) -> tuple[Axes, Tensor]:
@@ -214,5 +223,6 @@ LINEAR = Protocol(
         **balanced_metric("linear", "linear"),
     },
     classifier=classifier,
+    correctness=correctness,
     standard=True,
 )  # fmt: skip

@@ -20,6 +20,7 @@ def ssl_zoo_register_protocols() -> Mapping[str, Protocol]:
     from ssl_zoo.evaluation.finetune import FINETUNE
     from ssl_zoo.evaluation.health import HEALTH
     from ssl_zoo.evaluation.knn import KNN
+    from ssl_zoo.evaluation.label_curve import LABEL_CURVE
     from ssl_zoo.evaluation.linear import LINEAR
     from ssl_zoo.evaluation.lowshot import LOWSHOT
 
@@ -27,6 +28,7 @@ def ssl_zoo_register_protocols() -> Mapping[str, Protocol]:
         "knn": KNN,
         "linear": LINEAR,
         "lowshot": LOWSHOT,
+        "label-curve": LABEL_CURVE,
         "finetune": FINETUNE,
         "health": HEALTH,
     }

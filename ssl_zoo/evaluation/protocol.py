@@ -10,6 +10,7 @@ from typing import Literal
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.classifier import Classifier
+from ssl_zoo.evaluation.correctness import Correctness
 from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import PLUGIN_ERRORS
@@ -60,6 +61,8 @@ class Protocol:
         warning: maps the scores to a sentence about a problem, or to None.
         classifier: maps a `Subject` to the classifier that is scored, which ``eval --keep`` keeps for
             ``predict``; None for a protocol that has none. `Subject.once` saves fitting it twice.
+        correctness: maps a `Subject` to which samples of the test split are classified correctly, by
+            metric, which a comparison keeps so that its rows can be compared in pairs; None for none.
     """
 
     measure: Callable[[Subject], Scores]
@@ -69,6 +72,7 @@ class Protocol:
     classifier: Callable[[Subject], Classifier] | None = None
     modality: str | None = None
     standard: bool = False
+    correctness: Callable[[Subject], Mapping[str, Correctness]] | None = None
 
     def __call__(self, subject: Subject) -> Scores:
         """Return the scores of a representation.

@@ -10,10 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ssl_zoo.advice.api import read_verdict
 from ssl_zoo.comparison.render import environment, scripting, template_values
 from ssl_zoo.comparison.table import Row
 from ssl_zoo.plugins.families import OTHER_FAMILY
-from ssl_zoo.reporting import cost, curves, projection, provenance, samples
+from ssl_zoo.reporting import cost, curves, label_curve, projection, provenance, samples
 from ssl_zoo.reporting.inputs import FeatureExtractor, Missing, ReportInputs, attempt, read_folder
 from ssl_zoo.reporting.pictures import Style, row_styles
 from ssl_zoo.runtime.defaults import torch_defaults
@@ -35,7 +36,8 @@ def report(folder: str | Path, to: str | Path | None = None, *, map: str = "auto
         folder: the folder of a comparison, finished or not, or of a run.
         to: the file to write or replace; None for ``report.html`` in the folder.
         map: how to project features to two dimensions: ``pca``, ``tsne``, ``umap`` (if installed),
-            or ``auto`` for UMAP if it is installed, else t-SNE.
+            ``auto`` for UMAP if it is installed, else t-SNE; or ``none`` for a page without features,
+            which needs neither the data nor the networks.
 
     Returns:
         The file.
@@ -59,11 +61,13 @@ def _sections(inputs: ReportInputs, method: str) -> dict[str, Any]:
     table, styles, config = inputs.table, _styles(inputs), inputs.config
     many = not isinstance(table, Missing) and table.is_long
     pictured = pictured_rows(inputs)
-    extractor: FeatureExtractor | Missing = (
-        config
-        if isinstance(config, Missing)
-        else attempt(partial(FeatureExtractor, config, inputs.modality))
-    )
+    extractor: FeatureExtractor | Missing
+    if isinstance(config, Missing):
+        extractor = config
+    elif method == projection.NONE:
+        extractor = Missing("features are left out (--map none)")
+    else:
+        extractor = attempt(partial(FeatureExtractor, config, inputs.modality))
     return {
         "title": printable(inputs.title),
         "summary": inputs.summary,
@@ -76,6 +80,8 @@ def _sections(inputs: ReportInputs, method: str) -> dict[str, Any]:
         "many": many,
         **scripting(many),
         "curves": curves.section(inputs, styles, pictured),
+        "verdict": attempt(partial(read_verdict, inputs.folder)),
+        "labels": attempt(partial(label_curve.section, inputs, styles)),
         "cost": attempt(partial(cost.section, inputs, styles)),
         "samples": extractor
         if isinstance(extractor, Missing)

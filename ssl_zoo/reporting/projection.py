@@ -50,6 +50,8 @@ METHODS: Mapping[str, tuple[str, Callable[[Points], Points]]] = {
     "umap": ("UMAP", _umap),
 }
 """The title of each method and its function from components [N, P] to points [N, 2], by name."""
+NONE = "none"
+"""The name that stands for no map, and no features."""
 
 
 def choose_method(name: str) -> str:
@@ -61,8 +63,8 @@ def choose_method(name: str) -> str:
     installed = find_spec("umap") is not None
     if name == "auto":
         return "umap" if installed else "tsne"
-    if name not in METHODS:
-        known = ("auto", *METHODS)
+    if name not in (*METHODS, NONE):
+        known = ("auto", *METHODS, NONE)
         raise UserError(
             f"--map: there is no map {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}"
         )

@@ -15,7 +15,8 @@ import yaml
 
 import ssl_zoo
 from ssl_zoo.comparison import COMPARE_FILE, Cell, Sweep, compare, open_sweep, run, tabulate
-from ssl_zoo.comparison.config import comparability_key, load_comparison
+from ssl_zoo.comparison.comparability import comparability_key
+from ssl_zoo.comparison.load import load_comparison
 from ssl_zoo.comparison.outcomes import sweep_table
 from ssl_zoo.config.load import dump_config
 from ssl_zoo.errors import UserError

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ssl_zoo.comparison.config import load_comparison
+from ssl_zoo.comparison.load import load_comparison
 from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate

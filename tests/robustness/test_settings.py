@@ -236,8 +236,9 @@ FRAGMENTS = [
     b"\t", b"\0", b"\r", b"\xef\xbb\xbf", b"\xff", b": ", b"- ", b"&a ", b"*a", b"!!int ", b"\n---\n",
     b"{", b"[", b"'", b'"', b"|", b"%", b"<<: ", b"? ", b"#", b"\xe2\x80\xa8", b"  ",
 ]  # fmt: skip
-RUNS = [p.read_bytes() for p in sorted(CONFIGS.rglob("*.yaml")) if p.parent.name != "compare"]
-COMPARISONS = [p.read_bytes() for p in sorted((CONFIGS / "compare").glob("*.yaml"))]
+COMPARED = [p for name in ("advise", "compare") for p in sorted((CONFIGS / name).glob("*.yaml"))]
+RUNS = [p.read_bytes() for p in sorted(set(CONFIGS.rglob("*.yaml")) - set(COMPARED))]
+COMPARISONS = [p.read_bytes() for p in COMPARED]
 MADE = dump_config(small_config("moco")).encode()
 
 

@@ -1,0 +1,145 @@
+"""Sharing the minutes among the rows that are trained, by what a trial of each has shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel
+
+from ssl_zoo.errors import UserError
+
+MIN_PASSES = 1.0
+"""A row whose share of the time is shorter than this many passes over the data is left out."""
+RESERVE, RESERVED_SECONDS = 0.05, 10.0
+"""The share of all minutes that is kept for what cannot be foreseen, and seconds for start and end."""
+
+
+class Trial(BaseModel):
+    """What a short trial of a row has shown.
+
+    Attributes:
+        step_seconds: the duration of a step.
+        setup_seconds: the duration of all that comes before the first one.
+        steps_per_pass: the number of steps in a pass over the data.
+    """
+
+    step_seconds: float
+    setup_seconds: float
+    steps_per_pass: int
+
+
+class PlannedRow(BaseModel):
+    """A row of the plan.
+
+    Attributes:
+        row: its name.
+        phrase: what it is.
+        seconds: the expected duration, evaluation included.
+        passes: the expected passes over the data; None for a row that is not trained.
+        steps: the expected steps; likewise.
+    """
+
+    row: str
+    phrase: str
+    seconds: float
+    passes: float | None = None
+    steps: int | None = None
+
+
+class Plan(BaseModel):
+    """What is compared, and how long each takes.
+
+    Attributes:
+        minutes: the minutes for all.
+        spent_seconds: the seconds that data and trials took.
+        train_minutes: the minutes of training of each row that is trained.
+        rows: the rows in order.
+        left_out: by row, why it is left out.
+        unanswered: the questions that cannot be answered here, with the reason.
+    """
+
+    minutes: float
+    spent_seconds: float
+    train_minutes: float
+    rows: list[PlannedRow]
+    left_out: dict[str, str] = {}
+    unanswered: list[str] = []
+
+    @property
+    def seconds(self) -> float:
+        """The expected seconds of the whole."""
+        return self.spent_seconds + sum(row.seconds for row in self.rows)
+
+
+def make_plan(
+    minutes: float,
+    spent_seconds: float,
+    phrases: Mapping[str, str],
+    trials: Mapping[str, Trial],
+    evaluation_seconds: float,
+    online_seconds: float = 0.0,
+) -> Plan:
+    """Return the plan: equal minutes for all rows that are trained.
+
+    Rows whose share would be less than `MIN_PASSES` passes over the data are left out, the last first.
+
+    Args:
+        minutes: the minutes for all.
+        spent_seconds: the seconds that are gone.
+        phrases: what each row is, by name, in order of importance.
+        trials: the trial of each row that is trained, by name.
+        evaluation_seconds: the duration of the evaluation of a row.
+        online_seconds: the duration of all evaluations during the training of a row.
+
+    Raises:
+        UserError: the minutes are too few for a single row that is trained.
+    """
+    untrained = [row for row in phrases if row not in trials]
+    fixed = spent_seconds + RESERVED_SECONDS + len(untrained) * evaluation_seconds
+    left = 60 * minutes * (1 - RESERVE) - fixed
+    rows, left_out = [row for row in phrases if row in trials], dict[str, str]()
+    beside = {row: trials[row].setup_seconds + evaluation_seconds + online_seconds for row in rows}
+    share = 0.0
+    while rows:
+        share = (left - sum(beside[row] for row in rows)) / len(rows)
+        short = [row for row in rows if _passes(trials[row], share) < MIN_PASSES]
+        if not short:
+            break
+        row = rows.pop() if rows[-1] in short else rows.pop(rows.index(short[-1]))
+        passes = max(0.0, _passes(trials[row], share))
+        left_out[row] = (
+            f"its share of {minutes:g} minutes is {passes:.1f} passes over the data, less than "
+            f"{MIN_PASSES:g}"
+        )
+    if not rows and trials:
+        first = next(row for row in phrases if row in trials)
+        one_pass = trials[first].step_seconds * trials[first].steps_per_pass
+        needed = fixed + beside[first] + MIN_PASSES * one_pass
+        raise UserError(
+            f"--minutes {minutes:g}: too few even for one pass over the data by {first}; give at least "
+            f"{_round_up(needed / (60 * (1 - RESERVE)))}, a smaller network, or smaller or fewer samples"
+        )
+    planned = []
+    for row, phrase in phrases.items():
+        if row not in trials:
+            planned.append(PlannedRow(row=row, phrase=phrase, seconds=evaluation_seconds))
+        elif row in rows:
+            passes = _passes(trials[row], share)
+            steps = int(share / trials[row].step_seconds)
+            seconds = share + beside[row]
+            planned.append(
+                PlannedRow(row=row, phrase=phrase, seconds=seconds, passes=passes, steps=steps)
+            )
+    return Plan(
+        minutes=minutes, spent_seconds=spent_seconds, train_minutes=round(share / 60, 4), rows=planned,
+        left_out=left_out,
+    )  # fmt: skip
+
+
+def _passes(trial: Trial, seconds: float) -> float:
+    return seconds / (trial.step_seconds * trial.steps_per_pass)
+
+
+def _round_up(minutes: float) -> str:
+    """Return a number of minutes with two digits that is not less."""
+    return f"{1.05 * minutes:.2g}"

@@ -1,0 +1,240 @@
+"""The result of advice: its rows, the verdict, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import join
+from typing import Any
+
+from ssl_zoo.advice.plan import Plan
+from ssl_zoo.advice.verdict import Candidate, Kind, Point, Verdict, decide
+from ssl_zoo.comparison import Cell, Sweep
+from ssl_zoo.comparison.cells import RawCell, UntrainedCell
+from ssl_zoo.comparison.pairing import Interval, accuracy_interval
+from ssl_zoo.config.weights import BACKBONE_FILE, weights_file
+from ssl_zoo.data import DataSet
+from ssl_zoo.evaluation import known_metrics, warnings
+from ssl_zoo.evaluation.correctness import Correctness, read_correctness
+from ssl_zoo.evaluation.label_curve import COUNTS, NAME
+from ssl_zoo.text import printable
+
+
+@dataclass(frozen=True)
+class AdviceRow:
+    """A row of the result.
+
+    Attributes:
+        row: its name.
+        kind: what it is.
+        phrase: the same in words.
+        minutes: the minutes of training; None if it is not trained.
+        passes: the passes over the data; likewise.
+        scores: the scores by metric.
+        intervals: the accuracies with their intervals, by metric.
+        notes: why it failed, or that it has collapsed.
+    """
+
+    row: str
+    kind: Kind
+    phrase: str
+    minutes: float | None
+    passes: float | None
+    scores: Mapping[str, float]
+    intervals: Mapping[str, Interval]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The result of `advise`.
+
+    Attributes:
+        folder: the folder with all runs.
+        title: the data and the network.
+        plan: the plan that was followed.
+        rows: the rows in order.
+        points: the numbers of labels a class, the last one all of them.
+        verdict: the verdict.
+        commands: what to do next, as commands with a remark on each.
+        interval_note: what the intervals cover.
+    """
+
+    folder: Path
+    title: str
+    plan: Plan
+    rows: Sequence[AdviceRow]
+    points: Sequence[Point]
+    verdict: Verdict
+    commands: Sequence[tuple[str, str]] = ()
+    interval_note: str = ""
+
+
+def kind_of(cell: Cell) -> Kind:
+    """Return what a row is."""
+    if isinstance(cell, RawCell):
+        return "raw"
+    if isinstance(cell, UntrainedCell):
+        return "frozen" if cell.pretrained else "untrained"
+    return "continued" if cell.config.backbone.starts_trained else "scratch"
+
+
+def describe(cell: Cell) -> str:
+    """Return what a row is, in words that stand in a sentence."""
+    backbone = cell.config.backbone
+    network = backbone.name
+    if backbone.weights is not None:
+        file = weights_file(backbone.weights)
+        network = f"network of {printable((file.parent if file.name == BACKBONE_FILE else file).name)}"
+    task = cell.comparison.task_of(cell.row)
+    return {
+        "raw": f"the raw {cell.title}" if cell.title != "raw" else "the raw input",
+        "untrained": f"the untrained {backbone.name}",
+        "frozen": f"the frozen {network}",
+        "continued": f"continuing with {task}",
+        "scratch": f"training from scratch with {task}",
+    }[kind_of(cell)]
+
+
+def make_advice(sweep: Sweep, plan: Plan, data: DataSet) -> Advice:
+    """Return the advice that follows from the cells of a comparison that are done.
+
+    Args:
+        sweep: the comparison.
+        plan: the plan that it followed.
+        data: its data.
+    """
+    cells = [cell for cell in sweep.cells if cell.status in ("done", "failed")]
+    correct = {cell.row: read_correctness(cell.path) for cell in cells}
+    rows = [_row(cell, correct[cell.row], len(data.train)) for cell in cells]
+    points = [*(_points(correct)), Point("linear", "at all labels", drawn=False)]
+    candidates = [
+        Candidate(cell.row, kind_of(cell), describe(cell), correct[cell.row])
+        for cell in cells
+        if cell.failure() is None
+    ]
+    labels = [split.labels for split in (data.bank, data.test) if split is not None]
+    labelled = sum(len(x) for x in labels if x is not None)
+    verdict = decide(candidates, points, labelled if data.labelled else 0)
+    return Advice(
+        sweep.out, data.name, plan, rows, points, verdict,
+        _commands(sweep, plan, verdict), _interval_note(data) if data.labelled else "",
+    )  # fmt: skip
+
+
+def _points(correct: Mapping[str, Mapping[str, Correctness]]) -> list[Point]:
+    measured = {metric for of_row in correct.values() for metric in of_row}
+    points = []
+    for count in COUNTS:
+        if (metric := NAME.format(count)) in measured:
+            points.append(Point(metric, f"at {count} label{'s' if count > 1 else ''} a class"))
+    return points
+
+
+def _row(cell: Cell, correct: Mapping[str, Correctness], samples: int) -> AdviceRow:
+    results = cell.results()
+    scores: Mapping[str, float] = next(iter(results.get("scores", {}).values()), {})
+    seconds, drawn = results.get("seconds"), results.get("samples")
+    failure = cell.failure()
+    return AdviceRow(
+        cell.row,
+        kind_of(cell),
+        describe(cell),
+        None if seconds is None else seconds / 60,
+        None if drawn is None else drawn / samples,
+        scores,
+        {metric: accuracy_interval(c) for metric, c in correct.items()},
+        [f"failed: {failure}"] if failure is not None else warnings(scores),
+    )
+
+
+def _interval_note(data: DataSet) -> str:
+    assert data.test is not None
+    return (
+        "± is half of a 95 % interval. It covers other draws of the labels and other test samples "
+        f"({len(data.test):,} here), but not other seeds of training; at all labels, other test samples "
+        "alone. Rows share draws and samples, so differences are known better than their intervals show."
+    )
+
+
+def _commands(sweep: Sweep, plan: Plan, verdict: Verdict) -> list[tuple[str, str]]:
+    """Return what to do next."""
+    cells = {cell.row: cell for cell in sweep.cells}
+    config, minutes = sweep.config, plan.minutes
+    data = [word for source in config.data.sources for word in ("--data", source)]
+    if verdict.decision == "cannot be told":
+        return [(join(["ssl-zoo", "advise", *data, "--labels", "LABELLED"]), "with labels")]
+    assert verdict.row is not None
+    cell = cells[verdict.row]
+    if verdict.decision == "train":
+        run, longer = str(cell.path), f"{4 * minutes:g}"
+        file = f"{run}/config.yaml"
+        return [
+            (join(["ssl-zoo", "train", "--config", file, "--minutes", longer]), "train it for longer"),
+            (join(["ssl-zoo", "export", run, "--to", "backbone.safetensors"]), "or take it as it is"),
+        ]
+    if kind_of(cell) == "frozen":
+        if (weights := config.backbone.weights) is not None:
+            embed = ["ssl-zoo", "embed", weights, *data, "-o", "features.npz"]
+            return [
+                (join(embed), "its features of your data"),
+                (join(["ssl-zoo", "export", weights, "--to", "backbone.onnx"]), "or the network"),
+            ]
+        subject = ["ssl-zoo", "eval", f"timm:{config.backbone.name}", "--pretrained"]
+        return [
+            (join([*subject, *data]), f"or timm.create_model({config.backbone.name!r}, pretrained=True)")
+        ]
+    again = ["ssl-zoo", "advise", "--minutes", f"{4 * minutes:g}"]
+    return [(join(again) + " …", "the same with more time, or more labels")]
+
+
+def as_dict(advice: Advice) -> dict[str, Any]:
+    """Return the advice as plain values, for JSON."""
+    verdict = advice.verdict
+
+    def plain(interval: Interval) -> dict[str, float]:
+        return {"mean": interval.mean, "interval": interval.half_width}
+
+    return {
+        "folder": str(advice.folder),
+        "title": advice.title,
+        "plan": advice.plan.model_dump(mode="json"),
+        "points": [{"metric": p.metric, "phrase": p.phrase, "drawn": p.drawn} for p in advice.points],
+        "rows": [
+            {
+                "row": row.row,
+                "kind": row.kind,
+                "phrase": row.phrase,
+                "minutes": row.minutes,
+                "passes": row.passes,
+                "scores": dict(row.scores),
+                "accuracies": {metric: plain(interval) for metric, interval in row.intervals.items()},
+                "notes": list(row.notes),
+            }
+            for row in advice.rows
+        ],
+        "verdict": {
+            "decision": verdict.decision,
+            "sentences": list(verdict.sentences),
+            "row": verdict.row,
+            "reference": verdict.reference,
+            "metric": None if verdict.point is None else verdict.point.metric,
+            "differences": {row: plain(interval) for row, interval in verdict.differences.items()},
+        },
+        "commands": [command for command, _ in advice.commands],
+        "interval_note": advice.interval_note,
+    }
+
+
+def shown_metrics(advice: Advice) -> dict[str, str]:
+    """Return the metrics to show, with short titles.
+
+    They are kNN and the accuracies at each number of labels; without labels those of the health.
+    """
+    known = known_metrics()
+    measured = {metric for row in advice.rows for metric in row.scores}
+    titles = {"knn": "kNN %", **{NAME.format(count): f"{count} a class" for count in COUNTS}}
+    titles["linear"] = "all labels"
+    shown = {metric: title for metric, title in titles.items() if metric in measured}
+    return shown or {name: metric.title for name, metric in known.items() if name in measured}

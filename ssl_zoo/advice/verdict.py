@@ -1,0 +1,225 @@
+"""From the scores of rows to a sentence: whether training is worth it, and what nobody can tell yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ssl_zoo.comparison.pairing import Interval, accuracy_interval, difference_interval
+from ssl_zoo.comparison.statistics import CONFIDENCE
+from ssl_zoo.evaluation.correctness import Correctness
+
+Kind = Literal["raw", "untrained", "frozen", "continued", "scratch"]
+"""What a row is: the raw input; the network with random weights, or with trained ones, as it is; a task
+that goes on from trained weights, or starts from random ones."""
+TRAINED: tuple[Kind, ...] = ("continued", "scratch")
+"""The kinds of rows that cost training, the simpler one first."""
+AIM = 2.0
+"""The difference, in points, for which the number of labels that would show it is estimated."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row that could be used.
+
+    Attributes:
+        row: its name.
+        kind: what it is.
+        phrase: what it is in words that stand in a sentence, such as "continuing with dino".
+        correct: which test samples its classifiers get right, by metric.
+    """
+
+    row: str
+    kind: Kind
+    phrase: str
+    correct: Mapping[str, Correctness] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A number of labels at which rows are compared.
+
+    Attributes:
+        metric: the metric.
+        phrase: such as "at 10 labels a class".
+        drawn: whether labels are drawn, so that intervals cover other labels too.
+    """
+
+    metric: str
+    phrase: str
+    drawn: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer.
+
+    Attributes:
+        decision: whether to train, not to, or that it cannot be told.
+        sentences: the answer in words, the decisive sentence first.
+        row: the row to use; None where it cannot be told.
+        reference: the row that training has to beat; None likewise.
+        point: the number of labels that decided; None likewise.
+        differences: by row, how much more accurate it is than the reference there, in points.
+    """
+
+    decision: Literal["train", "do not train", "cannot be told"]
+    sentences: Sequence[str]
+    row: str | None = None
+    reference: str | None = None
+    point: Point | None = None
+    differences: Mapping[str, Interval] = field(default_factory=dict)
+
+
+def decide(candidates: Sequence[Candidate], points: Sequence[Point], labelled: int) -> Verdict:
+    """Return the verdict: the simplest row that no other one beats by more than its interval.
+
+    The reference is the frozen network with trained weights or, where there is none, the better one of
+    the raw input and the untrained network; another row without training takes its place if it is
+    better beyond the interval. To train is advised only if a trained row beats the reference beyond an
+    interval that is widened for the number of trained rows (Bonferroni), so that in one of twenty cases
+    at most rows that are equally good make it advise training. What is said of other numbers of labels
+    holds beyond intervals that are widened for these too.
+
+    Args:
+        candidates: the rows that have scores, in any order.
+        points: the numbers of labels, rising; the last one whose labels are drawn decides.
+        labelled: the number of labelled samples, to learn from and to evaluate on.
+    """
+    common = [p for p in points if candidates and all(p.metric in c.correct for c in candidates)]
+    idle = [c for c in candidates if c.kind not in TRAINED]
+    if not common or not idle:
+        return Verdict("cannot be told", [_NO_LABELS if not common else "No row could be measured."])
+    point = next((p for p in reversed(common) if p.drawn), common[-1])
+    reference = _reference(idle, point)
+    trained = sorted((c for c in candidates if c.kind in TRAINED), key=lambda c: TRAINED.index(c.kind))
+    level = _corrected(len(trained))
+    differences = {
+        c.row: difference_interval(c.correct[point.metric], reference.correct[point.metric], level)
+        for c in (*idle, *trained)
+        if c is not reference
+    }
+    winner = _simplest_winner(trained, reference, point, level)
+    elsewhere = [p for p in common if p is not point]
+    strict = _corrected(len(trained) * len(common))
+    if winner is None:
+        sentences = _not_to_train(trained, reference, point, differences, labelled)
+        sentences += _with_fewer_labels(trained, reference, elsewhere, strict)
+        return Verdict("do not train", sentences, reference.row, reference.row, point, differences)
+    sentences = _to_train(winner, reference, point, differences[winner.row])
+    sentences += [_effect(winner, reference, other, strict) for other in elsewhere]
+    return Verdict("train", sentences, winner.row, reference.row, point, differences)
+
+
+_NO_LABELS = (
+    "Without labels accuracy cannot be told: these figures show whether features have collapsed, not "
+    "which are better. About 20 labelled samples of each class, half of them to learn from and half to "
+    "evaluate on, answer the question."
+)
+
+
+def _corrected(comparisons: int) -> float:
+    """Return the confidence of each of several intervals that together are to hold."""
+    return 1 - (1 - CONFIDENCE) / max(1, comparisons)
+
+
+def _reference(idle: Sequence[Candidate], point: Point) -> Candidate:
+    """Return the row without training that others have to beat."""
+    frozen = [c for c in idle if c.kind == "frozen"]
+    best = max(frozen or idle, key=lambda c: c.correct[point.metric].accuracy)
+    level = _corrected(len(idle) - 1)
+    better = [c for c in idle if c is not best and _gain(c, best, point, level).positive]
+    return max(better or [best], key=lambda c: c.correct[point.metric].accuracy)
+
+
+def _gain(a: Candidate, b: Candidate, point: Point, level: float) -> Interval:
+    return difference_interval(a.correct[point.metric], b.correct[point.metric], level)
+
+
+def _simplest_winner(
+    trained: Sequence[Candidate], reference: Candidate, point: Point, level: float
+) -> Candidate | None:
+    """Return the first row that beats the reference and that the best such row does not beat."""
+    winners = [c for c in trained if _gain(c, reference, point, level).positive]
+    if not winners:
+        return None
+    best = max(winners, key=lambda c: c.correct[point.metric].accuracy)
+    return next(c for c in winners if c is best or not _gain(best, c, point, level).positive)
+
+
+def _to_train(winner: Candidate, reference: Candidate, point: Point, gain: Interval) -> list[str]:
+    before, after = (c.correct[point.metric].accuracy for c in (reference, winner))
+    return [
+        f"{_capital(winner.phrase)} adds {gain} points to {reference.phrase} {point.phrase} "
+        f"({before:.1f} % → {after:.1f} %)."
+    ]
+
+
+def _effect(row: Candidate, reference: Candidate, point: Point, level: float) -> str:
+    """Return what training changes at another number of labels."""
+    gain = _gain(row, reference, point, level)
+    loss = Interval(-gain.mean, gain.half_width)
+    if gain.positive:
+        effect = f"it adds {gain} points"
+    else:
+        effect = (
+            f"it costs {loss} points" if loss.positive else f"no difference is seen ({signed(gain)})"
+        )
+    return f"{_capital(point.phrase)} {effect}."
+
+
+def _with_fewer_labels(
+    trained: Sequence[Candidate], reference: Candidate, points: Sequence[Point], level: float
+) -> list[str]:
+    """Return at which numbers of labels training helps, though it does not where it is decided."""
+    gains = []
+    for point in points:
+        winner = _simplest_winner(trained, reference, point, level)
+        if winner is not None:
+            gain = _gain(winner, reference, point, level)
+            gains.append(f"{point.phrase} {winner.phrase} adds {gain} points")
+    return [f"With other numbers of labels it helps: {'; '.join(gains)}."] if gains else []
+
+
+def _not_to_train(
+    trained: Sequence[Candidate],
+    reference: Candidate,
+    point: Point,
+    differences: Mapping[str, Interval],
+    labelled: int,
+) -> list[str]:
+    own = accuracy_interval(reference.correct[point.metric])
+    if not trained:
+        return [
+            f"Nothing was trained; of what needs no training, {reference.phrase} is to be preferred "
+            f"({own} % {point.phrase})."
+        ]
+    best = max(trained, key=lambda c: differences[c.row].mean)
+    nearest = differences[best.row]
+    sentences = [
+        f"On your data nothing beats {reference.phrase} ({own} % {point.phrase}): do not train.",
+        f"The nearest, {best.phrase}, differs by {signed(nearest)} points.",
+    ]
+    if nearest.mean + nearest.half_width > AIM:
+        needed = _rounded(labelled * (nearest.half_width / AIM) ** 2)
+        if needed > labelled:
+            sentences.append(
+                f"With {labelled:,} labelled samples a difference below {nearest.half_width:.1f} points "
+                f"cannot be seen; one of {AIM:g} needs about {needed:,}."
+            )
+    return sentences
+
+
+def signed(interval: Interval) -> str:
+    """Return such as "+0.8 ± 2.1"."""
+    return f"{interval.mean:+.1f} ± {interval.half_width:.1f}"
+
+
+def _rounded(number: float) -> int:
+    """Return a number with two significant digits."""
+    return int(float(f"{number:.1e}"))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
