@@ -41,9 +41,9 @@ class BYOLA(Task):
         mixup: float = Field(0.2, ge=0, lt=1, description="the greatest share of a past clip in a view")
         bank: int = Field(512, ge=1, description="past clips to mix with")
         frequency_scale: tuple[float, float] = Field(
-            (0.9, 1.0), description="range of a crop's size in frequency"
+            (0.9, 1.0), description="sizes of crops in frequency"
         )
-        scale: tuple[float, float] = Field((0.9, 1.1), description="range of a crop's size in time")
+        scale: tuple[float, float] = Field((0.9, 1.1), description="sizes of crops in time")
         canvas: float = Field(1.1, ge=1, description="length that crops are cut from, as a multiple")
         momentum: float = Field(0.99, ge=0, le=1, description="momentum of the target")
         hidden: int = Field(1024, ge=1, description="hidden width of the projector and the predictor")
@@ -64,9 +64,10 @@ class BYOLA(Task):
     def views(self, batch: Sound, rng: Rng) -> tuple[Tensor, ...]:
         """Return two augmented spectra [B, F, mels], the one they are of, and its real frames [B]."""
         x = self.spec.prepare(batch)
-        spectrum, frames = self.encoder.spectrum(x), self.encoder.frames(x)
-        crop, frames = random_part(spectrum, frames, self.frames, rng, SILENCE)
-        return self.augment(crop, frames, rng), self.augment(crop, frames, rng), crop, frames
+        crop, n = random_part(
+            self.encoder.spectrum(x), self.encoder.frames(x), self.frames, rng, SILENCE
+        )
+        return self.augment(crop, n, rng), self.augment(crop, n, rng), crop, n
 
     def augment(self, x: Tensor, frames: Tensor, rng: Rng) -> Tensor:
         """Return spectra [B, F, mels] with past ones mixed in, then cropped and resized."""
@@ -92,11 +93,7 @@ class BYOLA(Task):
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Any]:
         """Return the spectrum of each clip, and two augmentations of it."""
-        *spectra, frames = (view.detach().cpu() for view in views)
-        columns = [
-            [paint(s[:n], low=float(s[:n].min())) for s, n in zip(x.float(), frames, strict=True)]
-            for x in spectra
-        ]
+        columns = [[paint(s, float(s.min())) for s in view.detach().float().cpu()] for view in views[:3]]
         return dict(zip(("view 1", "view 2", "clip"), columns, strict=True))
 
     def after_step(self, progress: float) -> None:
