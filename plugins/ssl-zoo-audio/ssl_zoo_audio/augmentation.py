@@ -7,10 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo import Rng, distributed
+from ssl_zoo_audio.sound import within
 
 
-def random_part(x: Tensor, frames: Tensor, number: int, rng: Rng, padding: float) -> Tensor:
-    """Return a random part of `number` frames of each spectrum; a shorter clip is padded on both sides.
+def random_part(
+    x: Tensor, frames: Tensor, number: int, rng: Rng, padding: float
+) -> tuple[Tensor, Tensor]:
+    """Return a random part of `number` frames of each spectrum; a shorter clip is padded behind its end.
 
     Args:
         x: spectra [B, F, mels].
@@ -18,14 +21,15 @@ def random_part(x: Tensor, frames: Tensor, number: int, rng: Rng, padding: float
         number: the number of frames to return.
         rng: the source of random numbers.
         padding: the value of padding.
+
+    Returns:
+        The parts [B, number, mels], and how many frames of each are real, int64 [B].
     """
-    spare = frames[:, None] - number  # [B, 1]
-    first = (rng.uniform(len(x), 1) * (spare + 1).clamp(min=1)).long()
-    first = torch.where(spare < 0, spare.div(2, rounding_mode="floor"), first)
-    place = first + torch.arange(number, device=x.device)
-    real = (place >= 0) & (place < frames[:, None])
-    index = place.clamp(0, x.shape[1] - 1)[..., None].expand(-1, -1, x.shape[2])
-    return torch.where(real[..., None], x.gather(1, index), padding)
+    spare = (frames - number).clamp(min=0)[:, None]  # [B, 1]
+    place = (rng.uniform(len(x), 1) * (spare + 1)).long() + torch.arange(number, device=x.device)
+    index = place.clamp(max=x.shape[1] - 1)[..., None].expand(-1, -1, x.shape[2])
+    kept = frames.clamp(max=number)
+    return torch.where(within(kept, number)[..., None], x.gather(1, index), padding), kept
 
 
 def log_mixup(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
@@ -41,6 +45,7 @@ def log_mixup(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
 
 def resized_crop(
     x: Tensor,
+    frames: Tensor,
     rng: Rng,
     frequency_scale: tuple[float, float],
     scale: tuple[float, float],
@@ -48,11 +53,12 @@ def resized_crop(
 ) -> Tensor:
     """Crop a part of spectra, at random in time and frequency, and resize it (section III-B.2).
 
-    The spectrum lies in the middle of a canvas that is longer and 0 elsewhere, so that a crop may reach
-    beyond its ends.
+    The real frames of a spectrum lie in the middle of a canvas that is longer and 0 elsewhere, so that a
+    crop may reach beyond its ends. It is resized to as many frames as are real.
 
     Args:
         x: spectra [B, F, mels], with mean 0.
+        frames: how many frames of each are real, int64 [B]; those behind do not count.
         rng: the source of random numbers.
         frequency_scale: the range of the crop's size in frequency, as a share of the spectrum's; at
             most 1.
@@ -60,21 +66,31 @@ def resized_crop(
         canvas: the length of the canvas, as a multiple of the spectrum's.
 
     Returns:
-        Crops [B, F, mels], by linear interpolation.
+        Crops [B, F, mels], by linear interpolation, 0 behind the real frames.
     """
     n = len(x)
     whole = x.new_tensor([1.0, canvas])  # frequency, time
     low, high = x.new_tensor([frequency_scale, scale]).T
     size = torch.minimum(rng.uniform(n, 2) * (high - low) + low, whole)
-    centre = rng.uniform(n, 2, low=-1, high=1) * (whole - size)  # the spectrum is from -1 to 1
-    theta = torch.cat([torch.diag_embed(size), centre[..., None]], 2)  # [B, 2, 3]
+    centre = rng.uniform(n, 2, low=-1, high=1) * (whole - size)  # the real part is from -1 to 1
+    share = torch.stack([torch.ones(n, device=x.device), frames / x.shape[1]], 1)
+    offset = size - 1 + share * (1 - size + centre)  # of the whole spectrum from -1 to 1
+    theta = torch.cat([torch.diag_embed(size), offset[..., None]], 2)  # [B, 2, 3]
     grid = F.affine_grid(theta, [n, 1, *x.shape[1:]], align_corners=False)
-    return F.grid_sample(x[:, None], grid, align_corners=False)[:, 0]
+    real = within(frames, x.shape[1])[..., None]
+    return F.grid_sample((x * real)[:, None], grid, align_corners=False)[:, 0] * real
 
 
-def standardise_batch(x: Tensor) -> Tensor:
-    """Return values with mean 0 and deviation 1 over the joint batch of all processes."""
-    sums = torch.stack([x.sum(), x.square().sum(), x.new_tensor(x.numel())])
+def standardise_batch(x: Tensor, frames: Tensor) -> Tensor:
+    """Give real frames mean 0 and deviation 1 over the joint batch of all processes; others become 0.
+
+    Args:
+        x: spectra [B, F, mels].
+        frames: how many frames of each are real, int64 [B].
+    """
+    real = within(frames, x.shape[1])[..., None]
+    kept = x * real
+    sums = torch.stack([kept.sum(), kept.square().sum(), (frames.sum() * x.shape[2]).to(x.dtype)])
     total, squares, count = distributed.sum(sums).unbind()
     mean = total / count
-    return (x - mean) * (squares / count - mean.square()).clamp(min=1e-6).rsqrt()
+    return (x - mean) * (squares / count - mean.square()).clamp(min=1e-6).rsqrt() * real

@@ -41,9 +41,9 @@ class BYOLA(Task):
         mixup: float = Field(0.2, ge=0, lt=1, description="the greatest share of a past clip in a view")
         bank: int = Field(512, ge=1, description="past clips to mix with")
         frequency_scale: tuple[float, float] = Field(
-            (0.9, 1.0), description="range of a crop's size in frequency"
+            (0.9, 1.0), description="sizes of crops in frequency"
         )
-        scale: tuple[float, float] = Field((0.9, 1.1), description="range of a crop's size in time")
+        scale: tuple[float, float] = Field((0.9, 1.1), description="sizes of crops in time")
         canvas: float = Field(1.1, ge=1, description="length that crops are cut from, as a multiple")
         momentum: float = Field(0.99, ge=0, le=1, description="momentum of the target")
         hidden: int = Field(1024, ge=1, description="hidden width of the projector and the predictor")
@@ -62,36 +62,38 @@ class BYOLA(Task):
         self.target = Teacher(encoder, self.projector, start=momentum, end=momentum)
 
     def views(self, batch: Sound, rng: Rng) -> tuple[Tensor, ...]:
-        """Return two augmented spectra [B, F, mels], and the spectrum that they are of."""
+        """Return two augmented spectra [B, F, mels], the one they are of, and its real frames [B]."""
         x = self.spec.prepare(batch)
-        crop = random_part(self.encoder.spectrum(x), self.encoder.frames(x), self.frames, rng, SILENCE)
-        return self.augment(crop, rng), self.augment(crop, rng), crop
+        crop, n = random_part(
+            self.encoder.spectrum(x), self.encoder.frames(x), self.frames, rng, SILENCE
+        )
+        return self.augment(crop, n, rng), self.augment(crop, n, rng), crop, n
 
-    def augment(self, x: Tensor, rng: Rng) -> Tensor:
+    def augment(self, x: Tensor, frames: Tensor, rng: Rng) -> Tensor:
         """Return spectra [B, F, mels] with past ones mixed in, then cropped and resized."""
         filled = self.bank.filled
         past = self.bank.features[(rng.uniform(len(x)) * filled).long()].view_as(x)
         share = rng.uniform(len(x), 1, 1, high=self.options.mixup) * (filled > 0)
         mixed = log_mixup(LOG_DEVIATION * x, LOG_DEVIATION * past, share) / LOG_DEVIATION
         options = self.options
-        return resized_crop(mixed, rng, options.frequency_scale, options.scale, options.canvas)
+        return resized_crop(mixed, frames, rng, options.frequency_scale, options.scale, options.canvas)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the loss of each view's prediction and the other's target projection, in [0, 8]."""
-        *pair, crop = views
+        *pair, crop, frames = views
         self.bank.note(crop.flatten(1))
-        pair = [standardise_batch(view) for view in pair]
-        online = [self.projector(self.encoder.pooled_spectrum(x)) for x in pair]
+        pair = [standardise_batch(view, frames) for view in pair]
+        online = [self.projector(self.encoder.pooled_spectrum(x, frames)) for x in pair]
         predictions = [self.predictor(z) for z in online]  # [B, out]
         encoder: Any = self.target[0]
         with torch.no_grad():
-            targets = [self.target[1](encoder.pooled_spectrum(x)) for x in pair]
+            targets = [self.target[1](encoder.pooled_spectrum(x, frames)) for x in pair]
         loss = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
         return Losses(loss, {"spread": spread(targets[0])})
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Any]:
         """Return the spectrum of each clip, and two augmentations of it."""
-        columns = [[paint(s, low=float(s.min())) for s in view.detach().float().cpu()] for view in views]
+        columns = [[paint(s, float(s.min())) for s in view.detach().float().cpu()] for view in views[:3]]
         return dict(zip(("view 1", "view 2", "clip"), columns, strict=True))
 
     def after_step(self, progress: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from ssl_zoo_audio.augmentation import log_mixup, resized_crop, standardise_batch
+from ssl_zoo_audio.augmentation import log_mixup, random_part, resized_crop, standardise_batch
 from ssl_zoo_audio.byol_a import BYOLA
 from ssl_zoo_audio.clusters import PlaceClusters
 from ssl_zoo_audio.cpc import CPCAudio
@@ -19,6 +19,7 @@ from ssl_zoo_audio.masks import draw_others, draw_spans
 from ssl_zoo_audio.negatives import random_places, same_place
 from ssl_zoo_audio.quantiser import GumbelQuantiser, diversity_loss, mean_probabilities, perplexities
 from ssl_zoo_audio.sound import Sound, within
+from ssl_zoo_audio.spectra import SILENCE
 from ssl_zoo_audio.supervised import SupervisedAudio
 from ssl_zoo_audio.wav2vec2 import Wav2Vec2
 from torch import Tensor
@@ -453,40 +454,65 @@ def test_mixing_is_of_energies() -> None:
 
 
 def test_a_crop_of_all_is_the_spectrum_and_others_lie_within_the_canvas() -> None:
-    x = noise(3, 20, 16)
-    assert torch.allclose(resized_crop(x, Rng(0), (1.0, 1.0), (1.0, 1.0), 1.0), x, atol=1e-5)
-    ones = resized_crop(torch.ones(200, 20, 16), Rng(0), (0.6, 1.5), (0.6, 1.5), 1.5)
-    inside = (ones[:, :, 4:-4] > 0.999).float().mean()
+    x, whole = noise(3, 20, 16), torch.full((3,), 20)
+    assert torch.allclose(resized_crop(x, whole, Rng(0), (1.0, 1.0), (1.0, 1.0), 1.0), x, atol=1e-5)
+    many, ones = torch.full((200,), 20), torch.ones(200, 20, 16)
+    wide = resized_crop(ones, many, Rng(0), (0.6, 1.5), (0.6, 1.5), 1.5)
+    inside = (wide[:, :, 4:-4] > 0.999).float().mean()
     assert 0.6 < inside < 0.99  # beyond the ends in time it is 0
-    assert (
-        resized_crop(torch.ones(50, 20, 16), Rng(0), (0.6, 1.0), (0.6, 1.0), 1.0)[:, 2:-2, 2:-2] > 0.999
-    ).all()
-    y = standardise_batch(3 * x + 1)
-    assert (y.mean().item(), y.std(correction=0).item()) == pytest.approx((0, 1), abs=1e-4)
+    narrow = resized_crop(ones, many, Rng(0), (0.6, 1.0), (0.6, 1.0), 1.0)
+    assert (narrow[:, 2:-2, 2:-2] > 0.999).all()
+
+
+def test_padding_changes_neither_crops_nor_their_statistics() -> None:
+    """What is behind a clip's end is as if it were not there: the network sees clips without it too."""
+    x, frames = noise(3, 12, 16), torch.full((3,), 12)
+    padded = torch.cat([x, torch.full((3, 8, 16), -1.6)], 1)
+    ranges = ((0.6, 1.0), (0.6, 1.5), 1.5)
+    alone = resized_crop(x, frames, Rng(0), *ranges)
+    beside = resized_crop(padded, frames, Rng(0), *ranges)
+    assert torch.allclose(beside[:, :11], alone[:, :11], atol=1e-5)  # the last is blended with 0 beyond
+    assert (beside[:, 12:] == 0).all()
+    y = standardise_batch(3 * padded + 1, frames)
+    assert torch.equal(y[:, 12:], torch.zeros(3, 8, 16))
+    real = y[:, :12]
+    assert (real.mean().item(), real.std(correction=0).item()) == pytest.approx((0, 1), abs=1e-4)
 
 
 def test_views_are_of_one_second_and_mixed_with_past_clips_alone() -> None:
     still = {"frequency_scale": (1.0, 1.0), "scale": (1.0, 1.0), "canvas": 1.0}
     case = Case.of(BYOLA, {**SMALL_BYOL, **still}, CNN)
     task: Any = case.build()
-    a, b, crop = case.views(task)
-    assert torch.allclose(a, crop, atol=1e-4)  # nothing past yet
+    a, b, crop, frames = case.views(task)
+    real = within(frames, crop.shape[1])[..., None]
+    assert torch.allclose(a, crop * real, atol=1e-4)  # nothing past yet
     assert torch.allclose(a, b, atol=1e-4)
-    task.loss((a, b, crop))
+    task.loss((a, b, crop, frames))
     task.after_step(0.1)
     assert torch.equal(task.bank.features[: len(crop)], crop.flatten(1))
-    a, b, again = case.views(task)
+    a, b, again, _ = case.views(task)
     assert torch.equal(again, crop)
     assert not torch.allclose(a, b, atol=1e-2)
     x = task.spec.prepare(case.data.batch(1))
-    short = Sound(x.wave[:, :4000], torch.tensor([1200]))  # 6 frames, which stand in the middle
+    short = Sound(x.wave[:, :4000], torch.tensor([1200]))  # 6 frames, of which a view has no more
     prepared = task.spec.prepare(short)
     silence = task.encoder.spectrum(Sound(torch.zeros(1, 400), torch.tensor([400])))[0]
-    crop = task.views(short, Rng(0))[2][0]
-    before = (len(crop) - 6 + 1) // 2
-    assert torch.equal(crop[before : before + 6], task.encoder.spectrum(prepared)[0, :6])
-    for padding in (crop[:before], crop[before + 6 :]):
-        assert torch.allclose(padding, silence.expand_as(padding), atol=1e-5)
+    *_, crop, frames = task.views(short, Rng(0))
+    assert frames.tolist() == [6]
+    assert torch.equal(crop[0, :6], task.encoder.spectrum(prepared)[0, :6])
+    assert torch.allclose(crop[0, 6:], silence.expand_as(crop[0, 6:]), atol=1e-5)
+
+
+def test_still_views_are_what_evaluation_sees() -> None:
+    """Without changes, features of a view of a short clip are those of the clip in a padded batch."""
+    case = Case.of(BYOLA, SMALL_BYOL, CNN)
+    task: Any = case.build().eval()
+    x = task.spec.prepare(case.data.batch(2))
+    short = task.spec.prepare(Sound(x.wave, torch.tensor([1200, 2400])))
+    encoder = task.encoder
+    spectrum, frames = encoder.spectrum(short), encoder.frames(short)
+    crop, kept = random_part(spectrum, frames, task.frames, Rng(0), SILENCE)
+    assert torch.allclose(encoder.pooled_spectrum(crop, kept), encoder(short), atol=1e-5)
 
 
 def test_past_clips_are_drawn_from_a_bank_that_has_overflowed() -> None:

@@ -58,6 +58,9 @@ DROPOUTS = {
 }
 """The names of the dropout rates of each family, which the option ``dropout`` sets; by default 0."""
 
+OWN_OPTIONS = frozenset({"dropout", "layer"})
+"""The options that are no arguments of a configuration."""
+
 
 def configure(family: str, size: str, spec: TextSpec, options: Mapping[str, Any]) -> PretrainedConfig:
     """Return the configuration of a network.
@@ -66,7 +69,8 @@ def configure(family: str, size: str, spec: TextSpec, options: Mapping[str, Any]
         family: one of `FAMILIES`.
         size: one of `SIZES`.
         spec: the description of the texts.
-        options: ``dropout``, and arguments of the configuration's class, which override the size's.
+        options: ``dropout``, ``layer``, and arguments of the configuration's class, which override the
+            size's.
 
     Raises:
         SettingError: an option is unknown, or the class refuses it.
@@ -96,13 +100,13 @@ def configure(family: str, size: str, spec: TextSpec, options: Mapping[str, Any]
     if family in ("gpt2", "xlnet"):
         values["use_cache" if family == "gpt2" else "use_mems_eval"] = False
     cls, _ = FAMILIES[family]
-    known = {*cls().to_dict(), *cls.attribute_map, "dropout"}
+    known = {*cls().to_dict(), *cls.attribute_map, *OWN_OPTIONS}
     for name in options:
         if name not in known:
             hint = did_you_mean(name, known)
             raise SettingError(f"backbone.options.{name}", f"is not an option of {cls.__name__}.{hint}")
     try:
-        return cls(**{**values, **{n: v for n, v in options.items() if n != "dropout"}})
+        return cls(**{**values, **{n: v for n, v in options.items() if n not in OWN_OPTIONS}})
     except Exception as error:  # huggingface_hub's validators raise errors of their own
         raise SettingError(
             "backbone.options", f"{cls.__name__} refuses them: {error_line(error)}"
@@ -115,13 +119,14 @@ class TransformersEncoder(Encoder):
     Args:
         network: the network without a head.
         length: the number of positions T; padding behind them has the last position.
+        layer: the layer whose output is evaluated, from 1; None for the last.
     """
 
     finetune_lr = 3e-4
 
-    def __init__(self, network: PreTrainedModel, length: int) -> None:
+    def __init__(self, network: PreTrainedModel, length: int, layer: int | None = None) -> None:
         super().__init__()
-        self.network, self.length = network, length
+        self.network, self.length, self.layer = network, length, layer
         self.width: int = network.config.hidden_size
 
     @property
@@ -190,21 +195,26 @@ class TransformersEncoder(Encoder):
         """
         if visible is not None or attend is not None:
             raise Unsuitable("transformers' networks see all places of a text; leave tokens out of it")
+        states: Tensor = self._run(x, **inputs).last_hidden_state
+        return states
+
+    def _run(self, x: Text, **inputs: Any) -> Any:
+        """Return the network's output for texts."""
         if self.family != "xlnet":
             places = torch.arange(x.ids.shape[1], device=x.ids.device).clamp(max=self.length - 1)
             inputs["position_ids"] = places.expand_as(x.ids)
         mask = x.valid()
-        output = self.network(
+        return self.network(
             input_ids=x.ids,
             attention_mask=mask.float() if self.family == "xlnet" else mask.long(),
             **inputs,
         )
-        states: Tensor = output.last_hidden_state
-        return states
 
     def forward(self, x: Text) -> Tensor:
         """Return the features [B, D]: the mean over ordinary tokens; over [CLS] and [SEP] if none."""
-        return self.pool(self.tokens(x), x)
+        if self.layer is None:
+            return self.pool(self.tokens(x), x)
+        return self.pool(self._run(x, output_hidden_states=True).hidden_states[self.layer], x)
 
     def pool(self, states: Tensor, x: Text) -> Tensor:
         """Return the mean of states [B, T, d] over ordinary tokens, [B, d]."""
@@ -258,10 +268,14 @@ def create(family: str, size: str, config: BackboneConfig, spec: TextSpec) -> Tr
     cls = FAMILIES[family][1]
     extra = {"add_pooling_layer": False} if family == "bert" else {}
     network = cls(settings, **extra)
+    depth, layer = network.config.num_hidden_layers, config.options.get("layer")
+    if layer is not None and (type(layer) is not int or not 1 <= layer <= depth):
+        reason = f"there are {depth} layers ({layer}); give 1 to {depth}"
+        raise SettingError("backbone.options.layer", reason)
     for name, parameter in network.named_parameters():
         if name.endswith(("rel_attn.seg_embed", "rel_attn.r_s_bias")):
             parameter.requires_grad_(False)  # XLNet's, for texts of several segments; never used
-    return TransformersEncoder(network, spec.length)
+    return TransformersEncoder(network, spec.length, None if layer == depth else layer)
 
 
 def backbones() -> dict[str, Any]:

@@ -31,7 +31,10 @@ def features(texts):
     real = ~torch.isin(x["input_ids"], special)
     real = torch.where(real.any(1, keepdim=True), real, x["attention_mask"] > 0)[..., None]
     with torch.no_grad():
-        states = model(input_ids=x["input_ids"], attention_mask=x["attention_mask"]).last_hidden_state
+        output = model(
+            input_ids=x["input_ids"], attention_mask=x["attention_mask"], output_hidden_states=True
+        )
+    states = output.{states}
     return (states * real).sum(1) / real.sum(1)'''
 
 
@@ -61,7 +64,8 @@ def write_folder(encoder: TransformersEncoder, spec: TextSpec, config: BackboneC
     except OSError as error:
         reason = error.strerror or str(error)
         raise Unwritable(f"--to: cannot write {to}", path=to, reason=reason) from error
-    return USAGE.format(folder=str(to))
+    states = "last_hidden_state" if encoder.layer is None else f"hidden_states[{encoder.layer}]"
+    return USAGE.format(folder=str(to), states=states)
 
 
 FOLDER = Exporter(write_folder, suffix="", modality="text", encoder=TransformersEncoder)

@@ -37,6 +37,7 @@ class SmallTexts(CheckData):
     """Blocks of the small corpus, and a network of two narrow layers."""
 
     backbone: str = "bert-tiny"
+    layer: int | None = None
 
     @property
     def spec(self) -> TextSpec:
@@ -47,6 +48,7 @@ class SmallTexts(CheckData):
     def config(self) -> BackboneConfig:
         """The section of a network of width 32."""
         options = {"hidden_size": 32, "num_attention_heads": 2, **WIDTHS[self.backbone.split("-")[0]]}
+        options |= {} if self.layer is None else {"layer": self.layer}
         return BackboneConfig(name=self.backbone, options=options)
 
     def encoder(self) -> Encoder:

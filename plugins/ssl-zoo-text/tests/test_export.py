@@ -53,6 +53,30 @@ torch.testing.assert_close(features({TEXTS!r}), expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(states[0, 1:10].mean(0), encoder.tokens(x)[0, 1:10].mean(0))
 
 
+@pytest.mark.parametrize("family", ["gpt2", "xlnet", "modernbert"])
+def test_features_of_another_layer_are_those_of_the_export(family: str, tmp_path: Path) -> None:
+    data = SmallTexts(f"{family}-tiny", layer=1)
+    torch.manual_seed(0)
+    encoder: Any = data.encoder().eval()
+    file = tmp_path / "backbone.safetensors"
+    write_backbone(file, encoder, data.config, small_spec())
+    namespace: dict[str, Any] = {}
+    exec(ssl_zoo.export(file, tmp_path / "model"), namespace)
+    with torch.no_grad():
+        expected = torch.cat([encoder(small_spec().preprocess(text)) for text in TEXTS])
+        encoder.layer = None
+        last = torch.cat([encoder(small_spec().preprocess(text)) for text in TEXTS])
+    torch.testing.assert_close(namespace["features"](TEXTS), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(expected, last, atol=1e-2)
+
+
+@pytest.mark.parametrize("layer", [0, 3, "last"])
+def test_a_layer_that_is_not_there_is_refused(layer: Any) -> None:
+    message = rf"^backbone\.options\.layer: there are 2 layers \({layer}\); give 1 to 2$"
+    with pytest.raises(ssl_zoo.UserError, match=message):
+        SmallTexts(layer=layer).encoder()
+
+
 def test_other_texts_are_read_with_the_tokenizer_of_the_network() -> None:
     spec = small_spec()
     again = type(spec).from_header(spec.to_header())

@@ -83,9 +83,8 @@ class MelEncoder(SoundEncoder):
         patches = patches * valid[..., None]
         return Local(patches, patches, valid)
 
-    def pooled_spectrum(self, spectrum: Tensor) -> Tensor:
-        """Return pooled features [B, D] of spectra [B, F, mels] of which all frames are real."""
-        frames = torch.full((len(spectrum),), spectrum.shape[1], device=spectrum.device)
+    def pooled_spectrum(self, spectrum: Tensor, frames: Tensor) -> Tensor:
+        """Return pooled features [B, D] of spectra [B, F, mels], the first `frames` [B] of them real."""
         local = self.patches(spectrum, frames)
         return self.pool(self.context(local), local.valid)
 
