@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import field_validator
 
-from ssl_zoo.spec import ImageSpec
+from ssl_zoo.spec import ImageSpec, Moves
 from ssl_zoo.task import Field, TaskOptions
-from ssl_zoo.views import RandomResizedCrop
+from ssl_zoo.views import RandomAffine, RandomResizedCrop
 
 
 def share_range(scale: tuple[float, float]) -> tuple[float, float]:
@@ -21,9 +21,14 @@ def share_range(scale: tuple[float, float]) -> tuple[float, float]:
 
 
 class CropOptions(TaskOptions):
-    """The options of a random resized crop."""
+    """The options of a random resized crop, or of small moves in its place."""
 
     crop_scale: tuple[float, float] | None = Field((0.08, 1.0), description="share of the image's area")
+    moves: bool | None = Field(
+        None,
+        description="small rotations, shifts, scalings and shears in place of crops; none: for data of "
+        "which it is known that these keep the meaning and crops do not, such as digits",
+    )
     flip: float | None = Field(
         None,
         ge=0,
@@ -38,15 +43,18 @@ class CropOptions(TaskOptions):
 
     def crop(
         self, spec: ImageSpec, size: int | None = None, scale: tuple[float, float] | None = None
-    ) -> RandomResizedCrop:
+    ) -> RandomResizedCrop | RandomAffine:
         """Return the transform for images of `spec`.
 
         Args:
             spec: the description of the images.
-            size: the side of the crop, in pixels; None for the network's input.
+            size: the side of a small crop, in pixels, which moves never take the place of, as it shows
+                a part of the image; None for the network's input.
             scale: the range of its area as a share of the image's; None for the option.
         """
         flip = (0.5 if spec.mirror else 0.0) if self.flip is None else self.flip
+        if size is None and (spec.moves is not None if self.moves is None else self.moves):
+            return RandomAffine(spec.size, **vars(spec.moves or Moves()), flip=flip)
         return RandomResizedCrop(
             size or spec.size, scale=scale or self.crop_scale or (0.08, 1.0), flip=flip
         )

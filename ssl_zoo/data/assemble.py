@@ -29,7 +29,7 @@ from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.survey import Survey, survey
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
-from ssl_zoo.spec import ImageSpec
+from ssl_zoo.spec import ImageSpec, Moves
 from ssl_zoo.text import printable
 
 DEFAULT_SIZE = 224
@@ -227,6 +227,7 @@ def assemble(
     bank: Split | None = None,
     classes: tuple[str, ...] | None = None,
     mirror: bool | None = None,
+    moves: Moves | None = None,
     facts: SourceFacts = NO_FACTS,
 ) -> DataSet:
     """Make an image data set of its splits.
@@ -241,6 +242,7 @@ def assemble(
         bank: the labelled samples, if they differ from those trained on.
         classes: the names of the classes, where they are known.
         mirror: whether a mirrored image has the same meaning; None if unknown, which counts as yes.
+        moves: the changes of geometry that keep the meaning, where crops do not; None if unknown.
         facts: the facts about the source that the splits do not show.
 
     Raises:
@@ -264,6 +266,7 @@ def assemble(
             _measure(
                 train, config.image_size or size, mirror, _count_classes(list(present.values())), limits
             ),
+            moves=moves,
             pages=config.pages,
         ),
         train=placed["train"],
