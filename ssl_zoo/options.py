@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import field_validator, model_validator
 
 from ssl_zoo.errors import Unsuitable
-from ssl_zoo.spec import ImageSpec
+from ssl_zoo.spec import ImageSpec, Moves
 from ssl_zoo.task import Field, TaskOptions
-from ssl_zoo.views import Compose, Normalise, RandomResizedCrop
+from ssl_zoo.views import Compose, Normalise, RandomAffine, RandomResizedCrop
 from ssl_zoo.views.named import Steps, build_transform, parse_views
 from ssl_zoo.views.ranges import share_range
 
@@ -19,13 +19,18 @@ _CROP = "random_resized_crop"
 
 
 class CropOptions(TaskOptions):
-    """The options of a random resized crop, and of transforms of the user's choice in its place.
+    """The options of a random crop, of small moves, and of the user's transforms in its place.
 
     A task takes its augmentation from `view`, and then `views` composes another one. One that takes the
     `crop` alone, because its views are a part of its meaning, refuses `views` by that.
     """
 
     crop_scale: tuple[float, float] | None = Field((0.08, 1.0), description="share of the image's area")
+    moves: bool | None = Field(
+        None,
+        description="small rotations, shifts, scalings and shears in place of crops; none: for data of "
+        "which it is known that these keep the meaning and crops do not, such as digits",
+    )
     flip: float | None = Field(
         None,
         ge=0,
@@ -60,7 +65,7 @@ class CropOptions(TaskOptions):
         return set()
 
     def view(self, spec: ImageSpec) -> Compose:
-        """Return the augmentation to one view: a crop and normalisation, or the transforms of `views`.
+        """Return the augmentation to one view: `frame` and normalisation, or the transforms of `views`.
 
         Args:
             spec: the description of the images.
@@ -69,23 +74,38 @@ class CropOptions(TaskOptions):
             Unsuitable: there are lists for several views.
         """
         if self.views is None:
-            return Compose(self._crop(spec), Normalise(spec))
+            return Compose(self.frame(spec), Normalise(spec))
         return self.composed(self.steps(1)[0], spec)
 
     def crop(
         self, spec: ImageSpec, size: int | None = None, scale: tuple[float, float] | None = None
-    ) -> RandomResizedCrop:
-        """Return the crop alone, for a task that does the rest itself.
+    ) -> RandomResizedCrop | RandomAffine:
+        """Return what `frame` does, for a task that does the rest itself.
 
         Args:
             spec: the description of the images.
-            size: the side of the crop, in pixels; None for the network's input.
-            scale: the range of its area as a share of the image's; None for the option.
+            size: as for `frame`.
+            scale: likewise.
 
         Raises:
             Unsuitable: `views` is given, which would have no effect.
         """
         self.require_own_views()
+        return self.frame(spec, size, scale)
+
+    def frame(
+        self, spec: ImageSpec, size: int | None = None, scale: tuple[float, float] | None = None
+    ) -> RandomResizedCrop | RandomAffine:
+        """Return the change of geometry with which a view begins: a crop, or small moves in its place.
+
+        Args:
+            spec: the description of the images.
+            size: the side of a small crop, in pixels, which moves never take the place of, as it shows
+                a part of the image; None for the network's input.
+            scale: the range of a crop's area as a share of the image's; None for the option.
+        """
+        if size is None and (spec.moves is not None if self.moves is None else self.moves):
+            return RandomAffine(spec.size, **vars(spec.moves or Moves()), flip=self._flip(spec))
         return self._crop(spec, size, scale)
 
     def require_own_views(self) -> None:
@@ -150,7 +170,8 @@ class CropOptions(TaskOptions):
     def _crop(
         self, spec: ImageSpec, size: int | None = None, scale: tuple[float, float] | None = None
     ) -> RandomResizedCrop:
-        flip = (0.5 if spec.mirror else 0.0) if self.flip is None else self.flip
-        return RandomResizedCrop(
-            size or spec.size, scale=scale or self.crop_scale or (0.08, 1.0), flip=flip
-        )
+        scale = scale or self.crop_scale or (0.08, 1.0)
+        return RandomResizedCrop(size or spec.size, scale=scale, flip=self._flip(spec))
+
+    def _flip(self, spec: ImageSpec) -> float:
+        return (0.5 if spec.mirror else 0.0) if self.flip is None else self.flip

@@ -204,6 +204,23 @@ class Spec:
 
 
 @dataclass(frozen=True)
+class Moves:
+    """The random changes of geometry that keep the meaning of an image, as of a written character.
+
+    Attributes:
+        degrees: the largest rotation to either side, in degrees.
+        translate: the largest shift, as a share of the image's side.
+        scale: the range of the factor of enlargement.
+        shear: the largest horizontal shear to either side, in degrees.
+    """
+
+    degrees: float = 12.0
+    translate: float = 0.12
+    scale: tuple[float, float] = (0.8, 1.2)
+    shear: float = 12.0
+
+
+@dataclass(frozen=True)
 class ImageSpec(Spec):
     """The description of images.
 
@@ -217,6 +234,8 @@ class ImageSpec(Spec):
         std: the standard deviation of each channel, likewise.
         mirror: whether a mirrored image has the same meaning, which is false for digits and text. It is
             the default of whether tasks flip images at random.
+        moves: the changes of geometry that keep the meaning, where crops do not, as half a digit is no
+            digit. They are the default of tasks' views; None: unknown, and tasks crop as papers do.
         range: the values of the data that are the intensities 0 and 1; None for 0 and 255 of 8 bits.
         pages: "channels" where the pages of a TIFF or DICOM file are channels, otherwise "first".
         widen: whether values of 8 bits are multiplied by 257, as shares of the range of 16 bits.
@@ -235,6 +254,7 @@ class ImageSpec(Spec):
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     mirror: bool = True
+    moves: Moves | None = None
     range: tuple[float, float] | None = None
     pages: str = "first"
     widen: bool = False
@@ -338,7 +358,8 @@ class ImageSpec(Spec):
     def adopt(self, other: Spec) -> ImageSpec:
         """Return the description by which a network of these images takes other ones.
 
-        They have their own size and meaning of a mirror image, and are normalised as in training.
+        They have their own size and meaning of mirror images and moves, and are normalised as in
+        training.
 
         Raises:
             UserError: they are not images, or their channels cannot be converted.
@@ -351,7 +372,7 @@ class ImageSpec(Spec):
                 f"the images have {other.channels} channels and the network takes {self.channels}: "
                 f"{'colours are averaged' if self.channels == 1 else 'gray is repeated'}"
             )
-        taken = ("size", "mirror", "range", "pages", "widen")
+        taken = ("size", "mirror", "moves", "range", "pages", "widen")
         return replace(self, **{name: getattr(other, name) for name in taken})
 
     def check_channels(self, channels: int) -> None:

@@ -94,7 +94,7 @@ class ViewOptions(CropOptions):
         """
         if self.views is not None:
             return super().view(spec)
-        return Compose(self._crop(spec), *self.colours(spec, blur_p, solarise_p).transforms)
+        return Compose(self.frame(spec), *self.colours(spec, blur_p, solarise_p).transforms)
 
     def colours(self, spec: ImageSpec, blur_p: float = 0.5, solarise_p: float = 0.0) -> Compose:
         """Return what follows a crop: changes of colour, blur and normalisation.
@@ -178,8 +178,8 @@ class ViewOptions(CropOptions):
 
     def _own(self, spec: ImageSpec, kind: Crops) -> Compose:
         """Return the paper's augmentation to crops of a kind."""
-        crop = self._crop(spec, kind.size, kind.scale)
-        return Compose(crop, *self.colours(spec, kind.blur_p, kind.solarise_p).transforms)
+        frame = self.frame(spec, kind.size, kind.scale)
+        return Compose(frame, *self.colours(spec, kind.blur_p, kind.solarise_p).transforms)
 
 
 class SymmetricViewOptions(ViewOptions):

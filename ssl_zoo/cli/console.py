@@ -273,6 +273,7 @@ def _say_left_out(unreadable: Mapping[str, str], excluded: Mapping[str, str]) ->
 
 def print_run(run: Run) -> None:
     """Print a finished run's scores beside the baselines', and where the run is."""
+    from ssl_zoo.evaluation.reading import read_scores
     from ssl_zoo.runs.run import BEST_FILE
 
     results, source = run.results(), run.config().data.source_text
@@ -282,6 +283,10 @@ def print_run(run: Run) -> None:
     print_scores(results["scores"], f"evaluated on the {split} split of {source}")
     if problem:
         say(f"{source} {problem}: there is no accuracy to show")
+    elif (data := results.get("data")) and (
+        text := read_scores(results["scores"], data["test"], data["noun"])
+    ):
+        say(text)
     _say_left_out(results["skipped"], results.get("excluded", {}))
     say(f"run: {run.path}")
     if best := results.get("best"):

@@ -32,7 +32,7 @@ from ssl_zoo.data.survey import Survey, survey
 from ssl_zoo.data.tiles import UNSCALED, find_tiles
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
-from ssl_zoo.spec import ImageSpec
+from ssl_zoo.spec import ImageSpec, Moves
 from ssl_zoo.text import printable
 
 MAX_MEASURED_IMAGES = 10_000
@@ -265,6 +265,7 @@ def assemble(
     bank: Split | None = None,
     classes: tuple[str, ...] | None = None,
     mirror: bool | None = None,
+    moves: Moves | None = None,
     widen: bool = False,
     facts: SourceFacts = NO_FACTS,
 ) -> DataSet:
@@ -281,6 +282,7 @@ def assemble(
         bank: the labelled samples, if they differ from those trained on.
         classes: the names of the classes, where they are known.
         mirror: whether a mirrored image has the same meaning; None if unknown, which counts as yes.
+        moves: the changes of geometry that keep the meaning, where crops do not; None if unknown.
         widen: whether images of 8 bits have become images of 16, as in `Form`.
         facts: the facts about the source that the splits do not show.
 
@@ -306,6 +308,7 @@ def assemble(
         name=name,
         spec=replace(
             _measure(train, size, mirror, _count_classes(list(present.values())), limits),
+            moves=moves,
             pages=config.pages,
             widen=widen,
         ),

@@ -22,6 +22,12 @@ _MIRROR = Notice(
     "In a folder, or a data set of timm or Hugging Face, a mirrored image is assumed to mean the same.",
     "task.flip=0",
 )
+_MOVES = Notice(
+    "moves",
+    "Images of which it is known that small rotations, shifts, scalings and shears keep their meaning, "
+    "and crops do not, are moved so in place of crops.",
+    "task.moves=false",
+)
 _EPOCHS = Notice("epochs", "Without a budget a run has 100 epochs.", "--epochs, --samples, --minutes")
 _BACKBONE = Notice(
     "default-backbone",
@@ -74,6 +80,10 @@ def report_choices(trainer: Trainer, left_out: Mapping[str, str]) -> None:
         )
     if data.facts.mirror_assumed and getattr(trainer.task.options, "flip", 0) is None:
         _MIRROR(f"{data.name}: a mirrored image is assumed to mean the same; task.flip=0 if it does not")
+    if getattr(data.spec, "moves", None) and getattr(trainer.task.options, "moves", False) is None:
+        _MOVES(
+            f"{data.name}: small moves in place of crops, as these change the meaning; task.moves=false"
+        )
     if "epochs" not in config.train.model_fields_set and config.train.epochs is not None:
         _EPOCHS(f"the budget is {config.train.epochs:g} epochs, the default; --epochs changes it")
     default = BackboneConfig()

@@ -1,10 +1,12 @@
 """Batched augmentations: functions of a whole batch, on its device, with parameters drawn per image.
 
-`functional` holds operations with given parameters, each equal to torchvision's; `random` and `crops`
-hold transforms that draw their parameters from an `Rng`, with torchvision's distributions, and `turns`
-those that mirror and turn; `named` finds them by name; `masks` draws which places of a grid are hidden.
+`functional` holds operations with given parameters, each equal to torchvision's; `random`, `affine`
+and `crops` hold transforms that draw their parameters from an `Rng`, with torchvision's distributions,
+and `turns` those that mirror and turn; `named` finds them by name; `masks` draws which places of a grid
+are hidden.
 """
 
+from ssl_zoo.views.affine import RandomAffine
 from ssl_zoo.views.crops import MultiCrop, RandomResizedCrop, cells
 from ssl_zoo.views.random import (
     ColorJitter,
@@ -27,6 +29,7 @@ __all__ = [
     "MultiCrop",
     "Normalise",
     "PerSample",
+    "RandomAffine",
     "RandomChannelDrop",
     "RandomGrayscale",
     "RandomHorizontalFlip",

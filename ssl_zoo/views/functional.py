@@ -218,6 +218,38 @@ def solarise(x: Tensor, threshold: float = 0.5) -> Tensor:
     return torch.lerp(x, 1 - x, (x >= threshold).to(x.dtype))
 
 
+def affine(
+    x: Tensor, angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor, size: int | None = None
+) -> Tensor:
+    """Shear, enlarge, rotate and shift each image about its centre, in this order.
+
+    Interpolation is bilinear. Beyond its edges an image is 0.
+
+    Args:
+        x: the images, float [B, C, H, W].
+        angle: the clockwise rotation [B], in degrees.
+        shift: the shift to the right and downwards [B, 2], in pixels, after the rotation.
+        scale: the factor of enlargement [B], > 0.
+        shear: the horizontal shear [B], in degrees.
+        size: the side of the square that the result is stretched to, in pixels; None for H × W.
+
+    Returns:
+        The images, float [B, C, size, size], or [B, C, H, W].
+    """
+    b, c, h, w = x.shape
+    angle, shear = torch.deg2rad(angle), torch.deg2rad(shear)
+    cosine, sine, slope = angle.cos(), angle.sin(), shear.tan()
+    # From the result to the image, in pixels from the centre: the inverse of the change.
+    rows = [cosine - slope * sine, sine + slope * cosine, -sine, cosine]
+    inverse = torch.stack(rows, 1).view(-1, 2, 2) / scale.view(-1, 1, 1)
+    offset = -(inverse @ shift.unsqueeze(2))
+    half = x.new_tensor([w / 2, h / 2])  # the unit of `affine_grid`
+    theta = torch.cat([inverse * half / half.unsqueeze(1), offset / half.unsqueeze(1)], 2)
+    shape = [b, c, size or h, size or w]
+    grid = torch.nn.functional.affine_grid(theta.to(x.dtype), shape, align_corners=False)
+    return torch.nn.functional.grid_sample(x, grid, align_corners=False)
+
+
 def rotate90(x: Tensor, quarters: int) -> Tensor:
     """Rotate counter-clockwise by `quarters` · 90°, exactly, without interpolation."""
     return torch.rot90(x, quarters, (-2, -1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ class PixPro(Task):
     class Options(AsymmetricViewOptions):
         """PixPro's options."""
 
+        moves: Literal[False] = Field(False, description="crops alone tell which places are the same")
         threshold: float = Field(0.7, gt=0, description="distance of a positive pair, in diagonals")
         gamma: float = Field(2.0, gt=0, description="exponent γ of similarities in propagation")
         momentum: float = Field(0.99, ge=0, le=1, description="initial momentum of the target")

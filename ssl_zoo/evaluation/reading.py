@@ -1,0 +1,51 @@
+"""From the scores of a run to a sentence that says what they mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ssl_zoo.evaluation.protocol import Scores
+
+Z = 1.96
+"""The quantile of the normal distribution for an interval of 95 %."""
+
+
+def read_scores(scores: Mapping[str, Scores], n: int, noun: str) -> str | None:
+    """Return what kNN says about a run: whether training has helped, has not, or cannot be told.
+
+    A difference counts if it is larger than the 95 % interval of the difference of two shares of `n`
+    samples each, by the normal approximation. That both are shares of the same samples is left out of
+    account, so that the interval is rather too wide.
+
+    Args:
+        scores: the scores by row, the trained network's first.
+        n: the number of samples in the test split.
+        noun: the plural noun for samples.
+
+    Returns:
+        A sentence or two; None if kNN was not measured on the trained network and another row.
+    """
+    knn = {row: values["knn"] for row, values in scores.items() if "knn" in values}
+    (trained, value), *others = knn.items() if knn else [("", 0.0)]
+    if not others or trained != next(iter(scores)):
+        return None
+    baseline, reached = max(others, key=lambda row: row[1])
+    difference = value - reached
+    chance = Z * math.sqrt(sum(p * (100 - p) for p in (value, reached)) / n)
+    found = (
+        f"by kNN {value:.1f} % of {n:,} {noun} are put into their class, and {reached:.1f} % by "
+        f"{baseline}"
+    )
+    if difference > chance:
+        return f"Training has helped: {found}."
+    if difference < -chance:
+        return (
+            f"Training has not helped so far: {found}. A larger --epochs, another task or network may; "
+            "ssl-zoo compare tells."
+        )
+    return (
+        f"Training has made no difference that can be told: {found}, and chance alone makes "
+        f"± {chance:.1f} points. More samples to evaluate on, or ssl-zoo compare, with several seeds, "
+        "can tell."
+    )

@@ -1,0 +1,36 @@
+"""The sentence below the scores of a run."""
+
+import pytest
+
+from ssl_zoo.evaluation.reading import read_scores
+
+
+@pytest.mark.parametrize(
+    ("trained", "n", "begins"),
+    [
+        (99.4, 359, "Training has helped"),
+        (98.0, 359, "Training has made no difference that can be told"),
+        (98.0, 10_000, "Training has helped"),
+        (96.9, 359, "Training has made no difference that can be told"),
+        (80.0, 359, "Training has not helped so far"),
+    ],
+)
+def test_a_difference_counts_if_chance_does_not_make_it(trained: float, n: int, begins: str) -> None:
+    scores = {"simclr": {"knn": trained}, "pixels": {"knn": 97.2}, "random-init": {"knn": 89.4}}
+    text = read_scores(scores, n, "images")
+    assert text is not None
+    assert text.startswith(begins)
+    assert f"{trained:.1f} % of {n:,} images" in text
+    assert "97.2 % by pixels" in text
+
+
+def test_the_interval_is_that_of_two_shares() -> None:
+    text = read_scores({"a": {"knn": 50.0}, "b": {"knn": 50.0}}, 100, "texts")
+    assert text is not None
+    assert "± 13.9 points" in text  # 1.96 · √(2 · 0.25 / 100)
+
+
+def test_nothing_is_said_without_a_comparison() -> None:
+    assert read_scores({}, 10, "images") is None
+    assert read_scores({"simclr": {"knn": 50.0}}, 10, "images") is None
+    assert read_scores({"simclr": {"rankme": 3.0}, "pixels": {"knn": 50.0}}, 10, "images") is None
