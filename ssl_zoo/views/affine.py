@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +47,8 @@ class RandomAffine(RandomTransform[DrawnAffine]):
         shear: the largest horizontal shear to either side, in degrees.
         flip: the probability of a horizontal flip.
     """
+
+    moves: ClassVar[bool] = True
 
     size: int
     degrees: Strength = 0.0
