@@ -91,12 +91,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=12_800, help="the budget of each run")
     parser.add_argument("--size", type=int, default=64, help="side of the network's input in pixels")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--ways", default="squares,windows,tiles", help="the ways to train")
     arguments = parser.parse_args()
     size, tile = arguments.size, round(arguments.size / math.sqrt(0.08))
     ways: dict[str, dict[str, Any]] = {
-        "central squares": {"data.canvas": "square"},
-        "windows of whole frames": {},
-        f"tiles of {tile} pixels": {"data.tile": tile},
+        "squares": {"data.canvas": "square"},
+        "windows": {},
+        "tiles": {"data.tile": tile},
     }
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
@@ -107,11 +108,11 @@ def main() -> None:
             "train.tune": False,
         }  # fmt: skip
         print(f"{len(list((root / 'frames').iterdir()))} frames, {arguments.samples:,} samples drawn")
-        print(f"{'':26} kNN %  linear %")
-        for way, settings in ways.items():
+        print(f"{'':12} kNN %  linear %")
+        for way in arguments.ways.split(","):
             scores: list[Evaluation] = []
             for seed in range(arguments.seeds):
-                config = load_config(None, {**common, **settings, "train.seed": seed})
+                config = load_config(None, {**common, **ways[way], "train.seed": seed})
                 run = train(config, out=root / f"{way} {seed}", protocol=())
                 scores.append(evaluate(run.path, ["knn", "linear"], not scores, str(root / "patches")))
             show(way, [found["simclr"] for found in scores])
@@ -122,7 +123,7 @@ def main() -> None:
 def show(row: str, scores: Sequence[Mapping[str, float]]) -> None:
     """Print the means of some scores."""
     knn, linear = (mean(float(values[name]) for values in scores) for name in ("knn", "linear"))
-    print(f"{row:26} {knn:5.1f}  {linear:8.1f}", flush=True)
+    print(f"{row:12} {knn:5.1f}  {linear:8.1f}", flush=True)
 
 
 if __name__ == "__main__":

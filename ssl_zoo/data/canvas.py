@@ -180,6 +180,7 @@ class Canvas:
                 f"is {canvas}, and the network's input has {size} pixels; give at least as many",
             )
         if canvas == "square":
+            _report(name, "the central square", split.files.sizes, preprocess.stored_side(size), size, 1)
             return None
         if kept is not split:  # what could not be read is left out
             readable = [i for i, x in enumerate(split.names) if printable(x) not in split.skipped]
@@ -207,7 +208,7 @@ class Canvas:
             return
         self._prepared = True
         _, place = self._chosen
-        self._report()
+        self._report_choice()
         if place == "cache":
             decoded_cache.provide(self._images, self._cache_name, self._cache_folder)
         elif place == "memory":
@@ -291,22 +292,38 @@ class Canvas:
     def _nbytes(self, canvas: int) -> int:
         return len(self) * self._squares.kept_whole(canvas).sample_nbytes
 
-    def _report(self) -> None:
+    def _report_choice(self) -> None:
         """Say how much of the images can be seen, and at which magnification."""
-        (canvas, place), sizes = self._chosen, self._squares.sizes
-        scale = min(1.0, canvas / median(min(size) for size in sizes)) if sizes else 1.0
-        seen = [min(1.0, preprocess.MAX_ASPECT * min(size) / max(size)) for size in sizes] or [1.0]
-        crop = round(canvas * math.sqrt(SMALLEST_CROP))
-        factor = self.size / crop
+        canvas, place = self._chosen
         wanted, reason = self._choices[0], ""
         if place == "files":
             hint = " (data.cache keeps them decoded)" if self.config.cache is None else ""
             reason = f", as they are decoded at each use{hint}"
         elif canvas < wanted:
             reason = f", as {wanted} would take {self._nbytes(wanted) / 1e6:,.0f} MB of {place}"
-        _CANVAS(
-            f"{self.name}: training sees windows of whole images, {canvas} pixels on the shorter side"
-            f"{reason}: {sum(seen) / len(seen):.0%} of an image can be seen, at {scale:.0%} of its "
-            f"resolution; crops of {SMALLEST_CROP:.0%} have {crop} pixels, "
-            f"{'not enlarged' if factor < 1.02 else f'enlarged {factor:.1f} times'}; data.canvas sets it"
-        )
+        what = f"windows of whole images, {canvas} pixels on the shorter side{reason}"
+        _report(self.name, what, self._squares.sizes, canvas, self.size, preprocess.MAX_ASPECT)
+
+
+def _report(
+    name: str, what: str, sizes: Sequence[tuple[int, int]], canvas: int, size: int, max_aspect: int
+) -> None:
+    """Say how much of images can be seen in training, and at which magnification.
+
+    Args:
+        name: the name of the source.
+        what: what training sees of an image.
+        sizes: the heights and widths of some images, [M, 2], as files have them.
+        canvas: their shorter side in training, in pixels.
+        size: the side of the network's input, in pixels.
+        max_aspect: the longer side that is seen, in units of the shorter one.
+    """
+    scale = min(1.0, canvas / median(map(min, sizes))) if sizes else 1.0
+    seen = [min(1.0, max_aspect * min(shape) / max(shape)) for shape in sizes] or [1.0]
+    crop = round(canvas * math.sqrt(SMALLEST_CROP))
+    factor = size / crop
+    _CANVAS(
+        f"{name}: training sees {what}: {sum(seen) / len(seen):.0%} of an image can be seen, at "
+        f"{scale:.0%} of its resolution; crops of {SMALLEST_CROP:.0%} have {crop} pixels, "
+        f"{'not enlarged' if factor < 1.02 else f'enlarged {factor:.1f} times'}; data.canvas sets it"
+    )

@@ -136,6 +136,16 @@ def test_more_than_eight_bits_are_canvas_of_scaled_values(tmp_path: Path) -> Non
 # What stays as it was
 
 
+def test_the_central_square_alone_is_said_to_lose_the_rest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(4):
+        write(tmp_path / f"{i}.png", photo((160, 80) if i else (80, 80), i))
+    folder(tmp_path, canvas="square")
+    seen = "62% of an image can be seen, at 20% of its resolution; crops of 8% have 5 pixels"
+    assert f"training sees the central square: {seen}, enlarged 2.8 times" in caplog.text
+
+
 def test_evaluation_sees_the_central_squares_as_before(photos: Path) -> None:
     new, old = folder(photos, canvas=40), folder(photos, canvas="square")
     assert old.train.canvas is None
