@@ -90,7 +90,7 @@ def open_advisor(
     tasks: Sequence[str] | None = None,
     minutes: float = 60.0,
     out: str | Path | None = None,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], None] | None = None,
 ) -> Advisor:
     """Load the data, try every row for some seconds, and plan the minutes; nothing is trained yet.
 
@@ -103,7 +103,7 @@ def open_advisor(
         tasks: the names of the tasks to try; None for those of the file.
         minutes: the minutes for all.
         out: the folder; None for one under ``runs/`` whose name follows from the request.
-        progress: called with a line about what is being done.
+        progress: called with a line about what is being done; None for nothing.
 
     Raises:
         UserError: a setting is invalid, the data is not available, or the minutes are too few.
@@ -131,6 +131,7 @@ def open_advisor(
     config = comparison.encoder_config(0)
     device = Device.choose(config.train)
     data = shared_data(config, device, comparison.modality)
+    progress = progress or (lambda text: None)
     progress("looking for pretrained weights")
     comparison, unanswered = without_missing_weights(comparison, data)
     comparison = with_batch_size(comparison, len(data.train), data.spec.noun)

@@ -273,8 +273,8 @@ def test_it_compares_what_can_be_done_with_trained_weights_and_decides(
     assert started == {"simclr": str(weights), "simclr-scratch": None}
     # Asking for something else in the same folder is refused, and for the same again costs nothing.
     code, _, err = call(*data, "--minutes", "31", "--out", "a")
-    assert (code, len(err.splitlines())) == (2, 1)
-    assert "ssl-zoo advise --resume a" in err
+    assert code == 2
+    assert "ssl-zoo advise --resume a" in err.splitlines()[-1]
     code, out, _ = call(*data, "--minutes", "30", "--out", "a")
     assert code == 0
     assert verdict["sentences"][0] in out
