@@ -177,7 +177,7 @@ def load_run_config(file: Path | None, settings: Mapping[str, Any], sets: list[s
     """Return the configuration of ``--config``, flags and ``--set``; errors name the flag."""
     from ssl_zoo.config.load import load_config
 
-    return load_config(file, settings, sets or (), flags=flag_names(), data_recipes=True)
+    return load_config(file, settings, sets or (), flags=flag_names())
 
 
 def flag_names() -> dict[str, str]:

@@ -20,12 +20,10 @@ from ssl_zoo.config.schema import (
     SECTION_MODELS,
     SECTIONS,
     SETTING_PATHS,
-    DataConfig,
     EncoderConfig,
     RunConfig,
     TaskConfig,
 )
-from ssl_zoo.config.shipped import shipped_configs
 from ssl_zoo.config.weights import check_network, network_settings, weights_are_gone
 from ssl_zoo.config.yaml import PlainDumper, parse_yaml, read_yaml
 from ssl_zoo.errors import UserError
@@ -39,11 +37,6 @@ SIZE = Notice(
     "image-size-of-weights",
     "A network that starts from weights of ssl-zoo takes images of the size that these were trained on.",
     "--image-size",
-)
-_DATA_RECIPE = Notice(
-    "data-recipe",
-    "Bundled data are trained on with settings that suit them, over the task's recipe.",
-    "--config, flags and --set",
 )
 _ALTERNATIVES = {"train": BUDGETS, "backbone": ("pretrained", "weights")}
 """Settings of which one replaces the others of earlier layers, by section."""
@@ -89,11 +82,8 @@ def load_config(
     settings: Mapping[str, Any] | None = None,
     base: Sequence[SettingsSource] = (),
     complete: bool = False,
-    data_recipes: bool = False,
 ) -> RunConfig:
-    """Merge settings: defaults, then recipes, base, file, overrides, settings, sets.
-
-    The recipes are the task's and, where asked for, that of the data.
+    """Merge settings: defaults, then the task's recipe, base, file, overrides, settings, sets.
 
     The value null is none where a setting can be none; otherwise it takes back what earlier layers have
     set, so that the recipe's value or the default holds.
@@ -110,8 +100,6 @@ def load_config(
         settings: values by dotted path, as `parse_sets` returns them; None is null.
         base: settings that the file overrides; later ones override earlier ones.
         complete: whether they are an existing run's, whose file of weights may be gone by now.
-        data_recipes: whether the shipped configuration ``data/SOURCE``, if there is one for the source,
-            adds to the task's recipe; not if a file is given.
 
     Raises:
         UserError: a setting is wrong; the message names its origin, its path and the reason.
@@ -125,10 +113,7 @@ def load_config(
     _take_back(layers, {**SECTION_MODELS, "task": cls.Options})
     network = None if complete else _network(layers, cls.modality)
     named = layers if network is None else [network, *layers]
-    recipes = [_recipe(SettingsSource(cls.recipe, f"the recipe of task {name!r}"), named)]
-    if data_recipes and file is None:
-        recipes += _data_recipe([*recipes, *named])
-    merged = _merge([*recipes, *named])
+    merged = _merge([_recipe(SettingsSource(cls.recipe, f"the recipe of task {name!r}"), named), *named])
     values = {key: value for key, value in merged.values.get("task", {}).items() if key != "name"}
     sections = _sections(merged, network, complete)
     sections["task"] = _task(name, cls.Options, values, merged.origins)
@@ -350,26 +335,6 @@ def _recipe(recipe: SettingsSource, layers: Sequence[_Layer]) -> _Layer:
     }
     kept = {s: values for s, values in recipe.sections.items() if s not in replaced}
     return _layer(kept, recipe.origin)
-
-
-def _data_recipe(layers: Sequence[_Layer]) -> list[_Layer]:
-    """Return the settings that ship for the source of the layers, if any.
-
-    Those of a network, and of an optimiser, are left out where a layer names another: they belong to it.
-    """
-    source = _merge(layers).values.get("data", {}).get("source", DataConfig().source)
-    name = f"data/{source}"
-    if name not in (files := shipped_configs()):
-        return []
-    sections = dict(read_yaml(files[name]))
-    for section, key in (("backbone", "name"), ("train", "optimizer")):
-        users = layers[1:] if section == "train" else layers  # optimisers of recipes are for any data
-        if any(key in layer.values.get(section, {}) for layer in users):
-            sections.pop(section, None)
-    _DATA_RECIPE(
-        f"settings that suit {source}, over the task's recipe: ssl-zoo config {name} shows them"
-    )
-    return [_layer(sections, name)]
 
 
 def _task_name(layers: Sequence[_Layer]) -> tuple[str, str]:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ssl_zoo.notices import Notice
-from ssl_zoo.spec import Moves
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,6 @@ class TorchvisionDataset:
         test: the arguments for the samples evaluated on; None to hold out a part of those trained on.
         bank: the arguments for the labelled samples, if they differ from those trained on.
         mirror: whether a mirrored image has the same meaning.
-        moves: the changes of geometry that keep the meaning, where crops do not.
     """
 
     kind: str
@@ -36,30 +34,26 @@ class TorchvisionDataset:
     test: Mapping[str, Any] | None = field(default_factory=lambda: {"train": False})
     bank: Mapping[str, Any] | None = None
     mirror: bool = True
-    moves: Moves | None = None
 
 
 def _split(train: str = "train", test: str = "test", **more: Any) -> dict[str, Any]:
     return {"train": {"split": train, **more}, "test": {"split": test, **more}}
 
 
-_WRITING: Mapping[str, Any] = {"mirror": False, "moves": Moves()}
-"""What is known of single written characters: part of one, or its mirror image, may be another."""
-
 CATALOGUE: Mapping[str, TorchvisionDataset] = {
-    "mnist": TorchvisionDataset("MNIST", 28, 1, **_WRITING),
+    "mnist": TorchvisionDataset("MNIST", 28, 1, mirror=False),
     "fashion-mnist": TorchvisionDataset("FashionMNIST", 28, 1),
-    "kmnist": TorchvisionDataset("KMNIST", 28, 1, **_WRITING),
-    "qmnist": TorchvisionDataset("QMNIST", 28, 1, **_WRITING),
+    "kmnist": TorchvisionDataset("KMNIST", 28, 1, mirror=False),
+    "qmnist": TorchvisionDataset("QMNIST", 28, 1, mirror=False),
     "emnist": TorchvisionDataset(
         "EMNIST",
         28,
         1,
         train={"split": "balanced", "train": True},
         test={"split": "balanced", "train": False},
-        **_WRITING,
+        mirror=False,
     ),
-    "usps": TorchvisionDataset("USPS", 16, 1, **_WRITING),
+    "usps": TorchvisionDataset("USPS", 16, 1, mirror=False),
     "cifar10": TorchvisionDataset("CIFAR10", 32),
     "cifar100": TorchvisionDataset("CIFAR100", 32),
     "svhn": TorchvisionDataset("SVHN", 32, **_split(), mirror=False),

@@ -36,7 +36,7 @@ from ssl_zoo.data.timm_sets import open_timm
 from ssl_zoo.data.windows import with_window
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
-from ssl_zoo.spec import ImageSpec, Moves
+from ssl_zoo.spec import ImageSpec
 from ssl_zoo.text import did_you_mean, printable
 
 log = logging.getLogger("ssl_zoo.data")
@@ -153,7 +153,6 @@ def _digits(config: DataConfig, device: torch.device) -> DataSet:
         test=test,
         classes=classes,
         mirror=False,
-        moves=Moves(),
     )
 
 
@@ -191,7 +190,6 @@ def _torchvision(config: DataConfig, device: torch.device) -> DataSet:
         bank=splits.get("bank"),
         classes=catalogue.classes_of(datasets["train"]),
         mirror=entry.mirror,
-        moves=entry.moves,
         widen=builder.form.widen,
         facts=facts,
     )
