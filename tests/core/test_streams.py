@@ -68,7 +68,7 @@ class Chunked(Split):
     resident = False
 
     def __init__(self, n: int) -> None:
-        self.n, self.groups = n, 0
+        self.n, self.chunks = n, 0
         self.held = -1
 
     def __len__(self) -> int:
@@ -76,7 +76,7 @@ class Chunked(Split):
 
     def batch(self, indices: Tensor) -> Sound:
         for group in (indices // 4).tolist():
-            self.groups += group != self.held
+            self.chunks += group != self.held
             self.held = group
         return tree.rows(sounds(self.n), indices)
 
@@ -127,7 +127,7 @@ def test_a_split_may_order_its_passes_so_that_neighbours_are_read_together() -> 
     split = Chunked(40)
     seen = torch.cat([numbers for _, numbers in split.batches(Pass(0, 8, 0, 5))])
     assert sorted(seen.tolist()) == list(range(40)) != seen.tolist()
-    assert split.groups == 10
+    assert split.chunks == 10
 
 
 class Recordings(SampleFiles):
