@@ -163,6 +163,10 @@ def test_without_a_crop_images_are_resized_and_always_normalised() -> None:
         ),
         ([blur(1.5)], "views.0.gaussian_blur.p: must be less than or equal to 1, not 1.5"),
         (
+            [{"random_channel_drop": {"number": 0}}],
+            "views.0.random_channel_drop.number: must be greater than or equal to 1, not 0",
+        ),
+        (
             [{CROP: {"scale": [1, 0.5]}}],
             "scale: must be two shares in (0, 1], the smaller one first, not",
         ),
