@@ -211,6 +211,8 @@ def test_tasks_whose_views_have_a_meaning_refuse_what_hides_it() -> None:
         with pytest.raises(Unsuitable, match=r"task\.views: this task finds places again"):
             options(views=views).pair(SPEC, placed=True)
     assert options(views=[CROP, GRAY]).pair(SPEC, placed=True).is_placed
+    with pytest.raises(Unsuitable, match=r"task\.moves: this task finds places again"):
+        options(moves=True).pair(SPEC, placed=True)
     with pytest.raises(TypeError, match="RandomQuarterTurn: moves what the boxes tell"):
         Compose(RandomResizedCrop(8), RandomQuarterTurn()).placed(photos(), Rng(0))
 
