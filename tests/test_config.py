@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ssl_zoo.config import RunConfig, SettingError, TaskConfig
-from ssl_zoo.config.load import SettingsSource, dump_config, load_config
+from ssl_zoo.config.layers import SettingsSource
+from ssl_zoo.config.load import dump_config, load_config
 from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry

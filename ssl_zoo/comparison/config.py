@@ -22,7 +22,8 @@ from ssl_zoo.comparison.selection import (
     loadable,
 )
 from ssl_zoo.config.errors import SettingError
-from ssl_zoo.config.load import RECIPE_SECTIONS, SettingsSource, load_config, load_encoder_config
+from ssl_zoo.config.layers import RECIPE_SECTIONS, SettingsSource
+from ssl_zoo.config.load import load_config, load_encoder_config
 from ssl_zoo.config.schema import (
     BackboneConfig,
     DataConfig,
