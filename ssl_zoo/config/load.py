@@ -23,9 +23,17 @@ from ssl_zoo.config.layers import (
 )
 from ssl_zoo.config.plain import plain_value
 from ssl_zoo.config.pretrained import as_trained
-from ssl_zoo.config.schema import SECTION_MODELS, SECTIONS, EncoderConfig, RunConfig, TaskConfig
+from ssl_zoo.config.schema import (
+    SECTION_MODELS,
+    SECTIONS,
+    DataConfig,
+    EncoderConfig,
+    RunConfig,
+    TaskConfig,
+)
+from ssl_zoo.config.shipped import shipped_configs
 from ssl_zoo.config.weights import check_network, network_settings, weights_are_gone
-from ssl_zoo.config.yaml import PlainDumper, parse_yaml
+from ssl_zoo.config.yaml import PlainDumper, parse_yaml, read_yaml
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.plugins.registry import registry
@@ -49,7 +57,10 @@ def load_config(
     base: Sequence[SettingsSource] = (),
     complete: bool = False,
 ) -> RunConfig:
-    """Merge settings: defaults, then the task's recipe, base, file, overrides, settings, sets.
+    """Merge settings: defaults, the recipe of the task, base, file, overrides, settings, sets.
+
+    For some tasks on bundled data the recipe is that of the data, a file of ``configs/data``, in place
+    of the paper's budget and optimiser, which are for many more samples.
 
     The value null is none where a setting can be none; otherwise it takes back what earlier layers have
     set, so that the recipe's value or the default holds.
@@ -79,8 +90,10 @@ def load_config(
     take_back_nulls(layers, {**SECTION_MODELS, "task": cls.Options})
     network = None if complete else _network(layers, cls.modality)
     named = layers if network is None else [network, *layers]
-    recipe = SettingsSource(cls.recipe, f"the recipe of task {name!r}")
-    merged = merge_layers([recipe_layer(recipe, named), *named])
+    recipe = recipe_layer(SettingsSource(cls.recipe, f"the recipe of task {name!r}"), named)
+    of_data = _data_recipe(name, merge_layers([recipe, *named]))
+    recipe.values = {s: values for s, values in recipe.values.items() if s not in of_data.values}
+    merged = merge_layers([recipe, of_data, *named])
     values = {key: value for key, value in merged.values.get("task", {}).items() if key != "name"}
     sections = _sections(merged, network, complete)
     sections["task"] = _task(name, cls.Options, values, merged.origins)
@@ -156,6 +169,17 @@ def _network(layers: Sequence[Layer], modality: str | None = None) -> Layer | No
         return None
     settings = network_settings(path, merged.origins["backbone", "weights"], modality)
     return None if settings is None else read_layer(settings, path)
+
+
+def _data_recipe(task: str, merged: Layer) -> Layer:
+    """Return what suits a task on the data in the merged settings; nothing, unless it is bundled."""
+    source = merged.values.get("data", {}).get("source", DataConfig().source)
+    file = shipped_configs().get(f"data/{source}")
+    recipe = {} if file is None else read_yaml(file)
+    if task not in recipe.get("tasks", ()):
+        return Layer()
+    sections = {"train": recipe["train"], **recipe.get("overrides", {}).get(task, {})}
+    return read_layer(sections, f"the recipe of the data {source!r}")
 
 
 def _sections(merged: Layer, network: Layer | None, complete: bool = False) -> dict[str, Any]:

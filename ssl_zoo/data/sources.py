@@ -36,7 +36,7 @@ from ssl_zoo.data.table import is_list
 from ssl_zoo.data.timm_sets import open_timm
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
-from ssl_zoo.spec import ImageSpec
+from ssl_zoo.spec import ImageSpec, Moves
 from ssl_zoo.text import did_you_mean, printable
 
 log = logging.getLogger("ssl_zoo.data")
@@ -153,6 +153,7 @@ def _digits(config: DataConfig, device: torch.device) -> DataSet:
         test=test,
         classes=classes,
         mirror=False,
+        moves=Moves(),
     )
 
 
