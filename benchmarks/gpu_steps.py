@@ -37,7 +37,7 @@ WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured: everything, or little of it, to see on a CPU that each step works.
+    """The extent of the measurements: full, or little, to see on a CPU that each step works.
 
     Attributes:
         seconds: the duration of each measurement.

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin
-
-MAX_ASPECT = 32
-"""The longer side of an image that is kept whole, in units of the shorter one; more is cut off."""
 
 
 def stored_side(size: int) -> int:
@@ -312,34 +309,36 @@ def to_square(image: Image.Image | NDArray[Any], side: int, channels: int) -> ND
     Raises:
         ValueError: the image has another number of channels.
     """
-    return _resized(image, side, channels, _fit)
+    turn_upright(image)
+    return fit_image(image, (side, side), channels)
 
 
-def to_canvas(image: Image.Image | NDArray[Any], side: int, channels: int) -> NDArray[Any]:
-    """Return a whole image whose shorter side is `side`, [channels, h, w]; otherwise as `to_square`."""
-    return _resized(image, side, channels, _shrink)
+def turn_upright(image: Image.Image | NDArray[Any]) -> None:
+    """Apply the EXIF orientation of an image to it; pixels have none."""
+    if isinstance(image, Image.Image):
+        image.load()
+        with contextlib.suppress(Exception):  # the pixels are valid even if the metadata are not
+            ImageOps.exif_transpose(image, in_place=True)
 
 
-def _resized(
-    image: Image.Image | NDArray[Any],
-    side: int,
-    channels: int,
-    fit: Callable[[Image.Image, int], Image.Image],
-) -> NDArray[Any]:
-    """Return an image as `to_square`, resized by `fit`."""
+def fit_image(image: Image.Image | NDArray[Any], size: tuple[int, int], channels: int) -> NDArray[Any]:
+    """Return the middle of an upright image that has the aspect of `size`; otherwise as `to_square`.
+
+    Args:
+        image: the image.
+        size: the width and the height of the result, in pixels.
+        channels: the number of channels of the result.
+    """
     if isinstance(image, np.ndarray):
-        return _resized_pixels(image, side, channels, fit)
-    image.load()
-    with contextlib.suppress(Exception):  # the pixels are valid even if the metadata are not
-        ImageOps.exif_transpose(image, in_place=True)
+        return _fit_pixels(image, size, channels)
     if has_more_than_8_bits(image) or channels not in (1, 3):
-        return _resized_pixels(_pixels_of(image), side, channels, fit)
+        return _fit_pixels(_pixels_of(image), size, channels)
     mode = "L" if channels == 1 else "RGB"
     if image.has_transparency_data:
         # Pillow weights colours by alpha when it resizes, so blending can follow.
-        resized = fit(_convert(image, "RGBA"), side)
-        image = Image.alpha_composite(Image.new("RGBA", resized.size, "white"), resized)
-    image = fit(_convert(image, mode), side)
+        image = _fit(_convert(image, "RGBA"), size)
+        image = Image.alpha_composite(Image.new("RGBA", size, "white"), image)
+    image = _fit(_convert(image, mode), size)
     pixels = np.array(image, dtype=np.uint8).reshape(image.height, image.width, channels)
     return pixels.transpose(2, 0, 1)
 
@@ -355,20 +354,15 @@ def _pixels_of(image: Image.Image) -> NDArray[Any]:
     return plain(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
-def _resized_pixels(
-    pixels: NDArray[Any],
-    side: int,
-    channels: int,
-    fit: Callable[[Image.Image, int], Image.Image],
-) -> NDArray[Any]:
-    """Return pixels [C, h, w] as `to_square`, resized by `fit`."""
+def _fit_pixels(pixels: NDArray[Any], size: tuple[int, int], channels: int) -> NDArray[Any]:
+    """Return pixels [C, h, w] as `fit_image`."""
     number = len(pixels)
     if number != channels and 1 not in (number, channels):
         raise ValueError(f"the image has {number} channels, and {channels} are taken")
-    if pixels.shape[1:] != (side, side):
+    if pixels.shape[1:] != size[::-1]:
         exact = pixels.dtype in (np.uint8, np.float32)
         planes = [plane if exact else plane.astype(np.float32) for plane in pixels]
-        fitted = np.stack([np.asarray(fit(Image.fromarray(plane), side)) for plane in planes])
+        fitted = np.stack([np.asarray(_fit(Image.fromarray(plane), size)) for plane in planes])
         pixels = fitted if exact else np.rint(fitted).astype(pixels.dtype)
     if number == channels:
         return pixels
@@ -388,19 +382,8 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _fit(image: Image.Image, side: int) -> Image.Image:
-    if image.size == (side, side):
-        return image
-    return ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
-
-
-def _shrink(image: Image.Image, side: int) -> Image.Image:
-    """Return a whole image whose shorter side is `side`; only the middle of one that is too long."""
-    shorter = min(image.size)
-    width, height = (min(max(side, round(n * side / shorter)), MAX_ASPECT * side) for n in image.size)
-    if image.size == (width, height):
-        return image
-    return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.BILINEAR)
 
 
 def resize(x: NDArray[np.float64], size: int) -> NDArray[np.float64]:

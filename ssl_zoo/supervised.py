@@ -1,4 +1,4 @@
-"""What supervised baselines have in common, whatever their samples are."""
+"""The common part of supervised baselines, whatever their samples are."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ssl_zoo.config import RunConfig, SettingError, TaskConfig
-from ssl_zoo.config.load import SettingsSource, dump_config, load_config
+from ssl_zoo.config.layers import SettingsSource
+from ssl_zoo.config.load import dump_config, load_config
 from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.registry import registry
@@ -62,7 +63,8 @@ def register(name: str, options: type = TaskOptions, task_recipe: Mapping[str, A
 
 
 def test_each_layer_overrides_the_ones_before_it(tmp_path: Path) -> None:
-    file = write(tmp_path, "task: {name: simclr}\ntrain: {lr: 1, warmup: 0.3, seed: 3, batch_size: 64}")
+    text = "task: {name: simclr}\ndata: {source: cifar10}\ntrain: {lr: 1, warmup: 0.3, seed: 3}"
+    file = write(tmp_path, text)
     config = load_config(file, {"train.seed": 4, "train.batch_size": 32}, ["train.batch_size=16"])
     assert config.train.momentum == 0.9  # the model's default
     assert config.train.weight_decay == 1e-6  # SimCLR's recipe
@@ -72,9 +74,25 @@ def test_each_layer_overrides_the_ones_before_it(tmp_path: Path) -> None:
 
 
 def test_the_recipe_is_that_of_the_task_which_is_named_last(tmp_path: Path) -> None:
-    file = write(tmp_path, "task: {name: simclr}")
+    file = write(tmp_path, "task: {name: simclr}\ndata: {source: cifar10}")
     assert load_config(file, {"task.name": "rotation"}).train.schedule == "step"
     assert load_config(file, None, ["task.name=moco"]).train.lr == 0.03
+
+
+def test_bundled_data_has_a_recipe_of_its_own_for_the_tasks_that_it_names(tmp_path: Path) -> None:
+    """It takes the place of the task's, as half of one optimiser's settings do not suit another."""
+    digits = load_config(None, {"task.name": "dino"})
+    assert (digits.train.optimizer, digits.train.epochs, digits.train.batch_size) == ("muon", 27, 128)
+    assert digits.train.weight_decay_end is None  # which DINO's recipe for AdamW has
+    for data in ("cifar10", ["digits", "photos"]):
+        elsewhere = load_config(None, {"task.name": "dino", "data.source": data}).train
+        assert (elsewhere.optimizer, elsewhere.epochs) == ("adamw", 100)
+        assert elsewhere.weight_decay_end == 0.4
+    unnamed = load_config(None, {"task.name": "rotation"}).train
+    assert (unnamed.optimizer, unnamed.schedule, unnamed.epochs) == ("sgd", "step", 100)
+    file = write(tmp_path, "task: {name: dino}\ntrain: {optimizer: adamw, minutes: 2}")
+    given = load_config(file).train
+    assert (given.optimizer, given.minutes, given.epochs, given.lr) == ("adamw", 2, None, 0.02)
 
 
 def test_an_override_of_none_leaves_the_field_alone(tmp_path: Path) -> None:

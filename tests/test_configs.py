@@ -12,6 +12,7 @@ from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.comparison.load import load_comparison
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import BackboneConfig, RunConfig
+from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.data.catalogue import CATALOGUE
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.build import build_task
@@ -24,7 +25,8 @@ from tests.conftest import TASKS
 CONFIGS = Path(__file__).parent.parent / "configs"
 COMPARISONS = sorted((CONFIGS / "compare").glob("*.yaml"))
 ADVICE = sorted((CONFIGS / "advise").glob("*.yaml"))
-FILES = sorted(set(CONFIGS.rglob("*.yaml")) - {*COMPARISONS, *ADVICE})
+RECIPES = sorted((CONFIGS / "data").glob("*.yaml"))
+FILES = sorted(set(CONFIGS.rglob("*.yaml")) - {*COMPARISONS, *ADVICE, *RECIPES})
 
 
 def spec_of(config: RunConfig) -> ImageSpec:
@@ -155,17 +157,39 @@ def test_simclr_on_cifar10_is_the_textbook_set_up() -> None:
 
 def test_the_default_is_spelled_out_and_gives_way_whole_to_a_named_backbone() -> None:
     default = load_config(None, {"task.name": "simclr"})
-    spelled = load_config(CONFIGS / "default.yaml")
-    assert spelled.backbone == default.backbone
+    assert load_config(CONFIGS / "default.yaml") == default
     assert default.backbone.name == "resnet10_narrow"
     named = load_config(None, {"task.name": "simclr", "backbone.name": "vit_tiny_patch16_224"})
     assert (named.backbone.options, named.backbone.stem_stride) == ({}, 1)
 
 
+@pytest.mark.parametrize("file", RECIPES, ids=lambda f: f.stem)
+def test_the_recipe_of_bundled_data_is_valid_for_the_tasks_that_it_names(file: Path) -> None:
+    recipe = read_yaml(file)
+    for task in recipe["tasks"]:
+        train = load_config(None, {"task.name": task, "data.source": file.stem}).train
+        assert train.model_dump(include={*recipe["train"]}) == recipe["train"]
+
+
+@torch.no_grad()
+def test_the_default_network_uses_all_of_its_blocks_from_the_first_step() -> None:
+    """Those of timm begin as the identity, so that features are those of a shallower network."""
+    spec = ImageSpec(channels=1, size=16, mean=(0.5,), std=(0.25,))
+    network = build_encoder(BackboneConfig(), spec, 0).train()
+    x = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    before = network(x)
+    for name, p in network.named_parameters():
+        if name.endswith("conv2.weight"):
+            p.mul_(-1)
+    assert not torch.allclose(before, network(x), atol=0.01)
+
+
 def test_leaving_the_backbone_out_and_naming_the_default_give_the_same_network() -> None:
     left_out, named = BackboneConfig(), BackboneConfig(name="resnet10_narrow")
     spelled_out = BackboneConfig(
-        name="resnet18", stem_stride=2, options={"channels": [32, 64, 128, 256], "layers": [1, 1, 1, 1]}
+        name="resnet18",
+        stem_stride=2,
+        options={"channels": [32, 64, 128, 256], "layers": [1, 1, 1, 1], "zero_init_last": False},
     )
     assert left_out == named
     assert named.resolve() == spelled_out
@@ -183,6 +207,7 @@ def test_the_default_backbone_takes_further_options_beside_its_own() -> None:
     assert config.backbone.resolve().options == {
         "channels": [32, 64, 128, 256],
         "layers": [1, 1, 1, 2],
+        "zero_init_last": False,
         "drop_rate": 0.1,
     }
     assert (

@@ -7,8 +7,6 @@ batch of both together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.training import Trainer
 
@@ -26,19 +24,14 @@ class SslZoo:
         self.encoder = self.trainer.task.encoder
         self.steps = self.trainer.budget.steps or 0  # of a budget in minutes not known
         self.ahead = 0
-        self._endless = self._batches()
-
-    def _batches(self) -> Iterator[None]:
-        while True:
-            for batches in self.trainer.epoch_batches():
-                losses = self.trainer.train_step(batches)
-                if self.trainer.step % self.trainer.config.train.log_every == 0:
-                    self.trainer.metrics(losses)
-                yield
+        self._batches = self.trainer.endless_batches()
 
     def step(self) -> None:
         """Make one optimiser step, with the handling of losses in `ssl_zoo.train`."""
-        next(self._endless)
+        losses = self.trainer.train_step(next(self._batches))
+        if self.trainer.step % self.trainer.config.train.log_every == 0:
+            self.trainer.metrics(losses)
 
     def close(self) -> None:
-        """Do nothing, as it has no workers."""
+        """Stop reading ahead."""
+        self._batches.close()

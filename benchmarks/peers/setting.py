@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl_zoo.config.load import SettingsSource, load_config
+from ssl_zoo.config.layers import SettingsSource
+from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.data import DataSet

@@ -136,13 +136,16 @@ class ViewOptions(CropOptions):
             placed: whether its ``placed`` is used, which tells the boxes of the crops.
 
         Raises:
-            Unsuitable: transforms of `views` do not keep to the boxes.
+            Unsuitable: `moves`, or transforms of `views`, do not keep to the boxes.
         """
         pair = self.crops(spec, *self.kinds())
         if placed and not pair.is_placed:
+            reason = "this task finds places again in the other view"
+            if self.views is None:
+                raise Unsuitable(f"task.moves: {reason}, by crops alone; set it to false")
             raise Unsuitable(
-                "task.views: this task finds places again in the other view; begin with "
-                "random_resized_crop, and leave out what moves them after it, such as flips and turns"
+                f"task.views: {reason}; begin with random_resized_crop, and leave out what moves them "
+                "after it, such as flips and turns"
             )
         return pair
 

@@ -15,7 +15,7 @@ RESERVE, RESERVED_SECONDS = 0.05, 10.0
 
 
 class Trial(BaseModel):
-    """What a short trial of a row has shown.
+    """The durations that a short trial of a row has shown.
 
     Attributes:
         step_seconds: the duration of a step.
@@ -47,7 +47,7 @@ class PlannedRow(BaseModel):
 
 
 class Plan(BaseModel):
-    """What is compared, and how long each takes.
+    """The rows that are compared, with the time that each takes.
 
     Attributes:
         minutes: the minutes for all.

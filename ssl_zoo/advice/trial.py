@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -19,7 +19,6 @@ from ssl_zoo.notices import silence
 from ssl_zoo.runs.build import build_data
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.training import Trainer
-from ssl_zoo.training.batch import Batch
 
 MIN_STEPS = 3
 """The minimum number of steps that are timed, however long they take."""
@@ -48,7 +47,7 @@ def try_training(config: RunConfig, data: DataSet, device: Device, seconds: floa
         dry_run(trainer.task, trainer.data, device)
         trainer.task.train()
         steps, elapsed = 0, 0.0
-        with closing(_steps(trainer)) as batches:
+        with closing(trainer.endless_batches()) as batches:
             trainer.train_step(next(batches))
             device.synchronise()
             ready = time.perf_counter()
@@ -61,13 +60,6 @@ def try_training(config: RunConfig, data: DataSet, device: Device, seconds: floa
         setup_seconds=ready - start,
         steps_per_pass=trainer.budget.steps_per_epoch,
     )
-
-
-def _steps(trainer: Trainer) -> Generator[list[Batch]]:
-    """Yield the batches of each step, pass after pass."""
-    while True:
-        with closing(trainer.epoch_batches()) as batches:
-            yield from batches
 
 
 @dataclass(frozen=True)

@@ -278,14 +278,12 @@ def print_run(run: Run) -> None:
 
     results, source = run.results(), run.config().data.source_text
     labelled = any("knn" in row for row in results["scores"].values())
-    problem = results.get("data", {}).get("no_accuracy")
-    split = "test" if results.get("data", {}).get("test", 1) else "train"
+    data = results.get("data", {})  # which older versions did not write
+    split = "test" if data.get("test", 1) else "train"
     print_scores(results["scores"], f"evaluated on the {split} split of {source}")
-    if problem:
+    if problem := data.get("no_accuracy"):
         say(f"{source} {problem}: there is no accuracy to show")
-    elif (data := results.get("data")) and (
-        text := read_scores(results["scores"], data["test"], data["noun"])
-    ):
+    elif text := read_scores(results["scores"], data.get("test", 0), data.get("noun", "samples")):
         say(text)
     _say_left_out(results["skipped"], results.get("excluded", {}))
     say(f"run: {run.path}")

@@ -22,12 +22,15 @@ from ssl_zoo.comparison.selection import (
     loadable,
 )
 from ssl_zoo.config.errors import SettingError
-from ssl_zoo.config.load import RECIPE_SECTIONS, SettingsSource, load_config, load_encoder_config
+from ssl_zoo.config.layers import RECIPE_SECTIONS, SettingsSource
+from ssl_zoo.config.load import load_config, load_encoder_config
 from ssl_zoo.config.schema import (
+    BUDGETS,
     BackboneConfig,
     DataConfig,
     EncoderConfig,
     RunConfig,
+    TrainConfig,
     current_path,
 )
 from ssl_zoo.config.weights import NETWORK
@@ -310,7 +313,7 @@ class Comparison(BaseModel):
         if self.is_scratch(row):
             common = common.model_copy(update={"backbone": common.backbone.untrained()})
             settings = {path: v for path, v in settings.items() if path not in STARTING_WEIGHTS}
-        # Given in full, so that no task's recipe changes the data or the backbone.
+        # Given in full, so that no task's recipe changes the data, the backbone or the budget.
         sections = ("data",) if self._overrides_backbone(row) else ("data", "backbone")
         settings = {
             path: value
@@ -318,7 +321,7 @@ class Comparison(BaseModel):
             if value is not None or path.partition(".")[0] not in sections  # null has taken effect there
         } | {"task.name": self.task_of(row), "train.seed": seed}
         same = {name: getattr(common, name).model_dump() for name in sections}
-        base = SettingsSource({**same, "train": self.train}, self._origin)
+        base = SettingsSource({**same, "train": {**self._default_budget(), **self.train}}, self._origin)
         config = load_config(settings=settings, base=[base, own])
         expected = comparability_key(common)
         for path, value in comparability_key(config).items():
@@ -338,6 +341,12 @@ class Comparison(BaseModel):
             defaults["knn_points"] = KNN_POINTS
         new = {k: v for k, v in defaults.items() if k not in config.train.model_fields_set}
         return config.model_copy(update={"train": config.train.model_copy(update=new)})
+
+    def _default_budget(self) -> dict[str, Any]:
+        """Return the default budget, unless the comparison sets one."""
+        default = TrainConfig()
+        budgets = {n: v for n in BUDGETS if (v := getattr(default, n)) is not None}
+        return {} if any(self._sets("train", name) for name in BUDGETS) else budgets
 
     def _common(self) -> SettingsSource:
         sections = {"data": self.data, "backbone": self.backbone, "train": self.train}

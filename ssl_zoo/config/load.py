@@ -3,74 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ssl_zoo.config.errors import SettingError, field_names, setting_error
-from ssl_zoo.config.hints import comment_in, form_hint, is_none
+from ssl_zoo.config.errors import SettingError, setting_error
+from ssl_zoo.config.hints import is_none
+from ssl_zoo.config.layers import (
+    Layer,
+    SettingsSource,
+    merge_layers,
+    read_layer,
+    read_layers,
+    recipe_layer,
+    take_back_nulls,
+    takes,
+)
 from ssl_zoo.config.plain import plain_value
 from ssl_zoo.config.pretrained import as_trained
 from ssl_zoo.config.schema import (
-    BUDGETS,
-    OLD_NAMES,
     SECTION_MODELS,
     SECTIONS,
-    SETTING_PATHS,
+    DataConfig,
     EncoderConfig,
     RunConfig,
     TaskConfig,
 )
+from ssl_zoo.config.shipped import shipped_configs
 from ssl_zoo.config.weights import check_network, network_settings, weights_are_gone
 from ssl_zoo.config.yaml import PlainDumper, parse_yaml, read_yaml
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.plugins.registry import registry
-from ssl_zoo.text import did_you_mean, locate_error, shorten_repr
+from ssl_zoo.text import locate_error, shorten_repr
 
-RECIPE_SECTIONS = {"data": "source", "backbone": "name", "train": None}
-"""The sections of a recipe, and the field that replaces the whole section if a user sets it."""
 SIZE = Notice(
     "image-size-of-weights",
     "A network that starts from weights of ssl-zoo takes images of the size that these were trained on.",
     "--image-size",
 )
-_ALTERNATIVES = {"train": BUDGETS, "backbone": ("pretrained", "weights")}
-"""Settings of which one replaces the others of earlier layers, by section."""
-_OF_ALTERNATIVES = {"train": (), "backbone": ("mean", "std")}
-"""Settings that belong to one of those, and are replaced with it."""
-Sections = dict[str, dict[str, Any]]
 Model = TypeVar("Model", bound=BaseModel)
-
-
-@dataclass
-class _Layer:
-    """Settings of one precedence, by section and field, and the origin of each field."""
-
-    values: Sections = field(default_factory=dict)
-    origins: dict[tuple[str, str], str] = field(default_factory=dict)
-
-    def put(self, section: str, name: str, value: Any, origin: str) -> None:
-        """Set a field; merge a dictionary into an existing one."""
-        name, target = OLD_NAMES.get(section, {}).get(name, name), self.values.setdefault(section, {})
-        target[name] = _merged(target.get(name), value)
-        self.origins[section, name] = origin
-
-
-@dataclass(frozen=True)
-class SettingsSource:
-    """Settings from another source, such as the file of a comparison.
-
-    Attributes:
-        sections: the settings by section, as in a file.
-        origin: the name of the source in error messages.
-    """
-
-    sections: Mapping[str, Any]
-    origin: str
 
 
 def load_config(
@@ -83,7 +57,10 @@ def load_config(
     base: Sequence[SettingsSource] = (),
     complete: bool = False,
 ) -> RunConfig:
-    """Merge settings: defaults, then the task's recipe, base, file, overrides, settings, sets.
+    """Merge settings: defaults, the recipe of the task, base, file, overrides, settings, sets.
+
+    For some tasks on bundled data the recipe is that of the data, a file of ``configs/data``, in place
+    of the paper's budget and optimiser, which are for many more samples.
 
     The value null is none where a setting can be none; otherwise it takes back what earlier layers have
     set, so that the recipe's value or the default holds.
@@ -104,16 +81,19 @@ def load_config(
     Raises:
         UserError: a setting is wrong; the message names its origin, its path and the reason.
     """
-    layers = _layers(file, overrides, settings, sets, flags, base)
+    layers = read_layers(file, overrides, settings, sets, flags, base)
     name, origin = _task_name(layers)
     try:
         cls = registry.load_task(name)
     except UserError as error:
         raise SettingError("", str(error), origin) from error
-    _take_back(layers, {**SECTION_MODELS, "task": cls.Options})
+    take_back_nulls(layers, {**SECTION_MODELS, "task": cls.Options})
     network = None if complete else _network(layers, cls.modality)
     named = layers if network is None else [network, *layers]
-    merged = _merge([_recipe(SettingsSource(cls.recipe, f"the recipe of task {name!r}"), named), *named])
+    recipe = recipe_layer(SettingsSource(cls.recipe, f"the recipe of task {name!r}"), named)
+    of_data = _data_recipe(name, merge_layers([recipe, *named]))
+    recipe.values = {s: values for s, values in recipe.values.items() if s not in of_data.values}
+    merged = merge_layers([recipe, of_data, *named])
     values = {key: value for key, value in merged.values.get("task", {}).items() if key != "name"}
     sections = _sections(merged, network, complete)
     sections["task"] = _task(name, cls.Options, values, merged.origins)
@@ -158,11 +138,11 @@ def load_encoder_config(
     Raises:
         UserError: a setting is wrong, or belongs to a task.
     """
-    layers = _layers(None, overrides, settings, sets, flags, base)
-    _take_back(layers, SECTION_MODELS)
+    layers = read_layers(None, overrides, settings, sets, flags, base)
+    take_back_nulls(layers, SECTION_MODELS)
     network = _network(layers)
     named = layers if network is None else [network, *layers]
-    merged = _merge([*([] if recipe is None else [_recipe(recipe, named)]), *named])
+    merged = merge_layers([*([] if recipe is None else [recipe_layer(recipe, named)]), *named])
     for section in ("task", "provenance"):
         for name in merged.values.get(section, {}):
             raise SettingError(
@@ -173,34 +153,7 @@ def load_encoder_config(
     return EncoderConfig(**_sections(merged, network))
 
 
-def _layers(
-    file: str | Path | None,
-    overrides: Mapping[str, Any] | None,
-    settings: Mapping[str, Any] | None,
-    sets: Sequence[str],
-    flags: Mapping[str, str] | None,
-    base: Sequence[SettingsSource],
-) -> list[_Layer]:
-    layers = [_layer(source.sections, source.origin) for source in base]
-    if file is not None:
-        layers.append(_layer(read_yaml(file), f"--config {file}"))
-    given = {path: value for path, value in (overrides or {}).items() if value is not None}
-    return [*layers, _by_path(given, flags or {}), _by_path(settings or {}, {}), _sets(sets)]
-
-
-def _take_back(layers: Sequence[_Layer], models: Mapping[str, type[BaseModel]]) -> None:
-    """Remove each setting that is null and cannot be none from its layer and from those before it."""
-    for number, layer in enumerate(layers):
-        for section, values in layer.values.items():
-            fields = models[section].model_fields if section in models else {}
-            nulls = [name for name, value in values.items() if value is None and name in fields]
-            for name in nulls:
-                if not _takes(type(None), fields[name].annotation):
-                    for earlier in layers[: number + 1]:
-                        earlier.values.get(section, {}).pop(name, None)
-
-
-def _network(layers: Sequence[_Layer], modality: str | None = None) -> _Layer | None:
+def _network(layers: Sequence[Layer], modality: str | None = None) -> Layer | None:
     """Return the settings of the network that the weights in the layers belong to, if ssl-zoo's.
 
     Those of its samples are among them if they are of the modality, or if none is given. Weights that
@@ -209,16 +162,27 @@ def _network(layers: Sequence[_Layer], modality: str | None = None) -> _Layer | 
     Raises:
         SettingError: the weights cannot be read.
     """
-    merged = _merge(layers)
+    merged = merge_layers(layers)
     given = merged.values.get("backbone", {})
     path = given.get("weights")
     if not isinstance(path, str) or ("name" in given and weights_are_gone(path)):
         return None
     settings = network_settings(path, merged.origins["backbone", "weights"], modality)
-    return None if settings is None else _layer(settings, path)
+    return None if settings is None else read_layer(settings, path)
 
 
-def _sections(merged: _Layer, network: _Layer | None, complete: bool = False) -> dict[str, Any]:
+def _data_recipe(task: str, merged: Layer) -> Layer:
+    """Return what suits a task on the data in the merged settings; nothing, unless it is bundled."""
+    source = merged.values.get("data", {}).get("source", DataConfig().source)
+    file = shipped_configs().get(f"data/{source}")
+    recipe = {} if file is None else read_yaml(file)
+    if task not in recipe.get("tasks", ()):
+        return Layer()
+    sections = {"train": recipe["train"], **recipe.get("overrides", {}).get(task, {})}
+    return read_layer(sections, f"the recipe of the data {source!r}")
+
+
+def _sections(merged: Layer, network: Layer | None, complete: bool = False) -> dict[str, Any]:
     if network is not None:
         _complete(merged, network)
     sections: dict[str, Any] = {
@@ -235,7 +199,7 @@ def _sections(merged: _Layer, network: _Layer | None, complete: bool = False) ->
     return sections
 
 
-def _complete(merged: _Layer, network: _Layer) -> None:
+def _complete(merged: Layer, network: Layer) -> None:
     """Take what later layers leave open (null) from the settings of the network; say the image size."""
     for section, values in network.values.items():
         for name, value in values.items():
@@ -260,84 +224,7 @@ def dump_config(config: RunConfig) -> str:
     return dumped
 
 
-# ---- reading a layer
-
-
-def _layer(sections: Mapping[str, Any], origin: str) -> _Layer:
-    layer = _Layer()
-    for section, values in sections.items():
-        _check_section(section, origin)
-        if values is not None and not isinstance(values, Mapping):
-            hint = f", such as {section}.name" if "name" in field_names(section) else ""
-            raise SettingError(section, f"must hold settings{hint}, not {shorten_repr(values)}", origin)
-        for name, value in (values or {}).items():
-            layer.put(section, str(name), plain_value(value, f"{section}.{name}", origin), origin)
-    return layer
-
-
-def _by_path(values: Mapping[str, Any], flags: Mapping[str, str]) -> _Layer:
-    layer = _Layer()
-    for path, value in values.items():
-        _put(layer, path, value, flags.get(path, ""))
-    return layer
-
-
-def _sets(sets: Sequence[str]) -> _Layer:
-    layer = _Layer()
-    for text in sets:
-        origin = f"--set {text}" if len(text) <= 80 else f"--set {text[:77]}..."
-        path, equals, value = text.partition("=")
-        if not equals:
-            reason = f"must have the form section.name=value{form_hint(text)}"
-            raise SettingError("", reason, origin)
-        if comment_in(value):
-            reason = "what follows a # is a comment in YAML; put the value in double quotes"
-            raise SettingError(path.strip(), reason, origin)
-        if not value.strip():
-            raise SettingError(path.strip(), "has no value; write null for none", origin)
-        _put(layer, path.strip(), parse_yaml(value, origin), origin)
-    return layer
-
-
-def _put(layer: _Layer, path: str, value: Any, origin: str) -> None:
-    """Set the field at a dotted path; parts after the field become nested dictionaries."""
-    section, *rest = path.split(".")
-    _check_section(section, origin)
-    if not rest or not all(rest):
-        raise SettingError(path, f"must have the form {section}.name", origin)
-    for part in reversed(rest[1:]):
-        value = {part: value}
-    layer.put(section, rest[0], plain_value(value, f"{section}.{rest[0]}", origin), origin)
-
-
-def _check_section(section: str, origin: str) -> None:
-    if section not in SECTIONS:
-        path = f" Did you mean {SETTING_PATHS[section]!r}?" if section in SETTING_PATHS else ""
-        hint = did_you_mean(section, SECTIONS) or path or f" There are: {', '.join(SECTIONS)}"
-        raise SettingError("", f"there is no section {section!r}.{hint}", origin)
-
-
-# ---- merging layers
-
-
-def _recipe(recipe: SettingsSource, layers: Sequence[_Layer]) -> _Layer:
-    """Return a recipe, without its data or backbone if a layer names another one."""
-    for section in recipe.sections:
-        if section not in RECIPE_SECTIONS:
-            known = ", ".join(RECIPE_SECTIONS)
-            hint = did_you_mean(str(section), RECIPE_SECTIONS) or f" There are: {known}"
-            raise SettingError("", f"there is no section {section!r} in a recipe.{hint}", recipe.origin)
-    replaced = {
-        section
-        for section, name in RECIPE_SECTIONS.items()
-        for layer in layers
-        if name in layer.values.get(section, {})
-    }
-    kept = {s: values for s, values in recipe.sections.items() if s not in replaced}
-    return _layer(kept, recipe.origin)
-
-
-def _task_name(layers: Sequence[_Layer]) -> tuple[str, str]:
+def _task_name(layers: Sequence[Layer]) -> tuple[str, str]:
     """Return the task's name and the origin of this setting."""
     for layer in reversed(layers):
         if "name" in layer.values.get("task", {}):
@@ -347,26 +234,6 @@ def _task_name(layers: Sequence[_Layer]) -> tuple[str, str]:
             return name, origin
     known = ", ".join(registry.tasks()) or "none is installed"
     raise SettingError("task.name", f"is required (--task NAME); there are: {known}")
-
-
-def _merge(layers: Sequence[_Layer]) -> _Layer:
-    """Return the last value of each field with its origin."""
-    merged = _Layer()
-    for layer in layers:
-        for section, names in _ALTERNATIVES.items():
-            if any(layer.values.get(section, {}).get(name) not in (None, False) for name in names):
-                for name in (*names, *_OF_ALTERNATIVES[section]):
-                    merged.values.get(section, {}).pop(name, None)
-        for section, values in layer.values.items():
-            for name, value in values.items():
-                merged.put(section, name, value, layer.origins[section, name])
-    return merged
-
-
-def _merged(old: Any, new: Any) -> Any:
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return new
-    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
 
 
 # ---- validation
@@ -414,17 +281,10 @@ def _validate(
 
 def _misread(value: Any, annotation: Any) -> str:
     """Return why a value is not what pydantic would take it for, "" if it is."""
-    if isinstance(value, bool) and not _takes(bool, annotation):  # pydantic: 0 or 1
+    if isinstance(value, bool) and not takes(bool, annotation):  # pydantic: 0 or 1
         takes_text = str in (annotation, *get_args(annotation))
         hint = "; put a text such as yes or off in double quotes" if takes_text else ""
         return f"must not be {str(value).lower()}{hint}"
     if is_none(value) and annotation == (str | None):  # pydantic: text
         return f"is the text {value!r}; write null for no value"
     return ""
-
-
-def _takes(kind: type, annotation: Any) -> bool:
-    """Return whether values of a type, bool or that of None, are among those of an annotation."""
-    if annotation in (kind, Any, object) or isinstance(annotation, kind):
-        return True
-    return any(_takes(kind, part) for part in get_args(annotation))

@@ -30,6 +30,10 @@ DEFAULT_BACKBONE = "resnet10_narrow"
 
 PRESETS = {
     DEFAULT_BACKBONE: Preset(
-        "resnet18", {"channels": [32, 64, 128, 256], "layers": [1, 1, 1, 1]}, stem_stride=2
+        "resnet18",
+        # timm starts residual branches at zero. This slows short training, and makes the features of
+        # the untrained network, a baseline, much worse than those of random weights are.
+        {"channels": [32, 64, 128, 256], "layers": [1, 1, 1, 1], "zero_init_last": False},
+        stem_stride=2,
     ),
 }

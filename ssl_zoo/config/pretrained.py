@@ -27,13 +27,11 @@ class TrainedOn:
         mean: the mean of each channel by which they were normalised, for intensities in [0, 1].
         std: the standard deviation of each channel, likewise.
         size: the side of the network's input, in pixels.
-        interpolation: how images were resized, such as "bicubic".
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: int
-    interpolation: str
 
 
 def trained_on(name: str, options: Mapping[str, Any] | None = None) -> TrainedOn | None:
@@ -57,7 +55,7 @@ def trained_on(name: str, options: Mapping[str, Any] | None = None) -> TrainedOn
     except Exception:  # an unknown tag or a malformed option, which building the network reports
         return None
     valid = len(mean) == len(std) > 0 and all(map(math.isfinite, mean + std)) and min(std) > 0
-    return TrainedOn(mean, std, size, known.interpolation) if valid else None
+    return TrainedOn(mean, std, size) if valid else None
 
 
 def as_trained(backbone: BackboneConfig, data: DataConfig) -> tuple[BackboneConfig, DataConfig]:
@@ -83,7 +81,7 @@ def as_trained(backbone: BackboneConfig, data: DataConfig) -> tuple[BackboneConf
     if backbone.mean is None and not named:
         from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-        known = TrainedOn(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, data.default_size, "")
+        known = TrainedOn(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, data.default_size)
         GUESSED(
             f"{backbone.weights}: images are normalised by ImageNet's mean and deviation, as for most "
             "weights of other tools; backbone.mean and backbone.std set others"

@@ -23,6 +23,7 @@ from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import decoded_cache, residence
+from ssl_zoo.data.decode import MAX_ASPECT
 from ssl_zoo.data.image_files import ImageFiles
 from ssl_zoo.data.lazy import LazySplit
 from ssl_zoo.data.sample_files import SampleFiles
@@ -302,7 +303,7 @@ class Canvas:
         elif canvas < wanted:
             reason = f", as {wanted} would take {self._nbytes(wanted) / 1e6:,.0f} MB of {place}"
         what = f"windows of whole images, {canvas} pixels on the shorter side{reason}"
-        _report(self.name, what, self._squares.sizes, canvas, self.size, preprocess.MAX_ASPECT)
+        _report(self.name, what, self._squares.sizes, canvas, self.size, MAX_ASPECT)
 
 
 def _report(

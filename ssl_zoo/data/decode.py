@@ -1,4 +1,4 @@
-"""Opening of image files, with limits, and their decoding to squares."""
+"""Opening of image files, with limits, and the resizing of whole images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -19,6 +20,8 @@ from ssl_zoo.text import error_reason
 UNDECODED_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
 """Formats that Pillow recognises but does not decode by itself; for EPS it runs Ghostscript."""
 GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
+MAX_ASPECT = 32
+"""The longer side of an image that is kept whole, in units of the shorter one; more is cut off."""
 MAX_PIXELS = 90_000_000
 """Images of more pixels, at the scale at which they are decoded, count as unreadable.
 
@@ -71,6 +74,17 @@ def open_pixels(
         # With a name Pillow maps uncompressed files: truncation while reading would end the process.
         vars(image)["filename"] = ""
     return image
+
+
+def to_canvas(image: Image.Image | NDArray[Any], side: int, channels: int) -> NDArray[Any]:
+    """Return a whole image [channels, h, w], otherwise as `ssl_zoo.preprocess.to_square`.
+
+    Its shorter side is `side`. Of one that is longer than `MAX_ASPECT` it is the middle.
+    """
+    preprocess.turn_upright(image)
+    size = image.shape[:0:-1] if isinstance(image, np.ndarray) else image.size
+    width, height = (min(max(side, round(n * side / min(size))), MAX_ASPECT * side) for n in size)
+    return preprocess.fit_image(image, (width, height), channels)
 
 
 def is_gray(image: Any) -> bool:

@@ -210,7 +210,7 @@ class _CacheEntry:
             partial.unlink(missing_ok=True)
         self.notes.unlink(missing_ok=True)  # the notes of a file that could not be opened
         size = self.images.count * self.images.sample_nbytes
-        free = shutil.disk_usage(self.folder).free
+        free = free_space(self.folder)
         if free < size:
             raise UserError(
                 f"data.cache: the decoded images of {self.name} need {size / 1e6:,.0f} MB, and "

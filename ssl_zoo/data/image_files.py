@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssl_zoo import preprocess
 from ssl_zoo.data import decoded_cache
-from ssl_zoo.data.decode import image_error_reason
+from ssl_zoo.data.decode import MAX_ASPECT, image_error_reason, to_canvas
 from ssl_zoo.data.mapped import ArrayFile, ImageFile
 from ssl_zoo.data.pixels import Form
 from ssl_zoo.data.sample_files import SampleFiles, UnreadableFiles
@@ -66,7 +66,7 @@ class ImageFiles(SampleFiles):
     @property
     def mean_aspect(self) -> float:
         """The mean of the longer side over the shorter one, of the images with known sizes."""
-        aspects = [min(max(size) / min(size), preprocess.MAX_ASPECT) for size in self.sizes]
+        aspects = [min(max(size) / min(size), MAX_ASPECT) for size in self.sizes]
         return float(np.mean(aspects)) if aspects else 1.0
 
     def kept_whole(self, side: int) -> ImageFiles:
@@ -84,8 +84,8 @@ class ImageFiles(SampleFiles):
         """Return an image as [C, side, side], or whole as [C, h, w]."""
         image = self.open(number, self.side)
         with preprocess.opened(image):
-            fit = preprocess.to_canvas if self.whole else preprocess.to_square
-            pixels = fit(image, self.side, self.channels)
+            convert = to_canvas if self.whole else preprocess.to_square
+            pixels = convert(image, self.side, self.channels)
         return torch.from_numpy(self.form.cast(pixels))
 
     def decode(self, number: int) -> Tensor | None:

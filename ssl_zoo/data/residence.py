@@ -1,4 +1,4 @@
-"""Where the samples of a data set lie: in memory, in a cache, or in their files."""
+"""The place of a data set's samples: in memory, in a cache, or in their files."""
 
 from __future__ import annotations
 

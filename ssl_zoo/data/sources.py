@@ -23,6 +23,7 @@ from ssl_zoo.data.assemble import (
     image_side,
 )
 from ssl_zoo.data.dataset import DataSet
+from ssl_zoo.data.dicom_window import with_window
 from ssl_zoo.data.download import default_root, open_torchvision
 from ssl_zoo.data.gather import FileOptions, gather, takes_files
 from ssl_zoo.data.holdout import exact_copies, hold_out, random_split
@@ -33,10 +34,9 @@ from ssl_zoo.data.splits import ArraySplit, Split, select
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.table import is_list
 from ssl_zoo.data.timm_sets import open_timm
-from ssl_zoo.data.windows import with_window
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
-from ssl_zoo.spec import ImageSpec
+from ssl_zoo.spec import ImageSpec, Moves
 from ssl_zoo.text import did_you_mean, printable
 
 log = logging.getLogger("ssl_zoo.data")
@@ -153,6 +153,7 @@ def _digits(config: DataConfig, device: torch.device) -> DataSet:
         test=test,
         classes=classes,
         mirror=False,
+        moves=Moves(),
     )
 
 

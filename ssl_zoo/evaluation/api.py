@@ -12,7 +12,8 @@ from typing import Any
 
 from ssl_zoo.config.effects import report_untrained
 from ssl_zoo.config.errors import SettingError
-from ssl_zoo.config.load import SettingsSource, load_encoder_config
+from ssl_zoo.config.layers import SettingsSource
+from ssl_zoo.config.load import load_encoder_config
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.config.source_names import plain_source
 from ssl_zoo.config.weights import read_header

@@ -1,4 +1,4 @@
-"""Which samples classifiers get right: what a comparison keeps beside scores, to pair its rows."""
+"""The samples that classifiers get right, which a comparison keeps beside scores, to pair its rows."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SUFFIX = ".correct.safetensors"
 
 @dataclass(frozen=True)
 class Correctness:
-    """Whether classifiers predict the class of each sample of the test split, for each draw of labels.
+    """The samples of the test split whose class classifiers predict, for each draw of labels.
 
     Attributes:
-        correct: bool [R, M], for R draws of labels and M samples.
+        correct: whether they do, bool [R, M], for R draws of labels and M samples.
         share: the share of all labels that each draw has, in (0, 1]; 1 for all labels, which are one
             draw.
     """

@@ -20,17 +20,18 @@ def read_scores(scores: Mapping[str, Scores], n: int, noun: str) -> str | None:
 
     Args:
         scores: the scores by row, the trained network's first.
-        n: the number of samples in the test split.
+        n: the number of samples in the test split; 0 if it is not known.
         noun: the plural noun for samples.
 
     Returns:
-        A sentence or two; None if kNN was not measured on the trained network and another row.
+        A sentence or two; None if kNN was not measured on the trained network and another row, or if
+        `n` is not known.
     """
-    knn = {row: values["knn"] for row, values in scores.items() if "knn" in values}
-    (trained, value), *others = knn.items() if knn else [("", 0.0)]
-    if not others or trained != next(iter(scores)):
+    knn = [(values["knn"], row) for row, values in scores.items() if "knn" in values]
+    if n == 0 or len(knn) < 2 or "knn" not in next(iter(scores.values())):
         return None
-    baseline, reached = max(others, key=lambda row: row[1])
+    (value, _), *others = knn
+    reached, baseline = max(others)
     difference = value - reached
     chance = Z * math.sqrt(sum(p * (100 - p) for p in (value, reached)) / n)
     found = (

@@ -13,7 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ssl_zoo.config.load import SettingsSource, dump_config, load_config
+from ssl_zoo.config.layers import SettingsSource
+from ssl_zoo.config.load import dump_config, load_config
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.config.weights import BACKBONE_FILE
 from ssl_zoo.config.yaml import read_yaml

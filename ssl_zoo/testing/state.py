@@ -16,7 +16,6 @@ from ssl_zoo.task import Encoder, Task
 from ssl_zoo.testing.case import Case, Snapshot, changed, compute, snapshot, step
 from ssl_zoo.testing.check import CheckFailed, CheckSkipped, listed, require, same
 from ssl_zoo.text import locate_error
-from ssl_zoo.training import Trainer
 
 PADDING = 16
 """The number of places of padding that are added to see whether features change."""
@@ -78,7 +77,7 @@ def _modes(task: Task) -> list[bool]:
 def check_resumed_training_is_the_same(case: Case) -> None:
     """Check that a run that is saved and resumed makes the same next step, to the bit."""
     original = case.trainer()
-    batches = _steps(original)
+    batches = original.endless_batches()
     for _ in range(2):
         original.train_step(next(batches))
     buffer = io.BytesIO()
@@ -102,11 +101,6 @@ def check_resumed_training_is_the_same(case: Case) -> None:
     )
     differing = changed(snapshot(original.task), snapshot(resumed.task))
     require(not differing, f"another state after the first resumed step: {listed(differing)}")
-
-
-def _steps(trainer: Trainer) -> Any:
-    while True:
-        yield from trainer.epoch_batches()
 
 
 def check_batches_of_any_size_follow_each_other(case: Case) -> str | None:
@@ -233,7 +227,7 @@ def check_labels_are_never_touched(case: Case) -> str | None:
         return "a baseline, which says that it needs labels"
     accesses: list[str] = []
     trainer = case.trainer(labels=ForbiddenLabels(accesses))
-    batches = _steps(trainer)
+    batches = trainer.endless_batches()
     for _ in range(2):
         trainer.train_step(next(batches))
     # The task may have swallowed the error.
@@ -244,7 +238,7 @@ def check_labels_are_never_touched(case: Case) -> str | None:
 def check_progress_is_told(case: Case) -> None:
     """Check that the task knows the progress of each step that the trainer makes."""
     trainer = case.trainer()
-    batches = _steps(trainer)
+    batches = trainer.endless_batches()
     for _ in range(3):
         progress = trainer.progress
         trainer.train_step(next(batches))

@@ -8,7 +8,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,6 @@ from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import make_output_folder
 from ssl_zoo.training import Trainer
-from ssl_zoo.training.batch import Batch
 from ssl_zoo.training.trainer import PHASES
 from ssl_zoo.training.tuning import tune_device
 from ssl_zoo.tree import Tree
@@ -185,7 +184,7 @@ class _Bench:
 
     def prepare(self) -> float:
         """Prepare views of some steps; return the number of a network's inputs per sample."""
-        with closing(_batches(self.trainer)) as stream:
+        with closing(self.trainer.endless_batches()) as stream:
             drawn = list(itertools.islice(stream, PREFETCHED_BATCHES))
         views = [[self.trainer.views(i, b) for i, b in enumerate(batches)] for batches in drawn]
         self.prepared = itertools.cycle(views)
@@ -236,7 +235,7 @@ class _Bench:
         Batches are decoded ahead only inside this context: not during a block of the ceiling, and a
         block ends with as many decoded batches as it began with.
         """
-        with closing(_batches(self.trainer)) as stream:
+        with closing(self.trainer.endless_batches()) as stream:
 
             def step() -> None:
                 losses = self.trainer.train_step(next(stream))
@@ -264,10 +263,3 @@ def _inputs(view: Tree, example: Tree) -> int:
     further = {x.ndim - y.ndim for x, y in zip(leaves, like, strict=True)}
     number = further.pop()
     return 0 if further or number < 0 else math.prod(leaves[0].shape[: number + 1])
-
-
-def _batches(trainer: Trainer) -> Generator[list[Batch]]:
-    """Yield the batches of each step, epoch after epoch."""
-    while True:
-        with closing(trainer.epoch_batches()) as epoch:
-            yield from epoch

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ssl_zoo.config.load import SettingsSource, load_encoder_config
+from ssl_zoo.config.layers import SettingsSource
+from ssl_zoo.config.load import load_encoder_config
 from ssl_zoo.config.schema import DataConfig, TrainConfig
 from ssl_zoo.config.source_names import plain_source
 from ssl_zoo.data import DataSet, Split

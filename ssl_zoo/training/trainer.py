@@ -188,6 +188,12 @@ class Trainer:
                     return
                 yield step
 
+    def endless_batches(self) -> Generator[list[Batch]]:
+        """Yield the batches of each step as `epoch_batches` does, epoch after epoch."""
+        while True:
+            with closing(self.epoch_batches()) as epoch:
+                yield from epoch
+
     def prepare(self, check_stop: Callable[[], None]) -> None:
         """Let the task see one pass over the train split before the first step, if it asks for it.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ssl_zoo.views import functional as F
@@ -71,5 +70,5 @@ class RandomAffine(RandomTransform[DrawnAffine]):
         """Transform uint8 or float [B, C, H, W] to float [B, C, size, size]."""
         angle, shift, scale, shear, flip = drawn
         x = F.to_float(x)
-        x = torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x) if self.flip else x
+        x = F.flip(x, flip, -1) if self.flip else x
         return F.affine(x, angle, shift, scale, shear, self.size)

@@ -130,7 +130,7 @@ class MultiCrop:
 
     @property
     def is_placed(self) -> bool:
-        """Whether `placed` tells the boxes of all crops, see `Compose.is_placed`."""
+        """True if `placed` tells the boxes of all crops, see `Compose.is_placed`."""
         return all(isinstance(crop, Compose) and crop.is_placed for _, crop in self.crops)
 
     def placed(self, x: Tensor, rng: Rng) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

@@ -250,6 +250,11 @@ def affine(
     return torch.nn.functional.grid_sample(x, grid, align_corners=False)
 
 
+def flip(x: Tensor, chosen: Tensor, axis: int) -> Tensor:
+    """Reverse one axis of the images [B, C, H, W] where `chosen` [B] is true, exactly."""
+    return torch.where(chosen.view(-1, 1, 1, 1), x.flip(axis), x)
+
+
 def rotate90(x: Tensor, quarters: int) -> Tensor:
     """Rotate counter-clockwise by `quarters` · 90°, exactly, without interpolation."""
     return torch.rot90(x, quarters, (-2, -1))

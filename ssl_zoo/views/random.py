@@ -19,7 +19,7 @@ from torch import Tensor
 from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.views import functional as F
-from ssl_zoo.views.ranges import HueStrength, KernelSize, PositiveRange, Probability, Strength
+from ssl_zoo.views.ranges import Count, HueStrength, KernelSize, PositiveRange, Probability, Strength
 from ssl_zoo.views.rng import Rng
 from ssl_zoo.views.transform import RandomTransform
 
@@ -247,8 +247,8 @@ class RandomChannelDrop(RandomTransform[DrawnDrop]):
         fill: the intensity of a lost channel; one for all, or one for each.
     """
 
-    p: float = 0.2
-    number: int = 1
+    p: Probability = 0.2
+    number: Count = 1
     fill: float | tuple[float, ...] = 0.0
 
     def draw(self, x: Tensor, rng: Rng) -> DrawnDrop:

@@ -32,6 +32,8 @@ def _odd(number: int | None) -> int | None:
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 """A number in [0, 1]."""
+Count = Annotated[int, Field(ge=1)]
+"""An integer of at least 1."""
 Strength = Annotated[float, Field(ge=0)]
 """A number of at least 0."""
 HueStrength = Annotated[float, Field(ge=0, le=0.5)]

@@ -108,7 +108,7 @@ class Compose(RandomTransform[tuple[Any, ...]]):
 
     @property
     def is_placed(self) -> bool:
-        """Whether `placed` tells the boxes: the first part is a crop, and no other one moves pixels."""
+        """True if `placed` tells the boxes: the first part is a crop, and no other one moves pixels."""
         begins = [isinstance(transform, PlacedTransform) for transform in self.transforms[:1]]
         return begins == [True] and not any(map(_moves, self.transforms[1:]))
 

@@ -16,43 +16,41 @@ from ssl_zoo.views.transform import RandomTransform
 
 
 @dataclass(frozen=True)
-class RandomHorizontalFlip(RandomTransform[Chosen]):
+class _RandomFlip(RandomTransform[Chosen]):
+    """A mirroring along one axis of [B, C, H, W]."""
+
+    axis: ClassVar[int]
+    moves: ClassVar[bool] = True
+
+    p: Probability = 0.5
+
+    def draw(self, x: Tensor, rng: Rng) -> Chosen:
+        """Draw which images of [B, C, H, W] are mirrored."""
+        return Chosen(rng.bernoulli(len(x), self.p))
+
+    def apply(self, x: Tensor, drawn: Chosen) -> Tensor:
+        """Transform [B, C, H, W] to float of the same shape."""
+        return F.flip(F.to_float(x), drawn.applied, self.axis)
+
+
+class RandomHorizontalFlip(_RandomFlip):
     """A mirroring that exchanges left and right.
 
     Attributes:
         p: the probability that an image is mirrored.
     """
 
-    p: Probability = 0.5
-    moves: ClassVar[bool] = True
-
-    def draw(self, x: Tensor, rng: Rng) -> Chosen:
-        """Draw which images of [B, C, H, W] are mirrored."""
-        return Chosen(rng.bernoulli(len(x), self.p))
-
-    def apply(self, x: Tensor, drawn: Chosen) -> Tensor:
-        """Transform [B, C, H, W] to float of the same shape."""
-        return _flip(F.to_float(x), drawn.applied, -1)
+    axis = -1
 
 
-@dataclass(frozen=True)
-class RandomVerticalFlip(RandomTransform[Chosen]):
+class RandomVerticalFlip(_RandomFlip):
     """A mirroring that exchanges top and bottom.
 
     Attributes:
         p: the probability that an image is mirrored.
     """
 
-    p: Probability = 0.5
-    moves: ClassVar[bool] = True
-
-    def draw(self, x: Tensor, rng: Rng) -> Chosen:
-        """Draw which images of [B, C, H, W] are mirrored."""
-        return Chosen(rng.bernoulli(len(x), self.p))
-
-    def apply(self, x: Tensor, drawn: Chosen) -> Tensor:
-        """Transform [B, C, H, W] to float of the same shape."""
-        return _flip(F.to_float(x), drawn.applied, -2)
+    axis = -2
 
 
 class DrawnTurns(NamedTuple):
@@ -95,8 +93,3 @@ class RandomQuarterTurn(RandomTransform[DrawnTurns]):
         x = torch.where(odd, F.rotate90(x, 1), x)
         half = (drawn.quarters >= 2).view(-1, 1, 1, 1)
         return torch.where(half, x.flip(-2, -1), x)
-
-
-def _flip(x: Tensor, chosen: Tensor, axis: int) -> Tensor:
-    """Reverse an axis of the images where `chosen` [B] is true."""
-    return torch.where(chosen.view(-1, 1, 1, 1), x.flip(axis), x)

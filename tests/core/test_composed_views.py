@@ -163,6 +163,10 @@ def test_without_a_crop_images_are_resized_and_always_normalised() -> None:
         ),
         ([blur(1.5)], "views.0.gaussian_blur.p: must be less than or equal to 1, not 1.5"),
         (
+            [{"random_channel_drop": {"number": 0}}],
+            "views.0.random_channel_drop.number: must be greater than or equal to 1, not 0",
+        ),
+        (
             [{CROP: {"scale": [1, 0.5]}}],
             "scale: must be two shares in (0, 1], the smaller one first, not",
         ),
@@ -207,6 +211,8 @@ def test_tasks_whose_views_have_a_meaning_refuse_what_hides_it() -> None:
         with pytest.raises(Unsuitable, match=r"task\.views: this task finds places again"):
             options(views=views).pair(SPEC, placed=True)
     assert options(views=[CROP, GRAY]).pair(SPEC, placed=True).is_placed
+    with pytest.raises(Unsuitable, match=r"task\.moves: this task finds places again"):
+        options(moves=True).pair(SPEC, placed=True)
     with pytest.raises(TypeError, match="RandomQuarterTurn: moves what the boxes tell"):
         Compose(RandomResizedCrop(8), RandomQuarterTurn()).placed(photos(), Rng(0))
 

@@ -1,8 +1,15 @@
 """The sentence below the scores of a run."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from ssl_zoo.cli.console import print_run
+from ssl_zoo.config.load import dump_config
 from ssl_zoo.evaluation.reading import read_scores
+from ssl_zoo.runs.run import Run
+from tests.conftest import small_config
 
 
 @pytest.mark.parametrize(
@@ -34,3 +41,27 @@ def test_nothing_is_said_without_a_comparison() -> None:
     assert read_scores({}, 10, "images") is None
     assert read_scores({"simclr": {"knn": 50.0}}, 10, "images") is None
     assert read_scores({"simclr": {"rankme": 3.0}, "pixels": {"knn": 50.0}}, 10, "images") is None
+    assert read_scores({"simclr": {"knn": 50.0}, "pixels": {"knn": 40.0}}, 0, "images") is None
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({}, ""),
+        ({"data": {"train": 90}}, ""),
+        ({"data": {"test": 0, "noun": "images"}}, ""),
+        ({"data": {"test": 1000}}, "Training has helped: by kNN 90.0 % of 1,000 samples are put into"),
+    ],
+)
+def test_a_run_of_an_older_version_is_printed_with_what_it_recorded(
+    data: dict[str, Any], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path)
+    run.config_file.write_text(dump_config(small_config("rotation")))
+    scores = {"rotation": {"knn": 90.0}, "pixels": {"knn": 40.0}}
+    run.write_results({"scores": scores, "skipped": {}, **data})
+    print_run(run)
+    shown = capsys.readouterr().out
+    assert f"run: {tmp_path}" in shown
+    assert says in shown
+    assert ("Training has" in shown) == bool(says)

@@ -58,15 +58,13 @@ class BYOLA(Task):
         self.bank = FeatureQueue(options.bank, self.frames * encoder.log_mel.mels)
         self.projector = mlp([encoder.width, options.hidden, options.out])
         self.predictor = mlp([options.out, options.hidden, options.out])
-        momentum = options.momentum
-        self.target = Teacher(encoder, self.projector, start=momentum, end=momentum)
+        self.target = Teacher(encoder, self.projector, start=options.momentum, end=options.momentum)
 
     def views(self, batch: Sound, rng: Rng) -> tuple[Tensor, ...]:
         """Return two augmented spectra [B, F, mels], the one they are of, and its real frames [B]."""
         x = self.spec.prepare(batch)
-        crop, n = random_part(
-            self.encoder.spectrum(x), self.encoder.frames(x), self.frames, rng, SILENCE
-        )
+        spectrum, frames = self.encoder.spectrum(x), self.encoder.frames(x)
+        crop, n = random_part(spectrum, frames, self.frames, rng, SILENCE)
         return self.augment(crop, n, rng), self.augment(crop, n, rng), crop, n
 
     def augment(self, x: Tensor, frames: Tensor, rng: Rng) -> Tensor:

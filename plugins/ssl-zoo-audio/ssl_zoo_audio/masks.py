@@ -1,4 +1,4 @@
-"""Which places are hidden, and which others a place is compared with."""
+"""Draws of the places that are hidden, and of the others that a place is compared with."""
 
 from __future__ import annotations
 
