@@ -523,7 +523,7 @@ def test_plugins_add_columns_and_one_that_fails_costs_no_other(done: Path, tmp_p
     rows = {row["name"]: row["figures"] for row in json.loads(result.stdout)["rows"]}
     losses = [Run(done / f"simclr-{seed}").metrics()[0]["loss"] for seed in (0, 1)]
     assert rows["simclr"]["first"]["mean"] == pytest.approx(sum(losses) / 2)
-    assert rows["simclr"]["optimiser"] == "lars"
+    assert rows["simclr"]["optimiser"] == "muon"
     assert rows["simclr"]["broken"] is None
     assert rows["pixels"]["first"] is None
     assert "ZeroDivisionError" in result.stderr
