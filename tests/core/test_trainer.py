@@ -139,7 +139,7 @@ def test_what_was_chosen_here_is_written_down_so_that_resuming_does_not_choose_a
     config = run.config()
     assert config.train.precision == Device.choose(small_config("simclr", **settings).train).precision
     assert (config.data.resident, config.train.samples) == ("always", 256)
-    assert trainer("simclr", train__epochs=None).config.train.epochs == DEFAULT_EPOCHS
+    assert trainer(train__epochs=None).config.train.epochs == DEFAULT_EPOCHS
 
 
 @pytest.mark.parametrize(
