@@ -34,7 +34,12 @@ OLD_BACKBONE = """\
   stem_stride: 2
   options: {channels: [32, 64, 128, 256], layers: [1, 1, 1, 1]}
 """
-OLD_CONFIG = f"task: {{name: simclr}}\ndata: {{source: cifar10}}\nbackbone:\n{OLD_BACKBONE}train: {{epochs: 1.0}}\n"
+OLD_CONFIG = f"""\
+task: {{name: simclr}}
+data: {{source: cifar10}}
+backbone:
+{OLD_BACKBONE}train: {{epochs: 1.0}}
+"""
 OLD_HEADER = (
     '{"name":"resnet18","pretrained":false,"stem":"auto","stem_stride":2,'
     '"options":{"channels":[32,64,128,256],"layers":[1,1,1,1]}}'
