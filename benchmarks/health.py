@@ -33,7 +33,7 @@ from matplotlib.ticker import MaxNLocator
 from ssl_zoo.config.load import load_config
 from ssl_zoo.evaluation import warnings
 from ssl_zoo.evaluation.reading import read_scores
-from ssl_zoo.reporting.curves import logged
+from ssl_zoo.reporting.curves import MAX_MARKERS, logged
 from ssl_zoo.reporting.pictures import numbered_style
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
@@ -51,7 +51,7 @@ COMMON = {
     "train.epochs": 27,
     "train.batch_size": 128,
     "train.tune": False,
-    "train.log_every": 5,
+    "train.log_every": 2,
     "train.knn_points": 9,
     "train.keep_best": "rankme",
     "backbone.options": {"channels": [8, 16, 32, 64]},
@@ -117,7 +117,7 @@ PAIRS = (
 
 def runs(pairs: Sequence[Pair]) -> dict[str, tuple[str, Mapping[str, Any]]]:
     """Return the task and the settings of each run, by the name of its record."""
-    healthy = {pair.task: (pair.task, dict[str, Any]()) for pair in pairs}
+    healthy: dict[str, tuple[str, Mapping[str, Any]]] = {pair.task: (pair.task, {}) for pair in pairs}
     return healthy | {pair.name: (pair.task, pair.sick) for pair in pairs}
 
 
@@ -157,7 +157,8 @@ def collected_warnings() -> Iterator[list[str]]:
 def measure(task: str, settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Train a run in `folder`, and return its record."""
     config = load_config(overrides={"task.name": task, **settings_of(task, settings)})
-    run, scores = Run(folder), {}
+    run = Run(folder)
+    scores: dict[str, Any] = {}
     with collected_warnings() as said:
         try:
             train(config, out=folder, protocol=["knn", "health"])
@@ -168,8 +169,7 @@ def measure(task: str, settings: Mapping[str, Any], folder: Path) -> dict[str, A
             scores, data = results["scores"], results["data"]
             said += [f"warning: {task}: {text}" for text in warnings(scores[task])]
             said += filter(None, [read_scores(scores, data["test"], data["noun"])])
-    keys = {key for line in run.metrics() for key in line} - {*run.metrics()[0]} | {"loss"}
-    keys |= {key for pair in PAIRS if pair.task == task for key in pair.extra}
+    keys = {"loss", "knn", "rankme"}.union(*(pair.extra for pair in PAIRS if pair.task == task))
     return {
         "command": command(task, settings),
         "machine": describe_machine(Device.choose(config.train)),
@@ -213,7 +213,7 @@ def draw(pair: Pair, healthy: Mapping[str, Any], sick: Mapping[str, Any], file: 
             x, y = points.reshape(-1, 2).T
             axes.plot(
                 x / 1000, y, ("-", "--")[number], label=name, color=style.colour,
-                marker=style.marker, markersize=3.5,
+                marker=style.marker if len(x) <= MAX_MARKERS else None, markersize=3.5,
             )  # fmt: skip
         if pair.level and key == "loss":
             height, name = pair.level
