@@ -78,6 +78,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 SMALL = {
     "backbone.name": "test_resnet",
+    "backbone.stem_stride": 2,
     "data.image_size": 16,
     "train.epochs": 1,
     "train.batch_size": 128,

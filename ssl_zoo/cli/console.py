@@ -277,15 +277,16 @@ def print_run(run: Run) -> None:
     from ssl_zoo.runs.run import BEST_FILE
 
     results, source = run.results(), run.config().data.source_text
-    labelled = any("knn" in row for row in results["scores"].values())
-    data = results.get("data", {})  # which older versions did not write
+    # Older versions wrote less, and a file may be damaged.
+    scores, data = results.get("scores", {}), results.get("data", {})
+    labelled = any("knn" in row for row in scores.values())
     split = "test" if data.get("test", 1) else "train"
-    print_scores(results["scores"], f"evaluated on the {split} split of {source}")
+    print_scores(scores, f"evaluated on the {split} split of {source}")
     if problem := data.get("no_accuracy"):
         say(f"{source} {problem}: there is no accuracy to show")
-    elif text := read_scores(results["scores"], data.get("test", 0), data.get("noun", "samples")):
+    elif text := read_scores(scores, data.get("test", 0), data.get("noun", "samples")):
         say(text)
-    _say_left_out(results["skipped"], results.get("excluded", {}))
+    _say_left_out(results.get("skipped", {}), results.get("excluded", {}))
     say(f"run: {run.path}")
     if best := results.get("best"):
         file = quote(str(run.snapshots / BEST_FILE))

@@ -24,11 +24,16 @@ def read_scores(scores: Mapping[str, Scores], n: int, noun: str) -> str | None:
         noun: the plural noun for samples.
 
     Returns:
-        A sentence or two; None if kNN was not measured on the trained network and another row, or if
-        `n` is not known.
+        A sentence or two; None if kNN was not measured on the trained network and another row, if it is
+        no percentage, as in a file that was damaged, or if `n` is not known.
     """
     knn = [(values["knn"], row) for row, values in scores.items() if "knn" in values]
-    if n == 0 or len(knn) < 2 or "knn" not in next(iter(scores.values())):
+    if (
+        n == 0
+        or not all(0 <= value <= 100 for value, _ in knn)
+        or len(knn) < 2
+        or "knn" not in next(iter(scores.values()))
+    ):
         return None
     (value, _), *others = knn
     reached, baseline = max(others)

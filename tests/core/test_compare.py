@@ -291,7 +291,7 @@ def test_null_takes_a_setting_of_all_back_for_one_task_or_for_all(tmp_path: Path
     file = tmp_path / "c.yaml"
     file.write_text(
         "tasks: [simclr, byol]\ntrain: {optimizer: sgd, clip_norm: 1.0, warmup: 0.3}\n"
-        "data: {image_size: 12, workers: 1}\nset: {train.warmup: null, data.image_size: null}\n"
+        "data: {source: cifar10, image_size: 12, workers: 1}\nset: {train.warmup: null, data.image_size: null}\n"
         "overrides: {byol: {train: {optimizer: null, clip_norm: null}}}\n"
     )
     comparison = load_comparison(file, {})
@@ -523,7 +523,7 @@ def test_plugins_add_columns_and_one_that_fails_costs_no_other(done: Path, tmp_p
     rows = {row["name"]: row["figures"] for row in json.loads(result.stdout)["rows"]}
     losses = [Run(done / f"simclr-{seed}").metrics()[0]["loss"] for seed in (0, 1)]
     assert rows["simclr"]["first"]["mean"] == pytest.approx(sum(losses) / 2)
-    assert rows["simclr"]["optimiser"] == "lars"
+    assert rows["simclr"]["optimiser"] == "muon"
     assert rows["simclr"]["broken"] is None
     assert rows["pixels"]["first"] is None
     assert "ZeroDivisionError" in result.stderr

@@ -40,7 +40,7 @@ def run_on(path: Path, **settings: Any) -> Path:
 
 @pytest.fixture(name="digits", scope="module")
 def run_on_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_on(tmp_path_factory.mktemp("r") / "digits")
+    return run_on(tmp_path_factory.mktemp("r") / "digits", backbone__stem_stride=1)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from ssl_zoo.runs.backbone import write_backbone
 from ssl_zoo.runs.build import build_data, build_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.training import train
-from tests.conftest import small_config
+from tests.conftest import SMALL, small_config
 from tests.core.pictures import photo, write
 from tests.memory import Largest
 
@@ -311,7 +311,8 @@ def test_a_run_keeps_the_settings_that_made_it(run: Any, settings: dict[str, Any
 
 
 def test_any_timm_model_is_evaluated_beside_the_raw_input(run: Any) -> None:
-    settings = {"data.image_size": 16, "train.precision": "fp32", "train.device": "cpu"}
+    same = ("backbone.stem_stride", "data.image_size", "train.precision", "train.device")
+    settings = {name: SMALL[name] for name in same}
     rows = evaluate("timm:test_resnet", ["knn", "health"], data="digits", settings=settings)
     assert list(rows) == ["timm:test_resnet (untrained)", "pixels"]
     # The network before training is the same one that a run begins with.

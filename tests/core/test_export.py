@@ -210,7 +210,7 @@ import timm
 import torch
 
 model = timm.create_model('resnet18', num_classes=0, in_chans=1, channels=[32, 64, 128, 256], \
-layers=[1, 1, 1, 1])
+layers=[1, 1, 1, 1], zero_init_last=False)
 model.conv1 = torch.nn.Conv2d(1, 64, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), bias=False)
 model.maxpool = torch.nn.Identity()
 timm.models.load_checkpoint(model, '{file}')

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 SPEC = Spec("image")
 
 
-def page(number: int) -> Image.Image:
+def page(number: int, side: int) -> Image.Image:
     """Return a page of a book; number 2 cannot be read."""
     if number == 2:
         raise OSError("torn")

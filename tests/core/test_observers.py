@@ -144,7 +144,7 @@ def test_a_summary_says_what_is_trained_and_for_how_long(tmp_path: Path) -> None
     recorder = Recorder()
     brief: dict[str, Any] = {"protocol": (), "with_baselines": False}
     with registry.observing(recorder):
-        config = small_config("moco", train__epochs=1, train__lr=0.3, train__accumulate=2)
+        config = small_config("moco", train__lr_scaling="linear", train__lr=0.3, train__accumulate=2)
         run = train(config, out=tmp_path / "run", **brief)
         train(resume=run.path, **brief)
         timed = {"train__epochs": None, "train__minutes": 0.005, "train__lr_scaling": "sqrt"}

@@ -1,5 +1,6 @@
 """The sentence below the scores of a run."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def test_nothing_is_said_without_a_comparison() -> None:
     assert read_scores({"simclr": {"knn": 50.0}}, 10, "images") is None
     assert read_scores({"simclr": {"rankme": 3.0}, "pixels": {"knn": 50.0}}, 10, "images") is None
     assert read_scores({"simclr": {"knn": 50.0}, "pixels": {"knn": 40.0}}, 0, "images") is None
+    for damaged in (1e308, math.nan, -1.0):
+        assert read_scores({"simclr": {"knn": 50.0}, "x": {"knn": damaged}}, 10, "images") is None
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,7 @@ def test_a_run_of_an_older_version_is_printed_with_what_it_recorded(
     run = Run(tmp_path)
     run.config_file.write_text(dump_config(small_config("rotation")))
     scores = {"rotation": {"knn": 90.0}, "pixels": {"knn": 40.0}}
-    run.write_results({"scores": scores, "skipped": {}, **data})
+    run.write_results({"scores": scores, **data})
     print_run(run)
     shown = capsys.readouterr().out
     assert f"run: {tmp_path}" in shown

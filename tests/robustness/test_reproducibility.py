@@ -151,7 +151,9 @@ def test_where_images_are_decoded_and_by_how_many_threads_changes_nothing(
     task: str, photos: Path, tmp_path: Path, tried: Counter[str]
 ) -> None:
     def run(name: str, **loading: Any) -> Outcome:
-        return outcome(train(settings(task, photos, **loading), out=tmp_path / name).path)
+        # The default canvas is smaller for images that are decoded at each use.
+        config = settings(task, photos, data__canvas=20, **loading)
+        return outcome(train(config, out=tmp_path / name).path)
 
     resident = run("resident", data__resident="always")
     for workers in (1, 2, 5):
