@@ -81,18 +81,19 @@ def test_the_recipe_is_that_of_the_task_which_is_named_last(tmp_path: Path) -> N
 
 def test_bundled_data_has_a_recipe_of_its_own_for_the_tasks_that_it_names(tmp_path: Path) -> None:
     """It takes the place of the task's, as half of one optimiser's settings do not suit another."""
-    digits = load_config(None, {"task.name": "dino"})
+    digits = load_config(None, {"task.name": "moco"})
     assert (digits.train.optimizer, digits.train.epochs, digits.train.batch_size) == ("muon", 27, 128)
-    assert digits.train.weight_decay_end is None  # which DINO's recipe for AdamW has
+    assert digits.task.queue == 1024
     for data in ("cifar10", ["digits", "photos"]):
-        elsewhere = load_config(None, {"task.name": "dino", "data.source": data}).train
-        assert (elsewhere.optimizer, elsewhere.epochs) == ("adamw", 100)
-        assert elsewhere.weight_decay_end == 0.4
+        elsewhere = load_config(None, {"task.name": "moco", "data.source": data})
+        assert (elsewhere.train.optimizer, elsewhere.train.epochs) == ("momentum", 100)
+        assert elsewhere.task.queue is None
     unnamed = load_config(None, {"task.name": "rotation"}).train
     assert (unnamed.optimizer, unnamed.schedule, unnamed.epochs) == ("sgd", "step", 100)
-    file = write(tmp_path, "task: {name: dino}\ntrain: {optimizer: adamw, minutes: 2}")
-    given = load_config(file).train
-    assert (given.optimizer, given.minutes, given.epochs, given.lr) == ("adamw", 2, None, 0.02)
+    file = write(tmp_path, "task: {name: moco, queue: 64}\ntrain: {optimizer: adamw, minutes: 2}")
+    given = load_config(file)
+    assert (given.train.optimizer, given.train.minutes, given.train.epochs) == ("adamw", 2, None)
+    assert (given.task.queue, given.train.lr) == (64, 0.02)
 
 
 def test_an_override_of_none_leaves_the_field_alone(tmp_path: Path) -> None:

@@ -167,8 +167,9 @@ def test_the_default_is_spelled_out_and_gives_way_whole_to_a_named_backbone() ->
 def test_the_recipe_of_bundled_data_is_valid_for_the_tasks_that_it_names(file: Path) -> None:
     recipe = read_yaml(file)
     for task in recipe["tasks"]:
-        train = load_config(None, {"task.name": task, "data.source": file.stem}).train
-        assert train.model_dump(include={*recipe["train"]}) == recipe["train"]
+        config = load_config(None, {"task.name": task, "data.source": file.stem})
+        assert config.train.model_dump(include={*recipe["train"]}) == recipe["train"]
+    assert {*recipe.get("overrides", {})} <= {*recipe["tasks"]}
 
 
 @torch.no_grad()

@@ -29,7 +29,8 @@ def test_peers_that_are_not_installed_are_named_in_one_line_and_the_rest_goes_on
     unfit = Peer(build, unfit=lambda setting: "train.optimizer: it takes sgd")
     peers = {"a": missing, "a, bf16": missing, "b": unfit, "c": Peer(build)}
     monkeypatch.setattr(command, "PEERS", peers)
-    setting = Setting.of(load_config(None, {"task.name": "simclr", "data.source": "digits"}), tmp_path)
+    given = {"task.name": "simclr", "task.moves": False, "data.source": "digits"}
+    setting = Setting.of(load_config(None, given), tmp_path)
     assert list(command.taking_part(list(peers), setting)) == ["c"]
     assert capsys.readouterr().out.splitlines() == [
         "left out: a; a, bf16 (no-such-library is not installed: pip install no-such-library)",

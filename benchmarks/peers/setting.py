@@ -21,7 +21,10 @@ from ssl_zoo.runtime.device import Device
 from ssl_zoo.training import Trainer
 from ssl_zoo.views import ColorJitter, GaussianBlur, RandomGrayscale, RandomResizedCrop
 
-DEFAULTS = {"train": {"optimizer": "sgd", "lr": 0.06, "momentum": 0.9, "weight_decay": 1e-4}}
+DEFAULTS = {
+    "task": {"moves": False},  # the peers crop
+    "train": {"optimizer": "sgd", "lr": 0.06, "momentum": 0.9, "weight_decay": 1e-4},
+}
 """The rate is that of lightly's example, and of ssl-zoo where a task has no recipe."""
 
 

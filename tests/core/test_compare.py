@@ -291,7 +291,8 @@ def test_null_takes_a_setting_of_all_back_for_one_task_or_for_all(tmp_path: Path
     file = tmp_path / "c.yaml"
     file.write_text(
         "tasks: [simclr, byol]\ntrain: {optimizer: sgd, clip_norm: 1.0, warmup: 0.3}\n"
-        "data: {source: cifar10, image_size: 12, workers: 1}\nset: {train.warmup: null, data.image_size: null}\n"
+        "data: {source: cifar10, image_size: 12, workers: 1}\n"
+        "set: {train.warmup: null, data.image_size: null}\n"
         "overrides: {byol: {train: {optimizer: null, clip_norm: null}}}\n"
     )
     comparison = load_comparison(file, {})

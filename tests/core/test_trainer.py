@@ -139,7 +139,7 @@ def test_what_was_chosen_here_is_written_down_so_that_resuming_does_not_choose_a
     config = run.config()
     assert config.train.precision == Device.choose(small_config("simclr", **settings).train).precision
     assert (config.data.resident, config.train.samples) == ("always", 256)
-    assert trainer("simclr", train__epochs=None).config.train.epochs == DEFAULT_EPOCHS
+    assert trainer(train__epochs=None).config.train.epochs == DEFAULT_EPOCHS
 
 
 @pytest.mark.parametrize(
@@ -457,7 +457,9 @@ def test_warnings_that_several_processes_cause_are_ignored_for_the_run_alone(
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains_on_a_cpu_like_full_precision(precision: str) -> None:
-    full, half = (trainer(train__precision=p, train__lr=0.01) for p in ("fp32", precision))
+    # At full resolution, as the mean of many places rounds less.
+    settings = {"backbone__stem_stride": 1, "train__lr": 0.01}
+    full, half = (trainer(train__precision=p, **settings) for p in ("fp32", precision))
     assert half.device.precision == precision
     assert half.scaler.is_enabled() == (precision == "fp16")
     raw = [Batch(full.data.train.batch(torch.arange(16)), torch.arange(16))]
