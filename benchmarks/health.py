@@ -64,7 +64,7 @@ QUICK = {
     "train.weight_decay": 1e-4,
     "train.warmup": 0.1,
 }
-"""The optimiser that suits the digits, for tasks to which `configs/data/digits.yaml` does not give it."""
+"""The optimiser that suits the digits, where `configs/data/digits.yaml` does not give it to a task."""
 OWN: Mapping[str, Mapping[str, Any]] = {
     "byol": {"task.hidden": 512, **QUICK, "train.lr": 0.005},
     "swav": {"task.hidden": 256, "task.prototypes": 64, **QUICK},
