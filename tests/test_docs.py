@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import health
 from ssl_zoo.comparison import compare
 from ssl_zoo.plugins import hookspecs as hooks
 from ssl_zoo.plugins.registry import registry
@@ -186,6 +187,16 @@ def test_the_tables_of_the_pages_are_those_of_the_records() -> None:
         text = shown.read_text(encoding="utf-8")
         assert text.count("<!-- results/") == 2 * len(results.TABLE.findall(text)), f"{shown}: markers"
         assert text == results.filled(text), f"{shown}: python -m tests.results"
+
+
+def test_the_page_on_health_shows_the_records_of_its_pairs() -> None:
+    """Each run has a record with the settings of its pair, whose figures and words stand on the page."""
+    made = {name: health.stored(name, *run) for name, run in health.runs(health.PAIRS).items()}
+    records = {name: record for name, record in made.items() if record is not None}
+    text = health.PAGE.read_text(encoding="utf-8")
+    assert made.keys() == records.keys(), "python -m benchmarks.health"
+    assert [match["name"] for match in health.SECTION.finditer(text)] == [p.name for p in health.PAIRS]
+    assert text == health.filled(text, records), "python -m benchmarks.health"
 
 
 def test_the_plain_reference_is_that_of_the_code() -> None:
