@@ -1,20 +1,21 @@
 """From an image to the input of a network.
 
-The one place that knows how pixels are stored: their types, channels and range. Exports contain the code
-below, so it needs only NumPy and Pillow, and tifffile or pydicom for files that Pillow cannot read.
+With `ssl_zoo.pixel_files` the one place that knows how pixels are stored: their types, channels and
+range. Exports contain the code below, so it needs only NumPy and Pillow.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Sequence
 from os import PathLike
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, ImageOps
+
+from ssl_zoo.pixel_files import open_pixels, plain, turn_upright
 
 
 def stored_side(size: int) -> int:
@@ -29,7 +30,7 @@ def image_input(
     mean: Sequence[float],
     std: Sequence[float],
     limits: tuple[float, float] | None = None,
-    pages: str = "first",
+    pages: str | int = "first",
     widen: bool = False,
 ) -> NDArray[np.float32]:
     """Return an image as the input of a network, as in evaluation.
@@ -44,7 +45,7 @@ def image_input(
         std: the standard deviation of each channel, likewise.
         limits: the values that become the intensities 0 and 1; others are clipped to them. None for
             0 and 255, the limits of 8 bits.
-        pages: what the pages of a TIFF file are: "channels", or "first" to read the first one only.
+        pages: the pages of a file that are read, as for `ssl_zoo.pixel_files.open_pixels`.
         widen: whether values of 8 bits are shares of the range of 16 bits, so that white stays white.
 
     Returns:
@@ -82,213 +83,9 @@ def opened(image: Image.Image | NDArray[Any]) -> contextlib.AbstractContextManag
     return image if isinstance(image, Image.Image) else contextlib.nullcontext(image)
 
 
-def open_pixels(
-    file: str | PathLike[str] | IO[bytes],
-    side: int,
-    channels: int | None = None,
-    pages: str = "first",
-    formats: tuple[str, ...] | None = None,
-    max_pixels: int | None = None,
-) -> Image.Image | NDArray[Any]:
-    """Open an image file: by Pillow where it keeps all that the file has, otherwise as pixels [C, h, w].
-
-    Args:
-        file: the file.
-        side: the least side at which a JPEG file is decoded, in pixels.
-        channels: the number of channels that is wanted; None for any. It tells the axis of the channels
-            of an array, and that an alpha channel is a channel like the others.
-        pages: as for `image_input`.
-        formats: the formats that Pillow may read; None for all.
-        max_pixels: the largest width · height that is decoded, of a JPEG at its scale; None for any.
-
-    Raises:
-        ValueError: there are more pixels, which the head of the file tells before they are read.
-        ImportError: the library that reads the file is not installed; the message says which.
-    """
-    with _opened_file(file) as stream:
-        start = stream.tell()
-        head = stream.read(132)
-        stream.seek(start)
-        if head.startswith(b"\x93NUMPY"):
-            return _read_npy(stream, channels, max_pixels)
-        if head[128:] == b"DICM":
-            return _read_dicom(stream, pages, max_pixels)
-        if head.startswith(b"\x89PNG") and head[24:26] == b"\x10\x02":  # 16 bits, red, green and blue
-            _check_pixels([int.from_bytes(head[i : i + 4], "big") for i in (20, 16)], max_pixels)
-            return plain(_bands(library("imagecodecs", "tiff").png_decode(stream.read()), "YXS"))
-        is_tiff = head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-        if is_tiff and (pages == "channels" or not _pillow_reads(stream, channels)):
-            stream.seek(start)
-            return _read_tiff(stream, pages, max_pixels)
-        stream.seek(start)
-    image = Image.open(file, formats=formats)
-    image.draft(None, (side, side))  # a JPEG at the smallest of its scales that is large enough
-    try:
-        _check_pixels(image.size[::-1], max_pixels)
-    except ValueError:
-        image.close()
-        raise
-    return image
-
-
-def _check_pixels(sides: Sequence[int], limit: int | None) -> None:
-    """Raise if an image of this height and width has too many pixels to decode.
-
-    Raises:
-        ValueError: there are.
-    """
-    height, width = sides
-    if limit is not None and width * height > limit:
-        raise ValueError(f"{width}×{height} pixels are more than {limit:,}")
-
-
-def _opened_file(
-    file: str | PathLike[str] | IO[bytes],
-) -> contextlib.AbstractContextManager[IO[bytes]]:
-    """Return a context with an open file, which is closed at its end if it was opened here."""
-    if isinstance(file, str | PathLike):
-        return open(file, "rb")  # noqa: PTH123
-    return contextlib.nullcontext(file)
-
-
-def plain(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Return pixels in one of the types uint8, uint16, int16 and float32, in which data sets are stored.
-
-    Other integers and floats become float32, and what is not finite becomes 0; bits become 0 and 255.
-
-    Raises:
-        ValueError: they are no numbers.
-    """
-    if pixels.dtype.kind not in "buif":
-        raise ValueError(f"values of {pixels.dtype} are not pixels")
-    if pixels.dtype == bool:
-        return pixels.astype(np.uint8) * np.uint8(255)
-    native = pixels.dtype.newbyteorder("=")
-    if native in (np.uint8, np.uint16, np.int16):
-        return pixels.astype(native, copy=False)
-    return np.nan_to_num(pixels.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-
-
 def widened(pixels: NDArray[Any]) -> NDArray[Any]:
     """Return values of 8 bits as those of 16, 255 as 65,535; others as they are."""
     return pixels * np.uint16(257) if pixels.dtype == np.uint8 else pixels
-
-
-def _channels_first(pixels: NDArray[Any], channels: int | None) -> NDArray[Any]:
-    """Return an array [h, w], [C, h, w] or [h, w, C] as [C, h, w]; C is the smaller of the two if open.
-
-    Raises:
-        ValueError: it has other axes.
-    """
-    if pixels.ndim == 2:
-        return pixels[None]
-    if pixels.ndim != 3 or 0 in pixels.shape:
-        raise ValueError(f"an array of shape {list(pixels.shape)} is not an image")
-    first, last = pixels.shape[0] == channels, pixels.shape[2] == channels
-    if last if first != last else pixels.shape[2] < pixels.shape[0]:
-        return pixels.transpose(2, 0, 1)
-    return pixels
-
-
-def _pillow_reads(stream: IO[bytes], channels: int | None) -> bool:
-    """Return whether Pillow keeps all bits and channels of a TIFF file; true if it is broken."""
-    try:
-        head = stream.read(8)
-        head += stream.read(8) if head[2:4] in (b"+\0", b"\0+") else b""
-        tags = TiffImagePlugin.ImageFileDirectory_v2(head)
-        stream.seek(tags.next)
-        tags.load(stream)
-        samples, bits = int(tags.get(277, 1)), max(tags.get(258, (1,)))
-        photometric, extra = tags.get(262), tuple(tags.get(338, ()))
-    except Exception:  # Pillow names the reason as it opens the file
-        return True
-    if photometric in (3, 5, 6):  # a palette, CMYK or YCbCr
-        return True
-    if samples in (2, 4) and bits == 8 and extra[:1] in ((1,), (2,)):  # the last one is alpha
-        return channels != samples
-    return samples == 1 or (samples == 3 and bits <= 8)
-
-
-def library(name: str, extra: str) -> Any:
-    """Import a library that reads files.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"needs {name}: pip install 'ssl-zoo[{extra}]'") from error
-
-
-def _read_npy(stream: IO[bytes], channels: int | None, limit: int | None) -> NDArray[Any]:
-    """Return an array in NumPy's format as pixels [C, h, w].
-
-    Raises:
-        ValueError: it is not an image, or has too many pixels.
-    """
-    start = stream.tell()
-    form = np.lib.format
-    readers = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
-    version = form.read_magic(stream)
-    if version not in readers:
-        raise ValueError(f"an array in version {version[0]} of NumPy's format is not an image")
-    shape, _, dtype = readers[version](stream)
-    if not dtype.hasobject:  # otherwise reading it is refused
-        like = np.broadcast_to(np.uint8(0), shape)  # of this shape, without its memory
-        _check_pixels(_channels_first(like, channels).shape[1:], limit)
-    stream.seek(start)
-    return plain(_channels_first(np.load(stream, allow_pickle=False), channels))
-
-
-def _read_tiff(stream: IO[bytes], pages: str, limit: int | None) -> NDArray[Any]:
-    """Return the first page of a TIFF file, or all pages as channels, as pixels [C, h, w].
-
-    Raises:
-        ValueError: a page has too many pixels.
-    """
-    with library("tifffile", "tiff").TiffFile(stream) as tiff:
-        parts = tiff.series if pages == "channels" else tiff.pages[:1]
-        for part in parts:
-            _check_pixels([part.shape[part.axes.index(axis)] for axis in "YX"], limit)
-        bands = [_bands(part.asarray(), part.axes) for part in parts]
-    return plain(np.concatenate(bands))
-
-
-def _bands(pixels: NDArray[Any], axes: str) -> NDArray[Any]:
-    """Return an array with named axes, such as "YXS", as pixels [C, h, w]."""
-    order = [i for i, axis in enumerate(axes) if axis not in "YX"] + [axes.index("Y"), axes.index("X")]
-    pixels = pixels.transpose(order)
-    return pixels.reshape(-1, *pixels.shape[-2:])
-
-
-def _read_dicom(stream: IO[bytes], pages: str, limit: int | None) -> NDArray[Any]:
-    """Return the stored values of a DICOM file after its modality LUT, as pixels [C, h, w].
-
-    In computed tomography these are Hounsfield units. The window of the file is not applied, as it
-    may differ within a data set. MONOCHROME1, in which low values are bright, is negated.
-
-    Raises:
-        ValueError: it has too many pixels.
-    """
-    pydicom = library("pydicom", "dicom")
-    start = stream.tell()
-    head = pydicom.dcmread(stream, stop_before_pixels=True)
-    _check_pixels([int(head.get(name, 0)) for name in ("Rows", "Columns")], limit)
-    stream.seek(start)
-    data = pydicom.dcmread(stream)
-    pixels = data.pixel_array
-    if data.get("SamplesPerPixel", 1) > 1:
-        pixels = pixels[0] if pixels.ndim == 4 else pixels
-        return plain(pixels.transpose(2, 0, 1))
-    pixels = pixels[None] if pixels.ndim == 2 else pixels if pages == "channels" else pixels[:1]
-    pixels = importlib.import_module("pydicom.pixels").apply_modality_lut(pixels, data)
-    sign = -1 if data.get("PhotometricInterpretation") == "MONOCHROME1" else 1
-    values = np.asarray(pixels, np.float64) * sign
-    limits = np.iinfo(np.int16)
-    if values.min() >= limits.min and values.max() <= limits.max and (values == np.rint(values)).all():
-        return values.astype(np.int16)
-    return plain(values)
 
 
 def to_square(image: Image.Image | NDArray[Any], side: int, channels: int) -> NDArray[Any]:
@@ -311,14 +108,6 @@ def to_square(image: Image.Image | NDArray[Any], side: int, channels: int) -> ND
     """
     turn_upright(image)
     return fit_image(image, (side, side), channels)
-
-
-def turn_upright(image: Image.Image | NDArray[Any]) -> None:
-    """Apply the EXIF orientation of an image to it; pixels have none."""
-    if isinstance(image, Image.Image):
-        image.load()
-        with contextlib.suppress(Exception):  # the pixels are valid even if the metadata are not
-            ImageOps.exif_transpose(image, in_place=True)
 
 
 def fit_image(image: Image.Image | NDArray[Any], size: tuple[int, int], channels: int) -> NDArray[Any]:

@@ -110,8 +110,10 @@ class DataConfig(_Section):
         description="channels of the images; 4: an alpha channel is a channel, not transparency; none: "
         "those that the images have",
     )
-    pages: Literal["first", "channels"] = Field(
-        "first", description="channels: the pages of a TIFF or DICOM file are the channels of one image"
+    pages: Literal["first", "channels", "samples"] = Field(
+        "first",
+        description="channels: the pages of a TIFF or DICOM file are the channels of one image; "
+        "samples: each page is a sample, also of an animation and along the first axis of an array",
     )
     range: tuple[float, float] | Literal["window"] | None = Field(
         None,
@@ -172,6 +174,11 @@ class DataConfig(_Section):
     def sources(self) -> list[str]:
         """The source, or each of several."""
         return [self.source] if isinstance(self.source, str) else self.source
+
+    @property
+    def divides_files(self) -> bool:
+        """Whether an image file has several samples, its pages or tiles, which are held out together."""
+        return self.tile is not None or self.pages == "samples"
 
     @property
     def source_text(self) -> str:

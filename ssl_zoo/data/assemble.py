@@ -17,11 +17,12 @@ from ssl_zoo.config.schema import DEFAULT_SIZE, DataConfig
 from ssl_zoo.data.canvas import Canvas
 from ssl_zoo.data.catalogue import as_arrays, labels_of
 from ssl_zoo.data.dataset import DataSet
-from ssl_zoo.data.decode import open_pixels
+from ssl_zoo.data.decode import has_pages, open_pixels
 from ssl_zoo.data.decoded_cache import origin_of
 from ssl_zoo.data.holdout import hold_out
 from ssl_zoo.data.image_files import ImageFiles, Opener
 from ssl_zoo.data.lazy import LazySplit
+from ssl_zoo.data.parts import find_parts
 from ssl_zoo.data.pixels import TYPES, Form, ScaledSplit, find_limits, fixed_part, scale
 from ssl_zoo.data.read_ahead import decoding_threads
 from ssl_zoo.data.residence import place_splits
@@ -29,7 +30,6 @@ from ssl_zoo.data.sample_files import Origin, UnreadableFiles
 from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.survey import Survey, survey
-from ssl_zoo.data.tiles import UNSCALED, find_tiles
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec, Moves
@@ -128,25 +128,28 @@ class SplitBuilder:
     ) -> tuple[ImageFiles, Tensor]:
         """Return the images in files below `root`, and in all of `folders`, as a `LazySplit` takes them.
 
-        An image is a file, or a tile of one.
+        An image is a file or a part of one. Those of the first split are looked at.
 
         Returns:
             The images, and the number of each one's file, int64 [N].
         """
-        tile = self.config.tile
-        if tile is None:
-            origin = Origin(root, paths, folders)
+        config, workers = self.config, decoding_threads(self.config)
+        if not config.divides_files:
+            self._survey_files(len(paths), lambda i: (paths[i], 0))
+            origin = Origin(root, paths, folders, "channels" if config.pages == "channels" else "")
             images = self._images(
                 lambda i, side: self._open(paths[i], side), lambda i: str(paths[i]), len(paths), origin
             )
             return images, torch.arange(len(paths))
-        config, workers, name = self.config, decoding_threads(self.config), self.config.source_name
-        tiles = find_tiles(paths, tile, config.channels, config.pages, workers, printable(name))
-        opener = tiles.opener(partial(self._open, side=UNSCALED), workers)
-        owners = tiles.owners
-        origin = Origin(root, [paths[i] for i in owners.tolist()], folders)
-        images = self._images(opener, tiles.name, len(tiles), origin)
-        images.sizes = tiles.sizes
+        parts = find_parts(paths, config, workers, printable(config.source_name))
+        pages = parts.pages
+        self._survey_files(len(pages), pages.__getitem__)
+        opener = parts.opener(lambda path, page, side: self._open(path, side, page), workers)
+        owners = parts.owners
+        division = f"{config.pages} {config.tile}"
+        origin = Origin(root, [paths[i] for i in owners.tolist()], folders, division)
+        images = self._images(opener, parts.name, len(parts), origin)
+        images.sizes = parts.sizes
         return images, owners
 
     def _images(
@@ -169,18 +172,37 @@ class SplitBuilder:
         """The form of images that are decoded."""
         return self.forms[0] if self.forms else Form(self.config.channels or self.channels)
 
-    def survey(self, paths: Sequence[Path]) -> None:
-        """Look at image files, report what they are, and choose the form in which they are stored."""
-        looked_at = self._survey(lambda i, side: self._open(paths[i], side), len(paths))
-        self._choose(looked_at, self.config)
+    def _survey_files(self, count: int, page: Callable[[int], tuple[Path, int]]) -> None:
+        """Look at pages of files, report what they are, and choose the form in which they are stored.
 
-    def _survey(self, opener: Opener, count: int) -> Survey:
-        """Look at images, whose sizes are kept."""
-        side = stored_side(self.config, self.size)
-        looked_at = survey(lambda i: opener(i, side), count, side, self.config.channels)
-        self.sizes[:] = looked_at.sizes
+        Nothing is done where a form is chosen already.
+
+        Args:
+            count: the number of pages.
+            page: returns the file and the number in it of a page.
+        """
+        if self.forms:
+            return
+
+        def open_page(number: int, side: int) -> Any:
+            path, of_file = page(number)
+            return self._open(path, side, of_file)
+
+        first = self.config.pages == "first"
+        looked_at = self._survey(open_page, count, lambda i: first and has_pages(page(i)[0]))
         if self.config.tile is not None:  # of which none is looked at
             del looked_at.counts["not square"], looked_at.counts["small"]
+        if self.config.pages == "samples":
+            del looked_at.counts["frames"]
+        self._choose(looked_at, self.config)
+
+    def _survey(
+        self, opener: Opener, count: int, has_pages: Callable[[int], bool] = lambda i: False
+    ) -> Survey:
+        """Look at images, whose sizes are kept."""
+        side = stored_side(self.config, self.size)
+        looked_at = survey(lambda i: opener(i, side), count, side, self.config.channels, has_pages)
+        self.sizes[:] = looked_at.sizes
         return looked_at
 
     def _choose(self, looked_at: Survey, config: DataConfig) -> None:
@@ -192,9 +214,10 @@ class SplitBuilder:
         size = input_side(self.config, self.size)
         looked_at.report(name, size, self.form, default if self.config.image_size is None else None)
 
-    def _open(self, file: str | Path | IO[bytes], side: int) -> Any:
+    def _open(self, file: str | Path | IO[bytes], side: int, page: int = 0) -> Any:
         file = Path(file) if isinstance(file, str) else file
-        return open_pixels(file, side, self.config.channels, self.config.pages)
+        pages = page if self.config.pages == "samples" else self.config.pages
+        return open_pixels(file, side, self.config.channels, pages)
 
 
 def _check_arrays(images: Tensor, labels: Tensor | None, name: str) -> None:
@@ -309,7 +332,7 @@ def assemble(
         spec=replace(
             _measure(train, size, mirror, _count_classes(list(present.values())), limits),
             moves=moves,
-            pages=config.pages,
+            pages="channels" if config.pages == "channels" else "first",
             widen=widen,
         ),
         train=placed["train"],

@@ -6,7 +6,9 @@ import contextlib
 import importlib
 import stat
 import warnings
+from collections.abc import Iterator
 from functools import cache
+from itertools import count, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ssl_zoo import preprocess
+from ssl_zoo import pixel_files, preprocess
 from ssl_zoo.text import error_reason
 
 UNDECODED_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
@@ -26,6 +28,11 @@ MAX_PIXELS = 90_000_000
 """Images of more pixels, at the scale at which they are decoded, count as unreadable.
 
 Decoding takes 4 bytes for a pixel in RGB, and up to 14 (1.3 GB in total) with more than 8 bits."""
+MAX_BYTES = 2_000_000_000
+"""Images that Pillow does not read, and whose channels take more bytes, count as unreadable."""
+
+UNSCALED = 65_536
+"""The side at which no JPEG is decoded at a smaller scale, in pixels; the largest that it can have."""
 
 # Pillow's warnings (odd EXIF, many pixels) are not shown: an image is decoded or recorded as unreadable.
 # The filter is set once, because filters are global and must not be changed by threads.
@@ -58,9 +65,9 @@ def open_image(file: Path | IO[bytes], side: int) -> Image.Image:
 
 
 def open_pixels(
-    file: Path | IO[bytes], side: int, channels: int | None = None, pages: str = "first"
+    file: Path | IO[bytes], side: int, channels: int | None = None, pages: str | int = "first"
 ) -> Image.Image | NDArray[Any]:
-    """Open an image as `ssl_zoo.preprocess.open_pixels`, with limits.
+    """Open an image as `ssl_zoo.pixel_files.open_pixels`, with limits.
 
     Raises:
         ValueError: it is not a regular file, or too many pixels would have to be decoded.
@@ -69,11 +76,59 @@ def open_pixels(
     """
     if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
         raise ValueError("a pipe or device, not a file")  # reading it could block for ever
-    image = preprocess.open_pixels(file, side, channels, pages, formats(), MAX_PIXELS)
+    image = pixel_files.open_pixels(file, side, channels, pages, formats(), MAX_PIXELS, MAX_BYTES)
     if isinstance(image, Image.Image):
         # With a name Pillow maps uncompressed files: truncation while reading would end the process.
         vars(image)["filename"] = ""
     return image
+
+
+def page_sizes(path: Path, channels: int | None, pages: str) -> Iterator[tuple[int, int, int]]:
+    """Yield the number, the height and the width of each image that a file has, from its head.
+
+    Sizes are those of images as they are seen, and 0 of those that are too large to decode. With
+    `pages` "samples" each page is an image, otherwise the file is one, with the number 0.
+
+    Raises:
+        Exception: of any kind, where the file, or the next page of it, cannot be read.
+    """
+    with pixel_files.opened_file(path) as stream:
+        found = pixel_files.find_pages(stream, channels, pages)
+        if found is None:
+            yield from _frame_sizes(path, pages == "samples")
+            return
+        whole = found if pages == "channels" else islice(found, 1)
+        for image in ([page] for page in found) if pages == "samples" else [list(whole)]:
+            number, (_, height, width) = image[0].number, image[0].shape
+            try:
+                pixel_files.check_size(image, MAX_PIXELS, MAX_BYTES)
+            except ValueError:
+                height = width = 0
+            yield number, height, width
+
+
+def _frame_sizes(path: Path, all_frames: bool) -> Iterator[tuple[int, int, int]]:
+    """Yield the number, height and width of the first or all frames of a file that Pillow reads."""
+    with open_image(path, UNSCALED) as image:
+        for number in count():
+            if number:
+                try:
+                    image.seek(number)
+                except EOFError:
+                    return
+            exif = Image.Image.getexif(image)  # that of PNG files would decode them
+            turned = exif.get(0x0112, 1) in (5, 6, 7, 8)  # the orientation
+            height, width = (image.width, image.height) if turned else (image.height, image.width)
+            yield number, height, width
+            if not all_frames:
+                return
+
+
+def has_pages(path: Path) -> bool:
+    """Return whether a file that Pillow does not read has several pages."""
+    with contextlib.suppress(ValueError), pixel_files.opened_file(path) as stream:
+        return len(list(islice(pixel_files.find_pages(stream, None, "first") or (), 2))) > 1
+    return False
 
 
 def to_canvas(image: Image.Image | NDArray[Any], side: int, channels: int) -> NDArray[Any]:
@@ -81,7 +136,7 @@ def to_canvas(image: Image.Image | NDArray[Any], side: int, channels: int) -> ND
 
     Its shorter side is `side`. Of one that is longer than `MAX_ASPECT` it is the middle.
     """
-    preprocess.turn_upright(image)
+    pixel_files.turn_upright(image)
     size = image.shape[:0:-1] if isinstance(image, np.ndarray) else image.size
     width, height = (min(max(side, round(n * side / min(size))), MAX_ASPECT * side) for n in size)
     return preprocess.fit_image(image, (width, height), channels)

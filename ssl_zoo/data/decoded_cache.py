@@ -7,9 +7,10 @@ For each split of a source, the folder ``data.cache`` holds two files whose name
 - ``….json``: the unreadable images, with the reasons, and the sizes of whole images. It is written after
   the first file is complete; without it the first file is not read.
 
-The fingerprint covers the side, whether images are whole, the channels, the type, Pillow's version, and
-the path, size and modification time of each image. When it changes, the images are decoded again and the
-old files are removed; a process that has them open can still read them.
+The fingerprint covers the side, whether images are whole, the channels, the type, the division of files
+into pages and tiles, Pillow's version, and the path, size and modification time of each image. When it
+changes, the images are decoded again and the old files are removed; a process that has them open can
+still read them.
 
 On a CPU each batch is read from the file, which the system keeps in memory as far as there is room.
 On another device the images are copied into its memory if they fit, unless ``data.resident`` is never;
@@ -280,6 +281,7 @@ def _fingerprint(images: ImageFiles, origin: Origin) -> str:
     """Return a hash that changes whenever the decoded images would."""
     form = "" if images.dtype == "uint8" else f"{images.dtype} {257 if images.widen else 1} "
     form += "whole " if images.whole else ""
+    form += f"{origin.division} " if origin.division else ""
     digest = hashlib.sha256(
         f"{FORMAT} {images.count} {images.side} {images.channels} {form}{PIL.__version__}\n".encode()
     )

@@ -13,7 +13,7 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.survey import MAX_SURVEYED
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
-from ssl_zoo.preprocess import library
+from ssl_zoo.pixel_files import library
 from ssl_zoo.text import printable, quantity
 
 _WINDOW = Notice(
@@ -54,7 +54,7 @@ def with_window(config: DataConfig, paths: Sequence[Path]) -> DataConfig:
 def read_window(file: Path) -> tuple[float, float] | None:
     """Return the lowest and the highest value of a DICOM file's first window; None if it has none.
 
-    They are in the units of `ssl_zoo.preprocess.open_pixels` (DICOM PS3.3, C.11.2.1.2).
+    They are in the units of `ssl_zoo.pixel_files.open_pixels` (DICOM PS3.3, C.11.2.1.2).
 
     Raises:
         UserError: pydicom is not installed.

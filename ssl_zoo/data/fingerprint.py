@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from ssl_zoo import tree
+from ssl_zoo.data.parts import PART_MARK
 from ssl_zoo.data.splits import Split
-from ssl_zoo.data.tiles import TILE_MARK
 
 MAX_HASHED_SAMPLES = 256
 """The number of samples without files, evenly spread over a split, whose values are hashed."""
@@ -66,8 +66,8 @@ def _sizes(names: Sequence[str]) -> bytes:
 
 
 def _file(name: str) -> str:
-    """Return the file of a sample, which may be a tile of it."""
-    return name if os.path.exists(name) else name.rpartition(TILE_MARK)[0]  # noqa: PTH110 - as below
+    """Return the file of a sample, which may be a part of it."""
+    return name if os.path.exists(name) else name.rpartition(PART_MARK)[0]  # noqa: PTH110 - as below
 
 
 def _size(name: str) -> int | str:

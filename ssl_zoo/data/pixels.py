@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ssl_zoo.data.canvas import Canvas
 
 TYPES = {name: getattr(torch, name) for name in ("uint8", "uint16", "int16", "float32")}
-"""The types of stored pixels, by name, as `ssl_zoo.preprocess.plain` gives them."""
+"""The types of stored pixels, by name, as `ssl_zoo.pixel_files.plain` gives them."""
 MAX_RANGED_IMAGES = 256
 """The number of images on which the range of a data set is measured."""
 _RANGE = Notice(

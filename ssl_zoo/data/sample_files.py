@@ -136,11 +136,13 @@ class Origin:
         root: the folder that contains the files, or the archive.
         files: the file of each sample; the archive for each of its samples.
         folders: the folders that contain the files, where `root` contains all of these.
+        division: how files are divided into samples, other than one from each; caches depend on it.
     """
 
     root: Path
     files: Sequence[str | Path]
     folders: Sequence[Path] = ()
+    division: str = ""
 
     def check(self) -> None:
         """Raise unless the archive, or anything in each folder, is still there.

@@ -80,9 +80,10 @@ def load(
     """
     known = known_sources(sources)
     source = _choose(config, known, modality)
-    if config.tile is not None and source is not BUILT_IN["folder"]:
+    if config.divides_files and source is not BUILT_IN["folder"]:
+        path = "data.pages" if config.tile is None else "data.tile"
         raise SettingError(
-            "data.tile", f"{printable(config.source_text)} has no image files to cut; leave it out"
+            path, f"{printable(config.source_text)} has no image files to divide; leave it out"
         )
     data = source(config, device)
     if config.image_size is not None:
@@ -230,10 +231,9 @@ def _files(config: DataConfig, device: torch.device, options: FileOptions) -> Da
     labels = None if config.labels == "none" else content.train.labels
     config = with_window(config, paths)
     builder = SplitBuilder(config=config, device=device)
-    builder.survey(paths)
     images, owners = builder.from_files(paths, root, found.folders)
     groups = _groups(paths, content.groups, config.groups)
-    if groups is not None or config.tile is not None:  # the tiles of a file are parts of it
+    if groups is not None or config.divides_files:
         of_files, files_of = groups or [str(path) for path in paths], owners.tolist()
         images.group = lambda i: of_files[files_of[i]]
 

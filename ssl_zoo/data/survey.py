@@ -52,7 +52,7 @@ _ALPHA = Notice(
 _FRAMES = Notice(
     "first-frame",
     "Of a file with several frames or pages the first one is used.",
-    "save the frames as files",
+    "data.pages: samples, or channels where they are those of one image",
 )
 _GRAY = Notice(
     "gray",
@@ -118,7 +118,13 @@ class Survey:
             _ALPHA, name, "alpha", "has|have an alpha channel",
             "transparent pixels become white; data.channels=4 takes it as a channel",
         )  # fmt: skip
-        self._report(_FRAMES, name, "frames", "has|have several frames", "the first one is used")
+        self._report(
+            _FRAMES,
+            name,
+            "frames",
+            "has|have several pages",
+            "the first one is used; data.pages=samples takes each as a sample",
+        )
         self._report(_GRAY, name, "gray", "is|are gray", channels)
 
     def _report(self, notice: Notice, name: str, key: str, predicate: str, effect: str) -> None:
@@ -145,6 +151,7 @@ def survey(
     count: int,
     side: int,
     channels: int | None = None,
+    has_pages: Callable[[int], bool] = lambda number: False,
 ) -> Survey:
     """Look at up to about `MAX_SURVEYED` images; those that cannot be opened do not count.
 
@@ -153,6 +160,7 @@ def survey(
         count: the number of images.
         side: the side of the stored squares, in pixels.
         channels: the number of channels that the user asks for; None for that of the images.
+        has_pages: whether there are further pages, where the image does not tell.
 
     Raises:
         UserError: a library that reads them is not installed.
@@ -166,7 +174,10 @@ def survey(
         try:
             image = open_image(number)
             with opened(image):
-                counts.update(_properties(image, side, channels))
+                properties = _properties(image, side, channels)
+                if isinstance(image, np.ndarray) and has_pages(number):
+                    properties.append("frames")
+                counts.update(properties)
                 types[_type(image)] += 1
                 sizes.append(_size(image))
                 if isinstance(image, np.ndarray) and len(image) not in (1, 3):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 
 from ssl_zoo import preprocess
 from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.pixel_files import arrays, dicom, opening, page, tiff
 from ssl_zoo.spec import ImageSpec
 
 
@@ -17,6 +19,15 @@ def normalisation(spec: ImageSpec) -> dict[str, str]:
     return {"normalise": json.dumps({name: getattr(spec, name) for name in names})}
 
 
+def preprocessing_source() -> str:
+    """Return the source of `preprocess` and of the modules that it takes from, as one module."""
+    sources = [
+        inspect.getsource(module).partition("from __future__ import annotations\n")[2]
+        for module in (page, arrays, tiff, dicom, opening, preprocess)
+    ]
+    return "\n\n\n".join(re.sub(r"(?m)^from ssl_zoo.*\n", "", source).strip() for source in sources)
+
+
 def usage(call: str, convert: str, spec: ImageSpec) -> list[str]:
     """Return the code of ``preprocess``, with comments on how to call the network.
 
@@ -25,7 +36,6 @@ def usage(call: str, convert: str, spec: ImageSpec) -> list[str]:
         convert: what ``preprocess`` does with its array, a format string.
         spec: the description of the images.
     """
-    source = inspect.getsource(preprocess).partition("from __future__ import annotations\n")[2]
     shape = f"[1, {spec.channels}, {spec.size}, {spec.size}]"
     arguments = f"{spec.size}, {spec.channels}, {list(spec.mean)}, {list(spec.std)}"
     arguments += "" if spec.range is None else f", limits={spec.range}"
@@ -37,7 +47,7 @@ def usage(call: str, convert: str, spec: ImageSpec) -> list[str]:
         "#",
         f"# preprocess(file) returns an image file as float32 {shape}: intensities in [0, 1],",
         "# normalised by the mean and deviation with which the network was trained.",
-        source.rstrip(),
+        preprocessing_source(),
         "",
         "",
         "def preprocess(file):",

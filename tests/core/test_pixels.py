@@ -24,7 +24,8 @@ from ssl_zoo.data import DataSet, decode, load
 from ssl_zoo.data.pixels import Form, ScaledSplit
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import collect_notices
-from ssl_zoo.preprocess import open_pixels, to_square
+from ssl_zoo.pixel_files import open_pixels
+from ssl_zoo.preprocess import to_square
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.tools.exported_code import torch_usage
 from tests.conftest import Call

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from ssl_zoo import preprocess
 from ssl_zoo.errors import UserError
+from ssl_zoo.pixel_files import arrays, dicom, opening, page, tiff
 from ssl_zoo.runs.run import Run
 from ssl_zoo.tools.export import export
 from tests.conftest import Call
@@ -206,9 +207,11 @@ def only_loads(code: str) -> None:
 
     The preprocessing is the zoo's own source, the same in every export, with numbers of the run.
     """
-    own = inspect.getsource(preprocess).partition("from __future__ import annotations\n")[2].strip()
-    assert own in code
-    code = code.replace(own, "")
+    for module in (page, arrays, tiff, dicom, opening, preprocess):
+        own = inspect.getsource(module).partition("from __future__ import annotations\n")[2].strip()
+        own = re.sub(r"(?m)^from ssl_zoo.pixel_files.*\n", "", own).strip()
+        assert own in code
+        code = code.replace(own, "")
     harmless = {"timm.create_model", "timm.models.load_checkpoint", "model.get_submodule", "model.eval"}
     harmless |= {"torch.from_numpy", "image_input"}
     for node in ast.walk(ast.parse(code)):

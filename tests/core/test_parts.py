@@ -15,7 +15,7 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, LazySplit, load
 from ssl_zoo.data.fingerprint import hash_contents
 from ssl_zoo.data.image_files import ImageFiles
-from ssl_zoo.data.tiles import find_tiles, starts
+from ssl_zoo.data.parts import find_parts, starts
 from ssl_zoo.errors import UserError
 from tests.core.pictures import CPU, broken, everything, folder, one_line, photo, write
 
@@ -82,10 +82,10 @@ def test_a_file_is_decoded_once_where_all_its_tiles_are_read(
     size: tuple[int, int], workers: int, tmp_path: Path
 ) -> None:
     paths = [write(tmp_path / f"{i}.png", photo(size, i)) for i in range(12)]
-    tiles = find_tiles(paths, 20, None, "first", workers, "d")
+    tiles = find_parts(paths, DataConfig(tile=20), workers, "d")
     decoded: list[Path] = []
 
-    def decode(path: Path) -> Image.Image:
+    def decode(path: Path, page: int, side: int) -> Image.Image:
         decoded.append(path)
         return Image.open(path)
 
@@ -146,11 +146,11 @@ def test_a_changed_file_of_tiles_is_noticed(tmp_path: Path) -> None:
 def test_sizes_are_read_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.png", photo((70, 50)))
     monkeypatch.setattr(type(Image.open(path)), "load", None)
-    assert len(find_tiles([path], 30, None, "first", 1, "d")) == 6
+    assert len(find_parts([path], DataConfig(tile=30), 1, "d")) == 6
 
 
 @pytest.mark.parametrize("source", ["digits", "fashion-mnist", "hf:some/images"])
 def test_only_image_files_are_cut(source: str) -> None:
-    with pytest.raises(UserError, match="has no image files to cut; leave it out") as error:
+    with pytest.raises(UserError, match="has no image files to divide; leave it out") as error:
         load(DataConfig(source=source, tile=100), CPU)
     assert one_line(error).startswith("data.tile: ")

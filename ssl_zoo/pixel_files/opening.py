@@ -1,0 +1,155 @@
+"""Opening of image files: as a picture by Pillow, or as pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+from os import PathLike
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from ssl_zoo.pixel_files.arrays import npy_pages
+from ssl_zoo.pixel_files.dicom import dicom_pages
+from ssl_zoo.pixel_files.page import Page, bands, library, opened_file
+from ssl_zoo.pixel_files.tiff import tiff_layout, tiff_pages
+
+
+def open_pixels(
+    file: str | PathLike[str] | IO[bytes],
+    side: int,
+    channels: int | None = None,
+    pages: str | int = "first",
+    formats: tuple[str, ...] | None = None,
+    max_pixels: int | None = None,
+    max_bytes: int | None = None,
+) -> Image.Image | NDArray[Any]:
+    """Open an image file: by Pillow where it keeps all that the file has, otherwise as pixels [C, h, w].
+
+    Args:
+        file: the file.
+        side: the least side at which a JPEG file is decoded, in pixels.
+        channels: the number of channels that is wanted; None for any. It tells the axis of the channels
+            of an array, and that an alpha channel is a channel like the others.
+        pages: the pages of a TIFF or DICOM file that are read: the "first", all of them as "channels",
+            or one by its number, as also of an array [N, h, w] and of an animation.
+        formats: the formats that Pillow may read; None for all.
+        max_pixels: the largest width · height that is decoded, of a JPEG at its scale; None for any.
+        max_bytes: the largest size of all channels together, where Pillow does not read them; likewise.
+
+    Raises:
+        ValueError: there are more pixels, which the head of the file tells before they are read; or
+            there is no such page.
+        ImportError: the library that reads the file is not installed; the message says which.
+    """
+    number = pages if isinstance(pages, int) else 0
+    source = file
+    with opened_file(file) as stream:
+        begin = stream.tell()
+        found = find_pages(stream, channels, pages, number)
+        if found is not None:
+            chosen = list(found if pages == "channels" else islice(found, 1))
+            if not chosen or chosen[0].number != number:
+                raise ValueError(f"has no page {number}")
+            if chosen[0].read is not None:
+                check_size(chosen, max_pixels, max_bytes)
+                return plain(np.concatenate([page.read() for page in chosen if page.read]))
+            if number:  # Pillow would read the tags of all pages before it
+                source, number = tiff_layout(stream).starting_at(file, chosen[0].offset), 0
+        stream.seek(begin)
+    image = Image.open(source, formats=formats)
+    if number:
+        image.seek(number)
+    image.draft(None, (side, side))  # a JPEG at the smallest of its scales that is large enough
+    try:
+        _check_sides(*image.size[::-1], max_pixels)
+    except ValueError:
+        image.close()
+        raise
+    return image
+
+
+def find_pages(
+    stream: IO[bytes], channels: int | None, pages: str | int, start: int = 0
+) -> Iterator[Page] | None:
+    """Return the pages of a file, from the one numbered `start` on; None if Pillow reads it.
+
+    Only heads are read. An array is one page, unless `pages` is a number or "samples".
+
+    Args:
+        stream: the open file, which stays where it is.
+        channels: as for `open_pixels`.
+        pages: likewise, or "samples" for all of them one by one.
+        start: the number of the first one.
+    """
+    begin = stream.tell()
+    head = stream.read(132)
+    stream.seek(begin)
+    if head.startswith(b"\x93NUMPY"):
+        return npy_pages(stream, channels, pages not in ("first", "channels"), start)
+    if head[128:] == b"DICM":
+        return dicom_pages(stream, start)
+    if head.startswith(b"\x89PNG") and head[24:26] == b"\x10\x02":  # 16 bits, red, green and blue
+        width, height = struct.unpack(">II", head[16:24])
+        return islice([Page(0, (3, height, width), 2, partial(_read_png, stream))], start, None)
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return tiff_pages(stream, channels, pages == "channels", start)
+    return None
+
+
+def check_size(pages: Sequence[Page], max_pixels: int | None, max_bytes: int | None) -> None:
+    """Raise if pages are too large to decode.
+
+    Raises:
+        ValueError: one has too many pixels, or all of them together take too many bytes.
+    """
+    for page in pages:
+        _check_sides(*page.shape[1:], max_pixels)
+    size = sum(math.prod(page.shape) * page.itemsize for page in pages)
+    if max_bytes is not None and size > max_bytes:
+        number, (_, height, width) = sum(page.shape[0] for page in pages), pages[0].shape
+        raise ValueError(
+            f"{number:,} channels of {width}×{height} pixels take {size / 1e6:,.0f} MB, more than "
+            f"{max_bytes / 1e6:,.0f}; if they are pages, data.pages=samples takes them one by one"
+        )
+
+
+def _check_sides(height: int, width: int, limit: int | None) -> None:
+    if limit is not None and width * height > limit:
+        raise ValueError(f"{width}×{height} pixels are more than {limit:,}")
+
+
+def _read_png(stream: IO[bytes]) -> NDArray[Any]:
+    return bands(library("imagecodecs", "tiff").png_decode(stream.read()), "YXS")
+
+
+def plain(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return pixels in one of the types uint8, uint16, int16 and float32, in which data sets are stored.
+
+    Other integers and floats become float32, and what is not finite becomes 0; bits become 0 and 255.
+
+    Raises:
+        ValueError: they are no numbers.
+    """
+    if pixels.dtype.kind not in "buif":
+        raise ValueError(f"values of {pixels.dtype} are not pixels")
+    if pixels.dtype == bool:
+        return pixels.astype(np.uint8) * np.uint8(255)
+    native = pixels.dtype.newbyteorder("=")
+    if native in (np.uint8, np.uint16, np.int16):
+        return pixels.astype(native, copy=False)
+    return np.nan_to_num(pixels.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def turn_upright(image: Image.Image | NDArray[Any]) -> None:
+    """Apply the EXIF orientation of an image to it; pixels have none."""
+    if isinstance(image, Image.Image):
+        image.load()
+        with contextlib.suppress(Exception):  # the pixels are valid even if the metadata are not
+            ImageOps.exif_transpose(image, in_place=True)
