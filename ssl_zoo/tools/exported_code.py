@@ -47,6 +47,7 @@ def usage(call: str, convert: str, spec: ImageSpec) -> list[str]:
         "#",
         f"# preprocess(file) returns an image file as float32 {shape}: intensities in [0, 1],",
         "# normalised by the mean and deviation with which the network was trained.",
+        "",
         preprocessing_source(),
         "",
         "",
