@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from ssl_zoo.errors import UserError
@@ -17,7 +19,8 @@ _SUFFIX = ".yaml"
 _END = re.compile(r"[:;]\s|\.\s(?=[A-Z])")
 
 
-def shipped_configs() -> dict[str, Path]:
+@cache  # as every configuration of a task asks for the recipe of its data
+def shipped_configs() -> Mapping[str, Path]:
     """Return the files by name, such as ``fashion-mnist/simclr``, in order."""
     folder = next(filter(Path.is_dir, _FOLDERS), None)
     if folder is None:
