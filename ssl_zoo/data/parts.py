@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from ssl_zoo import preprocess
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.decode import UNSCALED, page_sizes
 from ssl_zoo.notices import Notice
+from ssl_zoo.pixel_files import turn_upright
 from ssl_zoo.text import quantity
 
 Picture = Image.Image | NDArray[Any]
@@ -121,7 +123,14 @@ class Parts:
             return lambda number, side: decode(*self._page(number), side)
         # As many as the threads are at where they read all tiles in order.
         limit = 2 + workers * len(self.pages) // max(1, len(self.members))
-        images = _LastImages(lambda path, page: _upright(decode(path, page, UNSCALED)), limit)
+
+        def decode_upright(path: Path, page: int) -> Picture:
+            image = decode(path, page, UNSCALED)
+            with preprocess.opened(image):
+                turn_upright(image)
+            return image
+
+        images = _LastImages(decode_upright, limit)
 
         def open_tile(number: int, side: int) -> Picture:
             part = self.members[number]
@@ -198,17 +207,6 @@ def _cut(page: Part, tile: int | None) -> Iterator[Part]:
 def starts(length: int, tile: int) -> list[int]:
     """Return the first pixel of each tile along a side of `length` pixels."""
     return [max(0, min(start, length - tile)) for start in range(0, length, tile)]
-
-
-def _upright(image: Picture) -> Picture:
-    if isinstance(image, np.ndarray):
-        return image
-    with image:
-        image.load()
-        try:
-            return ImageOps.exif_transpose(image)
-        except Exception:  # the pixels are valid even if the metadata are not
-            return image
 
 
 class _LastImages:
