@@ -26,11 +26,11 @@ from ssl_zoo.config.layers import RECIPE_SECTIONS, SettingsSource
 from ssl_zoo.config.load import load_config, load_encoder_config
 from ssl_zoo.config.schema import (
     BUDGETS,
+    DEFAULT_EPOCHS,
     BackboneConfig,
     DataConfig,
     EncoderConfig,
     RunConfig,
-    TrainConfig,
     current_path,
 )
 from ssl_zoo.config.weights import NETWORK
@@ -344,9 +344,8 @@ class Comparison(BaseModel):
 
     def _default_budget(self) -> dict[str, Any]:
         """Return the default budget, unless the comparison sets one."""
-        default = TrainConfig()
-        budgets = {n: v for n in BUDGETS if (v := getattr(default, n)) is not None}
-        return {} if any(self._sets("train", name) for name in BUDGETS) else budgets
+        given = any(self._sets("train", name) for name in BUDGETS)
+        return {} if given else {"epochs": DEFAULT_EPOCHS}
 
     def _common(self) -> SettingsSource:
         sections = {"data": self.data, "backbone": self.backbone, "train": self.train}
