@@ -31,6 +31,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ssl_zoo.config.load import load_config
+from ssl_zoo.config.shipped import find_config
+from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.evaluation import warnings
 from ssl_zoo.evaluation.reading import read_scores
 from ssl_zoo.reporting.curves import MAX_MARKERS, logged
@@ -58,13 +60,9 @@ COMMON = {
 }
 """Settings of all runs: a quarter of the default network's width, and kNN and RankMe on the way."""
 QUICK = {
-    "train.optimizer": "muon",
-    "train.lr": 0.02,
-    "train.lr_scaling": "none",
-    "train.weight_decay": 1e-4,
-    "train.warmup": 0.1,
+    f"train.{name}": value for name, value in read_yaml(find_config("data/digits"))["train"].items()
 }
-"""The optimiser that suits the digits, where `configs/data/digits.yaml` does not give it to a task."""
+"""The recipe of the digits, for tasks to which it is not given by itself."""
 OWN: Mapping[str, Mapping[str, Any]] = {
     "byol": {"task.hidden": 512, **QUICK, "train.lr": 0.005},
     "swav": {"task.hidden": 256, "task.prototypes": 64, **QUICK},
@@ -215,6 +213,7 @@ def draw(pair: Pair, healthy: Mapping[str, Any], sick: Mapping[str, Any], file: 
     panels = {"loss": "loss", "knn": "kNN accuracy, %", "rankme": "RankMe", **pair.extra}
     figure = Figure(figsize=(2.7 * len(panels), 2.5), layout="constrained")
     FigureCanvasAgg(figure)
+    losses = [y for record in (healthy, sick) for _, y in record["curves"].get("loss", [])]
     for axes, (key, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for number, (name, record) in enumerate((("healthy", healthy), ("sick", sick))):
             style, points = numbered_style(number), np.array(record["curves"].get(key, []))
@@ -223,7 +222,6 @@ def draw(pair: Pair, healthy: Mapping[str, Any], sick: Mapping[str, Any], file: 
                 x / 1000, y, ("-", "--")[number], label=name, color=style.colour,
                 marker=style.marker if len(x) <= MAX_MARKERS else None, markersize=3.5,
             )  # fmt: skip
-        losses = [y for record in (healthy, sick) for _, y in record["curves"].get("loss", [])]
         if key == "loss" and max(losses) > 100 * min(losses) > 0:
             axes.set_yscale("log")
         if pair.level and key == "loss":
