@@ -174,7 +174,7 @@ def test_the_recipe_of_bundled_data_is_valid_for_the_tasks_that_it_names(file: P
 
 @torch.no_grad()
 def test_the_default_network_uses_all_of_its_blocks_from_the_first_step() -> None:
-    """Those of timm begin as the identity, so that features are those of a shallower network."""
+    """A residual branch that starts at zero would make it as shallow as the network without it."""
     spec = ImageSpec(channels=1, size=16, mean=(0.5,), std=(0.25,))
     network = build_encoder(BackboneConfig(), spec, 0).train()
     x = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -177,7 +177,7 @@ class DataConfig(_Section):
 
     @property
     def divides_files(self) -> bool:
-        """Whether an image file has several samples, its pages or tiles, which are held out together."""
+        """True if an image file has several samples, its pages or tiles, which are held out together."""
         return self.tile is not None or self.pages == "samples"
 
     @property
