@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 
@@ -51,7 +50,7 @@ def hash_contents(split: Split) -> str | None:
             digest.update(f"{values.dtype} {tuple(values.shape)}".encode())
             digest.update(values.view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
-    if len(names) == 0 or not Path(_file(names[0])).is_file():
+    if len(names) == 0 or _size(names[0]) == "-":
         return None
     chunks = [names[i : i + 1024] for i in range(0, len(names), 1024)]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -65,13 +64,11 @@ def _sizes(names: Sequence[str]) -> bytes:
     return "".join(f"{_size(name)} " for name in names).encode()
 
 
-def _file(name: str) -> str:
-    """Return the file of a sample, which may be a part of it."""
-    return name if os.path.exists(name) else name.rpartition(PART_MARK)[0]  # noqa: PTH110 - as below
-
-
 def _size(name: str) -> int | str:
-    try:
-        return os.stat(_file(name)).st_size  # noqa: PTH116 - faster, which matters for a million files
-    except OSError:
-        return "-"
+    """Return the size of the file of a sample, which may be a part of that file; "-" if it is gone."""
+    for file in (name, name.rpartition(PART_MARK)[0]):
+        try:
+            return os.stat(file).st_size  # noqa: PTH116 - faster, which matters for a million files
+        except OSError:
+            continue
+    return "-"

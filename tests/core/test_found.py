@@ -182,7 +182,10 @@ def test_what_decoding_loses_is_said_once(tmp_path: Path) -> None:
         "as a channel"
     )
     assert texts["bit-depth"] == "1 of 5 images has more than 8 bits; kept as uint16"
-    assert texts["first-frame"] == "1 of 5 images has several frames; the first one is used"
+    assert texts["first-frame"] == (
+        "1 of 5 images has several pages; the first one is used; data.pages=samples takes each as a "
+        "sample"
+    )
     assert texts["gray"] == "1 of 5 images is gray; repeated to three channels"
     assert "mirror" not in texts  # which only training is about
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -152,10 +151,8 @@ def test_few_samples_of_many_features_have_the_fit_of_scikit_learn() -> None:
 
 
 def test_the_axes_of_few_samples_need_no_matrix_of_all_features() -> None:
-    x = torch.randn(30, 20_000, generator=torch.Generator().manual_seed(0))  # 20,000² would be 3 GB
-    start = time.process_time()
-    assert Axes.of(x).basis.shape == (20_000, 29)
-    assert time.process_time() - start < 5
+    x = torch.randn(30, 200_000, generator=torch.Generator().manual_seed(0))  # 200,000² would be 160 GB
+    assert Axes.of(x).basis.shape == (200_000, 29)
 
 
 def test_balanced_accuracy_is_scikit_learns_and_shown_where_classes_differ_in_size() -> None:

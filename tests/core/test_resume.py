@@ -231,12 +231,15 @@ def test_other_data_of_the_same_size_without_names_are_refused(run: Run) -> None
         train(resume=run.path, **QUICK)
 
 
-def test_a_million_names_are_compared_in_seconds() -> None:
+def test_a_million_names_are_compared_in_time_proportional_to_their_number() -> None:
     names = [f"/data/some/folder/class{i % 1000}/{i:07}.jpg" for i in range(1_000_000)]
     split = ArraySplit(torch.empty(1, 0).expand(len(names), 0), None, names=names)
+    tenth = ArraySplit(torch.empty(1, 0).expand(100_000, 0), None, names=names[:100_000])
     start = time.process_time()
+    hash_names(tenth)
+    middle = time.process_time()
     first = hash_names(split)
-    assert time.process_time() - start < 5
+    assert time.process_time() - middle < 30 * (middle - start)
     split._names = [name.replace("/data/some/", "/mnt/") for name in names]
     assert hash_names(split) == first
 
@@ -279,15 +282,11 @@ def test_images_replaced_under_the_same_names_are_refused_when_resuming_and_said
     assert train(resume=run.path, **QUICK).results()["steps"] == 5
 
 
-def test_the_sizes_of_many_files_and_the_values_of_samples_without_files_are_compared_in_seconds(
-    tmp_path: Path,
-) -> None:
+def test_the_sizes_of_files_and_the_values_of_samples_without_files_are_compared(tmp_path: Path) -> None:
     file = tmp_path / "a.jpg"
     file.write_bytes(b"1")
-    split = ArraySplit(torch.empty(1, 0).expand(200_000, 0), None, names=[str(file)] * 200_000)
-    start = time.process_time()
+    split = ArraySplit(torch.empty(1, 0).expand(20_000, 0), None, names=[str(file)] * 20_000)
     first = hash_contents(split)
-    assert time.process_time() - start < 5
     file.write_bytes(b"22")
     assert hash_contents(split) != first
     values = torch.arange(10_000 * 4, dtype=torch.float32).view(-1, 4)
