@@ -34,7 +34,7 @@ from ssl_zoo.config.load import load_config
 from ssl_zoo.config.shipped import find_config
 from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.evaluation import warnings
-from ssl_zoo.evaluation.reading import read_scores
+from ssl_zoo.evaluation.reading import describe_gains, read_gains
 from ssl_zoo.reporting.curves import MAX_MARKERS, logged
 from ssl_zoo.reporting.pictures import numbered_style
 from ssl_zoo.runs.run import Run
@@ -174,7 +174,7 @@ def measure(task: str, settings: Mapping[str, Any], folder: Path) -> dict[str, A
             results = run.results()
             scores, data = results["scores"], results["data"]
             said += [f"warning: {task}: {text}" for text in warnings(scores[task])]
-            said += filter(None, [read_scores(scores, data["test"], data["noun"])])
+            said.append(describe_gains(read_gains(results["gains"]), data["noun"]))
     keys = {"loss", "knn", "rankme"}.union(*(pair.extra for pair in PAIRS if pair.task == task))
     return {
         "command": command(task, settings),

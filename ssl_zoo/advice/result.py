@@ -12,12 +12,12 @@ from ssl_zoo.advice.plan import Plan
 from ssl_zoo.advice.verdict import Candidate, Kind, Point, Verdict, decide
 from ssl_zoo.comparison import Cell, Sweep
 from ssl_zoo.comparison.cells import RawCell, UntrainedCell
-from ssl_zoo.comparison.pairing import Interval, accuracy_interval
 from ssl_zoo.config.weights import BACKBONE_FILE, weights_file
 from ssl_zoo.data import DataSet
 from ssl_zoo.evaluation import known_metrics, warnings
 from ssl_zoo.evaluation.correctness import Correctness, read_correctness
 from ssl_zoo.evaluation.label_curve import COUNTS, NAME
+from ssl_zoo.evaluation.pairing import Interval, accuracy_interval
 from ssl_zoo.text import printable
 
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ssl_zoo.comparison.pairing import Interval, accuracy_interval, difference_interval
-from ssl_zoo.comparison.statistics import CONFIDENCE
 from ssl_zoo.evaluation.correctness import Correctness
+from ssl_zoo.evaluation.pairing import CONFIDENCE, Interval, accuracy_interval, difference_interval
 
 Kind = Literal["raw", "untrained", "frozen", "continued", "scratch"]
 """What a row is: the raw input; the network with random weights, or with trained ones, as it is; a task

@@ -172,6 +172,7 @@ def eval_command(
     from ssl_zoo.cli import console
     from ssl_zoo.config.load import parse_sets
     from ssl_zoo.evaluation import evaluate
+    from ssl_zoo.evaluation.reading import describe_gains
 
     names = split_names(protocol, "--protocol") or None
     values = {**settings, **parse_sets(sets or ())}
@@ -186,6 +187,8 @@ def eval_command(
         console.print_scores(rows, f"{subject}, evaluated{on}")
         if rows.classifier is not None:
             console.print_kept(subject, rows.classifier)
+        if rows.gains:
+            console.say(describe_gains(rows.gains, rows.noun))
 
 
 app.command("compare")(compare_command)

@@ -273,7 +273,7 @@ def _say_left_out(unreadable: Mapping[str, str], excluded: Mapping[str, str]) ->
 
 def print_run(run: Run) -> None:
     """Print a finished run's scores beside the baselines', and where the run is."""
-    from ssl_zoo.evaluation.reading import read_scores
+    from ssl_zoo.evaluation.reading import describe_gains, read_gains
     from ssl_zoo.runs.run import BEST_FILE
 
     results, source = run.results(), run.config().data.source_text
@@ -284,8 +284,8 @@ def print_run(run: Run) -> None:
     print_scores(scores, f"evaluated on the {split} split of {source}")
     if problem := data.get("no_accuracy"):
         say(f"{source} {problem}: there is no accuracy to show")
-    elif text := read_scores(scores, data.get("test", 0), data.get("noun", "samples")):
-        say(text)
+    elif gains := read_gains(results.get("gains")):
+        say(describe_gains(gains, data.get("noun", "samples")))
     _say_left_out(results.get("skipped", {}), results.get("excluded", {}))
     say(f"run: {run.path}")
     if best := results.get("best"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from scipy.stats import t as student
 from scipy.stats import ttest_ind_from_stats
 
-CONFIDENCE = 0.95
+from ssl_zoo.evaluation.pairing import CONFIDENCE
 
 
 @dataclass(frozen=True)

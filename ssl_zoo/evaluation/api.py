@@ -21,6 +21,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Unwritable, UserError
 from ssl_zoo.evaluation.classifier import CLASSIFIER_FILE, KeptClassifier, fingerprint
 from ssl_zoo.evaluation.protocol import Scores, known_protocols, protocols, standard_protocols
+from ssl_zoo.evaluation.reading import Gain, measure_gains, standard_correctness
 from ssl_zoo.evaluation.scoring import UNTRAINED, baselines, of_encoder, score
 from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.notices import Notice
@@ -58,10 +59,14 @@ class Evaluation(dict[str, Scores]):
     Attributes:
         kept: whether the scores are in the `results.json` of a run.
         classifier: the file of the classifier, if it was to be kept.
+        gains: how much more accurate a run is than the best of its baselines, by metric.
+        noun: the plural noun for samples.
     """
 
     kept: bool = False
     classifier: Path | None = None
+    gains: Sequence[Gain] = ()
+    noun: str = "samples"
 
 
 @torch_defaults()
@@ -317,7 +322,11 @@ def _evaluate_run(
             _classifier(keeper, subject, task, source, scores).save(rows.classifier)
         if with_baselines:
             known = replace(samples, spec=task.spec)  # with the number of samples trained on
-            rows |= {s.name: score(s, names) for s in baselines(config, known, device)}
+            others = baselines(config, known, device)
+            rows |= {s.name: score(s, names) for s in others}
+            correct = {s.name: standard_correctness(s, names) for s in others}
+            rows.gains = measure_gains(standard_correctness(subject, names), correct)
+            rows.noun = samples.spec.noun
     if snapshot is not None:
         return rows
     try:

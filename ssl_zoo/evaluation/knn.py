@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo.evaluation.accuracy import accuracies, accuracy, balanced_metric
+from ssl_zoo.evaluation.correctness import Correctness
 from ssl_zoo.evaluation.features import Features
-from ssl_zoo.evaluation.protocol import Metric, Protocol
+from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
+from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.notices import Notice
 
 MAX_SIMILARITIES = 2**26
@@ -55,10 +57,22 @@ def knn_predictions(features: Features, k: int = 20, temperature: float = 0.07) 
     return torch.cat(predicted)
 
 
+def measure(subject: Subject) -> Scores:
+    """Return the accuracies of `knn_predictions` on the test split, in percent."""
+    return accuracies("knn", subject.once(_predicted), subject.features.test_labels)
+
+
+def correctness(subject: Subject) -> dict[str, Correctness]:
+    """Return which samples of the test split kNN classifies correctly."""
+    return {"knn": Correctness.of(subject.once(_predicted), subject.features.test_labels)}
+
+
+def _predicted(subject: Subject) -> Tensor:
+    return knn_predictions(subject.features)
+
+
 KNN = Protocol(
-    lambda subject: accuracies(
-        "knn", knn_predictions(subject.features), subject.features.test_labels
-    ),
+    measure,
     {
         "knn": Metric(
             "kNN %", "cosine similarity, 20 neighbours in the train split, votes weighted with "
@@ -66,5 +80,6 @@ KNN = Protocol(
         ),
         **balanced_metric("knn", "kNN"),
     },
+    correctness=correctness,
     standard=True,
 )  # fmt: skip

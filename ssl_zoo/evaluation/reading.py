@@ -2,56 +2,120 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from ssl_zoo.evaluation.protocol import Scores
+from ssl_zoo.evaluation.correctness import Correctness
+from ssl_zoo.evaluation.pairing import CONFIDENCE, difference_interval
+from ssl_zoo.evaluation.protocol import known_metrics, protocols
+from ssl_zoo.evaluation.subject import Subject
 
-Z = 1.96
-"""The quantile of the normal distribution for an interval of 95 %."""
+
+@dataclass(frozen=True)
+class Gain:
+    """How much more accurate a network is than the best row without its training, by one metric.
+
+    Attributes:
+        metric: the name of the metric.
+        accuracy: of the network, in percent.
+        row: the best row without its training.
+        mean: how much more accurate the network is than that row, in points of percent.
+        half_width: half of the 95 % interval of `mean`, over samples in pairs; it is widened for the
+            number of metrics, so that all of them hold together.
+        samples: the number of samples of the test split.
+    """
+
+    metric: str
+    accuracy: float
+    row: str
+    mean: float
+    half_width: float
+    samples: int
+
+    @property
+    def sign(self) -> int:
+        """1 if the gain is beyond its interval, -1 if it is a loss beyond it, otherwise 0."""
+        return (self.mean > self.half_width) - (-self.mean > self.half_width)
+
+    def __str__(self) -> str:
+        """Return such as "kNN 98.9 % (1.7 ± 1.9 points above pixels)"."""
+        title = known_metrics()[self.metric].title.removesuffix(" %")
+        side = "above" if self.mean >= 0 else "below"
+        points = f"{abs(self.mean):.1f} ± {self.half_width:.1f} points {side} {self.row}"
+        return f"{title} {self.accuracy:.1f} % ({points})"
 
 
-def read_scores(scores: Mapping[str, Scores], n: int, noun: str) -> str | None:
-    """Return what kNN says about a run: whether training has helped, has not, or cannot be told.
-
-    A difference counts if it is larger than the 95 % interval of the difference of two shares of `n`
-    samples each, by the normal approximation. That both are shares of the same samples is left out of
-    account, so that the interval is rather too wide.
+def standard_correctness(subject: Subject, names: Iterable[str]) -> dict[str, Correctness]:
+    """Return which samples of the test split are classified correctly, by metric.
 
     Args:
-        scores: the scores by row, the trained network's first.
-        n: the number of samples in the test split; 0 if it is not known.
-        noun: the plural noun for samples.
-
-    Returns:
-        A sentence or two; None if kNN was not measured on the trained network and another row, if it is
-        no percentage, as in a file that was damaged, or if `n` is not known.
+        subject: the representation.
+        names: the names of protocols, of which the standard ones that classify count.
     """
-    knn = [(values["knn"], row) for row, values in scores.items() if "knn" in values]
-    if (
-        n == 0
-        or not all(0 <= value <= 100 for value, _ in knn)
-        or len(knn) < 2
-        or "knn" not in next(iter(scores.values()))
-    ):
-        return None
-    (value, _), *others = knn
-    reached, baseline = max(others)
-    difference = value - reached
-    chance = Z * math.sqrt(sum(p * (100 - p) for p in (value, reached)) / n)
-    found = (
-        f"by kNN {value:.1f} % of {n:,} {noun} are put into their class, and {reached:.1f} % by "
-        f"{baseline}"
-    )
-    if difference > chance:
+    found: dict[str, Correctness] = {}
+    for protocol in protocols(names).values():
+        if protocol.standard and protocol.correctness is not None:
+            found |= protocol.correctness(subject)
+    return found
+
+
+def measure_gains(
+    trained: Mapping[str, Correctness], others: Mapping[str, Mapping[str, Correctness]]
+) -> list[Gain]:
+    """Return what the training of a network has gained, by metric.
+
+    Args:
+        trained: the correctness of the network, by metric.
+        others: that of the rows without its training; a metric that one of them lacks does not count.
+    """
+    metrics = [m for m in trained if others and all(m in other for other in others.values())]
+    gains = []
+    for metric in metrics:
+        row = max(others, key=lambda name: others[name][metric].accuracy)
+        confidence = 1 - (1 - CONFIDENCE) / len(metrics)  # Bonferroni
+        interval = difference_interval(trained[metric], others[row][metric], confidence)
+        samples = trained[metric].correct.shape[1]
+        gains.append(
+            Gain(metric, trained[metric].accuracy, row, interval.mean, interval.half_width, samples)
+        )
+    return gains
+
+
+def write_gains(gains: Sequence[Gain]) -> list[dict[str, Any]]:
+    """Return gains as plain values, which `read_gains` reads."""
+    return [asdict(gain) for gain in gains]
+
+
+def read_gains(values: Any) -> list[Gain]:
+    """Return the gains that a run has recorded; none if an older version did, or a file is damaged."""
+    try:
+        gains = [Gain(**value) for value in values or ()]
+        known = known_metrics()
+        return gains if all(g.metric in known and g.samples > 0 and str(g) for g in gains) else []
+    except (TypeError, ValueError):
+        return []
+
+
+def describe_gains(gains: Sequence[Gain], noun: str) -> str:
+    """Return what the accuracies say: whether training has helped, has not, or cannot be told.
+
+    Args:
+        gains: by metric; at least one.
+        noun: the plural noun for samples.
+    """
+    found = f"{', '.join(map(str, gains))}, on {gains[0].samples:,} {noun}"
+    signs = {gain.sign for gain in gains}
+    if signs >= {1, -1}:
+        return f"Training has helped by one measure and not by another: {found}."
+    if 1 in signs:
         return f"Training has helped: {found}."
-    if difference < -chance:
+    if -1 in signs:
         return (
             f"Training has not helped so far: {found}. A larger --epochs, another task or network may; "
             "ssl-zoo compare tells."
         )
     return (
-        f"Training has made no difference that can be told: {found}, and chance alone makes "
-        f"± {chance:.1f} points. More samples to evaluate on, or ssl-zoo compare, with several seeds, "
-        "can tell."
+        f"Training has made no difference that can be told: {found}. More samples to evaluate on, or "
+        "ssl-zoo compare with several seeds, can tell."
     )

@@ -8,10 +8,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from ssl_zoo.comparison.pairing import Interval, accuracy_interval
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.correctness import read_correctness
 from ssl_zoo.evaluation.label_curve import COUNTS, NAME
+from ssl_zoo.evaluation.pairing import Interval, accuracy_interval
 from ssl_zoo.reporting.inputs import ReportInputs, representative
 from ssl_zoo.reporting.pictures import Style, label_ends, render_svg
 

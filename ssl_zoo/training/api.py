@@ -24,6 +24,7 @@ from ssl_zoo.evaluation import (
     standard_protocols,
     unsupported_protocols,
 )
+from ssl_zoo.evaluation.reading import measure_gains, standard_correctness, write_gains
 from ssl_zoo.notices import collect_notices
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.backbone import write_backbone
@@ -160,7 +161,8 @@ def _carry_out(
             keep_best(trainer, run)  # of a run that was killed before it was written
             if not trainer.ended():
                 if first and run.results_file.is_file():
-                    run.write_results({"scores": {}, "transfer": {}})  # they are of earlier weights
+                    # They are of earlier weights.
+                    run.write_results({"scores": {}, "transfer": {}, "gains": []})
                 fit(trainer, run)
             if first:
                 warn_of_chance(trainer.task, run.metrics())
@@ -211,9 +213,13 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
         with trainer.averaged_weights():
             subject = Subject.of_task(trainer.task, data, device, seed=config.train.seed)
             _evaluate(run, subject, names)
+            correct = standard_correctness(subject, names)
         if with_baselines:
+            others = {}
             for baseline in baselines(config, data, device):
                 _evaluate(run, baseline, names)
+                others[baseline.name] = standard_correctness(baseline, names)
+            run.write_results({"gains": write_gains(measure_gains(correct, others))})
     except (Interrupted, Unwritable):
         raise
     except Exception as error:

@@ -15,11 +15,11 @@ from ssl_zoo.advice import api, request
 from ssl_zoo.advice.plan import Plan, Trial, make_plan
 from ssl_zoo.advice.request import requested_comparison, without_missing_weights
 from ssl_zoo.advice.verdict import Candidate, Kind, Point, decide
-from ssl_zoo.comparison.pairing import difference_interval
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.correctness import Correctness
+from ssl_zoo.evaluation.pairing import difference_interval
 from ssl_zoo.runs.run import Run
 from ssl_zoo.training import train
 from tests.conftest import Call, small_config

@@ -1,70 +1,83 @@
 """The sentence below the scores of a run."""
 
-import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ssl_zoo.cli.console import print_run
 from ssl_zoo.config.load import dump_config
-from ssl_zoo.evaluation.reading import read_scores
+from ssl_zoo.evaluation.correctness import Correctness
+from ssl_zoo.evaluation.reading import describe_gains, measure_gains, read_gains, write_gains
 from ssl_zoo.runs.run import Run
 from tests.conftest import small_config
 
 
-@pytest.mark.parametrize(
-    ("trained", "n", "begins"),
-    [
-        (99.4, 359, "Training has helped"),
-        (98.0, 359, "Training has made no difference that can be told"),
-        (98.0, 10_000, "Training has helped"),
-        (96.9, 359, "Training has made no difference that can be told"),
-        (80.0, 359, "Training has not helped so far"),
-    ],
-)
-def test_a_difference_counts_if_chance_does_not_make_it(trained: float, n: int, begins: str) -> None:
-    scores = {"simclr": {"knn": trained}, "pixels": {"knn": 97.2}, "random-init": {"knn": 89.4}}
-    text = read_scores(scores, n, "images")
-    assert text is not None
-    assert text.startswith(begins)
-    assert f"{trained:.1f} % of {n:,} images" in text
-    assert "97.2 % by pixels" in text
-
-
-def test_the_interval_is_that_of_two_shares() -> None:
-    text = read_scores({"a": {"knn": 50.0}, "b": {"knn": 50.0}}, 100, "texts")
-    assert text is not None
-    assert "± 13.9 points" in text  # 1.96 · √(2 · 0.25 / 100)
-
-
-def test_nothing_is_said_without_a_comparison() -> None:
-    assert read_scores({}, 10, "images") is None
-    assert read_scores({"simclr": {"knn": 50.0}}, 10, "images") is None
-    assert read_scores({"simclr": {"rankme": 3.0}, "pixels": {"knn": 50.0}}, 10, "images") is None
-    assert read_scores({"simclr": {"knn": 50.0}, "pixels": {"knn": 40.0}}, 0, "images") is None
-    for damaged in (1e308, math.nan, -1.0):
-        assert read_scores({"simclr": {"knn": 50.0}, "x": {"knn": damaged}}, 10, "images") is None
+def correct(n: int, *wrong: int) -> dict[str, Correctness]:
+    """Return the correctness by kNN of a classifier that gets these of n samples wrong."""
+    mask = torch.ones(1, n, dtype=torch.bool)
+    mask[0, list(wrong)] = False
+    return {"knn": Correctness(mask)}
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("trained", "pixels", "begins"),
     [
-        ({}, ""),
-        ({"data": {"train": 90}}, ""),
-        ({"data": {"test": 0, "noun": "images"}}, ""),
-        ({"data": {"test": 1000}}, "Training has helped: by kNN 90.0 % of 1,000 samples are put into"),
+        ((), range(8), "Training has helped: kNN 100.0 % (2.2 ± 1.5 points above pixels), on 359"),
+        (range(8), (), "Training has not helped so far: kNN 97.8 % (2.2 ± 1.5 points below pixels), on"),
+        # The same difference, but ten samples are lost where eighteen are gained.
+        (range(10), range(8, 26), "Training has made no difference that can be told: kNN 97.2 % (2.2 "),
+        ((), (), "Training has made no difference that can be told: kNN 100.0 % (0.0 ± 0.0 points"),
     ],
 )
+def test_a_difference_counts_if_pairs_of_samples_show_it(
+    trained: Iterable[int], pixels: Iterable[int], begins: str
+) -> None:
+    others = {"pixels": correct(359, *pixels), "random-init": correct(359, *range(100))}
+    assert describe_gains(measure_gains(correct(359, *trained), others), "images").startswith(begins)
+
+
+def test_the_interval_holds_for_all_metrics_together() -> None:
+    one, two = correct(359), correct(359, *range(8))
+    (alone,) = measure_gains(one, {"pixels": two})
+    both = measure_gains(one | {"linear": one["knn"]}, {"pixels": two | {"linear": two["knn"]}})
+    assert [gain.metric for gain in both] == ["knn", "linear"]
+    wider = torch.distributions.Normal(0, 1).icdf(torch.tensor([0.9875, 0.975]))
+    assert both[0].half_width / alone.half_width == pytest.approx(float(wider[0] / wider[1]), rel=0.01)
+
+
+def test_gains_by_one_metric_and_losses_by_another_are_both_said() -> None:
+    one = correct(359) | {"linear": correct(359, *range(20))["knn"]}
+    two = correct(359, *range(20)) | {"linear": correct(359)["knn"]}
+    text = describe_gains(measure_gains(one, {"pixels": two}), "texts")
+    assert text.startswith("Training has helped by one measure and not by another: kNN 100.0 % (5.6 ± ")
+    assert "linear 94.4 % (5.6 ± " in text
+    assert "below pixels), on 359 texts" in text
+
+
+def test_gains_are_read_as_they_were_written_and_what_is_damaged_is_left_out() -> None:
+    gains = measure_gains(correct(359), {"pixels": correct(359, 1)})
+    values = write_gains(gains)
+    assert read_gains(values) == gains
+    assert measure_gains(correct(359), {}) == []
+    odd: tuple[Any, ...] = (None, [], 3, "x", [{}], [values[0] | {"mean": "x"}])
+    for damaged in (*odd, [values[0] | {"metric": "x"}]):
+        assert read_gains(damaged) == []
+
+
+@pytest.mark.parametrize("gains", [True, False])
 def test_a_run_of_an_older_version_is_printed_with_what_it_recorded(
-    data: dict[str, Any], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    gains: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run(tmp_path)
     run.config_file.write_text(dump_config(small_config("rotation")))
-    scores = {"rotation": {"knn": 90.0}, "pixels": {"knn": 40.0}}
-    run.write_results({"scores": scores, **data})
+    results: dict[str, Any] = {"scores": {"rotation": {"knn": 90.0}, "pixels": {"knn": 40.0}}}
+    if gains:
+        results["gains"] = write_gains(measure_gains(correct(359), {"pixels": correct(359, *range(8))}))
+    run.write_results(results)
     print_run(run)
     shown = capsys.readouterr().out
     assert f"run: {tmp_path}" in shown
-    assert says in shown
-    assert ("Training has" in shown) == bool(says)
+    assert ("Training has helped: kNN 100.0 %" in shown) == gains

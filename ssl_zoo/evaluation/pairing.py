@@ -1,6 +1,6 @@
 """Intervals for accuracies of one run each, over draws of labels and samples of the test split.
 
-Rows of a comparison are scored on the same draws and the same test samples, so differences are taken in
+Rows are scored on the same draws and the same test samples, so differences are taken in
 pairs. The interval of a mean covers other labels and other test samples, not other seeds of training.
 """
 
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from scipy.stats import t as student
 from torch import Tensor
 
-from ssl_zoo.comparison.statistics import CONFIDENCE
 from ssl_zoo.evaluation.correctness import Correctness
+
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
