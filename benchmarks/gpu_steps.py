@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ LARGE = {"simclr": 256, "moco": 256, "byol": 128, "rotation": 64, "inpainting": 
 CROPPED = ("dino", "swav", "deepcluster-v2", "msn", "ibot", "dinov2")
 """Tasks that take several small crops of a large image, each size in a pass of its own."""
 PROFILED = (*TASKS, "dino", "swav", "deepcluster-v2", "w-mse", "lejepa", "msn")
-"""Tasks whose waits for the GPU are counted; a rehearsal does the first two."""
+"""Tasks whose waits for the GPU are counted."""
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 """The names in a trace of the calls that wait for the GPU."""
 
@@ -57,6 +57,10 @@ class Scale:
     def small(self) -> bool:
         """True for a rehearsal at a small scale."""
         return bool(self.rest)
+
+    def some(self, names: Sequence[str]) -> Sequence[str]:
+        """Return the names that are measured: all, in a rehearsal the first one."""
+        return names[:1] if self.small else names
 
 
 SCALES = {
@@ -137,15 +141,17 @@ def tasks(scale: Scale) -> list[dict[str, Any]]:
     """Train five tasks for some steps in each precision, and compiled."""
     compilations = (False,) if scale.small else (False, True)
     epochs = 0.3 if scale.small else 2
-    return [trained(*case, epochs) for case in itertools.product(TASKS, PRECISIONS, compilations)]
+    return [
+        trained(*case, epochs) for case in itertools.product(scale.some(TASKS), PRECISIONS, compilations)
+    ]
 
 
 def zoo(scale: Scale) -> list[dict[str, Any]]:
-    """Train each other task that needs no teacher of the user's for some steps; a rehearsal does two."""
+    """Train each other task that needs no teacher of the user's for some steps."""
     from ssl_zoo.plugins.registry import registry
 
     names = [name for name in registry.tasks() if name not in (*TASKS, "distillation")]
-    return [trained(name, "auto", False, 0.3) for name in (names[:2] if scale.small else names)]
+    return [trained(name, "auto", False, 0.3) for name in scale.some(names)]
 
 
 def trained(task: str, precision: str, compiled: bool, epochs: float) -> dict[str, Any]:
@@ -177,24 +183,22 @@ def losses_of(run: Path) -> list[float]:
 
 def ratios(scale: Scale) -> list[dict[str, Any]]:
     """Measure each task's speed against its ceiling, and its memory."""
-    return [bench(task, network, scale) for network in scale.networks for task in TASKS]
+    return [bench(task, network, scale) for network in scale.networks for task in scale.some(TASKS)]
 
 
 def crops(scale: Scale) -> list[dict[str, Any]]:
-    """Measure tasks of several crops, with the papers' number of them; a rehearsal does one task."""
+    """Measure tasks of several crops, with the papers' number of them."""
     backbone, side, batch = scale.networks[-1]
-    names = CROPPED[:1] if scale.small else CROPPED
     local = ("--set", "task.local=2") if scale.small else ()  # none by default up to 64 pixels
-    return [bench(task, (backbone, side, batch or 64), scale, *local) for task in names]
+    return [bench(task, (backbone, side, batch or 64), scale, *local) for task in scale.some(CROPPED)]
 
 
 def compiled(scale: Scale) -> list[dict[str, Any]]:
-    """Measure what `torch.compile` gives to the ceiling; a rehearsal does one task."""
-    names = TASKS[:1] if scale.small else ("simclr", "inpainting")
+    """Measure what `torch.compile` gives to the ceiling."""
     return [
         bench(task, network, scale, "--set", "train.compile=true")
         for network in scale.networks
-        for task in names
+        for task in scale.some(("simclr", "inpainting"))
     ]
 
 
@@ -203,7 +207,7 @@ def profile(scale: Scale) -> list[dict[str, Any]]:
     from ssl_zoo.tools.bench import PROFILED_STEPS
 
     rows = []
-    for task in PROFILED[:2] if scale.small else PROFILED:
+    for task in scale.some(PROFILED):
         with tempfile.TemporaryDirectory() as aside:
             out = Path(aside, "trace")
             words = [
@@ -232,7 +236,7 @@ def profile(scale: Scale) -> list[dict[str, Any]]:
 def train(scale: Scale) -> list[dict[str, Any]]:
     """Train three tasks for long, and evaluate them."""
     rows = []
-    for task in ("simclr", "byol", "mae"):
+    for task in scale.some(("simclr", "byol", "mae")):
         file = ROOT / "configs" / "fashion-mnist" / f"{task}.yaml"
         configured = ["--config", file] if file.exists() else ["--task", task]
         with tempfile.TemporaryDirectory() as folder:
