@@ -255,7 +255,9 @@ def test_it_compares_what_can_be_done_with_trained_weights_and_decides(
     assert [p["phrase"] for p in result["points"]] == [
         "at 1 label a class", "at 5 labels a class", "at all labels"
     ]  # fmt: skip
-    assert all(row["accuracies"].keys() == {"labels_1", "labels_5", "linear"} for row in result["rows"])
+    assert all(
+        row["accuracies"].keys() == {"knn", "labels_1", "labels_5", "linear"} for row in result["rows"]
+    )
     verdict = result["verdict"]
     assert verdict["decision"] in ("train", "do not train")
     assert verdict["metric"] == "labels_5"
