@@ -32,6 +32,7 @@ def image_input(
     limits: tuple[float, float] | None = None,
     pages: str | int = "first",
     widen: bool = False,
+    interpolation: str = "bilinear",
 ) -> NDArray[np.float32]:
     """Return an image as the input of a network, as in evaluation.
 
@@ -47,6 +48,7 @@ def image_input(
             0 and 255, the limits of 8 bits.
         pages: the pages of a file that are read, as for `ssl_zoo.pixel_files.open_pixels`.
         widen: whether values of 8 bits are shares of the range of 16 bits, so that white stays white.
+        interpolation: how the central square is shrunk to the input, "bilinear" or "bicubic".
 
     Returns:
         float32 [1, channels, size, size].
@@ -69,9 +71,10 @@ def image_input(
     if limits is None and square.dtype != np.uint8:
         raise ValueError(f"the image has values of {square.dtype}, and the network takes 8 bits")
     if limits is None:
-        x = resize(square / 255, size)
+        x = resize(square / 255, size, interpolation)
     else:
-        x = resize(np.clip((square - np.float64(limits[0])) / (limits[1] - limits[0]), 0, 1), size)
+        intensities = np.clip((square - np.float64(limits[0])) / (limits[1] - limits[0]), 0, 1)
+        x = resize(intensities, size, interpolation)
     if channels == 1:
         x = x.mean(0, keepdims=True)
     centre, scale = (np.asarray(values).reshape(-1, 1, 1) for values in (mean, std))
@@ -175,11 +178,25 @@ def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.BILINEAR)
 
 
-def resize(x: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """Shrink [C, s, s] to [C, size, size] as torch does: bilinear and antialiased."""
-    side = x.shape[-1]
-    centre = (np.arange(size)[:, None] + 0.5) * side / size
-    weight = np.maximum(1 - np.abs(np.arange(side) + 0.5 - centre) * size / side, 0)  # [size, side]
-    weight /= weight.sum(1, keepdims=True)
-    resized: NDArray[np.float64] = weight @ x @ weight.T
+def resize(x: NDArray[np.float64], size: int, interpolation: str = "bilinear") -> NDArray[np.float64]:
+    """Shrink intensities [C, s, s] in [0, 1] to [C, size, size] as torch does, antialiased.
+
+    Where bicubic interpolation overshoots, values are clipped to [0, 1], as those of 8 bits are.
+    """
+    down, across = (_weights(side, size, interpolation) for side in x.shape[-2:])
+    resized: NDArray[np.float64] = np.clip(down @ x @ across.T, 0, 1)
     return resized
+
+
+def _weights(side: int, size: int, interpolation: str) -> NDArray[np.float64]:
+    """Return the weight of each of `side` pixels in each of `size`, [size, side]; each row sums to 1."""
+    centre = (np.arange(size)[:, None] + 0.5) * side / size
+    distance = np.abs(np.arange(side) + 0.5 - centre) * size / side
+    if interpolation == "bicubic":  # Keys 1981, with a = -1/2, as Pillow and torch with antialiasing
+        near = (1.5 * distance - 2.5) * distance**2 + 1
+        far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+        weight = np.where(distance < 1, near, np.where(distance < 2, far, 0))
+    else:
+        weight = np.maximum(1 - distance, 0)
+    normalised: NDArray[np.float64] = weight / weight.sum(1, keepdims=True)
+    return normalised

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from os import PathLike
-from typing import IO, Any, ClassVar, TypeVar
+from typing import IO, Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -239,6 +239,7 @@ class ImageSpec(Spec):
         range: the values of the data that are the intensities 0 and 1; None for 0 and 255 of 8 bits.
         pages: "channels" where the pages of a TIFF or DICOM file are channels, otherwise "first".
         widen: whether values of 8 bits are multiplied by 257, as shares of the range of 16 bits.
+        interpolation: how images are resized to the input, as the network's weights were trained.
 
     Raises:
         ValueError: `mean` or `std` does not have one number for each channel.
@@ -258,6 +259,7 @@ class ImageSpec(Spec):
     range: tuple[float, float] | None = None
     pages: str = "first"
     widen: bool = False
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == self.channels:
@@ -273,7 +275,8 @@ class ImageSpec(Spec):
     def prepare(self, batch: Tensor) -> Tensor:
         """Resize and normalise a raw batch [B, C, h, w] to float32 [B, channels, size, size].
 
-        Resizing is bilinear and antialiased. Images of another source may have another number of
+        Resizing is antialiased, by `interpolation`; where bicubic overshoots, intensities are clipped to
+        [0, 1], as torchvision does for 8 bits. Images of another source may have another number of
         channels C: gray is repeated, and colours are averaged for a network that takes gray.
 
         Raises:
@@ -281,7 +284,8 @@ class ImageSpec(Spec):
         """
         x = self._channels(to_float(batch))
         if x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+            x = F.interpolate(x, (self.size, self.size), mode=self.interpolation, antialias=True)
+            x = x.clamp_(0, 1) if self.interpolation == "bicubic" else x
         return self.normalise(x)
 
     def preprocess(self, source: str | PathLike[str] | IO[bytes] | Image.Image | NDArray[Any]) -> Tensor:
@@ -300,6 +304,7 @@ class ImageSpec(Spec):
                 limits=self.range,
                 pages=self.pages,
                 widen=self.widen,
+                interpolation=self.interpolation,
             )
         except (ImportError, ValueError) as error:
             raise UserError(f"cannot take an image: {error}") from error
@@ -341,8 +346,9 @@ class ImageSpec(Spec):
         return settings
 
     def network_settings(self) -> dict[str, Any]:
-        """Return the mean and deviation by which images are normalised."""
-        return {"mean": list(self.mean), "std": list(self.std)}
+        """Return the mean and deviation by which images are normalised, and how they are resized."""
+        normalisation = {"mean": list(self.mean), "std": list(self.std)}
+        return {**normalisation, "interpolation": self.interpolation}
 
     def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> ImageSpec | None:
         """Return the same images, normalised by a given mean and deviation; None if these do not fit.

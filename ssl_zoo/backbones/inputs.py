@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec, Spec
@@ -18,13 +20,18 @@ def input_spec(spec: Spec, config: BackboneConfig) -> Spec:
     """Return the description of samples as a network is fed with them.
 
     A network that starts from trained weights gets images in the normalisation of these weights, in
-    training, evaluation and export. All others get the normalisation that is measured on the data.
+    training, evaluation and export, and resized with their interpolation. All others get the
+    normalisation that is measured on the data, and bilinear interpolation.
 
     Args:
         spec: the description of the data.
         config: the network, with what `ssl_zoo.config.load` has found out about its weights.
     """
-    if not isinstance(spec, ImageSpec) or config.mean is None or config.std is None:
+    if not isinstance(spec, ImageSpec):
+        return spec
+    if config.interpolation is not None:
+        spec = replace(spec, interpolation=config.interpolation)
+    if config.mean is None or config.std is None:
         return spec
     own = spec.normalised_by(config.mean, config.std)
     if own is None:

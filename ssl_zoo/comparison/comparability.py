@@ -13,7 +13,8 @@ from ssl_zoo.evaluation.scoring import UNTRAINED
 SCRATCH = "-scratch"
 """The end of the name of a row whose task starts from random weights, beside one that does not."""
 STARTING_WEIGHTS = tuple(
-    f"backbone.{name}" for name in ("pretrained", "weights", "weights_prefix", "mean", "std")
+    f"backbone.{name}"
+    for name in ("pretrained", "weights", "weights_prefix", "mean", "std", "interpolation")
 )
 """The settings in which rows that start from random weights differ from the others beside them."""
 

@@ -357,7 +357,7 @@ class Comparison(BaseModel):
         # Written out, so that the folder stays what it is if a task gets another recipe.
         complete = self.model_copy(update={s: {**v, **getattr(self, s)} for s, v in recipe.items()})
         if config.backbone.weights is not None:
-            network = config.backbone.model_dump(include={*NETWORK, "mean", "std"})
+            network = config.backbone.model_dump(include={*NETWORK, "mean", "std", "interpolation"})
             size = {"image_size": config.data.image_size}
             complete = complete.model_copy(
                 update={"backbone": {**self.backbone, **network}, "data": {**complete.data, **size}}

@@ -20,7 +20,7 @@ RECIPE_SECTIONS = {"data": "source", "backbone": "name", "train": None}
 """The sections of a recipe, and the field that replaces the whole section if a user sets it."""
 _ALTERNATIVES = {"train": BUDGETS, "backbone": ("pretrained", "weights")}
 """Settings of which one replaces the others of earlier layers, by section."""
-_OF_ALTERNATIVES = {"train": (), "backbone": ("mean", "std")}
+_OF_ALTERNATIVES = {"train": (), "backbone": ("mean", "std", "interpolation")}
 """Settings that belong to one of those, and are replaced with it."""
 Sections = dict[str, dict[str, Any]]
 

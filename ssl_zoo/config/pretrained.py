@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ssl_zoo.config.schema import BackboneConfig, DataConfig
 from ssl_zoo.notices import Notice
@@ -27,11 +27,13 @@ class TrainedOn:
         mean: the mean of each channel by which they were normalised, for intensities in [0, 1].
         std: the standard deviation of each channel, likewise.
         size: the side of the network's input, in pixels.
+        interpolation: how they were resized.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: int
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
 
 def trained_on(name: str, options: Mapping[str, Any] | None = None) -> TrainedOn | None:
@@ -55,11 +57,12 @@ def trained_on(name: str, options: Mapping[str, Any] | None = None) -> TrainedOn
     except Exception:  # an unknown tag or a malformed option, which building the network reports
         return None
     valid = len(mean) == len(std) > 0 and all(map(math.isfinite, mean + std)) and min(std) > 0
-    return TrainedOn(mean, std, size) if valid else None
+    bicubic = known.interpolation == "bicubic"
+    return TrainedOn(mean, std, size, "bicubic" if bicubic else "bilinear") if valid else None
 
 
 def as_trained(backbone: BackboneConfig, data: DataConfig) -> tuple[BackboneConfig, DataConfig]:
-    """Return the sections with the normalisation and the size of the images that weights are for.
+    """Return the sections with the normalisation, the size and the interpolation that weights are for.
 
     They are for weights of timm, or of another tool; those of ssl-zoo bring their own. What is set
     already stays.
@@ -88,6 +91,8 @@ def as_trained(backbone: BackboneConfig, data: DataConfig) -> tuple[BackboneConf
         )
     if backbone.mean is None:
         backbone = backbone.model_copy(update={"mean": known.mean, "std": known.std})
+    if backbone.interpolation is None and named:
+        backbone = backbone.model_copy(update={"interpolation": known.interpolation})
     if named and "default_size" not in data.model_fields_set:
         data = data.model_copy(update={"default_size": known.size})
     return backbone, data

@@ -233,6 +233,11 @@ class BackboneConfig(_Section):
         "none: that with which the weights were trained, without weights the data's",
     )
     std: tuple[float, ...] | None = Field(None, description="deviation of each channel, likewise")
+    interpolation: Literal["bilinear", "bicubic"] | None = Field(
+        None,
+        description="how evaluation resizes images to the input; none: as for the weights in training, "
+        "without weights bilinear",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="further arguments of timm.create_model"
     )
@@ -280,7 +285,7 @@ class BackboneConfig(_Section):
 
     def untrained(self) -> BackboneConfig:
         """Return the same network, which starts from random weights and is fed as such a one."""
-        of_weights = {"mean": None, "std": None} if self.starts_trained else {}
+        of_weights = dict.fromkeys(("mean", "std", "interpolation")) if self.starts_trained else {}
         return self.model_copy(update={"pretrained": False, "weights": None, **of_weights})
 
 

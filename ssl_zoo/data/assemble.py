@@ -135,7 +135,7 @@ class SplitBuilder:
         """
         config, workers = self.config, decoding_threads(self.config)
         if not config.divides_files:
-            self._survey_files(len(paths), lambda i: (paths[i], 0))
+            self._survey_files(len(paths), lambda i, side: self._open(paths[i], side), paths.__getitem__)
             origin = Origin(root, paths, folders, "channels" if config.pages == "channels" else "")
             images = self._images(
                 lambda i, side: self._open(paths[i], side), lambda i: str(paths[i]), len(paths), origin
@@ -143,8 +143,8 @@ class SplitBuilder:
             return images, torch.arange(len(paths))
         parts = find_parts(paths, config, workers, printable(config.source_name))
         pages = parts.pages
-        self._survey_files(len(pages), pages.__getitem__)
-        opener = parts.opener(lambda path, page, side: self._open(path, side, page), workers)
+        self._survey_files(len(pages), parts.page_opener(self._open_page), lambda i: pages[i][0])
+        opener = parts.opener(self._open_page, workers)
         owners = parts.owners
         division = f"{config.pages} {config.tile}"
         origin = Origin(root, [paths[i] for i in owners.tolist()], folders, division)
@@ -172,24 +172,20 @@ class SplitBuilder:
         """The form of images that are decoded."""
         return self.forms[0] if self.forms else Form(self.config.channels or self.channels)
 
-    def _survey_files(self, count: int, page: Callable[[int], tuple[Path, int]]) -> None:
+    def _survey_files(self, count: int, opener: Opener, file: Callable[[int], Path]) -> None:
         """Look at pages of files, report what they are, and choose the form in which they are stored.
 
         Nothing is done where a form is chosen already.
 
         Args:
             count: the number of pages.
-            page: returns the file and the number in it of a page.
+            opener: opens a page.
+            file: returns the file of a page.
         """
         if self.forms:
             return
-
-        def open_page(number: int, side: int) -> Any:
-            path, of_file = page(number)
-            return self._open(path, side, of_file)
-
         first = self.config.pages == "first"
-        looked_at = self._survey(open_page, count, lambda i: first and has_pages(page(i)[0]))
+        looked_at = self._survey(opener, count, lambda i: first and has_pages(file(i)))
         if self.config.tile is not None:  # of which none is looked at
             del looked_at.counts["not square"], looked_at.counts["small"]
         if self.config.pages == "samples":
@@ -213,6 +209,9 @@ class SplitBuilder:
         default = "the size of the network's weights" if of_weights else "the default"
         size = input_side(self.config, self.size)
         looked_at.report(name, size, self.form, default if self.config.image_size is None else None)
+
+    def _open_page(self, path: Path, page: int, side: int) -> Any:
+        return self._open(path, side, page)
 
     def _open(self, file: str | Path | IO[bytes], side: int, page: int = 0) -> Any:
         file = Path(file) if isinstance(file, str) else file

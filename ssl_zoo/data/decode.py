@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import count, islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ssl_zoo import pixel_files, preprocess
+from ssl_zoo.pixel_files import Page, Region, Segments
 from ssl_zoo.text import error_reason
 
 UNDECODED_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
@@ -24,12 +25,10 @@ UNDECODED_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"
 GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 MAX_ASPECT = 32
 """The longer side of an image that is kept whole, in units of the shorter one; more is cut off."""
-MAX_PIXELS = 90_000_000
-"""Images of more pixels, at the scale at which they are decoded, count as unreadable.
-
-Decoding takes 4 bytes for a pixel in RGB, and up to 14 (1.3 GB in total) with more than 8 bits."""
 MAX_BYTES = 2_000_000_000
-"""Images that Pillow does not read, and whose channels take more bytes, count as unreadable."""
+"""The bytes that may be decoded at once: an image at its scale, or the part of it that a tile needs.
+
+Images that take more count as unreadable. Of 8 bits, 500 million pixels in RGB are allowed."""
 
 UNSCALED = 65_536
 """The side at which no JPEG is decoded at a smaller scale, in pixels; the largest that it can have."""
@@ -76,18 +75,26 @@ def open_pixels(
     """
     if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
         raise ValueError("a pipe or device, not a file")  # reading it could block for ever
-    image = pixel_files.open_pixels(file, side, channels, pages, formats(), MAX_PIXELS, MAX_BYTES)
+    image = pixel_files.open_pixels(file, side, channels, pages, formats(), MAX_BYTES)
     if isinstance(image, Image.Image):
         # With a name Pillow maps uncompressed files: truncation while reading would end the process.
         vars(image)["filename"] = ""
     return image
 
 
-def page_sizes(path: Path, channels: int | None, pages: str) -> Iterator[tuple[int, int, int]]:
+def page_sizes(
+    path: Path, channels: int | None, pages: str, tile: int | None = None
+) -> Iterator[tuple[int, int, int, tuple[int, int] | None]]:
     """Yield the number, the height and the width of each image that a file has, from its head.
 
-    Sizes are those of images as they are seen, and 0 of those that are too large to decode. With
-    `pages` "samples" each page is an image, otherwise the file is one, with the number 0.
+    Sizes are those of images as they are seen, and 0 of those that are too large to decode. The last
+    value is the height and the width of the tiles or strips that `open_region` decodes alone, or None.
+
+    Args:
+        path: the file.
+        channels: as for `open_pixels`.
+        pages: likewise; with "samples" each page is an image, otherwise the file is one, numbered 0.
+        tile: the side of the tiles that are wanted, in pixels; None where images are decoded as a whole.
 
     Raises:
         Exception: of any kind, where the file, or the next page of it, cannot be read.
@@ -100,15 +107,61 @@ def page_sizes(path: Path, channels: int | None, pages: str) -> Iterator[tuple[i
         whole = found if pages == "channels" else islice(found, 1)
         for image in ([page] for page in found) if pages == "samples" else [list(whole)]:
             number, (_, height, width) = image[0].number, image[0].shape
+            segments = [] if tile is None else _segments(stream, image)
             try:
-                pixel_files.check_size(image, MAX_PIXELS, MAX_BYTES)
+                parts = [each.largest(tile) for each in segments] if tile is not None else []
+                pixel_files.check_size(parts or image, MAX_BYTES)
             except ValueError:
                 height = width = 0
-            yield number, height, width
+            yield number, height, width, segments[0].sides if segments else None
 
 
-def _frame_sizes(path: Path, all_frames: bool) -> Iterator[tuple[int, int, int]]:
-    """Yield the number, height and width of the first or all frames of a file that Pillow reads."""
+def open_region(
+    path: Path, region: Region, channels: int | None, pages: str | int
+) -> Image.Image | NDArray[Any]:
+    """Decode a region of a page of a TIFF file; nothing else of the file is read but its head.
+
+    Args:
+        path: the file.
+        region: the region, aligned to the sides that `page_sizes` gives; cut off where the page ends.
+        channels: as for `open_pixels`.
+        pages: likewise.
+
+    Raises:
+        ValueError: the region is too large, or the file ends before.
+        OSError: it cannot be decoded.
+        ImportError: the library that reads the file is not installed.
+    """
+    with pixel_files.opened_file(path) as stream:
+        found = pixel_files.find_pages(stream, channels, pages, pages if isinstance(pages, int) else 0)
+        if found is None:
+            raise ValueError("is no TIFF file any longer")
+        segments = _segments(stream, list(found if pages == "channels" else islice(found, 1)))
+        pixel_files.check_size([each.part(region) for each in segments], MAX_BYTES)
+        files = [each.cut(stream, region) for each in segments]
+    kind = pages if pages == "channels" else "first"
+    images = [
+        pixel_files.open_pixels(file, UNSCALED, channels, kind, formats(), MAX_BYTES) for file in files
+    ]
+    arrays = [image for image in images if isinstance(image, np.ndarray)]
+    if arrays:
+        return pixel_files.plain(np.concatenate(arrays))
+    (picture,) = images
+    assert isinstance(picture, Image.Image)
+    picture.load()
+    return picture
+
+
+def _segments(stream: IO[bytes], pages: Sequence[Page]) -> list[Segments]:
+    """Return the segments of each page of an image; none if one can only be decoded as a whole."""
+    found = [Segments.of(stream, page) for page in pages]
+    segments = [each for each in found if each is not None]
+    alike = len({(each.page.shape[1:], each.sides) for each in segments}) == 1
+    return segments if alike and len(segments) == len(pages) else []
+
+
+def _frame_sizes(path: Path, all_frames: bool) -> Iterator[tuple[int, int, int, None]]:
+    """Yield what `page_sizes` yields of the first or all frames of a file that Pillow reads."""
     with open_image(path, UNSCALED) as image:
         for number in count():
             if number:
@@ -119,7 +172,7 @@ def _frame_sizes(path: Path, all_frames: bool) -> Iterator[tuple[int, int, int]]
             exif = Image.Image.getexif(image)  # that of PNG files would decode them
             turned = exif.get(0x0112, 1) in (5, 6, 7, 8)  # the orientation
             height, width = (image.width, image.height) if turned else (image.height, image.width)
-            yield number, height, width
+            yield number, height, width, None
             if not all_frames:
                 return
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ssl_zoo import preprocess
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data.decode import UNSCALED, page_sizes
+from ssl_zoo.data.decode import UNSCALED, open_region, page_sizes
 from ssl_zoo.notices import Notice
-from ssl_zoo.pixel_files import turn_upright
+from ssl_zoo.pixel_files import Region, turn_upright
 from ssl_zoo.text import quantity
 
 Picture = Image.Image | NDArray[Any]
@@ -39,9 +39,9 @@ _PAGES = Notice(
 )
 _TILES = Notice(
     "tiles",
-    "With `data.tile`, an image is a grid of tiles, and each of them a sample. To read one, its file is "
-    "decoded, or its page alone with `data.pages=samples`, once for all of them where they are decoded "
-    "in advance.",
+    "With `data.tile`, an image is a grid of tiles, and each of them a sample. To read one, those parts "
+    "of a TIFF file are decoded that it touches; of any other the whole file, or its page alone with "
+    "`data.pages=samples`, once for all of them where they are decoded in advance.",
     "data.tile; data.resident, data.cache",
 )
 
@@ -58,6 +58,8 @@ class Part(NamedTuple):
         left: the first column of pixels.
         height: the height, in pixels; 0 for the whole page, whose size is unknown.
         width: the width, in pixels.
+        cell: the height and the width of the parts of the page that are decoded alone; None where it is
+            decoded as a whole.
     """
 
     file: int
@@ -68,6 +70,17 @@ class Part(NamedTuple):
     left: int = 0
     height: int = 0
     width: int = 0
+    cell: tuple[int, int] | None = None
+
+    @property
+    def region(self) -> Region:
+        """Its pixels, as a region of the page."""
+        return Region(self.top, self.left, self.height, self.width)
+
+    @property
+    def decoded(self) -> Region | None:
+        """What is decoded for it; None for the whole page."""
+        return self.region.aligned(self.cell) if self.cell is not None and self.height else None
 
 
 @dataclass(frozen=True)
@@ -77,17 +90,25 @@ class Parts:
     Attributes:
         paths: the files.
         members: the parts, in the order of the files.
-        by_page: whether each page of a file is an image.
-        tile: the side of the tiles into which images are cut, in pixels; None for whole ones.
+        config: the ``data`` section, which tells how files are divided.
     """
 
     paths: Sequence[Path]
     members: Sequence[Part]
-    by_page: bool
-    tile: int | None
+    config: DataConfig
 
     def __len__(self) -> int:
         return len(self.members)
+
+    @property
+    def by_page(self) -> bool:
+        """Whether each page of a file is an image."""
+        return self.config.pages == "samples"
+
+    @property
+    def tile(self) -> int | None:
+        """The side of the tiles into which images are cut, in pixels; None for whole ones."""
+        return self.config.tile
 
     @property
     def owners(self) -> Tensor:
@@ -121,8 +142,6 @@ class Parts:
         """
         if self.tile is None:
             return lambda number, side: decode(*self._page(number), side)
-        # As many as the threads are at where they read all tiles in order.
-        limit = 2 + workers * len(self.pages) // max(1, len(self.members))
 
         def decode_upright(path: Path, page: int) -> Picture:
             image = decode(path, page, UNSCALED)
@@ -130,22 +149,51 @@ class Parts:
                 turn_upright(image)
             return image
 
-        images = _LastImages(decode_upright, limit)
+        rows = len({part[:3] for part in self.members})
+        images = _LastDecoded(decode_upright, self._threads_at(len(self.pages), workers))
+        regions = _LastDecoded(self._open_region, self._threads_at(rows, workers))
 
         def open_tile(number: int, side: int) -> Picture:
             part = self.members[number]
             if not part.height:
                 return decode(*self._page(number), side)
-            image = images(*self._page(number))
-            rows, columns = (
-                slice(part.top, part.top + part.height),
-                slice(part.left, part.left + part.width),
-            )
-            if isinstance(image, np.ndarray):
-                return image[:, rows, columns]
-            return image.crop((columns.start, rows.start, columns.stop, rows.stop))
+            region, decoded = part.region, part.decoded
+            if decoded is None:
+                return _crop(images(*self._page(number)), region)
+            inside = region._replace(top=region.top - decoded.top, left=region.left - decoded.left)
+            return _crop(regions(*self._page(number), decoded), inside)
 
         return open_tile
+
+    def page_opener(self, decode: Decoder) -> Callable[[int, int], Picture]:
+        """Return a function that opens a page by its number in `pages`, for a look at it.
+
+        Where the tiles of a page are decoded alone, it opens what is decoded for the first one.
+
+        Args:
+            decode: decodes a page of a file.
+        """
+        first: dict[tuple[Path, int], int] = {}
+        for number in range(len(self)):
+            first.setdefault(self._page(number), number)
+        numbers = list(first.values())
+
+        def open_page(page: int, side: int) -> Picture:
+            number = numbers[page]
+            decoded = self.members[number].decoded
+            if decoded is None:
+                return decode(*self._page(number), side)
+            return self._open_region(*self._page(number), decoded)
+
+        return open_page
+
+    def _threads_at(self, count: int, workers: int) -> int:
+        """Return at how many of `count` equal shares of the parts threads are that read all in order."""
+        return 2 + workers * count // max(1, len(self.members))
+
+    def _open_region(self, path: Path, page: int, region: Region) -> Picture:
+        pages = page if self.by_page else self.config.pages
+        return open_region(path, region, self.config.channels, pages)
 
     def _page(self, number: int) -> tuple[Path, int]:
         """Return the file of a part and the number of the page."""
@@ -171,15 +219,16 @@ def find_parts(paths: Sequence[Path], config: DataConfig, workers: int, name: st
         found: list[Part] = []
         page = -1
         try:
-            for page, height, width in page_sizes(paths[file], config.channels, config.pages):
-                found += _cut(Part(file, page, height=height, width=width), config.tile)
+            sizes = page_sizes(paths[file], config.channels, config.pages, config.tile)
+            for page, height, width, cell in sizes:
+                found += _cut(Part(file, page, height=height, width=width, cell=cell), config.tile)
         except Exception:  # decoders raise errors of every kind
             found.append(Part(file, page + 1))
         return found
 
     with ThreadPoolExecutor(workers) as pool:
         members = [part for parts in pool.map(parts_of, range(len(paths))) for part in parts]
-    parts = Parts(paths, members, config.pages == "samples", config.tile)
+    parts = Parts(paths, members, config)
     files = quantity(len(paths), "files")
     if parts.by_page:
         _PAGES(f"{name}: {quantity(len(parts.pages), 'pages')} in {files}, those of a file on one side")
@@ -187,8 +236,8 @@ def find_parts(paths: Sequence[Path], config: DataConfig, workers: int, name: st
         whole = "page" if parts.by_page else "file"
         _TILES(
             f"{name}: {quantity(len(parts), 'tiles')} of at most {config.tile}×{config.tile} pixels in "
-            f"{files}, those of a file on one side; where they are decoded at each use, all of the "
-            f"{whole} is; in memory or data.cache, once"
+            f"{files}, those of a file on one side; at each use all of the {whole} is decoded, but of a "
+            "TIFF file only what the tile touches; in memory or data.cache, all of it once"
         )
     return parts
 
@@ -201,7 +250,7 @@ def _cut(page: Part, tile: int | None) -> Iterator[Part]:
     for row, top in enumerate(starts(page.height, tile)):
         for column, left in enumerate(starts(page.width, tile)):
             size = min(tile, page.height), min(tile, page.width)
-            yield Part(page.file, page.page, row, column, top, left, *size)
+            yield Part(page.file, page.page, row, column, top, left, *size, page.cell)
 
 
 def starts(length: int, tile: int) -> list[int]:
@@ -209,29 +258,39 @@ def starts(length: int, tile: int) -> list[int]:
     return [max(0, min(start, length - tile)) for start in range(0, length, tile)]
 
 
-class _LastImages:
-    """The pages that were decoded last, each by the first of the threads that ask for it.
+def _crop(image: Picture, region: Region) -> Picture:
+    """Return a region of an image."""
+    top, left, bottom, right = *region[:2], region.top + region.height, region.left + region.width
+    if isinstance(image, np.ndarray):
+        return image[:, top:bottom, left:right]
+    if (right - left, bottom - top) == image.size:
+        return image
+    return image.crop((left, top, right, bottom))
+
+
+class _LastDecoded:
+    """The images that were decoded last, each by the first of the threads that ask for it.
 
     Args:
-        decode: decodes a page of a file.
-        limit: the number of pages that are kept.
+        decode: decodes an image.
+        limit: the number of images that are kept.
     """
 
-    def __init__(self, decode: Callable[[Path, int], Picture], limit: int) -> None:
+    def __init__(self, decode: Callable[..., Picture], limit: int) -> None:
         self._decode, self._limit = decode, limit
-        self._images: OrderedDict[tuple[Path, int], Future[Picture]] = OrderedDict()
+        self._images: OrderedDict[tuple[Hashable, ...], Future[Picture]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __call__(self, path: Path, page: int) -> Picture:
-        """Return a decoded page; raises what decoding it raises."""
+    def __call__(self, *key: Hashable) -> Picture:
+        """Return the image that these arguments of `decode` name; raises what decoding it raises."""
         with self._lock:
-            known = self._images.pop((path, page), None)
-            decoded = self._images[path, page] = known or Future()
+            known = self._images.pop(key, None)
+            decoded = self._images[key] = known or Future()
             while len(self._images) > self._limit:
                 self._images.popitem(last=False)
         if known is None:
             try:
-                decoded.set_result(self._decode(path, page))
+                decoded.set_result(self._decode(*key))
             except BaseException as error:
                 decoded.set_exception(error)
         return decoded.result()

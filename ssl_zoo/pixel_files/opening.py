@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import struct
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -13,9 +12,9 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ssl_zoo.pixel_files.arrays import npy_pages
+from ssl_zoo.pixel_files.arrays import MAX_COLOURS, npy_pages
 from ssl_zoo.pixel_files.dicom import dicom_pages
 from ssl_zoo.pixel_files.page import Page, bands, library, opened_file
 from ssl_zoo.pixel_files.tiff import tiff_layout, tiff_pages
@@ -27,7 +26,6 @@ def open_pixels(
     channels: int | None = None,
     pages: str | int = "first",
     formats: tuple[str, ...] | None = None,
-    max_pixels: int | None = None,
     max_bytes: int | None = None,
 ) -> Image.Image | NDArray[Any]:
     """Open an image file: by Pillow where it keeps all that the file has, otherwise as pixels [C, h, w].
@@ -40,11 +38,11 @@ def open_pixels(
         pages: the pages of a TIFF or DICOM file that are read: the "first", all of them as "channels",
             or one by its number, as also of an array [N, h, w] and of an animation.
         formats: the formats that Pillow may read; None for all.
-        max_pixels: the largest width · height that is decoded, of a JPEG at its scale; None for any.
-        max_bytes: the largest size of all channels together, where Pillow does not read them; likewise.
+        max_bytes: the limit of what decoding takes, of a JPEG at its scale, in place of Pillow's limit;
+            None for the latter.
 
     Raises:
-        ValueError: there are more pixels, which the head of the file tells before they are read; or
+        ValueError: it would take more, which the head of the file tells before they are read; or
             there is no such page.
         ImportError: the library that reads the file is not installed; the message says which.
     """
@@ -58,21 +56,45 @@ def open_pixels(
             if not chosen or chosen[0].number != number:
                 raise ValueError(f"has no page {number}")
             if chosen[0].read is not None:
-                check_size(chosen, max_pixels, max_bytes)
+                check_size(chosen, max_bytes)
                 return plain(np.concatenate([page.read() for page in chosen if page.read]))
             if number:  # Pillow would read the tags of all pages before it
                 source, number = tiff_layout(stream).starting_at(file, chosen[0].offset), 0
         stream.seek(begin)
-    image = Image.open(source, formats=formats)
+    image = _identify(source, formats) if max_bytes is not None else Image.open(source, formats=formats)
     if number:
         image.seek(number)
     image.draft(None, (side, side))  # a JPEG at the smallest of its scales that is large enough
+    itemsize = 2 if image.mode.startswith(("I", "F")) else 1
     try:
-        _check_sides(*image.size[::-1], max_pixels)
+        check_size([Page(0, (1, *image.size[::-1]), itemsize, None)], max_bytes)
     except ValueError:
         image.close()
         raise
     return image
+
+
+def _identify(source: str | PathLike[str] | IO[bytes], formats: tuple[str, ...] | None) -> Image.Image:
+    """Return ``Image.open`` of a file, also of one with more pixels than Pillow allows in this process.
+
+    Raises:
+        UnidentifiedImageError: it is not an image of these formats.
+    """
+    Image.init()
+    with opened_file(source) as stream:
+        begin = stream.tell()
+        head = stream.read(16)
+        stream.seek(begin)
+    for name in Image.ID if formats is None else formats:
+        factory, accept = Image.OPEN[name]
+        accepted = accept is None or accept(head)
+        if accepted and not isinstance(accepted, str):  # a string tells what is missing
+            with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
+                image: Image.Image = factory(source, "")  # type: ignore[arg-type]
+                return image
+            if not isinstance(source, str | PathLike):
+                source.seek(begin)
+    raise UnidentifiedImageError("cannot identify image file")
 
 
 def find_pages(
@@ -103,26 +125,27 @@ def find_pages(
     return None
 
 
-def check_size(pages: Sequence[Page], max_pixels: int | None, max_bytes: int | None) -> None:
+def check_size(pages: Sequence[Page], max_bytes: int | None) -> None:
     """Raise if pages are too large to decode.
 
     Raises:
-        ValueError: one has too many pixels, or all of them together take too many bytes.
+        ValueError: all of them together take too many bytes.
     """
-    for page in pages:
-        _check_sides(*page.shape[1:], max_pixels)
-    size = sum(math.prod(page.shape) * page.itemsize for page in pages)
-    if max_bytes is not None and size > max_bytes:
-        number, (_, height, width) = sum(page.shape[0] for page in pages), pages[0].shape
-        raise ValueError(
-            f"{number:,} channels of {width}×{height} pixels take {size / 1e6:,.0f} MB, more than "
-            f"{max_bytes / 1e6:,.0f}; if they are pages, data.pages=samples takes them one by one"
-        )
-
-
-def _check_sides(height: int, width: int, limit: int | None) -> None:
-    if limit is not None and width * height > limit:
-        raise ValueError(f"{width}×{height} pixels are more than {limit:,}")
+    size = sum(page.nbytes for page in pages)
+    if max_bytes is None or size <= max_bytes:
+        return
+    (_, height, width), channels = pages[0].shape, sum(page.shape[0] for page in pages)
+    stacked = len(pages) > 1 or (channels > MAX_COLOURS and not pages[0].offset)
+    what = f"{channels:,} channels of " if channels > 1 else ""
+    remedy = (
+        "if they are pages, data.pages=samples takes them one by one"
+        if stacked
+        else "data.tile reads a TIFF file in tiles or strips piece by piece"
+    )
+    raise ValueError(
+        f"{what}{width}×{height} pixels take {size / 1e6:,.0f} MB, more than {max_bytes / 1e6:,.0f}; "
+        f"{remedy}"
+    )
 
 
 def _read_png(stream: IO[bytes]) -> NDArray[Any]:

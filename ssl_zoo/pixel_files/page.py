@@ -12,6 +12,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+PICTURE_BYTES, DEEP_PICTURE_BYTES = 4, 14
+"""The bytes that a pixel takes while Pillow decodes and converts it: with 8 bits, and with more."""
+
 
 class Page(NamedTuple):
     """A page of an image file, which is not decoded yet.
@@ -30,6 +33,14 @@ class Page(NamedTuple):
     itemsize: int
     read: Callable[[], NDArray[Any]] | None
     offset: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes that decoding it takes."""
+        channels, height, width = self.shape
+        if self.read is None:
+            return height * width * (PICTURE_BYTES if self.itemsize == 1 else DEEP_PICTURE_BYTES)
+        return channels * height * width * self.itemsize
 
 
 def page_numbers(start: int, count: int, present: int) -> Iterator[int]:

@@ -24,6 +24,14 @@ MAX_TAGS, MAX_TAG_VALUES = 4096, 4096
 """The numbers of tags, and of values of one, that are read."""
 
 
+class TiffEntry(NamedTuple):
+    """A tag of a page: the type and the number of its values, and these or their offset."""
+
+    kind: int
+    number: int
+    value: bytes
+
+
 class TiffLayout(NamedTuple):
     """The layout of a TIFF file, classic or big.
 
@@ -64,19 +72,40 @@ class TiffLayout(NamedTuple):
         Raises:
             ValueError: they lie beyond the end of the file.
         """
+        return {
+            tag: self.values(stream, entry)
+            for tag, entry in self.entries(stream, offset)
+            if tag in TAGS and entry.kind in TAG_TYPES and 0 < entry.number <= MAX_TAG_VALUES
+        }
+
+    def entries(self, stream: IO[bytes], offset: int) -> Iterator[tuple[int, TiffEntry]]:
+        """Yield the tags of the page whose directory is at `offset`, by number.
+
+        Raises:
+            ValueError: they lie beyond the end of the file.
+        """
         (count,) = _unpack(stream, offset, self.number)
         start, length = offset + struct.calcsize(self.number), struct.calcsize(self.entry)
-        tags = {}
         for entry in range(min(count, MAX_TAGS)):
-            tag, kind, number, value = _unpack(stream, start + entry * length, self.entry)
-            if tag not in TAGS or kind not in TAG_TYPES or not 0 < number <= MAX_TAG_VALUES:
-                continue
-            form = f"{self.order}{number}{TAG_TYPES[kind]}"
-            if struct.calcsize(form) <= len(value):
-                tags[tag] = struct.unpack_from(form, value)
-            else:
-                tags[tag] = _unpack(stream, struct.unpack(self.link, value)[0], form)
-        return tags
+            tag, *described = _unpack(stream, start + entry * length, self.entry)
+            yield tag, TiffEntry(*described)
+
+    def values(
+        self, stream: IO[bytes], entry: TiffEntry, first: int = 0, count: int | None = None
+    ) -> tuple[int, ...]:
+        """Return the integers of a tag, of a type in `TAG_TYPES`: all, or `count` from `first` on.
+
+        Raises:
+            ValueError: they lie beyond the end of the file.
+        """
+        letter = self.order + TAG_TYPES[entry.kind]
+        size, form = (
+            struct.calcsize(letter),
+            f"{letter[0]}{entry.number if count is None else count}{letter[1]}",
+        )
+        if size * entry.number <= len(entry.value):
+            return struct.unpack_from(form, entry.value, size * first)
+        return _unpack(stream, struct.unpack(self.link, entry.value)[0] + size * first, form)
 
     def starting_at(self, file: str | PathLike[str] | IO[bytes], offset: int) -> IO[bytes]:
         """Return the file as one whose first page is that with the directory at `offset`."""

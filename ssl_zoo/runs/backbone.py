@@ -52,7 +52,7 @@ def backbone_header(config: BackboneConfig, spec: Spec) -> dict[str, str]:
     """Return the header of a file of weights, by which `load_backbone` builds the network again."""
     # The source of the first weights is of no use in another place, and older versions do not know it.
     unset = {"stem_size"} if config.stem_size is None else set()
-    described = {"mean", "std"}  # by the spec
+    described = {"mean", "std", "interpolation"}  # by the spec
     settings = config.model_dump_json(
         exclude={"weights", "weights_prefix", "strict", *described, *unset}
     )

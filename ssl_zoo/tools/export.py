@@ -97,8 +97,8 @@ def export(run: str | Path, to: str | Path) -> str:
 
     For images, the code also defines ``preprocess(file)``, which returns an image file as the input of
     the network with NumPy and Pillow alone, so that the features are those of the run's evaluation.
-    ONNX has the code in its description. The mean and deviation are JSON under ``normalise`` in the
-    header, and in ONNX's metadata.
+    ONNX has the code in its description. The mean, the deviation and the interpolation are JSON
+    under ``normalise`` in the header, and in ONNX's metadata.
 
     Args:
         run: a run directory, a file of its ``snapshots``, or a `backbone.safetensors`.

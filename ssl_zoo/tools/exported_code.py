@@ -13,9 +13,10 @@ from ssl_zoo.spec import ImageSpec
 
 
 def normalisation(spec: ImageSpec) -> dict[str, str]:
-    """Return how images are normalised, for the header of a file."""
+    """Return how images are resized and normalised, for the header of a file."""
     names = ["mean", "std", "size", "channels", *(["range"] if spec.range is not None else [])]
     names += ["widen"] if spec.widen else []
+    names += ["interpolation"]
     return {"normalise": json.dumps({name: getattr(spec, name) for name in names})}
 
 
@@ -41,12 +42,14 @@ def usage(call: str, convert: str, spec: ImageSpec) -> list[str]:
     arguments += "" if spec.range is None else f", limits={spec.range}"
     arguments += "" if spec.pages == "first" else f", pages={spec.pages!r}"
     arguments += ", widen=True" if spec.widen else ""
+    arguments += "" if spec.interpolation == "bilinear" else f", interpolation={spec.interpolation!r}"
     return [
         "",
         f"# features = {call}  # [B, D]",
         "#",
         f"# preprocess(file) returns an image file as float32 {shape}: intensities in [0, 1],",
-        "# normalised by the mean and deviation with which the network was trained.",
+        f"# resized by {spec.interpolation} interpolation, and normalised by the mean and deviation",
+        "# with which the network was trained.",
         "",
         preprocessing_source(),
         "",

@@ -252,6 +252,7 @@ def test_the_header_says_how_images_are_normalised(exported: Path) -> None:
         "std": [0.2, 0.3, 0.25],
         "size": 32,
         "channels": 3,
+        "interpolation": "bilinear",
     }
 
 
@@ -391,6 +392,7 @@ def test_onnx_says_how_images_are_normalised_and_nothing_of_this_machine(
         "std": [0.2, 0.3, 0.25],
         "size": 16,
         "channels": 3,
+        "interpolation": "bilinear",
     }
     content = file.read_bytes()
     opsets = importlib.import_module("onnx").load(file).opset_import

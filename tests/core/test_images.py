@@ -122,8 +122,8 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_that_suffices(tmp_path: Path) -
 def test_what_would_fill_the_memory_is_refused_before_it_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode, "MAX_PIXELS", 1000)
-    with pytest.raises(ValueError, match=r"40×40 pixels are more than 1,000"):
+    monkeypatch.setattr(decode, "MAX_BYTES", 4000)
+    with pytest.raises(ValueError, match=r"40×40 pixels take 0 MB, more than 0; data.tile reads"):
         open_image(write(tmp_path / "a.png"), 16)
     # A JPEG counts at the scale at which it is decoded.
     assert open_image(write(tmp_path / "a.jpg"), 16).size == (20, 20)
@@ -140,6 +140,6 @@ def test_pillow_s_warnings_do_not_reach_the_terminal(tmp_path: Path) -> None:
         assert spec.loader is not None
         fresh = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(fresh)  # sets its filter again, which pytest has reset
-        fresh.MAX_PIXELS = 2**60
+        fresh.MAX_BYTES = 2**60
         fresh.open_image(tmp_path / "a.png", 8).close()
     assert len(caught) == 1

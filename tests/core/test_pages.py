@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,6 +41,12 @@ def tiff(path: Path, pages: Any, **options: Any) -> Path:
         for page in pages:
             file.write(page, contiguous=False, photometric="minisblack", **options)
     return path
+
+
+def sizes(path: Path, channels: int | None, pages: str) -> Iterator[tuple[int, int, int]]:
+    """Yield the number, the height and the width of each image that a file has."""
+    for number, height, width, _ in page_sizes(path, channels, pages):
+        yield number, height, width
 
 
 def lzw(path: Path, pages: NDArray[Any]) -> Path:
@@ -122,7 +128,7 @@ def test_pages_of_a_file_may_differ_in_size_type_and_reader(tmp_path: Path) -> N
         numbers(20, 30).astype(np.uint8), numbers(40, 10), np.float32(numbers(9, 9)), numbers(16, 16),
     ]  # fmt: skip
     file = tiff(tmp_path / "a.tif", pages)
-    assert list(page_sizes(file, None, "samples")) == [(i, *page.shape) for i, page in enumerate(pages)]
+    assert list(sizes(file, None, "samples")) == [(i, *page.shape) for i, page in enumerate(pages)]
     for number, page in enumerate(pages):
         assert (pixels(open_pixels(file, 8, pages=number)) == page).all()
     data = folder(tmp_path, pages="samples", range=[0, 4095], canvas="square")
@@ -158,7 +164,7 @@ def test_the_first_axis_of_an_array_is_pages_where_it_is_not_channels(
     shape: tuple[int, ...], channels: int | None, pages: int, tmp_path: Path
 ) -> None:
     file = npy(tmp_path / "a.npy", numbers(*shape))
-    assert list(page_sizes(file, channels, "samples")) == [(i, 16, 16) for i in range(pages)]
+    assert list(sizes(file, channels, "samples")) == [(i, 16, 16) for i in range(pages)]
 
 
 def test_overviews_of_a_page_are_no_samples(tmp_path: Path) -> None:
@@ -167,7 +173,7 @@ def test_overviews_of_a_page_are_no_samples(tmp_path: Path) -> None:
         for page in stack:
             file.write(page)
             file.write(page[::2, ::2], subfiletype=1)
-    assert list(page_sizes(tmp_path / "a.tif", None, "samples")) == [(0, 16, 16), (2, 16, 16)]
+    assert list(sizes(tmp_path / "a.tif", None, "samples")) == [(0, 16, 16), (2, 16, 16)]
     assert (open_pixels(tmp_path / "a.tif", 16, pages="channels") == stack).all()
 
 
@@ -233,7 +239,7 @@ def test_one_page_is_decoded_at_a_time(kind: str, tmp_path: Path) -> None:
     open_pixels(file, 16, pages=1)  # imports are not counted
     tracemalloc.start()
     try:
-        assert len(list(page_sizes(file, None, "samples"))) == 64
+        assert len(list(sizes(file, None, "samples"))) == 64
         assert (pixels(open_pixels(file, 16, pages=50)) == stack[50]).all()
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -350,7 +356,7 @@ def test_a_stack_that_is_too_large_is_listed_with_a_remedy_that_works(
     try:
         with pytest.raises(ValueError, match="take 3,355 MB") as error:
             open_pixels(file, 16, pages="channels")
-        assert list(page_sizes(file, None, "channels")) == [(0, 0, 0)]
+        assert list(sizes(file, None, "channels")) == [(0, 0, 0)]
         assert tracemalloc.get_traced_memory()[1] < 2e6
     finally:
         tracemalloc.stop()
@@ -358,7 +364,7 @@ def test_a_stack_that_is_too_large_is_listed_with_a_remedy_that_works(
         "400 channels of 2048×2048 pixels take 3,355 MB, more than 2,000; if they are pages, "
         "data.pages=samples takes them one by one"
     )
-    assert list(page_sizes(file, None, "samples"))[-1] == (399, 2048, 2048)
+    assert list(sizes(file, None, "samples"))[-1] == (399, 2048, 2048)
     assert pixels(open_pixels(file, 16, pages=399)).shape == (2048, 2048)
 
 

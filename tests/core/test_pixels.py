@@ -282,7 +282,7 @@ def test_too_many_pixels_are_refused_by_the_head_of_a_file(suffix: str, tmp_path
     file = large(tmp_path / f"a{suffix}")
     side = 60_000 if suffix == ".dcm" else 100_000
     for source in (file, io.BytesIO(file.read_bytes())):
-        with pytest.raises(ValueError, match=f"^{side}×{side} pixels are more than 90,000,000$"):
+        with pytest.raises(ValueError, match=f"{side}×{side} pixels take [0-9,]* MB, more than 2,000; "):
             decode.open_pixels(source, 16)
 
 

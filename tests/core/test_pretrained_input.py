@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision.transforms.v2.functional as TF
 import yaml
 
+from ssl_zoo import load_backbone
 from ssl_zoo.backbones.inputs import input_spec
 from ssl_zoo.comparison import compare
 from ssl_zoo.config.load import load_config, load_encoder_config
@@ -20,6 +23,7 @@ from ssl_zoo.config.schema import BackboneConfig, DataConfig
 from ssl_zoo.data import load
 from ssl_zoo.evaluation import evaluate
 from ssl_zoo.notices import collect_notices
+from ssl_zoo.preprocess import resize
 from ssl_zoo.runs.build import build_data
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec
@@ -46,7 +50,9 @@ def published(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     folder = tmp_path_factory.mktemp("hub") / "network"
     export(run.path, folder)
     known = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
-    overlay = {name: known[name] for name in ("mean", "std", "input_size", "num_classes")}
+    overlay = {
+        name: known[name] for name in ("mean", "std", "input_size", "interpolation", "num_classes")
+    }
     overlay["file"] = str(folder / "model.safetensors")
     return {
         "backbone.name": "test_resnet",
@@ -98,7 +104,10 @@ def test_the_rows_of_a_comparison_each_get_the_normalisation_of_their_weights(
     assert knn("pretrained-0") == before["supervised"]["knn"]
     assert knn("raw") == before["pixels"]["knn"]
     trained = Run(tmp_path / "c" / "rotation-0")
-    assert trained.spec().network_settings() == {"mean": [0.9], "std": [0.05]}
+    assert trained.spec().network_settings() == {
+        **{"mean": [0.9], "std": [0.05]},
+        "interpolation": "bilinear",
+    }
     assert knn("rotation-0") == evaluate(trained.path, ["knn"], False)["rotation"]["knn"]
 
 
@@ -125,7 +134,10 @@ def test_a_run_of_an_older_version_goes_on_with_the_normalisation_that_it_had(tm
     run = Run.create(tmp_path / "run", config)
     assert build_data(run.config(), CPU).spec.mean == (pytest.approx(0.449),)  # type: ignore[attr-defined]
     sections = yaml.safe_load(run.config_file.read_text())
-    for section, names in {"backbone": ("mean", "std"), "data": ("default_size",)}.items():
+    for section, names in {
+        "backbone": ("mean", "std", "interpolation"),
+        "data": ("default_size",),
+    }.items():
         for name in names:
             del sections[section][name]
     run.config_file.write_text(yaml.safe_dump(sections))
@@ -196,6 +208,74 @@ def test_weights_of_another_tool_are_taken_for_imagenets_unless_a_tag_or_a_setti
             assert load_encoder_config(values).backbone.mean == mean
         assert [n["notice"] for n in notices] == ["normalisation-guessed"] * guessed
     assert load_encoder_config({"backbone.name": "resnet18"}).backbone.mean is None
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("side", "size"), [(37, 32), (64, 20), (20, 33)])
+def test_resizing_is_torchvisions_clipped_to_the_range(interpolation: str, side: int, size: int) -> None:
+    coarse = torch.randint(2, (2, 3, 10, 10), generator=torch.Generator().manual_seed(0)).byte() * 255
+    x = F.interpolate(coarse, (side, side))
+    spec = ImageSpec(size=size, mean=(0.0,) * 3, std=(1.0,) * 3, interpolation=interpolation)  # type: ignore[arg-type]
+    mode = TF.InterpolationMode(interpolation)
+    free = TF.resize(x / 255, [size, size], mode, antialias=True)
+    assert (free.max() > 1.05) == (interpolation == "bicubic")
+    torch.testing.assert_close(spec.prepare(x), free.clamp(0, 1), atol=1e-5, rtol=0)
+    if size < side:  # files are decoded to squares that are larger than the input
+        ours = torch.from_numpy(resize(x[0].double().numpy() / 255, size, interpolation))
+        torch.testing.assert_close(ours.float(), free[0].clamp(0, 1), atol=1e-5, rtol=0)
+
+
+def test_pretrained_weights_are_evaluated_with_their_interpolation_and_others_bilinearly(
+    run: Run, tmp_path: Path
+) -> None:
+    (file := tmp_path / "w.pth").touch()
+    bicubic = {"pretrained_cfg_overlay": {"interpolation": "bicubic"}}
+    vit, resnet = "vit_small_patch16_224.dino", "resnet18.tv_in1k"
+    for given, expected in (
+        ({"backbone.name": vit, "backbone.pretrained": True}, "bicubic"),
+        ({"backbone.name": vit}, None),
+        ({"backbone.name": vit, "backbone.weights": str(file)}, "bicubic"),
+        ({"backbone.name": "vit_small_patch16_224", "backbone.weights": str(file)}, None),
+        ({"backbone.name": resnet, "backbone.pretrained": True}, "bilinear"),
+        ({"backbone.name": resnet, "backbone.pretrained": True, "backbone.options": bicubic}, "bicubic"),
+        (
+            {"backbone.name": vit, "backbone.pretrained": True, "backbone.interpolation": "bilinear"},
+            "bilinear",
+        ),
+        ({"backbone.weights": str(run.path)}, "bilinear"),
+    ):
+        assert load_encoder_config(given).backbone.interpolation == expected
+    pretrained = load_encoder_config({"backbone.name": vit, "backbone.pretrained": True}).backbone
+    assert input_spec(ImageSpec(), pretrained).interpolation == "bicubic"  # type: ignore[attr-defined]
+    untrained = input_spec(ImageSpec(), pretrained.untrained())
+    assert untrained.interpolation == "bilinear"  # type: ignore[attr-defined]
+
+
+def test_a_run_from_pretrained_weights_states_their_interpolation_wherever_it_goes(
+    published: dict[str, Any], tmp_path: Path
+) -> None:
+    overlay = published["backbone.options"]["pretrained_cfg_overlay"] | {"interpolation": "bicubic"}
+    options = {"pretrained_cfg_overlay": overlay}
+    given = {name.replace(".", "__"): value for name, value in published.items()}
+    config = small_config("rotation", **{**given, "backbone__options": options})
+    trained = train(config, out=tmp_path / "run", protocol=[])
+    network: Any = load_backbone(trained.path)
+    spec = network.ssl_zoo_spec
+    assert spec.interpolation == "bicubic"
+    image = photo((18, 18)).convert("L")
+    batch = torch.from_numpy(np.array(image))[None, None]
+    torch.testing.assert_close(network.ssl_zoo_preprocess(image), spec.prepare(batch))
+    code = export(trained.path, tmp_path / "folder")
+    assert "by bicubic interpolation" in code
+    assert "interpolation='bicubic'" in code
+    assert "by bicubic interpolation" in (tmp_path / "folder" / "README.md").read_text()
+    known = json.loads((tmp_path / "folder" / "config.json").read_text())["pretrained_cfg"]
+    assert known["interpolation"] == "bicubic"
+    again = load_encoder_config({"backbone.weights": str(trained.path)})
+    assert again.backbone.interpolation == "bicubic"
+    header = json.loads(spec.to_header())
+    del header["interpolation"]  # as earlier versions wrote it
+    assert ImageSpec.from_header(json.dumps(header)).interpolation == "bilinear"
 
 
 @pytest.mark.parametrize(

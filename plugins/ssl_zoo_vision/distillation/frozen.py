@@ -63,7 +63,13 @@ class TeacherOptions(TaskOptions):
             if known is None:
                 raise UserError(f"task.teacher: timm has no weights of {self.teacher!r}; choose another")
             channels, size = len(known.mean), self.teacher_size or known.size
-            own = ImageSpec(channels=channels, size=size, mean=known.mean, std=known.std)
+            own = ImageSpec(
+                channels=channels,
+                size=size,
+                mean=known.mean,
+                std=known.std,
+                interpolation=known.interpolation,
+            )
             stem = "original"
         else:
             log.warning(
