@@ -208,6 +208,7 @@ def test_json_is_all_of_standard_output(call: Call, run: Run) -> None:
     assert (code, err) == (0, "")
     evaluated = json.loads(out)
     assert {tuple(row) for row in evaluated["scores"].values()} == {("knn", "linear")}
+    assert [gain["metric"] for gain in evaluated["gains"]] == ["knn", "linear"]
 
     listed = json.loads(call("tasks", "--json")[1])
     assert [entry["name"] for entry in listed] == SHIPPED
@@ -224,6 +225,8 @@ def test_evaluating_prints_a_column_for_each_and_a_row_for_each_metric(call: Cal
         "", "inpainting", "pixels", "random-init",
     ]  # fmt: skip
     assert lines[1].split()[1:3] == ["kNN", "%"]
+    (sentence,) = (line for line in out.splitlines() if line.startswith("Training has"))
+    assert "on 359 images" in sentence
 
 
 def test_a_tasks_options_are_shown_as_they_are_written(call: Call, task_name: str) -> None:

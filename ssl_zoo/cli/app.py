@@ -172,7 +172,7 @@ def eval_command(
     from ssl_zoo.cli import console
     from ssl_zoo.config.load import parse_sets
     from ssl_zoo.evaluation import evaluate
-    from ssl_zoo.evaluation.reading import describe_gains
+    from ssl_zoo.evaluation.reading import describe_gains, write_gains
 
     names = split_names(protocol, "--protocol") or None
     values = {**settings, **parse_sets(sets or ())}
@@ -181,6 +181,7 @@ def eval_command(
     if json:
         kept = {} if rows.classifier is None else {"classifier": str(rows.classifier)}
         values = {"run": subject, "source": source, "scores": rows, "scores_kept": rows.kept, **kept}
+        values["gains"] = write_gains(rows.gains)
         console.print_results(values)
     else:
         on = f" on {', '.join(data)}" if data else ""
