@@ -219,7 +219,8 @@ model.eval()
 # features = model(torch.cat([preprocess(file) for file in files]))  # [B, D]
 #
 # preprocess(file) returns an image file as float32 [1, 1, 16, 16]: intensities in [0, 1],
-# normalised by the mean and deviation with which the network was trained.
+# resized by bilinear interpolation, and normalised by the mean and deviation
+# with which the network was trained.
 
 import contextlib
 """

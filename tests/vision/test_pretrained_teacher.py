@@ -88,6 +88,7 @@ def test_a_timm_teacher_sees_images_of_the_size_asked_for(
         )
         teacher = FrozenTeacher(options, spec())
         assert (teacher.own.mean, teacher.own.std) == ((0.5,) * 3, (0.5,) * 3)  # not ImageNet's
+        assert teacher.own.interpolation == "bicubic"
         assert (
             teacher(torch.rand(2, 3, 16, 16))[1].shape[2:].numel() == places == teacher.number_of_places
         )
