@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ssl_zoo.pixel_files import open_pixels, plain, turn_upright
+from ssl_zoo.sizes import Size, height_width
 
 
-def stored_side(size: int) -> int:
-    """Return the side of the square that an image is decoded to, for an input of `size` pixels."""
-    return round(size * 8 / 7)
+def stored_size(size: Size) -> tuple[int, int]:
+    """Return the height and width that an image is decoded to, for an input of `size` pixels."""
+    height, width = (round(side * 8 / 7) for side in height_width(size))
+    return height, width
 
 
 def image_input(
     source: str | PathLike[str] | IO[bytes] | Image.Image | NDArray[Any],
-    size: int,
+    size: Size,
     channels: int,
     mean: Sequence[float],
     std: Sequence[float],
@@ -39,7 +41,7 @@ def image_input(
         source: an image file, a decoded image, or pixels of any type [C, h, w]. A JPEG file is decoded
             at a smaller scale where that has enough pixels, which gives slightly other values than
             decoding it before.
-        size: the side of the input, in pixels.
+        size: the side of the input, or its height and width, in pixels.
         channels: the number of channels of the input.
         mean: the mean of each channel, for intensities in [0, 1].
         std: the standard deviation of each channel, likewise.
@@ -49,29 +51,29 @@ def image_input(
         widen: whether values of 8 bits are shares of the range of 16 bits, so that white stays white.
 
     Returns:
-        float32 [1, channels, size, size].
+        float32 [1, channels, height, width].
 
     Raises:
         ValueError: the image has another number of channels, or more than 8 bits without `limits`.
         ImportError: the library that reads the file is not installed.
     """
-    side = stored_side(size)
+    stored = stored_size(size)
     if isinstance(source, np.ndarray):
         image: Image.Image | NDArray[Any] = plain(source)
     elif isinstance(source, Image.Image):
         image = source.copy()
     else:
-        image = open_pixels(source, side, channels, pages)
+        image = open_pixels(source, max(stored), channels, pages)
     with opened(image):
-        square = to_square(image, side, 3 if channels == 1 else channels)
+        pixels = to_size(image, stored, 3 if channels == 1 else channels)
     if widen:
-        square = widened(square)
-    if limits is None and square.dtype != np.uint8:
-        raise ValueError(f"the image has values of {square.dtype}, and the network takes 8 bits")
+        pixels = widened(pixels)
+    if limits is None and pixels.dtype != np.uint8:
+        raise ValueError(f"the image has values of {pixels.dtype}, and the network takes 8 bits")
     if limits is None:
-        x = resize(square / 255, size)
+        x = resize(pixels / 255, size)
     else:
-        x = resize(np.clip((square - np.float64(limits[0])) / (limits[1] - limits[0]), 0, 1), size)
+        x = resize(np.clip((pixels - np.float64(limits[0])) / (limits[1] - limits[0]), 0, 1), size)
     if channels == 1:
         x = x.mean(0, keepdims=True)
     centre, scale = (np.asarray(values).reshape(-1, 1, 1) for values in (mean, std))
@@ -88,8 +90,8 @@ def widened(pixels: NDArray[Any]) -> NDArray[Any]:
     return pixels * np.uint16(257) if pixels.dtype == np.uint8 else pixels
 
 
-def to_square(image: Image.Image | NDArray[Any], side: int, channels: int) -> NDArray[Any]:
-    """Return the central square of an image, which may be changed in place.
+def to_size(image: Image.Image | NDArray[Any], size: Size, channels: int) -> NDArray[Any]:
+    """Return the middle of an image that has the aspect of `size`; the image may be changed in place.
 
     The EXIF orientation is applied. Images of 8 bits, for one channel or three: transparent pixels are
     blended with white, CMYK and palettes become RGB. All others keep their values and channels; a
@@ -97,21 +99,21 @@ def to_square(image: Image.Image | NDArray[Any], side: int, channels: int) -> ND
 
     Args:
         image: an image, of an animation the first frame; or pixels of a type of `plain`, [C, h, w].
-        side: the side of the result, in pixels; a smaller image is enlarged.
+        size: the side of the result, or its height and width, in pixels; a smaller image is enlarged.
         channels: the number of channels of the result.
 
     Returns:
-        [channels, side, side], in the type of the image: uint8, uint16, int16 or float32.
+        [channels, height, width], in the type of the image: uint8, uint16, int16 or float32.
 
     Raises:
         ValueError: the image has another number of channels.
     """
     turn_upright(image)
-    return fit_image(image, (side, side), channels)
+    return fit_image(image, height_width(size)[::-1], channels)
 
 
 def fit_image(image: Image.Image | NDArray[Any], size: tuple[int, int], channels: int) -> NDArray[Any]:
-    """Return the middle of an upright image that has the aspect of `size`; otherwise as `to_square`.
+    """Return the middle of an upright image that has the aspect of `size`; otherwise as `to_size`.
 
     Args:
         image: the image.
@@ -175,11 +177,16 @@ def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.BILINEAR)
 
 
-def resize(x: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """Shrink [C, s, s] to [C, size, size] as torch does: bilinear and antialiased."""
-    side = x.shape[-1]
-    centre = (np.arange(size)[:, None] + 0.5) * side / size
-    weight = np.maximum(1 - np.abs(np.arange(side) + 0.5 - centre) * size / side, 0)  # [size, side]
-    weight /= weight.sum(1, keepdims=True)
-    resized: NDArray[np.float64] = weight @ x @ weight.T
+def resize(x: NDArray[np.float64], size: Size) -> NDArray[np.float64]:
+    """Shrink [C, H, W] to [C, height, width] as torch does: bilinear and antialiased."""
+    rows, columns = (_shrinking(*sides) for sides in zip(x.shape[1:], height_width(size), strict=True))
+    resized: NDArray[np.float64] = rows @ x @ columns.T
     return resized
+
+
+def _shrinking(old: int, new: int) -> NDArray[np.float64]:
+    """Return the matrix [new, old] that shrinks one side of an image."""
+    centre = (np.arange(new)[:, None] + 0.5) * old / new
+    weight = np.maximum(1 - np.abs(np.arange(old) + 0.5 - centre) * new / old, 0)
+    normalised: NDArray[np.float64] = weight / weight.sum(1, keepdims=True)
+    return normalised

@@ -67,7 +67,12 @@ Data = Annotated[
         "files (.txt, .csv, .parquet); may be repeated."
     ),
 ]
-ImageSize = Annotated[int | None, typer.Option(help="Side of the network's input, in pixels.")]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIDE|HEIGHTxWIDTH", help="Size of the network's input, in pixels, such as 64 or 32x64."
+    ),
+]
 Backbone = Annotated[str | None, typer.Option(help="Any timm model (default resnet10_narrow).")]
 Pretrained = Annotated[bool | None, typer.Option("--pretrained", help="Use timm's pretrained weights.")]
 From = Annotated[

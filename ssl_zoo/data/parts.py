@@ -21,6 +21,7 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.decode import UNSCALED, page_sizes
 from ssl_zoo.notices import Notice
 from ssl_zoo.pixel_files import turn_upright
+from ssl_zoo.sizes import Size, format_size, height_width
 from ssl_zoo.text import quantity
 
 Picture = Image.Image | NDArray[Any]
@@ -78,13 +79,13 @@ class Parts:
         paths: the files.
         members: the parts, in the order of the files.
         by_page: whether each page of a file is an image.
-        tile: the side of the tiles into which images are cut, in pixels; None for whole ones.
+        tile: the size of the tiles into which images are cut; None for whole ones.
     """
 
     paths: Sequence[Path]
     members: Sequence[Part]
     by_page: bool
-    tile: int | None
+    tile: Size | None
 
     def __len__(self) -> int:
         return len(self.members)
@@ -186,21 +187,22 @@ def find_parts(paths: Sequence[Path], config: DataConfig, workers: int, name: st
     if config.tile is not None:
         whole = "page" if parts.by_page else "file"
         _TILES(
-            f"{name}: {quantity(len(parts), 'tiles')} of at most {config.tile}×{config.tile} pixels in "
+            f"{name}: {quantity(len(parts), 'tiles')} of at most {format_size(config.tile)} pixels in "
             f"{files}, those of a file on one side; where they are decoded at each use, all of the "
             f"{whole} is; in memory or data.cache, once"
         )
     return parts
 
 
-def _cut(page: Part, tile: int | None) -> Iterator[Part]:
+def _cut(page: Part, tile: Size | None) -> Iterator[Part]:
     """Yield the tiles of a page, or the page itself where nothing is cut or its size is unknown."""
     if tile is None or not page.height:
         yield page
         return
-    for row, top in enumerate(starts(page.height, tile)):
-        for column, left in enumerate(starts(page.width, tile)):
-            size = min(tile, page.height), min(tile, page.width)
+    height, width = height_width(tile)
+    for row, top in enumerate(starts(page.height, height)):
+        for column, left in enumerate(starts(page.width, width)):
+            size = min(height, page.height), min(width, page.width)
             yield Part(page.file, page.page, row, column, top, left, *size)
 
 
