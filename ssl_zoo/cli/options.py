@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssl_zoo.errors import UserError
+from ssl_zoo.sizes import parse_size
 
 if TYPE_CHECKING:
     from ssl_zoo.config.schema import RunConfig
@@ -139,6 +141,8 @@ def settings_of(**flags: Any) -> dict[str, Any]:
         from ssl_zoo.config.weights import read_header
 
         read_header(flags["from_"], "--from")
+    with contextlib.suppress(ValueError):  # not set; or wrong, as the configuration says
+        flags["image_size"] = parse_size(flags.get("image_size"))
     flags["data"] = one_or_several(flags.get("data"))
     settings = {FLAGS[name]: value for name, value in flags.items() if value is not None}
     if "train.observers" in settings:
