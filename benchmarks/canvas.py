@@ -26,7 +26,7 @@ from ssl_zoo.config.load import load_config
 from ssl_zoo.data.folder import list_files
 from ssl_zoo.evaluation import evaluate
 from ssl_zoo.evaluation.api import Evaluation
-from ssl_zoo.preprocess import stored_side
+from ssl_zoo.preprocess import stored_size
 from ssl_zoo.training import train
 
 FRAME = 640, 480
@@ -101,7 +101,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        make(arguments.source, stored_side(size), root / "frames", root / "patches")
+        make(arguments.source, max(stored_size(size)), root / "frames", root / "patches")
         common: dict[str, Any] = {
             "task.name": "simclr", "data.source": str(root / "frames"), "data.image_size": size,
             "train.samples": arguments.samples, "train.batch_size": 64, "train.epochs": None,

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import field_validator, model_validator
 
 from ssl_zoo.errors import Unsuitable
+from ssl_zoo.sizes import Size
 from ssl_zoo.spec import ImageSpec, Moves
 from ssl_zoo.task import Field, TaskOptions
 from ssl_zoo.views import Compose, Normalise, RandomAffine, RandomResizedCrop
@@ -78,7 +79,7 @@ class CropOptions(TaskOptions):
         return self.composed(self.steps(1)[0], spec)
 
     def crop(
-        self, spec: ImageSpec, size: int | None = None, scale: tuple[float, float] | None = None
+        self, spec: ImageSpec, size: Size | None = None, scale: tuple[float, float] | None = None
     ) -> RandomResizedCrop | RandomAffine:
         """Return what `frame` does, for a task that does the rest itself.
 
@@ -94,13 +95,13 @@ class CropOptions(TaskOptions):
         return self.frame(spec, size, scale)
 
     def frame(
-        self, spec: ImageSpec, size: int | None = None, scale: tuple[float, float] | None = None
+        self, spec: ImageSpec, size: Size | None = None, scale: tuple[float, float] | None = None
     ) -> RandomResizedCrop | RandomAffine:
         """Return the change of geometry with which a view begins: a crop, or small moves in its place.
 
         Args:
             spec: the description of the images.
-            size: the side of a small crop, in pixels, which moves never take the place of, as it shows
+            size: the size of a small crop, in pixels, which moves never take the place of, as it shows
                 a part of the image; None for the network's input.
             scale: the range of a crop's area as a share of the image's; None for the option.
         """
@@ -140,7 +141,7 @@ class CropOptions(TaskOptions):
         self,
         steps: Steps,
         spec: ImageSpec,
-        size: int | None = None,
+        size: Size | None = None,
         scale: tuple[float, float] | None = None,
     ) -> Compose:
         """Return the transforms with these names, at the network's size, and then normalisation.
@@ -150,7 +151,7 @@ class CropOptions(TaskOptions):
         Args:
             steps: the names and parameters, such as one of `steps`.
             spec: the description of the images.
-            size: the side of a small crop, in pixels, which is always cut; None for the network's input.
+            size: the size of a small crop, in pixels, which is always cut; None for the network's input.
             scale: the range of a crop's area as a share of the image's; None for the option.
         """
         crop = self._crop(spec, size, scale)
@@ -168,7 +169,7 @@ class CropOptions(TaskOptions):
         return Compose(*transforms, Normalise(spec))
 
     def _crop(
-        self, spec: ImageSpec, size: int | None = None, scale: tuple[float, float] | None = None
+        self, spec: ImageSpec, size: Size | None = None, scale: tuple[float, float] | None = None
     ) -> RandomResizedCrop:
         scale = scale or self.crop_scale or (0.08, 1.0)
         return RandomResizedCrop(size or spec.size, scale=scale, flip=self._flip(spec))

@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ssl_zoo.pixel_files import open_pixels, plain, turn_upright
+from ssl_zoo.sizes import Size, height_width
 
 
-def stored_side(size: int) -> int:
-    """Return the side of the square that an image is decoded to, for an input of `size` pixels."""
-    return round(size * 8 / 7)
+def stored_size(size: Size) -> tuple[int, int]:
+    """Return the height and width that an image is decoded to, for an input of `size` pixels."""
+    height, width = (round(side * 8 / 7) for side in height_width(size))
+    return height, width
 
 
 def image_input(
     source: str | PathLike[str] | IO[bytes] | Image.Image | NDArray[Any],
-    size: int,
+    size: Size,
     channels: int,
     mean: Sequence[float],
     std: Sequence[float],
@@ -40,7 +42,7 @@ def image_input(
         source: an image file, a decoded image, or pixels of any type [C, h, w]. A JPEG file is decoded
             at a smaller scale where that has enough pixels, which gives slightly other values than
             decoding it before.
-        size: the side of the input, in pixels.
+        size: the side of the input, or its height and width, in pixels.
         channels: the number of channels of the input.
         mean: the mean of each channel, for intensities in [0, 1].
         std: the standard deviation of each channel, likewise.
@@ -51,29 +53,29 @@ def image_input(
         interpolation: how the central square is shrunk to the input, "bilinear" or "bicubic".
 
     Returns:
-        float32 [1, channels, size, size].
+        float32 [1, channels, height, width].
 
     Raises:
         ValueError: the image has another number of channels, or more than 8 bits without `limits`.
         ImportError: the library that reads the file is not installed.
     """
-    side = stored_side(size)
+    stored = stored_size(size)
     if isinstance(source, np.ndarray):
         image: Image.Image | NDArray[Any] = plain(source)
     elif isinstance(source, Image.Image):
         image = source.copy()
     else:
-        image = open_pixels(source, side, channels, pages)
+        image = open_pixels(source, max(stored), channels, pages)
     with opened(image):
-        square = to_square(image, side, 3 if channels == 1 else channels)
+        pixels = to_size(image, stored, 3 if channels == 1 else channels)
     if widen:
-        square = widened(square)
-    if limits is None and square.dtype != np.uint8:
-        raise ValueError(f"the image has values of {square.dtype}, and the network takes 8 bits")
+        pixels = widened(pixels)
+    if limits is None and pixels.dtype != np.uint8:
+        raise ValueError(f"the image has values of {pixels.dtype}, and the network takes 8 bits")
     if limits is None:
-        x = resize(square / 255, size, interpolation)
+        x = resize(pixels / 255, size, interpolation)
     else:
-        intensities = np.clip((square - np.float64(limits[0])) / (limits[1] - limits[0]), 0, 1)
+        intensities = np.clip((pixels - np.float64(limits[0])) / (limits[1] - limits[0]), 0, 1)
         x = resize(intensities, size, interpolation)
     if channels == 1:
         x = x.mean(0, keepdims=True)
@@ -91,8 +93,8 @@ def widened(pixels: NDArray[Any]) -> NDArray[Any]:
     return pixels * np.uint16(257) if pixels.dtype == np.uint8 else pixels
 
 
-def to_square(image: Image.Image | NDArray[Any], side: int, channels: int) -> NDArray[Any]:
-    """Return the central square of an image, which may be changed in place.
+def to_size(image: Image.Image | NDArray[Any], size: Size, channels: int) -> NDArray[Any]:
+    """Return the middle of an image that has the aspect of `size`; the image may be changed in place.
 
     The EXIF orientation is applied. Images of 8 bits, for one channel or three: transparent pixels are
     blended with white, CMYK and palettes become RGB. All others keep their values and channels; a
@@ -100,21 +102,21 @@ def to_square(image: Image.Image | NDArray[Any], side: int, channels: int) -> ND
 
     Args:
         image: an image, of an animation the first frame; or pixels of a type of `plain`, [C, h, w].
-        side: the side of the result, in pixels; a smaller image is enlarged.
+        size: the side of the result, or its height and width, in pixels; a smaller image is enlarged.
         channels: the number of channels of the result.
 
     Returns:
-        [channels, side, side], in the type of the image: uint8, uint16, int16 or float32.
+        [channels, height, width], in the type of the image: uint8, uint16, int16 or float32.
 
     Raises:
         ValueError: the image has another number of channels.
     """
     turn_upright(image)
-    return fit_image(image, (side, side), channels)
+    return fit_image(image, height_width(size)[::-1], channels)
 
 
 def fit_image(image: Image.Image | NDArray[Any], size: tuple[int, int], channels: int) -> NDArray[Any]:
-    """Return the middle of an upright image that has the aspect of `size`; otherwise as `to_square`.
+    """Return the middle of an upright image that has the aspect of `size`; otherwise as `to_size`.
 
     Args:
         image: the image.
@@ -178,20 +180,21 @@ def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.BILINEAR)
 
 
-def resize(x: NDArray[np.float64], size: int, interpolation: str = "bilinear") -> NDArray[np.float64]:
-    """Shrink intensities [C, s, s] in [0, 1] to [C, size, size] as torch does, antialiased.
+def resize(x: NDArray[np.float64], size: Size, interpolation: str = "bilinear") -> NDArray[np.float64]:
+    """Shrink intensities [C, H, W] in [0, 1] to [C, height, width] as torch does, antialiased.
 
     Where bicubic interpolation overshoots, values are clipped to [0, 1], as those of 8 bits are.
     """
-    down, across = (_weights(side, size, interpolation) for side in x.shape[-2:])
-    resized: NDArray[np.float64] = np.clip(down @ x @ across.T, 0, 1)
+    sides = zip(x.shape[1:], height_width(size), strict=True)
+    rows, columns = (_weights(old, new, interpolation) for old, new in sides)
+    resized: NDArray[np.float64] = np.clip(rows @ x @ columns.T, 0, 1)
     return resized
 
 
-def _weights(side: int, size: int, interpolation: str) -> NDArray[np.float64]:
-    """Return the weight of each of `side` pixels in each of `size`, [size, side]; each row sums to 1."""
-    centre = (np.arange(size)[:, None] + 0.5) * side / size
-    distance = np.abs(np.arange(side) + 0.5 - centre) * size / side
+def _weights(old: int, new: int, interpolation: str) -> NDArray[np.float64]:
+    """Return the weight of each of `old` pixels in each of `new`, [new, old]; each row sums to 1."""
+    centre = (np.arange(new)[:, None] + 0.5) * old / new
+    distance = np.abs(np.arange(old) + 0.5 - centre) * new / old
     if interpolation == "bicubic":  # Keys 1981, with a = -1/2, as Pillow and torch with antialiasing
         near = (1.5 * distance - 2.5) * distance**2 + 1
         far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2

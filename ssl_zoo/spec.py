@@ -18,6 +18,7 @@ from torch import Tensor
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.preprocess import image_input
+from ssl_zoo.sizes import Size, format_size, height_width, parse_size
 from ssl_zoo.text import shorten_repr
 from ssl_zoo.tree import Tree
 
@@ -225,11 +226,12 @@ class ImageSpec(Spec):
     """The description of images.
 
     A raw batch is uint8, or float32 in [0, 1], [B, channels, h, w]; a network takes float [B, channels,
-    size, size]. Images of other types are stored as they are, and scaled as batches are read.
+    height, width]. Images of other types are stored as they are, and scaled as batches are read.
 
     Attributes:
         channels: the number of channels.
-        size: the side of the network's square input, in pixels.
+        size: the side of the network's input, in pixels; the pair (height, width) where it is not
+            square. What counts pixels takes `height` and `width`, which there are for both.
         mean: the mean of each channel over the train split, for intensities in [0, 1].
         std: the standard deviation of each channel, likewise.
         mirror: whether a mirrored image has the same meaning, which is false for digits and text. It is
@@ -251,7 +253,7 @@ class ImageSpec(Spec):
 
     modality: str = "image"
     channels: int = 3
-    size: int = 224
+    size: Size = 224
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     mirror: bool = True
@@ -262,18 +264,29 @@ class ImageSpec(Spec):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "size", parse_size(self.size))
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(
                 f"ImageSpec: channels={self.channels}, so mean and std must have as many values, "
                 f"not {len(self.mean)} and {len(self.std)}"
             )
 
+    @property
+    def height(self) -> int:
+        """The height of the network's input, in pixels."""
+        return height_width(self.size)[0]
+
+    @property
+    def width(self) -> int:
+        """The width of the network's input, in pixels."""
+        return height_width(self.size)[1]
+
     def example(self, n: int = 2) -> Tensor:
-        """Return black images, float32 [n, channels, size, size]."""
-        return torch.zeros(n, self.channels, self.size, self.size)
+        """Return black images, float32 [n, channels, height, width]."""
+        return torch.zeros(n, self.channels, self.height, self.width)
 
     def prepare(self, batch: Tensor) -> Tensor:
-        """Resize and normalise a raw batch [B, C, h, w] to float32 [B, channels, size, size].
+        """Resize and normalise a raw batch [B, C, h, w] to float32 [B, channels, height, width].
 
         Resizing is antialiased, by `interpolation`; where bicubic overshoots, intensities are clipped to
         [0, 1], as torchvision does for 8 bits. Images of another source may have another number of
@@ -283,13 +296,13 @@ class ImageSpec(Spec):
             UserError: there is no such conversion.
         """
         x = self._channels(to_float(batch))
-        if x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode=self.interpolation, antialias=True)
+        if x.shape[-2:] != (self.height, self.width):
+            x = F.interpolate(x, (self.height, self.width), mode=self.interpolation, antialias=True)
             x = x.clamp_(0, 1) if self.interpolation == "bicubic" else x
         return self.normalise(x)
 
     def preprocess(self, source: str | PathLike[str] | IO[bytes] | Image.Image | NDArray[Any]) -> Tensor:
-        """Return a file, a decoded image or pixels [C, h, w] as the input [1, channels, size, size].
+        """Return a file, a decoded image or pixels [C, h, w] as the input [1, channels, height, width].
 
         Raises:
             UserError: its channels or its type are not those of the network, or a library is missing.
@@ -311,7 +324,7 @@ class ImageSpec(Spec):
         return torch.from_numpy(values)
 
     def vary(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        """Return `prepare` of a random square, at least half the area, randomly flipped if `mirror`."""
+        """Return `prepare` of a random part, at least half the area, randomly flipped if `mirror`."""
         x = self._channels(to_float(batch))
         draw = torch.rand(4, len(x), generator=generator).to(x.device)
         side = 0.5**0.5 + (1 - 0.5**0.5) * draw[0]
@@ -319,17 +332,19 @@ class ImageSpec(Spec):
         theta = x.new_zeros(len(x), 2, 3)
         theta[:, 0, 0], theta[:, 1, 1] = side * flip, side
         theta[:, 0, 2], theta[:, 1, 2] = ((1 - side) * (2 * d - 1) for d in draw[1:3])
-        grid = F.affine_grid(theta, [len(x), self.channels, self.size, self.size], align_corners=False)
+        shape = [len(x), self.channels, self.height, self.width]
+        grid = F.affine_grid(theta, shape, align_corners=False)
         return self.normalise(F.grid_sample(x, grid, padding_mode="border", align_corners=False))
 
     def raw(self, batch: Tensor) -> Tensor:
         """Return a raw batch, shrunk to at most `RAW_SIZE`, as features [B, D] from 0 to 255."""
         x = batch * 255 if batch.is_floating_point() else batch.float()
-        side = min(self.size, RAW_SIZE)
-        if self.size > side:
-            _RAW(f"the baseline pixels sees images of {side}×{side} pixels, not {self.size}×{self.size}")
-        if max(x.shape[-2:]) > side:
-            x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
+        height, width = min(self.height, RAW_SIZE), min(self.width, RAW_SIZE)
+        if (height, width) != (self.height, self.width):
+            sizes = f"{height}×{width} pixels, not {format_size(self.size)}"
+            _RAW(f"the baseline pixels sees images of {sizes}")
+        if x.shape[-2] > height or x.shape[-1] > width:
+            x = F.interpolate(x, (height, width), mode="bilinear", antialias=True)
         return x.flatten(1)
 
     def data_settings(self) -> dict[str, Any]:

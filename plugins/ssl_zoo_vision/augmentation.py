@@ -14,6 +14,7 @@ from pydantic import field_validator
 from ssl_zoo.errors import Unsuitable
 from ssl_zoo.nn import output_shape
 from ssl_zoo.options import CropOptions
+from ssl_zoo.sizes import Size, longer_side
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field
 from ssl_zoo.views import (
@@ -29,7 +30,13 @@ from ssl_zoo.views import (
 from ssl_zoo.views.ranges import share_range
 
 SMALL = 64
-"""Up to this side, in pixels, options that are None take the papers' values for small images."""
+"""Up to this longer side, in pixels, options that are None take the papers' values for small images."""
+
+
+def is_small(spec: ImageSpec) -> bool:
+    """Return whether options that are None take the papers' values for small images."""
+    return longer_side(spec.size) <= SMALL
+
 
 ALONE = (0.14, 1.0)
 """The share of the area in large views that no small ones accompany, in the code of SwAV and DINO."""
@@ -42,14 +49,14 @@ class Crops:
     Attributes:
         number: the number of crops of an image.
         scale: the range of a crop's area, as a share of the image's area; None for the option.
-        size: the side of the crops, in pixels; None for the network's input.
+        size: the side of the crops, or their height and width, in pixels; None for the network's input.
         blur_p: the paper's probability of blurring, used where the option is None.
         solarise_p: the probability of solarising.
     """
 
     number: int
     scale: tuple[float, float] | None = None
-    size: int | None = None
+    size: Size | None = None
     blur_p: float = 0.5
     solarise_p: float = 0.0
 
@@ -110,7 +117,7 @@ class ViewOptions(CropOptions):
         self.require_own_views()
         if self.blur_p is not None:
             blur_p = self.blur_p
-        elif spec.size <= SMALL:
+        elif is_small(spec):
             blur_p = 0.0
         return Compose(
             ColorJitter(*self.jitter, p=self.jitter_p, each=self.jitter_each),
@@ -227,7 +234,7 @@ class MultiCropOptions(ViewOptions):
         (0.05, 0.14), description="share of the image's area in a small crop"
     )
     local_size: float = Field(
-        96 / 224, gt=0, le=1, description="side of a small crop, as a share of the image's"
+        96 / 224, gt=0, le=1, description="sides of a small crop, as a share of the image's"
     )
 
     @field_validator("local_scale")
@@ -259,22 +266,27 @@ class MultiCropOptions(ViewOptions):
         """
         if self.local is not None:
             local = self.local
-        elif spec.size <= SMALL:
+        elif is_small(spec):
             local = 0
-        side = self.local_side(spec, encoder)
-        small = Crops(local, self.local_scale, side, solarise_p=solarise_p)
+        size = self.local_crop(spec, encoder)
+        small = Crops(local, self.local_scale, size, solarise_p=solarise_p)
         scale = self.crop_scale or (large if local else ALONE)
         views = [replace(kind, scale=kind.scale or scale) for kind in self.kinds()]
         return self.crops(spec, *views, *([small] if local else []))
 
-    def local_side(self, spec: ImageSpec, encoder: Encoder) -> int:
-        """Return the side of a small crop in pixels, for a transformer a multiple of its patches'.
+    def local_crop(self, spec: ImageSpec, encoder: Encoder) -> Size:
+        """Return the size of a small crop in pixels, for a transformer a whole number of its patches.
 
         Args:
             spec: the description of the images.
             encoder: the encoder.
         """
-        unit = 1
+        size, patches = (spec.height, spec.width), [1, 1]
         if encoder.embed_width is not None:
-            unit = spec.size // output_shape(encoder, encoder.feature_map, spec)[-1]
-        return max(1, round(self.local_size * spec.size / unit)) * unit
+            grid = output_shape(encoder, encoder.feature_map, spec)[2:]
+            patches = [side // number for side, number in zip(size, grid, strict=True)]
+        height, width = (
+            max(1, round(self.local_size * side / patch)) * patch
+            for side, patch in zip(size, patches, strict=True)
+        )
+        return height, width

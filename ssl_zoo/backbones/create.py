@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -9,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import timm
-import torch
 from timm.layers import PatchEmbed
 
 from ssl_zoo.backbones.accounting import check_loaded, recorded_loading
@@ -20,6 +20,7 @@ from ssl_zoo.config.presets import PRESETS, SMALL_IMAGE
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.notices import Notice
+from ssl_zoo.sizes import format_size, longer_side, parse_size, write_size
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.text import did_you_mean, one_line
 
@@ -92,7 +93,7 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec, any_size: bool = Fa
             f"backbone.options: they make {config.name} a {type(model).__name__}, "
             "which has no pooled features; leave out features_only and the like"
         )
-    size = spec.size if config.stem_size is None else config.stem_size
+    size = longer_side(spec.size) if config.stem_size is None else config.stem_size
     small = config.stem == "small" or (config.stem == "auto" and size <= SMALL_IMAGE)
     stem_first = small and weights is not None and weights.has_other_stem(model)
     if stem_first:
@@ -106,7 +107,7 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec, any_size: bool = Fa
         _make_small(config, model, foreign=weights.foreign if weights else config.pretrained)
     _check_patches(config, spec, model)
     try:
-        return TimmEncoder(model, torch.zeros(2, spec.channels, spec.size, spec.size))
+        return TimmEncoder(model, spec.example())
     except UserError as error:
         raise UserError(f"backbone.name: {config.name} {error}") from error
     except Exception as error:  # a model's code may raise anything for a small image
@@ -164,14 +165,15 @@ def _make_small(config: BackboneConfig, model: Any, foreign: bool) -> None:
 def _notify_converted(config: BackboneConfig, spec: ImageSpec, model: Any) -> None:
     """Give a notice if pretrained weights are used for, or converted to, other channels or sizes."""
     known = model.pretrained_cfg
-    channels, size = known.get("input_size", (spec.channels, spec.size))[:2]
-    pairs = {"channels": (channels, spec.channels)}
+    channels, *size = known.get("input_size", (spec.channels, spec.height, spec.width))
+    pairs = {"channels": (str(channels), str(spec.channels))}
+    before, now = format_size(parse_size(size)), format_size(spec.size)
     if _takes_image_size(config.resolve().name):
-        pairs["pixels a side"] = (size, spec.size)
-    elif size != spec.size:
+        pairs["pixels"] = (before, now)
+    elif before != now:
         _SIZE(
-            f"{config.name}: images of {spec.size}×{spec.size} pixels, and its weights were trained on "
-            f"{size}×{size} (--image-size)"
+            f"{config.name}: images of {now} pixels, and its weights were trained on {before} "
+            "(--image-size)"
         )
     if changes := [f"{a} to {b} {unit}" for unit, (a, b) in pairs.items() if a != b]:
         CONVERTED(f"{config.name}: timm's weights are converted from {' and from '.join(changes)}")
@@ -213,17 +215,20 @@ def _check_patches(config: BackboneConfig, spec: ImageSpec, model: Any) -> None:
     for embed in model.children():
         if not isinstance(embed, PatchEmbed) or embed.dynamic_img_pad:
             continue
-        patch = max(embed.patch_size)
-        if spec.size % patch:
+        patch, size = embed.patch_size, (spec.height, spec.width)
+        grid = [-(-side // length) for side, length in zip(size, patch, strict=True)]
+        covered = parse_size([number * length for number, length in zip(grid, patch, strict=True)])
+        if covered != spec.size:
             raise UserError(
-                f"backbone.name: {config.name} cannot take {spec.size}×{spec.size} images, which "
-                f"{patch}×{patch} patches do not cover: choose backbone.options.patch_size among the "
-                f"divisors of {spec.size}, or --image-size {-(-spec.size // patch) * patch}"
+                f"backbone.name: {config.name} cannot take {format_size(spec.size)} images, which "
+                f"{format_size(patch)} patches do not cover: choose backbone.options.patch_size among "
+                f"the divisors of {' and '.join(map(str, dict.fromkeys(size)))}, or --image-size "
+                f"{write_size(covered)}"
             )
-        if (patches := (spec.size // patch) ** 2) > MAX_USUAL_PATCHES:
+        if (patches := math.prod(grid)) > MAX_USUAL_PATCHES:
             _MANY_PATCHES(
-                f"backbone.name: {config.name} sees {patches:,} patches of {patch}×{patch} an image, "
-                "which is slow; patches of 16 are usual (--backbone vit_small_patch16_224)"
+                f"backbone.name: {config.name} sees {patches:,} patches of {format_size(patch)} an "
+                "image, which is slow; patches of 16 are usual (--backbone vit_small_patch16_224)"
             )
 
 
@@ -252,7 +257,7 @@ def _build_error(config: BackboneConfig, spec: ImageSpec, error: Exception) -> s
 def _does_not_fit(config: BackboneConfig, spec: ImageSpec, error: Exception) -> str:
     options = ", other backbone.options" if config.options else ""
     return (
-        f"backbone.name: {config.name} cannot take {spec.size}×{spec.size} images "
+        f"backbone.name: {config.name} cannot take {format_size(spec.size)} images "
         f"({_one_line(error)}): choose a larger --image-size{options} or another backbone"
     )
 

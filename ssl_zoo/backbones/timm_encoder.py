@@ -214,8 +214,8 @@ class TimmEncoder(Encoder):
             rows, columns = embedding.dynamic_feat_size((x.shape[2], x.shape[3]))
             if rows * columns == tokens:
                 return rows, columns
-        side = round(tokens**0.5)
-        return side, tokens // side
+        rows = round((tokens * x.shape[2] / x.shape[3]) ** 0.5)
+        return rows, tokens // rows
 
     def _unpooled(self, x: Tensor, **options: Any) -> Tensor:
         """Return the output of `forward_features`.

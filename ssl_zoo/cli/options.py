@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssl_zoo.errors import UserError
+from ssl_zoo.sizes import parse_size
 
 if TYPE_CHECKING:
     from ssl_zoo.config.schema import RunConfig
@@ -67,7 +69,12 @@ Data = Annotated[
         "files (.txt, .csv, .parquet); may be repeated."
     ),
 ]
-ImageSize = Annotated[int | None, typer.Option(help="Side of the network's input, in pixels.")]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIDE|HEIGHTxWIDTH", help="Size of the network's input, in pixels, such as 64 or 32x64."
+    ),
+]
 Backbone = Annotated[str | None, typer.Option(help="Any timm model (default resnet10_narrow).")]
 Pretrained = Annotated[bool | None, typer.Option("--pretrained", help="Use timm's pretrained weights.")]
 From = Annotated[
@@ -134,6 +141,8 @@ def settings_of(**flags: Any) -> dict[str, Any]:
         from ssl_zoo.config.weights import read_header
 
         read_header(flags["from_"], "--from")
+    with contextlib.suppress(ValueError):  # not set; or wrong, as the configuration says
+        flags["image_size"] = parse_size(flags.get("image_size"))
     flags["data"] = one_or_several(flags.get("data"))
     settings = {FLAGS[name]: value for name, value in flags.items() if value is not None}
     if "train.observers" in settings:

@@ -8,6 +8,7 @@ from typing import Any
 from ssl_zoo.config.presets import SMALL_IMAGE
 from ssl_zoo.config.schema import BackboneConfig, EncoderConfig
 from ssl_zoo.notices import Notice
+from ssl_zoo.sizes import longer_side
 
 NO_EFFECT = Notice(
     "no-effect",
@@ -60,7 +61,8 @@ def report_untrained(config: EncoderConfig) -> None:
 def _network_reasons(config: EncoderConfig) -> dict[str, str | bool]:
     """Return why each setting of the network has no effect; False or "" where it has one."""
     backbone = config.backbone
-    size = backbone.stem_size or config.data.image_size
+    given = config.data.image_size
+    size = backbone.stem_size or (None if given is None else longer_side(given))
     original = backbone.stem == "auto" and size is not None and size > SMALL_IMAGE
     stem = f"backbone.stem is {backbone.stem}"
     no_weights = backbone.weights is None and "backbone.weights is not set"

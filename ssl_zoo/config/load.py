@@ -37,6 +37,7 @@ from ssl_zoo.config.yaml import PlainDumper, parse_yaml, read_yaml
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.plugins.registry import registry
+from ssl_zoo.sizes import format_size, parse_size
 from ssl_zoo.text import locate_error, shorten_repr
 
 SIZE = Notice(
@@ -207,8 +208,8 @@ def _complete(merged: Layer, network: Layer) -> None:
                 merged.put(section, name, value, network.origins[section, name])
     source = merged.origins.get(("data", "image_size"))
     if source == network.origins.get(("data", "image_size")) is not None:
-        size = merged.values["data"]["image_size"]
-        SIZE(f"images of {size}×{size} pixels, as {source} was trained on (--image-size changes it)")
+        size = format_size(parse_size(merged.values["data"]["image_size"]))
+        SIZE(f"images of {size} pixels, as {source} was trained on (--image-size changes it)")
 
 
 def dump_config(config: RunConfig) -> str:

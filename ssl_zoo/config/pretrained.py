@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ssl_zoo.config.schema import BackboneConfig, DataConfig
 from ssl_zoo.notices import Notice
 from ssl_zoo.plugins.registry import registry
+from ssl_zoo.sizes import Size, parse_size
 
 GUESSED = Notice(
     "normalisation-guessed",
@@ -26,13 +27,13 @@ class TrainedOn:
     Attributes:
         mean: the mean of each channel by which they were normalised, for intensities in [0, 1].
         std: the standard deviation of each channel, likewise.
-        size: the side of the network's input, in pixels.
+        size: the size of the network's input.
         interpolation: how they were resized.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    size: int
+    size: Size
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
 
@@ -53,7 +54,7 @@ def trained_on(name: str, options: Mapping[str, Any] | None = None) -> TrainedOn
     try:
         known = resolve_pretrained_cfg(name, **given)
         mean, std = (tuple(map(float, values)) for values in (known.mean, known.std))
-        size = int(known.input_size[-1])
+        size = parse_size(tuple(known.input_size[-2:]))
     except Exception:  # an unknown tag or a malformed option, which building the network reports
         return None
     valid = len(mean) == len(std) > 0 and all(map(math.isfinite, mean + std)) and min(std) > 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from ssl_zoo.config.presets import DEFAULT_BACKBONE, PRESETS
 from ssl_zoo.config.source_names import plain_source, source_name
+from ssl_zoo.sizes import Size, height_width, parse_size
 
 BUDGETS = ("epochs", "samples", "minutes")
 """The fields that set the budget; at most one of them is set."""
@@ -21,6 +22,24 @@ DEFAULT_SIZE = 224
 DEFAULT_HOLDOUT = 0.1
 """The share held out for evaluation if none is set, where evaluation needs one."""
 Options = TypeVar("Options", bound=BaseModel)
+
+
+def _size(max_side: int) -> BeforeValidator:
+    """Return the validator of a size of at least four pixels a side, and at most this many."""
+
+    def validate(value: Any) -> Size:
+        size = parse_size(value)
+        if not 4 <= min(height_width(size)) <= max(height_width(size)) <= max_side:
+            raise ValueError(f"must have 4 to {max_side} pixels a side")
+        return size
+
+    return BeforeValidator(validate)
+
+
+ImageSize = Annotated[Size, _size(4096)]
+"""The size of a network's input."""
+TileSize = Annotated[Size, _size(65536)]
+"""The size of a tile, in pixels of the file."""
 
 
 def current_path(path: str) -> str:
@@ -77,31 +96,26 @@ class DataConfig(_Section):
     )
     options: dict[str, Any] = Field(default_factory=dict, description="options of the source")
     root: str | None = Field(None, description="folder for downloaded data sets")
-    image_size: int | None = Field(
+    image_size: ImageSize | None = Field(
         None,
-        ge=4,
-        le=4096,
-        description="side of an image network's input in pixels; none: the source's default",
+        description="side of an image network's input in pixels, or height and width, as [32, 64] or "
+        "32x64; none: the source's default",
     )
-    default_size: int = Field(
+    default_size: ImageSize = Field(
         DEFAULT_SIZE,
-        ge=4,
-        le=4096,
-        description="that side for images in files, if image_size is not set; default for pretrained "
+        description="that size for images in files, if image_size is not set; default for pretrained "
         "weights: that of the images they were trained on",
     )
     canvas: Literal["auto", "square"] | Annotated[int, Field(ge=4, le=16384)] = Field(
         "auto",
         description="shorter side, in pixels, at which whole images are kept for training, which sees "
-        "random windows of them; auto: up to 3.5 times the input, as memory allows; square: the central "
-        "square alone, at 8/7 of the input",
+        "random windows of them, of the input's aspect; auto: up to 3.5 times the input, as memory "
+        "allows; square: the central part alone, at 8/7 of the input",
     )
-    tile: int | None = Field(
+    tile: TileSize | None = Field(
         None,
-        ge=4,
-        le=65536,
-        description="side, in pixels of the file, of the tiles into which large images are cut, each of "
-        "them a sample; none: an image is a sample",
+        description="side, in pixels of the file, of the tiles into which large images are cut, or "
+        "their height and width, as 256x512, each of them a sample; none: an image is a sample",
     )
     channels: int | None = Field(
         None,
@@ -225,7 +239,9 @@ class BackboneConfig(_Section):
         1, description="stride of the small stem's convolution; default for resnet10_narrow: 2"
     )
     stem_size: int | None = Field(
-        None, ge=1, description="image side by which stem=auto chooses; none: the size of the images"
+        None,
+        ge=1,
+        description="image side by which stem=auto chooses; none: the longer side of the images",
     )
     mean: tuple[float, ...] | None = Field(
         None,

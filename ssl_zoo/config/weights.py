@@ -13,6 +13,7 @@ from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.presets import SMALL_IMAGE
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.plugins.specs import modality_of, spec_of
+from ssl_zoo.sizes import Size, longer_side
 from ssl_zoo.text import error_reason
 
 BACKBONE_FILE = "backbone.safetensors"
@@ -97,7 +98,8 @@ def network_settings(
     data = {} if trained_on is None else trained_on.start_settings(str(path))
     fed = {} if trained_on is None else trained_on.network_settings()
     if config.stem == "auto" and config.stem_size is None:
-        config = config.model_copy(update={"stem_size": data.get("image_size")})
+        size = data.get("image_size")
+        config = config.model_copy(update={"stem_size": None if size is None else longer_side(size)})
     return {
         "backbone": {name: getattr(config, name) for name in NETWORK} | fed,
         "data": data if modality in (None, modality_of(header)) else {},
@@ -106,7 +108,7 @@ def network_settings(
 
 def check_network(
     given: BackboneConfig,
-    image_size: int | None,
+    image_size: Size | None,
     settings: Mapping[str, Any],
     origins: Mapping[tuple[str, str], str],
 ) -> None:
@@ -114,7 +116,7 @@ def check_network(
 
     Args:
         given: the network.
-        image_size: the side of its images; None if unknown.
+        image_size: the size of its images; None if unknown.
         settings: the section backbone of `network_settings`.
         origins: where the settings of the network come from, by section and field.
 
@@ -141,9 +143,9 @@ def check_network(
             )
 
 
-def _stem(config: BackboneConfig, image_size: int | None) -> str:
+def _stem(config: BackboneConfig, image_size: Size | None) -> str:
     """Return the stem that a network has for images of a size; auto where this is unknown."""
     size = image_size if config.stem_size is None else config.stem_size
     if config.stem != "auto" or size is None:
         return config.stem
-    return "small" if size <= SMALL_IMAGE else "original"
+    return "small" if longer_side(size) <= SMALL_IMAGE else "original"

@@ -32,6 +32,7 @@ from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.survey import Survey, survey
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
+from ssl_zoo.sizes import Size, parse_size
 from ssl_zoo.spec import ImageSpec, Moves
 from ssl_zoo.text import printable
 
@@ -50,17 +51,17 @@ _MEASURED = Notice(
 )
 
 
-def input_side(config: DataConfig, size: int | None = None) -> int:
-    """Return the side of the network's input in pixels, for a source with a size of its own or none."""
+def input_size(config: DataConfig, size: Size | None = None) -> Size:
+    """Return the size of the network's input, for a source with a size of its own or none."""
     return config.image_size or size or config.default_size
 
 
-def stored_side(config: DataConfig, size: int | None = None) -> int:
-    """Return the side at which images are stored, in pixels.
+def stored_size(config: DataConfig, size: Size | None = None) -> tuple[int, int]:
+    """Return the height and width at which images are stored, in pixels.
 
-    It is 8/7 of the network's input, which leaves room for random crops.
+    They are 8/7 of the network's input, which leaves room for random crops.
     """
-    return preprocess.stored_side(input_side(config, size))
+    return preprocess.stored_size(input_size(config, size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,8 @@ class SplitBuilder:
     Attributes:
         config: the ``data`` section.
         device: the device on which samples in memory are stored.
-        size: the side of the network's input, in pixels, unless the configuration says otherwise; None
-            for ``data.default_size``.
+        size: the size of the network's input, unless the configuration says otherwise; None for
+            ``data.default_size``.
         channels: the number of channels of images that are decoded, unless the configuration says
             otherwise.
         forms: the form of images that are decoded, once it is known, for all splits.
@@ -80,7 +81,7 @@ class SplitBuilder:
 
     config: DataConfig
     device: torch.device
-    size: int | None = None
+    size: Size | None = None
     channels: int = 3
     forms: list[Form] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
@@ -159,7 +160,7 @@ class SplitBuilder:
             open=opener,
             name=name,
             count=count,
-            side=stored_side(self.config, self.size),
+            size=stored_size(self.config, self.size),
             **vars(self.form),
             workers=decoding_threads(self.config),
             unreadable=self.unreadable,
@@ -196,8 +197,9 @@ class SplitBuilder:
         self, opener: Opener, count: int, has_pages: Callable[[int], bool] = lambda i: False
     ) -> Survey:
         """Look at images, whose sizes are kept."""
-        side = stored_side(self.config, self.size)
-        looked_at = survey(lambda i: opener(i, side), count, side, self.config.channels, has_pages)
+        size = input_size(self.config, self.size)
+        side = max(preprocess.stored_size(size))
+        looked_at = survey(lambda i: opener(i, side), count, size, self.config.channels, has_pages)
         self.sizes[:] = looked_at.sizes
         return looked_at
 
@@ -207,7 +209,7 @@ class SplitBuilder:
         name = printable(self.config.source_name)
         of_weights = self.size is None and self.config.default_size != DEFAULT_SIZE
         default = "the size of the network's weights" if of_weights else "the default"
-        size = input_side(self.config, self.size)
+        size = input_size(self.config, self.size)
         looked_at.report(name, size, self.form, default if self.config.image_size is None else None)
 
     def _open_page(self, path: Path, page: int, side: int) -> Any:
@@ -264,9 +266,9 @@ def _sample_shape(split: Split) -> tuple[int, ...]:
     return tuple(split.batch(torch.arange(0)).shape[1:])
 
 
-def image_side(split: Split) -> int | None:
-    """Return the side of the images of a split in memory, None for image files."""
-    return _sample_shape(split)[-1] if split.resident else None
+def image_size(split: Split) -> Size | None:
+    """Return the size of the images of a split in memory, None for image files."""
+    return parse_size(_sample_shape(split)[-2:]) if split.resident else None
 
 
 def hold_out_test(split: Split, config: DataConfig) -> tuple[Split, Split | None, SourceFacts]:
@@ -281,7 +283,7 @@ def assemble(
     config: DataConfig,
     device: torch.device,
     *,
-    size: int | None,
+    size: Size | None,
     train: Split,
     test: Split | None = None,
     bank: Split | None = None,
@@ -297,8 +299,8 @@ def assemble(
         name: the name given by the user.
         config: the ``data`` section.
         device: the device on which samples are stored that fit into its memory.
-        size: the side of the network's input, in pixels, unless the configuration says otherwise; None
-            for ``data.default_size``.
+        size: the side of the network's input in pixels, or its height and width, unless the
+            configuration says otherwise; None for ``data.default_size``.
         train: the samples trained on.
         test: the samples evaluated on, if any.
         bank: the labelled samples, if they differ from those trained on.
@@ -318,7 +320,7 @@ def assemble(
     present = {key: split for key, split in splits.items() if split is not None}
     _check_splits(list(present.values()), classes, name)
     placed = place_splits(present, name, config, device)
-    size = input_side(config, size)
+    size = input_size(config, size)
     for key in placed.keys() - {"test"}:
         placed[key].canvas = Canvas.of(present[key], placed[key], config, size, device, name, key)
     limits = find_limits(train, config, name)
@@ -350,7 +352,7 @@ def _count_classes(splits: list[Split]) -> int | None:
 
 def _measure(
     train: Split,
-    size: int,
+    size: Size,
     mirror: bool,
     classes: int | None,
     limits: tuple[float, float] | None = None,

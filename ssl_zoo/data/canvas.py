@@ -1,9 +1,9 @@
-"""Canvas: random squares of whole images, which training sees in place of the central squares.
+"""Canvas: random windows of whole images, which training sees in place of the middle of each.
 
-Images are kept with their aspect, and in each pass of training a square as wide as the shorter side is
-cut out of each. Its place follows from the seed of the pass and the number of the image alone, so that a
-resumed run and any number of processes see the same ones, and over many passes an image is seen to its
-ends. Evaluation sees the central squares.
+Images are kept with their aspect, and in each pass of training a window of the aspect of the network's
+input, a square for a square input, is cut out of each, as large as it has one. Its place follows from
+the seed of the pass and the number of the image alone, so that a resumed run and any number of processes
+see the same ones, and over many passes an image is seen to its ends. Evaluation sees the middle.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import decoded_cache, residence
-from ssl_zoo.data.decode import MAX_ASPECT
+from ssl_zoo.data.decode import MAX_ASPECT, excess
 from ssl_zoo.data.image_files import ImageFiles
 from ssl_zoo.data.lazy import LazySplit
 from ssl_zoo.data.sample_files import SampleFiles
 from ssl_zoo.data.splits import Split
 from ssl_zoo.notices import Notice
+from ssl_zoo.sizes import Size, height_width, shape_name
 from ssl_zoo.text import printable
 from ssl_zoo.views import derive_seed
 
@@ -43,32 +44,33 @@ LEAST_SHARE = 0.5
 
 _CANVAS = Notice(
     "canvas",
-    "Training sees a random window of each image in each pass: a square as wide as the shorter side, "
-    "which is kept at `data.canvas` pixels. By default that is enough for crops of 8 % not to be "
-    "enlarged, but not more than the images have, and less where they do not fit into memory. "
-    "Evaluation sees the central square at 8/7 of the network's input.",
+    "Training sees a random window of each image in each pass: the largest of the aspect of the "
+    "network's input, a square for a square input, whose shorter side is kept at `data.canvas` pixels. "
+    "By default that is enough for crops of 8 % not to be enlarged, but not more than the images have, "
+    "and less where they do not fit into memory. Evaluation sees the central part of that aspect at 8/7 "
+    "of the network's input.",
     "data.canvas",
 )
 
 
-def window(image: Tensor, seed: int, number: int) -> Tensor:
-    """Return a random square of an image [C, h, w] as wide as its shorter side.
+def window(image: Tensor, size: tuple[int, int], seed: int, number: int) -> Tensor:
+    """Return a random window of an image [C, h, w], which is larger than it in one direction at most.
 
     It lies around a pixel that is drawn uniformly, as far as the ends of the image allow. So a pixel at
     an end is seen half as often as one far from them, and not almost never.
 
     Args:
         image: the image.
+        size: the height and width of the window, in pixels.
         seed: the seed of the pass.
         number: the number of the image, which with the seed alone determines the place.
     """
-    height, width = image.shape[1:]
-    side, length = min(height, width), max(height, width)
-    centre = derive_seed("window", seed, number) % length
-    first = min(max(centre - side // 2, 0), length - side)
-    whole, part = slice(None), slice(first, first + side)
-    rows, columns = (part, whole) if height > width else (whole, part)
-    return image[:, rows, columns]
+    drawn = derive_seed("window", seed, number)
+    top, left = (
+        min(max(drawn % length - side // 2, 0), length - side)
+        for length, side in zip(image.shape[1:], size, strict=True)
+    )
+    return image[:, top : top + size[0], left : left + size[1]]
 
 
 class _WindowFiles(SampleFiles):
@@ -86,16 +88,16 @@ class _WindowFiles(SampleFiles):
         self.unreadable, self.origin = images.unreadable, images.origin
 
     def read(self, number: int) -> Tensor:
-        """Return a window [C, side, side]."""
-        return window(self.images.read(number), self.seed, number)
+        """Return a window [C, height, width]."""
+        return window(self.images.read(number), self.images.size, self.seed, number)
 
     def decode(self, number: int) -> Tensor | None:
-        """Return a window [C, side, side]; None if the image is unreadable."""
-        image = self.images.decode(number)
-        return None if image is None else window(image, self.seed, number)
+        """Return a window [C, height, width]; None if the image is unreadable."""
+        image, size = self.images.decode(number), self.images.size
+        return None if image is None else window(image, size, self.seed, number)
 
     def empty(self, count: int, pin: bool = False) -> Tensor:
-        """Return uninitialised memory for windows, [count, C, side, side]."""
+        """Return uninitialised memory for windows, [count, C, height, width]."""
         return self.images.empty(count, pin)
 
 
@@ -104,20 +106,24 @@ class _HeldWindows(Split):
 
     Args:
         images: the image [C, h, w] of each sample.
+        size: the height and width of the windows, in pixels.
         numbers: their numbers among the files.
         seed: the seed of the pass.
     """
 
-    def __init__(self, images: Sequence[Tensor], numbers: Sequence[int], seed: int) -> None:
-        self.images, self.numbers, self.seed = images, numbers, seed
+    def __init__(
+        self, images: Sequence[Tensor], size: tuple[int, int], numbers: Sequence[int], seed: int
+    ) -> None:
+        self.images, self.size, self.numbers, self.seed = images, size, numbers, seed
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batch(self, indices: Tensor) -> Tensor:
-        """Return windows [B, C, side, side], on the device of the images."""
-        chosen = indices.tolist()
-        return torch.stack([window(self.images[i], self.seed, self.numbers[i]) for i in chosen])
+        """Return windows [B, C, height, width], on the device of the images."""
+        return torch.stack(
+            [window(self.images[i], self.size, self.seed, self.numbers[i]) for i in indices.tolist()]
+        )
 
 
 class Canvas:
@@ -128,18 +134,18 @@ class Canvas:
     Args:
         split: the split of the image files.
         config: the ``data`` section.
-        size: the side of the network's input, in pixels.
+        size: the size of the network's input.
         device: the device in whose memory the images lie if they fit.
         name: the name of the source.
         key: the name of the split.
     """
 
     def __init__(
-        self, split: LazySplit, config: DataConfig, size: int, device: torch.device, name: str, key: str
+        self, split: LazySplit, config: DataConfig, size: Size, device: torch.device, name: str, key: str
     ) -> None:
         assert isinstance(split.files, ImageFiles)
         self.config, self.size, self.device, self.name, self.key = config, size, device, name, key
-        self._squares, self._split = split.files, split
+        self._middles, self._split = split.files, split
         self._held: list[Tensor] | None = None
         self._prepared = False
 
@@ -149,18 +155,18 @@ class Canvas:
         split: Split,
         kept: Split,
         config: DataConfig,
-        size: int,
+        size: Size,
         device: torch.device,
         name: str,
         key: str,
     ) -> Canvas | None:
-        """Return the whole images of a split of files; None where windows would be its squares.
+        """Return the whole images of a split of files; None where windows would show no more.
 
         Args:
             split: the split, as it was before it was placed in memory or a cache.
             kept: the same split afterwards, without the images that are unreadable.
             config: the ``data`` section.
-            size: the side of the network's input, in pixels.
+            size: the size of the network's input.
             device: the device in whose memory the images lie if they fit.
             name: the name of the source.
             key: the name of the split.
@@ -175,19 +181,21 @@ class Canvas:
                     "data.canvas", f"{printable(config.source_text)} has no image files; leave it out"
                 )
             return None
-        if isinstance(canvas, int) and canvas < size:
+        shorter = min(height_width(size))
+        if isinstance(canvas, int) and canvas < shorter:
             raise SettingError(
                 "data.canvas",
-                f"is {canvas}, and the network's input has {size} pixels; give at least as many",
+                f"is {canvas}, and the network's input has {shorter} pixels; give at least as many",
             )
         if canvas == "square":
-            _report(name, "the central square", split.files.sizes, preprocess.stored_side(size), size, 1)
+            stored = min(preprocess.stored_size(size))
+            _report(name, f"the central {shape_name(size)}", split.files.sizes, stored, size, 1)
             return None
         if kept is not split:  # what could not be read is left out
             readable = [i for i, x in enumerate(split.names) if printable(x) not in split.skipped]
             split = split.subset(torch.tensor(readable, dtype=torch.long))
         kept_whole = cls(split, config, size, device, name, key)
-        gains = kept_whole._choices[0] > kept_whole._least or kept_whole._squares.mean_aspect > 1
+        gains = kept_whole._choices[0] > kept_whole._least or kept_whole._middles.mean_excess > 1
         return kept_whole if gains else None
 
     def __len__(self) -> int:
@@ -195,11 +203,11 @@ class Canvas:
 
     @property
     def side(self) -> int:
-        """The shorter side of the images, in pixels."""
+        """The shorter side of the windows, in pixels."""
         return self._chosen[0]
 
     def at(self, side: int) -> Canvas:
-        """Return the same images, kept with another shorter side."""
+        """Return the same images, kept for windows with another shorter side."""
         config = self.config.model_copy(update={"canvas": side})
         return Canvas(self._split, config, self.size, self.device, self.name, self.key)
 
@@ -218,12 +226,18 @@ class Canvas:
     def at_pass(self, seed: int) -> Split:
         """Return the windows that the pass with this seed sees, as a split of the same samples."""
         if self._held is not None:
-            return _HeldWindows(self._held, self._split.numbers.tolist(), seed)
+            return _HeldWindows(self._held, self._images.size, self._split.numbers.tolist(), seed)
         return LazySplit(_WindowFiles(self._images, seed), self._split.labels, self._split.numbers)
 
     @cached_property
     def _images(self) -> ImageFiles:
-        return self._squares.kept_whole(self.side)
+        return self._kept_whole(self.side)
+
+    def _kept_whole(self, side: int) -> ImageFiles:
+        """Return the images, kept for windows with this shorter side."""
+        sides = height_width(self.size)
+        height, width = (round(side * n / min(sides)) for n in sides)
+        return self._middles.kept_whole((height, width))
 
     def _decoded(self) -> list[Tensor]:
         """Return all images on the device, another one of its class in place of an unreadable one."""
@@ -239,15 +253,16 @@ class Canvas:
 
     @property
     def _least(self) -> int:
-        return preprocess.stored_side(self.size)
+        return min(preprocess.stored_size(self.size))
 
     @property
     def _choices(self) -> list[int]:
         """The canvases to choose from, in falling order."""
         if isinstance(self.config.canvas, int):
             return [self.config.canvas]
-        shorter = [min(size) for size in self._squares.sizes]
-        wanted = min(self.size / math.sqrt(SMALLEST_CROP), median(shorter)) if shorter else self._least
+        shorter = _shorter_sides(self._middles.sizes, self.size)
+        enough = min(height_width(self.size)) / math.sqrt(SMALLEST_CROP)
+        wanted = min(enough, median(shorter)) if shorter else self._least
         return sorted({max(self._least, round(share * wanted)) for share in (*LOWERED, 0)}, reverse=True)
 
     @cached_property
@@ -270,7 +285,7 @@ class Canvas:
 
     def _fits_cache(self, canvas: int) -> bool:
         """Return whether a cache has images of this size already, or has room for them."""
-        images = self._squares.kept_whole(canvas)
+        images = self._kept_whole(canvas)
         free = decoded_cache.free_space(self._cache_folder)
         return self._nbytes(canvas) <= LEAST_SHARE * free or decoded_cache.has_file(
             images, self._cache_name, self._cache_folder
@@ -291,7 +306,7 @@ class Canvas:
         return LEAST_SHARE if least else residence.MEMORY_SHARE
 
     def _nbytes(self, canvas: int) -> int:
-        return len(self) * self._squares.kept_whole(canvas).sample_nbytes
+        return len(self) * self._kept_whole(canvas).sample_nbytes
 
     def _report_choice(self) -> None:
         """Say how much of the images can be seen, and at which magnification."""
@@ -303,11 +318,22 @@ class Canvas:
         elif canvas < wanted:
             reason = f", as {wanted} would take {self._nbytes(wanted) / 1e6:,.0f} MB of {place}"
         what = f"windows of whole images, {canvas} pixels on the shorter side{reason}"
-        _report(self.name, what, self._squares.sizes, canvas, self.size, MAX_ASPECT)
+        _report(self.name, what, self._middles.sizes, canvas, self.size, MAX_ASPECT)
+
+
+def _shorter_sides(sizes: Sequence[tuple[int, int]], size: Size) -> list[float]:
+    """Return the shorter side of the largest window in each image, in pixels.
+
+    Args:
+        sizes: the heights and widths of the images, [M, 2].
+        size: the size of the network's input, of whose aspect a window is.
+    """
+    sides = height_width(size)
+    return [min(n * min(sides) / m for n, m in zip(shape, sides, strict=True)) for shape in sizes]
 
 
 def _report(
-    name: str, what: str, sizes: Sequence[tuple[int, int]], canvas: int, size: int, max_aspect: int
+    name: str, what: str, sizes: Sequence[tuple[int, int]], canvas: int, size: Size, max_aspect: int
 ) -> None:
     """Say how much of images can be seen in training, and at which magnification.
 
@@ -315,14 +341,15 @@ def _report(
         name: the name of the source.
         what: what training sees of an image.
         sizes: the heights and widths of some images, [M, 2], as files have them.
-        canvas: their shorter side in training, in pixels.
-        size: the side of the network's input, in pixels.
-        max_aspect: the longer side that is seen, in units of the shorter one.
+        canvas: the shorter side of their windows in training, in pixels.
+        size: the size of the network's input.
+        max_aspect: the area that is seen, in units of that of the largest window.
     """
-    scale = min(1.0, canvas / median(map(min, sizes))) if sizes else 1.0
-    seen = [min(1.0, max_aspect * min(shape) / max(shape)) for shape in sizes] or [1.0]
+    sides = height_width(size)
+    scale = min(1.0, canvas / median(_shorter_sides(sizes, size))) if sizes else 1.0
+    seen = [min(1.0, max_aspect / excess(shape, sides)) for shape in sizes] or [1.0]
     crop = round(canvas * math.sqrt(SMALLEST_CROP))
-    factor = size / crop
+    factor = min(sides) / crop
     _CANVAS(
         f"{name}: training sees {what}: {sum(seen) / len(seen):.0%} of an image can be seen, at "
         f"{scale:.0%} of its resolution; crops of {SMALLEST_CROP:.0%} have {crop} pixels, "

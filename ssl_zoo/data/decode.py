@@ -18,13 +18,14 @@ from PIL import Image, UnidentifiedImageError
 
 from ssl_zoo import pixel_files, preprocess
 from ssl_zoo.pixel_files import Page, Region, Segments
+from ssl_zoo.sizes import Size, height_width
 from ssl_zoo.text import error_reason
 
 UNDECODED_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
 """Formats that Pillow recognises but does not decode by itself; for EPS it runs Ghostscript."""
 GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 MAX_ASPECT = 32
-"""The longer side of an image that is kept whole, in units of the shorter one; more is cut off."""
+"""The length of an image that is kept whole, in units of the largest window's; more is cut off."""
 MAX_BYTES = 2_000_000_000
 """The bytes that may be decoded at once: an image at its scale, or the part of it that a tile needs.
 
@@ -83,7 +84,7 @@ def open_pixels(
 
 
 def page_sizes(
-    path: Path, channels: int | None, pages: str, tile: int | None = None
+    path: Path, channels: int | None, pages: str, tile: Size | None = None
 ) -> Iterator[tuple[int, int, int, tuple[int, int] | None]]:
     """Yield the number, the height and the width of each image that a file has, from its head.
 
@@ -94,7 +95,7 @@ def page_sizes(
         path: the file.
         channels: as for `open_pixels`.
         pages: likewise; with "samples" each page is an image, otherwise the file is one, numbered 0.
-        tile: the side of the tiles that are wanted, in pixels; None where images are decoded as a whole.
+        tile: the size of the tiles that are wanted; None where images are decoded as a whole.
 
     Raises:
         Exception: of any kind, where the file, or the next page of it, cannot be read.
@@ -109,7 +110,7 @@ def page_sizes(
             number, (_, height, width) = image[0].number, image[0].shape
             segments = [] if tile is None else _segments(stream, image)
             try:
-                parts = [each.largest(tile) for each in segments] if tile is not None else []
+                parts = [each.largest(*height_width(tile)) for each in segments if tile is not None]
                 pixel_files.check_size(parts or image, MAX_BYTES)
             except ValueError:
                 height = width = 0
@@ -184,15 +185,34 @@ def has_pages(path: Path) -> bool:
     return False
 
 
-def to_canvas(image: Image.Image | NDArray[Any], side: int, channels: int) -> NDArray[Any]:
-    """Return a whole image [channels, h, w], otherwise as `ssl_zoo.preprocess.to_square`.
+def to_canvas(image: Image.Image | NDArray[Any], window: tuple[int, int], channels: int) -> NDArray[Any]:
+    """Return a whole image [channels, h, w], otherwise as `ssl_zoo.preprocess.to_size`.
 
-    Its shorter side is `side`. Of one that is longer than `MAX_ASPECT` it is the middle.
+    It is as large as a window of this height and width in one direction, and not smaller in the other;
+    there, of one that is longer than `MAX_ASPECT` windows it is the middle.
     """
     pixel_files.turn_upright(image)
-    size = image.shape[:0:-1] if isinstance(image, np.ndarray) else image.size
-    width, height = (min(max(side, round(n * side / min(size))), MAX_ASPECT * side) for n in size)
+    size = image.shape[1:] if isinstance(image, np.ndarray) else image.size[::-1]
+    # The side of the window that is the larger share of the image's: scaled, the two are equal.
+    whole, part = min(zip(size, window, strict=True), key=lambda sides: sides[0] / sides[1])
+    height, width = (
+        min(max(least, round(n * part / whole)), MAX_ASPECT * least)
+        for n, least in zip(size, window, strict=True)
+    )
     return preprocess.fit_image(image, (width, height), channels)
+
+
+def excess(size: tuple[int, int], window: tuple[int, int]) -> float:
+    """Return the area of an image in units of that of the largest window in it of a given aspect.
+
+    For squares it is the longer side over the shorter one.
+
+    Args:
+        size: the height and width of the image.
+        window: a height and a width of that aspect.
+    """
+    sides = size[0] * window[1], size[1] * window[0]
+    return max(sides) / min(sides)
 
 
 def is_gray(image: Any) -> bool:

@@ -2,12 +2,12 @@
 
 For each split of a source, the folder ``data.cache`` holds two files whose names end in a fingerprint:
 
-- ``….npy``: the decoded images, [N, C, side, side]; zeros for an unreadable image. Images that are kept
-  whole have different sizes and lie one after the other in it, without unreadable ones.
+- ``….npy``: the decoded images, [N, C, height, width]; zeros for an unreadable image. Images that are
+  kept whole have different sizes and lie one after the other in it, without unreadable ones.
 - ``….json``: the unreadable images, with the reasons, and the sizes of whole images. It is written after
   the first file is complete; without it the first file is not read.
 
-The fingerprint covers the side, whether images are whole, the channels, the type, the division of files
+The fingerprint covers the size, whether images are whole, the channels, the type, the division of files
 into pages and tiles, Pillow's version, and the path, size and modification time of each image. When it
 changes, the images are decoded again and the old files are removed; a process that has them open can
 still read them.
@@ -43,6 +43,7 @@ from ssl_zoo.data.mapped import ArrayFile, ImageFile
 from ssl_zoo.data.sample_files import Origin
 from ssl_zoo.errors import Unwritable, UserError
 from ssl_zoo.runtime.files import commit_file, file_lock
+from ssl_zoo.sizes import parse_size, write_size
 from ssl_zoo.text import error_reason, printable
 
 if TYPE_CHECKING:
@@ -126,13 +127,13 @@ class _CacheEntry:
 
     def __init__(self, images: ImageFiles, origin: Origin, name: str, folder: Path) -> None:
         self.images, self.name, self.folder = images, printable(name), folder
-        other = "whole" if images.whole else images.side
-        form = f"{images.channels}x{images.side}x{other}"
+        other = "whole" if images.whole else images.size[1]
+        form = f"{images.channels}x{write_size(parse_size(images.size))}x{other}"
         location = hashlib.sha256(os.fsencode(f"{origin.root.resolve()}\0{name}\0{form}"))
         short = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[:60]
         self._source = f"{short}-{location.hexdigest()[:8]}"
         self._origin = origin
-        self._shape = (images.count, images.channels, images.side, images.side)
+        self._shape = (images.count, images.channels, *images.size)
 
     @cached_property
     def _stem(self) -> str:
@@ -183,9 +184,9 @@ class _CacheEntry:
             whole = ImageFile(self.file, self.images.channels, sizes)
             fits = whole.pixels.whole.dtype == self.images.form.torch_dtype
             return whole if fits and len(sizes) == self.images.count else None
-        squares = ArrayFile(self.file)
-        fits = squares.whole.dtype == self.images.form.torch_dtype
-        return squares if fits and squares.whole.shape == self._shape else None
+        decoded = ArrayFile(self.file)
+        fits = decoded.whole.dtype == self.images.form.torch_dtype
+        return decoded if fits and decoded.whole.shape == self._shape else None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -239,7 +240,7 @@ class _CacheEntry:
         return result
 
     def _write_squares(self, file: Path) -> dict[str, Any]:
-        """Decode all images into a file [N, C, side, side], and return its notes."""
+        """Decode all images into a file [N, C, height, width], and return its notes."""
         squares = np.lib.format.open_memmap(file, "w+", self.images.dtype, self._shape)
         _allocate(file)
         readable = self.images.decode_into(torch.from_numpy(squares), torch.arange(len(squares)))
@@ -282,8 +283,9 @@ def _fingerprint(images: ImageFiles, origin: Origin) -> str:
     form = "" if images.dtype == "uint8" else f"{images.dtype} {257 if images.widen else 1} "
     form += "whole " if images.whole else ""
     form += f"{origin.division} " if origin.division else ""
+    size = write_size(parse_size(images.size))
     digest = hashlib.sha256(
-        f"{FORMAT} {images.count} {images.side} {images.channels} {form}{PIL.__version__}\n".encode()
+        f"{FORMAT} {images.count} {size} {images.channels} {form}{PIL.__version__}\n".encode()
     )
     prefix = f"{origin.root}{os.sep}"
 

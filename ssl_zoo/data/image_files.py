@@ -1,4 +1,4 @@
-"""Image files, decoded to squares of one size, or kept whole."""
+"""Image files, decoded to one size, or kept whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssl_zoo import preprocess
 from ssl_zoo.data import decoded_cache
-from ssl_zoo.data.decode import MAX_ASPECT, image_error_reason, to_canvas
+from ssl_zoo.data.decode import MAX_ASPECT, excess, image_error_reason, to_canvas
 from ssl_zoo.data.mapped import ArrayFile, ImageFile
 from ssl_zoo.data.pixels import Form
 from ssl_zoo.data.sample_files import SampleFiles, UnreadableFiles
@@ -32,18 +32,19 @@ class ImageFiles(SampleFiles):
 
     Attributes:
         open: opens an image; called from several threads.
-        side: the side of the decoded squares, in pixels; of images that are kept whole, the shorter one.
+        size: the height and width of the decoded images, in pixels; of images that are kept whole, those
+            of the windows that are cut out of them.
         channels: the number of channels C of the decoded images.
         dtype: the name of their type, as in `Form`.
         widen: whether images of 8 bits become images of 16, as in `Form`.
         sizes: the height and width of some of the images, [M, 2], before they are decoded.
-        whole: whether the images are kept whole, with their aspect; otherwise their central squares.
-        decoded: all images decoded, where a cache has them: [count, C, side, side], or whole ones of
+        whole: whether the images are kept whole, with their aspect; otherwise the middle of each.
+        decoded: all images decoded, where a cache has them: [count, C, height, width], or whole ones of
             different sizes. Unreadable ones are recorded already, and theirs have no meaning.
     """
 
     open: Opener
-    side: int
+    size: tuple[int, int]
     channels: int
     dtype: str = "uint8"
     widen: bool = False
@@ -60,32 +61,32 @@ class ImageFiles(SampleFiles):
     @property
     def sample_nbytes(self) -> int:
         """The size of a decoded image, in bytes; of whole ones the mean of those with known sizes."""
-        square = super().sample_nbytes
-        return round(square * self.mean_aspect) if self.whole else square
+        window = super().sample_nbytes
+        return round(window * self.mean_excess) if self.whole else window
 
     @property
-    def mean_aspect(self) -> float:
-        """The mean of the longer side over the shorter one, of the images with known sizes."""
-        aspects = [min(max(size) / min(size), MAX_ASPECT) for size in self.sizes]
-        return float(np.mean(aspects)) if aspects else 1.0
+    def mean_excess(self) -> float:
+        """The mean area of a whole image, in units of its largest window, of those with known sizes."""
+        excesses = [min(excess(size, self.size), MAX_ASPECT) for size in self.sizes]
+        return float(np.mean(excesses)) if excesses else 1.0
 
-    def kept_whole(self, side: int) -> ImageFiles:
-        """Return the same images, kept whole, with a shorter side of `side` pixels."""
+    def kept_whole(self, window: tuple[int, int]) -> ImageFiles:
+        """Return the same images, kept whole, so that a window of this height and width just fits in."""
         images = copy.copy(self)
-        images.side, images.whole, images.decoded = side, True, None
+        images.size, images.whole, images.decoded = window, True, None
         return images
 
     def empty(self, count: int, pin: bool = False) -> Tensor:
-        """Return uninitialised memory for squares, [count, C, side, side]."""
-        shape = (count, self.channels, self.side, self.side)
+        """Return uninitialised memory for images of one size, [count, C, height, width]."""
+        shape = (count, self.channels, *self.size)
         return torch.empty(shape, dtype=self.form.torch_dtype, pin_memory=pin)
 
     def read(self, number: int) -> Tensor:
-        """Return an image as [C, side, side], or whole as [C, h, w]."""
-        image = self.open(number, self.side)
+        """Return an image as [C, height, width], or whole as [C, h, w]."""
+        image = self.open(number, max(self.size))
         with preprocess.opened(image):
-            convert = to_canvas if self.whole else preprocess.to_square
-            pixels = convert(image, self.side, self.channels)
+            convert = to_canvas if self.whole else preprocess.to_size
+            pixels = convert(image, self.size, self.channels)
         return torch.from_numpy(self.form.cast(pixels))
 
     def decode(self, number: int) -> Tensor | None:
@@ -105,7 +106,7 @@ class ImageFiles(SampleFiles):
         return self.decoded.read(torch.tensor([number]))[0]
 
     def cached(self, name: str, folder: Path) -> ArrayFile:
-        """Return the decoded squares from a cache, which is made if it is missing or out of date."""
+        """Return the decoded images from a cache, which is made if it is missing or out of date."""
         decoded_cache.provide(self, name, folder)
         assert isinstance(self.decoded, ArrayFile)
         return self.decoded

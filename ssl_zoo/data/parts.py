@@ -21,6 +21,7 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.decode import UNSCALED, open_region, page_sizes
 from ssl_zoo.notices import Notice
 from ssl_zoo.pixel_files import Region, turn_upright
+from ssl_zoo.sizes import Size, format_size, height_width
 from ssl_zoo.text import quantity
 
 Picture = Image.Image | NDArray[Any]
@@ -106,8 +107,8 @@ class Parts:
         return self.config.pages == "samples"
 
     @property
-    def tile(self) -> int | None:
-        """The side of the tiles into which images are cut, in pixels; None for whole ones."""
+    def tile(self) -> Size | None:
+        """The size of the tiles into which images are cut; None for whole ones."""
         return self.config.tile
 
     @property
@@ -235,21 +236,22 @@ def find_parts(paths: Sequence[Path], config: DataConfig, workers: int, name: st
     if config.tile is not None:
         whole = "page" if parts.by_page else "file"
         _TILES(
-            f"{name}: {quantity(len(parts), 'tiles')} of at most {config.tile}×{config.tile} pixels in "
+            f"{name}: {quantity(len(parts), 'tiles')} of at most {format_size(config.tile)} pixels in "
             f"{files}, those of a file on one side; at each use all of the {whole} is decoded, but of a "
             "TIFF file only what the tile touches; in memory or data.cache, all of it once"
         )
     return parts
 
 
-def _cut(page: Part, tile: int | None) -> Iterator[Part]:
+def _cut(page: Part, tile: Size | None) -> Iterator[Part]:
     """Yield the tiles of a page, or the page itself where nothing is cut or its size is unknown."""
     if tile is None or not page.height:
         yield page
         return
-    for row, top in enumerate(starts(page.height, tile)):
-        for column, left in enumerate(starts(page.width, tile)):
-            size = min(tile, page.height), min(tile, page.width)
+    height, width = height_width(tile)
+    for row, top in enumerate(starts(page.height, height)):
+        for column, left in enumerate(starts(page.width, width)):
+            size = min(height, page.height), min(width, page.width)
             yield Part(page.file, page.page, row, column, top, left, *size, page.cell)
 
 

@@ -20,7 +20,7 @@ from ssl_zoo.data.assemble import (
     SplitBuilder,
     assemble,
     hold_out_test,
-    image_side,
+    image_size,
 )
 from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.dicom_window import with_window
@@ -214,7 +214,7 @@ def _timm(config: DataConfig, device: torch.device) -> DataSet:
         config.source_text,
         config,
         device,
-        size=image_side(train),
+        size=image_size(train),
         train=train,
         test=test,
         classes=catalogue.classes_of(train_images),

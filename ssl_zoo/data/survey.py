@@ -1,4 +1,4 @@
-"""A look at some of a source's images, to say what decoding them to small squares loses."""
+"""A look at some of a source's images, to say what decoding them to a small size loses."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ssl_zoo.data.pixels import Form
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.preprocess import has_more_than_8_bits, opened
+from ssl_zoo.sizes import Size, format_size, height_width, shape_name
 from ssl_zoo.text import quantity
 
 MAX_SURVEYED = 256
@@ -31,7 +32,8 @@ _SIZE = Notice(
 _NOT_SQUARE = Notice(
     "not-square",
     "Of an image that is not square evaluation sees the central square, and training a window that "
-    "moves over all of it.",
+    "moves over all of it; likewise for an input that is not square, of which an image has another "
+    "aspect.",
     "data.tile, data.canvas, or cut the images yourself",
 )
 _ENLARGED = Notice(
@@ -93,22 +95,27 @@ class Survey:
         """Return the form in which the images are stored, by the ``data`` section."""
         return Form.of(config.channels or self.channels, list(self.types), config)
 
-    def report(self, name: str, size: int, form: Form, default: str | None) -> None:
+    def report(self, name: str, size: Size, form: Form, default: str | None) -> None:
         """Give a notice for each property that matters.
 
         Args:
             name: the source's name.
-            size: the side of the network's input, in pixels.
+            size: the size of the network's input.
             form: the form in which the images are stored.
             default: what the size is, such as "the default"; None if the user has set it.
         """
-        square = f"{size}×{size} pixels"
+        pixels = f"{format_size(size)} pixels"
         if default is not None:
-            _SIZE(f"{name}: the network sees {square}, {default}; --image-size changes it")
+            _SIZE(f"{name}: the network sees {pixels}, {default}; --image-size changes it")
         channels = "one channel is used" if self.channels == 1 else "repeated to three channels"
-        small = f"smaller than the {square} that the network sees"
+        small = f"smaller than the {pixels} that the network sees"
+        shape = "square" if isinstance(size, int) else f"of the aspect {format_size(size)}"
         self._report(
-            _NOT_SQUARE, name, "not square", "is|are not square", "evaluation sees the central square"
+            _NOT_SQUARE,
+            name,
+            "not square",
+            f"is|are not {shape}",
+            f"evaluation sees the central {shape_name(size)}",
         )
         self._report(
             _ENLARGED, name, "small", f"is|are {small}", "enlarged; a smaller --image-size avoids it"
@@ -149,7 +156,7 @@ class Survey:
 def survey(
     open_image: Callable[[int], Image.Image | NDArray[Any]],
     count: int,
-    side: int,
+    size: Size,
     channels: int | None = None,
     has_pages: Callable[[int], bool] = lambda number: False,
 ) -> Survey:
@@ -158,7 +165,7 @@ def survey(
     Args:
         open_image: opens the image with a given number.
         count: the number of images.
-        side: the side of the stored squares, in pixels.
+        size: the size of the network's input.
         channels: the number of channels that the user asks for; None for that of the images.
         has_pages: whether there are further pages, where the image does not tell.
 
@@ -174,7 +181,7 @@ def survey(
         try:
             image = open_image(number)
             with opened(image):
-                properties = _properties(image, side, channels)
+                properties = _properties(image, size, channels)
                 if isinstance(image, np.ndarray) and has_pages(number):
                     properties.append("frames")
                 counts.update(properties)
@@ -209,12 +216,14 @@ def _type(image: Image.Image | NDArray[Any]) -> str:
     return "float32" if image.mode == "F" else "uint16"
 
 
-def _properties(image: Image.Image | NDArray[Any], side: int, channels: int | None = None) -> list[str]:
+def _properties(image: Image.Image | NDArray[Any], size: Size, channels: int | None = None) -> list[str]:
     picture = image if isinstance(image, Image.Image) else None
     height, width = image.shape[1:] if isinstance(image, np.ndarray) else image.size[::-1]
+    rows, columns = height_width(size)
+    cut = (width * rows - height * columns) / rows, (height * columns - width * rows) / columns
     properties = {
-        "not square": width != height,
-        "small": min(width, height) < round(side * 7 / 8),  # the network's input
+        "not square": max(cut) >= 1,  # in pixels, of the width and of the height
+        "small": height < rows or width < columns,
         "deep": _type(image) != "uint8",
         "alpha": picture is not None and picture.has_transparency_data and channels in (None, 1, 3),
         "frames": getattr(image, "is_animated", False),

@@ -119,9 +119,10 @@ class Segments(NamedTuple):
         rows, columns = min(region.height, height - region.top), min(region.width, width - region.left)
         return self.page._replace(shape=(self.page.shape[0], rows, columns))
 
-    def largest(self, tile: int) -> Page:
-        """Return what is decoded for one of the tiles of `tile` pixels that touch the most segments."""
-        rows, columns = ((-(-(tile - 1) // side) + 1) * side for side in self.sides)
+    def largest(self, height: int, width: int) -> Page:
+        """Return what is decoded for a tile of this height and width that touches the most segments."""
+        tile = zip((height, width), self.sides, strict=True)
+        rows, columns = ((-(-(length - 1) // side) + 1) * side for length, side in tile)
         return self.part(Region(0, 0, rows, columns))
 
     def cut(self, stream: IO[bytes], region: Region) -> io.BytesIO:

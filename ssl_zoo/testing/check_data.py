@@ -15,6 +15,7 @@ from ssl_zoo.config.schema import BackboneConfig, DataConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.build import load_data
+from ssl_zoo.sizes import Size, write_size
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.task import Encoder
 from ssl_zoo.tree import Tree
@@ -58,7 +59,7 @@ class SyntheticImages(CheckData):
 
     Attributes:
         backbone: a timm model, or one that a plugin registers.
-        size: the side of the network's input, in pixels.
+        size: the side of the network's input, or its height and width, in pixels.
         channels: the number of channels.
         height: the height of the raw images, in pixels.
         width: the width of the raw images, in pixels.
@@ -67,7 +68,7 @@ class SyntheticImages(CheckData):
     """
 
     backbone: BackboneConfig = field(default_factory=lambda: TINY)
-    size: int = 16
+    size: Size = 16
     channels: int = 3
     height: int = 20
     width: int = 20
@@ -93,7 +94,8 @@ class SyntheticImages(CheckData):
         return (255 * fine).round().byte()
 
     def __str__(self) -> str:
-        return f"{self.height}×{self.width} images of {self.channels} channels, network at {self.size}"
+        raw = f"{self.height}×{self.width} images of {self.channels} channels"
+        return f"{raw}, network at {write_size(self.size)}"
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def _same_network(encoder: TimmEncoder, theirs: nn.Module, state: Any, spec: Ima
         theirs.load_state_dict(state)
     except RuntimeError:  # other names or shapes
         return False
-    x = torch.rand(2, spec.channels, spec.size, spec.size, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(spec.example().shape, generator=torch.Generator().manual_seed(0))
     ours, others = encoder.eval()(x), theirs.eval()(x)
     scale = float(ours.abs().max())
     return ours.shape == others.shape and float((ours - others).abs().max()) <= MAX_DIFFERENCE * scale
@@ -107,7 +107,7 @@ def write_folder(encoder: TimmEncoder, spec: ImageSpec, config: BackboneConfig, 
         )
     known = plain.pretrained_cfg
     trained = {
-        "input_size": [spec.channels, spec.size, spec.size],
+        "input_size": [spec.channels, spec.height, spec.width],
         "mean": list(spec.mean),
         "std": list(spec.std),
         "interpolation": spec.interpolation,

@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 
-from ssl_zoo import preprocess
+from ssl_zoo import preprocess, sizes
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.pixel_files import arrays, dicom, opening, page, tiff
 from ssl_zoo.spec import ImageSpec
@@ -24,7 +24,7 @@ def preprocessing_source() -> str:
     """Return the source of `preprocess` and of the modules that it takes from, as one module."""
     sources = [
         inspect.getsource(module).partition("from __future__ import annotations\n")[2]
-        for module in (page, arrays, tiff, dicom, opening, preprocess)
+        for module in (sizes, page, arrays, tiff, dicom, opening, preprocess)
     ]
     return "\n\n\n".join(re.sub(r"(?m)^from ssl_zoo.*\n", "", source).strip() for source in sources)
 
@@ -37,7 +37,7 @@ def usage(call: str, convert: str, spec: ImageSpec) -> list[str]:
         convert: what ``preprocess`` does with its array, a format string.
         spec: the description of the images.
     """
-    shape = f"[1, {spec.channels}, {spec.size}, {spec.size}]"
+    shape = f"[1, {spec.channels}, {spec.height}, {spec.width}]"
     arguments = f"{spec.size}, {spec.channels}, {list(spec.mean)}, {list(spec.std)}"
     arguments += "" if spec.range is None else f", limits={spec.range}"
     arguments += "" if spec.pages == "first" else f", pages={spec.pages!r}"

@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
+from ssl_zoo.sizes import Size
 from ssl_zoo.views import functional as F
 from ssl_zoo.views.ranges import PositiveRange, Probability, Strength
 from ssl_zoo.views.rng import Rng
@@ -33,13 +34,13 @@ class DrawnAffine(NamedTuple):
 
 @dataclass(frozen=True)
 class RandomAffine(RandomTransform[DrawnAffine]):
-    """A small random change of an image's geometry, after which the whole image is resized to a square.
+    """A small random change of an image's geometry, after which the whole image is resized to one size.
 
     The distributions are those of torchvision's `RandomAffine`, whose shifts are whole pixels; here
     they are not. Unlike a crop it leaves all of the image in sight, or nearly.
 
     Attributes:
-        size: the side of the result, in pixels.
+        size: the side of the result, or its height and width, in pixels.
         degrees: the largest rotation to either side, in degrees.
         translate: the largest shift, as a share of the image's side.
         scale: the range of the factor of enlargement.
@@ -49,7 +50,7 @@ class RandomAffine(RandomTransform[DrawnAffine]):
 
     moves: ClassVar[bool] = True
 
-    size: int
+    size: Size
     degrees: Strength = 0.0
     translate: Probability = 0.0
     scale: PositiveRange = (1.0, 1.0)
@@ -67,7 +68,7 @@ class RandomAffine(RandomTransform[DrawnAffine]):
         return DrawnAffine(angle, shift * shift.new_tensor([width, height]), scale, shear, flip)
 
     def apply(self, x: Tensor, drawn: DrawnAffine) -> Tensor:
-        """Transform uint8 or float [B, C, H, W] to float [B, C, size, size]."""
+        """Transform uint8 or float [B, C, H, W] to float [B, C, height, width]."""
         angle, shift, scale, shear, flip = drawn
         x = F.to_float(x)
         x = F.flip(x, flip, -1) if self.flip else x

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ssl_zoo.sizes import Size
 from ssl_zoo.views import functional as F
 from ssl_zoo.views.ranges import PositiveRange, Probability, ShareRange
 from ssl_zoo.views.rng import Rng
@@ -42,16 +43,17 @@ class DrawnCrop(NamedTuple):
 
 @dataclass(frozen=True)
 class RandomResizedCrop(RandomTransform[DrawnCrop]):
-    """A crop of random area and aspect ratio, resized to a square and mirrored with probability `flip`.
+    """A crop of random area and aspect ratio, resized to one size and mirrored with probability `flip`.
 
     Attributes:
-        size: the side of the result, in pixels.
+        size: the side of the result, or its height and width, in pixels.
         scale: the range of the crop's area, as a share of the image's area.
-        ratio: the range of the crop's width over its height; its logarithm is drawn uniformly.
+        ratio: the range of the crop's width over its height; its logarithm is drawn uniformly. It
+            is that in the image, whatever the shape of the result, as in torchvision.
         flip: the probability of a horizontal flip.
     """
 
-    size: int
+    size: Size
     scale: ShareRange = (0.08, 1.0)
     ratio: PositiveRange = (3 / 4, 4 / 3)
     flip: Probability = 0.5
@@ -66,12 +68,12 @@ class RandomResizedCrop(RandomTransform[DrawnCrop]):
         return DrawnCrop(top, left, height, width, flip)
 
     def apply(self, x: Tensor, drawn: DrawnCrop) -> Tensor:
-        """Transform uint8 or float [B, C, H, W] to float [B, C, size, size]."""
+        """Transform uint8 or float [B, C, H, W] to float [B, C, height, width]."""
         top, left, height, width, flip = drawn
         return F.resized_crop(x, top, left, height, width, self.size, flip)
 
     def placed(self, x: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        """Return crops [B, C, size, size] and their boxes [B, 4].
+        """Return crops [B, C, height, width] and their boxes [B, 4].
 
         A box is the place in the image of the crop's left, top, right and bottom side, as shares of
         the image's width and height in [0, 1]. In a mirrored crop left and right are exchanged, so

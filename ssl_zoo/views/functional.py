@@ -23,6 +23,7 @@ import math
 import torch
 from torch import Tensor
 
+from ssl_zoo.sizes import Size, height_width
 from ssl_zoo.spec import to_float as to_float
 
 _LUMA = (0.2989, 0.587, 0.114)
@@ -82,10 +83,10 @@ def resized_crop(
     left: Tensor,
     height: Tensor,
     width: Tensor,
-    size: int,
+    size: Size,
     flip: Tensor | None = None,
 ) -> Tensor:
-    """Crop a box from each image, resize it to `size` × `size`, and mirror it where `flip` is true.
+    """Crop a box from each image, resize it to `size`, and mirror it where `flip` is true.
 
     Bytes in 0..255 are converted to intensities in [0, 1].
 
@@ -95,14 +96,15 @@ def resized_crop(
         left: the first column of each box [B], in pixels.
         height: the height of each box [B], in pixels.
         width: the width of each box [B], in pixels.
-        size: the side of the result, in pixels.
+        size: the side of the result, or its height and width, in pixels.
         flip: whether to mirror each image, bool [B]; None for none.
 
     Returns:
-        The images, float [B, C, size, size].
+        The images, float [B, C, *size].
     """
-    rows = resize_matrix(top, height, x.shape[-2], size)
-    columns = resize_matrix(left, width, x.shape[-1], size, mirrored=flip)
+    new_height, new_width = height_width(size)
+    rows = resize_matrix(top, height, x.shape[-2], new_height)
+    columns = resize_matrix(left, width, x.shape[-1], new_width, mirrored=flip)
     if not x.is_floating_point():
         x, rows = x.float(), rows.div_(255)
     return separable(x, rows, columns)
@@ -219,7 +221,7 @@ def solarise(x: Tensor, threshold: float = 0.5) -> Tensor:
 
 
 def affine(
-    x: Tensor, angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor, size: int | None = None
+    x: Tensor, angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor, size: Size | None = None
 ) -> Tensor:
     """Shear, enlarge, rotate and shift each image about its centre, in this order.
 
@@ -231,10 +233,11 @@ def affine(
         shift: the shift to the right and downwards [B, 2], in pixels, after the rotation.
         scale: the factor of enlargement [B], > 0.
         shear: the horizontal shear [B], in degrees.
-        size: the side of the square that the result is stretched to, in pixels; None for H × W.
+        size: the side, or the height and width, to which the result is stretched, in pixels; None for
+            H × W.
 
     Returns:
-        The images, float [B, C, size, size], or [B, C, H, W].
+        The images, float [B, C, *size], or [B, C, H, W].
     """
     b, c, h, w = x.shape
     angle, shear = torch.deg2rad(angle), torch.deg2rad(shear)
@@ -245,7 +248,7 @@ def affine(
     offset = -(inverse @ shift.unsqueeze(2))
     half = x.new_tensor([w / 2, h / 2])  # the unit of `affine_grid`
     theta = torch.cat([inverse * half / half.unsqueeze(1), offset / half.unsqueeze(1)], 2)
-    shape = [b, c, size or h, size or w]
+    shape = [b, c, *height_width(size or (h, w))]
     grid = torch.nn.functional.affine_grid(theta.to(x.dtype), shape, align_corners=False)
     return torch.nn.functional.grid_sample(x, grid, align_corners=False)
 
@@ -260,29 +263,33 @@ def rotate90(x: Tensor, quarters: int) -> Tensor:
     return torch.rot90(x, quarters, (-2, -1))
 
 
-def centre_block(n: int, size: int, side: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return a mask [n, 1, size, size] that is true in a centred square of `side` pixels."""
-    mask = torch.zeros(n, 1, size, size, dtype=torch.bool, device=device)
-    first = (size - side) // 2
-    mask[..., first : first + side, first : first + side] = True
+def centre_block(n: int, size: Size, block: Size, device: torch.device | str = "cpu") -> Tensor:
+    """Return a mask [n, 1, *size] that is true in a centred block, both sizes in pixels."""
+    mask = torch.zeros(n, 1, *height_width(size), dtype=torch.bool, device=device)
+    rows, columns = (
+        slice((whole - part) // 2, (whole - part) // 2 + part)
+        for whole, part in zip(height_width(size), height_width(block), strict=True)
+    )
+    mask[..., rows, columns] = True
     return mask
 
 
-def blocks(top: Tensor, left: Tensor, side: Tensor, size: int) -> Tensor:
-    """Return a mask [B, 1, size, size] that is true in the union of K square blocks.
+def blocks(top: Tensor, left: Tensor, side: Tensor, size: Size) -> Tensor:
+    """Return a mask [B, 1, *size] that is true in the union of K square blocks.
 
     Args:
         top: the first row of each block [B, K], in pixels.
         left: the first column of each block [B, K], in pixels.
         side: the side of each block [B, K], in pixels.
-        size: the side of the image, in pixels.
+        size: the side of the image, or its height and width, in pixels.
     """
-    position = torch.arange(size, device=top.device)
 
-    def within(first: Tensor) -> Tensor:
+    def within(first: Tensor, length: int) -> Tensor:
+        position = torch.arange(length, device=first.device)
         return (position >= first.unsqueeze(-1)) & (position < (first + side).unsqueeze(-1))
 
-    inside = within(top).unsqueeze(-1) & within(left).unsqueeze(-2)
+    height, width = height_width(size)
+    inside = within(top, height).unsqueeze(-1) & within(left, width).unsqueeze(-2)
     return inside.any(1).unsqueeze(1)
 
 

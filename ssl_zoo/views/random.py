@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ssl_zoo.notices import Notice
+from ssl_zoo.sizes import Size, height_width
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.views import functional as F
 from ssl_zoo.views.ranges import Count, HueStrength, KernelSize, PositiveRange, Probability, Strength
@@ -193,7 +194,7 @@ class GaussianBlur(RandomTransform[DrawnBlur]):
     """A Gaussian blur with probability `p`.
 
     Attributes:
-        kernel_size: the number of taps, odd; None for about a tenth of the image's side.
+        kernel_size: the number of taps, odd; None for about a tenth of the image's shorter side.
         sigma: the range of the Gaussian's standard deviation, in pixels.
         p: the probability that an image is blurred.
     """
@@ -212,7 +213,7 @@ class GaussianBlur(RandomTransform[DrawnBlur]):
         """Transform [B, C, H, W] to float of the same shape."""
         if not self.p:
             return F.to_float(x)
-        kernel_size = self.kernel_size or F.default_kernel_size(x.shape[-1])
+        kernel_size = self.kernel_size or F.default_kernel_size(min(x.shape[-2:]))
         blur = partial(F.gaussian_blur, kernel_size=kernel_size)
         return _apply(drawn.applied, blur, F.to_float(x), drawn.sigma)
 
@@ -305,20 +306,23 @@ class PerSample(RandomTransform[int]):
 
 
 def random_blocks(
-    n: int, size: int, rng: Rng, number: int = 8, side: tuple[float, float] = (0.1, 0.27)
+    n: int, size: Size, rng: Rng, number: int = 8, side: tuple[float, float] = (0.1, 0.27)
 ) -> Tensor:
-    """Return masks [n, 1, size, size] that are true in random squares, which may overlap.
+    """Return masks [n, 1, *size] that are true in random squares, which may overlap.
 
     With the defaults, the squares cover about a quarter of the image.
 
     Args:
         n: the number of masks.
-        size: the side of the images, in pixels.
+        size: the side of the images, or their height and width, in pixels.
         rng: the source of random numbers.
         number: the number of squares in a mask.
-        side: the range of a square's side, as a share of `size`.
+        side: the range of a square's side, as a share of the image's shorter one.
     """
-    sides = rng.uniform(n, number, low=side[0] * size, high=side[1] * size).round_().clamp_(min=1)
+    height_and_width = height_width(size)
+    low, high = (share * min(height_and_width) for share in side)
+    sides = rng.uniform(n, number, low=low, high=high).round_().clamp_(min=1)
     position = rng.uniform(n, 2, number)
-    top, left = (position * (size - sides + 1).unsqueeze(1)).floor_().unbind(1)
+    room = sides.new_tensor(height_and_width).view(2, 1) - sides.unsqueeze(1) + 1  # [n, 2, number]
+    top, left = (position * room).floor_().unbind(1)
     return F.blocks(top, left, sides, size)

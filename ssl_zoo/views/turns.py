@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ssl_zoo.errors import Unsuitable
 from ssl_zoo.views import functional as F
 from ssl_zoo.views.random import Chosen
 from ssl_zoo.views.ranges import Probability
@@ -85,10 +86,13 @@ class RandomQuarterTurn(RandomTransform[DrawnTurns]):
         """Transform square images [B, C, H, H] to float of the same shape.
 
         Raises:
-            ValueError: the images are not square.
+            Unsuitable: the images are not square.
         """
         if x.shape[-1] != x.shape[-2]:
-            raise ValueError(f"RandomQuarterTurn needs square images, not {x.shape[-1]}×{x.shape[-2]}")
+            raise Unsuitable(
+                f"random_quarter_turn turns square images, not {x.shape[-2]}×{x.shape[-1]}; put it "
+                "after random_resized_crop with a square --image-size, or leave it out"
+            )
         x, odd = F.to_float(x), (drawn.quarters % 2 == 1).view(-1, 1, 1, 1)
         x = torch.where(odd, F.rotate90(x, 1), x)
         half = (drawn.quarters >= 2).view(-1, 1, 1, 1)

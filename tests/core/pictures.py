@@ -27,9 +27,9 @@ def folder(path: Path, **settings: Any) -> DataSet:
     return load(DataConfig(source=str(path), **{"image_size": 14, **settings}), CPU)
 
 
-def to_square(image: Image.Image | NDArray[Any], side: int, channels: int) -> Tensor:
-    """Return `ssl_zoo.preprocess.to_square` as a tensor, [channels, side, side]."""
-    return torch.from_numpy(preprocess.to_square(image, side, channels))
+def to_size(image: Image.Image | NDArray[Any], side: int, channels: int) -> Tensor:
+    """Return `ssl_zoo.preprocess.to_size` as a tensor, [channels, side, side]."""
+    return torch.from_numpy(preprocess.to_size(image, side, channels))
 
 
 def photo(size: tuple[int, int] = (40, 40), seed: int = 0) -> Image.Image:

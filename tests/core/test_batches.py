@@ -74,7 +74,12 @@ def test_data_that_does_not_fit_stays_on_the_disk(
 
 def image_files(open_image: Callable[[int], Image.Image], count: int, workers: int) -> ImageFiles:
     return ImageFiles(
-        open=lambda i, side: open_image(i), name=str, count=count, side=8, channels=1, workers=workers
+        open=lambda i, side: open_image(i),
+        name=str,
+        count=count,
+        size=(8, 8),
+        channels=1,
+        workers=workers,
     )
 
 

@@ -52,8 +52,8 @@ def cache(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list with one entry for each image that has been decoded."""
     counted: list[int] = []
-    to_square = preprocess.to_square
-    monkeypatch.setattr(preprocess, "to_square", lambda *args: (counted.append(1), to_square(*args))[1])
+    to_size = preprocess.to_size
+    monkeypatch.setattr(preprocess, "to_size", lambda *args: (counted.append(1), to_size(*args))[1])
     return counted
 
 
@@ -403,14 +403,14 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import load
 
 photos, cache, number, seconds, others = sys.argv[1:]
-to_square, decoded = preprocess.to_square, []
+to_size, decoded = preprocess.to_size, []
 
 def slowly(*args):
     decoded.append(1)
     time.sleep(float(seconds))
-    return to_square(*args)
+    return to_size(*args)
 
-preprocess.to_square = slowly
+preprocess.to_size = slowly
 ready = pathlib.Path(photos).parent
 (ready / f"ready-{number}").touch()
 while len(list(ready.glob("ready-*"))) < int(others):

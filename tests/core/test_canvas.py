@@ -76,13 +76,13 @@ def test_a_panorama_is_seen_to_its_ends(tmp_path: Path) -> None:
 def test_a_window_lies_around_any_pixel_as_far_as_the_ends_allow(upright: bool) -> None:
     image = torch.arange(7).expand(1, 3, 7)
     image = image.transpose(1, 2) if upright else image
-    first = torch.stack([window(image, seed, 5)[0, 0, 0] for seed in range(2100)])
+    first = torch.stack([window(image, (3, 3), seed, 5)[0, 0, 0] for seed in range(2100)])
     expected = torch.tensor([600, 300, 300, 300, 600])  # the ends stand for two centres each
     assert (first.bincount() - expected).abs().max() < 5 * 21  # five standard deviations
-    cut = window(image, 3, 5)
+    cut = window(image, (3, 3), 3, 5)
     assert cut.shape == (1, 3, 3)
-    assert cut.equal(window(image, 3, 5))
-    assert not all(window(image, 3, n).equal(cut) for n in range(20))
+    assert cut.equal(window(image, (3, 3), 3, 5))
+    assert not all(window(image, (3, 3), 3, n).equal(cut) for n in range(20))
 
 
 # The same wherever the images lie

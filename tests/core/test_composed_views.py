@@ -85,7 +85,7 @@ def test_each_image_is_moved_as_drawn_and_each_way_as_often(transform: Any, oper
     (drawn,) = transform.draw(x[:16], Rng(1))
     for image, own, way in zip(x / 255, moved, drawn.tolist(), strict=False):
         assert own.equal(operations[way](image))
-    with pytest.raises(ValueError, match="square images, not 20×10"):
+    with pytest.raises(Unsuitable, match="square images, not 10×20"):
         RandomQuarterTurn()(x[:, :, :10], Rng(0))
 
 

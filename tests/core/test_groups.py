@@ -33,7 +33,12 @@ def page(number: int, side: int) -> Image.Image:
 def books(*pages: int) -> LazySplit:
     """Return pages, two of each book, which are decoded when they are needed."""
     files = ImageFiles(
-        open=page, name="page {}".format, group=lambda n: f"book {n // 2}", count=6, side=8, channels=1
+        open=page,
+        name="page {}".format,
+        group=lambda n: f"book {n // 2}",
+        count=6,
+        size=(8, 8),
+        channels=1,
     )
     return LazySplit(files, None, torch.tensor(pages))
 

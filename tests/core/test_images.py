@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ssl_zoo.data import ArraySplit, decode
 from ssl_zoo.data.decode import open_image, open_pixels
-from tests.core.pictures import folder, photo, to_square, write
+from tests.core.pictures import folder, photo, to_size, write
 
 
 def square(path: Path, side: int = 16, channels: int = 3) -> Tensor:
-    return to_square(open_pixels(path, side), side, channels)
+    return to_size(open_pixels(path, side), side, channels)
 
 
 RED, HALF_RED = (200, 40, 30), (228, 148, 142)  # the second is the first at half opacity on white
@@ -113,8 +113,8 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_that_suffices(tmp_path: Path) -
     scaled = open_image(path, 64)
     assert scaled.size == (200, 100)
     assert min(open_image(path, 500).size) >= 500
-    whole = to_square(Image.open(path), 64, 3).float()
-    difference = (to_square(scaled, 64, 3).float() - whole).abs()
+    whole = to_size(Image.open(path), 64, 3).float()
+    difference = (to_size(scaled, 64, 3).float() - whole).abs()
     assert difference.mean() < 1.5
     assert difference.max() < 12
 

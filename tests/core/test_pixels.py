@@ -25,7 +25,7 @@ from ssl_zoo.data.pixels import Form, ScaledSplit
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import collect_notices
 from ssl_zoo.pixel_files import open_pixels
-from ssl_zoo.preprocess import to_square
+from ssl_zoo.preprocess import to_size
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.tools.exported_code import torch_usage
 from tests.conftest import Call
@@ -213,7 +213,7 @@ def test_values_that_do_not_fit_the_type_of_the_data_set_are_refused() -> None:
 def test_resizing_of_channels_equals_that_of_colours(channels: int, size: tuple[int, int]) -> None:
     image = photo(size) if channels == 3 else photo(size).convert("L")
     pixels = np.atleast_3d(np.array(image)).transpose(2, 0, 1)
-    assert np.array_equal(to_square(pixels, 20, channels), to_square(image, 20, channels))
+    assert np.array_equal(to_size(pixels, 20, channels), to_size(image, 20, channels))
 
 
 @pytest.mark.parametrize(

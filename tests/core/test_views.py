@@ -11,6 +11,7 @@ import torchvision.transforms.v2 as T
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
+from ssl_zoo.sizes import Size, height_width
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.views import (
     ColorJitter,
@@ -43,15 +44,15 @@ def one_by_one(x: Tensor, op: Callable[[Tensor, int], Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [8, 20, 33])
-def test_resized_crop(channels: int, size: int) -> None:
+@pytest.mark.parametrize("size", [8, 20, 33, (12, 30), (33, 8)])
+def test_resized_crop(channels: int, size: Size) -> None:
     x = images(8, channels, 24, 30)
     top, left, height, width = RandomResizedCrop(size).boxes(8, 24, 30, Rng(1))
     flip = torch.arange(8) % 2 == 0
 
     def torchvision(image: Tensor, i: int) -> Tensor:
         box = [int(p[i]) for p in (top, left, height, width)]
-        y = TF.resized_crop(image, *box, [size, size], antialias=True)
+        y = TF.resized_crop(image, *box, list(height_width(size)), antialias=True)
         return TF.horizontal_flip(y) if flip[i] else y
 
     ours = F.resized_crop(x, top, left, height, width, size, flip)

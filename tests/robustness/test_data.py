@@ -33,7 +33,7 @@ from ssl_zoo.runs.run import Run
 from ssl_zoo.text import printable
 from ssl_zoo.training import train
 from tests.conftest import Call, flags, small_config
-from tests.core.pictures import CPU, folder, photo, to_square, write
+from tests.core.pictures import CPU, folder, photo, to_size, write
 
 # Files of a folder
 
@@ -255,7 +255,7 @@ def test_a_file_truncated_while_it_is_decoded_does_not_end_the_process(
         with opened(open_pixels(file, 16)) as image:
             image.load()
             os.truncate(file, 1000)
-            to_square(image, 16, 3)
+            to_size(image, 16, 3)
 
     process = multiprocessing.get_context("fork").Process(target=decode)
     process.start()
@@ -266,12 +266,12 @@ def test_a_file_truncated_while_it_is_decoded_does_not_end_the_process(
 def test_broken_exif_changes_no_pixel(tmp_path: Path, tried: Counter[str]) -> None:
     whole = EXIF[1].tobytes()
     for suffix in (".jpg", ".png", ".webp"):
-        plain = to_square(open_pixels(write(tmp_path / f"plain{suffix}", photo()), 16), 16, 3)
+        plain = to_size(open_pixels(write(tmp_path / f"plain{suffix}", photo()), 16), 16, 3)
         for place in range(6, len(whole)):
             for byte in (0, 255):
                 exif = whole[:place] + bytes([byte]) + whole[place + 1 :]
                 path = write(tmp_path / f"broken{suffix}", photo(), exif=exif)
-                square = to_square(open_pixels(path, 16), 16, 3)
+                square = to_size(open_pixels(path, 16), 16, 3)
                 assert square.equal(plain) or Image.open(path).getexif().get(0x0112, 1) != 1
                 tried["images with broken bytes"] += 1
 
@@ -297,7 +297,7 @@ def test_images_of_the_most_pixels_are_decoded_in_bounded_memory(
 
         def decode(file: Path = file, measured: Any = measured) -> None:
             before = peak()
-            to_square(open_pixels(file, 16), 16, 3)
+            to_size(open_pixels(file, 16), 16, 3)
             measured.put(peak() - before)
 
         process = fork.Process(target=decode)

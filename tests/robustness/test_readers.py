@@ -30,7 +30,7 @@ from ssl_zoo.data.decode import image_error_reason, open_pixels
 from ssl_zoo.data.pixels import TYPES
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.preprocess import opened
-from tests.core.pictures import CPU, everything, folder, go_offline, idx, named, photo, to_square, write
+from tests.core.pictures import CPU, everything, folder, go_offline, idx, named, photo, to_size, write
 from tests.core.test_data import fashion
 
 Harm = Callable[[bytes], bytes]
@@ -248,7 +248,7 @@ def test_images_with_wrong_bytes_are_squares_or_have_a_reason(
     reason = ""
     try:
         with opened(open_pixels(io.BytesIO(harm(IMAGES[kind])), 16)) as image:
-            square = to_square(image, 16, channels)
+            square = to_size(image, 16, channels)
     except Exception as error:  # as `ImageFiles.decode` catches it
         reason = image_error_reason(error)
     else:

@@ -35,7 +35,7 @@ class DeepClusterV2(Task):
 
         heads: int = Field(3, ge=1, description="number of clusterings, each with its own prototypes")
         rounds: int = Field(10, ge=1, description="rounds of k-means")
-        local_size: float = Field(0.6, gt=0, le=1, description="side of a small crop, as a share")
+        local_size: float = Field(0.6, gt=0, le=1, description="sides of a small crop, as a share")
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)

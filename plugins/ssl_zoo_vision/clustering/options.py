@@ -9,7 +9,7 @@ from ssl_zoo.nn import mlp
 from ssl_zoo.notices import Notice
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field
-from ssl_zoo_vision.augmentation import SMALL, MultiCropOptions, SymmetricViewOptions
+from ssl_zoo_vision.augmentation import MultiCropOptions, SymmetricViewOptions, is_small
 
 FEWER_CLUSTERS = Notice(
     "deepcluster-clusters",
@@ -42,7 +42,7 @@ class ClusteringOptions(MultiCropOptions, SymmetricViewOptions):
         Args:
             spec: the description of the images.
         """
-        return self.prototypes or (512 if spec.size <= SMALL else 3000)
+        return self.prototypes or (512 if is_small(spec) else 3000)
 
     def clusters(self, spec: ImageSpec) -> tuple[int, int]:
         """Return the number of clusters to find, at most half of the images, and that of the images.

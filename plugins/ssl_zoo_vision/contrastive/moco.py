@@ -13,7 +13,7 @@ from ssl_zoo.nn import FeatureQueue, Teacher, info_nce, mlp, shuffled_groups, un
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
-from ssl_zoo_vision.augmentation import SMALL, ViewOptions
+from ssl_zoo_vision.augmentation import ViewOptions, is_small
 
 
 class MoCo(Task):
@@ -59,7 +59,7 @@ class MoCo(Task):
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
-        small = spec.size <= SMALL
+        small = is_small(spec)
         widths = [encoder.width, options.out]
         self.head = mlp(widths if options.head == "linear" else [encoder.width, *widths], norm=False)
         momentum = (0.99 if small else 0.999) if options.momentum is None else options.momentum

@@ -11,7 +11,7 @@ from ssl_zoo.nn import Teacher, info_nce, mlp, unit
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
-from ssl_zoo_vision.augmentation import SMALL, AsymmetricViewOptions
+from ssl_zoo_vision.augmentation import AsymmetricViewOptions, is_small
 
 
 class MoCoV3(Task):
@@ -59,7 +59,7 @@ class MoCoV3(Task):
         self.projector = mlp([encoder.width, *hidden, options.out], last_norm=True)
         widths = [options.out, options.hidden, options.out]
         self.predictor = mlp(widths, last_norm=vit, bias=False)
-        self.temperature = options.temperature or (0.2 if vit or spec.size <= SMALL else 1.0)
+        self.temperature = options.temperature or (0.2 if vit or is_small(spec) else 1.0)
         if vit and options.freeze_patches:
             for name, parameter in encoder.named_parameters():
                 if "patch_embed." in name:

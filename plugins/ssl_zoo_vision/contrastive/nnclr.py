@@ -8,7 +8,7 @@ from ssl_zoo.nn import FeatureQueue, info_nce, mlp, unit
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
-from ssl_zoo_vision.augmentation import SMALL, SymmetricViewOptions
+from ssl_zoo_vision.augmentation import SymmetricViewOptions, is_small
 
 
 class NNCLR(Task):
@@ -38,7 +38,7 @@ class NNCLR(Task):
         widths = [encoder.width, options.hidden, options.hidden, options.out]
         self.projector = mlp(widths, last_norm=True)
         self.predictor = mlp([options.out, options.predictor, options.out])
-        self.queue = FeatureQueue(options.queue or (4096 if spec.size <= SMALL else 98304), options.out)
+        self.queue = FeatureQueue(options.queue or (4096 if is_small(spec) else 98304), options.out)
         self.pair = options.pair(spec)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:

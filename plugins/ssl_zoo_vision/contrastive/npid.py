@@ -12,7 +12,7 @@ from ssl_zoo.nn import FirstMean, MemoryBank, contrastive_loss, full_precision, 
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
-from ssl_zoo_vision.augmentation import SMALL, ViewOptions
+from ssl_zoo_vision.augmentation import ViewOptions, is_small
 
 
 def nce(scores: Tensor, mean: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class NPID(Task):
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
         assert spec.samples is not None  # as the task needs the index
-        small = spec.size <= SMALL
+        small = is_small(spec)
         self.temperature = options.temperature or (0.1 if small else 0.07)
         self.negatives = (0 if small else 4096) if options.negatives is None else options.negatives
         self.head = mlp([encoder.width, options.out])

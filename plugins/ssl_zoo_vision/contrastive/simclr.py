@@ -12,7 +12,7 @@ from ssl_zoo.nn import mlp, nt_xent, unit
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
-from ssl_zoo_vision.augmentation import SMALL, SymmetricViewOptions
+from ssl_zoo_vision.augmentation import SymmetricViewOptions, is_small
 
 
 class SimCLR(Task):
@@ -42,7 +42,7 @@ class SimCLR(Task):
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
         self.head = mlp([encoder.width, options.hidden or encoder.width, options.out])
-        self.temperature = options.temperature or (0.5 if spec.size <= SMALL else 0.1)
+        self.temperature = options.temperature or (0.5 if is_small(spec) else 0.1)
         self.pair = options.pair(spec)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
@@ -10,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo.data import DataSet, Split
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.evaluation.features import sample_indices
+from ssl_zoo.sizes import format_size, longer_side
 from ssl_zoo.spec import ImageSpec
 
 SIDE = 128
@@ -64,12 +66,21 @@ class Canvases:
 
 
 def canvas_side(spec: ImageSpec) -> int:
-    """Return S, the multiple of the network's input side nearest to 128 pixels, at most four times it.
+    """Return S, the multiple of the network's input sides nearest to 128 pixels, at most four times it.
 
-    28 gives 112, 32 gives 128, 224 stays 224. A stride of 32 then leaves a map of several positions,
-    and a network with a fixed image size can take a canvas in tiles.
+    28 gives 112, 32 gives 128, 32 × 64 gives 128, 224 stays 224. A stride of 32 then leaves a map of
+    several positions, and a network with a fixed image size can take a canvas in tiles.
+
+    Raises:
+        Unsuitable: no square of a reasonable size has whole inputs in both directions.
     """
-    return spec.size * min(max(1, round(SIDE / spec.size)), MAX_INPUTS)
+    unit = math.lcm(spec.height, spec.width)
+    if unit > MAX_INPUTS * longer_side(spec.size):
+        raise Unsuitable(
+            f"dense: a square canvas of whole inputs of {format_size(spec.size)} pixels would have "
+            f"{unit:,} a side; choose sides with larger common divisors (--image-size)"
+        )
+    return unit * min(max(1, round(SIDE / unit)), MAX_INPUTS)
 
 
 def pasted(data: DataSet) -> tuple[Canvases, Canvases, int]:

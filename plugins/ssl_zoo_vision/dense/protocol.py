@@ -24,7 +24,7 @@ from ssl_zoo_vision.dense.voc import VOC_CLASSES, voc_at, voc_canvases
 CHUNK = 32
 """The maximum number of canvases per batch."""
 VOC_SIZE = 64
-"""The smallest input side, in pixels, of a colour network that is evaluated on VOC."""
+"""The smallest shorter side of the input, in pixels, of a colour network that is evaluated on VOC."""
 
 
 def takes_any_size(encoder: Encoder) -> bool:
@@ -36,18 +36,16 @@ def takes_any_size(encoder: Encoder) -> bool:
     return not known.get("fixed_input_size", True)
 
 
-def tile(x: Tensor, across: int) -> Tensor:
-    """Split images [B, C, n·s, n·s] into tiles [B·n·n, C, s, s], row by row."""
-    b, c, side, _ = x.shape
-    x = x.view(b, c, across, side // across, across, side // across)
+def tile(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Split images [B, C, m·h, n·w] into m rows of n tiles [B·m·n, C, h, w], row by row."""
+    x = x.unflatten(3, (columns, -1)).unflatten(2, (rows, -1))
     return x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
 
 
-def untile(maps: Tensor, across: int) -> Tensor:
-    """Join the maps [B·n·n, d, h, w] of tiles into maps [B, d, n·h, n·w] of images."""
-    _, d, h, w = maps.shape
-    maps = maps.view(-1, across, across, d, h, w)
-    return maps.permute(0, 3, 1, 4, 2, 5).reshape(-1, d, across * h, across * w)
+def untile(maps: Tensor, rows: int, columns: int) -> Tensor:
+    """Join the maps [B·m·n, d, h, w] of tiles into maps [B, d, m·h, n·w] of images."""
+    maps = maps.unflatten(0, (-1, rows, columns))
+    return maps.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 def feature_maps(subject: Subject, images: Tensor, batches: EvalBatch | None = None) -> Tensor:
@@ -72,13 +70,13 @@ def feature_maps(subject: Subject, images: Tensor, batches: EvalBatch | None = N
     assert isinstance(spec, ImageSpec)
     batches = batches or device.eval_batch.capped(CHUNK)
     side = images.shape[-1]
-    across = 1 if takes_any_size(encoder) else side // spec.size
+    grid = (1, 1) if takes_any_size(encoder) else (side // spec.height, side // spec.width)
     canvas = replace(spec, size=side)
 
     def represent(batch: Tensor) -> Tensor:
-        tiles = tile(canvas.prepare(batch), across)
+        tiles = tile(canvas.prepare(batch), *grid)
         with device.autocast():
-            return untile(encoder.feature_map(device.to_format(tiles)), across)
+            return untile(encoder.feature_map(device.to_format(tiles)), *grid)
 
     with evaluating(subject.module):
         return extract(represent, ArraySplit(images, None), device.device, batch_size=batches)
@@ -115,7 +113,7 @@ def measure(subject: Subject) -> Scores:
     subject.labels()
     scores = dict(dense_scores(subject, *pasted(subject.data)))
     root = default_root()
-    if spec.channels == 3 and spec.size >= VOC_SIZE and voc_at(root):
+    if spec.channels == 3 and min(spec.height, spec.width) >= VOC_SIZE and voc_at(root):
         train, test = (voc_canvases(root, part, canvas_side(spec)) for part in ("train", "val"))
         voc = dense_scores(subject, train, test, len(VOC_CLASSES))
         scores |= {f"voc_{name}": value for name, value in voc.items()}

@@ -8,7 +8,7 @@ from ssl_zoo.nn import Teacher, byol_loss, mlp, spread
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
-from ssl_zoo_vision.augmentation import SMALL, AsymmetricViewOptions
+from ssl_zoo_vision.augmentation import AsymmetricViewOptions, is_small
 
 
 class BYOL(Task):
@@ -37,7 +37,7 @@ class BYOL(Task):
         super().__init__(encoder, options, spec)
         self.projector = mlp([encoder.width, options.hidden, options.out])
         self.predictor = mlp([options.out, options.hidden, options.out])
-        small = spec.size <= SMALL
+        small = is_small(spec)
         momentum = (0.99 if small else 0.996) if options.momentum is None else options.momentum
         self.target = Teacher(encoder, self.projector, start=momentum)
         self.pair = options.pair(spec)

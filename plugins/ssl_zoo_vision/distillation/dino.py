@@ -12,7 +12,7 @@ from ssl_zoo.nn import Centre, Prototypes, Teacher, across, by_size, mlp, schedu
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
-from ssl_zoo_vision.augmentation import SMALL, AsymmetricViewOptions, MultiCropOptions
+from ssl_zoo_vision.augmentation import AsymmetricViewOptions, MultiCropOptions, is_small
 from ssl_zoo_vision.transformers import ADAMW
 
 
@@ -50,7 +50,7 @@ class DINO(Task):
         super().__init__(encoder, options, spec)
         widths = [encoder.width, options.hidden, options.hidden, options.out]
         self.head = mlp(widths, norm=False, act=nn.GELU, std=0.02)
-        small = spec.size <= SMALL
+        small = is_small(spec)
         outputs = options.prototypes or (1024 if small else self.paper_outputs)
         self.prototypes = Prototypes(options.out, outputs, options.train_gain)
         momentum = options.momentum or (0.99 if small else self.paper_momentum)

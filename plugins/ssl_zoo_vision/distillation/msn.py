@@ -14,7 +14,7 @@ from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
 from ssl_zoo.views.masks import mask_of, random_places
-from ssl_zoo_vision.augmentation import SMALL, MultiCropOptions
+from ssl_zoo_vision.augmentation import MultiCropOptions, is_small
 from ssl_zoo_vision.transformers import ADAMW, SMALL_VIT
 
 
@@ -55,7 +55,7 @@ class MSN(Task):
         super().__init__(encoder, options, spec)
         self.head = mlp([encoder.width, options.hidden, options.hidden, options.out], act=nn.GELU)
         self.prototypes = Prototypes(options.out, options.prototypes)
-        start = (0.99 if spec.size <= SMALL else 0.996) if options.momentum is None else options.momentum
+        start = (0.99 if is_small(spec) else 0.996) if options.momentum is None else options.momentum
         # To 1 on a line over 1.25 times the run, as in the authors' code.
         self.target = Teacher(encoder, self.head, start=start, end=1 - (1 - start) / 5, kind="linear")
         self.rows, self.columns = output_shape(encoder, encoder.feature_map, spec)[2:]

@@ -9,7 +9,7 @@ from ssl_zoo.nn import full_precision, mlp, spread
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
-from ssl_zoo_vision.augmentation import SMALL, ViewOptions
+from ssl_zoo_vision.augmentation import ViewOptions, is_small
 
 
 def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class SimSiam(Task):
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
-        layers = options.layers or (2 if spec.size <= SMALL else 3)
+        layers = options.layers or (2 if is_small(spec) else 3)
         self.projector = mlp([encoder.width] * layers + [options.out], last_norm=True)
         self.predictor = mlp([options.out, options.hidden, options.out])
         self.pair = options.pair(spec)

@@ -52,12 +52,13 @@ class Decoder(nn.Module):
 
     def __init__(self, width: int, grid: tuple[int, int], spec: ImageSpec, hidden: int) -> None:
         super().__init__()
-        self.size = spec.size
+        self.size = spec.height, spec.width
         # The positions of each channel are fully connected (section 3.1).
         places = grid[0] * grid[1]
         self.channel_wise = nn.Parameter(torch.eye(places).repeat(width, 1, 1))
         layers: list[nn.Module] = []
-        for _ in range(math.ceil(math.log2(spec.size / min(grid)))):
+        stride = max(spec.height / grid[0], spec.width / grid[1])
+        for _ in range(math.ceil(math.log2(stride))):
             layers += [
                 nn.ConvTranspose2d(width, hidden, 4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(hidden),
@@ -67,10 +68,10 @@ class Decoder(nn.Module):
         self.up = nn.Sequential(*layers, nn.Conv2d(width, spec.channels, 3, padding=1))
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        """Return images [B, C, size, size] for feature maps [B, width, h, w]."""
+        """Return images [B, C, H, W] for feature maps [B, width, h, w]."""
         x = torch.einsum("bcp,cqp->bcq", feature_map.flatten(2), self.channel_wise)
         painted = self.up(F.relu(x.view_as(feature_map)))
-        return F.interpolate(painted, (self.size, self.size), mode="bilinear", align_corners=False)
+        return F.interpolate(painted, self.size, mode="bilinear", align_corners=False)
 
 
 def discriminator(channels: int, size: int) -> nn.Sequential:
@@ -108,10 +109,12 @@ class Inpainting(Task):
 
         crop_scale: tuple[float, float] = Field((0.5, 1.0), description="share of the image's area")
         region: Literal["centre", "random"] = Field(
-            "random", description="a centred square of half the side, or random squares"
+            "random", description="a centred block of half the sides, or random squares"
         )
         overlap: int | None = Field(
-            None, ge=0, description="width of the weighted band in pixels; none: side / 32, at least 1"
+            None,
+            ge=0,
+            description="width of the weighted band in pixels; none: shorter side / 32, at least 1",
         )
         overlap_weight: float = Field(10.0, ge=0, description="weight of errors in the band")
         adversarial: float = Field(
@@ -126,17 +129,18 @@ class Inpainting(Task):
         super().__init__(encoder, options, spec)
         _, width, *grid = output_shape(encoder, encoder.feature_map, spec)
         self.decoder = Decoder(width, (grid[0], grid[1]), spec, options.hidden)
-        self.critic = discriminator(spec.channels, spec.size) if options.adversarial else None
-        self.overlap = max(1, round(spec.size / 32)) if options.overlap is None else options.overlap
+        side = min(spec.height, spec.width)
+        self.critic = discriminator(spec.channels, side) if options.adversarial else None
+        self.overlap = max(1, round(side / 32)) if options.overlap is None else options.overlap
         self.augment = options.view(spec)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return crops [B, C, H, W] of the images, and the masks [B, 1, H, W], true where hidden."""
         x = self.augment(batch, rng)
-        size = self.spec.size
+        height, width = x.shape[2:]
         if self.options.region == "centre":
-            return x, centre_block(len(x), size, size // 2, x.device)
-        return x, random_blocks(len(x), size, rng)
+            return x, centre_block(len(x), (height, width), (height // 2, width // 2), x.device)
+        return x, random_blocks(len(x), (height, width), rng)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the reconstruction loss, plus both adversarial losses if the option is set."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ssl_zoo import CropOptions, Encoder, Field, ImageSpec, Losses, Rng, Task, Unsuitable, UserError
 from ssl_zoo.nn import full_precision, output_shape
+from ssl_zoo.sizes import Size, height_width
 from ssl_zoo.views.masks import random_places
 
 Pair = tuple[int, int]
@@ -20,9 +21,9 @@ def patchify(x: Tensor, patch: Pair) -> Tensor:
     return F.unfold(x, patch, stride=patch).transpose(1, 2)
 
 
-def unpatchify(patches: Tensor, patch: Pair, size: int) -> Tensor:
-    """Join patches [B, N, P] into square images [B, C, size, size]; inverse of `patchify`."""
-    return F.fold(patches.transpose(1, 2), (size, size), patch, stride=patch)
+def unpatchify(patches: Tensor, patch: Pair, size: Size) -> Tensor:
+    """Join patches [B, N, P] into images [B, C, *size]; inverse of `patchify`."""
+    return F.fold(patches.transpose(1, 2), height_width(size), patch, stride=patch)
 
 
 def take(patches: Tensor, places: Tensor) -> Tensor:
@@ -50,8 +51,8 @@ def fit_to_tokens(encoder: Encoder, spec: ImageSpec, patch: Pair) -> None:
     Raises:
         Unsuitable: the backbone cannot leave patches out, or a token depends on other patches.
     """
-    x = torch.linspace(-1, 1, spec.channels * spec.size**2).view(1, -1, spec.size, spec.size)
-    x.requires_grad_()
+    shape = spec.example(1).shape
+    x = torch.linspace(-1, 1, shape.numel()).view(shape).requires_grad_()
     parameters = [p for p in encoder.parameters() if p.requires_grad]
     training = encoder.training
     encoder.eval()
@@ -150,18 +151,19 @@ class MAE(Task):
         super().__init__(encoder, options, spec)
         _, width, *grid = output_shape(encoder, encoder.feature_map, spec)
         rows, columns = grid
-        if spec.size % rows or spec.size % columns:
+        if spec.height % rows or spec.width % columns:
+            divisors = " and ".join(map(str, dict.fromkeys((spec.height, spec.width))))
             raise UserError(
                 f"backbone.options.patch_size: {rows} × {columns} patches do not divide images of "
-                f"{spec.size} × {spec.size}; choose among the divisors of {spec.size}"
+                f"{spec.height} × {spec.width}; choose among the divisors of {divisors}"
             )
-        self.patch = spec.size // rows, spec.size // columns
+        self.patch = spec.height // rows, spec.width // columns
         self.places, pixels = rows * columns, spec.channels * self.patch[0] * self.patch[1]  # N, P
         fit_to_tokens(encoder, spec, self.patch)
         if min(self.places, pixels) < 2:
             raise UserError(
                 f"backbone.options.patch_size: patches of {self.patch[0]} × {self.patch[1]} leave "
-                f"nothing to reconstruct in images of {spec.size} × {spec.size}; choose others"
+                f"nothing to reconstruct in images of {spec.height} × {spec.width}; choose others"
             )
         hidden = round(options.mask_ratio * self.places)
         self.hidden = min(max(hidden, 1), self.places - 1)  # N - K

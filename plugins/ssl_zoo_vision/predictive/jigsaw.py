@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ssl_zoo import Encoder, Field, ImageSpec, Losses, Rng, Task, TaskOptions, Unsuitable
 from ssl_zoo.nn import full_precision, mlp, output_shape
+from ssl_zoo.sizes import longer_side
 from ssl_zoo.views import Compose, RandomGrayscale, RandomResizedCrop
 
 GRID = 3
@@ -138,7 +139,9 @@ class Jigsaw(Task):
             100, ge=2, le=1000, description="number of permutations, out of 9! = 362,880"
         )
         tile: int | None = Field(
-            None, ge=2, description="side of a tile in pixels; none: 64/225 of the input's, at least 16"
+            None,
+            ge=2,
+            description="side of a tile in pixels; none: 64/225 of the input's shorter one, at least 16",
         )
         gap: float = Field(
             11 / 64, ge=0, le=1, description="space around a tile in its cell, as a share of its side"
@@ -163,7 +166,7 @@ class Jigsaw(Task):
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
-        self.tile = options.tile or max(16, round(spec.size * 64 / 225))
+        self.tile = options.tile or max(16, round(min(spec.height, spec.width) * 64 / 225))
         self.cell = self.tile + math.ceil(options.gap * self.tile)
         try:
             output_shape(encoder, encoder, replace(spec, size=self.tile))
@@ -171,8 +174,8 @@ class Jigsaw(Task):
             reason = shorten(str(error), 120, placeholder=" …")
             raise Unsuitable(
                 f"task.tile: the backbone cannot take {self.tile}×{self.tile} tiles ({reason}): set a "
-                f"larger one ({spec.size} will do), choose another --backbone, or let a ViT take any "
-                "size with backbone.options.dynamic_img_size=true"
+                f"larger one ({longer_side(spec.size)} will do), choose another --backbone, or let a "
+                "ViT take any size with backbone.options.dynamic_img_size=true"
             ) from error
         # Saved, so that a resumed run keeps its permutations.
         self.register_buffer("permutations", permutations(options.permutations).clone())

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.nn import full_precision, output_shape
 from ssl_zoo.options import CropOptions
+from ssl_zoo.sizes import format_size
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
@@ -61,6 +62,12 @@ class Rotation(Task):
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
+        if spec.height != spec.width:
+            raise Unsuitable(
+                "data.image_size: turned by 90°, an image of "
+                f"{format_size(spec.size)} pixels has another shape; give one side, such as "
+                f"--image-size {min(spec.height, spec.width)}"
+            )
         if (stage := options.stage) is not None:
             # Refuse a stage that does not exist now rather than in evaluation.
             try:

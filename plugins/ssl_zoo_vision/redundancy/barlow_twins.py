@@ -8,7 +8,7 @@ from ssl_zoo.nn import cross_correlation, off_diagonal
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
-from ssl_zoo_vision.augmentation import SMALL
+from ssl_zoo_vision.augmentation import is_small
 from ssl_zoo_vision.redundancy.expander import ExpanderOptions
 
 
@@ -53,7 +53,7 @@ class BarlowTwins(Task):
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
-        lam = 0.005 if spec.size <= SMALL else 0.0051
+        lam = 0.005 if is_small(spec) else 0.0051
         self.lam = lam if options.lam is None else options.lam
         self.head = options.expander(encoder, spec)
         self.pair = options.pair(spec)

@@ -7,7 +7,7 @@ from torch import nn
 from ssl_zoo.nn import mlp
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field
-from ssl_zoo_vision.augmentation import SMALL, AsymmetricViewOptions
+from ssl_zoo_vision.augmentation import AsymmetricViewOptions, is_small
 
 
 class ExpanderOptions(AsymmetricViewOptions):
@@ -27,6 +27,6 @@ class ExpanderOptions(AsymmetricViewOptions):
             encoder: the encoder whose pooled features it takes.
             spec: the description of the images, whose size decides what options of None are.
         """
-        width = 2048 if spec.size <= SMALL else 8192
+        width = 2048 if is_small(spec) else 8192
         hidden = self.hidden or width
         return mlp([encoder.width, hidden, hidden, self.out or width], bias=False)

@@ -11,7 +11,7 @@ from ssl_zoo.nn import by_size, full_precision, mlp, sigreg
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
-from ssl_zoo_vision.augmentation import SMALL, Crops, MultiCropOptions
+from ssl_zoo_vision.augmentation import Crops, MultiCropOptions, is_small
 
 
 def invariance(views: Sequence[Tensor], large: int) -> Tensor:
@@ -51,7 +51,7 @@ class LeJEPA(Task):
         )
         solarise_p: float = Field(0.2, ge=0, le=1, description="probability of solarising a view")
         local_scale: tuple[float, float] = Field((0.05, 0.3), description="share of a small crop")
-        local_size: float = Field(98 / 224, gt=0, le=1, description="side of a small crop, as a share")
+        local_size: float = Field(98 / 224, gt=0, le=1, description="sides of a small crop, as a share")
 
         def kinds(self) -> tuple[Crops, ...]:
             """Return the kind of the large views."""
@@ -60,7 +60,7 @@ class LeJEPA(Task):
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
         self.head = mlp([encoder.width, options.hidden, options.hidden, options.out])
-        self.directions = options.directions or (256 if spec.size <= SMALL else 1024)
+        self.directions = options.directions or (256 if is_small(spec) else 1024)
         self.crops = options.multi_crop(spec, encoder, local=6, solarise_p=options.solarise_p)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
