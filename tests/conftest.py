@@ -17,7 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,6 +28,9 @@ from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.plugins.entry_points import installed
 from ssl_zoo.plugins.registry import registry
 from tests import processes
+
+if TYPE_CHECKING:
+    from ssl_zoo.runs.run import Run
 
 _COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 settings.register_profile("quick", max_examples=60, **_COMMON)
@@ -78,6 +81,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 SMALL = {
     "backbone.name": "test_resnet",
+    "backbone.options.channels": [8, 8, 16, 16],
     "backbone.stem_stride": 2,
     "data.image_size": 16,
     "train.epochs": 1,
@@ -86,7 +90,10 @@ SMALL = {
     "train.precision": "fp32",
     "train.device": "cpu",
 }
-"""A run of seconds: a tiny network on the bundled digits."""
+"""A run of a second: a tiny network on the bundled digits."""
+
+KNN = ("--protocol", "knn")
+"""Arguments of ``ssl-zoo train``: a linear probe takes longer than the rest of a small run."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "moco": {"task.queue": 300},
@@ -97,15 +104,29 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def small_config(task: str, **settings: Any) -> RunConfig:
     """Return the configuration of a small run; settings are dotted paths with `__` for the dot."""
-    given = {name.replace("__", "."): value for name, value in settings.items()}
-    return load_config(None, {"task.name": task, **SMALL, **OPTIONS.get(task, {}), **given})
+    return load_config(None, {"task.name": task, **small_settings(task, settings)})
 
 
 def flags(task: str, **settings: Any) -> list[str]:
     """Return the same settings as arguments of ``ssl-zoo train``."""
+    merged = small_settings(task, settings)
+    return ["--task", task, *(a for k, v in merged.items() for a in ("--set", f"{k}={v}"))]
+
+
+def small_settings(task: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a small run by path, changed by settings with `__` for the dot."""
     given = {name.replace("__", "."): value for name, value in settings.items()}
     merged = {**SMALL, **OPTIONS.get(task, {}), **given}
-    return ["--task", task, *(a for k, v in merged.items() for a in ("--set", f"{k}={v}"))]
+    if given.keys() & {"backbone.name", "backbone.options"}:
+        del merged["backbone.options.channels"]  # those of the usual network
+    return merged
+
+
+def train(config: RunConfig | None = None, **arguments: Any) -> Run:
+    """Train as `ssl_zoo.train` does, but evaluate by kNN alone unless protocols are named."""
+    from ssl_zoo import training
+
+    return training.train(config, **{"protocol": ["knn"], **arguments})
 
 
 def command(*arguments: str | Path) -> list[str]:

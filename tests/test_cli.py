@@ -20,8 +20,7 @@ from PIL import Image
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.tools.views import draw
-from ssl_zoo.training import train
-from tests.conftest import TASKS, Call, command, flags, small_config, ssl_zoo
+from tests.conftest import TASKS, Call, command, flags, small_config, ssl_zoo, train
 from tests.plugins.sources import SHIPPED
 
 
@@ -162,7 +161,7 @@ def test_an_unreadable_file_among_good_ones_is_skipped_and_said(call: Call, tmp_
 
 
 def test_training_shows_a_bar_and_ends_with_the_table_and_the_place(tmp_path: Path) -> None:
-    arguments = flags("simclr", train__knn_every=0.5)
+    arguments = flags("simclr", train__knn_every=0.5, backbone__options={})
     done = ssl_zoo("train", *arguments, cwd=tmp_path, COLUMNS="100", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()

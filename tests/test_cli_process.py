@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from ssl_zoo.runs.run import Run
 from tests import processes
-from tests.conftest import command, flags
+from tests.conftest import KNN, command, flags
 
 COMPLAINT = "error: interrupted; nothing was written\n"
 
@@ -73,7 +73,7 @@ def closed_streams() -> None:
 def test_a_run_whose_output_nobody_reads_is_trained_to_its_end(tmp_path: Path) -> None:
     weights = []
     for name, prepare in (("read", None), ("broken", broken_pipes), ("closed", closed_streams)):
-        main = ["-m", "ssl_zoo", "train", *flags("rotation", train__epochs=0.2), "--out", name]
+        main = ["-m", "ssl_zoo", "train", *KNN, *flags("rotation", train__epochs=0.2), "--out", name]
         done = processes.run(main, cwd=tmp_path, env=dict(os.environ), prepare=prepare)
         assert done.returncode == 0, done.stderr
         run = Run(tmp_path / name)
@@ -131,8 +131,13 @@ def ssl_zoo_register_sources():
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("line", ["train --task simclr", "compare --tasks simclr --seeds 1"])
+@pytest.mark.parametrize(
+    ("line", "number"),
+    [
+        ("train --task simclr", signal.SIGINT),
+        ("compare --tasks simclr --seeds 1", signal.SIGTERM),
+    ],
+)
 def test_stopped_while_loading_data(tmp_path: Path, line: str, number: signal.Signals) -> None:
     (tmp_path / "slow.py").write_text(SLOW_SOURCE)
     done = interrupted(tmp_path, number, "--plugin", "slow.py", *line.split(), "--data", "slow")

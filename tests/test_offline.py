@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SMALL, flags
+from tests.conftest import KNN, SMALL, flags
 
 RECORD = """
 import json
@@ -65,11 +65,15 @@ def network_events(folder: Path, code: str, *arguments: str) -> list[list[str]]:
 
 
 def test_training_evaluation_and_comparison_use_no_network(tmp_path: Path) -> None:
-    small = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+    small = [
+        word
+        for name, value in {**SMALL, "train.epochs": 0.2}.items()
+        for word in ("--set", f"{name}={value}")
+    ]
     commands = [
-        ["train", *flags("simclr", train__epochs=0.2), "--out", "run"],
+        ["train", *KNN, *flags("simclr", train__epochs=0.2), "--out", "run"],
         ["eval", "run", "--protocol", "knn,linear,health"],
-        ["compare", "--tasks", "rotation", "--seeds", "1", *small, "--epochs", "0.2", "--out", "table"],
+        ["compare", "--tasks", "rotation", "--seeds", "1", *small, *KNN, "--out", "table"],
     ]
     assert network_events(tmp_path, COMMANDS, *map(json.dumps, commands)) == []
     assert (tmp_path / "run" / "results.json").is_file()

@@ -21,8 +21,7 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.correctness import Correctness
 from ssl_zoo.evaluation.pairing import difference_interval
 from ssl_zoo.runs.run import Run
-from ssl_zoo.training import train
-from tests.conftest import Call, small_config
+from tests.conftest import Call, small_config, train
 from tests.core.pictures import folder, photo, write
 
 FIVE, TEN = Point("labels_5", "at 5 labels a class"), Point("labels_10", "at 10 labels a class")

@@ -15,9 +15,8 @@ from ssl_zoo.errors import Interrupted
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
 from ssl_zoo.task import Losses
-from ssl_zoo.training import train
 from ssl_zoo_vision.predictive.rotation import Rotation
-from tests.conftest import small_config
+from tests.conftest import small_config, train
 
 QUICK: dict[str, Any] = {"protocol": (), "with_baselines": False}
 

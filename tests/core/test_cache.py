@@ -27,7 +27,7 @@ from ssl_zoo.data import DataSet, image_files, load, residence
 from ssl_zoo.data.mapped import MappedSplit
 from ssl_zoo.data.splits import ArraySplit
 from ssl_zoo.errors import UserError
-from tests.conftest import flags, ssl_zoo
+from tests.conftest import KNN, flags, ssl_zoo
 from tests.core.pictures import broken, everything, folder, named, one_line, photo, write
 from tests.processes import Child
 from tests.robustness.killing import losses, start_and_signal
@@ -559,11 +559,11 @@ def test_runs_with_it_are_those_without_to_the_bit_also_resumed(
     plain = flags("simclr", **settings)
     cached = flags("simclr", **settings, **{"data.cache": cache, "train.checkpoint_seconds": 0})
     for out, arguments in (("plain", plain), ("first", cached)):
-        done = ssl_zoo("train", *arguments, "--out", tmp_path / out)
+        done = ssl_zoo("train", *KNN, *arguments, "--out", tmp_path / out)
         assert done.returncode == 0, done.stderr
-    code = start_and_signal(["train", *cached], tmp_path / "killed", signal.SIGKILL, after=5)
+    code = start_and_signal(["train", *KNN, *cached], tmp_path / "killed", signal.SIGKILL, after=5)
     assert code == -signal.SIGKILL
-    done = ssl_zoo("train", "--resume", tmp_path / "killed")
+    done = ssl_zoo("train", *KNN, "--resume", tmp_path / "killed")
     assert done.returncode == 0, done.stderr
     expected = losses(tmp_path / "plain")
     assert len(expected) >= 16

@@ -20,9 +20,8 @@ from ssl_zoo.data.canvas import Canvas, window
 from ssl_zoo.data.splits import Pass
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.run import Run
-from ssl_zoo.training import train
 from ssl_zoo.training.resume import Resumption
-from tests.conftest import small_config
+from tests.conftest import small_config, train
 from tests.core.pictures import CPU, broken, folder, one_line, photo, write
 
 

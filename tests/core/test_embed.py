@@ -89,7 +89,7 @@ def complaint(*arguments: Any, error: type[SslZooError] = UserError) -> str:
 def test_the_runs_own_data_with_labels_and_numbers(digits: Path, tmp_path: Path) -> None:
     file = tmp_path / "digits.npz"
     written = embed(digits, None, file)
-    assert written == Embedded(str(file), {"train": 1438, "test": 359}, 96, {})
+    assert written == Embedded(str(file), {"train": 1438, "test": 359}, 16, {})
     assert list(tmp_path.iterdir()) == [file]
     data = load_data(Run.open(digits).config().data, CPU)
     assert data.test is not None
@@ -150,7 +150,7 @@ def test_parquet_holds_the_same_as_npz(tmp_path: Path, photos: Path, resident: s
         "split": "string",
         "label": "int64",
         "class": "string",
-        "features": "fixed_size_list<element: float>[96]",
+        "features": "fixed_size_list<element: float>[16]",
     }
     columns = table.to_pydict()
     with np.load(tmp_path / "rows.npz") as rows:
@@ -282,9 +282,9 @@ def test_the_features_of_places_are_those_that_are_pooled(digits: Path, tmp_path
     pooled, dense = (tmp_path / f"{name}.npz" for name in ("pooled", "dense"))
     embed(digits, None, pooled)
     written = embed(digits, None, dense, dense=True)
-    assert (written.width, written.grid) == (96, (2, 2))
+    assert (written.width, written.grid) == (16, (2, 2))
     with np.load(pooled) as rows, np.load(dense) as places:
-        assert places["features"].shape == (1797, 96, 2, 2)
+        assert places["features"].shape == (1797, 16, 2, 2)
         mean = places["features"].mean((2, 3))  # as the network pools
         np.testing.assert_allclose(mean, rows["features"], atol=1e-5, rtol=1e-5)
         assert (places["name"] == rows["name"]).all()

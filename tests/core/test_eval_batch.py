@@ -26,7 +26,7 @@ from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.eval_batch import EvalBatch
 from ssl_zoo.training import train
 from tests import processes
-from tests.conftest import Call, flags, small_config
+from tests.conftest import KNN, Call, flags, small_config
 
 CPU = torch.device("cpu")
 SMALL_BYTES, LARGE_BYTES = 32 * 32 * 3, 293 * 293 * 3
@@ -57,7 +57,7 @@ def memory() -> Iterator[Memory]:
 
 
 # Two views of four images in a step.
-FOUR = flags("simclr", train__batch_size=4, train__samples=8, train__epochs="null")
+FOUR = [*KNN, *flags("simclr", train__batch_size=4, train__samples=8, train__epochs="null")]
 
 
 # ---- the rule
@@ -165,7 +165,7 @@ def test_a_network_trained_4_at_a_time_is_evaluated_though_more_do_not_fit(
     assert err.index(notice) < err.index("run: run")
 
 
-@pytest.mark.parametrize("command", [["eval", "run"], ["embed", "run", "-o", "f.npz"]])
+@pytest.mark.parametrize("command", [["eval", "run", *KNN], ["embed", "run", "-o", "f.npz"]])
 def test_another_machine_with_less_memory_halves_too_and_batch_size_avoids_the_attempt(
     call: Call, memory: Memory, command: list[str]
 ) -> None:
@@ -236,7 +236,7 @@ def test_a_run_whose_evaluation_failed_says_that_its_weights_are_good_and_how_to
     assert (results["steps"], results["samples"]) == (2, 8)
     assert results["seconds"] > 0
     memory.samples = 512
-    assert load_backbone(run.path)(torch.zeros(1, 1, 16, 16)).shape == (1, 96)
+    assert load_backbone(run.path)(torch.zeros(1, 1, 16, 16)).shape == (1, 16)
     code, out, err = call("eval", "a run")
     assert code == 0, err
     assert "kNN %" in out

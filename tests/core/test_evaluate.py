@@ -311,7 +311,8 @@ def test_a_run_keeps_the_settings_that_made_it(run: Any, settings: dict[str, Any
 
 
 def test_any_timm_model_is_evaluated_beside_the_raw_input(run: Any) -> None:
-    same = ("backbone.stem_stride", "data.image_size", "train.precision", "train.device")
+    network = ("backbone.options.channels", "backbone.stem_stride")
+    same = (*network, "data.image_size", "train.precision", "train.device")
     settings = {name: SMALL[name] for name in same}
     rows = evaluate("timm:test_resnet", ["knn", "health"], data="digits", settings=settings)
     assert list(rows) == ["timm:test_resnet (untrained)", "pixels"]

@@ -222,7 +222,7 @@ model.eval()
 # resized by bilinear interpolation, and normalised by the mean and deviation
 # with which the network was trained.
 
-import contextlib
+import re
 """
     end = """
 

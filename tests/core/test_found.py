@@ -17,8 +17,7 @@ from ssl_zoo.evaluation import Subject, evaluate
 from ssl_zoo.notices import collect_notices
 from ssl_zoo.runs.build import load_data
 from ssl_zoo.runtime.device import Device
-from ssl_zoo.training import train
-from tests.conftest import small_config
+from tests.conftest import small_config, train
 from tests.core.pictures import CPU, broken, folder, photo, write
 
 

@@ -22,11 +22,11 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
-from ssl_zoo.training import RunSummary, train
+from ssl_zoo.training import RunSummary
 from ssl_zoo_observers import tensorboard, weights_biases
 from ssl_zoo_observers.scores import named_scores
 from ssl_zoo_vision.contrastive.simclr import SimCLR
-from tests.conftest import flags, small_config, ssl_zoo
+from tests.conftest import KNN, flags, small_config, ssl_zoo, train
 from tests.robustness.killing import start_and_signal
 
 STEPS = 1437 // 128
@@ -233,14 +233,14 @@ def test_a_run_that_was_killed_and_goes_on_has_each_step_once(
     pytest.importorskip("tensorboard", reason=MISSING)
     run = tmp_path / "run"
     settings = {"train__epochs": 2, "train__checkpoint_seconds": checkpoint_seconds}
-    arguments = [*flags("moco", **settings), "--observe", "tensorboard"]
+    arguments = [*KNN, *flags("moco", **settings), "--observe", "tensorboard"]
     assert start_and_signal(["train", *arguments], run, signal.SIGKILL, after=14) == -signal.SIGKILL
     # The last line may be missing if the run was killed before its observers were called.
     before = len(drawn(run)["loss"])
     assert before >= len(Run.open(run).metrics()) - 1
     assert drawn(run) == logged(run, before)
 
-    resumed = ssl_zoo("train", "--resume", run)
+    resumed = ssl_zoo("train", *KNN, "--resume", run)
     assert resumed.returncode == 0, resumed.stderr
     series = drawn(run)
     assert series == logged(run)
@@ -382,12 +382,12 @@ def test_what_is_sent_is_what_was_logged_and_no_more(tmp_path: Path, wandb: Modu
 def test_a_killed_run_goes_on_under_its_name_with_all_of_it(tmp_path: Path, wandb: ModuleType) -> None:
     run = tmp_path / "run"
     settings = {"train__epochs": 2, "train__checkpoint_seconds": 0.3}
-    arguments = [*flags("moco", **settings), "--observe", "wandb"]
+    arguments = [*KNN, *flags("moco", **settings), "--observe", "wandb"]
     assert start_and_signal(["train", *arguments], run, signal.SIGKILL, after=14) == -signal.SIGKILL
     assert len(Run.open(run).metrics()) < 2 * STEPS
     (tmp_path / "elsewhere").mkdir()
     run = run.rename(tmp_path / "elsewhere" / "run")
-    resumed = ssl_zoo("train", "--resume", run)
+    resumed = ssl_zoo("train", *KNN, "--resume", run)
     assert resumed.returncode == 0, resumed.stderr
     killed, latest = folders(run)
     assert killed.name.rpartition("-")[2] == latest.name.rpartition("-")[2]

@@ -72,7 +72,10 @@ def assert_near(a: dict[str, Tensor], b: dict[str, Tensor], optimizer: str) -> N
 
 @pytest.mark.filterwarnings("ignore")  # of timm and torch, about what is experimental
 @pytest.mark.parametrize("setting", ["weight_decay", "momentum"])
-def test_a_setting_of_zero_is_the_limit_of_small_ones_for_all_optimisers(setting: str) -> None:
+def test_a_setting_of_zero_is_the_limit_of_small_ones_for_all_optimisers(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timm.optim.kron.has_dynamo", False)  # compiling takes a minute
     # Without decay, as MADGRAD's decoupled decay is lost where its momentum is small, but not 0.
     settings = {"weight_decay": 0.0, "momentum": 0.9 if setting == "weight_decay" else 0.0}
     for name in LOCAL:

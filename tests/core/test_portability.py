@@ -29,8 +29,8 @@ from ssl_zoo.training import train
 from tests.conftest import small_config
 
 out = pathlib.Path(sys.argv[1])
-run = train(small_config("simclr", train__epochs=None, train__samples=256), out=out)
-assert train(resume=out, settings={"train.samples": 512}).results()["steps"] == 4
+run = train(small_config("simclr", train__epochs=None, train__samples=256), out=out, protocol=["knn"])
+assert train(resume=out, settings={"train.samples": 512}, protocol=["knn"]).results()["steps"] == 4
 """
 
 

@@ -18,8 +18,7 @@ from ssl_zoo.evaluation import evaluate
 from ssl_zoo.evaluation.classifier import KeptClassifier
 from ssl_zoo.runs.run import Run
 from ssl_zoo.tools.embed import embed
-from ssl_zoo.training import train
-from tests.conftest import Call, small_config
+from tests.conftest import Call, small_config, train
 from tests.core.pictures import broken, write
 
 CPU = {"train.device": "cpu"}

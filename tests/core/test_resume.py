@@ -25,8 +25,7 @@ from ssl_zoo.notices import collect_notices
 from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
-from ssl_zoo.training import train
-from tests.conftest import Call, small_config
+from tests.conftest import Call, small_config, train
 from tests.core.pictures import photo, write
 from tests.robustness.killing import losses
 

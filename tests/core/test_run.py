@@ -22,8 +22,7 @@ from ssl_zoo.runs.backbone import load_backbone, write_backbone
 from ssl_zoo.runs.build import build_data, build_task, restore_task
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.files import write_atomic
-from ssl_zoo.training import train
-from tests.conftest import small_config
+from tests.conftest import small_config, train
 
 CPU = torch.device("cpu")
 

@@ -22,9 +22,8 @@ from ssl_zoo.runs.backbone import load_backbone
 from ssl_zoo.runs.build import build_data
 from ssl_zoo.runs.run import Run
 from ssl_zoo.tools.embed import embed
-from ssl_zoo.training import train
 from ssl_zoo.training.best import BestEvaluation
-from tests.conftest import Call, flags, small_config, ssl_zoo
+from tests.conftest import Call, flags, small_config, ssl_zoo, train
 from tests.core.test_resume import ELEVEN, QUICK, TINY, begin
 from tests.robustness.killing import losses
 

@@ -26,8 +26,7 @@ from ssl_zoo.notices import collect_notices
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.training import train
-from tests.conftest import Call, small_config
+from tests.conftest import Call, small_config, train
 from tests.core.pictures import photo, write
 
 RESNET: dict[str, Any] = {"channels": [8, 16, 32, 64], "layers": [1, 1, 1, 1]}

@@ -20,7 +20,7 @@ from ssl_zoo.evaluation.classifier import KeptClassifier
 from ssl_zoo.spec import ImageSpec, Spec
 from ssl_zoo.tools.export import export
 from ssl_zoo.training import train
-from tests.conftest import SMALL, Call
+from tests.conftest import SMALL, Call, small_settings
 from tests.core.pictures import photo, write
 
 NEXT_BYTE = Path(__file__).with_name("thirdparty") / "next_byte.py"
@@ -243,7 +243,8 @@ def patchy(call: Call, isolated_registry: None) -> tuple[str, str]:
     """Train with the page's own backbone, and return the options that load it."""
     code = re.findall(r'```python title="patchy.py"\n(.*?)```', PAGE.read_text(), re.DOTALL)[0]
     Path("patchy.py").write_text(code)
-    given = {**SMALL, "backbone.name": "patchy", "backbone.options.width": 32, "train.epochs": 0.2}
+    changed = {"backbone__name": "patchy", "backbone__options": {"width": 32}, "train__epochs": 0.2}
+    given = small_settings("simclr", changed)
     settings = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
     with registry.isolated():
         arguments = ("train", "--task", "simclr", *settings, "--out", "run")

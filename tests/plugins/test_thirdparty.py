@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ssl_zoo.runs.run import Run
 from ssl_zoo.tools import bench
-from tests.conftest import Call, command, ssl_zoo
+from tests.conftest import KNN, Call, command, ssl_zoo
 from tests.processes import Child
 
 PLUGINS = Path(__file__).parent / "thirdparty"
@@ -132,7 +132,7 @@ def plugin(request: pytest.FixtureRequest, call: Call) -> tuple[list[str], Plugi
 def train_arguments(plugin: Plugin, out: str) -> list[str]:
     budget = ["--samples", "96", "--batch-size", "32", "--set", "train.log_every=1"]
     machine = ["--set", "train.precision=fp32", "--set", "train.checkpoint_seconds=0"]
-    return ["train", "--task", plugin.task, *plugin.arguments, *budget, *machine, "--out", out]
+    return ["train", *KNN, "--task", plugin.task, *plugin.arguments, *budget, *machine, "--out", out]
 
 
 def done(call: Call, *arguments: str) -> str:
@@ -220,7 +220,7 @@ def test_a_plugin_that_is_killed_goes_on_exactly(plugin: tuple[list[str], Plugin
         time.sleep(0.01)
     child.kill()
     child.wait()
-    done(call, *added, "train", "--resume", "killed")
+    done(call, *added, "train", *KNN, "--resume", "killed")
     whole, resumed = weights("whole"), weights("killed")
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.checkpoints import Checkpoints, pack_state, read_checkpoint
 from ssl_zoo.runs.run import Run
-from ssl_zoo.training import train
-from tests.conftest import small_config, ssl_zoo
+from tests.conftest import KNN, small_config, ssl_zoo, train
 from tests.robustness.conftest import TRIED
 from tests.robustness.killing import losses
 
@@ -156,7 +155,7 @@ def test_a_run_goes_on_from_the_one_before_as_if_nothing_had_happened(tmp_path: 
     cut = train(small_config("moco", **settings), out=tmp_path / "cut")
     damage(cut.checkpoints.file)
     before = read_checkpoint(cut.checkpoints.before)["step"]
-    done = ssl_zoo("train", "--resume", cut.path)
+    done = ssl_zoo("train", *KNN, "--resume", cut.path)
     assert done.returncode == 0, done.stderr
     message = done.stderr.splitlines()
     assert f"; the one before it is used, of step {before}" in message[0]
@@ -170,7 +169,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_left_as_it_is(tm
     damage(run.checkpoints.file)
     run.checkpoints.before.unlink(missing_ok=True)
     before = {file: file.read_bytes() for file in run.path.iterdir()}
-    done = ssl_zoo("train", "--resume", run.path)
+    done = ssl_zoo("train", *KNN, "--resume", run.path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].startswith(f"error: {run.checkpoints.file} cannot be read: ")
     assert {file: file.read_bytes() for file in run.path.iterdir()} == before
@@ -182,7 +181,7 @@ def test_lines_that_the_log_has_lost_do_not_stop_a_run(tmp_path: Path) -> None:
     run.checkpoints.before.replace(run.checkpoints.file)
     run.metrics_file.write_bytes(run.metrics_file.read_bytes()[:-1000])
     kept = run.metrics_file.read_bytes().count(b"\n")
-    done = ssl_zoo("train", "--resume", run.path)
+    done = ssl_zoo("train", *KNN, "--resume", run.path)
     assert done.returncode == 0, done.stderr
     assert f"{run.metrics_file}: the last lines before the checkpoint are missing" in done.stderr
     steps = [line["step"] for line in run.metrics()]

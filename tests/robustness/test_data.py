@@ -31,8 +31,7 @@ from ssl_zoo.plugins.registry import registry
 from ssl_zoo.preprocess import opened
 from ssl_zoo.runs.run import Run
 from ssl_zoo.text import printable
-from ssl_zoo.training import train
-from tests.conftest import Call, flags, small_config
+from tests.conftest import KNN, Call, flags, small_config, train
 from tests.core.pictures import CPU, folder, photo, to_size, write
 
 # Files of a folder
@@ -200,7 +199,7 @@ def test_a_run_skips_unreadable_files_and_names_them(
     }[storage]
     before, run = peak(), tmp_path / "run"
     arguments = flags("simclr", train__batch_size=16, **settings)
-    code, _, err = call("train", "--data", odd_folder, *arguments, "--out", run)
+    code, _, err = call("train", *KNN, "--data", odd_folder, *arguments, "--out", run)
     assert code == 0, err
     skipped = Run.open(run).results()["skipped"]
     expected = {printable(odd_folder / "a" / name): reason for name, (_, reason) in BAD.items()}
@@ -234,7 +233,7 @@ def test_too_many_unreadable_files_stop_the_run_with_one_line_and_leave_nothing(
     for name, (make, _) in BAD.items():
         make(alone / name)
     for settings in ({}, {"data__resident": "never"}, {"data__cache": "cache"}):
-        code, _, err = call("train", "--data", alone, *flags("simclr", **settings), "--out", "run")
+        code, _, err = call("train", *KNN, "--data", alone, *flags("simclr", **settings), "--out", "run")
         assert code == 2
         last = err.splitlines()[-1]
         assert "images cannot be read, the last being" in last
@@ -385,12 +384,12 @@ def test_a_disk_that_goes_away_stops_the_run_which_goes_on_when_it_is_back(
     assert error.value.exit_code == 1
     assert "\n" not in str(error.value)
     assert Run.open(tmp_path / "run").checkpoints.load()["step"] >= 13
-    code, _, err = call("train", "--resume", tmp_path / "run")
+    code, _, err = call("train", *KNN, "--resume", tmp_path / "run")
     assert (code, err.count("\n")) == (2, 1)
     if left == "an empty folder":
         photos.rmdir()
     away.rename(photos)
-    assert call("train", "--resume", tmp_path / "run")[0] == 0
+    assert call("train", *KNN, "--resume", tmp_path / "run")[0] == 0
 
 
 def test_more_than_a_tenth_that_vanish_stop_the_run(

@@ -15,9 +15,8 @@ import yaml
 
 from ssl_zoo.evaluation.lowshot import LOWSHOT
 from ssl_zoo.runs.run import Run
-from ssl_zoo.training import train
 from tests import processes
-from tests.conftest import SMALL, flags, small_config, ssl_zoo
+from tests.conftest import KNN, SMALL, flags, small_config, ssl_zoo, train
 from tests.processes import Child
 from tests.robustness.disks import Disk, need_disks
 from tests.robustness.killing import check_whole, losses, saved_step, start, until
@@ -46,7 +45,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Disk]]:
 @pytest.fixture(name="whole", scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("disk") / "whole"
-    done = ssl_zoo("train", *flags("simclr", **SETTINGS), "--out", run, OMP_NUM_THREADS="1")
+    done = ssl_zoo("train", *KNN, *flags("simclr", **SETTINGS), "--out", run, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     return run
 
@@ -66,7 +65,7 @@ def test_trouble_while_training_costs_no_checkpoint(
 ) -> None:
     place = disk(64 * MIB)
     run = place.path / "run"
-    process = start(["train", *flags("simclr", **SETTINGS), "--out", str(run)])
+    process = start(["train", *KNN, *flags("simclr", **SETTINGS), "--out", str(run)])
     assert until(process, lambda: len(Run(run).metrics()) > 2)
     filler = place.fill() if trouble == "full" else None
     if trouble == "read-only":
@@ -89,19 +88,19 @@ def test_trouble_while_training_costs_no_checkpoint(
     check_whole(run)
     saved = saved_step(run)
     assert saved > 0
-    resumed = ssl_zoo("train", "--resume", run, OMP_NUM_THREADS="1")
+    resumed = ssl_zoo("train", *KNN, "--resume", run, OMP_NUM_THREADS="1")
     assert resumed.returncode == 0, resumed.stderr
     assert f"resuming from step {saved}" in resumed.stderr
     assert losses(run) == losses(whole)
     tried["troubles with a disk"] += 1
 
 
-@pytest.mark.parametrize("size", [4096, 16 * 1024, 256 * 1024])
+@pytest.mark.parametrize("size", [4096, 16 * 1024, 64 * 1024])
 def test_a_disk_too_small_for_the_run_is_said_in_a_line(
     size: int, disk: Callable[[int], Disk], tried: Counter[str]
 ) -> None:
     run = disk(size).path / "run"
-    done = ssl_zoo("train", *flags("simclr"), "--out", run)
+    done = ssl_zoo("train", *KNN, *flags("simclr"), "--out", run)
     assert done.returncode in (1, 2)
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert "Traceback" not in done.stderr
@@ -111,14 +110,14 @@ def test_a_disk_too_small_for_the_run_is_said_in_a_line(
 
 
 def limit_file_size() -> None:
-    """Let this process write files of at most 1 MiB, with an error instead of a signal."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, MIB))
+    """Let this process write files of at most 32 KiB, with an error instead of a signal."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**15, 2**15))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 
 def test_a_limit_on_the_size_of_files_is_a_full_disk_too(tmp_path: Path, tried: Counter[str]) -> None:
     run = tmp_path / "run"
-    main = ["-m", "ssl_zoo", "train", *flags("simclr", **SETTINGS), "--out", str(run)]
+    main = ["-m", "ssl_zoo", "train", *KNN, *flags("simclr", **SETTINGS), "--out", str(run)]
     done = processes.run(main, prepare=limit_file_size)
     assert done.returncode == 1, done.stderr
     assert done.stderr.splitlines()[-1] == (
@@ -135,7 +134,7 @@ def test_a_read_only_place_is_refused_before_anything_is_computed(
 ) -> None:
     place = disk(MIB)
     place.become_read_only()
-    done = ssl_zoo("--quiet", "train", *flags("simclr"), "--out", place.path / "run")
+    done = ssl_zoo("--quiet", "train", *KNN, *flags("simclr"), "--out", place.path / "run")
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: --out {place.path}/run: ")

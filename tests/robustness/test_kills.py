@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from ssl_zoo.comparison import COMPARE_FILE
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.run import Run
-from tests.conftest import SMALL, TASKS, figures, flags, small_config, ssl_zoo
+from tests.conftest import KNN, SMALL, TASKS, figures, flags, small_config, ssl_zoo
 from tests.processes import Child
 from tests.robustness.killing import (
     check_whole,
@@ -52,7 +52,7 @@ def scores(run: Path) -> dict[str, Any]:
 def test_killed_at_random_moments_a_run_ends_as_if_it_had_never_been(
     tmp_path: Path, task: str, settings: dict[str, float], kills: int, tried: Counter[str]
 ) -> None:
-    rng, arguments = random.Random(task), ["train", *flags(task, **settings)]
+    rng, arguments = random.Random(task), ["train", *KNN, *flags(task, **settings)]
     whole = tmp_path / "whole"
     times = undisturbed([*arguments, "--out", str(whole)], whole)
 
@@ -62,7 +62,8 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_never_been(
         while code:
             saved = saved_step(victim)
             resumes = (victim / "config.yaml").is_file()
-            now = ["train", "--resume", str(victim)] if resumes else [*arguments, "--out", str(victim)]
+            again = ["train", *KNN, "--resume", str(victim)]
+            now = again if resumes else [*arguments, "--out", str(victim)]
             if survived < kills:
                 begun = time.time()
                 code, output = kill(now, victim, rng, times, writing=survived % 2 == 1)
@@ -160,7 +161,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
     tmp_path: Path, number: signal.Signals, tried: Counter[str]
 ) -> None:
     run = tmp_path / "a run"
-    process = start(["train", *flags("simclr", train__epochs=200), "--out", str(run)])
+    process = start(["train", *KNN, *flags("simclr", train__epochs=200), "--out", str(run)])
     assert until(process, lambda: len(Run(run).metrics()) > 3)
     assert stopped(process, number) == f"ssl-zoo train --resume '{run}'"
     # What was logged and what was saved agree, so nothing is lost or repeated.
@@ -174,11 +175,11 @@ def test_a_signal_while_what_was_learnt_is_evaluated_says_so_too(
 ) -> None:
     run, slow = tmp_path / "run", tmp_path / "slow.py"
     slow.write_text(SLOW_EVALUATION)
-    process = start(["--plugin", str(slow), "train", *flags("simclr"), "--out", str(run)])
+    process = start(["--plugin", str(slow), "train", *KNN, *flags("simclr"), "--out", str(run)])
     assert until(process, (run / "backbone.safetensors").is_file)
     assert stopped(process, number) == f"ssl-zoo --plugin {slow} train --resume {run}"
     assert not Run(run).results().get("scores")
-    resumed = ssl_zoo("train", "--resume", run)
+    resumed = ssl_zoo("train", *KNN, "--resume", run)
     assert resumed.returncode == 0, resumed.stderr
     assert scores(run)["steps"] == 1437 // 128
     tried["signals"] += 1
@@ -203,9 +204,9 @@ def test_a_signal_stops_a_comparison_with_what_to_do_next(
 
 def test_of_two_processes_on_one_run_the_second_is_refused(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(["train", *flags("simclr", train__epochs=200), "--out", str(run)])
+    process = start(["train", *KNN, *flags("simclr", train__epochs=200), "--out", str(run)])
     assert until(process, lambda: len(Run(run).metrics()) > 3)
-    second = ssl_zoo("--quiet", "train", "--resume", run)
+    second = ssl_zoo("--quiet", "train", *KNN, "--resume", run)
     assert (second.returncode, second.stdout) == (2, "")
     assert second.stderr == f"error: {run}: another process is training this run\n"
     # The first goes on as before.
@@ -244,7 +245,8 @@ def test_results_that_two_processes_add_at_once_are_all_there(tmp_path: Path) ->
 
 def test_of_two_processes_that_begin_in_one_place_one_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    both = [start(["train", *flags("simclr", train__seed=seed), "--out", str(out)]) for seed in (0, 1)]
+    arguments = ["train", *KNN, "--out", str(out)]
+    both = [start([*arguments, *flags("simclr", train__seed=seed)]) for seed in (0, 1)]
     output = [process.communicate(timeout=120)[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], output
     (winner,) = (seed for seed, process in enumerate(both) if process.returncode == 0)

@@ -19,8 +19,8 @@ from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.build import build_data
 from ssl_zoo.runs.checkpoints import read_checkpoint
 from ssl_zoo.runs.run import Run
-from ssl_zoo.training import NotFinite, Trainer, replay, train
-from tests.conftest import small_config
+from ssl_zoo.training import NotFinite, Trainer, replay
+from tests.conftest import small_config, train
 from tests.core.pictures import folder, photo, write
 
 CPU = torch.device("cpu")

@@ -21,8 +21,7 @@ from ssl_zoo.comparison import compare
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.backbone import load_backbone
 from ssl_zoo.runs.run import Run
-from ssl_zoo.training import train
-from tests.conftest import SMALL, small_config
+from tests.conftest import SMALL, small_config, train
 from tests.robustness.command_line import say
 
 RUN_FILES = (
@@ -138,8 +137,8 @@ READERS = [
     "export RUN --to OUT.safetensors",
     "embed RUN -o OUT.npz --device cpu",
     "views --run RUN -o OUT.png --rows 1",
-    "train --resume RUN",
-    "train --resume RUN --json",
+    "train --resume RUN --protocol knn",
+    "train --resume RUN --protocol knn --json",
 ]
 CONTINUING = ["compare --config RUN/compare.yaml --out RUN", "compare RUN"]
 CONTINUING += [f"{CONTINUING[0]} {rest}" for rest in ("--dry-run", "--only rotation-1", "--only pixels")]
