@@ -21,7 +21,7 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.decode import UNSCALED, page_sizes
 from ssl_zoo.notices import Notice
 from ssl_zoo.pixel_files import turn_upright
-from ssl_zoo.sizes import Size, format_size, height_width
+from ssl_zoo.sizes import Size, format_size, scale_size
 from ssl_zoo.text import quantity
 
 Picture = Image.Image | NDArray[Any]
@@ -79,13 +79,13 @@ class Parts:
         paths: the files.
         members: the parts, in the order of the files.
         by_page: whether each page of a file is an image.
-        tile: the size of the tiles into which images are cut; None for whole ones.
+        tile: the height and width of the tiles of images, in pixels; None for whole images.
     """
 
     paths: Sequence[Path]
     members: Sequence[Part]
     by_page: bool
-    tile: Size | None
+    tile: tuple[int, int] | None
 
     def __len__(self) -> int:
         return len(self.members)
@@ -154,7 +154,7 @@ class Parts:
         return self.paths[part.file], part.page
 
 
-def find_parts(paths: Sequence[Path], config: DataConfig, workers: int, name: str) -> Parts:
+def find_parts(paths: Sequence[Path], config: DataConfig, size: Size, workers: int, name: str) -> Parts:
     """Divide image files into the parts that are samples, from the heads of the files alone.
 
     Tiles cover all pixels, as the last of a row or column is moved inwards, and an image that is smaller
@@ -164,42 +164,44 @@ def find_parts(paths: Sequence[Path], config: DataConfig, workers: int, name: st
     Args:
         paths: the files.
         config: the ``data`` section.
+        size: the size of the network's input, of whose aspect tiles are.
         workers: the number of threads.
         name: the name of the data, for the notice.
     """
+    tile = None if config.tile is None else scale_size(size, config.tile)
 
     def parts_of(file: int) -> list[Part]:
         found: list[Part] = []
         page = -1
         try:
             for page, height, width in page_sizes(paths[file], config.channels, config.pages):
-                found += _cut(Part(file, page, height=height, width=width), config.tile)
+                found += _cut(Part(file, page, height=height, width=width), tile)
         except Exception:  # decoders raise errors of every kind
             found.append(Part(file, page + 1))
         return found
 
     with ThreadPoolExecutor(workers) as pool:
         members = [part for parts in pool.map(parts_of, range(len(paths))) for part in parts]
-    parts = Parts(paths, members, config.pages == "samples", config.tile)
+    parts = Parts(paths, members, config.pages == "samples", tile)
     files = quantity(len(paths), "files")
     if parts.by_page:
         _PAGES(f"{name}: {quantity(len(parts.pages), 'pages')} in {files}, those of a file on one side")
-    if config.tile is not None:
+    if tile is not None:
         whole = "page" if parts.by_page else "file"
         _TILES(
-            f"{name}: {quantity(len(parts), 'tiles')} of at most {format_size(config.tile)} pixels in "
+            f"{name}: {quantity(len(parts), 'tiles')} of at most {format_size(tile)} pixels in "
             f"{files}, those of a file on one side; where they are decoded at each use, all of the "
             f"{whole} is; in memory or data.cache, once"
         )
     return parts
 
 
-def _cut(page: Part, tile: Size | None) -> Iterator[Part]:
+def _cut(page: Part, tile: tuple[int, int] | None) -> Iterator[Part]:
     """Yield the tiles of a page, or the page itself where nothing is cut or its size is unknown."""
     if tile is None or not page.height:
         yield page
         return
-    height, width = height_width(tile)
+    height, width = tile
     for row, top in enumerate(starts(page.height, height)):
         for column, left in enumerate(starts(page.width, width)):
             size = min(height, page.height), min(width, page.width)
