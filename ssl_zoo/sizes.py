@@ -19,6 +19,13 @@ def longer_side(size: Size) -> int:
     return max(height_width(size))
 
 
+def scale_size(size: Size, shorter_side: int) -> tuple[int, int]:
+    """Return the height and width of the same aspect that have this shorter side."""
+    sides = height_width(size)
+    height, width = (round(shorter_side * side / min(sides)) for side in sides)
+    return height, width
+
+
 def format_size(size: Size) -> str:
     """Return a size as text, such as "32×64", the height first."""
     return "×".join(map(str, height_width(size)))

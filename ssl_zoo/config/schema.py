@@ -24,22 +24,16 @@ DEFAULT_HOLDOUT = 0.1
 Options = TypeVar("Options", bound=BaseModel)
 
 
-def _size(max_side: int) -> BeforeValidator:
-    """Return the validator of a size of at least four pixels a side, and at most this many."""
-
-    def validate(value: Any) -> Size:
-        size = parse_size(value)
-        if not 4 <= min(height_width(size)) <= max(height_width(size)) <= max_side:
-            raise ValueError(f"must have 4 to {max_side} pixels a side")
-        return size
-
-    return BeforeValidator(validate)
+def _image_size(value: Any) -> Size:
+    """Return the size of a network's input in its one form, as `parse_size`."""
+    size = parse_size(value)
+    if not 4 <= min(height_width(size)) <= max(height_width(size)) <= 4096:
+        raise ValueError("must have 4 to 4096 pixels a side")
+    return size
 
 
-ImageSize = Annotated[Size, _size(4096)]
+ImageSize = Annotated[Size, BeforeValidator(_image_size)]
 """The size of a network's input."""
-TileSize = Annotated[Size, _size(65536)]
-"""The size of a tile, in pixels of the file."""
 
 
 def current_path(path: str) -> str:
@@ -112,10 +106,12 @@ class DataConfig(_Section):
         "random windows of them, of the input's aspect; auto: up to 3.5 times the input, as memory "
         "allows; square: the central part alone, at 8/7 of the input",
     )
-    tile: TileSize | None = Field(
+    tile: int | None = Field(
         None,
-        description="side, in pixels of the file, of the tiles into which large images are cut, or "
-        "their height and width, as 256x512, each of them a sample; none: an image is a sample",
+        ge=4,
+        le=65536,
+        description="shorter side, in pixels of the file, of the tiles into which large images are cut, "
+        "of the input's aspect, each of them a sample; none: an image is a sample",
     )
     channels: int | None = Field(
         None,

@@ -32,7 +32,7 @@ from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.survey import Survey, survey
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
-from ssl_zoo.sizes import Size, parse_size
+from ssl_zoo.sizes import Size, parse_size, write_size
 from ssl_zoo.spec import ImageSpec, Moves
 from ssl_zoo.text import printable
 
@@ -142,12 +142,14 @@ class SplitBuilder:
                 lambda i, side: self._open(paths[i], side), lambda i: str(paths[i]), len(paths), origin
             )
             return images, torch.arange(len(paths))
-        parts = find_parts(paths, config, workers, printable(config.source_name))
+        size = input_size(config, self.size)
+        parts = find_parts(paths, config, size, workers, printable(config.source_name))
         pages = parts.pages
         self._survey_files(len(pages), parts.page_opener(self._open_page), lambda i: pages[i][0])
         opener = parts.opener(self._open_page, workers)
         owners = parts.owners
-        division = f"{config.pages} {config.tile}"
+        tile = None if parts.tile is None else write_size(parse_size(parts.tile))
+        division = f"{config.pages} {tile}"
         origin = Origin(root, [paths[i] for i in owners.tolist()], folders, division)
         images = self._images(opener, parts.name, len(parts), origin)
         images.sizes = parts.sizes

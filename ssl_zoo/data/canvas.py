@@ -29,7 +29,7 @@ from ssl_zoo.data.lazy import LazySplit
 from ssl_zoo.data.sample_files import SampleFiles
 from ssl_zoo.data.splits import Split
 from ssl_zoo.notices import Notice
-from ssl_zoo.sizes import Size, height_width, shape_name
+from ssl_zoo.sizes import Size, height_width, scale_size, shape_name
 from ssl_zoo.text import printable
 from ssl_zoo.views import derive_seed
 
@@ -235,9 +235,7 @@ class Canvas:
 
     def _kept_whole(self, side: int) -> ImageFiles:
         """Return the images, kept for windows with this shorter side."""
-        sides = height_width(self.size)
-        height, width = (round(side * n / min(sides)) for n in sides)
-        return self._middles.kept_whole((height, width))
+        return self._middles.kept_whole(scale_size(self.size, side))
 
     def _decoded(self) -> list[Tensor]:
         """Return all images on the device, another one of its class in place of an unreadable one."""

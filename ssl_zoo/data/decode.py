@@ -18,7 +18,6 @@ from PIL import Image, UnidentifiedImageError
 
 from ssl_zoo import pixel_files, preprocess
 from ssl_zoo.pixel_files import Page, Region, Segments
-from ssl_zoo.sizes import Size, height_width
 from ssl_zoo.text import error_reason
 
 UNDECODED_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
@@ -84,7 +83,7 @@ def open_pixels(
 
 
 def page_sizes(
-    path: Path, channels: int | None, pages: str, tile: Size | None = None
+    path: Path, channels: int | None, pages: str, tile: tuple[int, int] | None = None
 ) -> Iterator[tuple[int, int, int, tuple[int, int] | None]]:
     """Yield the number, the height and the width of each image that a file has, from its head.
 
@@ -95,7 +94,7 @@ def page_sizes(
         path: the file.
         channels: as for `open_pixels`.
         pages: likewise; with "samples" each page is an image, otherwise the file is one, numbered 0.
-        tile: the size of the tiles that are wanted; None where images are decoded as a whole.
+        tile: the height and the width of the tiles that are wanted; None for whole images.
 
     Raises:
         Exception: of any kind, where the file, or the next page of it, cannot be read.
@@ -110,7 +109,7 @@ def page_sizes(
             number, (_, height, width) = image[0].number, image[0].shape
             segments = [] if tile is None else _segments(stream, image)
             try:
-                parts = [each.largest(*height_width(tile)) for each in segments if tile is not None]
+                parts = [each.largest(*tile) for each in segments if tile is not None]
                 pixel_files.check_size(parts or image, MAX_BYTES)
             except ValueError:
                 height = width = 0

@@ -222,7 +222,7 @@ class _CacheEntry:
         log.info("decoding %s into %s, %.0f MB", self.name, self.file, size / 1e6)
         partial_files = [self.folder / f".{file.name}.part" for file in (self.file, self.notes)]
         try:
-            write = self._write_whole if self.images.whole else self._write_squares
+            write = self._write_whole if self.images.whole else self._write_images
             notes = write(partial_files[0])
             commit_file(partial_files[0], self.file)
             partial_files[1].write_text(f"{json.dumps(notes, indent=2)}\n")
@@ -239,12 +239,12 @@ class _CacheEntry:
                         old.unlink()
         return result
 
-    def _write_squares(self, file: Path) -> dict[str, Any]:
+    def _write_images(self, file: Path) -> dict[str, Any]:
         """Decode all images into a file [N, C, height, width], and return its notes."""
-        squares = np.lib.format.open_memmap(file, "w+", self.images.dtype, self._shape)
+        decoded = np.lib.format.open_memmap(file, "w+", self.images.dtype, self._shape)
         _allocate(file)
-        readable = self.images.decode_into(torch.from_numpy(squares), torch.arange(len(squares)))
-        squares.flush()
+        readable = self.images.decode_into(torch.from_numpy(decoded), torch.arange(len(decoded)))
+        decoded.flush()
         return {"unreadable": self._unreadable(readable)}
 
     def _write_whole(self, file: Path) -> dict[str, Any]:

@@ -153,10 +153,10 @@ class LazySplit(Split):
         Raises:
             UserError: there can be no cache of them, as `decoded_cache.provide` says.
         """
-        squares = self.files.cached(name, folder)
-        if squares is None:
+        decoded = self.files.cached(name, folder)
+        if decoded is None:
             return self
         names = self.names
-        whole = MappedSplit(squares, self.numbers, self.labels, self.skipped, names, self.groups)
+        whole = MappedSplit(decoded, self.numbers, self.labels, self.skipped, names, self.groups)
         readable = [i for i, name in enumerate(names) if printable(name) not in self.skipped]
         return whole.subset(torch.tensor(readable, dtype=torch.long))

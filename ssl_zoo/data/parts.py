@@ -21,7 +21,7 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.decode import UNSCALED, open_region, page_sizes
 from ssl_zoo.notices import Notice
 from ssl_zoo.pixel_files import Region, turn_upright
-from ssl_zoo.sizes import Size, format_size, height_width
+from ssl_zoo.sizes import Size, format_size, scale_size
 from ssl_zoo.text import quantity
 
 Picture = Image.Image | NDArray[Any]
@@ -92,11 +92,13 @@ class Parts:
         paths: the files.
         members: the parts, in the order of the files.
         config: the ``data`` section, which tells how files are divided.
+        tile: the height and width of the tiles of images, in pixels; None for whole images.
     """
 
     paths: Sequence[Path]
     members: Sequence[Part]
     config: DataConfig
+    tile: tuple[int, int] | None
 
     def __len__(self) -> int:
         return len(self.members)
@@ -105,11 +107,6 @@ class Parts:
     def by_page(self) -> bool:
         """Whether each page of a file is an image."""
         return self.config.pages == "samples"
-
-    @property
-    def tile(self) -> Size | None:
-        """The size of the tiles into which images are cut; None for whole ones."""
-        return self.config.tile
 
     @property
     def owners(self) -> Tensor:
@@ -202,7 +199,7 @@ class Parts:
         return self.paths[part.file], part.page
 
 
-def find_parts(paths: Sequence[Path], config: DataConfig, workers: int, name: str) -> Parts:
+def find_parts(paths: Sequence[Path], config: DataConfig, size: Size, workers: int, name: str) -> Parts:
     """Divide image files into the parts that are samples, from the heads of the files alone.
 
     Tiles cover all pixels, as the last of a row or column is moved inwards, and an image that is smaller
@@ -212,43 +209,45 @@ def find_parts(paths: Sequence[Path], config: DataConfig, workers: int, name: st
     Args:
         paths: the files.
         config: the ``data`` section.
+        size: the size of the network's input, of whose aspect tiles are.
         workers: the number of threads.
         name: the name of the data, for the notice.
     """
+    tile = None if config.tile is None else scale_size(size, config.tile)
 
     def parts_of(file: int) -> list[Part]:
         found: list[Part] = []
         page = -1
         try:
-            sizes = page_sizes(paths[file], config.channels, config.pages, config.tile)
+            sizes = page_sizes(paths[file], config.channels, config.pages, tile)
             for page, height, width, cell in sizes:
-                found += _cut(Part(file, page, height=height, width=width, cell=cell), config.tile)
+                found += _cut(Part(file, page, height=height, width=width, cell=cell), tile)
         except Exception:  # decoders raise errors of every kind
             found.append(Part(file, page + 1))
         return found
 
     with ThreadPoolExecutor(workers) as pool:
         members = [part for parts in pool.map(parts_of, range(len(paths))) for part in parts]
-    parts = Parts(paths, members, config)
+    parts = Parts(paths, members, config, tile)
     files = quantity(len(paths), "files")
     if parts.by_page:
         _PAGES(f"{name}: {quantity(len(parts.pages), 'pages')} in {files}, those of a file on one side")
-    if config.tile is not None:
+    if tile is not None:
         whole = "page" if parts.by_page else "file"
         _TILES(
-            f"{name}: {quantity(len(parts), 'tiles')} of at most {format_size(config.tile)} pixels in "
+            f"{name}: {quantity(len(parts), 'tiles')} of at most {format_size(tile)} pixels in "
             f"{files}, those of a file on one side; at each use all of the {whole} is decoded, but of a "
             "TIFF file only what the tile touches; in memory or data.cache, all of it once"
         )
     return parts
 
 
-def _cut(page: Part, tile: Size | None) -> Iterator[Part]:
+def _cut(page: Part, tile: tuple[int, int] | None) -> Iterator[Part]:
     """Yield the tiles of a page, or the page itself where nothing is cut or its size is unknown."""
     if tile is None or not page.height:
         yield page
         return
-    height, width = height_width(tile)
+    height, width = tile
     for row, top in enumerate(starts(page.height, height)):
         for column, left in enumerate(starts(page.width, width)):
             size = min(height, page.height), min(width, page.width)

@@ -24,7 +24,7 @@ def preprocessing_source() -> str:
     """Return the source of `preprocess` and of the modules that it takes from, as one module."""
     sources = [
         inspect.getsource(module).partition("from __future__ import annotations\n")[2]
-        for module in (sizes, page, arrays, tiff, dicom, opening, preprocess)
+        for module in (page, arrays, tiff, dicom, opening, sizes, preprocess)
     ]
     return "\n\n\n".join(re.sub(r"(?m)^from ssl_zoo.*\n", "", source).strip() for source in sources)
 

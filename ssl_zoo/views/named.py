@@ -20,7 +20,7 @@ Step = dict[str, dict[str, Any]]
 Steps = tuple[Step, ...]
 """Transforms that are applied one after another."""
 FILLED_IN = ("size", "spec")
-"""The parameters that a task gives: the side of the result, and the description of the images."""
+"""The parameters that a task gives: the size of the result, and the description of the images."""
 
 
 @cache

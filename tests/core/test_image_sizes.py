@@ -63,10 +63,10 @@ def test_a_text_that_is_no_size_is_refused(text: Any) -> None:
     )
 
 
-@pytest.mark.parametrize(("path", "size"), [("image_size", "2x32"), ("image_size", 4097), ("tile", 3)])
-def test_a_side_that_is_too_short_or_too_long_is_refused(path: str, size: Any) -> None:
-    with pytest.raises(UserError, match=rf"^data\.{path}: must have 4 to \d+ pixels a side, not "):
-        load_config(None, {"task.name": "simclr", f"data.{path}": size})
+@pytest.mark.parametrize("size", ["2x32", "32x4097", 3])
+def test_a_side_that_is_too_short_or_too_long_is_refused(size: Any) -> None:
+    with pytest.raises(UserError, match=r"^data\.image_size: must have 4 to 4096 pixels a side, not "):
+        load_config(None, {"task.name": "simclr", "data.image_size": size})
 
 
 # Images
@@ -101,10 +101,10 @@ def test_windows_of_a_panorama_have_the_shape_of_the_input_and_show_its_ends(tmp
     assert (passes.min(), passes.max()) == (0, 255)
 
 
-def test_tiles_have_a_height_and_a_width(tmp_path: Path) -> None:
+def test_tiles_have_the_shape_of_the_input(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
     write(tmp_path / "a.png", Image.fromarray(pixels))
-    data = folder(tmp_path, image_size="14x28", tile="16x32")
+    data = folder(tmp_path, image_size="14x28", tile=16)
     tiles = [pixels[y : y + 16, x : x + 32] for y in (0, 16) for x in (0, 32)]
     assert np.array_equal(everything(data).permute(0, 2, 3, 1), np.stack(tiles))
 

@@ -82,7 +82,7 @@ def test_a_file_is_decoded_once_where_all_its_tiles_are_read(
     size: tuple[int, int], workers: int, tmp_path: Path
 ) -> None:
     paths = [write(tmp_path / f"{i}.png", photo(size, i)) for i in range(12)]
-    tiles = find_parts(paths, DataConfig(tile=20), workers, "d")
+    tiles = find_parts(paths, DataConfig(tile=20), 14, workers, "d")
     decoded: list[Path] = []
 
     def decode(path: Path, page: int, side: int) -> Image.Image:
@@ -146,7 +146,7 @@ def test_a_changed_file_of_tiles_is_noticed(tmp_path: Path) -> None:
 def test_sizes_are_read_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.png", photo((70, 50)))
     monkeypatch.setattr(type(Image.open(path)), "load", None)
-    assert len(find_parts([path], DataConfig(tile=30), 1, "d")) == 6
+    assert len(find_parts([path], DataConfig(tile=30), 14, 1, "d")) == 6
 
 
 @pytest.mark.parametrize("source", ["digits", "fashion-mnist", "hf:some/images"])

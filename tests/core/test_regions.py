@@ -135,7 +135,7 @@ def test_tiles_are_crops_of_the_whole_page_in_every_layout(
     whole = open_pixels(path, decode.UNSCALED, channels, 1)
     if isinstance(whole, Image.Image):
         whole.load()
-    parts = find_parts([path], DataConfig(tile=tile, pages="samples", channels=channels), 1, "d")
+    parts = find_parts([path], DataConfig(tile=tile, pages="samples", channels=channels), 14, 1, "d")
     open_tile = parts.opener(decode_whole, 1)
     tiles = [number for number, part in enumerate(parts.members) if part.page == 1]
     assert len(tiles) == -(-90 // tile) * -(-130 // tile)
@@ -227,7 +227,7 @@ def test_a_tile_is_read_where_all_others_are_damaged(tmp_path: Path) -> None:
             if number != 6:
                 stream.seek(first)
                 stream.write(bytes(count))
-    open_tile = find_parts([path], DataConfig(tile=64), 1, "d").opener(decode_whole, 1)
+    open_tile = find_parts([path], DataConfig(tile=64), 14, 1, "d").opener(decode_whole, 1)
     assert np.array_equal(values(open_tile(6, 16)), pixels[64:128, 64:128])
     with pytest.raises(OSError, match="decoder error"):
         open_tile(7, 16)
@@ -247,7 +247,7 @@ def test_tiles_of_a_file_that_is_too_large_as_a_whole_are_samples(tmp_path: Path
         open_pixels(path, 16)
     tracemalloc.start()
     try:
-        parts = find_parts([path], DataConfig(tile=1000), 1, "d")
+        parts = find_parts([path], DataConfig(tile=1000), 14, 1, "d")
         assert values(parts.opener(decode_whole, 1)(1199, 16)).shape == (1000, 1000, 3)
         assert tracemalloc.get_traced_memory()[1] < 2e7
     finally:
