@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import field_validator, model_validator
 
 from ssl_zoo.errors import Unsuitable
-from ssl_zoo.sizes import Size
+from ssl_zoo.sizes import Size, height_width
 from ssl_zoo.spec import ImageSpec, Moves
 from ssl_zoo.task import Field, TaskOptions
 from ssl_zoo.views import Compose, Normalise, RandomAffine, RandomResizedCrop
@@ -164,7 +164,7 @@ class CropOptions(TaskOptions):
             for name, given in step.items()
         ]
         if not any(_CROP in step for step in steps):
-            resize = RandomResizedCrop(crop.size, scale=(1, 1), ratio=(1, 1), flip=0)
+            resize = RandomResizedCrop(crop.size, scale=(1, 1), ratio=_ratios(crop.size, 1, 1), flip=0)
             transforms.insert(0, resize if size is None else crop)
         return Compose(*transforms, Normalise(spec))
 
@@ -172,7 +172,15 @@ class CropOptions(TaskOptions):
         self, spec: ImageSpec, size: Size | None = None, scale: tuple[float, float] | None = None
     ) -> RandomResizedCrop:
         scale = scale or self.crop_scale or (0.08, 1.0)
-        return RandomResizedCrop(size or spec.size, scale=scale, flip=self._flip(spec))
+        size = size or spec.size
+        ratio = _ratios(size, 3 / 4, 4 / 3)
+        return RandomResizedCrop(size, scale=scale, ratio=ratio, flip=self._flip(spec))
 
     def _flip(self, spec: ImageSpec) -> float:
         return (0.5 if spec.mirror else 0.0) if self.flip is None else self.flip
+
+
+def _ratios(size: Size, low: float, high: float) -> tuple[float, float]:
+    """Return the range of a crop's width over its height that stretches it by `low` to `high` only."""
+    height, width = height_width(size)
+    return low * width / height, high * width / height

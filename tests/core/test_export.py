@@ -222,7 +222,7 @@ model.eval()
 # resized by bilinear interpolation, and normalised by the mean and deviation
 # with which the network was trained.
 
-import re
+import contextlib
 """
     end = """
 

@@ -18,12 +18,14 @@ from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate
 from ssl_zoo.notices import collect_notices
+from ssl_zoo.options import CropOptions
 from ssl_zoo.runs.build import load_data
 from ssl_zoo.runs.run import Run
 from ssl_zoo.sizes import parse_size
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.tools.export import export
 from ssl_zoo.training import train
+from ssl_zoo.views import RandomResizedCrop, Rng
 from tests.conftest import small_config
 from tests.core.pictures import CPU, everything, folder, one_line, photo, write
 from tests.core.test_canvas import canvas_of, prepared
@@ -117,6 +119,16 @@ def test_a_canvas_has_at_least_the_shorter_side(tmp_path: Path) -> None:
 
 
 # A run
+
+
+def test_crops_stretch_what_they_show_no_more_than_those_of_a_square_input() -> None:
+    x = torch.zeros(500, 1, 64, 128)  # a window of the input's aspect
+    frame = CropOptions(crop_scale=(0.1, 0.3)).frame(ImageSpec(size=(32, 64)))
+    assert isinstance(frame, RandomResizedCrop)
+    drawn = frame.draw(x, Rng(0))
+    stretch = (64 / drawn.width) / (32 / drawn.height)  # enlargement along the width over the height
+    assert 0.7 < stretch.min() < 0.8
+    assert 1.25 < stretch.max() < 1.4
 
 
 @pytest.fixture(scope="module")
