@@ -60,9 +60,7 @@ class Times:
 
 def undisturbed(arguments: list[str], folder: Path) -> Times:
     """Run a command to its end, and return when it began to write and when it ended."""
-    processes.run(
-        ["-c", ""]
-    )  # starts the server of children, whose imports would count as the command's
+    processes.run(["-c", ""])  # starts the server of children, whose imports are not the command's
     started = time.monotonic()
     process = start(arguments)
     until(process, lambda: any(folder.rglob("config.yaml")))

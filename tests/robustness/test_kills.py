@@ -95,7 +95,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_never_been(
 COMPARISON: dict[str, Any] = {
     "tasks": ["simclr", "rotation"],
     "seeds": 2,
-    "baselines": ["pixels", "random-init"],
+    "baselines": ["raw", "random-init"],
     "protocols": ["knn", "health"],
     "set": {**SMALL, "train.epochs": 0.5},
 }
