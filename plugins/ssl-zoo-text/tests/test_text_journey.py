@@ -69,8 +69,8 @@ class Command:
         self.process.start()
 
     def done(self) -> Done:
-        """Return the result when the process has ended."""
-        self.process.join(120)
+        """Return the result when the process has ended, or after five minutes without an exit code."""
+        self.process.join(300)
         return Done(self.process.exitcode, *(file.read_text("utf-8") for file in self.files))
 
 
