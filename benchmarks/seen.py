@@ -1,4 +1,4 @@
-"""What training sees of a large image: ``python -m benchmarks.seen docs/results/canvas.png``.
+"""Draw what training sees of a large image: ``python -m benchmarks.seen docs/results/canvas.png``.
 
 A picture of 4000×1500 pixels is covered with the bundled digits, 32 pixels high, and another one of that
 size holds the coordinates of its pixels as colours, so that each crop tells where it was taken. For each

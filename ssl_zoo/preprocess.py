@@ -50,7 +50,7 @@ def image_input(
             0 and 255, the limits of 8 bits.
         pages: the pages of a file that are read, as for `ssl_zoo.pixel_files.open_pixels`.
         widen: whether values of 8 bits are shares of the range of 16 bits, so that white stays white.
-        interpolation: how the central square is shrunk to the input, "bilinear" or "bicubic".
+        interpolation: how the middle of the image is shrunk to the input, "bilinear" or "bicubic".
 
     Returns:
         float32 [1, channels, height, width].

@@ -319,7 +319,7 @@ class ImageSpec(Spec):
                 widen=self.widen,
                 interpolation=self.interpolation,
             )
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"cannot take an image: {error}") from error
         return torch.from_numpy(values)
 

@@ -214,7 +214,7 @@ class TimmEncoder(Encoder):
             rows, columns = embedding.dynamic_feat_size((x.shape[2], x.shape[3]))
             if rows * columns == tokens:
                 return rows, columns
-        rows = round((tokens * x.shape[2] / x.shape[3]) ** 0.5)
+        rows = max(1, round((tokens * x.shape[2] / x.shape[3]) ** 0.5))
         return rows, tokens // rows
 
     def _unpooled(self, x: Tensor, **options: Any) -> Tensor:

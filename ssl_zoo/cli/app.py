@@ -186,10 +186,10 @@ def eval_command(
     else:
         on = f" on {', '.join(data)}" if data else ""
         console.print_scores(rows, f"{subject}, evaluated{on}")
-        if rows.classifier is not None:
-            console.print_kept(subject, rows.classifier)
         if rows.gains:
             console.say(describe_gains(rows.gains, rows.noun))
+        if rows.classifier is not None:
+            console.print_kept(subject, rows.classifier)
 
 
 app.command("compare")(compare_command)

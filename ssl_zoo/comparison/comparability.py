@@ -39,7 +39,7 @@ def comparable_settings(config: EncoderConfig) -> dict[str, Any]:
     """Return the settings that must be equal for runs to stand in one table, by dotted path."""
     data = config.data.model_dump(include={"source", "options", "image_size", "default_size"})
     data["holdout"] = config.data.share_to_hold_out(needed=True)
-    backbone = config.backbone.resolve().model_dump()
+    backbone = config.backbone.spelled_out().model_dump()
     train = {name: getattr(config.train, name) for name in (*BUDGETS, "patience")}
     key = {f"data.{k}": v for k, v in data.items()}
     key |= {f"backbone.{k}": v for k, v in backbone.items()}

@@ -290,6 +290,10 @@ class BackboneConfig(_Section):
         options = {**preset.options, **self.options}
         return self.model_copy(update={"name": preset.model, "options": options})
 
+    def spelled_out(self) -> BackboneConfig:
+        """Return the same network as `resolve`, with the interpolation that stands for none."""
+        return self.resolve().model_copy(update={"interpolation": self.interpolation or "bilinear"})
+
     @property
     def starts_trained(self) -> bool:
         """True if the network starts from trained weights, timm's or those of a file."""

@@ -30,7 +30,7 @@ def result_affecting_settings(config: EncoderConfig) -> dict[str, Any]:
     """Return all settings that affect the figures of a run, by dotted path, as plain values."""
     sections = config.model_dump(mode="json", exclude={"provenance"})
     # A preset equals its spelled-out form.
-    sections["backbone"] = config.backbone.resolve().model_dump(mode="json")
+    sections["backbone"] = config.backbone.spelled_out().model_dump(mode="json")
     flat = {f"{s}.{name}": value for s, values in sections.items() for name, value in values.items()}
     return {path: value for path, value in flat.items() if path not in NEUTRAL}
 

@@ -137,6 +137,8 @@ def open_region(
         if found is None:
             raise ValueError("is no TIFF file any longer")
         segments = _segments(stream, list(found if pages == "channels" else islice(found, 1)))
+        if not segments:
+            raise ValueError("is stored otherwise than it was")
         pixel_files.check_size([each.part(region) for each in segments], MAX_BYTES)
         files = [each.cut(stream, region) for each in segments]
     kind = pages if pages == "channels" else "first"
@@ -195,8 +197,8 @@ def to_canvas(image: Image.Image | NDArray[Any], window: tuple[int, int], channe
     # The side of the window that is the larger share of the image's: scaled, the two are equal.
     whole, part = min(zip(size, window, strict=True), key=lambda sides: sides[0] / sides[1])
     height, width = (
-        min(max(least, round(n * part / whole)), MAX_ASPECT * least)
-        for n, least in zip(size, window, strict=True)
+        min(max(side, round(n * part / whole)), MAX_ASPECT * side)
+        for n, side in zip(size, window, strict=True)
     )
     return preprocess.fit_image(image, (width, height), channels)
 

@@ -80,7 +80,7 @@ class Part(NamedTuple):
 
     @property
     def decoded(self) -> Region | None:
-        """What is decoded for it; None for the whole page."""
+        """The region that is decoded for it; None for the whole page."""
         return self.region.aligned(self.cell) if self.cell is not None and self.height else None
 
 
@@ -237,7 +237,7 @@ def find_parts(paths: Sequence[Path], config: DataConfig, size: Size, workers: i
         _TILES(
             f"{name}: {quantity(len(parts), 'tiles')} of at most {format_size(tile)} pixels in "
             f"{files}, those of a file on one side; at each use all of the {whole} is decoded, but of a "
-            "TIFF file only what the tile touches; in memory or data.cache, all of it once"
+            "TIFF file only what the tile touches; in memory or data.cache, once"
         )
     return parts
 
@@ -263,7 +263,8 @@ def _crop(image: Picture, region: Region) -> Picture:
     """Return a region of an image."""
     top, left, bottom, right = *region[:2], region.top + region.height, region.left + region.width
     if isinstance(image, np.ndarray):
-        return image[:, top:bottom, left:right]
+        part = image[:, top:bottom, left:right]
+        return part if part.shape == image.shape else part.copy()  # so that the rest can be freed
     if (right - left, bottom - top) == image.size:
         return image
     return image.crop((left, top, right, bottom))

@@ -21,7 +21,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Unwritable, UserError
 from ssl_zoo.evaluation.classifier import CLASSIFIER_FILE, KeptClassifier, fingerprint
 from ssl_zoo.evaluation.protocol import Scores, known_protocols, protocols, standard_protocols
-from ssl_zoo.evaluation.reading import Gain, measure_gains, standard_correctness
+from ssl_zoo.evaluation.reading import Gain, measure_gains, standard_correctness, write_gains
 from ssl_zoo.evaluation.scoring import UNTRAINED, baselines, of_encoder, score
 from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.notices import Notice
@@ -331,6 +331,8 @@ def _evaluate_run(
         return rows
     try:
         run.add_scores(rows, on=None if data in (None, config.data.source) else _text(data))
+        if rows.gains and data in (None, config.data.source):
+            run.write_results({"gains": write_gains(rows.gains)})
         rows.kept = True
     except Unwritable as error:
         log.warning("the scores are not kept in %s: %s", run.results_file, error)

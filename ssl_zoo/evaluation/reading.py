@@ -11,6 +11,9 @@ from ssl_zoo.evaluation.pairing import CONFIDENCE, difference_interval
 from ssl_zoo.evaluation.protocol import known_metrics, protocols
 from ssl_zoo.evaluation.subject import Subject
 
+FEWEST = 20
+"""The number of samples below which nothing is said: the intervals are those of many samples."""
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -68,8 +71,12 @@ def measure_gains(
     Args:
         trained: the correctness of the network, by metric.
         others: that of the rows without its training; a metric that one of them lacks does not count.
+
+    Returns:
+        The gains; none where the test split has fewer than `FEWEST` samples.
     """
-    metrics = [m for m in trained if others and all(m in other for other in others.values())]
+    common = [m for m in trained if others and all(m in other for other in others.values())]
+    metrics = [m for m in common if trained[m].correct.shape[1] >= FEWEST]
     gains = []
     for metric in metrics:
         row = max(others, key=lambda name: others[name][metric].accuracy)

@@ -87,13 +87,13 @@ def _identify(source: str | PathLike[str] | IO[bytes], formats: tuple[str, ...] 
         stream.seek(begin)
     for name in Image.ID if formats is None else formats:
         factory, accept = Image.OPEN[name]
-        accepted = accept is None or accept(head)
-        if accepted and not isinstance(accepted, str):  # a string tells what is missing
-            with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
+        with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
+            accepted = accept is None or accept(head)
+            if accepted and not isinstance(accepted, str):  # a string tells what is missing
                 image: Image.Image = factory(source, "")  # type: ignore[arg-type]
                 return image
-            if not isinstance(source, str | PathLike):
-                source.seek(begin)
+        if not isinstance(source, str | PathLike):
+            source.seek(begin)
     raise UnidentifiedImageError("cannot identify image file")
 
 
@@ -140,7 +140,7 @@ def check_size(pages: Sequence[Page], max_bytes: int | None) -> None:
     remedy = (
         "if they are pages, data.pages=samples takes them one by one"
         if stacked
-        else "data.tile reads a TIFF file in tiles or strips piece by piece"
+        else "of a TIFF file that is saved in tiles data.tile reads a part at a time"
     )
     raise ValueError(
         f"{what}{width}×{height} pixels take {size / 1e6:,.0f} MB, more than {max_bytes / 1e6:,.0f}; "

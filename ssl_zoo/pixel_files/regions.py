@@ -88,7 +88,9 @@ class Segments(NamedTuple):
             entry = entries.get(tag)
             return layout.values(stream, entry, 0, 1)[0] if entry is not None else default
 
-        integers = {WIDTH, LENGTH, ROWS, PLANAR, *TILE_SIDES, places, sizes} & entries.keys()
+        counted = {WIDTH, LENGTH, ROWS, PLANAR, SAMPLES, BITS, *TILE_SIDES, places, sizes}
+        kinds = {ORIENTATION, COMPRESSION, PHOTOMETRIC, FILL_ORDER, PREDICTOR}
+        integers = (counted | kinds) & entries.keys()
         if any(entries[tag].kind not in TAG_TYPES or not entries[tag].number for tag in integers):
             return None
         height, width = first(LENGTH, 0), first(WIDTH, 0)

@@ -82,7 +82,7 @@ def export(run: str | Path, to: str | Path) -> str:
       without ssl-zoo, to be run beside the file: one call of `timm.create_model` for the original stem,
       and a line per change for a small stem, which timm has no argument for. That of a plugin's
       backbone is loaded by `ssl_zoo.load_backbone`.
-    - ``.onnx``: the network, from ``images``, float32 [batch, channels, size, size], to ``features``,
+    - ``.onnx``: the network, from ``images``, float32 [batch, channels, height, width], to ``features``,
       float32 [batch, D], opset 18, with a dynamic batch size, and where the network allows, as
       convolutions do, also a dynamic height and width. For another modality the inputs have the names of
       the fields of a prepared batch.

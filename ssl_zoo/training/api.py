@@ -219,7 +219,8 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
             for baseline in baselines(config, data, device):
                 _evaluate(run, baseline, names)
                 others[baseline.name] = standard_correctness(baseline, names)
-            run.write_results({"gains": write_gains(measure_gains(correct, others))})
+            if gains := measure_gains(correct, others):
+                run.write_results({"gains": write_gains(gains)})
     except (Interrupted, Unwritable):
         raise
     except Exception as error:

@@ -207,7 +207,7 @@ def texts(run: Path, tag: str) -> list[tuple[int, str]]:
 def test_what_is_drawn_is_what_was_logged(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason=MISSING)
     config = small_config("simclr", train__knn_points=2, train__observers=["tensorboard"])
-    run = train(config, out=tmp_path / "run")
+    run = train(config, out=tmp_path / "run", protocol=["knn", "health"])
     series = drawn(run.path)
     assert series == logged(run.path)
     assert [step for step, _ in series["loss"]] == list(range(1, STEPS + 1))

@@ -17,9 +17,11 @@ import yaml
 from ssl_zoo import load_backbone
 from ssl_zoo.backbones.inputs import input_spec
 from ssl_zoo.comparison import compare
+from ssl_zoo.comparison.comparability import comparable_settings
 from ssl_zoo.config.load import load_config, load_encoder_config
 from ssl_zoo.config.pretrained import trained_on
 from ssl_zoo.config.schema import BackboneConfig, DataConfig
+from ssl_zoo.config.settings import changed_settings, result_affecting_settings
 from ssl_zoo.data import load
 from ssl_zoo.evaluation import evaluate
 from ssl_zoo.notices import collect_notices
@@ -299,3 +301,13 @@ def test_a_description_of_weights_that_makes_no_sense_is_not_used(overlay: dict[
 def test_a_normalisation_that_cannot_be_is_refused(given: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         BackboneConfig(**given)
+
+
+def test_settings_without_an_interpolation_are_those_of_bilinear() -> None:
+    none = small_config("simclr")
+    bilinear = small_config("simclr", backbone__interpolation="bilinear")
+    bicubic = small_config("simclr", backbone__interpolation="bicubic")
+    assert changed_settings(result_affecting_settings(none), bilinear) == {}
+    changed = changed_settings(result_affecting_settings(none), bicubic)
+    assert changed == {"backbone.interpolation": ("bilinear", "bicubic")}
+    assert comparable_settings(none) == comparable_settings(bilinear) != comparable_settings(bicubic)

@@ -62,6 +62,7 @@ def test_gains_are_read_as_they_were_written_and_what_is_damaged_is_left_out() -
     values = write_gains(gains)
     assert read_gains(values) == gains
     assert measure_gains(correct(359), {}) == []
+    assert measure_gains(correct(19), {"pixels": correct(19, 1)}) == []
     odd: tuple[Any, ...] = (None, [], 3, "x", [{}], [values[0] | {"mean": "x"}])
     for damaged in (*odd, [values[0] | {"metric": "x"}]):
         assert read_gains(damaged) == []
