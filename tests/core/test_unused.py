@@ -61,7 +61,7 @@ def trainer(name: str, find: bool | None = None, **settings: Any) -> Trainer:
     settings = {"train__batch_size": 16, "train__images": 64, "train__epochs": None, **settings}
     settings |= {"train__find_unused_parameters": find, "train__optimizer": "sgd"}
     # What amplifies rounding is kept small: the rate, and statistics over few values.
-    settings |= {"train__lr": 1e-4, "backbone__stem_stride": 1}
+    settings |= {"train__lr": 1e-4, "backbone__stem_stride": 1, "backbone__options": {}}
     config = small_config("simclr" if name in OWN else name, **settings)
     data = build_data(config, torch.device("cpu"))
     torch.manual_seed(0)

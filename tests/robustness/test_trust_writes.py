@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ssl_zoo import preprocess
+from ssl_zoo import preprocess, sizes
 from ssl_zoo.errors import UserError
 from ssl_zoo.pixel_files import arrays, dicom, opening, page, tiff
 from ssl_zoo.runs.run import Run
@@ -181,7 +181,7 @@ def test_exported_code_does_nothing_but_load(run: Run, tmp_path: Path, tried: Co
         {"options": {"pretrained_cfg": {"notes": [evil], "input_size": [3, 16, 16]}}},
         {"name": f"test_resnet.{evil}"},
         {"name": evil},
-        {"options": {"drop_rate": 0.5}},
+        {"options": {**known["options"], "drop_rate": 0.5}},
     ]
     specs = [{}, {"mean": [evil]}, {"size": evil}, {"channels": evil}, {"modality": evil}, {evil: evil}]
     written = 0
@@ -207,9 +207,9 @@ def only_loads(code: str) -> None:
 
     The preprocessing is the zoo's own source, the same in every export, with numbers of the run.
     """
-    for module in (page, arrays, tiff, dicom, opening, preprocess):
+    for module in (page, arrays, tiff, dicom, opening, sizes, preprocess):
         own = inspect.getsource(module).partition("from __future__ import annotations\n")[2].strip()
-        own = re.sub(r"(?m)^from ssl_zoo.pixel_files.*\n", "", own).strip()
+        own = re.sub(r"(?m)^from ssl_zoo.*\n", "", own).strip()
         assert own in code
         code = code.replace(own, "")
     harmless = {"timm.create_model", "timm.models.load_checkpoint", "model.get_submodule", "model.eval"}
