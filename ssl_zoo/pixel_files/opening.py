@@ -140,7 +140,7 @@ def check_size(pages: Sequence[Page], max_bytes: int | None) -> None:
     remedy = (
         "if they are pages, data.pages=samples takes them one by one"
         if stacked
-        else "of a TIFF file that is saved in tiles data.tile reads a part at a time"
+        else "data.tile reads a TIFF file that is saved in tiles a part at a time"
     )
     raise ValueError(
         f"{what}{width}×{height} pixels take {size / 1e6:,.0f} MB, more than {max_bytes / 1e6:,.0f}; "
