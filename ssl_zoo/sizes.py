@@ -37,8 +37,8 @@ def shape_name(size: Size) -> str:
 
 
 def write_size(size: Size) -> str:
-    """Return a size as `parse_size` reads it: "32", or "32x64"."""
-    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
+    """Return a size as `parse_size` reads it: "32" for a square, otherwise such as "32x64"."""
+    return "x".join(map(str, dict.fromkeys(height_width(size))))
 
 
 def parse_size(value: Any) -> Size:

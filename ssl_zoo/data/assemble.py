@@ -148,7 +148,7 @@ class SplitBuilder:
         self._survey_files(len(pages), parts.page_opener(self._open_page), lambda i: pages[i][0])
         opener = parts.opener(self._open_page, workers)
         owners = parts.owners
-        tile = None if parts.tile is None else write_size(parse_size(parts.tile))
+        tile = None if parts.tile is None else write_size(parts.tile)
         division = f"{config.pages} {tile}"
         origin = Origin(root, [paths[i] for i in owners.tolist()], folders, division)
         images = self._images(opener, parts.name, len(parts), origin)

@@ -43,7 +43,7 @@ from ssl_zoo.data.mapped import ArrayFile, ImageFile
 from ssl_zoo.data.sample_files import Origin
 from ssl_zoo.errors import Unwritable, UserError
 from ssl_zoo.runtime.files import commit_file, file_lock
-from ssl_zoo.sizes import parse_size, write_size
+from ssl_zoo.sizes import write_size
 from ssl_zoo.text import error_reason, printable
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class _CacheEntry:
     def __init__(self, images: ImageFiles, origin: Origin, name: str, folder: Path) -> None:
         self.images, self.name, self.folder = images, printable(name), folder
         other = "whole" if images.whole else images.size[1]
-        form = f"{images.channels}x{write_size(parse_size(images.size))}x{other}"
+        form = f"{images.channels}x{write_size(images.size)}x{other}"
         location = hashlib.sha256(os.fsencode(f"{origin.root.resolve()}\0{name}\0{form}"))
         short = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[:60]
         self._source = f"{short}-{location.hexdigest()[:8]}"
@@ -283,7 +283,7 @@ def _fingerprint(images: ImageFiles, origin: Origin) -> str:
     form = "" if images.dtype == "uint8" else f"{images.dtype} {257 if images.widen else 1} "
     form += "whole " if images.whole else ""
     form += f"{origin.division} " if origin.division else ""
-    size = write_size(parse_size(images.size))
+    size = write_size(images.size)
     digest = hashlib.sha256(
         f"{FORMAT} {images.count} {size} {images.channels} {form}{PIL.__version__}\n".encode()
     )

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,7 +106,7 @@ class Parts:
 
     @property
     def by_page(self) -> bool:
-        """Whether each page of a file is an image."""
+        """True if each page of a file is an image."""
         return self.config.pages == "samples"
 
     @property
@@ -121,8 +122,7 @@ class Parts:
     @property
     def pages(self) -> list[tuple[Path, int]]:
         """The file and the number in it of each page that is a part or has parts."""
-        pages = dict.fromkeys((part.file, part.page) for part in self.members)
-        return [(self.paths[file], page) for file, page in pages]
+        return [self._page(number) for number in self._first]
 
     def name(self, number: int) -> str:
         """Return the name of a part: that of its file, its page, and its row and column of tiles."""
@@ -171,19 +171,23 @@ class Parts:
         Args:
             decode: decodes a page of a file.
         """
-        first: dict[tuple[Path, int], int] = {}
-        for number in range(len(self)):
-            first.setdefault(self._page(number), number)
-        numbers = list(first.values())
 
         def open_page(page: int, side: int) -> Picture:
-            number = numbers[page]
+            number = self._first[page]
             decoded = self.members[number].decoded
             if decoded is None:
                 return decode(*self._page(number), side)
             return self._open_region(*self._page(number), decoded)
 
         return open_page
+
+    @cached_property
+    def _first(self) -> list[int]:
+        """The number of the first part of each page."""
+        first: dict[tuple[int, int], int] = {}
+        for number, part in enumerate(self.members):
+            first.setdefault((part.file, part.page), number)
+        return list(first.values())
 
     def _threads_at(self, count: int, workers: int) -> int:
         """Return at how many of `count` equal shares of the parts threads are that read all in order."""

@@ -309,9 +309,9 @@ def _evaluate_run(
         names = standard_protocols(samples.spec.modality)
     for name, protocol in protocols(names).items():
         protocol.check(samples, name)
+    on = None if data in (None, config.data.source) else _text(data)  # other data than its own
     with device.computing():
-        own = samples if data in (None, config.data.source) else None
-        task = device.place(restore_task(run, samples.spec, own, snapshot))
+        task = device.place(restore_task(run, samples.spec, samples if on is None else None, snapshot))
         subject = Subject.of_task(task, samples, device, seed=config.train.seed)
         row = config.task.name if snapshot is None else f"{config.task.name} ({snapshot.stem})"
         rows = Evaluation({row: score(subject, names)})
@@ -330,8 +330,8 @@ def _evaluate_run(
     if snapshot is not None:
         return rows
     try:
-        run.add_scores(rows, on=None if data in (None, config.data.source) else _text(data))
-        if rows.gains and data in (None, config.data.source):
+        run.add_scores(rows, on=on)
+        if rows.gains and on is None:
             run.write_results({"gains": write_gains(rows.gains)})
         rows.kept = True
     except Unwritable as error:

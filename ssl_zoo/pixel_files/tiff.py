@@ -98,11 +98,9 @@ class TiffLayout(NamedTuple):
         Raises:
             ValueError: they lie beyond the end of the file.
         """
-        letter = self.order + TAG_TYPES[entry.kind]
-        size, form = (
-            struct.calcsize(letter),
-            f"{letter[0]}{entry.number if count is None else count}{letter[1]}",
-        )
+        letter = TAG_TYPES[entry.kind]
+        size = struct.calcsize(self.order + letter)
+        form = f"{self.order}{entry.number if count is None else count}{letter}"
         if size * entry.number <= len(entry.value):
             return struct.unpack_from(form, entry.value, size * first)
         return _unpack(stream, struct.unpack(self.link, entry.value)[0] + size * first, form)
