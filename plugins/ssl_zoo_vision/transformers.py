@@ -1,14 +1,29 @@
-"""Shared settings of the recipes for self-distillation in vision transformers."""
+"""Shared pieces of tasks on vision transformers: settings of recipes, and who looks at whom."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import torch
+from torch import Tensor
 
 SMALL_VIT: dict[str, Any] = {
     "name": "vit_tiny_patch16_224",
     "options": {"patch_size": 4, "embed_dim": 128, "depth": 4, "num_heads": 4},
 }
 """A backbone for small images: four blocks on patches of 4 × 4 pixels."""
+
+SMALL_MASKED_VIT: dict[str, Any] = {
+    "name": SMALL_VIT["name"],
+    "options": {
+        **SMALL_VIT["options"],
+        **{"class_token": False, "global_pool": "avg", "fc_norm": False},
+    },
+}
+"""The same for tasks on patches: without a class token, which their losses would not train.
+
+The last norm is before the pooling, where the loss and the evaluation see it.
+"""
 
 ADAMW: dict[str, Any] = {
     "optimizer": "adamw",
@@ -23,3 +38,17 @@ ADAMW: dict[str, Any] = {
 DINO and iBOT clip the gradient of each tensor by itself, DINOv2 that of backbone and heads; here, as in
 MSN, its joint norm is clipped.
 """
+
+MASKED_ADAMW: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "warmup": 0.1}
+"""The optimiser of tasks on hidden patches, with a learning rate for small networks."""
+
+
+def prefix_attention(prefix: Tensor, places: int) -> Tensor:
+    """Return which patch may look at which, bool [B, N, N]: at all before it, and at the prefix.
+
+    Args:
+        prefix: the length of each image's prefix, int64 [B].
+        places: N.
+    """
+    before = torch.ones(places, places, dtype=torch.bool, device=prefix.device).tril()
+    return before | (torch.arange(places, device=prefix.device) < prefix.view(-1, 1, 1))

@@ -11,7 +11,7 @@
 - prototypes: prototypes, balanced assignments, centring, cross entropy across crops
 - clusters: spherical k-means
 - moments: covariance, whitening, and regularisers of a distribution
-- parts: float32, unit vectors and their products, large matrices of scores in parts
+- parts: float32, unit and normalised vectors, their products, large matrices of scores in parts
 """
 
 from ssl_zoo.nn.checkpointing import enable_gradient_checkpointing
@@ -21,7 +21,15 @@ from ssl_zoo.nn.deferred import DeferredUpdate
 from ssl_zoo.nn.encoding import at_places, by_size, output_shape, places_of, undecayed_names
 from ssl_zoo.nn.heads import mlp
 from ssl_zoo.nn.moments import covariance, cross_correlation, koleo, off_diagonal, sigreg, whiten
-from ssl_zoo.nn.parts import byol_loss, full_precision, product, spread, sum_over_rows, unit
+from ssl_zoo.nn.parts import (
+    byol_loss,
+    full_precision,
+    layer_normalised,
+    product,
+    spread,
+    sum_over_rows,
+    unit,
+)
 from ssl_zoo.nn.prototypes import Centre, Prototypes, across, sinkhorn, soft_cross_entropy
 from ssl_zoo.nn.queues import FeatureQueue, FirstMean, MemoryBank
 from ssl_zoo.nn.shuffled import shuffled_groups
@@ -50,6 +58,7 @@ __all__ = [
     "info_nce",
     "kmeans",
     "koleo",
+    "layer_normalised",
     "mlp",
     "nt_xent",
     "off_diagonal",

@@ -22,6 +22,14 @@ def unit(x: Tensor) -> Tensor:
     return F.normalize(full_precision(x), dim=-1)
 
 
+def layer_normalised(x: Tensor) -> Tensor:
+    """Return rows [..., d], each less its mean and divided by its deviation, in float32.
+
+    It is a layer norm without scale and shift, as data2vec and I-JEPA apply to their targets.
+    """
+    return F.layer_norm(full_precision(x), x.shape[-1:])
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Return the matrix product of [..., n, D] and [..., D, m] in float32, also under autocast.
 

@@ -77,17 +77,18 @@ def sinkhorn(logits: Tensor, rounds: int = 3) -> Tensor:
 
     Args:
         logits: [B, K] of this process, scores over a temperature; B may differ between processes. The
-            logarithm of probabilities balances these, as in MSN.
+            logarithm of probabilities balances these, as in MSN. With [B, N, K] each of N positions is
+            balanced by itself, as in CAPI (arXiv:2502.08769).
         rounds: the number of rounds, at least 1.
 
     Returns:
-        The shares [B, K] without gradient, in float32 for half precision.
+        The shares, of the same shape, without gradient, in float32 for half precision.
     """
     q = full_precision(logits)
     for _ in range(rounds):
-        columns = q.logsumexp(0, keepdim=True)  # [1, K]
+        columns = q.logsumexp(0, keepdim=True)  # [1, …, K]
         q = q - distributed.all_gather(columns).logsumexp(0, keepdim=True)
-        q = q - q.logsumexp(1, keepdim=True)
+        q = q - q.logsumexp(-1, keepdim=True)
     return q.exp()
 
 

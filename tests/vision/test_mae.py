@@ -15,7 +15,9 @@ from ssl_zoo import ImageSpec, Rng, Unsuitable, UserError
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.runs.build import restore_task
 from ssl_zoo.testing import Check, SyntheticImages, parametrize_with_checks
-from ssl_zoo_vision.masked.mae import MAE, Decoder, moments, patchify, put, take, unpatchify
+from ssl_zoo_vision.masked.mae import MAE
+from ssl_zoo_vision.patches import moments, patchify, put, take, unpatchify
+from ssl_zoo_vision.predictor import Predictor
 
 SMALL = {"decoder_width": 32, "decoder_depth": 1}
 VIT = {"name": "test_vit", "options": {"patch_size": 4}}  # has a class token, and pools by it
@@ -171,7 +173,7 @@ def test_the_order_in_which_visible_patches_are_named_means_nothing() -> None:
 @pytest.mark.parametrize("grid", [(4, 4), (2, 5)])
 def test_the_decoders_positions_are_sines_and_cosines_of_row_and_column(grid: tuple[int, int]) -> None:
     width = 32
-    positions = Decoder(8, 3, grid, width, 1).positions
+    positions = Predictor(8, 3, grid, width, 1).positions
     expected = torch.empty(grid[0] * grid[1], width)
     quarter = width // 4
     for row in range(grid[0]):
@@ -186,19 +188,19 @@ def test_the_decoders_positions_are_sines_and_cosines_of_row_and_column(grid: tu
     assert len(positions.unique(dim=0)) == len(positions)
 
 
-def test_tokens_are_put_back_in_their_places_and_mask_tokens_in_all_others() -> None:
-    decoder = Decoder(8, 3, (2, 3), 32, 1)
-    tokens, visible = torch.randn(2, 2, 8), torch.tensor([[5, 1], [0, 3]])
-    given: list[Tensor] = []
-    decoder.blocks.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
-    assert decoder(tokens, visible).shape == (2, 6, 3)
-    for image in range(2):
-        for place in range(6):
-            expected = decoder.mask_token + decoder.positions[place]
-            for k in range(2):
-                if visible[image, k] == place:
-                    expected = decoder.embed(tokens[image, k]) + decoder.positions[place]
-            torch.testing.assert_close(given[0][image, place], expected)
+@pytest.mark.parametrize("cross", [False, True])
+def test_visible_tokens_and_mask_tokens_get_the_positions_of_their_places(cross: bool) -> None:
+    decoder = Predictor(8, 3, (2, 3), 32, 1, cross)
+    tokens = torch.randn(2, 2, 8)
+    visible, wanted = torch.tensor([[5, 1], [0, 3]]), torch.tensor([[2], [4]])
+    given: list[Any] = []
+    decoder.blocks[0].register_forward_pre_hook(lambda module, inputs: given.extend(inputs))
+    assert decoder(tokens, visible, wanted).shape == (2, 1, 3)
+    seen = decoder.embed(tokens) + decoder.positions[visible]
+    asked = decoder.mask_token + decoder.positions[wanted]
+    expected = [asked, seen] if cross else [torch.cat([seen, asked], 1)]
+    for found, value in zip(given, expected, strict=True):
+        torch.testing.assert_close(found, value)
 
 
 # --- the loss ---
@@ -209,33 +211,16 @@ def test_tokens_are_put_back_in_their_places_and_mask_tokens_in_all_others() -> 
 def test_the_loss_is_the_mean_squared_error_of_hidden_patches(normalise: bool, channels: int) -> None:
     task = build(channels=channels, normalise_targets=normalise)
     x, visible, hidden = views(task)
-    painted = task.decoder(task.encoder.tokens(x, visible), visible)
+    painted = task.decoder(task.encoder.tokens(x, visible), visible, hidden)
     errors = []
     for image in range(len(x)):
-        for place in hidden[image].tolist():
+        for k, place in enumerate(hidden[image].tolist()):
             target = patch_of(x[image], place, 4, 4).flatten()
             if normalise:
                 target = (target - target.mean()) / (target.var() + 1e-6).sqrt()
-            errors += [(a - b) ** 2 for a, b in zip(painted[image, place], target, strict=True)]
+            errors += [(a - b) ** 2 for a, b in zip(painted[image, k], target, strict=True)]
     assert len(errors) == 4 * 12 * 16 * channels
     torch.testing.assert_close(task.loss((x, visible, hidden)).total, sum(errors) / len(errors))
-
-
-def test_what_is_painted_where_the_image_is_visible_costs_nothing() -> None:
-    task = build()
-    x, visible, hidden = views(task)
-    painted: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        output.retain_grad()
-        painted.append(output)
-
-    task.decoder.pixels.register_forward_hook(keep)
-    task.loss((x, visible, hidden)).total.backward()
-    (gradient,) = (p.grad for p in painted)
-    assert gradient is not None
-    assert not take(gradient, visible).any()
-    assert take(gradient, hidden).any(2).all()
 
 
 def test_targets_have_no_mean_and_unit_deviation_and_an_even_patch_is_zero() -> None:
@@ -250,7 +235,7 @@ def test_targets_have_no_mean_and_unit_deviation_and_an_even_patch_is_zero() -> 
 
 def test_a_network_that_only_knows_the_means_has_a_loss_of_one() -> None:
     task = build()
-    nn.init.zeros_(task.decoder.pixels.weight)
+    nn.init.zeros_(task.decoder.out.weight)
     assert task.loss(views(task)).total.item() == pytest.approx(47 / 48, rel=1e-3)  # 48 values a patch
 
 

@@ -1,0 +1,62 @@
+"""Codes of patches, as a tokenizer of images that needs no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ssl_zoo import distributed
+from ssl_zoo.nn import MAX_SCORES, kmeans, layer_normalised, product, unit
+
+SAMPLE = 2**16
+"""The number of patches that are clustered at most."""
+
+
+class PatchCodes(nn.Module):
+    """K codes, the nearest of which is the class of a patch: random ones, or the means of k-means.
+
+    A patch is normalised, and with random codes projected at random on few dimensions. Source: BEST-RQ,
+    arXiv:2202.01855, section 3.1, for speech.
+
+    Attributes:
+        projection: [P, c], fixed; one for k-means.
+        codes: [K, c] of length 1, in no state of training but saved.
+
+    Args:
+        values: P, the number of values in a patch.
+        number: K.
+        width: c, the width of the random projection; None for codes of k-means, see `cluster`.
+    """
+
+    projection: Tensor
+    codes: Tensor
+
+    def __init__(self, values: int, number: int, width: int | None) -> None:
+        super().__init__()
+        projection = torch.eye(values) if width is None else torch.randn(values, width)
+        self.register_buffer("projection", projection)
+        self.register_buffer("codes", unit(torch.randn(number, projection.shape[1])))
+
+    def cluster(self, batches: Iterable[Tensor]) -> None:
+        """Replace the codes by the means of the first patches of some batches [B, N, P], on the sphere.
+
+        All processes must give equally many batches; their patches are clustered together.
+        """
+        found: list[Tensor] = []
+        for patches in batches:
+            if sum(map(len, found)) < SAMPLE:
+                found.append(distributed.all_gather(self.projected(patches).flatten(0, 1)))
+        self.codes.copy_(kmeans(torch.cat(found)[:SAMPLE], len(self.codes))[0])
+
+    def projected(self, patches: Tensor) -> Tensor:
+        """Return what is compared with the codes, [..., c] of length 1, of patches [..., P]."""
+        return unit(product(layer_normalised(patches), self.projection))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Return the number of the nearest code, int64 [...], of patches [..., P]."""
+        rows = self.projected(patches).flatten(0, -2)
+        parts = rows.split(max(1, MAX_SCORES // len(self.codes)))
+        nearest = torch.cat([product(part, self.codes.T).argmax(1) for part in parts])
+        return nearest.view(patches.shape[:-1])

@@ -1,0 +1,1 @@
+"""Generative tasks: model the pixels themselves."""

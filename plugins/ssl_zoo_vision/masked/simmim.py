@@ -1,0 +1,97 @@
+"""SimMIM: a token stands in hidden patches, and their pixels are predicted; or, in MaskFeat, HOG."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_zoo.errors import UserError
+from ssl_zoo.nn import full_precision
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Encoder, Field, Losses
+from ssl_zoo.views import Rng
+from ssl_zoo.views.masks import coarse_places, places_in
+from ssl_zoo_vision.hog import BINS, hog
+from ssl_zoo_vision.masked.token_task import TokenOptions, TokenTask
+from ssl_zoo_vision.patches import patchify, take
+from ssl_zoo_vision.transformers import MASKED_ADAMW, SMALL_MASKED_VIT
+
+
+class SimMIM(TokenTask):
+    """Units of patches are hidden; their pixels, or histograms of gradients, are predicted linearly."""
+
+    name = "simmim"
+    paper = "Xie et al. 2021, SimMIM: A Simple Framework for Masked Image Modeling, arXiv:2111.09886"
+    recipe = {"train": {**MASKED_ADAMW, "clip_norm": 5.0}, "backbone": SMALL_MASKED_VIT}
+
+    class Options(TokenOptions):
+        """SimMIM's options."""
+
+        target: Literal["pixels", "hog"] = Field(
+            "pixels", description="pixels, or histograms of gradients (MaskFeat, arXiv:2112.09133)"
+        )
+        masks: Literal["units", "blocks"] = Field(
+            "units", description="shape of what is hidden: square units, or blocks as in MaskFeat"
+        )
+        mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of patches that are hidden")
+        unit: int | None = Field(
+            None, ge=1, description="side of a unit in patches; none: 2 where it divides the grid, or 1"
+        )
+        crop_scale: tuple[float, float] = Field((0.67, 1.0), description="share of the image's area")
+
+    def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
+        super().__init__(encoder, options, spec)
+        self.cell = max(d for d in range(1, 9) if math.gcd(*self.grid.patch) % d == 0)
+        if options.masks == "units":
+            sides = math.gcd(*self.grid.shape)
+            self.unit = options.unit or (1 if sides % 2 else 2)
+            units = self.grid.places // self.unit**2
+            self.units = math.ceil(options.mask_ratio * units)
+            if sides % self.unit or self.units == units:
+                raise UserError(
+                    f"task.unit: units of {self.unit} × {self.unit} do not divide {self.grid.rows} × "
+                    f"{self.grid.columns} patches, or leave none visible; choose a smaller one"
+                )
+            self.hidden = self.units * self.unit**2
+        values = self.grid.values
+        if options.target == "hog":
+            values = values // self.cell**2 * BINS
+        self.head = nn.Linear(self.grid.width, values)
+
+    def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """Return crops [B, C, H, W] and the hidden places [B, M]."""
+        if self.options.masks == "blocks":
+            return super().views(batch, rng)
+        x = self.augment(batch, rng)
+        masks = coarse_places(len(x), self.grid.shape, self.units, rng, self.unit)
+        return x, places_in(masks, self.hidden)
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        """Return the mean over hidden places: of |x - x̂| for pixels, of squared errors for HOG."""
+        x, hidden = views
+        target, predicted = take(self.targets(x), hidden), self.predict(x, hidden)  # [B, M, P]
+        if self.options.target == "hog":
+            return Losses(F.mse_loss(predicted, target))
+        return Losses(F.l1_loss(predicted, target))
+
+    def targets(self, x: Tensor) -> Tensor:
+        """Return the targets [B, N, P] of all places, from the whole image."""
+        if self.options.target == "pixels":
+            return self.grid.patches(x)
+        height, width = self.grid.patch
+        return patchify(hog(x, self.cell), (height // self.cell, width // self.cell))
+
+    def predict(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """Return the predictions [B, M, P] for the hidden places."""
+        return full_precision(self.head(self.encode(x, hidden)))
+
+    def answers(self, views: tuple[Tensor, ...]) -> Tensor:
+        """Return the predicted pixels [B, M, P], or patches with a similar histogram."""
+        x, hidden = views
+        predicted = self.predict(x, hidden)
+        if self.options.target == "pixels":
+            return predicted
+        return self.nearest_patches(x, predicted, self.targets(x))
