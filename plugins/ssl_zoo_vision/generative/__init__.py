@@ -1,0 +1,1 @@
+"""Generative tasks: an image, or a part of its content, is produced from features."""
