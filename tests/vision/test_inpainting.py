@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo.config.schema import BackboneConfig
-from ssl_zoo_vision.masked.inpainting import Inpainting, reconstruction_loss, weights
+from ssl_zoo_vision.masked.context import reconstruction_loss, weights
+from ssl_zoo_vision.masked.inpainting import Inpainting
 from tests.vision.small_tasks import (
     TINY_RESNET,
     TINY_VIT,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssl_zoo import nn
 from ssl_zoo.nn import byol_loss, info_nce, nt_xent
-from ssl_zoo_vision.masked.inpainting import reconstruction_loss, weights
+from ssl_zoo_vision.masked.context import reconstruction_loss, weights
 from tests.memory import Largest
 
 

@@ -30,6 +30,7 @@ ON_TOKENS = ("dinov2", "ibot", "mae", "msn")
 VIT = BackboneConfig(name="test_vit", options={"patch_size": 4})
 
 TINY_OPTIONS: dict[str, dict[str, Any]] = {
+    "autoencoder": {"hidden": 32},
     "byol": {"hidden": 16, "out": 8},
     "barlow-twins": {"hidden": 16, "out": 6},
     "dino": {"hidden": 16, "out": 8, "prototypes": 5},

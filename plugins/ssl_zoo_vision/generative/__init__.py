@@ -1,1 +1,1 @@
-"""Generative tasks: model the pixels themselves."""
+"""Generative tasks: an image, or a part of its content, is produced from features."""
