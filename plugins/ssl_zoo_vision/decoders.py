@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
+from ssl_zoo.errors import UserError
+from ssl_zoo.nn import output_shape
 from ssl_zoo.sizes import Size, height_width
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Encoder
+
+MAX_STAGES = 4
+"""The number of stages, from the last, that a decoder has connections to."""
+
+Shape = tuple[int, int, int]
+"""The channels, rows and columns of a map."""
 
 
 class UpDecoder(nn.Module):
@@ -47,3 +61,131 @@ class UpDecoder(nn.Module):
     def forward(self, feature_map: Tensor) -> Tensor:
         """Return the output [B, channels, *size] of feature maps [B, width, h, w]."""
         return F.interpolate(self.up(feature_map), self.size, mode="bilinear", align_corners=False)
+
+
+def stages_by_size(encoder: Encoder, spec: ImageSpec) -> list[tuple[int, Shape]]:
+    """Return the last stages of an encoder and the shapes of their maps, the largest map first.
+
+    Of stages whose maps have one size, only the last is among them.
+
+    Raises:
+        UserError: the encoder has no stages.
+    """
+    found: dict[tuple[int, int], tuple[int, Shape]] = {}
+    for stage in range(-1, -1 - MAX_STAGES, -1):
+
+        def feature_map(x: Tensor, stage: int = stage) -> Tensor:
+            return encoder.stages(x, [stage])[1][0]
+
+        try:
+            _, width, rows, columns = output_shape(encoder, feature_map, spec)
+        except UserError:
+            if not found:
+                raise
+            break
+        found.setdefault((rows, columns), (stage, (width, rows, columns)))
+    return list(found.values())[::-1]
+
+
+class FilledMap(nn.Module):
+    """A normalised map whose hidden cells are filled with a learnt vector, and then projected.
+
+    Args:
+        width: the channels of the map.
+        out: those of the output.
+        kernel: the side of the projection's kernel.
+    """
+
+    def __init__(self, width: int, out: int, kernel: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm2d(width)
+        self.token = nn.Parameter(0.02 * torch.randn(width, 1, 1))
+        self.project = nn.Conv2d(width, out, kernel, padding=kernel // 2)
+
+    def forward(self, feature_map: Tensor, hidden: Tensor) -> Tensor:
+        """Return [B, out, h, w] for a map [B, width, h, w] and its hidden cells, bool [B, 1, h, w]."""
+        x = self.norm(feature_map)
+        output: Tensor = self.project(torch.where(hidden, self.token.to(x.dtype), x))
+        return output
+
+
+class LateralDecoder(nn.Module):
+    """Up-convolutions from the last map of a network to an image, to which larger maps are added.
+
+    Source: SparK, arXiv:2301.03580, section 3.2; maps are normalised over channels.
+
+    Args:
+        maps: the shapes of the maps, the largest first.
+        size: the side of the image, or its height and width, in pixels.
+        channels: its channels.
+        width: the width of the first layer; each further one has half.
+    """
+
+    def __init__(self, maps: Sequence[Shape], size: Size, channels: int, width: int) -> None:
+        super().__init__()
+        self.size = height_width(size)
+        last, *others = [*maps][::-1]
+        self.fill = nn.ModuleList([FilledMap(last[0], width, 1)])
+        self.up = nn.ModuleList()
+        self.lateral: list[bool] = []
+        rows = last[1]
+        while rows < self.size[0]:
+            narrow, rows = max(width // 2, 16), 2 * rows
+            self.up.append(
+                nn.Sequential(
+                    nn.ConvTranspose2d(width, width, 4, stride=2, padding=1),
+                    nn.Conv2d(width, width, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU6(inplace=True),
+                    nn.Conv2d(width, narrow, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(narrow),
+                )
+            )
+            self.lateral.append(bool(others) and others[0][1] == rows)
+            if self.lateral[-1]:
+                self.fill.append(FilledMap(others.pop(0)[0], narrow, 3))
+            width = narrow
+        self.out = nn.Conv2d(width, channels, 1)
+
+    def forward(self, maps: Sequence[Tensor], hidden: Tensor) -> Tensor:
+        """Return images [B, C, H, W].
+
+        Args:
+            maps: the maps [B, d, h, w], the largest first.
+            hidden: the hidden cells, bool [B, h, w] on the grid of the last map.
+        """
+        filled = (
+            fill(m, F.interpolate(hidden.unsqueeze(1).float(), m.shape[2:]) > 0)
+            for fill, m in zip(self.fill, reversed(maps), strict=True)
+        )
+        x = next(filled)
+        for up, lateral in zip(self.up, self.lateral, strict=True):
+            x = up(x) + (next(filled) if lateral else 0)
+        return F.interpolate(self.out(x), self.size, mode="bilinear", align_corners=False)
+
+
+class BlockDecoder(nn.Module):
+    """One ConvNeXt block on the last map, which predicts the pixels of each cell.
+
+    Source: FCMAE of ConvNeXt V2, arXiv:2301.00808, section 3.1.
+
+    Args:
+        shape: the shape of the map.
+        patch: the height and width of a cell, in pixels.
+        channels: the channels of the image.
+        width: the width of the block.
+    """
+
+    def __init__(self, shape: Shape, patch: tuple[int, int], channels: int, width: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(shape[0], width, 1)
+        self.token = nn.Parameter(0.02 * torch.randn(width, 1, 1))
+        self.block = ConvNeXtBlock(width, width)
+        self.out = nn.ConvTranspose2d(width, channels, patch, stride=patch)
+
+    def forward(self, maps: Sequence[Tensor], hidden: Tensor) -> Tensor:
+        """Return images [B, C, H, W], of the last of the maps, as `LateralDecoder` does."""
+        x = self.project(maps[-1])
+        x = torch.where(hidden.unsqueeze(1), self.token.to(x.dtype), x)
+        output: Tensor = self.out(self.block(x))
+        return output

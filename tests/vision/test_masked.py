@@ -14,6 +14,7 @@ from ssl_zoo import Rng, Unsuitable, UserError
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.nn import sinkhorn
 from ssl_zoo.testing import Check, SyntheticImages, parametrize_with_checks
+from ssl_zoo.testing.check_data import TINY
 from ssl_zoo_vision.codes import PatchCodes
 from ssl_zoo_vision.generative.aim import AIM
 from ssl_zoo_vision.hog import hog
@@ -22,7 +23,8 @@ from ssl_zoo_vision.masked.capi import CAPI
 from ssl_zoo_vision.masked.data2vec import Data2Vec
 from ssl_zoo_vision.masked.i_jepa import IJEPA
 from ssl_zoo_vision.masked.simmim import SimMIM
-from ssl_zoo_vision.patches import PatchGrid
+from ssl_zoo_vision.masked.spark import SparK
+from ssl_zoo_vision.patches import PatchGrid, normalised
 
 VIT = {"name": "test_vit", "options": {"patch_size": 4}}
 SWIN = {
@@ -35,11 +37,16 @@ SWIN = {
         "num_heads": [1, 2],
     },
 }
+CONVNEXT = {
+    "name": "test_convnext",
+    "options": {"patch_size": 1, "depths": [1] * 4, "dims": [8, 16, 24, 32]},
+}
 SMALL: dict[type[Any], dict[str, Any]] = {
     BEiT: {"codes": 16, "code_width": 4},
     CAPI: {"clusters": 8, "width": 32, "depth": 1},
     IJEPA: {"predictor_width": 32, "predictor_depth": 1},
     AIM: {"width": 32, "depth": 1},
+    SparK: {"width": 32},
 }
 
 
@@ -103,6 +110,21 @@ def test_capi(check: Check) -> None:
 
 @parametrize_with_checks(AIM, options=SMALL[AIM], backbone=VIT)
 def test_aim(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(SparK, options=SMALL[SparK], data=[SyntheticImages(size=32)])
+def test_spark(check: Check) -> None:
+    check()
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    SparK,
+    options={"width": 32, "decoder": "block"},
+    data=[SyntheticImages(BackboneConfig.model_validate(CONVNEXT), 32)],
+)
+def test_fcmae(check: Check) -> None:
     check()
 
 
@@ -363,6 +385,51 @@ def test_capis_loss_is_two_cross_entropies_and_each_trains_its_part_alone() -> N
     torch.testing.assert_close(task.clusters.weight.grad, of_clusters)
 
 
+# --- SparK ---
+
+
+@pytest.mark.parametrize(
+    ("decoder", "backbone"), [("stages", TINY), ("stages", CONVNEXT), ("block", CONVNEXT)]
+)
+def test_hidden_cells_do_not_change_what_is_painted_and_visible_ones_do(
+    decoder: str, backbone: Any
+) -> None:
+    task = build(SparK, 32, backbone, decoder=decoder).train()  # with the statistics of the batch
+    x, hidden = views_of(task)
+    n = task.grid.places
+    assert hidden.shape == (4, round(0.6 * n))
+    painted = task.predict(x, hidden)
+    torch.testing.assert_close(task.predict(changed(task, x, hidden), hidden), painted)
+    visible = torch.stack([torch.tensor(sorted({*range(n)} - {*row})) for row in hidden.tolist()])
+    moved = (task.predict(changed(task, x, visible), hidden) - painted).abs().amax((1, 2))
+    assert (moved > 1e-4).all()
+
+
+def test_sparks_loss_is_that_of_the_normalised_pixels_of_hidden_cells() -> None:
+    task = build(SparK, 32, TINY)
+    x, hidden = views_of(task)
+    predicted, errors = task.predict(x, hidden), []
+    for image in range(4):
+        for k, place in enumerate(hidden[image].tolist()):
+            target = normalised(task.grid.patches(x)[image : image + 1, place : place + 1])
+            errors.append((predicted[image, k] - target).square().mean())
+    torch.testing.assert_close(task.loss((x, hidden)).total, sum(errors) / len(errors))
+
+
+def test_a_decoder_is_connected_to_each_resolution_of_the_network_once() -> None:
+    channels = {"channels": [8] * 4, "layers": [1] * 4}
+    dilated = {"name": "resnet26", "options": {**channels, "output_stride": 8}}
+    task = build(SparK, 32, dilated)
+    assert task.stages == [-4, -1]  # the last three stages have maps of 16 × 16 cells
+    assert task.decoder.lateral == [True]
+    assert build(SparK, 32, TINY).decoder.lateral == [True, True, True]
+
+
+def test_too_few_cells_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^data\.image_size: 16 × 16 pixels are 2 × 2 cells"):
+        build(SparK, 16, TINY)
+
+
 # --- AIM ---
 
 
@@ -400,9 +467,9 @@ def test_a_convolutional_network_is_refused_in_one_line(cls: type[Any]) -> None:
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("cls", [SimMIM, BEiT, Data2Vec, IJEPA, CAPI])
+@pytest.mark.parametrize("cls", [SimMIM, BEiT, Data2Vec, IJEPA, CAPI, SparK])
 def test_a_picture_shows_what_is_hidden_and_an_answer_where_it_is_asked(cls: type[Any]) -> None:
-    task = build(cls)
+    task = build(cls, 32, TINY) if cls is SparK else build(cls)
     views = views_of(task)
     shown = {**task.gallery(views), **task.reconstructions(views)}
     patches = {name: task.grid.patches(x) for name, x in shown.items()}

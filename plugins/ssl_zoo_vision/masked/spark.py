@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo.views.masks import mask_of, random_places
-from ssl_zoo_vision.decoders import BlockDecoder, LateralDecoder
+from ssl_zoo_vision.decoders import BlockDecoder, LateralDecoder, stages_by_size
 from ssl_zoo_vision.masked.patch_task import PatchTask
 from ssl_zoo_vision.patches import freeze_unreached, moments, normalised, take
 from ssl_zoo_vision.transformers import MASKED_ADAMW
@@ -37,28 +36,56 @@ class SparK(PatchTask):
 
         mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of cells that are hidden")
         decoder: Literal["stages", "block"] = Field(
-            "stages", description="a U-Net on all stages; or one block on the last, as in FCMAE"
+            "stages", description="a U-Net on all stages, or one block on the last (ConvNeXt V2's FCMAE)"
         )
         width: int | None = Field(
-            None, ge=16, multiple_of=16, description="of the decoder; none: 768, or 512 for a block"
+            None, ge=32, multiple_of=32, description="of the decoder; none: the papers' 768, or 512"
         )
         crop_scale: tuple[float, float] = Field((0.67, 1.0), description="share of the image's area")
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
-        if min(self.grid.shape) < MIN_CELLS:
+        rows, columns = self.grid.shape
+        if min(rows, columns) < MIN_CELLS:
             raise UserError(
-                f"data.image_size: images of {spec.height} × {spec.width} have {self.grid.rows} × "
-                f"{self.grid.columns} cells, too few to hide some; choose a larger --image-size, or a "
-                "network with a smaller stride, such as --set backbone.options.output_stride=8"
+                f"data.image_size: {spec.height} × {spec.width} pixels are {rows} × {columns} cells, but "
+                f"{MIN_CELLS} × {MIN_CELLS} are needed; choose a larger --image-size, or a network of "
+                "smaller stride, such as with --set backbone.options.output_stride=8"
             )
-        self.hidden = self.grid.share(options.mask_ratio)
+        self.hidden = self.grid.share(options.mask_ratio)  # M
+        stages = stages_by_size(encoder, spec)
         if options.decoder == "block":
-            self.stages = [-1]
-            self.decoder: nn.Module = BlockDecoder(self.grid, options.width or 512)
-        else:
-            maps = stage_shapes(encoder, spec)
-            self.stages = [index for index, _ in maps]
-            self.decoder = LateralDecoder([shape for _, shape in maps], self.grid, options.width or 768)
-        freeze_unreached(encoder, spec, self.maps_of)
+            stages = stages[-1:]
+        self.stages = [stage for stage, _ in stages]
+        maps = [shape for _, shape in stages]
+        self.decoder: nn.Module = (
+            BlockDecoder(maps[-1], self.grid.patch, spec.channels, options.width or 512)
+            if options.decoder == "block"
+            else LateralDecoder(maps, spec.size, spec.channels, options.width or 768)
+        )
+        freeze_unreached(encoder, spec, lambda network, x: network.stages(x, self.stages)[1][-1])
 
+    def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """Return crops [B, C, H, W] and the hidden cells [B, M]."""
+        x = self.augment(batch, rng)
+        return x, random_places(len(x), self.grid.places, self.hidden, rng)[1]
+
+    def loss(self, views: tuple[Tensor, ...]) -> Losses:
+        """Return the mean squared error of the normalised pixels of hidden cells."""
+        target = normalised(take(self.grid.patches(views[0]), views[1]))  # [B, M, P]
+        return Losses(F.mse_loss(self.predict(*views), target))
+
+    def predict(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """Return the predictions [B, M, P] for the hidden cells."""
+        mask = mask_of(hidden, self.grid.shape)  # [B, h, w]
+        maps = self.encoder.stages(x, self.stages, mask)[1]
+        return full_precision(take(self.grid.patches(self.decoder(maps, mask)), hidden))
+
+    def hidden_places(self, views: tuple[Tensor, ...]) -> Tensor:
+        """Return the hidden cells [B, M]."""
+        return views[1]
+
+    def answers(self, views: tuple[Tensor, ...]) -> Tensor:
+        """Return the painted cells [B, M, P], with their true mean and deviation."""
+        mean, deviation = moments(take(self.grid.patches(views[0]), views[1]))
+        return self.predict(*views) * deviation + mean
