@@ -180,7 +180,7 @@ class BlockDecoder(nn.Module):
         super().__init__()
         self.project = nn.Conv2d(shape[0], width, 1)
         self.token = nn.Parameter(0.02 * torch.randn(width, 1, 1))
-        self.block = ConvNeXtBlock(width, width)
+        self.block = ConvNeXtBlock(width, width, use_grn=True, ls_init_value=None)
         self.out = nn.ConvTranspose2d(width, channels, patch, stride=patch)
 
     def forward(self, maps: Sequence[Tensor], hidden: Tensor) -> Tensor:

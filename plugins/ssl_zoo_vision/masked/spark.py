@@ -48,8 +48,8 @@ class SparK(PatchTask):
         rows, columns = self.grid.shape
         if min(rows, columns) < MIN_CELLS:
             raise UserError(
-                f"data.image_size: {spec.height} × {spec.width} pixels are {rows} × {columns} cells, but "
-                f"{MIN_CELLS} × {MIN_CELLS} are needed; choose a larger --image-size, or a network of "
+                f"data.image_size: {spec.height} × {spec.width} pixels are {rows} × {columns} cells; "
+                f"choose at least {MIN_CELLS} × {MIN_CELLS}: a larger --image-size, or a network of "
                 "smaller stride, such as with --set backbone.options.output_stride=8"
             )
         self.hidden = self.grid.share(options.mask_ratio)  # M
