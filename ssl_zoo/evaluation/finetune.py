@@ -1,4 +1,4 @@
-"""Fine-tuning: training the whole network on the labels, from the learnt weights."""
+"""Fine-tuning: training the whole network on all labels or on few, from the learnt weights."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ssl_zoo.backbones.gradient_cache import frozen_statistics
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.evaluation.accuracy import accuracies, balanced_metric
 from ssl_zoo.evaluation.features import extract
+from ssl_zoo.evaluation.lowshot import FEW, draw
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject, evaluating
 from ssl_zoo.nn import undecayed_names
@@ -55,7 +56,7 @@ class Classifier(nn.Module):
         return logits
 
 
-def finetune(subject: Subject) -> Classifier:
+def finetune(subject: Subject, known: Tensor | None = None) -> Classifier:
     """Train a copy of the network on the labels of the bank.
 
     AdamW with the encoder's peak rate (1e-3 for images) at batches of 128 after a tenth of the steps,
@@ -63,22 +64,27 @@ def finetune(subject: Subject) -> Classifier:
     samples augmented by `Spec.vary`. From layer to layer of the encoder (only transformers have several)
     the rate is multiplied by 0.75 towards the input (Clark et al. 2020, arXiv:2003.10555, as in BEiT
     and MAE).
+
+    Args:
+        subject: the network and the samples.
+        known: the indices of the samples whose labels are known, int64 [m]; None for all.
     """
     assert subject.encoder is not None
     labels, _ = subject.labels()
+    known = torch.arange(len(labels)) if known is None else known
     with torch.random.fork_rng(subject.device.forked):
         torch.manual_seed(subject.seed)
         model = Classifier(copy.deepcopy(subject.encoder), int(labels.max()) + 1)
         model = subject.device.place(model).train().requires_grad_(True)
-        _train(model, labels, subject)
+        _train(model, labels, known, subject)
     return model
 
 
-def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
+def _train(model: Classifier, labels: Tensor, known: Tensor, subject: Subject) -> None:
     data, device, lr = subject.data, subject.device, model.encoder.finetune_lr
     optimizer = create_optimizer_v2(groups(model), "adamw", lr=lr, weight_decay=WEIGHT_DECAY)
     scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
-    samples = len(data.bank)
+    samples = len(known)
     batch_size = min(BATCH, samples)
     per_epoch = samples // batch_size
     steps = per_epoch * max(EPOCHS, math.ceil(MIN_STEPS / per_epoch))
@@ -105,7 +111,7 @@ def _train(model: Classifier, labels: Tensor, subject: Subject) -> None:
 
     for step in range(steps):
         if step % per_epoch == 0:
-            order = torch.randperm(samples, generator=generator)
+            order = known[torch.randperm(samples, generator=generator)]
         schedule.step_update(step)
         numbers = order[step % per_epoch * batch_size :][:batch_size]
         x = data.spec.vary(tree.move(data.bank.batch(numbers), device.device), generator)
@@ -197,10 +203,27 @@ def groups(model: Classifier) -> list[dict[str, object]]:
 
 
 def measure(subject: Subject) -> Scores:
-    """Return the accuracy of the fine-tuned network on the test split, in percent."""
+    """Return the accuracy on the test split of the network fine-tuned on all labels, in percent."""
     if subject.encoder is None:
         return {}
-    model = finetune(subject)
+    predicted, labels = classify_test(finetune(subject), subject)
+    return accuracies("finetune", predicted, labels)
+
+
+def measure_few(subject: Subject) -> Scores:
+    """Return the accuracy of the network fine-tuned on 1 % of the labels, in percent.
+
+    Which labels are known depends on the subject's seed alone; each class has at least one.
+    """
+    if subject.encoder is None:
+        return {}
+    known = draw(subject.labels()[0], FEW["lowshot_1pct"][1], subject.seed)
+    predicted, labels = classify_test(finetune(subject, known), subject)
+    return accuracies("finetune_1pct", predicted, labels)
+
+
+def classify_test(model: Classifier, subject: Subject) -> tuple[Tensor, Tensor]:
+    """Return the predicted and the true classes of the test split, int64 [N] each."""
     data, device = subject.data, subject.device
     _, labels = subject.labels()
     assert data.test is not None
@@ -213,17 +236,31 @@ def measure(subject: Subject) -> Scores:
 
     with evaluating(model):
         predicted = extract(classify, data.test, device.device, batch_size=device.eval_batch)
-    return accuracies("finetune", predicted[:, 0].cpu(), labels)
+    return predicted[:, 0].cpu(), labels
 
+
+_SETTINGS = (
+    "AdamW, rate 1e-3 at batches of 128 with warm-up and cosine, weight decay 0.05, label smoothing "
+    "0.1, 10 epochs (at least 200 steps), layer decay 0.75 in transformers; accuracy on the test split"
+)
 
 FINETUNE = Protocol(
     measure,
     {
         "finetune": Metric(
-            "fine-tuned %", "the whole network trained on the train split's labels: AdamW, rate 1e-3 at "
-            "batches of 128 with warm-up and cosine, weight decay 0.05, label smoothing 0.1, 10 epochs "
-            "(at least 200 steps), layer decay 0.75 in transformers; accuracy on the test split",
+            "fine-tuned %", f"the whole network trained on the train split's labels: {_SETTINGS}"
         ),
         **balanced_metric("finetune", "fine-tuned"),
     },
-)  # fmt: skip
+)
+
+FINETUNE_FEW = Protocol(
+    measure_few,
+    {
+        "finetune_1pct": Metric(
+            "fine-tuned, 1 % labels",
+            f"the whole network trained on 1 % of the train split's labels: {_SETTINGS}",
+        ),
+        **balanced_metric("finetune_1pct", "fine-tuned, 1 % labels,"),
+    },
+)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @hookimpl
 def ssl_zoo_register_protocols() -> Mapping[str, Protocol]:
     """Register the protocols for every modality, in the order of tables."""
-    from ssl_zoo.evaluation.finetune import FINETUNE
+    from ssl_zoo.evaluation.finetune import FINETUNE, FINETUNE_FEW
     from ssl_zoo.evaluation.health import HEALTH
     from ssl_zoo.evaluation.knn import KNN
     from ssl_zoo.evaluation.label_curve import LABEL_CURVE
@@ -30,5 +30,6 @@ def ssl_zoo_register_protocols() -> Mapping[str, Protocol]:
         "lowshot": LOWSHOT,
         "label-curve": LABEL_CURVE,
         "finetune": FINETUNE,
+        "finetune-few": FINETUNE_FEW,
         "health": HEALTH,
     }

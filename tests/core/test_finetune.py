@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,6 +13,7 @@ from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.data import ArraySplit, DataSet
 from ssl_zoo.evaluation import Subject, score
 from ssl_zoo.evaluation.finetune import LAYER_DECAY, WEIGHT_DECAY, Classifier, finetune, groups
+from ssl_zoo.evaluation.lowshot import FEW, draw
 from ssl_zoo.runs.build import build_data
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder
@@ -60,10 +62,36 @@ def test_the_whole_copy_learns_and_the_network_stays(
     assert len(moved) == len(list(model.encoder.parameters()))
 
 
-def test_the_raw_input_has_no_network_to_train(data: DataSet) -> None:
+@pytest.mark.parametrize("protocol", ["finetune", "finetune-few"])
+def test_the_raw_input_has_no_network_to_train(data: DataSet, protocol: str) -> None:
     raw = Subject.raw(data, DEVICE)
     assert raw is not None
-    assert score(raw, ["finetune"]) == {}
+    assert score(raw, [protocol]) == {}
+
+
+def test_with_few_labels_the_others_are_not_looked_at(
+    data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssl_zoo.evaluation.finetune.MIN_STEPS", 20)
+    bank = data.bank
+    assert isinstance(bank, ArraySplit)
+    known = draw(bank.labels, FEW["lowshot_1pct"][1], seed=0)
+    assert len(known) == 10  # 1 % of 30 images of each class is less than one
+    others = torch.ones(len(bank), dtype=torch.bool).index_fill_(0, known, False)
+    wrong = torch.where(others, (bank.labels + 1) % 10, bank.labels)
+    mislabelled = replace(data, bank=ArraySplit(bank.samples, wrong))
+    models = [
+        finetune(Subject.of_encoder(encoder("test_resnet", data), d, DEVICE, "it"), known)
+        for d in (data, mislabelled)
+    ]
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        assert one.equal(other)
+
+
+def test_one_percent_of_the_labels_are_better_than_none_and_worse_than_all(data: DataSet) -> None:
+    subject = Subject.of_encoder(encoder("test_resnet", data), data, DEVICE, "it")
+    scores = score(subject, ["finetune", "finetune-few"])
+    assert 20 < scores["finetune_1pct"] < scores["finetune"]
 
 
 def test_in_transformers_the_rate_falls_from_layer_to_layer(data: DataSet) -> None:
