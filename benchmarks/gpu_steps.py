@@ -147,10 +147,10 @@ def tasks(scale: Scale) -> list[dict[str, Any]]:
 
 
 def zoo(scale: Scale) -> list[dict[str, Any]]:
-    """Train each other task that needs no teacher of the user's for some steps."""
+    """Train each other task that needs neither a teacher of the user's nor colours for some steps."""
     from ssl_zoo.plugins.registry import registry
 
-    names = [name for name in registry.tasks() if name not in (*TASKS, "distillation")]
+    names = [name for name in registry.tasks() if name not in (*TASKS, "distillation", "colorization")]
     return [trained(name, "auto", False, 0.3) for name in scale.some(names)]
 
 

@@ -235,6 +235,8 @@ class Task(nn.Module, ABC):
             classes of the samples, int64 [B], which makes the task a supervised baseline that tables
             mark; ``"index"``, their numbers in the train split, int64 [B] below ``spec.samples``, for
             memory banks and cluster assignments.
+        input_note: what the exported network takes, where that is not all that the task's samples are,
+            such as gray images; model cards and the list of tasks say it. `features` does the same.
         any_size: whether the task passes images of other sizes than ``spec.size`` through the encoder,
             such as small crops. The backbone is then built so that it takes them.
         recipe: defaults of the configuration by section, such as ``{"train": {"optimizer": "lars"}}``;
@@ -255,6 +257,7 @@ class Task(nn.Module, ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     prerequisites: ClassVar[str] = ""
     passes: ClassVar[float] = 0
+    input_note: ClassVar[str] = ""
     any_size: ClassVar[bool] = False
 
     class Options(TaskOptions):

@@ -98,7 +98,7 @@ def print_task(name: str, cls: type[Task], json: bool) -> None:
     recipe = {section: dict(values) for section, values in cls.recipe.items()}
     if json:
         options = cls.Options.model_json_schema()
-        names = ("paper", "family", "modality", "needs", "prerequisites", "passes")
+        names = ("paper", "family", "modality", "needs", "prerequisites", "passes", "input_note")
         facts = {"name": name, **{fact: getattr(cls, fact) for fact in names}}
         print_json({**facts, "recipe": recipe, "options": options})
         return
@@ -107,6 +107,8 @@ def print_task(name: str, cls: type[Task], json: bool) -> None:
         say(cls.paper)
     needs = " and ".join(_needs(cls.needs, cls.prerequisites))
     say(f"takes {cls.modality} data" + (f", and needs {needs}" if needs else ""))
+    if cls.input_note:
+        say(f"its network takes {cls.input_note}")
     if cls.passes:
         say(f"{_passes(cls.passes)} through encoders, a teacher's included, for each sample")
     if cls.Options.model_fields:

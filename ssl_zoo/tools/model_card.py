@@ -65,9 +65,10 @@ def _facts(run: Run, config: RunConfig, licence: str | None) -> Iterator[str]:
     """Yield the lines of what was trained."""
     results, train = run.results(), config.train
     try:
-        paper = registry.load_task(config.task.name).paper
+        task = registry.load_task(config.task.name)
+        paper, note = task.paper, task.input_note
     except UserError:  # its plugin is not here
-        paper = ""
+        paper = note = ""
     budget = next(f"{getattr(train, b):,g} {b}" for b in BUDGETS if getattr(train, b) is not None)
     done = f", {results['samples']:,} samples drawn" if "samples" in results else ""
     early = ", stopped early" if results.get("stopped_early") else ""
@@ -75,6 +76,8 @@ def _facts(run: Run, config: RunConfig, licence: str | None) -> Iterator[str]:
     number = f", {data['train']:,} samples to train on" if "train" in data else ""
     versions = config.provenance.get("versions", {})
     yield f"- task: {config.task.name}{f' ({paper})' if paper else ''}"
+    if note:
+        yield f"- input: {note}"
     yield f"- data: {_name(config.data.source_name)}{number}"
     yield f"- budget: {budget}{done}{early}; batches of {train.batch_size}, seed {train.seed}"
     yield f"- started from: {_start(config)}"

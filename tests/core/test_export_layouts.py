@@ -130,4 +130,8 @@ def test_the_model_card_tells_data_budget_weights_licence_and_scores(tmp_path: P
     text = (tmp_path / "README.md").read_text()
     assert "- started from: random weights\n- licence of those weights: none, they are random" in text
     assert "- data: b&lt;i&gt;\n" in text
+    assert "- input:" not in text
+    gray = Run.create(tmp_path / "gray", small_config("colorization"))
+    write_card(tmp_path, gray.path, "CODE", config.backbone, "")
+    assert "\n- input: gray images of the same CIE lightness" in (tmp_path / "README.md").read_text()
     assert "license:" not in text

@@ -33,6 +33,7 @@ TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "autoencoder": {"hidden": 32},
     "byol": {"hidden": 16, "out": 8},
     "barlow-twins": {"hidden": 16, "out": 6},
+    "colorization": {"hidden": 32},
     "dino": {"hidden": 16, "out": 8, "prototypes": 5},
     "dinov2": {"hidden": 16, "out": 8, "prototypes": 5},
     "deepcluster-v2": {"hidden": 16, "out": 8, "prototypes": 5, "heads": 2},
