@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,6 +89,16 @@ class DrawnDrop(NamedTuple):
 
     applied: Tensor
     dropped: Tensor
+
+
+class DrawnShifts(NamedTuple):
+    """The shifts of channels.
+
+    Attributes:
+        shift: the pixels by which a channel is shifted up and left, int64 [B, C, 2].
+    """
+
+    shift: Tensor
 
 
 class DrawnBlur(NamedTuple):
@@ -263,6 +273,37 @@ class RandomChannelDrop(RandomTransform[DrawnDrop]):
         x = F.to_float(x)
         fill = torch.as_tensor(self.fill, dtype=x.dtype, device=x.device).view(-1, 1, 1)
         return torch.where(drawn.dropped[:, :, None, None], fill, x)
+
+
+@dataclass(frozen=True)
+class RandomChannelShift(RandomTransform[DrawnShifts]):
+    """A shift of each channel by up to `pixels`, against cues from chromatic aberration.
+
+    Borders are repeated. An image of one channel stays as it is.
+
+    Attributes:
+        pixels: the largest shift in either direction, vertically and horizontally.
+    """
+
+    pixels: Count = 1
+    moves: ClassVar[bool] = True
+
+    def draw(self, x: Tensor, rng: Rng) -> DrawnShifts:
+        """Draw the shifts of the channels of [B, C, H, W]."""
+        if x.shape[1] == 1 or not self.pixels:
+            return DrawnShifts(torch.zeros(*x.shape[:2], 2, dtype=torch.int64, device=x.device))
+        shift = (rng.uniform(*x.shape[:2], 2) * (2 * self.pixels + 1)).long() - self.pixels
+        return DrawnShifts(shift)
+
+    def apply(self, x: Tensor, drawn: DrawnShifts) -> Tensor:
+        """Transform [B, C, H, W] to float of the same shape."""
+        x = F.to_float(x)
+        if x.shape[1] == 1:
+            return x
+        for dim, by in zip((2, 3), drawn.shift.unbind(2), strict=True):
+            at = torch.arange(x.shape[dim], device=x.device) + by.unsqueeze(2)  # [B, C, side]
+            x = x.gather(dim, at.clamp(0, x.shape[dim] - 1).unsqueeze(5 - dim).expand_as(x))
+        return x
 
 
 @dataclass(frozen=True)
