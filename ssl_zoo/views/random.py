@@ -85,10 +85,12 @@ class DrawnDrop(NamedTuple):
     Attributes:
         applied: whether an image loses channels, bool [B].
         dropped: which of its channels, bool [B, C].
+        fill: what stands in their place, [B, C, 1, 1], or [B, C, H, W] with noise.
     """
 
     applied: Tensor
     dropped: Tensor
+    fill: Tensor
 
 
 class DrawnShifts(NamedTuple):
@@ -256,23 +258,30 @@ class RandomChannelDrop(RandomTransform[DrawnDrop]):
         p: the probability that an image loses channels.
         number: the number of channels that it loses, each as likely.
         fill: the intensity of a lost channel; one for all, or one for each.
+        noise: the standard deviation of Gaussian noise that is added to it.
     """
 
     p: Probability = 0.2
     number: Count = 1
     fill: float | tuple[float, ...] = 0.0
+    noise: Strength = 0.0
 
     def draw(self, x: Tensor, rng: Rng) -> DrawnDrop:
         """Draw the channels that images of [B, C, H, W] lose."""
+        fill = torch.as_tensor(self.fill, device=x.device).view(-1, 1, 1).expand(*x.shape[:2], 1, 1)
+        if not self.p:  # for which no number need be drawn
+            dropped = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+            return DrawnDrop(dropped[:, 0], dropped, fill)
         chosen = rng.bernoulli(len(x), self.p) & (x.shape[1] > self.number)
         rank = rng.uniform(len(x), x.shape[1]).argsort(1).argsort(1)
-        return DrawnDrop(chosen, chosen[:, None] & (rank < self.number))
+        if self.noise:
+            fill = fill + self.noise * rng.normal(*x.shape)
+        return DrawnDrop(chosen, chosen[:, None] & (rank < self.number), fill)
 
     def apply(self, x: Tensor, drawn: DrawnDrop) -> Tensor:
         """Transform [B, C, H, W] to float of the same shape."""
         x = F.to_float(x)
-        fill = torch.as_tensor(self.fill, dtype=x.dtype, device=x.device).view(-1, 1, 1)
-        return torch.where(drawn.dropped[:, :, None, None], fill, x)
+        return torch.where(drawn.dropped[:, :, None, None], drawn.fill.to(x.dtype), x)
 
 
 @dataclass(frozen=True)

@@ -223,9 +223,9 @@ def test_tasks_whose_views_have_a_meaning_refuse_what_hides_it() -> None:
 TAKING = [name for name in registry.tasks() if "views" in registry.load_task(name).Options.model_fields]
 
 
-def test_all_but_jigsaw_puzzles_take_views() -> None:
+def test_all_but_tasks_on_tiles_take_views() -> None:
     names = {name for name in registry.tasks() if registry.load_task(name).modality == "image"}
-    assert names - {*TAKING} == {"jigsaw"}
+    assert names - {*TAKING} == {"jigsaw", "relative-patch"}
 
 
 @pytest.mark.parametrize("name", TAKING)
