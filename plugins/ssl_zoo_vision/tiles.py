@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from textwrap import shorten
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from ssl_zoo.errors import Unsuitable
 from ssl_zoo.nn import output_shape
-from ssl_zoo.sizes import Size, height_width, longer_side
+from ssl_zoo.sizes import Size, format_size, height_width, longer_side
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, TaskOptions
 from ssl_zoo.views import RandomResizedCrop
 from ssl_zoo.views.ranges import ShareRange
+from ssl_zoo.views.tiles import TileGrid
 
 
 class TileOptions(TaskOptions):
@@ -44,8 +47,32 @@ class TileOptions(TaskOptions):
         return (0.5 if spec.mirror else 0.0) if self.flip is None else self.flip
 
 
-def check_tile(encoder: Encoder, spec: ImageSpec, tile: int) -> None:
+def check_tile(encoder: Encoder, spec: ImageSpec, tile: int, largest: int | None = None) -> None:
     """Raise if a backbone does not take tiles.
+
+    Args:
+        encoder: the backbone.
+        spec: the description of the images.
+        tile: the side of a tile, in pixels.
+        largest: the largest side that suits the task; None for the image's longer one.
+
+    Raises:
+        Unsuitable: it does not, as a transformer for one size of image.
+    """
+    largest = largest or longer_side(spec.size)
+    try:
+        output_shape(encoder, encoder, replace(spec, size=tile))
+    except Exception as error:  # a backbone's code may raise anything
+        reason = shorten(str(error), 120, placeholder=" …")
+        raise Unsuitable(
+            f"task.tile: the backbone cannot take {tile}×{tile} tiles ({reason}): set a larger one "
+            f"({largest} will do), choose another --backbone, or let a ViT take any size with "
+            "backbone.options.dynamic_img_size=true"
+        ) from error
+
+
+def overlapping_grid(encoder: Encoder, spec: ImageSpec, tile: int) -> TileGrid:
+    """Return the grid of tiles that share half with their neighbours, where each is encoded alone.
 
     Args:
         encoder: the backbone.
@@ -53,14 +80,19 @@ def check_tile(encoder: Encoder, spec: ImageSpec, tile: int) -> None:
         tile: the side of a tile, in pixels.
 
     Raises:
-        Unsuitable: it does not, as a transformer for one size of image.
+        Unsuitable: the backbone does not take such tiles, or has batch normalisation, by which a tile's
+            features depend on others; or no two tiles of a row or column lie apart.
     """
-    try:
-        output_shape(encoder, encoder, replace(spec, size=tile))
-    except Exception as error:  # a backbone's code may raise anything
-        reason = shorten(str(error), 120, placeholder=" …")
+    if any(isinstance(module, _BatchNorm) for module in encoder.modules()):
         raise Unsuitable(
-            f"task.tile: the backbone cannot take {tile}×{tile} tiles ({reason}): set a larger one "
-            f"({longer_side(spec.size)} will do), choose another --backbone, or let a ViT take any size "
-            "with backbone.options.dynamic_img_size=true"
-        ) from error
+            "backbone.options.norm_layer: batch norm tells a tile of the others, which gives the answer "
+            "away; set it to groupnorm1 with a ResNet, or choose --backbone convnext_atto"
+        )
+    grid, largest = TileGrid.overlapping(spec.size, tile), min(spec.height, spec.width) // 4 * 2
+    if grid.apart >= min(grid.rows, grid.columns):
+        raise Unsuitable(
+            f"task.tile: of {format_size(spec.size)} pixels no tiles of {tile} lie apart; set at most "
+            f"{largest}"
+        )
+    check_tile(encoder, spec, tile, largest)
+    return grid

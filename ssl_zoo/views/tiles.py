@@ -3,7 +3,7 @@
     grid = TileGrid(3, 3, step=75, side=64)  # tiles of 64 pixels, anywhere in their cells of 75
     tiles = grid.cut(x, shifts=grid.random_shifts(len(x), 9, rng))  # [B, 9, C, 64, 64]
 
-    grid = TileGrid(7, 7, step=32, side=64)  # each shares a half with its neighbour
+    grid = TileGrid.overlapping(256, side=64)  # 7 × 7, each shares a half with its neighbour
     tiles = grid.cut(x)  # [B, 49, C, 64, 64]
 
 Cells are counted row by row.
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_zoo.sizes import Size, height_width
 from ssl_zoo.views.rng import Rng
 
 
@@ -35,6 +36,23 @@ class TileGrid:
     columns: int
     step: int
     side: int
+
+    @classmethod
+    def overlapping(cls, size: Size, side: int) -> TileGrid:
+        """Return the grid of as many tiles as an image has, each sharing half with its neighbours.
+
+        Args:
+            size: the side of the image, or its height and width, in pixels.
+            side: the side of a tile, in pixels; of an odd one a pixel less is shared.
+        """
+        step = -(-side // 2)
+        rows, columns = ((length - side) // step + 1 for length in height_width(size))
+        return cls(rows, columns, step, side)
+
+    @property
+    def apart(self) -> int:
+        """The least number of rows, or columns, by which two tiles differ that share no pixel."""
+        return -(-self.side // self.step)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -225,7 +225,7 @@ TAKING = [name for name in registry.tasks() if "views" in registry.load_task(nam
 
 def test_all_but_tasks_on_tiles_take_views() -> None:
     names = {name for name in registry.tasks() if registry.load_task(name).modality == "image"}
-    assert names - {*TAKING} == {"jigsaw", "relative-patch"}
+    assert names - {*TAKING} == {"cpc", "jigsaw", "relative-patch"}
 
 
 @pytest.mark.parametrize("name", TAKING)

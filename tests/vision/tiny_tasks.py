@@ -29,6 +29,9 @@ ON_TOKENS = ("dinov2", "ibot", "mae", "msn")
 
 VIT = BackboneConfig(name="test_vit", options={"patch_size": 4})
 
+GROUP_NORM = BackboneConfig(name=TINY.name, options={**TINY.options, "norm_layer": "groupnorm1"})
+"""A network that encodes the samples of a batch alone."""
+
 TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "byol": {"hidden": 16, "out": 8},
     "barlow-twins": {"hidden": 16, "out": 6},
