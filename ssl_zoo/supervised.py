@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_zoo.errors import UserError
-from ssl_zoo.nn import full_precision
 from ssl_zoo.spec import Spec
 from ssl_zoo.task import Encoder, Losses, Task, TaskOptions
 from ssl_zoo.tree import Tree
@@ -43,7 +41,5 @@ class SupervisedTask(Task):
     def loss(self, views: tuple[Any, ...]) -> Losses:
         """Return the cross entropy of samples with their labels [B]."""
         x, labels = views
-        logits: Tensor = full_precision(self.head(self.encoder(x)))  # [B, classes]
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
-        accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        return Losses(loss, {"accuracy": accuracy})
+        logits: Tensor = self.head(self.encoder(x))  # [B, classes]
+        return Losses.of_classes(logits, labels, self.smoothing)

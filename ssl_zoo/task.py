@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ssl_zoo.errors import Unsuitable
-from ssl_zoo.nn import DeferredUpdate, enable_gradient_checkpointing
+from ssl_zoo.nn import DeferredUpdate, enable_gradient_checkpointing, full_precision
 from ssl_zoo.tree import Tree
 from ssl_zoo.views import Rng
 
@@ -44,6 +45,19 @@ class Losses:
     total: Tensor
     logs: Mapping[str, Tensor] = field(default_factory=dict)
     weight: Tensor | None = None
+
+    @classmethod
+    def of_classes(cls, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Losses:
+        """Return the cross entropy of classes in float32, with the accuracy among the logs.
+
+        Args:
+            logits: [n, classes].
+            target: the class of each row, int64 [n].
+            smoothing: label smoothing, in [0, 1).
+        """
+        logits = full_precision(logits)
+        accuracy = (logits.detach().argmax(1) == target).float().mean()
+        return cls(F.cross_entropy(logits, target, label_smoothing=smoothing), {"accuracy": accuracy})
 
 
 class Encoder(nn.Module, ABC):

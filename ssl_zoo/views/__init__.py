@@ -3,7 +3,7 @@
 `functional` holds operations with given parameters, each equal to torchvision's; `random`, `affine`
 and `crops` hold transforms that draw their parameters from an `Rng`, with torchvision's distributions,
 and `turns` those that mirror and turn; `named` finds them by name; `masks` draws which places of a grid
-are hidden.
+are hidden, and `tiles` cuts images into tiles.
 """
 
 from ssl_zoo.views.affine import RandomAffine
@@ -14,6 +14,7 @@ from ssl_zoo.views.random import (
     Normalise,
     PerSample,
     RandomChannelDrop,
+    RandomChannelShift,
     RandomGrayscale,
     RandomSolarise,
     random_blocks,
@@ -31,6 +32,7 @@ __all__ = [
     "PerSample",
     "RandomAffine",
     "RandomChannelDrop",
+    "RandomChannelShift",
     "RandomGrayscale",
     "RandomHorizontalFlip",
     "RandomQuarterTurn",

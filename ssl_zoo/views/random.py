@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -85,10 +85,22 @@ class DrawnDrop(NamedTuple):
     Attributes:
         applied: whether an image loses channels, bool [B].
         dropped: which of its channels, bool [B, C].
+        fill: what stands in their place, [B, C, 1, 1], or [B, C, H, W] with noise.
     """
 
     applied: Tensor
     dropped: Tensor
+    fill: Tensor
+
+
+class DrawnShifts(NamedTuple):
+    """The shifts of channels.
+
+    Attributes:
+        shift: the pixels by which a channel is shifted up and left, int64 [B, C, 2].
+    """
+
+    shift: Tensor
 
 
 class DrawnBlur(NamedTuple):
@@ -246,23 +258,61 @@ class RandomChannelDrop(RandomTransform[DrawnDrop]):
         p: the probability that an image loses channels.
         number: the number of channels that it loses, each as likely.
         fill: the intensity of a lost channel; one for all, or one for each.
+        noise: the standard deviation of Gaussian noise that is added to it.
     """
 
     p: Probability = 0.2
     number: Count = 1
     fill: float | tuple[float, ...] = 0.0
+    noise: Strength = 0.0
 
     def draw(self, x: Tensor, rng: Rng) -> DrawnDrop:
         """Draw the channels that images of [B, C, H, W] lose."""
+        fill = torch.as_tensor(self.fill, device=x.device).view(-1, 1, 1).expand(*x.shape[:2], 1, 1)
+        if not self.p:  # for which no number need be drawn
+            dropped = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+            return DrawnDrop(dropped[:, 0], dropped, fill)
         chosen = rng.bernoulli(len(x), self.p) & (x.shape[1] > self.number)
         rank = rng.uniform(len(x), x.shape[1]).argsort(1).argsort(1)
-        return DrawnDrop(chosen, chosen[:, None] & (rank < self.number))
+        if self.noise:
+            fill = fill + self.noise * rng.normal(*x.shape)
+        return DrawnDrop(chosen, chosen[:, None] & (rank < self.number), fill)
 
     def apply(self, x: Tensor, drawn: DrawnDrop) -> Tensor:
         """Transform [B, C, H, W] to float of the same shape."""
         x = F.to_float(x)
-        fill = torch.as_tensor(self.fill, dtype=x.dtype, device=x.device).view(-1, 1, 1)
-        return torch.where(drawn.dropped[:, :, None, None], fill, x)
+        return torch.where(drawn.dropped[:, :, None, None], drawn.fill.to(x.dtype), x)
+
+
+@dataclass(frozen=True)
+class RandomChannelShift(RandomTransform[DrawnShifts]):
+    """A shift of each channel by up to `pixels`, against cues from chromatic aberration.
+
+    Borders are repeated. An image of one channel stays as it is.
+
+    Attributes:
+        pixels: the largest shift in either direction, vertically and horizontally.
+    """
+
+    pixels: Count = 1
+    moves: ClassVar[bool] = True
+
+    def draw(self, x: Tensor, rng: Rng) -> DrawnShifts:
+        """Draw the shifts of the channels of [B, C, H, W]."""
+        if x.shape[1] == 1 or not self.pixels:
+            return DrawnShifts(torch.zeros(*x.shape[:2], 2, dtype=torch.int64, device=x.device))
+        shift = (rng.uniform(*x.shape[:2], 2) * (2 * self.pixels + 1)).long() - self.pixels
+        return DrawnShifts(shift)
+
+    def apply(self, x: Tensor, drawn: DrawnShifts) -> Tensor:
+        """Transform [B, C, H, W] to float of the same shape."""
+        x = F.to_float(x)
+        if x.shape[1] == 1:
+            return x
+        for dim, by in zip((2, 3), drawn.shift.unbind(2), strict=True):
+            at = torch.arange(x.shape[dim], device=x.device) + by.unsqueeze(2)  # [B, C, side]
+            x = x.gather(dim, at.clamp(0, x.shape[dim] - 1).unsqueeze(5 - dim).expand_as(x))
+        return x
 
 
 @dataclass(frozen=True)

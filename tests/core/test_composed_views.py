@@ -225,9 +225,9 @@ PLAIN: dict[str, dict[str, Any]] = {"autoencoder": {"noise": 0.0}}
 TAKING = [name for name in registry.tasks() if "views" in registry.load_task(name).Options.model_fields]
 
 
-def test_all_but_jigsaw_puzzles_take_views() -> None:
+def test_all_but_tasks_on_tiles_take_views() -> None:
     names = {name for name in registry.tasks() if registry.load_task(name).modality == "image"}
-    assert names - {*TAKING} == {"jigsaw"}
+    assert names - {*TAKING} == {"cpc", "jigsaw", "relative-patch"}
 
 
 @pytest.mark.parametrize("name", TAKING)

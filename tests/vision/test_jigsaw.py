@@ -18,15 +18,9 @@ from ssl_zoo import ImageSpec, Rng, UserError
 from ssl_zoo.backbones.create import create_backbone
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.testing import Check, parametrize_with_checks
-from ssl_zoo_vision.predictive.jigsaw import (
-    ChannelShift,
-    Jigsaw,
-    arrange,
-    cut,
-    normalise,
-    permutations,
-    solve,
-)
+from ssl_zoo.views.tiles import normalise_tiles
+from ssl_zoo_vision.predictive.jigsaw import Jigsaw
+from ssl_zoo_vision.predictive.permutations import permutations
 
 TINY = BackboneConfig(name="resnet18", options={"channels": [8, 16, 32, 64], "layers": [1, 1, 1, 1]})
 
@@ -92,7 +86,7 @@ def test_the_permutations_are_those_of_the_literal_greedy_choice(
 
 
 def test_a_hundred_permutations_of_nine_are_distinct_and_no_two_are_alike() -> None:
-    chosen = permutations(100)
+    chosen = permutations(100, 9)
     assert chosen.shape == (100, 9)
     assert chosen.sort(1).values.eq(torch.arange(9)).all()
     distance = (chosen.unsqueeze(0) != chosen.unsqueeze(1)).sum(2)  # [100, 100]
@@ -107,7 +101,7 @@ def test_a_hundred_permutations_of_nine_are_distinct_and_no_two_are_alike() -> N
 
 
 def test_each_of_a_hundred_permutations_is_the_farthest_that_was_left() -> None:
-    chosen = permutations(100)
+    chosen = permutations(100, 9)
     generator = random.Random(0)
     others = torch.tensor([generator.sample(range(9), 9) for _ in range(3000)])
     distance = (others.unsqueeze(1) != chosen).sum(2)  # [3000, 100]
@@ -117,19 +111,19 @@ def test_each_of_a_hundred_permutations_is_the_farthest_that_was_left() -> None:
 
 
 def test_the_permutations_follow_from_the_seed_and_are_chosen_once() -> None:
-    first = permutations(30).clone()
+    first = permutations(30, 9).clone()
     permutations.cache_clear()
-    assert torch.equal(permutations(30), first)
-    assert permutations(30) is permutations(30)
-    assert not torch.equal(permutations(30, seed=1), first)
+    assert torch.equal(permutations(30, 9), first)
+    assert permutations(30, 9) is permutations(30, 9)
+    assert not torch.equal(permutations(30, 9, seed=1), first)
     build(permutations=30).permutations.zero_()
-    assert torch.equal(permutations(30), first)
+    assert torch.equal(permutations(30, 9), first)
 
 
 def test_choosing_holds_no_table_of_all_distances() -> None:
     permutations.cache_clear()
     tracemalloc.start()
-    permutations(200)
+    permutations(200, 9)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 9 * 2 * math.factorial(9) + 20 * math.factorial(9) < 200 * math.factorial(9)
@@ -144,45 +138,7 @@ def test_more_permutations_than_there_are_is_an_error() -> None:
 # --- the tiles ---
 
 
-def test_tiles_are_slices_of_their_cells() -> None:
-    cell, tile, b = 7, 5, 4
-    x = torch.rand(b, 3, 3 * cell, 3 * cell)
-    cells = torch.stack([torch.randperm(9) for _ in range(b)])
-    shift = torch.randint(cell - tile + 1, (b, 9, 2))
-    tiles = cut(x, cells, shift, cell, tile)
-    assert tiles.shape == (b, 9, 3, tile, tile)
-    for i, place in itertools.product(range(b), range(9)):
-        row, column = divmod(int(cells[i, place]), 3)
-        down, right = shift[i, place].tolist()
-        top, left = row * cell + down, column * cell + right
-        assert torch.equal(tiles[i, place], x[i, :, top : top + tile, left : left + tile])
-
-
-def test_each_tile_has_mean_0_and_deviation_1_in_each_channel() -> None:
-    tiles = torch.rand(2, 9, 3, 6, 6)
-    normal = normalise(tiles)
-    for i, place, c in itertools.product(range(2), range(9), range(3)):
-        values = tiles[i, place, c].flatten().tolist()
-        mean = sum(values) / 36
-        std = math.sqrt(sum((v - mean) ** 2 for v in values) / 36)
-        expected = torch.tensor([(v - mean) / std for v in values])
-        torch.testing.assert_close(normal[i, place, c].flatten(), expected, atol=1e-5, rtol=1e-4)
-
-
-def test_light_and_contrast_of_a_tile_tell_nothing() -> None:
-    tiles = torch.rand(2, 9, 3, 6, 6)
-    light, contrast = torch.rand(2, 9, 3, 1, 1), 0.5 + torch.rand(2, 9, 3, 1, 1)
-    torch.testing.assert_close(
-        normalise(contrast * tiles + light), normalise(tiles), atol=1e-4, rtol=1e-4
-    )
-
-
-def test_flat_tiles_stay_flat() -> None:
-    tiles = torch.full((1, 9, 1, 4, 4), 0.3)
-    tiles[0, 1] += 1e-6 * torch.randn(1, 4, 4)
-    normal = normalise(tiles)
-    assert normal[0, 0].abs().max() < 1e-4
-    assert normal[0, 1].abs().max() < 0.01  # rounding is not blown up
+def test_black_images_give_black_tiles() -> None:
     black = torch.zeros(2, 3, 30, 30, dtype=torch.uint8)
     assert build().views(black, Rng(0))[0].eq(0).all()
 
@@ -198,7 +154,7 @@ def test_each_place_holds_a_crop_of_the_cell_that_the_permutation_says() -> None
         found = []
         for down, right in itertools.product(range(3), range(3)):
             top, left = row * 10 + down, column * 10 + right
-            slice_ = normalise(x[i, :, top : top + 8, left : left + 8])
+            slice_ = normalise_tiles(x[i, :, top : top + 8, left : left + 8])
             if torch.allclose(tiles[i, place], slice_, atol=1e-4):
                 found.append((down, right))
         assert len(found) == 1
@@ -219,8 +175,10 @@ def test_a_solved_puzzle_is_the_image() -> None:
     raw = noise(3, 24)
     tiles, target = task.views(raw, Rng(0))
     cells = [(raw / 255)[:, :, 8 * r : 8 * r + 8, 8 * c : 8 * c + 8] for r in range(3) for c in range(3)]
-    expected = normalise(torch.stack(cells, 1))
-    torch.testing.assert_close(solve(tiles, task.permutations[target]), expected, atol=1e-4, rtol=1e-4)
+    expected = normalise_tiles(torch.stack(cells, 1))
+    torch.testing.assert_close(
+        task.grid.place(tiles, task.permutations[target]), expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_images_are_mirrored_where_that_may_be_and_nowhere_else() -> None:
@@ -228,8 +186,8 @@ def test_images_are_mirrored_where_that_may_be_and_nowhere_else() -> None:
 
     def mirrored(task: Jigsaw) -> int:
         tiles, target = task.views(raw, Rng(0))
-        solved = solve(tiles, task.permutations[target])
-        right_way = normalise((raw / 255)[:, :, :8, :8])
+        solved = task.grid.place(tiles, task.permutations[target])
+        right_way = normalise_tiles((raw / 255)[:, :, :8, :8])
         return int((solved[:, 0] - right_way).abs().amax((1, 2, 3)).gt(0.01).sum())
 
     options = {"gap": 0.0, "flip": None}
@@ -246,31 +204,10 @@ def test_colour_is_lost_where_it_is_to_be() -> None:
     assert 10 < lost.all(1).sum() < 30
 
 
-def test_channels_are_shifted_by_whole_pixels_each_by_its_own() -> None:
-    x = torch.rand(50, 3, 12, 12)
-    shifted = ChannelShift(2)(x, Rng(0))
-    places = torch.arange(12)
-    seen = set()
-    for i, c in itertools.product(range(50), range(3)):
-        found = [
-            (down, right)
-            for down, right in itertools.product(range(-2, 3), range(-2, 3))
-            if torch.equal(
-                shifted[i, c],
-                x[i, c][(places + down).clamp(0, 11)][:, (places + right).clamp(0, 11)],
-            )
-        ]
-        assert len(found) == 1
-        seen.add(found[0])
-    assert len(seen) == 25
-    assert torch.equal(ChannelShift(2)(x[:, :1], Rng(0)), x[:, :1])  # one channel has no other
-    assert torch.equal(ChannelShift(0)(x, Rng(0)), x)
-
-
 @pytest.mark.parametrize(("size", "tile", "cell"), [(225, 64, 75), (224, 64, 75), (28, 16, 19)])
 def test_tiles_are_the_papers_64_of_75_unless_images_are_small(size: int, tile: int, cell: int) -> None:
     task = build(spec(size), tile=None, gap=11 / 64)
-    assert (task.tile, task.cell) == (tile, cell)
+    assert (task.grid.side, task.grid.step) == (tile, cell)
 
 
 # --- the network ---
@@ -337,19 +274,6 @@ def test_a_crop_that_is_none_is_refused(scale: tuple[float, float]) -> None:
 
 
 # --- the pictures ---
-
-
-def test_the_picture_shows_each_tile_in_its_place_between_white_lines() -> None:
-    tiles = torch.rand(2, 9, 3, 4, 4)
-    picture = spec().denormalise(arrange(tiles, gap=2))
-    assert picture.shape == (2, 3, 16, 16)
-    white = torch.ones(16, 16, dtype=torch.bool)
-    for place in range(9):
-        top, left = (6 * k for k in divmod(place, 3))
-        shown = picture[:, :, top : top + 4, left : left + 4]
-        assert torch.equal(shown, spec().denormalise(tiles[:, place]))
-        white[top : top + 4, left : left + 4] = False
-    assert picture[:, :, white].eq(1).all()
 
 
 def test_a_network_that_knows_the_answer_solves_the_puzzle(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from ssl_zoo.testing.case import Case
 from ssl_zoo.testing.check_data import TINY, SyntheticImages
 from ssl_zoo_vision.masked.mae import MAE
 from ssl_zoo_vision.predictive.rotation import Rotation
+from tests.vision.tiny_tasks import GROUP_NORM
 
 VIT = BackboneConfig(name="test_vit", options={"patch_size": 4})
 SIZE = 32, 64
@@ -28,6 +29,8 @@ def case(name: str) -> Case:
     """Return a task with a tiny network for images of SIZE, a transformer if it needs one."""
     cls = registry.load_task(name)
     backbone = VIT if "ViT" in cls.prerequisites else TINY
+    if cls.prerequisites == "no batch norm":
+        backbone = GROUP_NORM
     classes = 2 if "labels" in cls.needs else None
     data = SyntheticImages(backbone, SIZE, 3, 48, 80, classes, cls.any_size)
     options = {**OPTIONS.get(name, {}), **({"local": 2} if "local" in cls.Options.model_fields else {})}

@@ -24,13 +24,19 @@ ON_PLACES = ("densecl", "pixpro")
 
 MAPS = BackboneConfig(name=TINY.name, options={**TINY.options, "output_stride": 8})
 
-ON_TOKENS = ("dinov2", "ibot", "mae", "msn")
+ON_TOKENS = ("aim", "beit", "capi", "data2vec", "dinov2", "i-jepa", "ibot", "mae", "msn", "simmim")
 """The tasks on partly hidden images, which get a transformer."""
 
 VIT = BackboneConfig(name="test_vit", options={"patch_size": 4})
 
+GROUP_NORM = BackboneConfig(name=TINY.name, options={**TINY.options, "norm_layer": "groupnorm1"})
+"""A network that encodes the samples of a batch alone."""
+
 TINY_OPTIONS: dict[str, dict[str, Any]] = {
+    "aim": {"width": 16, "depth": 1},
     "autoencoder": {"hidden": 32},
+    "beit": {"codes": 8, "code_width": 4},
+    "capi": {"clusters": 5, "width": 32, "depth": 1},
     "byol": {"hidden": 16, "out": 8},
     "barlow-twins": {"hidden": 16, "out": 6},
     "colorization": {"hidden": 32},
@@ -38,6 +44,7 @@ TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "dinov2": {"hidden": 16, "out": 8, "prototypes": 5},
     "deepcluster-v2": {"hidden": 16, "out": 8, "prototypes": 5, "heads": 2},
     "densecl": {"out": 8, "queue": 9},
+    "i-jepa": {"predictor_width": 32, "predictor_depth": 1},
     "ibot": {"hidden": 16, "out": 8, "prototypes": 5},
     "lejepa": {"hidden": 16, "out": 4, "directions": 5},
     "moco": {"out": 8, "queue": 9},
@@ -48,6 +55,7 @@ TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "pixpro": {"hidden": 16, "out": 8},
     "simclr": {"out": 8},
     "simsiam": {"hidden": 16, "out": 8},
+    "spark": {"width": 32},
     "supcon": {"out": 8},
     "swav": {"hidden": 16, "out": 8, "prototypes": 5, "queue": 0, "queue_fills": 1},
     "tico": {"hidden": 16, "out": 8},

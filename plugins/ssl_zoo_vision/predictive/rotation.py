@@ -6,12 +6,11 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import field_validator
 from torch import Tensor, nn
 
 from ssl_zoo.errors import Unsuitable, UserError
-from ssl_zoo.nn import full_precision, output_shape
+from ssl_zoo.nn import output_shape
 from ssl_zoo.options import CropOptions
 from ssl_zoo.sizes import format_size
 from ssl_zoo.spec import ImageSpec
@@ -19,6 +18,7 @@ from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
 from ssl_zoo.views.functional import rotate90
 from ssl_zoo.views.named import named_in
+from ssl_zoo_vision.predictive.recipe import SGD
 
 
 class Rotation(Task):
@@ -29,17 +29,7 @@ class Rotation(Task):
     family = "predictive"
     passes = 4
     recipe = {
-        "train": {
-            "optimizer": "sgd",
-            "lr": 0.1,
-            "lr_scaling": "none",
-            "weight_decay": 5e-4,
-            "batch_size": 128,
-            "schedule": "step",
-            "milestones": [0.3, 0.6, 0.8],
-            "decay": 0.2,
-            "warmup": 0.0,
-        }
+        "train": {**SGD, "schedule": "step", "milestones": [0.3, 0.6, 0.8], "decay": 0.2, "warmup": 0.0}
     }
 
     class Options(CropOptions):
@@ -84,10 +74,9 @@ class Rotation(Task):
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the cross entropy of the rotation."""
-        logits = full_precision(self.head(self.encoder(torch.cat(views))))  # [4B, 4]
+        logits = self.head(self.encoder(torch.cat(views)))  # [4B, 4]
         turns = torch.arange(4, device=logits.device).repeat_interleave(len(views[0]))
-        accuracy = (logits.detach().argmax(1) == turns).float().mean()
-        return Losses(F.cross_entropy(logits, turns), {"accuracy": accuracy})
+        return Losses.of_classes(logits, turns)
 
     @property
     def chance_loss(self) -> float:
