@@ -32,6 +32,9 @@ VIT = BackboneConfig(name="test_vit", options={"patch_size": 4})
 GROUP_NORM = BackboneConfig(name=TINY.name, options={**TINY.options, "norm_layer": "groupnorm1"})
 """A network that encodes the samples of a batch alone."""
 
+SIZES = {"spark": 32}
+"""The sides of the images of tasks that need larger ones than others."""
+
 TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "aim": {"width": 16, "depth": 1},
     "autoencoder": {"hidden": 32},
@@ -65,11 +68,12 @@ TINY_OPTIONS: dict[str, dict[str, Any]] = {
 """Options that make a task so narrow that a reference may loop over columns and prototypes."""
 
 
-def tiny(name: str, size: int = 16, dtype: torch.dtype = torch.float64, **options: Any) -> Any:
+def tiny(name: str, size: int | None = None, dtype: torch.dtype = torch.float64, **options: Any) -> Any:
     """Return a task whose teachers differ from the networks in training, as after some steps."""
     cls = registry.load_task(name)
     torch.manual_seed(0)
     backbone = MAPS if name in ON_PLACES else VIT if name in ON_TOKENS else TINY
+    size = size or SIZES.get(name, 16)
     images = SyntheticImages(backbone, size, classes=CLASSES, any_size=cls.any_size)
     data = replace(images.spec, samples=SAMPLES)
     task: Any = cls(images.encoder(), cls.Options(**{**TINY_OPTIONS.get(name, {}), **options}), data).to(
