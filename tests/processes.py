@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PRELOADED = [
     *("torch", "torch._dynamo", "torch.distributed.nn.functional", "torchvision", "timm", "timm.optim"),
-    *("scipy.stats", "safetensors.torch", "rich.progress", "typer"),
+    *("scipy.special", "safetensors.torch", "rich.progress", "typer"),
     *("ssl_zoo.comparison", "ssl_zoo.evaluation.scoring", "ssl_zoo.evaluation.finetune"),
     *("ssl_zoo.training", "ssl_zoo.tools.embed", "ssl_zoo.cli.app"),
 ]

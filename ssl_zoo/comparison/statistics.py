@@ -7,8 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import t as student
-from scipy.stats import ttest_ind_from_stats
+from scipy.special import stdtr, stdtrit  # a fraction of the seconds that scipy.stats takes to import
 
 from ssl_zoo.evaluation.pairing import CONFIDENCE
 
@@ -38,7 +37,7 @@ class Estimate:
         """Half of the 95 % confidence interval of the mean (Student's t); None for a single run."""
         if self.deviation is None:
             return None
-        standard_errors = float(student.ppf(0.5 + CONFIDENCE / 2, self.n - 1))
+        standard_errors = float(stdtrit(self.n - 1, 0.5 + CONFIDENCE / 2))
         return standard_errors * self.deviation / math.sqrt(self.n)
 
 
@@ -49,5 +48,6 @@ def differ(a: Estimate, b: Estimate) -> bool:
     """
     if a.deviation is None or b.deviation is None or a.deviation == b.deviation == 0:
         return False
-    test = ttest_ind_from_stats(a.mean, a.deviation, a.n, b.mean, b.deviation, b.n, equal_var=False)
-    return bool(test.pvalue < 1 - CONFIDENCE)
+    u, v = a.deviation**2 / a.n, b.deviation**2 / b.n  # the variances of the means
+    degrees = (u + v) ** 2 / (u**2 / (a.n - 1) + v**2 / (b.n - 1))  # Welch and Satterthwaite
+    return bool(2 * stdtr(degrees, -abs(a.mean - b.mean) / math.sqrt(u + v)) < 1 - CONFIDENCE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 from ssl_zoo.evaluation.correctness import Correctness
@@ -84,5 +84,5 @@ def _interval(x: Tensor, share: float, confidence: float) -> Interval:
     # Degrees of freedom of a sum of two variances, by Welch and Satterthwaite.
     inverse = of_samples**2 / (samples - 1) + of_draws**2 / max(1, draws - 1)
     degrees = variance**2 / inverse if inverse > 0 else samples - 1
-    quantile = float(student.ppf(0.5 + confidence / 2, degrees))
+    quantile = float(stdtrit(degrees, 0.5 + confidence / 2))
     return Interval(100 * float(x.mean()), 100 * quantile * math.sqrt(variance))

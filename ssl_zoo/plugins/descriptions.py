@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -93,12 +94,18 @@ class SourceReader:
                 spec = _find(module)
                 source = spec.loader.get_source(module)  # type: ignore[union-attr]
                 self._modules[module] = (
-                    ast.parse(source).body,
+                    _statements(source),
                     spec.submodule_search_locations is not None,  # type: ignore[union-attr]
                 )
             except Exception:  # importing it will report the error
                 self._modules[module] = [], False
         return self._modules[module]
+
+
+@lru_cache(maxsize=256)
+def _statements(source: str) -> list[ast.stmt]:
+    """Return the statements of a source; a process asks for those of all tasks several times."""
+    return ast.parse(source).body
 
 
 def _absolute(node: ast.ImportFrom, module: str, is_package: bool) -> str:

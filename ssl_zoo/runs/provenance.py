@@ -25,7 +25,7 @@ def provenance(task: str | None = None) -> dict[str, Any]:
     Args:
         task: the task that is trained, whose distribution's version is among the others; None for none.
     """
-    entry = registry.tasks().get(task) if task is not None else None
+    entry = next((e for e in registry.entry_points() if e.attr and e.name == task), None)
     versions = {p: metadata.version(p) for p in ("ssl-zoo", "torch", "torchvision", "timm")}
     if entry is not None:
         versions[entry.distribution] = entry.version

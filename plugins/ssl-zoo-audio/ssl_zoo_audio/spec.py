@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
@@ -137,6 +136,8 @@ def paint(spectrum: Tensor, low: float, dark: Tensor | None = None) -> Image.Ima
         low: the value that is black.
         dark: which frames are shown dark, bool [F]; None for none.
     """
+    from matplotlib import colormaps  # a second, which a command that draws nothing need not wait
+
     values = (spectrum - low) / (spectrum.max() - low).clamp(min=1e-6)
     pixels = torch.from_numpy(colormaps["magma"](values.clamp(0, 1).T.flip(0).numpy())[..., :3])
     if dark is not None:

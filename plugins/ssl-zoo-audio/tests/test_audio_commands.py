@@ -1,4 +1,4 @@
-"""The journey by command, each in a new process: a killed run, and what is made of a run."""
+"""The journey by command: a run that is killed in a process of its own, and what is made of a run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
+from ssl_zoo.cli import app
 from ssl_zoo.runs.checkpoints import read_checkpoint
 
 FAST = [*("--device", "cpu", "--precision", "fp32", "--no-tune", "--batch-size", "16")]
@@ -22,7 +24,7 @@ TINY = ["--set", "backbone.options={width: 16, layers: 2, heads: 2, channels: 16
 HUBERT = ["--task", "hubert", *(f"--set=task.{x}" for x in ("clusters=8", "sample=128", "layer=2"))]
 WAVE = [*HUBERT, "--backbone", "hubert-mini", *TINY, *FAST]
 LOGGED = ["--set", "train.checkpoint_seconds=0", "--set", "train.log_every=1"]
-TRAIN = ["train", *WAVE, *LOGGED, "--epochs", "0.35"]
+TRAIN = ["train", *WAVE, *LOGGED, "--epochs", "0.35", "--protocol", "knn"]
 
 KILLED_AT = 12
 """The step of 18 at which a run is killed; the targets change after a third of them."""
@@ -46,47 +48,65 @@ numpy.save("read.npy", torch.cat([features(wave) for wave in waves]).numpy())
 """
 
 
-class Folder:
-    """A folder in which commands are run."""
+Zoo = Callable[..., tuple[str, str]]
+"""A command in the folder of the run, which must end with an exit code: what it writes."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    def zoo(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run a command of ssl-zoo, which must end with an exit code."""
-        return self.python("-m", "ssl_zoo", *arguments, code=code)
+def run_command(folder: Path, *arguments: str) -> object:
+    """Run a command of ssl-zoo in this process and return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["ssl-zoo", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+    return ended.value.code or 0
 
-    def python(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run a new interpreter, which must end with an exit code."""
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=self.path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, done.stderr
-        return done
+
+def python(folder: Path, *arguments: str, code: int = 0) -> None:
+    """Run a new interpreter, which must end with an exit code."""
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with `run`, of HuBERT, in which the targets have changed, and two clips."""
-    folder = Folder(tmp_path_factory.mktemp("commands"))
-    (folder.path / "sounds").mkdir()
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "sounds").mkdir()
     for name, seconds in (("a", 0.5), ("b", 0.3)):
         wave = 0.1 * np.random.default_rng(0).standard_normal(round(16000 * seconds))
-        soundfile.write(folder.path / "sounds" / f"{name}.wav", wave, 16000, "FLOAT")
-    folder.zoo(*TRAIN, "--out", "run")
+        soundfile.write(folder / "sounds" / f"{name}.wav", wave, 16000, "FLOAT")
+    assert run_command(folder, *TRAIN, "--out", "run") == 0
     return folder
 
 
+@pytest.fixture
+def zoo(folder: Path, capfd: pytest.CaptureFixture[str]) -> Zoo:
+    """Return a function that runs a command in the folder."""
+
+    def zoo(*arguments: str, code: int = 0) -> tuple[str, str]:
+        capfd.readouterr()
+        ended = run_command(folder, *arguments)
+        out, err = capfd.readouterr()
+        assert ended == code, err
+        return out, err
+
+    return zoo
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_killed_run_ends_as_one_that_was_not(folder: Folder) -> None:
-    (folder.path / "kill.py").write_text(KILL)
-    folder.zoo("--plugin", "kill.py", *TRAIN, "--out", "killed", code=-signal.SIGKILL)
-    state = read_checkpoint(folder.path / "killed" / "checkpoint.pt")
+def test_a_killed_run_ends_as_one_that_was_not(folder: Path, zoo: Zoo) -> None:
+    (folder / "kill.py").write_text(KILL)
+    killed_run = ["--plugin", "kill.py", *TRAIN, "--out", "killed"]
+    python(folder, "-m", "ssl_zoo", *killed_run, code=-signal.SIGKILL)
+    state = read_checkpoint(folder / "killed" / "checkpoint.pt")
     assert 8 < state["step"] <= KILLED_AT
     assert state["task"]["own.filled"] == 128  # the targets are clusters of its own features
-    resumed = folder.zoo("train", "--resume", "killed")
-    assert re.search(rf"resuming from step {state['step']}\b", resumed.stderr)
-    runs = [folder.path / name for name in ("run", "killed")]
+    _, err = zoo("train", "--resume", "killed", "--protocol", "knn")
+    assert re.search(rf"resuming from step {state['step']}\b", err)
+    runs = [folder / name for name in ("run", "killed")]
     whole, killed = (load_file(run / "backbone.safetensors") for run in runs)
     assert whole.keys() == killed.keys()
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
@@ -94,54 +114,54 @@ def test_a_killed_run_ends_as_one_that_was_not(folder: Folder) -> None:
     assert scores == again
 
 
-def test_eval_measures_what_training_did(folder: Folder) -> None:
-    measured = json.loads((folder.path / "run" / "results.json").read_text())["scores"]
-    scores = json.loads(folder.zoo("eval", "run", "--protocol", "knn", "--json").stdout)["scores"]
+def test_eval_measures_what_training_did(folder: Path, zoo: Zoo) -> None:
+    measured = json.loads((folder / "run" / "results.json").read_text())["scores"]
+    scores = json.loads(zoo("eval", "run", "--protocol", "knn", "--json")[0])["scores"]
     assert scores.keys() == {"hubert", "random-init", "log-mel statistics"}
     for name, values in scores.items():
         assert values["knn"] == pytest.approx(measured[name]["knn"])
 
 
-def test_the_exported_folder_gives_the_embedded_features_without_ssl_zoo(folder: Folder) -> None:
-    folder.zoo("embed", "run", "--data", "sounds", "-o", "rows.npz")
-    code = folder.zoo("export", "run", "--to", "model").stdout
-    folder.python("-c", READER.format(code=code))
-    with np.load(folder.path / "rows.npz") as rows:
+def test_the_exported_folder_gives_the_embedded_features_without_ssl_zoo(folder: Path, zoo: Zoo) -> None:
+    zoo("embed", "run", "--data", "sounds", "-o", "rows.npz")
+    code, _ = zoo("export", "run", "--to", "model")
+    python(folder, "-c", READER.format(code=code))
+    with np.load(folder / "rows.npz") as rows:
         order = np.argsort(rows["name"])
         assert rows["name"][order].tolist() == ["a.wav", "b.wav"]
         features = rows["features"][order]
-    np.testing.assert_allclose(np.load(folder.path / "read.npy"), features, atol=1e-4)
+    np.testing.assert_allclose(np.load(folder / "read.npy"), features, atol=1e-4)
 
 
-def test_report_and_views_show_spectrograms(folder: Folder) -> None:
-    folder.zoo("report", "run", "-o", "page.html")
-    page = (folder.path / "page.html").read_text(encoding="utf-8")
+def test_report_and_views_show_spectrograms(folder: Path, zoo: Zoo) -> None:
+    zoo("report", "run", "-o", "page.html")
+    page = (folder / "page.html").read_text(encoding="utf-8")
     assert page.count("data:image/png") > 2
-    folder.zoo("views", "--run", "run", "--rows", "2", "-o", "views.png")
-    assert (folder.path / "views.png").stat().st_size > 1000
+    zoo("views", "--run", "run", "--rows", "2", "-o", "views.png")
+    assert (folder / "views.png").stat().st_size > 1000
 
 
-def test_bench_counts_clips(folder: Folder) -> None:
-    measured = json.loads(folder.zoo("bench", *WAVE, "--seconds", "0", "--json").stdout)
+def test_bench_counts_clips(folder: Path, zoo: Zoo) -> None:
+    measured = json.loads(zoo("bench", *WAVE, "--seconds", "0", "--json")[0])
     assert measured["notices"][0]["text"].startswith("syllables: 1,147 clips")
 
 
-def test_tasks_on_sound_are_compared(folder: Folder) -> None:
+def test_tasks_on_sound_are_compared(folder: Path, zoo: Zoo) -> None:
     network = ["--backbone", "mel-mini", "--set", "backbone.options={width: 16, layers: 2, heads: 2}"]
     few = ["--seeds", "1", "--epochs", "0.05", "--protocol", "knn", *FAST[:4]]
     tasks = "wav2vec2,data2vec-audio"
-    done = folder.zoo("compare", "--tasks", tasks, *network, *few, "--out", "table", "--json")
-    table = json.loads(done.stdout)
+    out, _ = zoo("compare", "--tasks", tasks, *network, *few, "--out", "table", "--json")
+    table = json.loads(out)
     assert {row["name"] for row in table["rows"]} == {
         "wav2vec2", "data2vec-audio", "log-mel statistics", "random-init", "supervised-audio"
     }  # fmt: skip
 
 
-def test_tasks_on_sound_and_on_images_are_not_compared(folder: Folder) -> None:
-    done = folder.zoo("compare", "--tasks", "hubert,simclr", "--out", "mixed", code=2)
-    error = done.stderr.splitlines()[-1]
+def test_tasks_on_sound_and_on_images_are_not_compared(folder: Path, zoo: Zoo) -> None:
+    _, err = zoo("compare", "--tasks", "hubert,simclr", "--out", "mixed", code=2)
+    error = err.splitlines()[-1]
     assert error == (
         "error: --tasks: tasks that take different kinds of data cannot be compared "
         "(hubert: audio; simclr: image); choose those of one kind"
     )
-    assert not (folder.path / "mixed").exists()
+    assert not (folder / "mixed").exists()

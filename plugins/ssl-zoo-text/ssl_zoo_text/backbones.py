@@ -4,24 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    BertConfig,
-    BertModel,
-    ElectraConfig,
-    ElectraModel,
-    GPT2Config,
-    GPT2Model,
-    ModernBertConfig,
-    ModernBertModel,
-    PretrainedConfig,
-    PreTrainedModel,
-    XLNetConfig,
-    XLNetModel,
-)
 
 from ssl_zoo import Encoder, Unsuitable
 from ssl_zoo.config.errors import SettingError
@@ -29,6 +15,9 @@ from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.text import did_you_mean, error_line
 from ssl_zoo_text.spec import Text, TextSpec
 from ssl_zoo_text.tokenizer import CLS, PAD, SEP
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 SIZES = {
     "tiny": (128, 2, 2),
@@ -40,14 +29,17 @@ SIZES = {
 }
 """Width, layers and heads; but for micro, those of Turc et al. 2019, arXiv:1908.08962."""
 
-FAMILIES: Mapping[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
-    "bert": (BertConfig, BertModel),
-    "gpt2": (GPT2Config, GPT2Model),
-    "xlnet": (XLNetConfig, XLNetModel),
-    "modernbert": (ModernBertConfig, ModernBertModel),
-    "electra": (ElectraConfig, ElectraModel),
+FAMILIES = {
+    "bert": ("BertConfig", "BertModel"),
+    "gpt2": ("GPT2Config", "GPT2Model"),
+    "xlnet": ("XLNetConfig", "XLNetModel"),
+    "modernbert": ("ModernBertConfig", "ModernBertModel"),
+    "electra": ("ElectraConfig", "ElectraModel"),
 }
-"""The configuration and the network of each family; a backbone is named FAMILY-SIZE."""
+"""The classes of transformers for the configuration and the network of each family.
+
+A backbone is named FAMILY-SIZE.
+"""
 
 DROPOUTS = {
     "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
@@ -60,6 +52,14 @@ DROPOUTS = {
 
 OWN_OPTIONS = frozenset({"dropout", "layer"})
 """The options that are no arguments of a configuration."""
+
+
+def classes(family: str) -> tuple[type[PretrainedConfig], type[PreTrainedModel]]:
+    """Return the configuration and the network of a family; transformers takes seconds to import."""
+    import transformers
+
+    config, network = FAMILIES[family]
+    return getattr(transformers, config), getattr(transformers, network)
 
 
 def configure(family: str, size: str, spec: TextSpec, options: Mapping[str, Any]) -> PretrainedConfig:
@@ -99,7 +99,7 @@ def configure(family: str, size: str, spec: TextSpec, options: Mapping[str, Any]
         values |= {"d_inner": 4 * width, "d_head": width // heads}
     if family in ("gpt2", "xlnet"):
         values["use_cache" if family == "gpt2" else "use_mems_eval"] = False
-    cls, _ = FAMILIES[family]
+    cls, _ = classes(family)
     known = {*cls().to_dict(), *cls.attribute_map, *OWN_OPTIONS}
     for name in options:
         if name not in known:
@@ -265,7 +265,7 @@ def create(family: str, size: str, config: BackboneConfig, spec: TextSpec) -> Tr
     if not isinstance(spec, TextSpec):
         raise Unsuitable(f"{config.name} takes texts, and the data is {spec.modality} data")
     settings = configure(family, size, spec, config.options)
-    cls = FAMILIES[family][1]
+    _, cls = classes(family)
     extra = {"add_pooling_layer": False} if family == "bert" else {}
     network = cls(settings, **extra)
     depth, layer = network.config.num_hidden_layers, config.options.get("layer")

@@ -25,27 +25,35 @@ from ssl_zoo.runs.run import Run
 TEXTS = ["And God said, Let there be light:  and there was light.", "Jesus wept.", "a " * 99, ""]
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "xlnet", "modernbert", "electra"])
-def test_a_folder_gives_the_same_features_without_ssl_zoo(family: str, tmp_path: Path) -> None:
-    data = SmallTexts(f"{family}-tiny")
-    torch.manual_seed(0)
-    encoder: Any = data.encoder().eval()
-    file = tmp_path / "backbone.safetensors"
-    write_backbone(file, encoder, data.config, small_spec())
-    code = ssl_zoo.export(file, tmp_path / "model")
-    with torch.no_grad():
-        expected = torch.cat([encoder(small_spec().preprocess(text)) for text in TEXTS])
-    torch.save(expected, tmp_path / "expected.pt")
-    program = f"""import sys
-sys.modules["ssl_zoo"] = sys.modules["ssl_zoo_text"] = None
-{code}
-expected = torch.load({str(tmp_path / "expected.pt")!r})
-torch.testing.assert_close(features({TEXTS!r}), expected, rtol=1e-4, atol=1e-5)
-"""
+FAMILIES = ("bert", "gpt2", "xlnet", "modernbert", "electra")
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with each family's backbone, and its features without ssl-zoo."""
+    folder = tmp_path_factory.mktemp("exported")
+    program = 'import sys\nsys.modules["ssl_zoo"] = sys.modules["ssl_zoo_text"] = None\n'
+    for family in FAMILIES:
+        data = SmallTexts(f"{family}-tiny")
+        torch.manual_seed(0)
+        file = folder / f"{family}.safetensors"
+        write_backbone(file, data.encoder(), data.config, small_spec())
+        program += f"{ssl_zoo.export(file, folder / family)}\n"
+        program += f"torch.save(features({TEXTS!r}), {str(folder / f'{family}.pt')!r})\n"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return folder
 
-    model: Any = ssl_zoo.load_backbone(file)
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_gives_the_same_features_without_ssl_zoo(family: str, read: Path) -> None:
+    torch.manual_seed(0)
+    encoder: Any = SmallTexts(f"{family}-tiny").encoder().eval()
+    with torch.no_grad():
+        expected = torch.cat([encoder(small_spec().preprocess(text)) for text in TEXTS])
+    torch.testing.assert_close(torch.load(read / f"{family}.pt"), expected, rtol=1e-4, atol=1e-5)
+
+    model: Any = ssl_zoo.load_backbone(read / f"{family}.safetensors")
     assert isinstance(model, PreTrainedModel)
     x = model.ssl_zoo_preprocess(TEXTS[0])
     with torch.no_grad():
