@@ -31,6 +31,7 @@ VIT = BackboneConfig(name="test_vit", options={"patch_size": 4})
 
 TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "autoencoder": {"hidden": 32},
+    "augself": {"hidden": 16, "base_options": {"out": 8}},
     "byol": {"hidden": 16, "out": 8},
     "barlow-twins": {"hidden": 16, "out": 6},
     "colorization": {"hidden": 32},
@@ -38,6 +39,7 @@ TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "dinov2": {"hidden": 16, "out": 8, "prototypes": 5},
     "deepcluster-v2": {"hidden": 16, "out": 8, "prototypes": 5, "heads": 2},
     "densecl": {"out": 8, "queue": 9},
+    "essl": {"hidden": 16, "base_options": {"out": 8}},
     "ibot": {"hidden": 16, "out": 8, "prototypes": 5},
     "lejepa": {"hidden": 16, "out": 4, "directions": 5},
     "moco": {"out": 8, "queue": 9},
