@@ -286,6 +286,15 @@ class Task(nn.Module, ABC):
         self.options = options
         self.spec = spec
 
+    @classmethod
+    def recipe_for(cls, options: Any) -> Mapping[str, Mapping[str, Any]]:
+        """Return the recipe with these options: `recipe`, unless a task's depends on them.
+
+        Args:
+            options: the task's validated `Options`.
+        """
+        return cls.recipe
+
     @abstractmethod
     def views(self, batch: Tree, rng: Rng) -> tuple[Tree, ...]:
         """Augment a raw batch on its device and return what `loss` takes: tensors, or batches.

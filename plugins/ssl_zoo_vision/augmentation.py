@@ -281,12 +281,22 @@ class MultiCropOptions(ViewOptions):
             spec: the description of the images.
             encoder: the encoder.
         """
-        size, patches = (spec.height, spec.width), [1, 1]
-        if encoder.embed_width is not None:
-            grid = output_shape(encoder, encoder.feature_map, spec)[2:]
-            patches = [side // number for side, number in zip(size, grid, strict=True)]
-        height, width = (
-            max(1, round(self.local_size * side / patch)) * patch
-            for side, patch in zip(size, patches, strict=True)
-        )
-        return height, width
+        return part_of(spec, encoder, self.local_size)
+
+
+def part_of(spec: ImageSpec, encoder: Encoder, share: float) -> Size:
+    """Return the size of a small crop in pixels, for a transformer a whole number of its patches.
+
+    Args:
+        spec: the description of the images.
+        encoder: the encoder.
+        share: the sides of the crop, as a share of the image's.
+    """
+    size, patches = (spec.height, spec.width), [1, 1]
+    if encoder.embed_width is not None:
+        grid = output_shape(encoder, encoder.feature_map, spec)[2:]
+        patches = [side // number for side, number in zip(size, grid, strict=True)]
+    height, width = (
+        max(1, round(share * side / patch)) * patch for side, patch in zip(size, patches, strict=True)
+    )
+    return height, width

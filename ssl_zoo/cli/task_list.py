@@ -95,7 +95,8 @@ def _authors_and_year(paper: str) -> str:
 
 def print_task(name: str, cls: type[Task], json: bool) -> None:
     """Print the options of a task with their defaults and ranges, its paper and its recipe."""
-    recipe = {section: dict(values) for section, values in cls.recipe.items()}
+    recipe_of = cls.recipe_for(cls.Options.model_construct())  # with all defaults
+    recipe = {section: dict(values) for section, values in recipe_of.items()}
     if json:
         options = cls.Options.model_json_schema()
         names = ("paper", "family", "modality", "needs", "prerequisites", "passes", "input_note")

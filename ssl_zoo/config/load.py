@@ -91,13 +91,15 @@ def load_config(
     take_back_nulls(layers, {**SECTION_MODELS, "task": cls.Options})
     network = None if complete else _network(layers, cls.modality)
     named = layers if network is None else [network, *layers]
-    recipe = recipe_layer(SettingsSource(cls.recipe, f"the recipe of task {name!r}"), named)
+    given = merge_layers(named)
+    options = _validate(cls.Options, _option_values(given), "task", given.origins)
+    recipe_source = SettingsSource(cls.recipe_for(options), f"the recipe of task {name!r}")
+    recipe = recipe_layer(recipe_source, named)
     of_data = _data_recipe(name, merge_layers([recipe, *named]))
     recipe.values = {s: values for s, values in recipe.values.items() if s not in of_data.values}
     merged = merge_layers([recipe, of_data, *named])
-    values = {key: value for key, value in merged.values.get("task", {}).items() if key != "name"}
     sections = _sections(merged, network, complete)
-    sections["task"] = _task(name, cls.Options, values, merged.origins)
+    sections["task"] = _task(name, cls.Options, _option_values(merged), merged.origins)
     sections["provenance"] = merged.values.get("provenance", {})
     return RunConfig(**sections)
 
@@ -235,6 +237,11 @@ def _task_name(layers: Sequence[Layer]) -> tuple[str, str]:
             return name, origin
     known = ", ".join(registry.tasks()) or "none is installed"
     raise SettingError("task.name", f"is required (--task NAME); there are: {known}")
+
+
+def _option_values(layer: Layer) -> dict[str, Any]:
+    """Return the settings of a task without its name."""
+    return {key: value for key, value in layer.values.get("task", {}).items() if key != "name"}
 
 
 # ---- validation

@@ -77,6 +77,11 @@ class Case:
         return cls(task, dict(options or {}), data)
 
     @property
+    def recipe(self) -> Mapping[str, Mapping[str, Any]]:
+        """The task's recipe with these options."""
+        return self.cls.recipe_for(self.cls.Options(**self.options))
+
+    @property
     def data(self) -> CheckData:
         """The data for checks that need only one kind."""
         return self.all_data[0]
@@ -136,7 +141,7 @@ class Case:
         split = ArraySplit(self.data.batch(number), self.labels(number) if labels is None else labels)
         spec = replace(self.data.spec, samples=number)
         dataset = DataSet("conformance", spec, split, None, split)
-        train = {"log_every": 1, **self.cls.recipe.get("train", {})}
+        train = {"log_every": 1, **self.recipe.get("train", {})}
         short = {"epochs": 8, "samples": None, "minutes": None, "batch_size": batch_size, "seed": seed}
         config = RunConfig(
             task=TaskConfig(name=self.cls.name),

@@ -91,7 +91,8 @@ def check_recipe_is_valid(case: Case) -> None:
         "backbone": BackboneConfig,
         "train": TrainConfig,
     }
-    for section, values in case.cls.recipe.items():
+    recipe = case.recipe
+    for section, values in recipe.items():
         require(section in models, f"the recipe has no section {section!r}: {', '.join(models)}")
         try:
             models[section].model_validate(values)
@@ -99,4 +100,4 @@ def check_recipe_is_valid(case: Case) -> None:
             path, reason = first_error(error, values, list(models[section].model_fields))
             location = f"{section}.{path}".rstrip(".")
             require(False, f"the recipe's {location}: {reason}")
-    create_optimizer(case.build(), TrainConfig(**case.cls.recipe.get("train", {})), 256)
+    create_optimizer(case.build(), TrainConfig(**recipe.get("train", {})), 256)

@@ -19,13 +19,14 @@ from ssl_zoo.views.random import (
     RandomSolarise,
     random_blocks,
 )
-from ssl_zoo.views.rng import Rng, derive_seed
+from ssl_zoo.views.rng import Drawn, Rng, derive_seed
 from ssl_zoo.views.transform import Compose, RandomTransform, Transform
 from ssl_zoo.views.turns import RandomHorizontalFlip, RandomQuarterTurn, RandomVerticalFlip
 
 __all__ = [
     "ColorJitter",
     "Compose",
+    "Drawn",
     "GaussianBlur",
     "MultiCrop",
     "Normalise",

@@ -80,7 +80,7 @@ class RandomResizedCrop(RandomTransform[DrawnCrop]):
         its left is the larger: the pixel at the share u of a crop's width is always at
         left + u · (right - left) of the image's (as in PixPro, arXiv:2011.10043).
         """
-        drawn = self.draw(x, rng)
+        drawn = self.draw_recorded(x, rng)
         return self.apply(x, drawn), drawn.boxes(x.shape[-2], x.shape[-1])
 
     def boxes(self, n: int, height: int, width: int, rng: Rng) -> tuple[Tensor, ...]:

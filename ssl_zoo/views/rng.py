@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,20 @@ def derive_seed(*parts: int | str) -> int:
     """
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+class Drawn(NamedTuple):
+    """The parameters that a transform has drawn, as `Rng.recording` keeps them.
+
+    Attributes:
+        transform: the transform.
+        parameters: its parameters, as its `draw` returns them.
+        shape: the shape of the batch that it was applied to, [B, C, H, W].
+    """
+
+    transform: object
+    parameters: Any
+    shape: torch.Size
 
 
 class Rng:
@@ -47,6 +62,7 @@ class Rng:
         # Numbers that decide the control flow are drawn on the CPU, so that reading them is no wait.
         on_cpu = self.device.type == "cpu"
         self._host = self.generator if on_cpu else torch.Generator().manual_seed(seed)
+        self._drawn: list[Drawn] | None = None
 
     def uniform(self, n: int, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Draw float32 [n, *shape], uniform in [low, high)."""
@@ -61,6 +77,23 @@ class Rng:
     def bernoulli(self, n: int, p: float) -> Tensor:
         """Draw bool [n], true with probability `p`."""
         return self.uniform(n) < p
+
+    def recording(self) -> tuple[Rng, list[Drawn]]:
+        """Return the same source, and a list to which transforms add the parameters that they draw.
+
+        It goes on where this one is and moves it on; its numbers are those that this one would draw:
+
+            recording, drawn = rng.recording()
+            views = self.pair(batch, recording)  # as self.pair(batch, rng)
+        """
+        recording = copy.copy(self)
+        recording._drawn = drawn = [] if self._drawn is None else self._drawn
+        return recording, drawn
+
+    def record(self, transform: object, parameters: Any, x: Tensor) -> None:
+        """Add a transform's parameters for a batch to the list of `recording`, if there is one."""
+        if self._drawn is not None:
+            self._drawn.append(Drawn(transform, parameters, x.shape))
 
     @property
     def shared(self) -> Rng:

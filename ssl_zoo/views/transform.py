@@ -35,9 +35,9 @@ class RandomTransform(ABC, Generic[P]):
         drawn = jitter.draw(x, rng)
         a, b = jitter.apply(x, drawn), jitter.apply(y, drawn)
 
-    Calling the transform does both, to the bit. The parameters are those that are applied: an image
-    that is left as it is has neutral ones. They are a named tuple of tensors with one entry for each
-    image, so that a task may return them among its views.
+    Calling the transform does both, to the bit, and `Rng.recording` then tells the parameters. These are
+    the ones that are applied: an image that is left as it is has neutral ones. They are a named tuple of
+    tensors with one entry for each image, so that a task may return them among its views.
 
     Attributes:
         moves: whether it moves what an image shows, so that the boxes of a crop before it are no longer
@@ -56,7 +56,13 @@ class RandomTransform(ABC, Generic[P]):
 
     def __call__(self, x: Tensor, rng: Rng) -> Tensor:
         """Transform uint8 or float [B, C, H, W] to float [B, C, h, w]."""
-        return self.apply(x, self.draw(x, rng))
+        return self.apply(x, self.draw_recorded(x, rng))
+
+    def draw_recorded(self, x: Tensor, rng: Rng) -> P:
+        """Return `draw`, and let the parameters be known to whoever has asked for them."""
+        drawn = self.draw(x, rng)
+        rng.record(self, drawn, x)
+        return drawn
 
 
 class Compose(RandomTransform[tuple[Any, ...]]):

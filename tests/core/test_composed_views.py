@@ -225,9 +225,9 @@ PLAIN: dict[str, dict[str, Any]] = {"autoencoder": {"noise": 0.0}}
 TAKING = [name for name in registry.tasks() if "views" in registry.load_task(name).Options.model_fields]
 
 
-def test_all_but_tasks_on_tiles_take_views() -> None:
+def test_all_but_tasks_on_tiles_take_views_themselves_or_for_their_base() -> None:
     names = {name for name in registry.tasks() if registry.load_task(name).modality == "image"}
-    assert names - {*TAKING} == {"cpc", "jigsaw", "relative-patch"}
+    assert names - {*TAKING} == {"cpc", "jigsaw", "relative-patch", "essl", "augself"}
 
 
 @pytest.mark.parametrize("name", TAKING)

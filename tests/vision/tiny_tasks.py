@@ -38,6 +38,7 @@ SIZES = {"spark": 32}
 TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "aim": {"width": 16, "depth": 1},
     "autoencoder": {"hidden": 32},
+    "augself": {"hidden": 16, "base_options": {"out": 8}},
     "beit": {"codes": 8, "code_width": 4},
     "capi": {"clusters": 5, "width": 32, "depth": 1},
     "byol": {"hidden": 16, "out": 8},
@@ -47,6 +48,7 @@ TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "dinov2": {"hidden": 16, "out": 8, "prototypes": 5},
     "deepcluster-v2": {"hidden": 16, "out": 8, "prototypes": 5, "heads": 2},
     "densecl": {"out": 8, "queue": 9},
+    "essl": {"hidden": 16, "base_options": {"out": 8}},
     "i-jepa": {"predictor_width": 32, "predictor_depth": 1},
     "ibot": {"hidden": 16, "out": 8, "prototypes": 5},
     "lejepa": {"hidden": 16, "out": 4, "directions": 5},
