@@ -7,13 +7,8 @@ import torch.nn.functional as F
 from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
-from ssl_zoo import distributed
-from ssl_zoo.errors import Unsuitable
+from ssl_zoo import CropOptions, Encoder, Field, ImageSpec, Losses, Rng, Task, Unsuitable, distributed
 from ssl_zoo.nn import full_precision
-from ssl_zoo.options import CropOptions
-from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
-from ssl_zoo.views import Rng
 from ssl_zoo_vision.patches import PatchGrid, freeze_unreached, moments, normalised
 from ssl_zoo_vision.predictor import ResidualMLP
 from ssl_zoo_vision.transformers import MASKED_ADAMW, SMALL_MASKED_VIT, prefix_attention

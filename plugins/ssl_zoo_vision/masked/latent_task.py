@@ -14,7 +14,7 @@ from ssl_zoo.task import Encoder, Field
 from ssl_zoo.views.masks import mask_of, places_in
 from ssl_zoo_vision.augmentation import is_small
 from ssl_zoo_vision.masked.patch_task import PatchTask
-from ssl_zoo_vision.patches import fit_to_tokens
+from ssl_zoo_vision.patches import fit_to_tokens, take
 
 
 class LatentOptions(CropOptions):
@@ -67,3 +67,10 @@ class LatentTask(PatchTask):
     def asked_places(self, views: tuple[Tensor, ...]) -> Tensor:
         """Return the asked places [B, M]."""
         return views[2].flatten(1)
+
+    def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Return the image, the input of the network, and the patches it is asked for."""
+        x, asked = views[0], self.asked_places(views)
+        patches = take(self.grid.patches(x), asked)
+        shown = self.grid.replaced(torch.zeros_like(x), asked, patches)
+        return {**super().gallery(views), "asked": shown}

@@ -1,0 +1,83 @@
+"""Draw the pictures of docs/zoo.md, and measure the memory that each shipped task needs.
+
+    python -m benchmarks.zoo [NAME ...]
+
+The pictures are what `ssl-zoo views` draws of parts of two photographs of scikit-learn, for networks at
+64 pixels; the answers of an untrained task are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from ssl_zoo.backbones.build import create_encoder
+from ssl_zoo.config.load import load_config
+from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.errors import Unsuitable
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.task import Task
+from ssl_zoo.tools import views
+from tests.zoo import DOCS, shipped
+
+FOLDER = DOCS / "zoo"
+ROWS, SIDE = 3, 213
+NETWORKS = ("resnet50", "vit_small_patch16_224")
+"""The networks whose tasks' memory is measured; the second where the first does not suit."""
+
+
+def main(names: list[str]) -> None:
+    """Draw and measure the tasks with these names, or all."""
+    FOLDER.mkdir(exist_ok=True)
+    file = FOLDER / "memory.json"
+    memory = json.loads(file.read_text()) if file.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        cut_photographs(Path(folder))
+        for name, task in shipped().items():
+            if names and name not in names:
+                continue
+            draw(name, Path(folder))
+            memory[name] = round(megabytes_beside(task), 1)
+            print(f"{name}: {memory[name]:,} MB beside the network", flush=True)
+    file.write_text(json.dumps(dict(sorted(memory.items())), indent=1) + "\n")
+
+
+def cut_photographs(folder: Path) -> None:
+    """Write parts of the photographs into a folder."""
+    for number, photo in enumerate(load_sample_images().images):
+        for row in range(0, photo.shape[0] - SIDE + 1, SIDE):
+            for column in range(0, photo.shape[1] - SIDE + 1, SIDE):
+                part = Image.fromarray(photo[row : row + SIDE, column : column + SIDE])
+                part.save(folder / f"{number}-{row:03}-{column:03}.png")
+
+
+def draw(name: str, folder: Path) -> None:
+    """Draw the views of a task."""
+    settings = {"task.name": name, "data.source": str(folder), "data.image_size": 64}
+    views.save(views.views(load_config(None, settings), rows=ROWS, seed=1), FOLDER / f"{name}.png")
+
+
+def megabytes_beside(task: type[Task]) -> float:
+    """Return the size of a task's parameters and buffers but for the encoder's, in MB of float32."""
+    spec = ImageSpec(
+        channels=3, size=224, mean=(0.5,) * 3, std=(0.25,) * 3, samples=100_000, classes=1000
+    )
+    for name in NETWORKS:
+        encoder = create_encoder(BackboneConfig(name=name), spec, any_size=task.any_size)
+        try:
+            built = task(encoder, task.Options(), spec)
+        except Unsuitable:
+            continue
+        own = {id(t) for t in (*encoder.parameters(), *encoder.buffers())}
+        states = (*built.parameters(), *built.buffers())
+        return sum(t.numel() * t.element_size() for t in states if id(t) not in own) / 1e6
+    raise Unsuitable(f"{task.name} suits neither {' nor '.join(NETWORKS)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
