@@ -20,8 +20,9 @@ from PIL import Image
 from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.tools.views import draw
-from tests.conftest import TASKS, Call, command, flags, small_config, ssl_zoo, train
+from tests.conftest import TASKS, Call, flags, small_config, ssl_zoo, train
 from tests.plugins.sources import SHIPPED
+from tests.processes import Child
 
 
 @pytest.fixture(name="run", scope="module")
@@ -296,10 +297,8 @@ def test_help_and_lists_import_neither_torch_nor_a_task() -> None:
 
 def test_a_signal_to_the_launcher_reaches_its_processes_which_save(tmp_path: Path) -> None:
     arguments = [*flags("rotation", train__epochs=1000), "--devices", "2", "--out", tmp_path / "run"]
-    process = subprocess.Popen(
-        command("train", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    launcher = ["-m", "ssl_zoo", "train", *map(str, arguments)]
+    process = Child(launcher, env={**os.environ, "OMP_NUM_THREADS": "1"})
     run, deadline = Run(tmp_path / "run"), time.monotonic() + 200
     while len(run.metrics()) < 2:
         assert process.poll() is None, process.communicate()

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from ssl_zoo.runs.run import Run
 from tests import processes
 from tests.conftest import KNN, command, flags
+from tests.processes import Child
 
 COMPLAINT = "error: interrupted; nothing was written\n"
 
@@ -87,11 +88,10 @@ def test_a_run_whose_output_nobody_reads_is_trained_to_its_end(tmp_path: Path) -
 # ---- signals
 
 
-def interrupted(cwd: Path, number: signal.Signals, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Send a signal to a new ssl-zoo once it has made the file ``reached``, and wait for its end."""
-    process = subprocess.Popen(
-        command(*arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def interrupted(
+    process: subprocess.Popen[str] | Child, cwd: Path, number: signal.Signals
+) -> subprocess.CompletedProcess[str]:
+    """Send a signal to an ssl-zoo once it has made the file ``reached``, and wait for its end."""
     deadline = time.monotonic() + 100
     while not (cwd / "reached").exists():
         assert process.poll() is None, process.communicate()
@@ -111,7 +111,11 @@ SWALLOWING = f"{REACHED}try:\n    time.sleep(60)\nexcept BaseException:\n    pas
 @pytest.mark.parametrize("module", ["email", "logging", "typer", "torch"])  # by when they are imported
 def test_stopped_while_importing(tmp_path: Path, module: str, number: signal.Signals) -> None:
     (tmp_path / f"{module}.py").write_text(SWALLOWING)
-    done = interrupted(tmp_path, number, "train", "--task", "simclr")
+    process = subprocess.Popen(
+        command("train", "--task", "simclr"), cwd=tmp_path, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    done = interrupted(process, tmp_path, number)
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", COMPLAINT)
     assert not (tmp_path / "runs").exists()
 
@@ -140,6 +144,7 @@ def ssl_zoo_register_sources():
 )
 def test_stopped_while_loading_data(tmp_path: Path, line: str, number: signal.Signals) -> None:
     (tmp_path / "slow.py").write_text(SLOW_SOURCE)
-    done = interrupted(tmp_path, number, "--plugin", "slow.py", *line.split(), "--data", "slow")
+    main = ["-m", "ssl_zoo", "--plugin", "slow.py", *line.split(), "--data", "slow"]
+    done = interrupted(Child(main, cwd=tmp_path), tmp_path, number)
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", COMPLAINT)
     assert not (tmp_path / "runs").exists()

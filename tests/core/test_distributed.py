@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,15 +122,24 @@ def test_two_processes_end_a_budget_of_minutes_at_the_same_step(tmp_path: Path) 
     assert json.loads(last)["seconds"] >= 3
 
 
-WORKER = """
-import torch, torch.distributed as dist
-from torch import nn
-import torch.nn.functional as F
-from ssl_zoo import distributed
-from ssl_zoo.nn import FeatureQueue, nt_xent
+@contextmanager
+def joined(folder: Path, rank: int) -> Iterator[None]:
+    """Join the two ranks that a server has started with a folder."""
+    rendezvous = f"file://{folder / 'rendezvous'}"
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
+    yield
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
-with distributed.processes():
-    rank = distributed.rank()
+
+def work_on_batches(folder: Path, rank: int) -> None:
+    """Compare a rank's share of batches with the joint batches."""
+    with joined(folder, rank):
+        check_shares(rank)
+
+
+def check_shares(rank: int) -> None:
+    """Compare normalisation, NT-Xent, gathering, a sum and a queue with those of the joint batch."""
     torch.manual_seed(0)
     x = torch.randn(8, 6, 3, 3, dtype=torch.float64)
     mine = distributed.local_rows(x).requires_grad_()
@@ -168,9 +179,9 @@ with distributed.processes():
     # A sum: the covariance of the joint batch, alike in all, and its gradient.
     together, z = rows.clone().requires_grad_(), distributed.local_rows(rows).clone().requires_grad_()
     centred = z - distributed.sum(z.sum(0)) / len(rows)
-    covariance = distributed.sum(centred.T @ centred) / (len(rows) - 1)
-    torch.testing.assert_close(covariance, torch.cov(together.T))
-    covariance.pow(2).triu(1).sum().backward()
+    shared_covariance = distributed.sum(centred.T @ centred) / (len(rows) - 1)
+    torch.testing.assert_close(shared_covariance, torch.cov(together.T))
+    shared_covariance.pow(2).triu(1).sum().backward()
     torch.cov(together.T).pow(2).triu(1).sum().backward()
     torch.testing.assert_close(z.grad / world, together.grad.chunk(world)[rank])
 
@@ -178,21 +189,16 @@ with distributed.processes():
     torch.manual_seed(0)
     queue, joint_queue = FeatureQueue(20, 5), FeatureQueue(20, 5)
     joint_queue.load_state_dict(queue.state_dict())
-    for step in range(4):
+    for _ in range(4):
         keys = torch.randn(8, 5)
         queue.push(distributed.all_gather(distributed.local_rows(keys)))
         joint_queue.push(keys)
     assert queue.features.equal(joint_queue.features)
-    print("agreed", rank)
-"""
 
 
 def test_gathering_summing_and_normalising_have_the_gradients_of_the_joint_batch(tmp_path: Path) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    done = torchrun(script)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("agreed") == 2
+    failed = server.run(work_on_batches, tmp_path)
+    assert failed is None, (tmp_path / f"output-{failed}").read_text()
 
 
 class Changing(Task):
@@ -232,11 +238,8 @@ def changing() -> dict[str, Tensor]:
 
 def work(folder: Path, rank: int) -> None:
     """Save the weights of a rank."""
-    rendezvous = f"file://{folder / 'rendezvous'}"
-    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
-    torch.save(changing(), folder / f"weights-{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    with joined(folder, rank):
+        torch.save(changing(), folder / f"weights-{rank}.pt")
 
 
 def test_parameters_that_rest_for_a_while_are_left_alone_in_two_processes_as_in_one(
@@ -286,11 +289,8 @@ def pieces() -> dict[str, Tensor]:
 
 def work_on_pieces(folder: Path, rank: int) -> None:
     """Save the pieces of a rank."""
-    rendezvous = f"file://{folder / 'rendezvous'}"
-    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
-    torch.save(pieces(), folder / f"pieces-{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    with joined(folder, rank):
+        torch.save(pieces(), folder / f"pieces-{rank}.pt")
 
 
 def test_shared_pieces_in_two_processes_are_those_of_the_joint_batch(tmp_path: Path) -> None:
