@@ -52,12 +52,13 @@ def main(names: list[str]) -> None:
 
 
 def cut_photographs(folder: Path) -> None:
-    """Write parts of the photographs into a folder."""
-    for number, photo in enumerate(load_sample_images().images):
+    """Write parts of the photographs into a folder, in a sub-folder for each, as tasks may need labels."""
+    for label, photo in zip(("china", "flower"), load_sample_images().images, strict=True):
+        (folder / label).mkdir()
         for row in range(0, photo.shape[0] - SIDE + 1, SIDE):
             for column in range(0, photo.shape[1] - SIDE + 1, SIDE):
                 part = Image.fromarray(photo[row : row + SIDE, column : column + SIDE])
-                part.save(folder / f"{number}-{row:03}-{column:03}.png")
+                part.save(folder / label / f"{row:03}-{column:03}.png")
 
 
 def draw(name: str, folder: Path) -> None:

@@ -29,7 +29,10 @@ class SparK(PatchTask):
     name = "spark"
     paper = "Tian et al. 2023, Designing BERT for Convolutional Networks, arXiv:2301.03580"
     prerequisites = "a convolutional network"
-    recipe = {"train": {**MASKED_ADAMW, "clip_norm": 5.0}}
+    recipe = {
+        "train": {**MASKED_ADAMW, "clip_norm": 5.0},
+        "backbone": {"name": "resnet10_narrow", "stem_stride": 1},  # 4 × 4 cells of 32 pixels
+    }
 
     class Options(CropOptions):
         """SparK's options."""
@@ -50,7 +53,7 @@ class SparK(PatchTask):
             raise UserError(
                 f"data.image_size: {spec.height} × {spec.width} pixels are {rows} × {columns} cells; "
                 f"choose at least {MIN_CELLS} × {MIN_CELLS}: a larger --image-size, or a network of "
-                "smaller stride, such as with --set backbone.options.output_stride=8"
+                "smaller stride, such as with --set backbone.stem_stride=1"
             )
         self.hidden = self.grid.share(options.mask_ratio)  # M
         stages = stages_by_size(encoder, spec)

@@ -9,13 +9,9 @@ import torch
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from ssl_zoo.errors import Unsuitable, UserError
+from ssl_zoo import CropOptions, Encoder, Field, ImageSpec, Losses, Rng, Task, Unsuitable, UserError
 from ssl_zoo.nn import output_shape
-from ssl_zoo.options import CropOptions
 from ssl_zoo.sizes import format_size
-from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
-from ssl_zoo.views import Rng
 from ssl_zoo.views.functional import rotate90
 from ssl_zoo.views.named import named_in
 from ssl_zoo_vision.predictive.recipe import SGD
@@ -93,3 +89,10 @@ class Rotation(Task):
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Return a column for each rotation."""
         return {f"{90 * quarters}°": x for quarters, x in enumerate(views)}
+
+    def reconstructions(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Return the image at 90°, turned back by the rotation that the network predicts."""
+        turned = views[1]
+        quarters = self.head(self.encoder(turned)).argmax(1)
+        back = torch.stack([rotate90(turned, -q) for q in range(4)])  # [4, B, C, H, W]
+        return {"90°, turned back": back[quarters, torch.arange(len(turned))]}
