@@ -29,7 +29,7 @@ def case(name: str) -> Case:
     """Return a task with a tiny network for images of SIZE, a transformer if it needs one."""
     cls = registry.load_task(name)
     backbone = VIT if "ViT" in cls.prerequisites else TINY
-    if cls.prerequisites == "no batch norm":
+    if "group or layer norm" in cls.prerequisites:
         backbone = GROUP_NORM
     classes = 2 if "labels" in cls.needs else None
     data = SyntheticImages(backbone, SIZE, 3, 48, 80, classes, cls.any_size)
