@@ -52,7 +52,7 @@ def main(names: list[str]) -> None:
 
 
 def cut_photographs(folder: Path) -> None:
-    """Write parts of the photographs into a folder, in a sub-folder for each, as tasks may need labels."""
+    """Write parts of the photographs by photograph, for tasks that need labels."""
     for label, photo in zip(("china", "flower"), load_sample_images().images, strict=True):
         (folder / label).mkdir()
         for row in range(0, photo.shape[0] - SIDE + 1, SIDE):

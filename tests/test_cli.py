@@ -52,7 +52,7 @@ WRONG = [
     ("", "eval", "Missing argument"),
     ("", "views --task simclr -o x.png --rows 0", "Invalid value for '--rows'"),
     # Settings.
-    ("", "train", "task.name: is required (--task NAME); there are: barlow-twins, byol, deepcluster-v2"),
+    ("", "train", "task.name: is required (--task NAME); there are: augself, autoencoder, barlow-twins"),
     ("", "train --task simlcr", "--task: there is no task 'simlcr'. Did you mean 'simclr'?"),
     ("", "tasks simlcr", "there is no task 'simlcr'. Did you mean 'simclr'?"),
     ("", "train --task simclr --epochs -1", "--epochs: train.epochs: must be greater than 0, not -1"),

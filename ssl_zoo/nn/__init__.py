@@ -10,7 +10,7 @@
 - contrast: InfoNCE in its forms
 - prototypes: prototypes, balanced assignments, centring, cross entropy across crops
 - clusters: spherical k-means
-- moments: covariance, whitening, and regularisers of a distribution
+- moments: covariance, whitening, principal components, and regularisers of a distribution
 - parts: float32, unit and normalised vectors, their products, large matrices of scores in parts
 """
 
@@ -20,7 +20,15 @@ from ssl_zoo.nn.contrast import contrastive_loss, info_nce, nt_xent, sup_con
 from ssl_zoo.nn.deferred import DeferredUpdate
 from ssl_zoo.nn.encoding import at_places, by_size, output_shape, places_of, undecayed_names
 from ssl_zoo.nn.heads import mlp
-from ssl_zoo.nn.moments import covariance, cross_correlation, koleo, off_diagonal, sigreg, whiten
+from ssl_zoo.nn.moments import (
+    covariance,
+    cross_correlation,
+    koleo,
+    off_diagonal,
+    principal_components,
+    sigreg,
+    whiten,
+)
 from ssl_zoo.nn.parts import (
     byol_loss,
     full_precision,
@@ -64,6 +72,7 @@ __all__ = [
     "off_diagonal",
     "output_shape",
     "places_of",
+    "principal_components",
     "product",
     "schedule",
     "shuffled_groups",

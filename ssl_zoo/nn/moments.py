@@ -86,6 +86,34 @@ def whiten(z: Tensor, eps: float = 0.0) -> Tensor:
         return whitened
 
 
+@torch.no_grad()
+def principal_components(x: Tensor, number: int, eps: float = 1e-6) -> Tensor:
+    """Return the first principal components of rows, each of variance 1 (PCA whitening).
+
+    w = Λ^(-1/2) Vᵀ(x - x̄) with the largest eigenvalues Λ of the covariance, with n - 1, and their
+    eigenvectors V. Columns are uncorrelated, so that no direction of much variance decides over
+    distances. Source: DeepCluster, arXiv:1807.05520, section 4.1.
+
+        z = principal_components(bank.features, 256)
+
+    Args:
+        x: rows [n, D], the same in every process.
+        number: d, the number of components, at most D.
+        eps: the least variance of a component that is divided by, as a share of the largest.
+
+    Returns:
+        [n, d] in float32; double precision stays.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x = full_precision(x)
+        x = x - x.mean(0)
+        variances, axes = torch.linalg.eigh(x.T @ x / max(1, len(x) - 1))  # the largest last
+        variances, axes = variances[-number:].flip(0), axes[:, -number:].flip(1)
+        least = (eps * variances[0]).clamp(min=torch.finfo(x.dtype).tiny)
+        components: Tensor = (x @ axes) * variances.clamp(min=least).rsqrt()
+        return components
+
+
 def koleo(z: Tensor, eps: float = 1e-8) -> Tensor:
     """Return the Kozachenko-Leonenko regulariser, which spreads embeddings over the sphere.
 

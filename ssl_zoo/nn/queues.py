@@ -93,7 +93,7 @@ class FeatureQueue(DeferredUpdate):
 
 
 class MemoryBank(DeferredUpdate):
-    """A bank with one unit vector for each sample of the train split, moved by momentum.
+    """A bank with one vector for each sample of the train split, of unit length, moved by momentum.
 
     m_i ← u(μ · m_i + (1 - μ) · u(z_i)) for the samples i of a batch, where u divides by the length and μ
     is the momentum. Source: Wu et al. 2018, arXiv:1805.01978, section 3.1, and the authors' code. The
@@ -106,21 +106,23 @@ class MemoryBank(DeferredUpdate):
         self.bank.update()        # in after_step
 
     Attributes:
-        features: [samples, width], unit rows, random at first.
+        features: [samples, width], random at first; unit rows unless `normalise` is false.
         seen: whether a sample was ever in an update, bool [samples].
 
     Args:
         samples: the number of samples of the train split, `Spec.samples`.
         width: the length of a vector.
         momentum: μ, the share that a row keeps; 0 replaces rows.
+        normalise: whether rows have length 1; if not, u leaves vectors as they are.
     """
 
     features: Tensor
     seen: Tensor
 
-    def __init__(self, samples: int, width: int, momentum: float = 0.5) -> None:
+    def __init__(self, samples: int, width: int, momentum: float = 0.5, normalise: bool = True) -> None:
         super().__init__()
         self.momentum = momentum
+        self.unit = unit if normalise else full_precision
         self.register_buffer("features", F.normalize(torch.randn(samples, width), dim=1))
         self.register_buffer("seen", torch.zeros(samples, dtype=torch.bool))
 
@@ -137,10 +139,8 @@ class MemoryBank(DeferredUpdate):
             # An assignment with repeated indices would write any of their rows on a GPU.
             order = torch.arange(len(index), device=index.device)
             last = torch.zeros_like(samples).scatter_reduce_(0, inverse, order, "amax")
-            new = unit(z[last]).to(self.features.dtype)
-            self.features[samples] = F.normalize(
-                self.features[samples].lerp(new, 1 - self.momentum), dim=1
-            )
+            new = self.unit(z[last]).to(self.features.dtype)
+            self.features[samples] = self.unit(self.features[samples].lerp(new, 1 - self.momentum))
             self.seen[samples] = True
         self.clear()
 

@@ -398,6 +398,14 @@ def swav(task: Any, views: Views, stop: Stop) -> Tensor:
     return mean(terms)
 
 
+def deepcluster(task: Any, views: Views, stop: Stop) -> Tensor:
+    """Return the cross entropy of each crop and its image's cluster, each cluster's with its weight."""
+    x, index = views
+    logits = task.classifier(task.encoder(x))
+    classes = [int(task.classes[i]) for i in index]
+    return mean(task.weights[k] * surprise(list(logits[i]), k) for i, k in enumerate(classes))
+
+
 def deepcluster_v2(task: Any, views: Views, stop: Stop) -> Tensor:
     """Return the cross entropy of all crops and their image's cluster, the mean over clusterings."""
     *crops, index = views

@@ -59,11 +59,20 @@ def test_the_gallery_and_the_reconstructions_are_columns_of_images(
     task = build(cls, **options).eval()
     drawn = views(task, 3)
     columns = {**task.gallery(drawn), **task.reconstructions(drawn)}
-    assert len(columns) == {Rotation: 4, Inpainting: 3}.get(cls, 2)
+    assert len(columns) == {Rotation: 5, Inpainting: 3}.get(cls, 2)
     for caption, column in columns.items():
         assert caption
         assert column.shape == (3, 3, 16, 16)
         assert column.is_floating_point()
+
+
+def test_an_image_is_turned_back_by_the_rotation_that_is_predicted() -> None:
+    task = build(Rotation).eval()
+    drawn = views(task, 3)
+    quarters = task.head(task.encoder(drawn[1])).argmax(1)
+    (answer,) = task.reconstructions(drawn).values()
+    for image, turned, q in zip(answer, drawn[1], quarters.tolist(), strict=True):
+        assert torch.equal(torch.rot90(image, q, (1, 2)), turned)
 
 
 # --- SimCLR ---

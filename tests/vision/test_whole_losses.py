@@ -70,6 +70,10 @@ def with_a_centre(task: Any) -> None:
     task.centre.centre.normal_(std=0.1)
 
 
+def with_uneven_clusters(task: Any) -> None:
+    task.weights.uniform_(0.2, 3.0)
+
+
 def with_a_token(task: Any) -> None:
     """Let all that starts at 0 or 1 differ from it: the token, the centres, gains of last layers."""
     task.token.data.normal_()
@@ -108,6 +112,7 @@ CASES = [
     Case("swav", literal.swav, detached=True),
     Case("swav", literal.swav, LOCAL, detached=True),
     Case("swav", literal.swav, {"queue": 9}, with_a_full_queue, detached=True),
+    Case("deepcluster", literal.deepcluster, {}, with_uneven_clusters),
     Case("deepcluster-v2", literal.deepcluster_v2),
     Case("deepcluster-v2", literal.deepcluster_v2, LOCAL),
     Case("barlow-twins", literal.barlow_twins, {"lam": 0.02}),

@@ -46,6 +46,7 @@ TINY_OPTIONS: dict[str, dict[str, Any]] = {
     "colorization": {"hidden": 32},
     "dino": {"hidden": 16, "out": 8, "prototypes": 5},
     "dinov2": {"hidden": 16, "out": 8, "prototypes": 5},
+    "deepcluster": {"prototypes": 5},
     "deepcluster-v2": {"hidden": 16, "out": 8, "prototypes": 5, "heads": 2},
     "densecl": {"out": 8, "queue": 9},
     "essl": {"hidden": 16, "base_options": {"out": 8}},

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo import distributed
 from ssl_zoo.nn import MemoryBank, by_size, kmeans, sum_over_rows, unit
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
+from ssl_zoo_vision.clustering.epochs import EpochClusters
 from ssl_zoo_vision.clustering.options import ClusteringOptions
 
 
-class DeepClusterV2(Task):
+class DeepClusterV2(EpochClusters):
     """Images are classified into clusters, found before the first epoch and anew after each."""
 
     name = "deepcluster-v2"
@@ -24,11 +24,9 @@ class DeepClusterV2(Task):
     paper = "Caron et al. 2020, DeepCluster-v2 (SwAV, appendix), arXiv:2006.09882"
     passes = 2
     recipe = {"train": {"optimizer": "lars", "lr": 0.6, "weight_decay": 1e-6, "warmup": 0.1}}
-    needs = ("index",)
     any_size = True
     prototypes: Tensor
     classes: Tensor
-    images: Tensor
 
     class Options(ClusteringOptions):
         """DeepCluster v2's options."""
@@ -57,12 +55,10 @@ class DeepClusterV2(Task):
         """Return the unit embeddings [V·B, out] of V crops."""
         return unit(self.head(torch.cat(by_size(self.encoder, crops))))
 
-    def before_training(self, batches: Iterable[tuple[Tensor, ...]]) -> None:
-        """Embed and cluster all images as the network is at first, as the authors' code does."""
-        for *crops, index in batches:
-            self.bank.note(torch.cat(self.embed(crops[:2]).chunk(2), 1), index)
-            self.bank.update()
-        self.cluster(-1)
+    def remember(self, views: tuple[Tensor, ...]) -> None:
+        """Note the embeddings of both large views."""
+        *crops, index = views
+        self.bank.note(torch.cat(self.embed(crops[:2]).chunk(2), 1), index)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the mean cross entropy over heads, assigned images and all of their crops."""
@@ -82,13 +78,6 @@ class DeepClusterV2(Task):
         return Losses(total / (classes.shape[1] * len(crops) * count.clamp(min=1)), weight=count)
 
     @torch.no_grad()
-    def after_step(self, progress: float) -> None:
-        """Write the bank, and cluster it anew once as many images were seen as there are."""
-        images, epoch = self.bank.noted * distributed.world_size(), self.images // self.spec.samples
-        self.bank.update()
-        if self.images.add_(images) // self.spec.samples > epoch:
-            self.cluster(int(epoch))
-
     def cluster(self, epoch: int) -> None:
         """Turn clusters of the images seen so far into prototypes and classes; -1: before epoch 0."""
         if self.bank.seen.sum() < self.number:
