@@ -42,7 +42,7 @@ Outcome = tuple[list[dict[str, Any]], dict[str, int], dict[str, Any]]
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of images of two classes and of different sizes, so that decoding times differ."""
     folder = tmp_path_factory.mktemp("photos")
-    for i in range(300):
+    for i in range(160):
         write(folder / f"class-{i % 2}" / f"{i}.png", photo((10 + i % 7 * 6,) * 2, seed=i))
     return folder
 
