@@ -20,7 +20,7 @@ from ssl_zoo.plugins import hookspecs as hooks
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.validation import HOOKS
 from ssl_zoo.training import train
-from tests import results
+from tests import results, zoo
 from tests.conftest import OTHERS, ROOT, SMALL, Call, small_config
 from tests.core.pictures import photo, write
 from tests.plugins.sources import SHIPPED
@@ -202,6 +202,13 @@ def test_the_page_on_health_shows_the_records_of_its_pairs() -> None:
 def test_the_plain_reference_is_that_of_the_code() -> None:
     written = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     assert written == page(), "python -m tests.reference > docs/reference.md"
+
+
+def test_the_map_shows_every_shipped_task() -> None:
+    written = (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
+    assert written == zoo.page(), "python -m tests.zoo > docs/zoo.md"
+    pictures = {path.stem for path in (ROOT / "docs" / "zoo").glob("*.png")}
+    assert pictures == {*zoo.shipped()}, "python -m benchmarks.zoo"
 
 
 def test_adding_a_task_touches_one_file_and_one_line(
