@@ -8,10 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from ssl_zoo import distributed
-from ssl_zoo.nn import MAX_SCORES, kmeans, layer_normalised, product, unit
+from ssl_zoo.nn import MAX_SCORES, kmeans, product, unit
+from ssl_zoo_vision.patches import normalised
 
 SAMPLE = 2**16
 """The number of patches that are clustered at most."""
+
+
+FLAT = 1e-3
+"""The deviation below which a patch of normalised pixels is flat."""
 
 
 class PatchCodes(nn.Module):
@@ -46,17 +51,22 @@ class PatchCodes(nn.Module):
         """
         found: list[Tensor] = []
         for patches in batches:
-            if sum(map(len, found)) < SAMPLE:
-                found.append(distributed.all_gather(self.projected(patches).flatten(0, 1)))
+            found.append(distributed.all_gather(self.projected(patches).flatten(0, 1)))
+            if sum(map(len, found)) >= SAMPLE:
+                break
         self.codes.copy_(kmeans(torch.cat(found)[:SAMPLE], len(self.codes))[0])
 
     def projected(self, patches: Tensor) -> Tensor:
-        """Return what is compared with the codes, [..., c] of length 1, of patches [..., P]."""
-        return unit(product(layer_normalised(patches), self.projection))
+        """Return what is compared with the codes, [..., c] of length 1, of patches [B, N, P].
+
+        It is 0 for flat patches, which would otherwise get the codes of rounding errors.
+        """
+        flat = patches.var(2, keepdim=True) < FLAT**2
+        return unit(product(normalised(patches), self.projection)).masked_fill(flat, 0)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Return the number of the nearest code, int64 [...], of patches [..., P]."""
-        rows = self.projected(patches).flatten(0, -2)
+        """Return the number of the nearest code, int64 [B, N], of patches [B, N, P]."""
+        rows = self.projected(patches).flatten(0, 1)
         parts = rows.split(max(1, MAX_SCORES // len(self.codes)))
         nearest = torch.cat([product(part, self.codes.T).argmax(1) for part in parts])
-        return nearest.view(patches.shape[:-1])
+        return nearest.view(patches.shape[:2])

@@ -60,7 +60,7 @@ class UpDecoder(nn.Module):
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """Return the output [B, channels, *size] of feature maps [B, width, h, w]."""
-        return F.interpolate(self.up(feature_map), self.size, mode="bilinear", align_corners=False)
+        return _resized(self.up(feature_map), self.size)
 
 
 def stages_by_size(encoder: Encoder, spec: ImageSpec) -> list[tuple[int, Shape]]:
@@ -124,27 +124,19 @@ class LateralDecoder(nn.Module):
     def __init__(self, maps: Sequence[Shape], size: Size, channels: int, width: int) -> None:
         super().__init__()
         self.size = height_width(size)
-        last, *others = [*maps][::-1]
-        self.fill = nn.ModuleList([FilledMap(last[0], width, 1)])
+        (d, *grid), *others = [*maps][::-1]
+        self.fill = nn.ModuleList([FilledMap(d, width, 1)])
         self.up = nn.ModuleList()
-        self.lateral: list[bool] = []
-        rows = last[1]
-        while rows < self.size[0]:
-            narrow, rows = max(width // 2, 16), 2 * rows
-            self.up.append(
-                nn.Sequential(
-                    nn.ConvTranspose2d(width, width, 4, stride=2, padding=1),
-                    nn.Conv2d(width, width, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(width),
-                    nn.ReLU6(inplace=True),
-                    nn.Conv2d(width, narrow, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(narrow),
-                )
-            )
-            self.lateral.append(bool(others) and others[0][1] == rows)
-            if self.lateral[-1]:
-                self.fill.append(FilledMap(others.pop(0)[0], narrow, 3))
-            width = narrow
+        for d, *larger in [*others, (0, *self.size)]:
+            blocks = []
+            for _ in range(round(math.log2(larger[0] / grid[0]))):
+                narrow = max(width // 2, 16)
+                blocks.append(_doubling(width, narrow))
+                width = narrow
+            self.up.append(nn.Sequential(*blocks))
+            if d:
+                self.fill.append(FilledMap(d, width, 3))
+            grid = larger
         self.out = nn.Conv2d(width, channels, 1)
 
     def forward(self, maps: Sequence[Tensor], hidden: Tensor) -> Tensor:
@@ -154,14 +146,32 @@ class LateralDecoder(nn.Module):
             maps: the maps [B, d, h, w], the largest first.
             hidden: the hidden cells, bool [B, h, w] on the grid of the last map.
         """
-        filled = (
-            fill(m, F.interpolate(hidden.unsqueeze(1).float(), m.shape[2:]) > 0)
+        cells = hidden.unsqueeze(1).float()
+        filled = [
+            fill(m, F.interpolate(cells, m.shape[2:]) > 0)
             for fill, m in zip(self.fill, reversed(maps), strict=True)
-        )
-        x = next(filled)
-        for up, lateral in zip(self.up, self.lateral, strict=True):
-            x = up(x) + (next(filled) if lateral else 0)
-        return F.interpolate(self.out(x), self.size, mode="bilinear", align_corners=False)
+        ]
+        x = filled[0]
+        for up, lateral in zip(self.up, filled[1:], strict=False):  # the last goes up to the image
+            x = _resized(up(x), lateral.shape[2:]) + lateral
+        return _resized(self.out(self.up[-1](x)), self.size)
+
+
+def _doubling(width: int, out: int) -> nn.Sequential:
+    """Return layers from a map [B, width, h, w] to one of twice the sides, [B, out, 2h, 2w]."""
+    return nn.Sequential(
+        nn.ConvTranspose2d(width, width, 4, stride=2, padding=1),
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU6(inplace=True),
+        nn.Conv2d(width, out, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out),
+    )
+
+
+def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Return a map of another size, where a side was no multiple of a smaller one."""
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
 
 
 class BlockDecoder(nn.Module):

@@ -12,6 +12,10 @@ BINS = 9
 """The number of directions, which have no sign."""
 
 
+MIN_LENGTH = 1e-3
+"""The length of a cell's histogram by which shorter ones are divided too, as a mean over pixels."""
+
+
 def hog(x: Tensor, cell: int) -> Tensor:
     """Return the histogram of oriented gradients of each cell of each channel.
 
@@ -25,7 +29,7 @@ def hog(x: Tensor, cell: int) -> Tensor:
         cell: the side of a cell in pixels, which divides H and W.
 
     Returns:
-        [B, 9·C, H/cell, W/cell], the bins of a channel together; 0 in cells that are flat.
+        [B, 9·C, H/cell, W/cell], the bins of a channel together; near 0 in cells that are flat.
     """
     b, c = x.shape[:2]
     padded = F.pad(x, (1, 1, 1, 1), mode="reflect").flatten(0, 1)  # [B·C, H+2, W+2]
@@ -38,7 +42,8 @@ def hog(x: Tensor, cell: int) -> Tensor:
     votes = length.new_zeros(b * c, BINS, *x.shape[2:]).scatter_(
         1, bins.unsqueeze(1), length.unsqueeze(1)
     )
-    cells = F.normalize(F.avg_pool2d(votes, cell), dim=1)  # [B·C, 9, h, w]
+    # Shorter ones are rounding, of an even background that was resized, and are not amplified.
+    cells = F.normalize(F.avg_pool2d(votes, cell), dim=1, eps=MIN_LENGTH)  # [B·C, 9, h, w]
     return cells.view(b, c * BINS, *cells.shape[2:])
 
 

@@ -13,11 +13,18 @@ from torch import Tensor
 
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.nn import output_shape
+from ssl_zoo.notices import Notice
 from ssl_zoo.sizes import Size, height_width
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder
 
 Pair = tuple[int, int]
+
+_POOLING = Notice(
+    "pooling-of-patches",
+    "Tasks on patches train and evaluate the mean of the patches, also where a network pools otherwise.",
+    "backbone.options: class_token=false, global_pool=avg, fc_norm=false for a vision transformer",
+)
 
 
 def patchify(x: Tensor, patch: Pair) -> Tensor:
@@ -92,6 +99,7 @@ class PatchGrid:
                 f"{spec.height} × {spec.width}; choose among the divisors of {divisors}"
             )
         patch = spec.height // rows, spec.width // columns
+        _compare_pooling(encoder, spec)
         return cls(rows, columns, patch, spec.channels, width)
 
     @property
@@ -151,6 +159,20 @@ class PatchGrid:
         if not isinstance(new, Tensor):
             new = torch.full_like(take(patches, places), new)
         return self.image(put(patches, places, new))
+
+
+@torch.no_grad()
+def _compare_pooling(encoder: Encoder, spec: ImageSpec) -> None:
+    """Give a notice where a network pools in another way than by the mean of its places."""
+    training = encoder.training
+    pooled, places = encoder.eval().pooled_and_map(spec.example(1))
+    encoder.train(training)
+    mean = places.flatten(2).mean(2)
+    if pooled.shape != mean.shape or not torch.allclose(pooled, mean, rtol=1e-3, atol=1e-4):
+        _POOLING(
+            "the evaluated features are the mean of all patches, which this task trains; the network's "
+            "own pooling, which fine-tuning, exports and load_backbone use, gives others"
+        )
 
 
 def freeze_unreached(

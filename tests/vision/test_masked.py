@@ -198,12 +198,25 @@ def test_a_swin_predicts_the_pixels_of_the_places_of_its_last_stage() -> None:
     assert task.predict(x, hidden).shape == (4, 40, 48)
 
 
-@pytest.mark.parametrize(("options", "size"), [({"unit": 3}, 16), ({"unit": 4}, 16), ({}, 8)])
-def test_units_that_do_not_divide_the_patches_or_hide_all_are_refused(
-    options: dict[str, Any], size: int
-) -> None:
-    with pytest.raises(UserError, match=r"^task\.unit: units of . × . do not divide"):
-        build(SimMIM, size, **options)
+def test_units_that_hang_over_the_border_are_cut_off_and_the_count_is_exact() -> None:
+    task = build(SimMIM, 28)  # 7 × 7 patches: 4 × 4 units, of which 10 are hidden
+    _, hidden = views_of(task, 16)
+    assert hidden.shape == (16, round(0.6 * 49))
+    masks = torch.zeros(16, 49).scatter_(1, hidden, 1.0).view(16, 7, 7)
+    neighbours = (masks[:, :, 0:6:2] == masks[:, :, 1:7:2]).float().mean()
+    assert neighbours > 0.8  # of single patches 0.52 would be alike
+
+
+def test_a_unit_as_large_as_the_image_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^task\.unit: all 1 units of 4 × 4 patches are hidden"):
+        build(SimMIM, 16, unit=4)
+
+
+def test_even_regions_are_no_matter_of_rounding() -> None:
+    noise = 0.3 + 1e-7 * torch.randn(2, 1, 16, 16)
+    assert hog(noise, 4).abs().max() < 1e-2
+    patches = noise.unfold(2, 4, 4).unfold(3, 4, 4).reshape(2, 16, 16)
+    assert not PatchCodes(16, 7, 5)(patches).any()
 
 
 def literal_hog(x: Tensor, cell: int) -> Tensor:
@@ -330,7 +343,22 @@ def test_more_layers_than_the_teacher_has_are_refused() -> None:
         build(Data2Vec, layers=30)
 
 
+def test_blocks_of_several_sizes_are_refused() -> None:
+    with pytest.raises(Unsuitable, match=r"^backbone\.name: its last blocks have maps of several sizes"):
+        build(Data2Vec, 32, SWIN)
+
+
 # --- I-JEPA and CAPI ---
+
+
+def test_a_network_that_pools_otherwise_than_it_is_evaluated_gives_a_notice(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "ssl_zoo.notices")
+    build(SimMIM, backbone=SimMIM.recipe["backbone"])
+    assert not caplog.records
+    build(SimMIM)  # pools by its class token
+    assert "features are the mean of all patches" in caplog.text
 
 
 def test_i_jepas_loss_is_the_smooth_l1_of_the_teachers_normalised_places_by_block() -> None:
@@ -421,12 +449,25 @@ def test_a_decoder_is_connected_to_each_resolution_of_the_network_once() -> None
     dilated = {"name": "resnet26", "options": {**channels, "output_stride": 8}}
     task = build(SparK, 32, dilated)
     assert task.stages == [-4, -1]  # the last three stages have maps of 16 × 16 cells
-    assert task.decoder.lateral == [True]
-    assert build(SparK, 32, TINY).decoder.lateral == [True, True, True]
+    assert [len(up) for up in task.decoder.up] == [1, 0]
+    finer = build(SparK, 32, TINY)
+    assert [len(up) for up in finer.decoder.up] == [1, 1, 1, 0]
+    assert len(finer.decoder.fill) == 4
+
+
+@pytest.mark.parametrize("size", [28, (32, 28)])
+def test_a_decoder_is_connected_where_maps_are_no_multiples_of_each_other(size: Any) -> None:
+    task = build(SparK, size, TINY)  # maps of 28, 14, 7 and 4
+    assert len(task.decoder.fill) == 4
+    task.loss(views_of(task)).total.backward()
+    assert all(p.grad is not None for p in task.decoder.parameters())
 
 
 def test_too_few_cells_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^data\.image_size: 16 × 16 pixels are 2 × 2 cells"):
+    with pytest.raises(
+        UserError,
+        match=r"^data\.image_size: 16 × 16 pixels are 2 × 2 cells; choose --image-size 32,",
+    ):
         build(SparK, 16, TINY)
 
 

@@ -272,11 +272,18 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_features_that_the_base_has_computed_are_those_of_its_first_two_views(name: str) -> None:
-    task = tiny(name, size=16, dtype=torch.float32).eval()
+LOCAL = [name for name in PAIRS if "local" in registry.load_task(name).Options.model_fields]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [*((n, {}) for n in PAIRS), *((n, {"local": 2}) for n in LOCAL)]
+)
+def test_features_that_the_base_has_computed_are_those_of_its_first_two_views(
+    name: str, options: dict[str, Any]
+) -> None:
+    task = tiny(name, size=16, dtype=torch.float32, **options).eval()
     drawn: tuple[Tensor, ...] = fixed_views(task)
-    with _outputs_of(task.encoder) as outputs:
+    with _outputs_of(task.encoder, drawn[0].shape[1:]) as outputs:
         task.loss(drawn)
     for features, view in zip(pooled(task.encoder, drawn, outputs), drawn, strict=False):
         torch.testing.assert_close(features, task.encoder(view), atol=1e-4, rtol=1e-4)

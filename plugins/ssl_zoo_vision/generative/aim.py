@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssl_zoo import CropOptions, Encoder, Field, ImageSpec, Losses, Rng, Task, Unsuitable, distributed
 from ssl_zoo.nn import full_precision
+from ssl_zoo_vision.augmentation import is_small
 from ssl_zoo_vision.patches import PatchGrid, freeze_unreached, moments, normalised
 from ssl_zoo_vision.predictor import ResidualMLP
 from ssl_zoo_vision.transformers import MASKED_ADAMW, SMALL_MASKED_VIT, prefix_attention
@@ -30,8 +31,10 @@ class AIM(Task):
     class Options(CropOptions):
         """AIM's options."""
 
-        width: int = Field(256, ge=4, multiple_of=4, description="of the head; the paper's is 2048")
-        depth: int = Field(2, ge=0, description="blocks of the head; the paper's has 12")
+        width: int | None = Field(
+            None, ge=4, multiple_of=4, description="of the head; none: 2048, or 256 up to 64 pixels"
+        )
+        depth: int | None = Field(None, ge=1, description="its blocks; none: 12, or 2 up to 64 pixels")
         crop_scale: tuple[float, float] = Field((0.4, 1.0), description="share of the image's area")
 
     positions: Tensor
@@ -47,12 +50,11 @@ class AIM(Task):
             raise Unsuitable(f"backbone.name: {error}") from error
         self.grid.require_parts()
         self.register_buffer("positions", build_sincos2d_pos_embed(list(self.grid.shape), d))  # [N, d]
-        self.head = nn.Sequential(
-            nn.Linear(d, options.width),
-            *(ResidualMLP(options.width) for _ in range(options.depth)),
-            nn.LayerNorm(options.width),
-            nn.Linear(options.width, self.grid.values),
-        )
+        small = is_small(spec)
+        width, depth = options.width or (256 if small else 2048), options.depth or (2 if small else 12)
+        blocks = [ResidualMLP(width) for _ in range(depth)]
+        last = nn.Linear(width, self.grid.values)
+        self.head = nn.Sequential(nn.Linear(d, width), *blocks, nn.LayerNorm(width), last)
         self.augment = options.view(spec)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:

@@ -16,7 +16,10 @@ from ssl_zoo_vision.transformers import MASKED_ADAMW, SMALL_MASKED_VIT
 
 
 class CAPI(LatentTask):
-    """A decoder tells the cluster of hidden patches; clusters are learnt, and balanced by position."""
+    """A decoder tells the cluster of hidden patches; clusters are learnt, and balanced by position.
+
+    Unlike the authors', positions are sines, not rotary, and clusters share the optimiser.
+    """
 
     name = "capi"
     paper = "Darcet et al. 2025, Cluster and Predict Latent Patches, arXiv:2502.08769"

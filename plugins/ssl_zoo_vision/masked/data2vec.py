@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.nn import Teacher, full_precision, layer_normalised, output_shape, places_of, spread
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
@@ -48,9 +48,12 @@ class Data2Vec(TokenTask):
         small = is_small(spec)
         self.last = range(-(options.layers or (2 if small else 6)), 0)
         try:
-            output_shape(encoder, lambda x: encoder.stages(x, self.last)[0], spec)
+            shape = output_shape(encoder, lambda x: encoder.stages(x, self.last)[1][0], spec)
         except UserError as error:
             raise UserError(f"task.layers: {error}; choose fewer") from error
+        if shape[1:] != (self.grid.width, *self.grid.shape):
+            reason = "its last blocks have maps of several sizes"
+            raise Unsuitable(f"backbone.name: {reason}; choose --backbone vit_small_patch16_224")
         start, end = options.momentum or ((0.99, 0.999) if small else (0.9998, 0.9998))
         self.teacher = Teacher(encoder, start=start, end=end, kind="linear", share=0.3)
         self.head = nn.Linear(self.grid.width, self.grid.width)

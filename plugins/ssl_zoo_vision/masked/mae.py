@@ -11,6 +11,7 @@ from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo.views.masks import random_places
+from ssl_zoo_vision.augmentation import is_small
 from ssl_zoo_vision.masked.patch_task import PatchTask
 from ssl_zoo_vision.patches import fit_to_tokens, moments, normalised, take
 from ssl_zoo_vision.predictor import Predictor
@@ -34,17 +35,23 @@ class MAE(PatchTask):
         normalise_targets: bool = Field(
             True, description="normalise each target patch by its own mean and deviation"
         )
-        decoder_width: int = Field(
-            128, ge=32, multiple_of=32, description="width of the decoder; the paper's is 512"
+        decoder_width: int | None = Field(
+            None, ge=32, multiple_of=32, description="none: the paper's 512, or 128 up to 64 pixels"
         )
-        decoder_depth: int = Field(2, ge=1, description="blocks of the decoder; the paper's has 8")
+        decoder_depth: int | None = Field(
+            None, ge=1, description="blocks; none: the paper's 8, or 2 up to 64 pixels"
+        )
         crop_scale: tuple[float, float] = Field((0.2, 1.0), description="share of the image's area")
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
         fit_to_tokens(encoder, spec, self.grid)
         self.hidden = self.grid.share(options.mask_ratio)  # M
-        size = options.decoder_width, options.decoder_depth
+        small = is_small(spec)
+        size = (
+            options.decoder_width or (128 if small else 512),
+            options.decoder_depth or (2 if small else 8),
+        )
         self.decoder = Predictor(self.grid.width, self.grid.values, self.grid.shape, *size)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:

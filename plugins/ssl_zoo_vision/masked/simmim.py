@@ -13,7 +13,7 @@ from ssl_zoo.nn import full_precision
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
-from ssl_zoo.views.masks import coarse_places, places_in
+from ssl_zoo.views.masks import coarse_places, some_places
 from ssl_zoo_vision.hog import BINS, hog
 from ssl_zoo_vision.masked.token_task import TokenOptions, TokenTask
 from ssl_zoo_vision.patches import patchify, take
@@ -33,29 +33,29 @@ class SimMIM(TokenTask):
         target: Literal["pixels", "hog"] = Field(
             "pixels", description="pixels, or histograms of gradients (MaskFeat, arXiv:2112.09133)"
         )
-        masks: Literal["units", "blocks"] = Field(
-            "units", description="shape of what is hidden: square units, or blocks as in MaskFeat"
+        masks: Literal["units", "blocks"] | None = Field(
+            None, description="hidden square units, or blocks; none: units, or blocks with hog"
         )
         mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of patches that are hidden")
         unit: int | None = Field(
-            None, ge=1, description="side of a unit in patches; none: 2 where it divides the grid, or 1"
+            None, ge=1, description="side of a unit in patches, cut off at the border; none: 2"
         )
         crop_scale: tuple[float, float] = Field((0.67, 1.0), description="share of the image's area")
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
+        self.masks = options.masks or ("units" if options.target == "pixels" else "blocks")
         self.cell = max(d for d in range(1, 9) if math.gcd(*self.grid.patch) % d == 0)
-        if options.masks == "units":
-            sides = math.gcd(*self.grid.shape)
-            self.unit = options.unit or (1 if sides % 2 else 2)
-            units = self.grid.places // self.unit**2
-            self.units = math.ceil(options.mask_ratio * units)
-            if sides % self.unit or self.units == units:
-                raise UserError(
-                    f"task.unit: units of {self.unit} × {self.unit} do not divide {self.grid.rows} × "
-                    f"{self.grid.columns} patches, or leave none visible; choose a smaller one"
-                )
-            self.hidden = self.units * self.unit**2
+        self.unit = unit = options.unit or 2
+        rows, columns = (unit * math.ceil(side / unit) for side in self.grid.shape)
+        self.covered = rows, columns  # the grid of whole units
+        units = rows * columns // unit**2
+        self.units = math.ceil(options.mask_ratio * units)
+        if self.masks == "units" and self.units == units:
+            problem = f"task.unit: all {units} units of {unit} × {unit} patches are hidden"
+            raise UserError(f"{problem}; choose a smaller unit, or smaller patches")
+        if self.masks == "units" and self.covered == self.grid.shape:
+            self.hidden = self.units * unit**2
         values = self.grid.values
         if options.target == "hog":
             values = values // self.cell**2 * BINS
@@ -63,11 +63,11 @@ class SimMIM(TokenTask):
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return crops [B, C, H, W] and the hidden places [B, M]."""
-        if self.options.masks == "blocks":
+        if self.masks == "blocks":
             return super().views(batch, rng)
-        x = self.augment(batch, rng)
-        masks = coarse_places(len(x), self.grid.shape, self.units, rng, self.unit)
-        return x, places_in(masks, self.hidden)
+        x, (rows, columns) = self.augment(batch, rng), self.grid.shape
+        masks = coarse_places(len(x), self.covered, self.units, rng, self.unit)
+        return x, some_places(masks[:, :rows, :columns], self.hidden, rng)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the mean over hidden places: of |x - x̂| for pixels, of squared errors for HOG."""

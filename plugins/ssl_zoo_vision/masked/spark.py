@@ -31,7 +31,8 @@ class SparK(PatchTask):
     prerequisites = "a convolutional network"
     recipe = {
         "train": {**MASKED_ADAMW, "clip_norm": 5.0},
-        "backbone": {"name": "resnet10_narrow", "stem_stride": 1},  # 4 × 4 cells of 32 pixels
+        "backbone": {"name": "resnet10_narrow", "stem_stride": 1},
+        "data": {"image_size": 32},  # 4 × 4 cells
     }
 
     class Options(CropOptions):
@@ -52,8 +53,7 @@ class SparK(PatchTask):
         if min(rows, columns) < MIN_CELLS:
             raise UserError(
                 f"data.image_size: {spec.height} × {spec.width} pixels are {rows} × {columns} cells; "
-                f"choose at least {MIN_CELLS} × {MIN_CELLS}: a larger --image-size, or a network of "
-                "smaller stride, such as with --set backbone.stem_stride=1"
+                f"choose --image-size {MIN_CELLS * max(self.grid.patch)}, or a network of smaller stride"
             )
         self.hidden = self.grid.share(options.mask_ratio)  # M
         stages = stages_by_size(encoder, spec)

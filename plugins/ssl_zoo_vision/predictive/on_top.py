@@ -104,7 +104,7 @@ class OnTop(Task):
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the base's loss and λ times the term; what the base logs, and the term's parts."""
         *own, extra = views
-        with _outputs_of(self.encoder) as outputs:
+        with _outputs_of(self.encoder, own[0].shape[1:]) as outputs:
             base = self.base.loss(tuple(own))
         term, total = self.term(tuple(own), extra, outputs), base.total
         if base.weight is not None:  # the term is a mean over images, which all count alike
@@ -152,10 +152,15 @@ class OnTop(Task):
 
 
 @contextmanager
-def _outputs_of(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the outputs of a network meanwhile, so that the same views need not pass again."""
+def _outputs_of(network: nn.Module, shape: torch.Size) -> Iterator[list[Tensor]]:
+    """Collect a network's outputs for images of a shape [C, H, W], whose views need not pass again."""
     outputs: list[Tensor] = []
-    handle = network.register_forward_hook(lambda _module, _input, output: outputs.append(output))
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if inputs[0].shape[1:] == shape:  # not small crops, which come after large ones
+            outputs.append(output)
+
+    handle = network.register_forward_hook(keep)
     try:
         yield outputs
     finally:
