@@ -14,6 +14,7 @@ from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo.views.masks import mask_of, random_places
+from ssl_zoo_vision.augmentation import is_small
 from ssl_zoo_vision.decoders import BlockDecoder, LateralDecoder, stages_by_size
 from ssl_zoo_vision.masked.patch_task import PatchTask
 from ssl_zoo_vision.patches import freeze_unreached, moments, normalised, take
@@ -43,7 +44,11 @@ class SparK(PatchTask):
             "stages", description="a U-Net on all stages, or one block on the last (ConvNeXt V2's FCMAE)"
         )
         width: int | None = Field(
-            None, ge=32, multiple_of=32, description="of the decoder; none: the papers' 768, or 512"
+            None,
+            ge=32,
+            multiple_of=32,
+            description="of the decoder; none: the papers' 768 for stages and "
+            "512 for a block, or 128 up to 64 pixels",
         )
         crop_scale: tuple[float, float] = Field((0.67, 1.0), description="share of the image's area")
 
@@ -56,15 +61,14 @@ class SparK(PatchTask):
                 f"choose --image-size {MIN_CELLS * max(self.grid.patch)}, or a network of smaller stride"
             )
         self.hidden = self.grid.share(options.mask_ratio)  # M
-        stages = stages_by_size(encoder, spec)
-        if options.decoder == "block":
-            stages = stages[-1:]
-        self.stages = [stage for stage, _ in stages]
-        maps = [shape for _, shape in stages]
+        block, small = options.decoder == "block", is_small(spec)
+        stages = stages_by_size(encoder, spec)[-1 if block else None :]
+        self.stages, maps = [stage for stage, _ in stages], [shape for _, shape in stages]
+        width = options.width or (128 if small else 512 if block else 768)
         self.decoder: nn.Module = (
-            BlockDecoder(maps[-1], self.grid.patch, spec.channels, options.width or 512)
-            if options.decoder == "block"
-            else LateralDecoder(maps, spec.size, spec.channels, options.width or 768)
+            BlockDecoder(maps[-1], self.grid.patch, spec.channels, width)
+            if block
+            else LateralDecoder(maps, spec.size, spec.channels, width)
         )
         freeze_unreached(encoder, spec, lambda network, x: network.stages(x, self.stages)[1][-1])
 
