@@ -208,7 +208,7 @@ def test_units_that_hang_over_the_border_are_cut_off_and_the_count_is_exact() ->
 
 
 def test_a_unit_as_large_as_the_image_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^task\.unit: all 1 units of 4 × 4 patches are hidden"):
+    with pytest.raises(Unsuitable, match=r"^task\.unit: all 1 units of 4 × 4 patches are hidden"):
         build(SimMIM, 16, unit=4)
 
 
@@ -380,7 +380,7 @@ def test_i_jepas_loss_is_the_smooth_l1_of_the_teachers_normalised_places_by_bloc
 
 
 def test_more_visible_patches_than_a_context_surely_has_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^task\.visible: a context may have only .* choose at most"):
+    with pytest.raises(Unsuitable, match=r"^task\.visible: a context may have only .* choose at most"):
         build(IJEPA, visible=0.9)
 
 

@@ -23,6 +23,7 @@ class CPC(Task):
     paper = "Hénaff et al. 2019, Data-Efficient Image Recognition with CPC, arXiv:1905.09272"
     family = "contrastive"
     prerequisites = "group or layer norm"
+    input_note = "overlapping patches of images; ssl-zoo embed takes the mean of their features"
     passes = 49
     any_size = True
     # The rate is 4e-4 at 64 images, which are thousands of patches to be told apart.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import Unsuitable
 from ssl_zoo.nn import full_precision, layer_normalised, spread
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
@@ -54,7 +54,7 @@ class IJEPA(LatentTask):
         self.targets = Rectangles(self.grid.shape, (0.15, 0.2), (0.75, 1.5))
         self.visible = self.grid.share(options.visible)  # K
         if self.visible > (most := self.context.min_places - self.targets.max_places):
-            raise UserError(
+            raise Unsuitable(
                 f"task.visible: a context may have only {most} of {self.grid.places} patches beside a "
                 f"predicted block; choose at most {most / self.grid.places:.2f}, or smaller patches"
             )

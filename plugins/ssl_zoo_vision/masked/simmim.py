@@ -8,7 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import Unsuitable
 from ssl_zoo.nn import full_precision
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
@@ -53,7 +53,7 @@ class SimMIM(TokenTask):
         self.units = math.ceil(options.mask_ratio * units)
         if self.masks == "units" and self.units == units:
             problem = f"task.unit: all {units} units of {unit} × {unit} patches are hidden"
-            raise UserError(f"{problem}; choose a smaller unit, or smaller patches")
+            raise Unsuitable(f"{problem}; choose a smaller unit, or smaller patches")
         if self.masks == "units" and self.covered == self.grid.shape:
             self.hidden = self.units * unit**2
         values = self.grid.values

@@ -7,7 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import Unsuitable
 from ssl_zoo.nn import full_precision
 from ssl_zoo.options import CropOptions
 from ssl_zoo.spec import ImageSpec
@@ -56,7 +56,7 @@ class SparK(PatchTask):
         super().__init__(encoder, options, spec)
         rows, columns = self.grid.shape
         if min(rows, columns) < MIN_CELLS:
-            raise UserError(
+            raise Unsuitable(
                 f"data.image_size: {spec.height} × {spec.width} pixels are {rows} × {columns} cells; "
                 f"choose --image-size {MIN_CELLS * max(self.grid.patch)}, or a network of smaller stride"
             )
