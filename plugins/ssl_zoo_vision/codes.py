@@ -14,7 +14,6 @@ from ssl_zoo_vision.patches import normalised
 SAMPLE = 2**16
 """The number of patches that are clustered at most."""
 
-
 FLAT = 1e-3
 """The deviation below which a patch of normalised pixels is flat."""
 
@@ -26,8 +25,8 @@ class PatchCodes(nn.Module):
     arXiv:2202.01855, section 3.1, for speech.
 
     Attributes:
-        projection: [P, c], fixed; one for k-means.
-        codes: [K, c] of length 1, in no state of training but saved.
+        projection: [P, c], fixed; the identity for k-means.
+        codes: [K, c] of length 1; not trained, but saved.
 
     Args:
         values: P, the number of values in a patch.

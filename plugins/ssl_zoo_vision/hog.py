@@ -11,7 +11,6 @@ from torch import Tensor
 BINS = 9
 """The number of directions, which have no sign."""
 
-
 MIN_LENGTH = 1e-3
 """The length of a cell's histogram by which shorter ones are divided too, as a mean over pixels."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -161,6 +161,21 @@ class PatchGrid:
         return self.image(put(patches, places, new))
 
 
+def token_width(encoder: Encoder) -> int:
+    """Return e, the size of a token that can stand in hidden patches.
+
+    Args:
+        encoder: the encoder.
+
+    Raises:
+        Unsuitable: it has no patches.
+    """
+    if encoder.embed_width is None:
+        problem = "backbone.name: it has no patches in whose place a token can stand"
+        raise Unsuitable(f"{problem}; choose another, such as --backbone vit_small_patch16_224")
+    return encoder.embed_width
+
+
 @torch.no_grad()
 def _compare_pooling(encoder: Encoder, spec: ImageSpec) -> None:
     """Give a notice where a network pools in another way than by the mean of its places."""
@@ -188,6 +203,11 @@ def freeze_unreached(
         output: returns what the loss is computed from, [...], for an encoder and images [1, C, H, W].
     """
     _, *gradients = _gradients(encoder, spec, output)
+    _freeze(encoder, gradients)
+
+
+def _freeze(encoder: Encoder, gradients: Sequence[Tensor | None]) -> None:
+    """Freeze the trained parameters whose gradients are None or 0."""
     for parameter, gradient in zip(_trained(encoder), gradients, strict=True):
         parameter.requires_grad_(gradient is not None and bool(gradient.any()))
 
@@ -209,7 +229,7 @@ def fit_to_tokens(encoder: Encoder, spec: ImageSpec, grid: PatchGrid) -> None:
         return network.tokens(x, torch.zeros(1, 1, dtype=torch.long))[0, 0]  # of the first patch, [d]
 
     try:
-        of_image, *_ = _gradients(encoder, spec, first_token)
+        of_image, *of_parameters = _gradients(encoder, spec, first_token)
     except Unsuitable as error:
         raise Unsuitable(f"backbone.name: {error}") from error
     if of_image is None or grid.patches(of_image)[0, 1:].any():
@@ -218,7 +238,7 @@ def fit_to_tokens(encoder: Encoder, spec: ImageSpec, grid: PatchGrid) -> None:
             "hidden ones; choose a backbone with plain patches, such as --backbone vit_small_patch16_224"
         )
     grid.require_parts()
-    freeze_unreached(encoder, spec, first_token)
+    _freeze(encoder, of_parameters)
 
 
 def _trained(encoder: Encoder) -> list[torch.nn.Parameter]:

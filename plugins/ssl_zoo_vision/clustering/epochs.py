@@ -1,4 +1,4 @@
-"""What DeepCluster and its second version have in common: all images are clustered after each epoch."""
+"""The base of DeepCluster and its second version: all images are clustered after each epoch."""
 
 from __future__ import annotations
 

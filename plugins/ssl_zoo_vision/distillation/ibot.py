@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ssl_zoo.errors import Unsuitable
 from ssl_zoo.nn import Centre, by_size, output_shape, places_of, soft_cross_entropy
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo.views.masks import block_places, places_in
 from ssl_zoo_vision.distillation.dino import DINO
+from ssl_zoo_vision.patches import token_width
 from ssl_zoo_vision.transformers import SMALL_VIT
 
 
@@ -38,10 +38,7 @@ class IBOT(DINO):
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
-        if encoder.embed_width is None:
-            problem = "backbone.name: it has no patches in whose place a token can stand"
-            raise Unsuitable(f"{problem}; choose another, such as --backbone vit_small_patch16_224")
-        self.token = nn.Parameter(torch.zeros(encoder.embed_width))
+        self.token = nn.Parameter(torch.zeros(token_width(encoder)))
         self.patch_centre = Centre(self.centre.centre.numel())
         self.rows, self.columns = output_shape(encoder, encoder.feature_map, spec)[2:]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ssl_zoo.errors import Unsuitable
 from ssl_zoo.nn import places_of
 from ssl_zoo.options import CropOptions
 from ssl_zoo.spec import ImageSpec
@@ -13,7 +12,7 @@ from ssl_zoo.task import Encoder, Field
 from ssl_zoo.views import Rng
 from ssl_zoo.views.masks import block_places, mask_of, places_in
 from ssl_zoo_vision.masked.patch_task import PatchTask
-from ssl_zoo_vision.patches import freeze_unreached, take
+from ssl_zoo_vision.patches import freeze_unreached, take, token_width
 
 SMALLEST_BLOCK = 16 / 196
 """The share of the grid in the smallest hidden block, in BEiT and data2vec."""
@@ -39,12 +38,10 @@ class TokenTask(PatchTask):
 
     def __init__(self, encoder: Encoder, options: TokenOptions, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
-        if encoder.embed_width is None:
-            problem = "backbone.name: it has no patches in whose place a token can stand"
-            raise Unsuitable(f"{problem}; choose another, such as --backbone vit_small_patch16_224")
+        width = token_width(encoder)
         self.grid.require_parts()
         freeze_unreached(encoder, spec, lambda network, x: network.feature_map(x))
-        self.token = nn.Parameter(0.02 * torch.randn(encoder.embed_width))
+        self.token = nn.Parameter(0.02 * torch.randn(width))
         self.hidden = self.grid.share(options.mask_ratio)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
