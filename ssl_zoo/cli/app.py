@@ -40,6 +40,7 @@ from ssl_zoo.cli.options import (
     settings_of,
     split_names,
 )
+from ssl_zoo.cli.prepare import index_command, shard_command
 from ssl_zoo.cli.streams import unbroken_streams
 from ssl_zoo.cli.train import train_command
 from ssl_zoo.errors import UserError
@@ -313,6 +314,10 @@ def tasks_command(
     else:
         families = split_names(family, "--family")
         print_tasks(filter_tasks(registry.tasks(), name, families), json)
+
+
+app.command("index")(index_command)
+app.command("shard")(shard_command)
 
 
 app.command("check")(check_command)

@@ -244,6 +244,14 @@ def print_embedded(written: Embedded) -> None:
     _say_left_out(written.skipped.unreadable, written.skipped.excluded)
 
 
+def print_prepared(source: str, samples: Mapping[str, int], classes: int) -> None:
+    """Print how many samples of how many classes were written, and the command that trains on them."""
+    parts = ", ".join(f"{count:,} {name}" for name, count in samples.items())
+    of_classes = f" of {quantity(classes, 'classes')}" if classes else ""
+    say(f"wrote {source}: {parts} samples{of_classes}")
+    say(f"  ssl-zoo train --task simclr --data {quote(source)}")
+
+
 def print_kept(run: str, file: Path) -> None:
     """Print where a classifier is kept, and the command that uses it."""
     say(f"classifier: {file}")

@@ -12,6 +12,50 @@ def is_glob(text: str) -> bool:
     return glob.has_magic(text) and not Path(text).expanduser().exists()
 
 
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+SPLIT_PREFIXES = ("train", "test", "unlabelled")
+"""The prefixes of a source, such as ``test:held/``, that make its files one split."""
+INDEX_FILE = "index.json"
+"""The file that makes a folder an index of image files."""
+
+
+def split_prefix(source: str) -> tuple[str | None, str]:
+    """Return the split that the prefix of a source names, None for none, and the rest."""
+    prefix, colon, rest = source.partition(":")
+    return (prefix, rest) if colon and prefix in SPLIT_PREFIXES else (None, source)
+
+
+def is_index(source: str) -> bool:
+    """Return whether a text names the folder of an index."""
+    return bool(source) and _exists(Path(source).expanduser() / INDEX_FILE)
+
+
+def names_shards(source: str) -> bool:
+    """Return whether a text names tar archives, or a folder of them."""
+    _, text = split_prefix(source)
+    if text.startswith("pipe:"):
+        return ".tar" in text
+    return text.endswith(SHARD_SUFFIXES) or bool(shards_in(text))
+
+
+def shards_in(source: str) -> list[str]:
+    """Return the shards in a folder that has only these, ``.txt`` and ``.json``; [] for any other."""
+    folder = Path(source).expanduser()
+    if not source or not _exists(folder) or not folder.is_dir():
+        return []
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    others = [name for name in names if not name.endswith((*SHARD_SUFFIXES, ".txt", ".json"))]
+    return [] if others else [str(folder / name) for name in names if name.endswith(SHARD_SUFFIXES)]
+
+
+def _exists(path: Path) -> bool:
+    """Return whether a path exists, false also for a text that is no path or that is forbidden."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def folder_of(source: str) -> Path:
     """Return the folder of a source: itself, that of a list, or the one before a glob's wildcards."""
     path = Path(source).expanduser()

@@ -136,12 +136,7 @@ class SplitBuilder:
         """
         config, workers = self.config, decoding_threads(self.config)
         if not config.divides_files:
-            self._survey_files(len(paths), lambda i, side: self._open(paths[i], side), paths.__getitem__)
-            origin = Origin(root, paths, folders, "channels" if config.pages == "channels" else "")
-            images = self._images(
-                lambda i, side: self._open(paths[i], side), lambda i: str(paths[i]), len(paths), origin
-            )
-            return images, torch.arange(len(paths))
+            return self.from_whole_files(paths, root, folders), torch.arange(len(paths))
         size = input_size(config, self.size)
         parts = find_parts(paths, config, size, workers, printable(config.source_name))
         pages = parts.pages
@@ -154,6 +149,41 @@ class SplitBuilder:
         images = self._images(opener, parts.name, len(parts), origin)
         images.sizes = parts.sizes
         return images, owners
+
+    def from_whole_files(
+        self, paths: Sequence[Path], root: Path, folders: Sequence[Path] = ()
+    ) -> ImageFiles:
+        """Return the images in files below `root`, and in all of `folders`, one in each."""
+
+        def opener(i: int, side: int) -> Any:
+            return self._open(paths[i], side)
+
+        self._survey_files(len(paths), opener, paths.__getitem__)
+        division = "channels" if self.config.pages == "channels" else ""
+        origin = Origin(root, paths, folders, division)
+        return self._images(opener, lambda i: str(paths[i]), len(paths), origin)
+
+    def from_contents(
+        self,
+        content: Callable[[int], IO[bytes]],
+        name: Callable[[int], str],
+        count: int,
+        origin: Origin | None,
+    ) -> ImageFiles:
+        """Return images whose files are parts of others, such as members of an archive.
+
+        Args:
+            content: opens the file of an image, which several threads may ask for.
+            name: returns its name.
+            count: the number of images.
+            origin: the files that they are parts of; None where these are not on this machine.
+        """
+
+        def opener(i: int, side: int) -> Any:
+            return self._open(content(i), side)
+
+        self._survey_files(count, opener, content)
+        return self._images(opener, name, count, origin)
 
     def _images(
         self, opener: Opener, name: Callable[[int], str], count: int, origin: Origin | None
@@ -175,7 +205,7 @@ class SplitBuilder:
         """The form of images that are decoded."""
         return self.forms[0] if self.forms else Form(self.config.channels or self.channels)
 
-    def _survey_files(self, count: int, opener: Opener, file: Callable[[int], Path]) -> None:
+    def _survey_files(self, count: int, opener: Opener, file: Callable[[int], Path | IO[bytes]]) -> None:
         """Look at pages of files, report what they are, and choose the form in which they are stored.
 
         Nothing is done where a form is chosen already.
@@ -349,7 +379,7 @@ def assemble(
 def _count_classes(splits: list[Split]) -> int | None:
     """Return the number of classes, None if no split has labels."""
     labels = [split.labels for split in splits if split.labels is not None and len(split.labels)]
-    return int(torch.cat(labels).max()) + 1 if labels else None
+    return max(int(part.max()) for part in labels) + 1 if labels else None
 
 
 def _measure(

@@ -179,9 +179,9 @@ def _frame_sizes(path: Path, all_frames: bool) -> Iterator[tuple[int, int, int, 
                 return
 
 
-def has_pages(path: Path) -> bool:
+def has_pages(file: Path | IO[bytes]) -> bool:
     """Return whether a file that Pillow does not read has several pages."""
-    with contextlib.suppress(ValueError), pixel_files.opened_file(path) as stream:
+    with contextlib.suppress(ValueError), pixel_files.opened_file(file) as stream:
         return len(list(islice(pixel_files.find_pages(stream, None, "first") or (), 2))) > 1
     return False
 

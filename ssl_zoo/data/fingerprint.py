@@ -11,10 +11,12 @@ import torch
 
 from ssl_zoo import tree
 from ssl_zoo.data.parts import PART_MARK
-from ssl_zoo.data.splits import Split
+from ssl_zoo.data.splits import Split, select
 
 MAX_HASHED_SAMPLES = 256
 """The number of samples without files, evenly spread over a split, whose values are hashed."""
+MAX_HASHED_NAMES = 2**20
+"""The number of names, evenly spread over a split, that are hashed, and of files whose sizes are."""
 _THREADS = 16
 """The number of threads that ask for sizes; on a network file system they hide its latency."""
 
@@ -22,15 +24,18 @@ _THREADS = 16
 def hash_names(split: Split) -> str | None:
     """Return a hash of the names of a split, in order; None where samples have no names.
 
-    A folder that all names have in common does not count, so that data may be moved.
+    A folder that all names have in common does not count, so that data may be moved. Of more than
+    `MAX_HASHED_NAMES`, so many of them count, and their number.
     """
-    names = split.names
+    names = _some_names(split)
     if names is None or len(names) == 0:
         return None
     first, last = min(names), max(names)
     differ = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     common = first.rfind(os.sep, 0, differ) + 1
     digest = hashlib.blake2b(digest_size=16)
+    if len(split) > len(names):
+        digest.update(f"{len(split)}\0".encode())
     for name in names:
         digest.update(f"{name[common:]}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
@@ -39,11 +44,12 @@ def hash_names(split: Split) -> str | None:
 def hash_contents(split: Split) -> str | None:
     """Return a hash that changes if the samples of a split are replaced, though their names stay.
 
-    It covers the sizes of the files, in order; where samples have no names, some of their values. None
-    where names are not those of files: what is decoded from these differs from one library to another.
+    It covers the sizes of the files whose names `hash_names` covers, in order; where samples have no
+    names, some of their values. None where names are not those of files: what is decoded from these
+    differs from one library to another.
     """
     digest = hashlib.blake2b(digest_size=16)
-    names = split.names
+    names = _some_names(split)
     if names is None:
         for leaf in tree.leaves(split.batch(split.spread(MAX_HASHED_SAMPLES))):
             values = leaf.cpu().contiguous()
@@ -57,6 +63,14 @@ def hash_contents(split: Split) -> str | None:
         for sizes in pool.map(_sizes, chunks):
             digest.update(sizes)
     return digest.hexdigest()
+
+
+def _some_names(split: Split) -> Sequence[str] | None:
+    """Return the names of a split, evenly spread ones where there are more than `MAX_HASHED_NAMES`."""
+    names = split.names
+    if names is None or len(names) <= MAX_HASHED_NAMES:
+        return names
+    return select(names, split.spread(MAX_HASHED_NAMES))
 
 
 def _sizes(names: Sequence[str]) -> bytes:

@@ -15,7 +15,13 @@ from pydantic import Field
 
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.config.source_names import folder_of, is_glob
+from ssl_zoo.config.source_names import (
+    folder_of,
+    is_glob,
+    is_index,
+    names_shards,
+    split_prefix,
+)
 from ssl_zoo.data.folder import (
     FolderContent,
     LabelledFiles,
@@ -45,9 +51,6 @@ from ssl_zoo.text import printable
 
 log = logging.getLogger("ssl_zoo.data")
 
-SPLITS = ("train", "test", "unlabelled")
-"""The prefixes of a path, such as ``test:held/``, that make its files one split."""
-
 
 class FileOptions(SourceOptions):
     """The options of image files: the names of the columns of lists."""
@@ -76,10 +79,8 @@ class _Entry:
 
     @classmethod
     def of(cls, text: str) -> _Entry:
-        prefix, colon, rest = text.removeprefix("folder:").partition(":")
-        if colon and prefix in SPLITS:
-            return cls(text, rest, prefix)
-        return cls(text, text.removeprefix("folder:"))
+        split, path = split_prefix(text.removeprefix("folder:"))
+        return cls(text, path, split)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Gathered:
 def takes_files(source: str) -> bool:
     """Return whether a user's text names a folder, a glob, or a list of images."""
     path = _Entry.of(source).path
-    if not path:
+    if not path or is_index(path) or names_shards(path):
         return False
     if is_glob(path):
         return True

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ssl_zoo import tree
+from ssl_zoo.data.computed import ComputedSequence
 from ssl_zoo.data.mapped import MappedSplit
 from ssl_zoo.data.read_ahead import read_ahead
 from ssl_zoo.data.sample_files import SampleFiles, copy_row
@@ -40,22 +41,33 @@ class LazySplit(Split):
     def __init__(self, files: SampleFiles, labels: Tensor | None, numbers: Tensor | None = None) -> None:
         self.files = files
         self.labels = labels
-        self.numbers = torch.arange(files.count) if numbers is None else numbers
         self.skipped = files.unreadable.reasons
+        self._numbers = numbers
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return self.files.count if self._numbers is None else len(self._numbers)
+
+    @cached_property
+    def numbers(self) -> Tensor:
+        """The number of each sample among the files, int64 [N]."""
+        return torch.arange(self.files.count) if self._numbers is None else self._numbers
+
+    def number(self, index: int) -> int:
+        """Return the number of a sample among the files, for which that of no other is needed."""
+        return index if self._numbers is None else int(self._numbers[index])
 
     @property
-    def names(self) -> list[str]:
+    def names(self) -> Sequence[str]:
         """The name of each of the N samples, readable or not."""
-        return [self.files.name(number) for number in self.numbers.tolist()]
+        return self._of_each(self.files.name)
 
     @property
-    def groups(self) -> list[str] | None:
+    def groups(self) -> Sequence[str] | None:
         """The name of what each of the N samples is a part of, readable or not; None for no parts."""
-        group = self.files.group
-        return None if group is None else [group(number) for number in self.numbers.tolist()]
+        return None if self.files.group is None else self._of_each(self.files.group)
+
+    def _of_each(self, text: Callable[[int], str]) -> Sequence[str]:
+        return ComputedSequence(len(self), lambda index: text(self.number(index)))
 
     @property
     def nbytes(self) -> int:
@@ -66,22 +78,15 @@ class LazySplit(Split):
         """Decode the samples with these indices [B] to a batch [B, ...]."""
         return tree.join([self.files.empty(0), *self.stream(indices, 64)])
 
-    def stream(
-        self,
-        indices: Tensor,
-        batch_size: int,
-        *,
-        drop_last: bool = False,
-        prefetch: int = 2,
-        pin: bool = False,
+    def read_batches(
+        self, chunks: Iterable[Tensor], *, prefetch: int = 2, pin: bool = False
     ) -> Generator[Tree]:
-        """Yield batches as `Split.stream` does, decoded ahead by threads.
+        """Yield batches as `Split.read_batches` does, decoded ahead by threads.
 
         The result does not depend on the number of threads. Besides the yielded batch, at most prefetch
         + 1 batches are in memory (B · C · side² bytes each), and one image per thread at its decoded
         size. Closing the generator ends the threads.
         """
-        chunks = self._chunks(indices, batch_size, drop_last)
         yield from read_ahead(chunks, partial(self._begin, pin=pin), self.files.workers, prefetch)
 
     def _begin(self, pool: ThreadPoolExecutor, indices: Tensor, pin: bool) -> Callable[[], Tree]:
@@ -103,11 +108,11 @@ class LazySplit(Split):
             UserError: none can be read, or too many cannot.
         """
         for i in self.stand_ins(index):
-            decoded = self.files.decode(int(self.numbers[i]))
+            decoded = self.files.decode(self.number(i))
             if decoded is not None:
                 copy_row(decoded, batch, row)
                 return
-        name = printable(self.files.name(int(self.numbers[index])))
+        name = printable(self.files.name(self.number(index)))
         raise UserError(
             f"data.source: none of the {len(self)} {self.files.unreadable.noun} of a split can be read, "
             f"such as {name}: {self.skipped[name]}; fix or remove them"
@@ -129,7 +134,7 @@ class LazySplit(Split):
         Raises:
             UserError: too many cannot be read.
         """
-        return any(self.files.decode(number) is not None for number in self.numbers.tolist())
+        return any(self.files.decode(self.number(i)) is not None for i in range(len(self)))
 
     def subset(self, indices: Tensor) -> LazySplit:
         """Return the samples with these indices [M] as a split."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import threading
 import warnings
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_zoo.data.positioned import PositionedFile
 from ssl_zoo.data.splits import ArraySplit, Split, select
 from ssl_zoo.errors import SslZooError
 
@@ -43,10 +41,8 @@ class ArrayFile:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             self.whole = torch.from_numpy(mapped)
-        self._file, self._offset, self._dtype = file, mapped.offset, mapped.dtype
-        self._opened = file.open("rb", buffering=0)
-        self._seeking = threading.Lock()
-        weakref.finalize(self, self._opened.close)
+        self._offset, self._dtype = mapped.offset, mapped.dtype
+        self._file = PositionedFile(file)
 
     def read(self, numbers: Tensor) -> Tensor:
         """Return a copy of the rows with these numbers [B], on the CPU.
@@ -77,24 +73,12 @@ class ArrayFile:
             SslZooError: they cannot be read.
         """
         try:
-            read = self._read_at(self._offset + start, size)
+            read = self._file.read(self._offset + start, size)
         except OSError as error:
-            raise SslZooError(f"cannot read {self._file}: {error.strerror}") from error
+            raise SslZooError(f"cannot read {self._file.path}: {error.strerror}") from error
         if len(read) < size:
-            raise SslZooError(f"cannot read {self._file}: the file was truncated")
+            raise SslZooError(f"cannot read {self._file.path}: the file was truncated")
         return np.frombuffer(read, np.uint8)
-
-    def _read_at(self, offset: int, size: int) -> bytes:
-        """Return at most `size` bytes from `offset`, for several threads at once.
-
-        Raises:
-            OSError: they cannot be read.
-        """
-        if hasattr(os, "pread"):
-            return os.pread(self._opened.fileno(), size, offset)
-        with self._seeking:  # Windows has no pread
-            self._opened.seek(offset)
-            return self._opened.read(size)
 
 
 class ImageFile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from ssl_zoo import tree
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data.splits import Split
+from ssl_zoo.data.order import Order, random_order
+from ssl_zoo.data.splits import Pass, Split
 from ssl_zoo.notices import Notice
 from ssl_zoo.preprocess import widened
 
@@ -133,9 +134,13 @@ class ScaledSplit(Split):
         """Return the images with these indices, float32 [B, C, h, w]."""
         return scale(self.split.batch(indices), self.limits)
 
-    def order(self, generator: torch.Generator) -> Tensor:
+    def order(self, generator: torch.Generator) -> Order:
         """Draw the order of a pass over the split."""
         return self.split.order(generator)
+
+    def batch_indices(self, part: Pass) -> Iterator[Tensor]:
+        """Yield the indices [B] of each of a process's batches in a pass."""
+        return self.split.batch_indices(part)
 
     def at_pass(self, seed: int) -> ScaledSplit:
         """Return the samples as a pass of training with this seed sees them."""
@@ -151,17 +156,11 @@ class ScaledSplit(Split):
         """Return the rising indices of at most `limit` samples."""
         return self.split.spread(limit)
 
-    def stream(
-        self,
-        indices: Tensor,
-        batch_size: int,
-        *,
-        drop_last: bool = False,
-        prefetch: int = 2,
-        pin: bool = False,
+    def read_batches(
+        self, chunks: Iterable[Tensor], *, prefetch: int = 2, pin: bool = False
     ) -> Generator[Tensor]:
-        """Yield batches as `Split.stream` does."""
-        stored = self.split.stream(indices, batch_size, drop_last=drop_last, prefetch=prefetch)
+        """Yield batches as `Split.read_batches` does."""
+        stored = self.split.read_batches(chunks, prefetch=prefetch)
         try:
             for batch in stored:
                 scaled = scale(batch, self.limits)
@@ -184,7 +183,7 @@ class ScaledSplit(Split):
 
 def fixed_part(split: Split, limit: int) -> Tensor:
     """Return at most `limit` images of a split, drawn at random and always the same, [M, C, h, w]."""
-    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit]
+    chosen = random_order(len(split), torch.Generator().manual_seed(0))[:limit]
     rising, places = chosen.sort()  # tiles of one file are read one after the other
     images: Tensor = split.batch(chosen) if split.resident else split.batch(rising)[places.argsort()]
     return images

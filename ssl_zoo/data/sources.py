@@ -15,7 +15,8 @@ from torch import Tensor
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DEFAULT_SIZE, DataConfig
-from ssl_zoo.data import catalogue
+from ssl_zoo.config.source_names import is_index
+from ssl_zoo.data import catalogue, index
 from ssl_zoo.data.assemble import (
     SplitBuilder,
     assemble,
@@ -24,14 +25,16 @@ from ssl_zoo.data.assemble import (
 )
 from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.dicom_window import with_window
+from ssl_zoo.data.division import divide
 from ssl_zoo.data.download import default_root, open_torchvision
 from ssl_zoo.data.gather import FileOptions, gather, takes_files
-from ssl_zoo.data.holdout import exact_copies, hold_out, random_split
+from ssl_zoo.data.holdout import exact_copies, random_split
 from ssl_zoo.data.lazy import LazySplit
 from ssl_zoo.data.read_ahead import decoding_threads
+from ssl_zoo.data.shards import source as shards
 from ssl_zoo.data.source import Source, choose_source
-from ssl_zoo.data.splits import ArraySplit, Split, select
-from ssl_zoo.data.summary import NO_FACTS, SourceFacts
+from ssl_zoo.data.splits import ArraySplit, Split
+from ssl_zoo.data.summary import NO_FACTS
 from ssl_zoo.data.table import is_list
 from ssl_zoo.data.timm_sets import open_timm
 from ssl_zoo.errors import UserError
@@ -228,48 +231,30 @@ def _files(config: DataConfig, device: torch.device, options: FileOptions) -> Da
     found = gather(config, options)
     content, root = found.content, found.root
     paths = content.train.paths
-    labels = None if config.labels == "none" else content.train.labels
     config = with_window(config, paths)
     builder = SplitBuilder(config=config, device=device)
     images, owners = builder.from_files(paths, root, found.folders)
-    groups = _groups(paths, content.groups, config.groups)
-    if groups is not None or config.divides_files:
-        of_files, files_of = groups or [str(path) for path in paths], owners.tolist()
+    divided = divide(found, config)
+    if divided.groups is not None or config.divides_files:
+        of_files, files_of = divided.groups or [str(path) for path in paths], owners.tolist()
         images.group = lambda i: of_files[files_of[i]]
 
-    def split_of(files: Tensor, labelled: bool = True) -> LazySplit:
+    def split_of(files: Tensor, labels: Tensor | None = divided.labels) -> LazySplit:
         """Return the images in these files."""
         numbers = torch.isin(owners, files).nonzero().flatten()
-        of_image = labels[owners[numbers]] if labelled and labels is not None else None
-        return LazySplit(images, of_image, numbers)
+        return LazySplit(images, None if labels is None else labels[owners[numbers]], numbers)
 
-    known = torch.arange(len(paths)) if labels is None else (labels >= 0).nonzero().flatten()
-    facts = SourceFacts(
-        folders=content.folders,
-        other_files=dict(content.others.most_common()),
-        unused=content.unused,
-        no_labels=content.train.no_labels,
-    )
     test: Split | None = None
     if content.test is not None:
         test_images, test_owners = builder.from_files(content.test.paths, root, found.folders)
         test_labels = content.test.labels
         test = LazySplit(test_images, None if test_labels is None else test_labels[test_owners])
         _warn_of_copies(paths, content.test.paths, decoding_threads(config))
-        bank_files, held_out = known, known[:0]
-    else:
-        whole = None if labels is None else labels[known]
-        files, parts_of = [paths[i] for i in known.tolist()], select(groups, known)
-        parts = hold_out(config, len(known), whole, files, root, parts_of)
-        bank_files, held_out = known[parts.train], known[parts.test]
-        if len(held_out):
-            test = split_of(held_out)
-        facts = replace(facts, held_out=parts.description, copies=parts.copies)
-    bank = train = split_of(bank_files)
-    if len(known) < len(paths):  # the others have no label
-        rest = torch.ones(len(paths), dtype=torch.bool)
-        rest[held_out] = False
-        train = split_of(rest.nonzero().flatten(), labelled=False)
+    elif len(divided.held_out):
+        test = split_of(divided.held_out)
+    bank = train = split_of(divided.bank)
+    if len(divided.bank) < len(divided.train):
+        train = split_of(divided.train, labels=None)
     return assemble(
         found.name,
         config,
@@ -280,21 +265,8 @@ def _files(config: DataConfig, device: torch.device, options: FileOptions) -> Da
         bank=bank,
         classes=content.train.classes,
         widen=builder.form.widen,
-        facts=facts,
+        facts=divided.facts,
     )
-
-
-def _groups(paths: Sequence[Path], listed: Mapping[Path, str], rule: str | None) -> list[str] | None:
-    """Return what each file is a part of: what a list says, or its folder; None for no parts.
-
-    Args:
-        paths: the files.
-        listed: what lists say.
-        rule: ``data.groups``; by a regular expression samples are only held out together.
-    """
-    if listed:
-        return [listed.get(path, str(path)) for path in paths]
-    return [str(path.parent) for path in paths] if rule == "folder" else None
 
 
 def _warn_of_copies(train: Sequence[Path], test: Sequence[Path], workers: int) -> None:
@@ -315,5 +287,7 @@ BUILT_IN = {
     "timm": Source.of(_timm),
     "hf": Source.of(_timm),
     "folder": Source(_files, Options=FileOptions, takes=takes_files, several=True),
+    index.NAME: Source.of(index.open_index, takes=is_index),
+    shards.NAME: shards.SOURCE,
 }
 """The sources of images that the core has, by name."""

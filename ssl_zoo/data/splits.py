@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ssl_zoo import tree
+from ssl_zoo.data.order import Order, random_order
 from ssl_zoo.data.read_ahead import read_ahead
 from ssl_zoo.tree import Tree
 
@@ -106,13 +108,21 @@ class Split(ABC):
         `resident`, further threads call this, at most `readers` at a time.
         """
 
-    def order(self, generator: torch.Generator) -> Tensor:
+    def order(self, generator: torch.Generator) -> Order:
         """Draw the order of a pass over the split, a permutation of the indices, int64 [N].
 
         Override it where neighbours are cheaper to read together, such as the rows of a group in a
-        file: draw the order of groups, and an order within each few of them.
+        file: draw the order of groups, and an order within each few of them. Of very many samples
+        return what computes the order by parts, such as a `KeyedOrder`.
         """
-        return torch.randperm(len(self), generator=generator)
+        return random_order(len(self), generator)
+
+    def batch_indices(self, part: Pass) -> Iterator[Tensor]:
+        """Yield the indices [B] of each of a process's batches in a pass."""
+        order = self.order(torch.Generator().manual_seed(part.seed))
+        for number in range(part.first, part.end):
+            start = number * part.joint + part.rank * part.batch_size
+            yield order[start : start + part.batch_size]
 
     def at_pass(self, seed: int) -> Split:
         """Return the samples as a pass of training with this seed sees them.
@@ -130,19 +140,17 @@ class Split(ABC):
 
     def spread(self, limit: int) -> Tensor:
         """Return the rising indices of at most `limit` samples, spread over the split, int64."""
-        return torch.linspace(0, len(self) - 1, min(limit, len(self))).long()
+        number = min(limit, len(self))
+        return torch.linspace(0, len(self) - 1, number, dtype=torch.float64).long()
 
     def batches(self, part: Pass) -> Generator[tuple[Tree, Tensor]]:
         """Yield the raw batches of a pass for one process, and the indices [B] of their samples.
 
         They are those of `at_pass`.
         """
-        order = self.order(torch.Generator().manual_seed(part.seed))[: part.end * part.joint]
-        order = order.view(-1, part.world_size, part.batch_size)
-        indices = order[part.first :, part.rank].flatten()
-        samples = self.at_pass(part.seed)
-        with closing(samples.stream(indices, part.batch_size, drop_last=True, pin=part.pin)) as raw:
-            yield from zip(raw, indices.split(part.batch_size), strict=True)
+        to_read, read = itertools.tee(self.batch_indices(part))
+        with closing(self.at_pass(part.seed).read_batches(to_read, pin=part.pin)) as raw:
+            yield from zip(raw, read, strict=True)
 
     def stream(
         self,
@@ -162,23 +170,31 @@ class Split(ABC):
             prefetch: the number of batches to read ahead, where reading takes time.
             pin: whether to read these into pinned memory, from which a GPU copies asynchronously.
         """
-        chunks = self._chunks(indices, batch_size, drop_last)
+        chunks = indices.split(batch_size)
+        full = (c for c in chunks if len(c) == batch_size or not drop_last)
+        return self.read_batches(full, prefetch=prefetch, pin=pin)
+
+    def read_batches(
+        self, chunks: Iterable[Tensor], *, prefetch: int = 2, pin: bool = False
+    ) -> Generator[Tree]:
+        """Yield a raw batch for each chunk of indices, which are asked for only as far as is read ahead.
+
+        Args:
+            chunks: the indices [B] of the samples of each batch.
+            prefetch: the number of batches to read ahead, where reading takes time.
+            pin: whether to read these into pinned memory, from which a GPU copies asynchronously.
+        """
         if self.resident:
             yield from map(self.batch, chunks)
             return
 
-        def read(chunk: Tensor) -> Tree:
+        def of(chunk: Tensor) -> Tree:
             return tree.pin(self.batch(chunk)) if pin else self.batch(chunk)
 
         def begin(pool: ThreadPoolExecutor, chunk: Tensor) -> Callable[[], Tree]:
-            return pool.submit(read, chunk).result
+            return pool.submit(of, chunk).result
 
         yield from read_ahead(chunks, begin, self.readers, prefetch)
-
-    @staticmethod
-    def _chunks(indices: Tensor, batch_size: int, drop_last: bool) -> list[Tensor]:
-        """Return the indices of each batch."""
-        return [c for c in indices.split(batch_size) if len(c) == batch_size or not drop_last]
 
     def readable(self) -> bool:
         """Return whether any sample can be read."""

@@ -81,7 +81,7 @@ class Stream(Split):
         pin: bool = False,
     ) -> Generator[Tree]:
         """Yield raw batches in the order of `indices`; if it rises, they cost a single pass."""
-        chunks = self._chunks(indices, batch_size, drop_last)
+        chunks = [c for c in indices.split(batch_size) if len(c) == batch_size or not drop_last]
         if len(indices) < 2 or bool((indices.diff() > 0).all()):
             samples = self._wanted(indices)
             groups = (itertools.islice(samples, len(chunk)) for chunk in chunks)

@@ -1,0 +1,124 @@
+"""``ssl-zoo shard``: image files as shards, in the layout of WebDataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssl_zoo.data.shards.files import webdataset
+from ssl_zoo.data.shards.source import CLASSES
+from ssl_zoo.errors import UserError
+from ssl_zoo.runtime.files import commit_file, make_output_folder, write_atomic, write_errors
+from ssl_zoo.text import error_reason, printable
+from ssl_zoo.tools.index import list_files
+
+MAX_MEGABYTES = 500
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """The result of `shard`.
+
+    Attributes:
+        folder: the folder of the shards.
+        shards: their number.
+        samples: the number of samples of each split.
+        classes: the number of classes; 0 without labels.
+    """
+
+    folder: str
+    shards: int
+    samples: dict[str, int]
+    classes: int
+
+
+def shard(
+    data: str | Sequence[str],
+    out: str | Path,
+    sets: Sequence[str] = (),
+    *,
+    megabytes: float = MAX_MEGABYTES,
+    seed: int = 0,
+    flags: Mapping[str, str] | None = None,
+) -> Sharded:
+    """Write the image files of a source as shards, one split after the other, in a random order.
+
+    A sample has the file as it is, the number of its class in ``.cls`` if it has one, and its path and
+    the name of its class in ``.json``. A shard is complete as soon as it has its name.
+
+    Args:
+        data: folders, globs or lists, as ``data.source``.
+        out: the folder to write, new or empty.
+        sets: texts of the form ``path=value``, such as ``data.holdout=0.1``.
+        megabytes: the size of a shard, in 10⁶ bytes.
+        seed: the seed of the order.
+        flags: the names of settings in error messages.
+
+    Raises:
+        UserError: the data are no image files, one cannot be read, or the folder has files already.
+        Unwritable: a file cannot be written.
+    """
+    files = list_files(data, sets, flags)
+    folder = Path(out)
+    make_output_folder("--out", folder)
+    if any(folder.iterdir()):
+        raise UserError(f"--out {out}: has files already; choose a new folder")
+    number = 0
+    for name, split in files.splits.items():
+        order = torch.randperm(len(split.paths), generator=torch.Generator().manual_seed(seed)).tolist()
+        labels = None if split.labels is None else split.labels.tolist()
+        samples = (
+            _sample(i, files.root / split.paths[i], None if labels is None else labels[i], files.classes)
+            for i in order
+        )
+        number += _write(samples, folder, name, round(megabytes * 1e6))
+    if files.classes:
+        write_atomic(folder / CLASSES, "".join(f"{name}\n" for name in files.classes).encode())
+    counts = {name: len(split.paths) for name, split in files.splits.items()}
+    return Sharded(str(out), number, counts, len(files.classes or ()))
+
+
+def _sample(number: int, path: Path, label: int | None, classes: Sequence[str] | None) -> dict[str, Any]:
+    """Return a sample as webdataset's writer takes it.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"data.source: cannot read {printable(path)}: {error_reason(error)}; fix or remove it"
+        ) from error
+    described: dict[str, Any] = {"path": str(path)}
+    sample: dict[str, Any] = {"__key__": f"{number:09d}", path.suffix[1:].lower(): content}
+    if label is not None and label >= 0:
+        sample["cls"] = str(label).encode()
+        described["label"] = classes[label] if classes else label
+    return {**sample, "json": json.dumps(described).encode()}
+
+
+def _write(samples: Iterator[dict[str, Any]], folder: Path, split: str, max_bytes: int) -> int:
+    """Write samples into shards of about a size; return the number of shards.
+
+    Raises:
+        Unwritable: one cannot be written.
+    """
+    writer = webdataset().TarWriter
+    number, sample = 0, next(samples, None)
+    while sample is not None:
+        file = folder / f"{split}-{number:06d}.tar"
+        part = folder / f".{file.name}.part"
+        with write_errors(file):
+            with part.open("wb") as opened, writer(opened, encoder=False, mtime=0) as tar:
+                while sample is not None and opened.tell() < max_bytes:
+                    tar.write(sample)
+                    sample = next(samples, None)
+            commit_file(part, file)
+        number += 1
+    return number
