@@ -109,7 +109,7 @@ def _write(samples: Iterator[dict[str, Any]], folder: Path, split: str, max_byte
     Raises:
         Unwritable: one cannot be written.
     """
-    writer = webdataset().TarWriter
+    writer = webdataset("writer").TarWriter
     number, sample = 0, next(samples, None)
     while sample is not None:
         file = folder / f"{split}-{number:06d}.tar"

@@ -125,7 +125,7 @@ class ShardFile:
                 f"data.source: {printable(self.url)} would run a command; if it is yours, allow it with "
                 f"the environment variable {PIPES}=1"
             )
-        return closing(webdataset().gopen.gopen(self.url, "rb"))
+        return closing(webdataset("gopen").gopen(self.url, "rb"))
 
 
 def is_remote(url: str) -> bool:
@@ -139,17 +139,17 @@ def expand(text: str) -> list[str]:
     Raises:
         UserError: webdataset is not installed.
     """
-    return list(webdataset().shardlists.expand_urls(text))
+    return list(webdataset("shardlists").expand_urls(text))
 
 
-def webdataset() -> Any:
-    """Return the library.
+def webdataset(module: str) -> Any:
+    """Return a module of the library.
 
     Raises:
         UserError: it is not installed.
     """
     try:
-        return importlib.import_module("webdataset")
+        return importlib.import_module(f"webdataset.{module}")
     except ImportError as error:
         raise UserError("data.source: shards need webdataset: pip install 'ssl-zoo[shards]'") from error
 

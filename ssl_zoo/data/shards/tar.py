@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tarfile
@@ -111,7 +112,7 @@ class Shard:
         """Yield the name and the place of each file in the archive that is there whole."""
         size, end = os.fstat(opened.fileno()).st_size, 0
         with tarfile.open(fileobj=opened, mode="r:") as archive:
-            while (member := archive.next()) is not None:
+            while (member := self._next(archive)) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
                 end = member.offset_data + member.size
                 if end > size:
@@ -120,6 +121,13 @@ class Shard:
                     yield member.name, _Part(member.offset_data, member.size)
         opened.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
         self.cut_off = opened.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE)  # which ends it
+
+    def _next(self, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+        """Return the next member, None at the end of the archive or of what there is of it."""
+        try:
+            return archive.next()
+        except tarfile.ReadError:
+            return None
 
     def _image(self, parts: dict[str, _Part]) -> _Part | None:
         """Return the member that is the image, None if there is none."""
@@ -131,8 +139,9 @@ class Shard:
         """Return the class and the split that members of a sample name."""
         named = {}
         if (part := parts.get("json")) is not None:
-            content = json.loads(_read(opened, part))
-            named = content if isinstance(content, dict) else {}
+            with contextlib.suppress(ValueError):  # then it names neither
+                content = json.loads(_read(opened, part))
+                named = content if isinstance(content, dict) else {}
         label, split = named.get(self.label), named.get(self.split)
         if (part := parts.get("cls")) is not None:
             label = _read(opened, part).decode("utf-8", "replace").strip()

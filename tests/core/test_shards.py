@@ -1,0 +1,306 @@
+"""Shards: tar archives in the layout of WebDataset, written, read and trained on."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import logging
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ssl_zoo import tree
+from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.data import DataSet, load
+from ssl_zoo.data.shards.split import ShardSplit
+from ssl_zoo.data.splits import Pass
+from ssl_zoo.errors import UserError
+from ssl_zoo.tools.shard import shard
+from tests.conftest import Call
+from tests.core.pictures import CPU, everything, folder, one_line, photo, write
+
+pytest.importorskip("webdataset")
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_ZOO_DATA", str(tmp_path / "cache"))
+
+
+def photos(path: Path, number: int = 10) -> Path:
+    for label in "ab":
+        for i in range(number):
+            write(path / label / f"{label}{i}.png")
+    return path
+
+
+def sharded(tmp_path: Path, number: int = 10, **settings: Any) -> Path:
+    """Return a folder of shards of some thirty images, and leave the images in `photos`."""
+    source = photos(tmp_path / "photos", number)
+    shard(str(source), tmp_path / "shards", ["data.holdout=0.2"], megabytes=0.03, **settings)
+    return tmp_path / "shards"
+
+
+def png(seed: int = 0) -> bytes:
+    content = io.BytesIO()
+    photo((20, 20), seed).save(content, "png")
+    return content.getvalue()
+
+
+def tar(path: Path, members: dict[str, bytes]) -> Path:
+    """Write a tar archive of members by name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def opened(source: str | Path | list[str], **settings: Any) -> DataSet:
+    """Open shards, whose images are decoded when they are read."""
+    given = {"resident": "never", "image_size": 14, "canvas": "square", **settings}
+    source = source if isinstance(source, list) else str(source)
+    return load(DataConfig.model_validate({"source": source, **given}), CPU)
+
+
+def test_shards_have_the_samples_classes_and_splits_of_their_folder(tmp_path: Path) -> None:
+    shards = sharded(tmp_path)
+    names = sorted(path.name for path in shards.iterdir())
+    assert {"classes.txt", "test-000000.tar", "train-000000.tar", "train-000001.tar"} <= set(names)
+    of_folder = folder(tmp_path / "photos", holdout=0.2)
+    of_shards = opened(shards)
+    assert of_shards.classes == of_folder.classes == ("a", "b")
+    for ours, theirs in ((of_shards.train, of_folder.train), (of_shards.test, of_folder.test)):
+        assert isinstance(ours, ShardSplit)
+        assert theirs is not None
+        assert len(ours) == len(theirs)
+
+        def pairs(split: Any) -> set[tuple[int, bytes]]:
+            images = split.batch(torch.arange(len(split)))
+            return {(int(c), i.numpy().tobytes()) for c, i in zip(split.labels, images, strict=True)}
+
+        assert pairs(ours) == pairs(theirs)
+    assert of_shards.spec.classes == 2
+
+
+def test_samples_written_by_webdataset_itself_are_read_and_ours_by_it(tmp_path: Path) -> None:
+    import webdataset
+
+    (tmp_path / "wds").mkdir()
+    with webdataset.ShardWriter(str(tmp_path / "wds" / "train-%03d.tar"), maxcount=4, verbose=0) as sink:
+        for i in range(10):
+            sink.write({"__key__": f"{i:04d}", "png": png(i), "cls": i % 3})
+    data = opened(tmp_path / "wds/train-{000..002}.tar", holdout=0.3)
+    assert (len(data.train), len(data.test or ())) == (7, 3)
+    assert data.bank.labels is not None
+    for name, label in zip(data.train.names or (), data.bank.labels.tolist(), strict=True):
+        assert int(name.rpartition(":")[2]) % 3 == label
+    sharded(tmp_path)
+    ours = webdataset.WebDataset(str(tmp_path / "shards/train-000000.tar"), shardshuffle=False)
+    for sample in ours.decode("pil"):
+        assert sample["png"].size == (40, 40)
+        assert sample["json"]["label"] == "ab"[sample["cls"]]
+
+
+def test_a_pass_is_the_same_for_any_number_of_processes_and_resumes_exactly(tmp_path: Path) -> None:
+    train = opened(sharded(tmp_path, 30), options={"shuffle": 3}).train
+    alone = list(train.batches(Pass(3, 16, 0, 3)))
+    numbers = torch.cat([n for _, n in alone]).tolist()
+    assert len(set(numbers)) == len(numbers) == 48
+    for raw, indices in alone:
+        assert torch.equal(raw, train.batch(indices))
+    rest = list(train.batches(Pass(3, 16, 1, 3)))
+    for (a, _), (b, _) in zip(alone[1:], rest, strict=True):
+        assert torch.equal(a, b)
+    shares = [list(train.batches(Pass(3, 4, 1, 3, rank, 4))) for rank in range(4)]
+    for (joint, _), *parts in zip(rest, *shares, strict=True):
+        assert torch.equal(joint, tree.join([raw for raw, _ in parts]))
+
+
+def test_training_sees_windows_of_whole_images_in_shards_as_of_files(tmp_path: Path) -> None:
+    members = {f"{i}.png": _wide(i) for i in range(8)}
+    tar(tmp_path / "train.tar", members)
+    for name, content in members.items():
+        (tmp_path / "files").mkdir(exist_ok=True)
+        (tmp_path / "files" / name).write_bytes(content)
+    ours = opened(tmp_path / "train.tar", canvas="auto").train
+    theirs = folder(tmp_path / "files", resident="never").train
+    assert ours.canvas is not None
+    assert theirs.canvas is not None
+    every = torch.arange(8)
+    assert torch.equal(ours.at_pass(7).batch(every), theirs.at_pass(7).batch(every))
+
+
+def _wide(seed: int) -> bytes:
+    content = io.BytesIO()
+    photo((60, 20), seed).save(content, "png")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("how", ["pipe", "gzip"])
+def test_shards_behind_pipes_and_compressed_ones_are_fetched_once_and_read_by_position(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    shards = sharded(tmp_path)
+    train = [path.name for path in sorted(shards.iterdir()) if path.name.startswith("train")]
+    plain = everything(opened(f"{shards}/train-{{000000..{len(train) - 1:06d}}}.tar", labels="none"))
+    log = tmp_path / "fetched"
+    if how == "pipe":
+        monkeypatch.setenv("SSL_ZOO_PIPES", "1")
+        source = [f"pipe:echo >> {log}; cat {shards / name}" for name in train]
+    else:
+        source = []
+        for name in train:
+            with gzip.open(tmp_path / f"{name}.gz", "wb") as compressed:
+                compressed.write((shards / name).read_bytes())
+            source.append(str(tmp_path / f"{name}.gz"))
+    for _ in range(2):
+        assert torch.equal(everything(opened(source, labels="none")), plain)
+    if how == "pipe":
+        assert len(log.read_text().splitlines()) == len(train)
+    keep = {"keep_gb": 0.00007}  # two shards or three
+    assert torch.equal(everything(opened(source, labels="none", options=keep)), plain)
+
+
+def test_a_pipe_runs_only_where_the_environment_allows_it(tmp_path: Path) -> None:
+    source = f"pipe:touch {tmp_path / 'ran'}; cat some.tar"
+    with pytest.raises(UserError, match="would run a command; if it is yours, allow it with") as error:
+        opened(source)
+    one_line(error)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pipe_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_ZOO_PIPES", "1")
+    with pytest.raises(UserError, match="cannot fetch the shard pipe:") as error:
+        opened(f"pipe:cat {tmp_path}/missing.tar")
+    one_line(error)
+    with pytest.raises(UserError, match="is no tar archive that can be read") as error:
+        opened("pipe:echo nothing like a.tar")
+    one_line(error)
+
+
+def test_shards_that_cannot_be_used_are_one_line_each(tmp_path: Path) -> None:
+    good = tar(tmp_path / "train-0.tar", {"0.png": png()})
+    others = tar(tmp_path / "train-1.tar", {"0.txt": b"text", "0.json": b"{}"})
+    (tmp_path / "train-2.tar").write_bytes(b"no archive at all" * 100)
+    (tmp_path / "train-3.tar").write_bytes(b"")
+    test_only = tar(tmp_path / "test-0.tar", {"0.png": png()})
+    bad_json = tar(tmp_path / "train-4.tar", {"0.png": png(), "0.json": b"{"})
+    assert len(opened(bad_json).train) == 1
+    for source, problem in (
+        (tmp_path / "train-{0..9}.tar", "cannot read the shard .*train-5.tar: No such file"),
+        (tmp_path / "none-*.tar", "matches no shard; correct the path"),
+        (others, "has samples with json, txt, but none with jpg, png or another image; data.options"),
+        (tmp_path / "train-2.tar", "is no tar archive that can be read"),
+        (tmp_path / "train-3.tar", "is no tar archive that can be read"),
+        ([str(good), str(good)], "is named twice; leave one out"),
+        (test_only, "has no samples to train on, only some to evaluate on"),
+    ):
+        with pytest.raises(UserError, match=problem) as error:
+            opened(source)
+        one_line(error)
+    with pytest.raises(UserError, match="has samples with png, but none with jpg") as error:
+        opened(good, options={"image": "jpg"})
+    with pytest.raises(UserError, match=r"data.tile: .* has no image files to divide"):
+        opened(good, tile=10)
+
+
+def test_a_shard_that_is_cut_off_gives_its_whole_samples_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    members = {f"{i:03d}.png": png(i) for i in range(10)}
+    whole = tar(tmp_path / "whole" / "train.tar", members)
+    part = tmp_path / "part" / "train.tar"
+    part.parent.mkdir()
+    with tarfile.open(whole) as archive:
+        ends = [member.offset_data + member.size for member in archive]
+    for cut, expected in (
+        (ends[6] - 1, 6),
+        (ends[6], 7),
+        (ends[6] + 600, 7),
+        (whole.stat().st_size, 10),
+    ):
+        part.write_bytes(whole.read_bytes()[:cut])
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            data = opened(part)
+        assert len(data.train) == expected
+        warned = [record.message for record in caplog.records if "cut off" in record.message]
+        text = f"{part} is cut off; its first {expected} samples are used, copy it again for the others"
+        assert warned == ([] if expected == 10 else [text])
+
+
+def test_samples_that_a_shard_loses_during_a_run_are_skipped_and_a_new_shard_is_looked_at(
+    tmp_path: Path,
+) -> None:
+    file = tar(tmp_path / "train.tar", {f"{i}.png": png(i) for i in range(6)})
+    data, content = opened(file), file.read_bytes()
+    with file.open("r+b") as shortened:
+        shortened.truncate(4000)
+    assert len(data.train.batch(torch.arange(6))) == 6
+    assert 0 < len(data.train.skipped) < 6
+    assert all(f"the shard {file} has been cut off" in why for why in data.train.skipped.values())
+    file.write_bytes(content)
+    assert torch.equal(everything(opened(file)), everything(data))
+    tar(file, {f"{i}.png": png(i) for i in range(9)})
+    assert len(opened(file).train) == 9
+
+
+def test_classes_and_splits_come_from_members_names_and_prefixes(tmp_path: Path) -> None:
+    def described(i: int, **values: str) -> dict[str, bytes]:
+        return {f"x/{i}.jpg": png(i), f"x/{i}.json": json.dumps(values).encode()}
+
+    members: dict[str, bytes] = {}
+    for i, (label, split) in enumerate(
+        [("cat", "train"), ("dog", "train"), ("cat", "val"), ("dog", "")]
+    ):
+        members |= described(i, kind=label, part=split)
+    file = tar(tmp_path / "all.tar", members)
+    data = opened(file, options={"label": "kind", "split": "part"})
+    assert data.classes == ("cat", "dog")
+    assert [data.bank.labels.tolist(), data.test.labels.tolist()] == [[0, 1, 1], [0]]
+    assert [name.rpartition(":")[2] for name in data.train.names] == ["x/0", "x/1", "x/3"]
+    held = tar(tmp_path / "other.tar", {"7.png": png(7), "7.cls": b"1", "8.png": png(8), "8.cls": b"0"})
+    train = tar(tmp_path / "some.tar", {"1.png": png(1), "1.cls": b"0", "2.png": png(2), "2.cls": b"1"})
+    loose = tar(tmp_path / "loose.tar", {"3.png": png(3)})
+    data = opened([str(train), f"test:{held}", f"unlabelled:{loose}"])
+    assert [len(data.train), len(data.bank), len(data.test)] == [3, 2, 2]
+    assert data.train.labels is None
+    assert data.test.labels.tolist() == [1, 0]
+
+
+def test_unreadable_samples_are_skipped_and_named(tmp_path: Path) -> None:
+    members = {f"{i}.png": png(i) for i in range(20)} | {"7.png": b"no image"}
+    data = opened(tar(tmp_path / "train.tar", members))
+    batch = everything(data)
+    assert list(data.train.skipped) == [f"{tmp_path}/train.tar:7"]
+    assert torch.equal(batch[7], batch[8])
+    assert len(opened(tmp_path / "train.tar", resident="always").train) == 19
+
+
+def test_shards_are_written_and_trained_on_by_commands(call: Call) -> None:
+    photos(Path("photos"))
+    code, out, _ = call("shard", "--data", "photos", "-o", "shards", "--megabytes", "0.05")
+    assert code == 0
+    assert out.splitlines() == [
+        "wrote shards: 18 train, 2 test samples of 2 classes",
+        "  ssl-zoo train --task simclr --data shards",
+    ]
+    small = ("--image-size", "16", "--backbone", "test_resnet", "--batch-size", "8", "--samples", "8")
+    code, _, err = call("train", "--task", "simclr", "--data", "shards", *small, "--protocol", "knn")
+    assert code == 0, err
+    assert "shards: 20 images: 18 to train, 2 to evaluate on; 2 classes: a 10, b 10" in err
+    code, _, err = call("shard", "--data", "photos", "-o", "shards")
+    assert code == 2
+    assert "has files already; choose a new folder" in err
+    code, _, err = call("check-source", "shards", "--image-size", "16")
+    assert code == 0, err
+    shutil.rmtree("shards")
