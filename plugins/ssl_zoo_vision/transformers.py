@@ -7,23 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SMALL_VIT: dict[str, Any] = {
-    "name": "vit_tiny_patch16_224",
-    "options": {"patch_size": 4, "embed_dim": 128, "depth": 4, "num_heads": 4},
-}
-"""A backbone for small images: four blocks on patches of 4 × 4 pixels."""
+VIT = {"name": "vit4_narrow"}
+"""A small backbone: four blocks, on patches of 4 × 4 pixels in images of up to 64 pixels."""
 
-SMALL_MASKED_VIT: dict[str, Any] = {
-    "name": SMALL_VIT["name"],
-    "options": {
-        **SMALL_VIT["options"],
-        **{"class_token": False, "global_pool": "avg", "fc_norm": False},
-    },
-}
-"""The same for tasks on patches: without a class token, which their losses would not train.
-
-The last norm is before the pooling, where the loss and the evaluation see it.
-"""
+MASKED_VIT = {"name": "vit4_narrow_gap"}
+"""The same for tasks on patches: without a class token, which their losses would not train."""
 
 ADAMW: dict[str, Any] = {
     "optimizer": "adamw",

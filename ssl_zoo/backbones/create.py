@@ -16,7 +16,7 @@ from ssl_zoo.backbones.accounting import check_loaded, recorded_loading
 from ssl_zoo.backbones.small_stem import use_small_stem
 from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.backbones.weights import CONVERTED, Weights
-from ssl_zoo.config.presets import PRESETS, SMALL_IMAGE
+from ssl_zoo.config.presets import PRESETS
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.notices import Notice
@@ -70,7 +70,8 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec, any_size: bool = Fa
         UserError: timm has no such model, it refuses an option, its weights are not available or leave
             a name unaccounted for, it has no single feature map, or it cannot take images of this size.
     """
-    resolved = config.resolve()
+    side = longer_side(spec.size)
+    resolved = config.resolve(side)
     if not timm.is_model(resolved.name):
         # timm's own search is by wildcard; the nearest names help more.
         raise UserError(
@@ -83,7 +84,7 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec, any_size: bool = Fa
     weights = Weights(config) if config.weights is not None else None
     try:
         with _weights_only(), recorded_loading() as loaded:
-            model = _create_model(config, spec, any_size)
+            model = _create_model(resolved, spec, any_size)
     except Unsuitable:
         raise
     except Exception as error:  # a model's code may raise anything
@@ -93,8 +94,7 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec, any_size: bool = Fa
             f"backbone.options: they make {config.name} a {type(model).__name__}, "
             "which has no pooled features; leave out features_only and the like"
         )
-    size = longer_side(spec.size) if config.stem_size is None else config.stem_size
-    small = config.stem == "small" or (config.stem == "auto" and size <= SMALL_IMAGE)
+    small = config.small(side)
     stem_first = small and weights is not None and weights.has_other_stem(model)
     if stem_first:
         _make_small(config, model, foreign=False)
@@ -120,8 +120,7 @@ def _create_model(config: BackboneConfig, spec: ImageSpec, any_size: bool) -> An
     Raises:
         Unsuitable: it does not take images of any size. Others are of timm, of any kind.
     """
-    name = config.resolve().name
-    arguments = timm_arguments(config.resolve(), spec)
+    name, arguments = config.name, timm_arguments(config, spec)
     # Convolutional networks take any size as they are.
     for option in _ANY_SIZE if any_size and _takes_image_size(name) else ():
         try:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from ssl_zoo.config.presets import DEFAULT_BACKBONE, PRESETS
+from ssl_zoo.config.presets import DEFAULT_BACKBONE, PRESETS, SMALL_IMAGE
 from ssl_zoo.config.source_names import plain_source, source_name
 from ssl_zoo.sizes import Size, height_width, parse_size
 
@@ -216,7 +216,8 @@ class BackboneConfig(_Section):
 
     name: str = Field(
         DEFAULT_BACKBONE,
-        description="resnet10_narrow, any timm model, or a backbone that a plugin registers",
+        description="resnet10_narrow, vit4_narrow or vit4_narrow_gap, any timm model, or a backbone "
+        "that a plugin registers",
     )
     pretrained: bool = Field(False, description="start from timm's pretrained weights")
     weights: str | None = Field(
@@ -229,7 +230,9 @@ class BackboneConfig(_Section):
         True, description="refuse weights that do not cover the network, or that it has no place for"
     )
     stem: Literal["auto", "small", "original"] = Field(
-        "auto", description="small: 3×3 stem without early pooling; auto: small up to 64 pixels"
+        "auto",
+        description="small: 3×3 stem without early pooling, and of vit4_narrow patches of 4 pixels; "
+        "auto: small up to 64 pixels",
     )
     stem_stride: Literal[1, 2] = Field(
         1, description="stride of the small stem's convolution; default for resnet10_narrow: 2"
@@ -282,12 +285,23 @@ class BackboneConfig(_Section):
                 )  # does not count as a field that is set
         return self
 
-    def resolve(self) -> BackboneConfig:
-        """Return the same network with a preset's name replaced by timm's, and its options merged in."""
+    def small(self, side: int) -> bool:
+        """Return whether the stem is to be small for images whose longer side has so many pixels."""
+        return self.stem == "small" or (
+            self.stem == "auto" and (side if self.stem_size is None else self.stem_size) <= SMALL_IMAGE
+        )
+
+    def resolve(self, side: int | None = None) -> BackboneConfig:
+        """Return the same network with a preset's name replaced by timm's, and its options merged in.
+
+        Args:
+            side: the longer side of the images, in pixels; None leaves out what depends on it.
+        """
         preset = PRESETS.get(self.name)
         if preset is None:
             return self
-        options = {**preset.options, **self.options}
+        small = preset.small if side is not None and self.small(side) else {}
+        options = {**preset.options, **small, **self.options}
         return self.model_copy(update={"name": preset.model, "options": options})
 
     def spelled_out(self) -> BackboneConfig:

@@ -10,7 +10,6 @@ from safetensors import SafetensorError, safe_open
 
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.paths import user_path
-from ssl_zoo.config.presets import SMALL_IMAGE
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.plugins.specs import modality_of, spec_of
 from ssl_zoo.sizes import Size, longer_side
@@ -148,4 +147,4 @@ def _stem(config: BackboneConfig, image_size: Size | None) -> str:
     size = image_size if config.stem_size is None else config.stem_size
     if config.stem != "auto" or size is None:
         return config.stem
-    return "small" if longer_side(size) <= SMALL_IMAGE else "original"
+    return "small" if config.small(longer_side(size)) else "original"

@@ -20,6 +20,7 @@ from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import Unsuitable
 from ssl_zoo.runs.backbone import write_backbone
 from ssl_zoo.runtime.files import write_atomic
+from ssl_zoo.sizes import longer_side
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.tools.exported_code import normalisation, torch_usage, without_sources
 
@@ -29,7 +30,7 @@ MAX_DIFFERENCE = 1e-5
 
 def write_timm(encoder: TimmEncoder, spec: ImageSpec, config: BackboneConfig, to: Path) -> str:
     """Write the weights for timm, and for ssl-zoo, which loads the file as it does a run's."""
-    config = without_sources(config).resolve()  # timm knows no preset of ours
+    config = without_sources(config).resolve(longer_side(spec.size))  # timm knows no preset of ours
     plain = timm.create_model(config.name, **timm_arguments(config, spec))
     changes = stem_changes(encoder.exported_network, plain)
     header = {
@@ -97,7 +98,7 @@ def write_folder(encoder: TimmEncoder, spec: ImageSpec, config: BackboneConfig, 
     Raises:
         Unsuitable: timm cannot build the network without lines of code for the stem.
     """
-    config = without_sources(config).resolve()
+    config = without_sources(config).resolve(longer_side(spec.size))
     arguments = timm_arguments(config, spec)
     plain: Any = timm.create_model(config.name, **arguments)
     if stem_changes(encoder.exported_network, plain):

@@ -64,12 +64,12 @@ def test_tasks_whose_recipes_agree_are_compared_on_their_data_and_backbone(tmp_p
 
 def test_recipes_that_disagree_are_refused_first_with_the_option_to_give() -> None:
     assert complaint(tasks=["mae", "simclr", "moco"]) == (
-        "--tasks: the recipes name different settings of backbone (mae: vit_tiny_patch16_224; simclr, "
+        "--tasks: the recipes name different settings of backbone (mae: vit4_narrow_gap; simclr, "
         "moco: resnet10_narrow); choose one for all tasks with --backbone, or for single tasks with "
         "overrides.TASK.backbone in a file"
     )
     own = open_sweep(
-        tasks=["mae", "simclr"], overrides={"mae": {"backbone": {"name": "vit_tiny_patch16_224"}}}
+        tasks=["mae", "simclr"], overrides={"mae": {"backbone": {"name": "vit4_narrow_gap"}}}
     )
     assert own.config.backbone.name == "resnet10_narrow"
     named = open_sweep(tasks=["mae", "simclr"], backbone={"name": "vit_tiny_patch16_224"})

@@ -10,7 +10,7 @@ from torch import Tensor
 from ssl_zoo.nn import Centre, koleo, sinkhorn
 from ssl_zoo.task import Field, Losses
 from ssl_zoo_vision.distillation.ibot import IBOT
-from ssl_zoo_vision.transformers import ADAMW, SMALL_VIT
+from ssl_zoo_vision.transformers import ADAMW, VIT
 
 
 class DINOv2(IBOT):
@@ -23,7 +23,7 @@ class DINOv2(IBOT):
     passes = 4
     recipe = {
         "train": {**ADAMW, "lr": 2e-3, "lr_scaling": "sqrt", "layer_decay": 0.9},
-        "backbone": SMALL_VIT,
+        "backbone": VIT,
     }
     paper_outputs, paper_momentum, paper_local, paper_large = 65536, 0.992, 8, (0.32, 1.0)
 

@@ -12,7 +12,7 @@ from ssl_zoo.views import Rng
 from ssl_zoo.views.masks import block_places, places_in
 from ssl_zoo_vision.distillation.dino import DINO
 from ssl_zoo_vision.patches import token_width
-from ssl_zoo_vision.transformers import SMALL_VIT
+from ssl_zoo_vision.transformers import VIT
 
 
 class IBOT(DINO):
@@ -23,7 +23,7 @@ class IBOT(DINO):
     prerequisites = "a ViT"
     paper = "Zhou et al. 2021, iBOT: Image BERT Pre-Training with Online Tokenizer, arXiv:2111.07832"
     passes = 4
-    recipe = {**DINO.recipe, "backbone": SMALL_VIT}
+    recipe = {**DINO.recipe, "backbone": VIT}
     paper_outputs, paper_momentum, paper_local, paper_large = 8192, 0.996, 10, (0.25, 1.0)
 
     class Options(DINO.Options):

@@ -15,7 +15,7 @@ from ssl_zoo.task import Encoder, Field, Losses, Task
 from ssl_zoo.views import Rng
 from ssl_zoo.views.masks import mask_of, random_places
 from ssl_zoo_vision.augmentation import MultiCropOptions, is_small
-from ssl_zoo_vision.transformers import ADAMW, SMALL_VIT
+from ssl_zoo_vision.transformers import ADAMW, VIT
 
 
 def mean_entropy_gap(p: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class MSN(Task):
     family = "distillation"
     passes = 2
     any_size = True
-    recipe = {"train": {**ADAMW, "lr": 1e-3, "lr_scaling": "none"}, "backbone": SMALL_VIT}
+    recipe = {"train": {**ADAMW, "lr": 1e-3, "lr_scaling": "none"}, "backbone": VIT}
 
     class Options(MultiCropOptions):
         """MSN's options."""

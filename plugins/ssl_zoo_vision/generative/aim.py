@@ -12,7 +12,7 @@ from ssl_zoo.nn import full_precision
 from ssl_zoo_vision.augmentation import is_small
 from ssl_zoo_vision.patches import PatchGrid, freeze_unreached, moments, normalised
 from ssl_zoo_vision.predictor import ResidualMLP
-from ssl_zoo_vision.transformers import MASKED_ADAMW, SMALL_MASKED_VIT, prefix_attention
+from ssl_zoo_vision.transformers import MASKED_ADAMW, MASKED_VIT, prefix_attention
 
 
 class AIM(Task):
@@ -25,7 +25,7 @@ class AIM(Task):
     passes = 1
     recipe = {
         "train": {**MASKED_ADAMW, "optimizer_options": {"betas": [0.9, 0.95]}, "clip_norm": 1.0},
-        "backbone": SMALL_MASKED_VIT,
+        "backbone": MASKED_VIT,
     }
 
     class Options(CropOptions):

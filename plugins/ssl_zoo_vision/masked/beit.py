@@ -16,7 +16,7 @@ from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo_vision.codes import PatchCodes
 from ssl_zoo_vision.masked.token_task import TokenOptions, TokenTask
-from ssl_zoo_vision.transformers import MASKED_ADAMW, SMALL_MASKED_VIT
+from ssl_zoo_vision.transformers import MASKED_ADAMW, MASKED_VIT
 
 
 class BEiT(TokenTask):
@@ -28,7 +28,7 @@ class BEiT(TokenTask):
 
     name = "beit"
     paper = "Bao et al. 2021, BEiT: BERT Pre-Training of Image Transformers, arXiv:2106.08254"
-    recipe = {"train": {**MASKED_ADAMW, "clip_norm": 3.0}, "backbone": SMALL_MASKED_VIT}
+    recipe = {"train": {**MASKED_ADAMW, "clip_norm": 3.0}, "backbone": MASKED_VIT}
 
     class Options(TokenOptions):
         """The options of BEiT."""

@@ -12,7 +12,7 @@ from ssl_zoo.views.masks import inverse_block_places, places_in, some_places
 from ssl_zoo_vision.masked.latent_task import LatentOptions, LatentTask
 from ssl_zoo_vision.patches import take
 from ssl_zoo_vision.predictor import Predictor
-from ssl_zoo_vision.transformers import MASKED_ADAMW, SMALL_MASKED_VIT
+from ssl_zoo_vision.transformers import MASKED_ADAMW, MASKED_VIT
 
 
 class CAPI(LatentTask):
@@ -26,7 +26,7 @@ class CAPI(LatentTask):
     prerequisites = "a ViT, batches of 256 or more"
     recipe = {
         "train": {**MASKED_ADAMW, "optimizer_options": {"betas": [0.9, 0.95]}, "weight_decay": 0.1},
-        "backbone": SMALL_MASKED_VIT,
+        "backbone": MASKED_VIT,
     }
     paper_momentum = 0.999
 

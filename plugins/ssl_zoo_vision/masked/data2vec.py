@@ -15,7 +15,7 @@ from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo_vision.augmentation import is_small
 from ssl_zoo_vision.masked.token_task import TokenOptions, TokenTask
 from ssl_zoo_vision.patches import take
-from ssl_zoo_vision.transformers import MASKED_ADAMW, SMALL_MASKED_VIT
+from ssl_zoo_vision.transformers import MASKED_ADAMW, MASKED_VIT
 
 
 class Data2Vec(TokenTask):
@@ -25,7 +25,7 @@ class Data2Vec(TokenTask):
     paper = "Baevski et al. 2022, data2vec: A General Framework, arXiv:2202.03555"
     prerequisites = "a ViT"
     passes = 2
-    recipe = {"train": {**MASKED_ADAMW, "clip_norm": 3.0}, "backbone": SMALL_MASKED_VIT}
+    recipe = {"train": {**MASKED_ADAMW, "clip_norm": 3.0}, "backbone": MASKED_VIT}
 
     class Options(TokenOptions):
         """data2vec's options."""
@@ -33,7 +33,7 @@ class Data2Vec(TokenTask):
         layers: int | None = Field(
             None,
             ge=1,
-            description="last blocks of the teacher to average; none: 6, or 2 up to 64 pixels",
+            description="last blocks of the teacher to average; none: 6, or 2 if it has fewer",
         )
         mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of patches that are hidden")
         momentum: tuple[float, float] | None = Field(
@@ -46,17 +46,23 @@ class Data2Vec(TokenTask):
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         super().__init__(encoder, options, spec)
         small = is_small(spec)
-        self.last = range(-(options.layers or (2 if small else 6)), 0)
         try:
-            shape = output_shape(encoder, lambda x: encoder.stages(x, self.last)[1][0], spec)
+            shape = self._shape_of_last(encoder, options.layers or 6)
         except UserError as error:
-            raise UserError(f"task.layers: {error}; choose fewer") from error
+            if options.layers is not None:
+                raise UserError(f"task.layers: {error}; choose fewer") from error
+            shape = self._shape_of_last(encoder, 2)
         if shape[1:] != (self.grid.width, *self.grid.shape):
             reason = "its last blocks have maps of several sizes"
             raise Unsuitable(f"backbone.name: {reason}; choose --backbone vit_small_patch16_224")
         start, end = options.momentum or ((0.99, 0.999) if small else (0.9998, 0.9998))
         self.teacher = Teacher(encoder, start=start, end=end, kind="linear", share=0.3)
         self.head = nn.Linear(self.grid.width, self.grid.width)
+
+    def _shape_of_last(self, encoder: Encoder, layers: int) -> tuple[int, ...]:
+        """Average so many last blocks, and return the shape [1, d, h, w] of the first one's map."""
+        self.last = range(-layers, 0)
+        return output_shape(encoder, lambda x: encoder.stages(x, self.last)[1][0], self.spec)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the smooth L1 loss over hidden places, and the spread of the student's features."""

@@ -14,7 +14,7 @@ from ssl_zoo.views.masks import Rectangles, context_and_targets
 from ssl_zoo_vision.masked.latent_task import LatentOptions, LatentTask
 from ssl_zoo_vision.patches import take
 from ssl_zoo_vision.predictor import Predictor
-from ssl_zoo_vision.transformers import MASKED_ADAMW, SMALL_MASKED_VIT
+from ssl_zoo_vision.transformers import MASKED_ADAMW, MASKED_VIT
 
 BLOCKS = 4
 """The number of blocks that are predicted, each by itself."""
@@ -27,7 +27,7 @@ class IJEPA(LatentTask):
     paper = "Assran et al. 2023, Self-Supervised Learning with a JEPA, arXiv:2301.08243"
     recipe = {
         "train": {**MASKED_ADAMW, "weight_decay": 0.04, "weight_decay_end": 0.4},
-        "backbone": SMALL_MASKED_VIT,
+        "backbone": MASKED_VIT,
     }
 
     class Options(LatentOptions):

@@ -15,7 +15,7 @@ from ssl_zoo_vision.augmentation import is_small
 from ssl_zoo_vision.masked.patch_task import PatchTask
 from ssl_zoo_vision.patches import fit_to_tokens, moments, normalised, take
 from ssl_zoo_vision.predictor import Predictor
-from ssl_zoo_vision.transformers import MASKED_ADAMW, SMALL_MASKED_VIT
+from ssl_zoo_vision.transformers import MASKED_ADAMW, MASKED_VIT
 
 
 class MAE(PatchTask):
@@ -25,7 +25,7 @@ class MAE(PatchTask):
     paper = "He et al. 2021, Masked Autoencoders Are Scalable Vision Learners, arXiv:2111.06377"
     recipe = {
         "train": {**MASKED_ADAMW, "optimizer_options": {"betas": [0.9, 0.95]}, "lr": 3e-3},
-        "backbone": SMALL_MASKED_VIT,
+        "backbone": MASKED_VIT,
     }
 
     class Options(CropOptions):

@@ -17,7 +17,7 @@ from ssl_zoo.views.masks import coarse_places, some_places
 from ssl_zoo_vision.hog import BINS, hog
 from ssl_zoo_vision.masked.token_task import TokenOptions, TokenTask
 from ssl_zoo_vision.patches import patchify, take
-from ssl_zoo_vision.transformers import MASKED_ADAMW, SMALL_MASKED_VIT
+from ssl_zoo_vision.transformers import MASKED_ADAMW, MASKED_VIT
 
 
 class SimMIM(TokenTask):
@@ -25,7 +25,7 @@ class SimMIM(TokenTask):
 
     name = "simmim"
     paper = "Xie et al. 2021, SimMIM: A Simple Framework for Masked Image Modeling, arXiv:2111.09886"
-    recipe = {"train": {**MASKED_ADAMW, "clip_norm": 5.0}, "backbone": SMALL_MASKED_VIT}
+    recipe = {"train": {**MASKED_ADAMW, "clip_norm": 5.0}, "backbone": MASKED_VIT}
 
     class Options(TokenOptions):
         """SimMIM's options."""

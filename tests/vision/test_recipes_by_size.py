@@ -1,0 +1,31 @@
+"""The recipes of tasks on hidden patches, tiles and colours suit images of 32, 64 and 224 pixels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ssl_zoo.config.load import load_config
+from ssl_zoo.runs.build import build_task
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.views import Rng
+from tests.vision.tiny_tasks import ON_TOKENS
+
+BY_PATCHES = {32: 64, 64: 256, 224: 196}
+"""The number of patches by the side of the images."""
+
+
+@pytest.mark.parametrize("size", BY_PATCHES)
+@pytest.mark.parametrize("name", ON_TOKENS)
+def test_a_recipe_cuts_images_of_any_usual_size_into_as_many_patches_as_papers_do(
+    name: str, size: int
+) -> None:
+    spec = ImageSpec(channels=3, size=size, mean=(0.5,) * 3, std=(0.25,) * 3, samples=256)
+    fewer = {"task.depth": 1} if name == "aim" else {}  # of the many layers of its head
+    task = build_task(load_config(None, {"task.name": name, **fewer}), spec)
+    task.train()
+    images = torch.randint(256, (2, 3, size, size), dtype=torch.uint8)
+    with torch.no_grad():
+        assert task.loss(task.views(images, Rng(0))).total.isfinite()
+    rows, columns = task.encoder.feature_map(spec.prepare(images[:1])).shape[2:]
+    assert rows * columns == BY_PATCHES[size]
