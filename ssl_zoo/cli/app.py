@@ -40,7 +40,7 @@ from ssl_zoo.cli.options import (
     settings_of,
     split_names,
 )
-from ssl_zoo.cli.prepare import index_command, shard_command
+from ssl_zoo.cli.prepare import estimate_command, index_command, shard_command
 from ssl_zoo.cli.streams import unbroken_streams
 from ssl_zoo.cli.train import train_command
 from ssl_zoo.errors import UserError
@@ -318,6 +318,7 @@ def tasks_command(
 
 app.command("index")(index_command)
 app.command("shard")(shard_command)
+app.command("estimate")(estimate_command)
 
 
 app.command("check")(check_command)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ssl_zoo.testing import CheckResult
     from ssl_zoo.tools.bench import Throughput
     from ssl_zoo.tools.embed import Embedded
+    from ssl_zoo.tools.estimate import Estimate
     from ssl_zoo.tools.predict import Predicted
 
 MAX_SHOWN_CLASSES = 10
@@ -250,6 +251,22 @@ def print_prepared(source: str, samples: Mapping[str, int], classes: int) -> Non
     of_classes = f" of {quantity(classes, 'classes')}" if classes else ""
     say(f"wrote {source}: {parts} samples{of_classes}")
     say(f"  ssl-zoo train --task simclr --data {quote(source)}")
+
+
+def print_estimate(found: Estimate) -> None:
+    """Print what a run needs, beside what there is, how long it takes, and what gives first."""
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("", "needed", "there is", "", "share"):
+        table.add_column(name, justify="left" if not name else "right")
+    for need in (*found.slowing, *found.needs):
+        have = "" if need.have is None else f"{need.have:,.4g}"
+        share = "" if need.have is None else f"{need.share:.0%}"
+        table.add_row(need.part, f"{need.need:,.3g}", have, need.unit, share)
+    out.print(table)
+    say(f"{found.steps:,} steps in {found.hours:,.1f} hours; {found.computing_hours:,.1f} of computing")
+    say(f"{found.start_minutes:,.0f} minutes of listing files before the first step")
+    say(f"{found.evaluation_hours:,.1f} hours for each row of the results")
+    say(found.verdict[0].upper() + found.verdict[1:])
 
 
 def print_kept(run: str, file: Path) -> None:

@@ -53,3 +53,29 @@ def shard_command(
         console.print_results(asdict(written))
     else:
         console.print_prepared(written.folder, written.samples, written.classes)
+
+
+def estimate_command(
+    samples: Annotated[str, typer.Option("--images", help="Number of images, such as 100_000_000.")],
+    epochs: Annotated[str, typer.Option(help="Passes over them.")] = "100",
+    source: Annotated[str, typer.Option(help="folder, index, shards or cache.")] = "folder",
+    nodes: Annotated[str, typer.Option(help="Machines.")] = "1",
+    gpus: Annotated[str, typer.Option(help="GPUs in each machine.")] = "8",
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Another figure, such as views_per_s=1800."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Estimate time, memory, disk and network of a long run, and say what gives first."""
+    from ssl_zoo.cli import console
+    from ssl_zoo.config.load import parse_sets
+    from ssl_zoo.tools.estimate import estimate, parse
+
+    given = {"samples": samples, "epochs": epochs, "source": source, "nodes": nodes, "gpus": gpus}
+    job, cluster = parse(given | {name: str(value) for name, value in parse_sets(sets or ()).items()})
+    found = estimate(job, cluster)
+    if json:
+        console.print_results({**asdict(found), "verdict": found.verdict})
+    else:
+        console.print_estimate(found)
