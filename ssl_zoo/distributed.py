@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional as dist_nn
 from timm.layers import SyncBatchNormAct
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_zoo.errors import LostProcess, UserError
@@ -71,12 +72,13 @@ def processes(device: str = "cpu") -> Iterator[int]:
         if local_rank >= torch.cuda.device_count():
             raise UserError(f"--devices: this machine has only {torch.cuda.device_count()} GPUs")
         torch.cuda.set_device(local_rank)
-    dist.init_process_group(
-        "nccl" if cuda else "gloo",
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-        timeout=TIMEOUT,
-    )
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # Torch's store outlives a restart, and has the addresses of the processes before it. Launchers
+        # of several machines count restarts differently, and need a store for each.
+        store = dist.PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield local_rank
     except RuntimeError as error:

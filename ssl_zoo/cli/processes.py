@@ -60,7 +60,8 @@ def submit(
     folder = _folder_of(run)
     try:
         # Beside the run, as a folder that holds something is not free for a new one.
-        executor = open_executor(cluster, folder.with_name(f"{folder.name}.job"), parameters)
+        files = folder.with_name(f"{folder.name}.job")
+        executor = open_executor(cluster, files, {**parameters, "tasks_per_node": 1})
         job = executor.submit(Command(sys.argv[1:], {RUN_FOLDER: str(folder)}))
     except BaseException:
         _remove_if_empty(folder)

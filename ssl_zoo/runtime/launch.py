@@ -80,6 +80,8 @@ def launch(
     threads = str(max(1, (os.cpu_count() or 1) // number))
     defaults = {"OMP_NUM_THREADS": threads, "TORCH_CPP_LOG_LEVEL": "ERROR"}
     defaults["PYTHONSAFEPATH"] = "1"  # do not import modules from the current folder
+    if meeting.nodes > 1:
+        defaults["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # as processes that restart need another
     before = dict(os.environ)
     os.environ.update({**defaults, **before, **variables, LAUNCHED: "1"})
     try:
