@@ -58,12 +58,12 @@ def submit(
     if "tasks_per_node" in parameters:
         raise UserError("--launcher-set tasks_per_node: --devices is the number of processes of a node")
     folder = _folder_of(run)
+    files = folder.with_name(f"{folder.name}.job")  # beside it, as the folder of a new run is empty
     try:
-        # Beside the run, as a folder that holds something is not free for a new one.
-        files = folder.with_name(f"{folder.name}.job")
         executor = open_executor(cluster, files, {**parameters, "tasks_per_node": 1})
         job = executor.submit(Command(sys.argv[1:], {RUN_FOLDER: str(folder)}))
     except BaseException:
+        _remove_if_empty(files)
         _remove_if_empty(folder)
         raise
     if json:

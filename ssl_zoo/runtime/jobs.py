@@ -86,9 +86,9 @@ class Command:
         notice = {getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}")}
         signal.pthread_sigmask(signal.SIG_BLOCK, notice)
         self._children.start([sys.executable, "-m", "ssl_zoo", *self.arguments], environment)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, notice)
         with ThreadPoolExecutor(1) as pool:
             self._code: Future[int] = pool.submit(self._children.wait)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, notice)
             if code := self._wait():
                 raise RuntimeError(f"ssl-zoo ended with code {code}")
 

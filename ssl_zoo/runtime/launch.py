@@ -23,6 +23,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.error_file import LAUNCHED, MEETING, ErrorRecord, parse_error
+from ssl_zoo.runtime.machine import cores
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def launch(
         The error that ended them; None if all have succeeded.
     """
     meeting = Meeting.of_environment()
-    threads = str(max(1, (os.cpu_count() or 1) // number))
+    threads = str(max(1, cores() // number))
     defaults = {"OMP_NUM_THREADS": threads, "TORCH_CPP_LOG_LEVEL": "ERROR"}
     defaults["PYTHONSAFEPATH"] = "1"  # do not import modules from the current folder
     if meeting.nodes > 1:
