@@ -17,15 +17,14 @@ import torch.distributed as dist
 import torch.distributed.nn.functional as dist_nn
 from timm.layers import SyncBatchNormAct
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import LostProcess, UserError
 
 TIMEOUT = timedelta(hours=6)
 """The time that processes wait for one that works alone, such as in the final evaluation."""
-RENDEZVOUS = "SSL_ZOO_RENDEZVOUS"
-"""The environment variable with the address at which the processes meet, as
-`torch.distributed.init_process_group` takes it; without it torchrun's variables are used."""
 
 _alone = False
 
@@ -55,12 +54,15 @@ def alone() -> Iterator[None]:
 def processes(device: str = "cpu") -> Iterator[int]:
     """Join the other processes of the run, if there are any, and yield the local rank.
 
+    They find each other by the variables that torch's elastic launcher sets.
+
     Args:
         device: the device that they compute on, which decides on the backend (NCCL or Gloo); auto for
             CUDA where it is available.
 
     Raises:
         UserError: this machine has fewer GPUs than processes.
+        LostProcess: another process has ended meanwhile.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield int(os.environ.get("LOCAL_RANK", "0"))
@@ -71,17 +73,27 @@ def processes(device: str = "cpu") -> Iterator[int]:
         if local_rank >= torch.cuda.device_count():
             raise UserError(f"--devices: this machine has only {torch.cuda.device_count()} GPUs")
         torch.cuda.set_device(local_rank)
-    dist.init_process_group(
-        "nccl" if cuda else "gloo",
-        init_method=os.environ.get(RENDEZVOUS, "env://"),
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-        timeout=TIMEOUT,
-    )
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # Torch's store outlives a restart, and has the addresses of the processes before it. Launchers
+        # of several machines count restarts differently, and need a store for each.
+        store = PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield local_rank
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        raise LostProcess("another process of the run has ended; its own error is the cause") from error
     finally:
         dist.destroy_process_group()
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Return whether an error says that a message to or from another process has failed."""
+    # Gloo's errors have no class of their own, but begin with the file that raised them.
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def gradient_group() -> dist.ProcessGroup | None:

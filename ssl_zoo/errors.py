@@ -6,6 +6,7 @@
     ├── UserError          exit code 2: the input was wrong
     │   └── Unsuitable     a task does not fit the data or the backbone
     ├── Unwritable         a file cannot be written
+    ├── LostProcess        another process of the run has ended
     └── Interrupted        exit code 128 + signal: a signal stopped the work
 
 The text of each is one line with the place, the problem and the solution.
@@ -79,6 +80,10 @@ class Unwritable(SslZooError):
         for note in notes(self):
             add_note(error, note)
         return error
+
+
+class LostProcess(SslZooError):
+    """The end of another process of the run, whose own error is the cause."""
 
 
 class Interrupted(SslZooError):

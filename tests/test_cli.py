@@ -72,6 +72,11 @@ WRONG = [
     ("", "train --task rotation --backbone test_resnet --set task.stage=9", "has no stage 9"),
     ("", "train --task simclr --device gpu", "train.device: 'gpu' cannot be used here"),
     ("", "train --task simclr --set train.optimizer=sgdd", "Did you mean 'sgd'"),
+    # Jobs.
+    ("", "train --task simclr --launcher pbs", "--launcher: there is no 'pbs'; there are: slurm, local"),
+    ("", "train --task simclr --launcher-set a=1", "--launcher-set requires --launcher slurm"),
+    ("", "train --task simclr --launcher local --launcher-set tasks_per_node=2", "--devices is"),
+    ("", "train --task simclr --launcher local --launcher-set slurm_a=1", "Unknown argument 'a'"),
     # Runs and files.
     ("run", "train --task simclr --out {}", "exists and is not empty; choose another folder"),
     ("run", "train --resume {} --lr 3", "train.lr: cannot be changed for an existing run; start a new"),

@@ -14,7 +14,7 @@ from ssl_zoo.cli.arguments import Command, Group, prepare
 from ssl_zoo.cli.author import check_command, check_source_command, new_source_command, new_task_command
 from ssl_zoo.cli.compare import compare_command
 from ssl_zoo.cli.config import config_command
-from ssl_zoo.cli.errors import describe, fail
+from ssl_zoo.cli.errors import describe, fail, record
 from ssl_zoo.cli.interrupts import end_on_stop_signal
 from ssl_zoo.cli.notices import print_notices
 from ssl_zoo.cli.options import (
@@ -43,7 +43,7 @@ from ssl_zoo.cli.options import (
 from ssl_zoo.cli.prepare import estimate_command, index_command, shard_command
 from ssl_zoo.cli.streams import unbroken_streams
 from ssl_zoo.cli.train import train_command
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import LostProcess, UserError
 
 app = typer.Typer(
     cls=Group,
@@ -405,7 +405,10 @@ def _run(arguments: list[str]) -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted", 130)
     except Exception as error:
+        message, code = describe(error)
+        consequence = isinstance(error, LostProcess)
         if "--debug" in arguments:
+            record(message, code, consequence=consequence)
             raise
-        fail(*describe(error))
+        fail(message, code, consequence=consequence)
     sys.exit(code)

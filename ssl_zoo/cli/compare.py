@@ -21,6 +21,8 @@ from ssl_zoo.cli.options import (
     From,
     ImageSize,
     Json,
+    Launcher,
+    LauncherSets,
     Minutes,
     Observe,
     Precision,
@@ -74,13 +76,8 @@ def compare_command(
     devices: Annotated[
         int, typer.Option(min=1, max=MAX_DEVICES, help="Runs at a time, one on each device.")
     ] = 1,
-    launcher: Annotated[
-        str | None, typer.Option(help="slurm: submit the runs as jobs; local: run the jobs here.")
-    ] = None,
-    launcher_sets: Annotated[
-        list[str] | None,
-        typer.Option("--launcher-set", metavar="KEY=VALUE", help="For submitit, e.g. timeout_min=60."),
-    ] = None,
+    launcher: Launcher = None,
+    launcher_sets: LauncherSets = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command of each run.")] = False,
     mixed: Annotated[
         bool, typer.Option("--mixed", help="Tabulate runs that are not comparable, with a mark.")

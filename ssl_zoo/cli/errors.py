@@ -7,6 +7,7 @@ import sys
 from typing import NoReturn
 
 from ssl_zoo.errors import SslZooError, notes
+from ssl_zoo.runtime.error_file import ErrorRecord, write_error
 from ssl_zoo.text import escape_control_chars, one_line
 
 
@@ -31,9 +32,21 @@ def _describe(error: Exception) -> tuple[str, int]:
     return f"{message or f'{type(error).__name__}: {error}'} (--debug shows the traceback)", 1
 
 
-def fail(message: str, code: int) -> NoReturn:
-    """Print an error and exit; each of several processes prints only its own errors."""
+def record(message: str, code: int, *, consequence: bool = False) -> bool:
+    """Tell the launcher of this process, if it has one, about an error, and return whether it prints it.
+
+    Args:
+        message: the text.
+        code: the exit code.
+        consequence: whether the error of another process has caused it.
+    """
+    return write_error(ErrorRecord(escape_control_chars(one_line(message)), code, consequence))
+
+
+def fail(message: str, code: int, *, consequence: bool = False) -> NoReturn:
+    """Print an error and exit; of several processes the launcher prints the first, or each its own."""
+    printed = record(message, code, consequence=consequence)
     rank = os.environ.get("RANK", "0")
-    if rank == "0" or code == 1:  # wrong input and signals reach every process
+    if not printed and (rank == "0" or code == 1):  # wrong input and signals reach every process
         sys.stderr.write(f"error: {escape_control_chars(one_line(message))}\n")
     sys.exit(code)

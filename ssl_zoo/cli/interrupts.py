@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ssl_zoo.runtime.error_file import ErrorRecord, write_error
 from ssl_zoo.runtime.signals import handle_stop_signals
 
 
@@ -37,7 +38,8 @@ def _end(number: int) -> None:
     if not _importing():
         raise _Stop(number)
     # A module that is being imported may handle the exception, and there is nothing to clean up yet.
-    if os.environ.get("RANK", "0") == "0":
+    record = ErrorRecord(_message(), 128 + number)
+    if not write_error(record) and os.environ.get("RANK", "0") == "0":
         os.write(2, f"error: {_message()}\n".encode())
     os._exit(128 + number)
 

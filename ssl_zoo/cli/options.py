@@ -125,6 +125,14 @@ Expect = Annotated[
     list[str] | None,
     typer.Option(metavar="CHECK=REASON", help="A check that fails for a good reason."),
 ]
+Launcher = Annotated[
+    str | None,
+    typer.Option(help="slurm: submit as a job, or jobs; local: the same on this machine."),
+]
+LauncherSets = Annotated[
+    list[str] | None,
+    typer.Option("--launcher-set", metavar="KEY=VALUE", help="For submitit, e.g. timeout_min=60."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ssl_zoo.cli.notices import PRINTED, printed_lines
 from ssl_zoo.cli.options import (
     MAX_DEVICES,
     Backbone,
@@ -23,6 +21,8 @@ from ssl_zoo.cli.options import (
     From,
     ImageSize,
     Json,
+    Launcher,
+    LauncherSets,
     Minutes,
     Observe,
     Precision,
@@ -38,6 +38,7 @@ from ssl_zoo.cli.options import (
     split_names,
 )
 from ssl_zoo.errors import UserError
+from ssl_zoo.runtime.error_file import MEETING
 
 
 def train_command(
@@ -57,6 +58,11 @@ def train_command(
     devices: Annotated[
         int, typer.Option(min=1, max=MAX_DEVICES, help="Processes, one on each device.")
     ] = 1,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="How often all processes start again when one of them dies.")
+    ] = 0,
+    launcher: Launcher = None,
+    launcher_sets: LauncherSets = None,
     tune: Tune = None,
     deterministic: Deterministic = None,
     seed: Seed = None,
@@ -103,6 +109,7 @@ def train_command(
         observe=observe,
     )
     from ssl_zoo.config.load import parse_sets
+    from ssl_zoo.runs.restarts import RUN_FOLDER, has_begun, restarted_folder
     from ssl_zoo.runs.run import Run
 
     resolved = None
@@ -114,13 +121,29 @@ def train_command(
     else:
         if replan:
             raise UserError("--replan is for --resume with another length")
-        resolved = load_run_config(config, settings, sets)
-        if out is not None and os.environ.get("RANK", "0") == "0":
-            Run(out).check_free()
-    if devices > 1 and "WORLD_SIZE" not in os.environ:
-        from ssl_zoo.runtime.launch import launch
+        folder = restarted_folder(out)
+        if folder is not None and has_begun(folder):
+            resume, out, settings = folder, None, {}
+        else:
+            resolved = load_run_config(config, settings, sets)
+            out = folder or out
+            if out is not None and os.environ.get("RANK", "0") == "0":
+                Run(out).check_free()
+    parameters = parse_sets(launcher_sets or ())
+    if launcher is not None or parameters:
+        from ssl_zoo.runtime.jobs import check_cluster
 
-        raise typer.Exit(launch(devices, sys.argv[1:], {PRINTED: printed_lines()}))
+        check_cluster(launcher, parameters)
+    if launcher is not None and RUN_FOLDER not in os.environ:
+        from ssl_zoo.cli.processes import submit
+
+        submit(resume or out or resolved, launcher, parameters, json)
+        return
+    if (devices > 1 or max_restarts > 0 or MEETING in os.environ) and "WORLD_SIZE" not in os.environ:
+        from ssl_zoo.cli.processes import launch
+
+        launch(resume or out or resolved, devices, max_restarts)
+        return
 
     from ssl_zoo.cli import console
     from ssl_zoo.cli.progress import TrainingProgress

@@ -23,6 +23,7 @@ from ssl_zoo.comparison.sweep import Launcher, Sweep, run_here
 from ssl_zoo.errors import UserError
 from ssl_zoo.runtime.children import Children
 from ssl_zoo.runtime.files import open_no_follow
+from ssl_zoo.runtime.jobs import Command, check_cluster, open_executor
 from ssl_zoo.runtime.machine import cores
 
 POLL = 1.0
@@ -40,12 +41,9 @@ def launcher(devices: int, cluster: str | None, parameters: Mapping[str, Any]) -
     Raises:
         UserError: the arguments cannot be combined, or there is no such cluster.
     """
+    check_cluster(cluster, parameters)
     if cluster is None:
-        if parameters:
-            raise UserError("--launcher-set requires --launcher slurm")
         return run_here if devices == 1 else partial(on_devices, number=devices)
-    if cluster not in ("slurm", "local"):
-        raise UserError(f"--launcher: there is no {cluster!r}; there are: slurm, local")
     if devices != 1:
         raise UserError("--devices cannot be combined with --launcher: a job is one run on one device")
     return partial(submit, cluster=cluster, parameters=parameters)
@@ -163,15 +161,7 @@ def submit(sweep: Sweep, cluster: str, parameters: Mapping[str, Any]) -> None:
     Raises:
         UserError: submitit is not installed, the cluster is not available, or a parameter is unknown.
     """
-    try:
-        import submitit
-    except ImportError as error:
-        raise UserError(f"--launcher {cluster} needs submitit: pip install 'ssl-zoo[slurm]'") from error
-    try:
-        executor = submitit.AutoExecutor(folder=sweep.out / "logs", cluster=cluster)
-        executor.update_parameters(**{"timeout_min": 24 * 60, "name": "ssl-zoo", **parameters})
-    except (RuntimeError, TypeError, NameError, ValueError, AssertionError) as error:
-        raise UserError(f"--launcher {cluster}: {' '.join(str(error).split())}") from error
+    executor = open_executor(cluster, sweep.out / "logs", parameters)
     todo = sweep.todo()
     # The local executor starts all jobs at once.
     for cells in [[cell] for cell in todo] if cluster == "local" else [todo]:
@@ -179,11 +169,8 @@ def submit(sweep: Sweep, cluster: str, parameters: Mapping[str, Any]) -> None:
 
 
 def _submit(executor: Any, sweep: Sweep, cells: Sequence[Cell]) -> None:
-    from submitit.helpers import CommandFunction
-
     with executor.batch():
-        command = [sys.executable, "-m", "ssl_zoo"]
-        jobs = [executor.submit(CommandFunction([*command, *sweep.command(cell)])) for cell in cells]
+        jobs = [executor.submit(Command(sweep.command(cell))) for cell in cells]
 
     def has_ended(cell: Cell, job: Any) -> bool:
         if not job.done():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
+import os
 import time
 from collections.abc import Mapping, Sequence
 
 from ssl_zoo import distributed
 from ssl_zoo.errors import Interrupted, SslZooError
 from ssl_zoo.evaluation import ONLINE_EVAL_SIZES, Subject, score
-from ssl_zoo.plugins.registry import registry
+from ssl_zoo.runs import restarts
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime import signals
 from ssl_zoo.task import Task
@@ -110,9 +110,8 @@ def warn_of_chance(task: Task, metrics: Sequence[Mapping[str, float]]) -> None:
 
 def resume_command(run: Run) -> str:
     """Return the command that resumes a run with the current plugins and number of processes."""
-    number = distributed.world_size()
-    devices = ["--devices", str(number)] if number > 1 else []
-    return shlex.join(["ssl-zoo", *registry.arguments(), "train", "--resume", str(run.path), *devices])
+    number = os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size())  # of one machine of several
+    return restarts.resume_command(run.path, int(number))
 
 
 def _evaluations_due(trainer: Trainer) -> int:
