@@ -6,6 +6,7 @@
     ├── UserError          exit code 2: the input was wrong
     │   └── Unsuitable     a task does not fit the data or the backbone
     ├── Unwritable         a file cannot be written
+    ├── FailedElsewhere    exit code of the cause: another process of the run has failed
     └── Interrupted        exit code 128 + signal: a signal stopped the work
 
 The text of each is one line with the place, the problem and the solution.
@@ -79,6 +80,22 @@ class Unwritable(SslZooError):
         for note in notes(self):
             add_note(error, note)
         return error
+
+
+class FailedElsewhere(SslZooError):
+    """A failure of another process of the run.
+
+    Args:
+        message: the message of its error.
+        exit_code: the exit code of its error.
+
+    Attributes:
+        exit_code: the argument.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Interrupted(SslZooError):

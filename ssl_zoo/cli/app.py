@@ -14,7 +14,7 @@ from ssl_zoo.cli.arguments import Command, Group, prepare
 from ssl_zoo.cli.author import check_command, check_source_command, new_source_command, new_task_command
 from ssl_zoo.cli.compare import compare_command
 from ssl_zoo.cli.config import config_command
-from ssl_zoo.cli.errors import describe, fail
+from ssl_zoo.cli.errors import fail, fail_with
 from ssl_zoo.cli.interrupts import end_on_stop_signal
 from ssl_zoo.cli.notices import print_notices
 from ssl_zoo.cli.options import (
@@ -401,5 +401,5 @@ def _run(arguments: list[str]) -> NoReturn:
     except Exception as error:
         if "--debug" in arguments:
             raise
-        fail(*describe(error))
+        fail_with(error)
     sys.exit(code)

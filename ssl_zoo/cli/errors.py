@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from ssl_zoo.errors import SslZooError, notes
+from ssl_zoo.errors import FailedElsewhere, SslZooError, notes
 from ssl_zoo.text import escape_control_chars, one_line
 
 
@@ -29,6 +29,14 @@ def _describe(error: Exception) -> tuple[str, int]:
     if message is None and isinstance(error, OSError) and error.strerror is not None:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None), 1
     return f"{message or f'{type(error).__name__}: {error}'} (--debug shows the traceback)", 1
+
+
+def fail_with(error: Exception) -> NoReturn:
+    """Print an error and exit, unless it is one that another process prints."""
+    message, code = describe(error)
+    if isinstance(error, FailedElsewhere) and code == SslZooError.exit_code:
+        sys.exit(code)
+    fail(message, code)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -343,7 +343,8 @@ def _classifier(name: str, subject: Subject, task: Task, source: str, scores: Sc
     """Return the classifier of a protocol, with the facts about it."""
     protocol, data = known_protocols()[name], subject.data
     assert protocol.classifier is not None
-    classifier = protocol.classifier(subject)
+    with distributed.alone():
+        classifier = protocol.classifier(subject)
     classes = range(len(classifier.bias)) if data.classes is None else data.classes
     return KeptClassifier(
         classifier,
