@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ssl_zoo import distributed
 from ssl_zoo.config.effects import report_untrained
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.layers import SettingsSource

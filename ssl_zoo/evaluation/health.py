@@ -62,11 +62,11 @@ def uniformity(x: Tensor) -> float:
 
 def deviation(features: Tensor) -> float:
     """Return `ssl_zoo.nn.spread` of features [N, D], of which several processes give their shares."""
-    z = unit(features).double()
+    z = unit(features).cpu().double()  # not every device has float64
     _, samples = shares.place(z)
     centred = z - shares.total(z.sum(0)) / samples
     variance = shares.total(centred.square().sum(0)) / (samples - 1)
-    return float(variance.sqrt().mean()) * z.shape[1] ** 0.5
+    return float(variance.sqrt().mean() * z.shape[1] ** 0.5)
 
 
 def measure(subject: Subject) -> Scores:

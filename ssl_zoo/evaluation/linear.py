@@ -153,8 +153,8 @@ def accuracy(weight: Tensor, x: Tensor, y: Tensor) -> float:
     Several processes give their shares of x and y, and get the accuracy on all.
     """
     correct = (logits(weight, x).argmax(1) == y).sum()
-    correct, samples = shares.total(torch.stack([correct, correct.new_tensor(len(y))])).tolist()
-    return 100 * correct / samples
+    correct, samples = shares.total(torch.stack([correct, correct.new_tensor(len(y))]))
+    return 100 * int(correct) / int(samples)
 
 
 def fit_chosen(

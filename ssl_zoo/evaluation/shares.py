@@ -25,9 +25,9 @@ def rows(number: int, batch_size: int) -> slice:
         Batches after each other, of which the shares have equal numbers or numbers that differ by one;
         none where there are fewer batches than processes.
     """
-    batches, world = -(-number // batch_size), distributed.world_size()
-    first, end = (i * batches // world * batch_size for i in (distributed.rank(), distributed.rank() + 1))
-    return slice(min(first, number), min(end, number))
+    batches, rank = -(-number // batch_size), distributed.rank()
+    first, end = (i * batches // distributed.world_size() * batch_size for i in (rank, rank + 1))
+    return slice(first, min(end, number))
 
 
 def place(x: Tensor) -> tuple[int, int]:

@@ -194,7 +194,7 @@ class Subject:
 
     @cached_property
     def share(self) -> Features:
-        """This process's shares of `features`; those of the processes follow each other.
+        """The shares of `features` that this process computes; those of all follow each other.
 
         Raises:
             UserError: there are no labels to learn from, or only one class.
@@ -234,9 +234,8 @@ class Subject:
             return torch.stack([represent(spec.vary(batch, generator)) for _ in range(2)], 1)
 
         numbers, device = sample_indices(len(split), limit), self.device
-        with self.together(), distributed.failing_together(), distributed.alone():
-            with evaluating(self.module):
-                pairs = extract(pair, split, device.device, numbers, device.eval_batch)  # [M, 2, D]
+        with self.together(), distributed.failing_together(), distributed.alone(), evaluating(self.module):
+            pairs = extract(pair, split, device.device, numbers, device.eval_batch)  # [M, 2, D]
         x, y = pairs.unbind(1)
         return x, y
 
