@@ -234,7 +234,12 @@ class Subject:
             return torch.stack([represent(spec.vary(batch, generator)) for _ in range(2)], 1)
 
         numbers, device = sample_indices(len(split), limit), self.device
-        with self.together(), distributed.failing_together(), distributed.alone(), evaluating(self.module):
+        with (
+            self.together(),
+            distributed.failing_together(),
+            distributed.alone(),
+            evaluating(self.module),
+        ):
             pairs = extract(pair, split, device.device, numbers, device.eval_batch)  # [M, 2, D]
         x, y = pairs.unbind(1)
         return x, y

@@ -98,10 +98,10 @@ def train(
     registry.check_observers(config.train.observers)
     with (
         collect_notices() as notices,
-        distributed.processes(config.train.device) as local_rank,
+        distributed.processes(config.train.device),
         _ignore_ddp_warnings(),
     ):
-        device = Device.choose(config.train, local_rank)
+        device = Device.choose(config.train)
         data = build_data(config if run is None else run.with_inputs(config), device.device, data)
         if resumption is not None:
             resumption.check_data(data)
@@ -189,8 +189,8 @@ def _carry_out(
 def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: bool) -> None:
     """Save the backbone and the facts, and evaluate it beside its baselines.
 
-    Everything is written as soon as it is there, so that a failure costs only what is missing. Of several
-    processes, which evaluate together, the first writes.
+    Everything is written as soon as it is there, so that a failure costs only what is missing. Several
+    processes evaluate together, and the first writes.
     """
     config, data, device = trainer.config, trainer.data, trainer.device
     skipped = _skipped(trainer)
