@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ssl_zoo import distributed
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import FailedElsewhere, SslZooError, UserError
-from ssl_zoo.evaluation import Metric, Protocol, Scores, Subject, knn, score, shares
+from ssl_zoo.evaluation import Metric, Protocol, Scores, Subject, finetune, health, knn, score, shares
 from ssl_zoo.evaluation.features import Features
 from ssl_zoo.evaluation.finetune import FINETUNE_FEW
 from ssl_zoo.evaluation.health import HEALTH, deviation, rankme
@@ -26,7 +27,7 @@ from ssl_zoo.runs.build import build_data, build_task
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.eval_batch import EvalBatch
 from ssl_zoo.testing.rank_server import server
-from tests.conftest import small_config
+from tests.conftest import small_config, ssl_zoo, train
 from tests.core.test_distributed import joined
 from tests.memory import Largest
 
@@ -98,12 +99,9 @@ def test_two_processes_have_the_features_the_predictions_and_the_scores_of_one(t
         assert results["correct"]["knn"].equal(one["correct"]["knn"])
         # Sums are taken in another order, and L-BFGS stops before its steps are as small as rounding.
         assert int((results["correct"]["linear"] != one["correct"]["linear"]).sum()) <= 1
-        assert results["scores"]["linear"] == pytest.approx(
-            one["scores"]["linear"], abs=100 / 359 + 1e-9
-        )
-        for scores in (results["scores"], one["scores"]):
-            scores.pop("linear")
-        assert results["scores"] == pytest.approx(one["scores"], rel=1e-6)
+        for name, value in one["scores"].items():
+            rounding = {"abs": 100 / 359} if name == "linear" else {"rel": 1e-6}
+            assert results["scores"][name] == pytest.approx(value, **rounding), name
         assert results["as alone"] == one["as alone"]
         assert results["as alone"]["processes"] == 1
     # Whole batches: 11 and 12 of the bank's 23, the last of 30 samples; 3 and 3 of the test split.
@@ -197,7 +195,7 @@ def test_knn_linear_and_health_do_not_depend_on_where_shares_are_cut(tmp_path: P
 def failing(number: int) -> Subject:
     """Return a subject one of whose samples, the last of the bank, makes features fail."""
     data = digits()
-    last = data.bank.batch(torch.tensor([len(data.bank) - 1])).float()
+    last = data.bank.batch(torch.tensor([len(data.bank) - 1]))
 
     def embed(x: Tensor) -> Tensor:
         features = x.flatten(1)
@@ -239,43 +237,87 @@ def test_an_error_in_one_process_ends_both_with_its_message(tmp_path: Path) -> N
 
 def measure_memory(folder: Path, rank: int) -> None:
     """Save the largest tensor of kNN, the linear probe and health in a rank."""
-    knn.MAX_SIMILARITIES = 1000
+    knn.MAX_SIMILARITIES, health.MAX_PAIRED = 20_000, 100
     with joined(folder, rank):
-        subject = trained_alike(digits())
-        width = subject.test_share.shape[1]
-        data = replace(subject.data, test=subject.data.train)  # so that health sees as much
-        device = subject.device
+        task = trained_alike(data := digits())
+        data = replace(data, test=data.train)  # so that health sees as many
 
         def wide(x: Tensor) -> Tensor:
-            return subject.embed(x).repeat(1, 200 // width)
+            return task.embed(x).repeat(1, 12)
 
-        large = Subject("wide", data, device, wide, module=subject.module)
-        _ = large.share  # the network's own maps are larger
+        subject = Subject("wide", data, task.device, wide, module=task.module, limits=(600, 600))
+        shape = subject.share.bank.shape  # the maps of the network are larger
         with Largest() as largest:
             for protocol in (KNN, LINEAR, HEALTH):
-                protocol(large)
-        bank = len(data.bank) * large.share.bank.shape[1]
-        torch.save([largest.elements, bank], folder / f"memory-{rank}.pt")
+                protocol(subject)
+        torch.save([largest.elements, *shape], folder / f"memory-{rank}.pt")
 
 
 def test_no_process_holds_the_features_of_all_samples(tmp_path: Path) -> None:
     assert server.run(measure_memory, tmp_path) is None, (tmp_path / "output-0").read_text()
     for rank in (0, 1):
-        largest, bank = torch.load(tmp_path / f"memory-{rank}.pt", weights_only=True)
-        assert bank / 3 < largest <= bank * 12 / 23
+        largest, rows, width = torch.load(tmp_path / f"memory-{rank}.pt", weights_only=True)
+        assert rows in (5 * BATCH, 600 - 5 * BATCH)
+        assert largest == rows * width
 
 
-def finetune_few() -> dict[str, float]:
-    return dict(FINETUNE_FEW(trained_alike(digits())))
+STEPS = 10
+"""The steps of fine-tuning, in place of 200."""
 
 
 def finetune_in_two(folder: Path, rank: int) -> None:
     """Save the accuracy of fine-tuning in a rank."""
+    finetune.EPOCHS = finetune.MIN_STEPS = STEPS
     with joined(folder, rank):
-        torch.save(finetune_few(), folder / f"finetune-{rank}.pt")
+        torch.save(dict(FINETUNE_FEW(trained_alike(digits()))), folder / f"finetune-{rank}.pt")
 
 
-def test_each_process_fine_tunes_the_network_as_one_does(tmp_path: Path) -> None:
+def test_each_process_fine_tunes_the_network_as_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert server.run(finetune_in_two, tmp_path) is None, (tmp_path / "output-0").read_text()
+    monkeypatch.setattr(finetune, "EPOCHS", STEPS)
+    monkeypatch.setattr(finetune, "MIN_STEPS", STEPS)
+    expected = FINETUNE_FEW(trained_alike(digits()))
     for rank in (0, 1):
-        assert torch.load(tmp_path / f"finetune-{rank}.pt", weights_only=True) == finetune_few()
+        assert torch.load(tmp_path / f"finetune-{rank}.pt", weights_only=True) == expected
+
+
+BROKEN = """
+import os
+from ssl_zoo import UserError, hookimpl
+from ssl_zoo.evaluation import Metric, Protocol
+
+def measure(subject):
+    def brightness(x):
+        if os.environ["RANK"] == "1":
+            raise UserError("data.source: x.png cannot be read; remove it")
+        return x.float().flatten(1).mean(1, keepdim=True)
+
+    return {"bright": float(subject.extract(subject.data.train, None, brightness).mean())}
+
+@hookimpl
+def ssl_zoo_register_protocols():
+    return {"bright": Protocol(measure, {"bright": Metric("bright", "brightness")}, labels=False)}
+"""
+"""A protocol that fails in the second process alone."""
+
+
+def test_eval_in_two_processes_prints_the_scores_of_one_and_one_line_of_an_error(tmp_path: Path) -> None:
+    settings = {"train__eval_batch_size": BATCH}
+    run = train(small_config("simclr", **settings), out=tmp_path / "run", protocol=["knn", "health"])
+    before = run.results()["scores"]
+    command = ("eval", run.path, "--devices", "2", "--json")
+    done = ssl_zoo(*command, "--protocol", "knn,health", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    for scores in (json.loads(done.stdout)["scores"], run.results()["scores"]):
+        assert scores.keys() == before.keys()
+        for row, values in before.items():
+            assert scores[row]["knn"] == values["knn"]
+            assert scores[row] == pytest.approx(values, rel=1e-6)
+    (tmp_path / "bright.py").write_text(BROKEN)
+    broken = ssl_zoo(
+        *command, "--protocol", "bright", "--plugin", tmp_path / "bright.py", OMP_NUM_THREADS="1"
+    )
+    assert broken.returncode == UserError.exit_code
+    assert broken.stderr == "error: data.source: x.png cannot be read; remove it\n"
