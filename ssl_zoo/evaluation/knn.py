@@ -86,9 +86,9 @@ def nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
         k: ≥ 1.
     """
     k = min(k, similarity.shape[1])
-    values, index = similarity.topk(k)
-    last = values[:, -1:]
-    tied = (similarity >= last).sum(1) > k
+    values, index = similarity.topk(min(k + 1, similarity.shape[1]))
+    last, index = values[:, k - 1 : k], index[:, :k]
+    tied = (values[:, k:] == last).any(1)  # more than k may stand in the last places
     if tied.any():
         rows, last = similarity[tied], last[tied]
         larger, equal = rows > last, rows == last
