@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,10 +22,13 @@ from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ssl_zoo.errors import LostProcess, UserError
+from ssl_zoo.errors import FailedElsewhere, LostProcess, SslZooError, UserError
 
-TIMEOUT = timedelta(hours=6)
-"""The time that processes wait for one that works alone, such as in the final evaluation."""
+T = TypeVar("T")
+
+TIMEOUT = timedelta(hours=1)
+"""The time that processes wait for each other: for files that the first one writes, for samples that
+one node reads more slowly."""
 
 _alone = False
 
@@ -42,12 +46,56 @@ def world_size() -> int:
 @contextmanager
 def alone() -> Iterator[None]:
     """Temporarily compute as a run of this process only, without communication."""
+    with _communicating(False):
+        yield
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Temporarily leave `alone`, for a part that all processes of the run reach."""
+    with _communicating(True):
+        yield
+
+
+@contextmanager
+def _communicating(value: bool) -> Iterator[None]:
     global _alone
-    before, _alone = _alone, True
+    before, _alone = _alone, not value
     try:
         yield
     finally:
         _alone = before
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Compute what can fail in one process alone, such as reading a file; if it does, all fail.
+
+    So no process waits for one that has ended. All must come to the end of the context, and nothing in
+    it may communicate.
+
+    Raises:
+        FailedElsewhere: it failed in another process, with the message of the first that did.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    reasons = exchange(None if failure is None else _reason(failure))
+    first = next((number for number, reason in enumerate(reasons) if reason is not None), None)
+    if failure is not None and first == rank():
+        raise failure
+    if first is not None:
+        message, exit_code = reasons[first] or ("", 1)
+        raise FailedElsewhere(message, exit_code) from failure
+
+
+def _reason(error: Exception) -> tuple[str, int]:
+    """Return the message of an error, and the exit code."""
+    if isinstance(error, SslZooError):
+        return str(error), error.exit_code
+    return f"{type(error).__name__}: {error}", SslZooError.exit_code
 
 
 @contextmanager
@@ -131,6 +179,14 @@ def broadcast_from_rank0(text: str) -> str:
     if world_size() > 1:
         dist.broadcast_object_list(texts)
     return texts[0]
+
+
+def exchange(value: T) -> list[T]:
+    """Return the value of each process in the order of ranks; pickle must take it."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
 def all_gather(x: Tensor) -> Tensor:

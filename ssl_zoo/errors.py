@@ -7,6 +7,7 @@
     │   └── Unsuitable     a task does not fit the data or the backbone
     ├── Unwritable         a file cannot be written
     ├── LostProcess        another process of the run has ended
+    │   └── FailedElsewhere    with an error that is known: exit code of that
     └── Interrupted        exit code 128 + signal: a signal stopped the work
 
 The text of each is one line with the place, the problem and the solution.
@@ -84,6 +85,22 @@ class Unwritable(SslZooError):
 
 class LostProcess(SslZooError):
     """The end of another process of the run, whose own error is the cause."""
+
+
+class FailedElsewhere(LostProcess):
+    """A failure of another process of the run.
+
+    Args:
+        message: the message of its error.
+        exit_code: the exit code of its error.
+
+    Attributes:
+        exit_code: the argument.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Interrupted(SslZooError):

@@ -14,7 +14,8 @@ from ssl_zoo.cli.arguments import Command, Group, prepare
 from ssl_zoo.cli.author import check_command, check_source_command, new_source_command, new_task_command
 from ssl_zoo.cli.compare import compare_command
 from ssl_zoo.cli.config import config_command
-from ssl_zoo.cli.errors import describe, fail, record
+from ssl_zoo.cli.errors import fail, fail_with, record
+from ssl_zoo.cli.evaluate import eval_command
 from ssl_zoo.cli.interrupts import end_on_stop_signal
 from ssl_zoo.cli.notices import print_notices
 from ssl_zoo.cli.options import (
@@ -28,10 +29,8 @@ from ssl_zoo.cli.options import (
     ImageSize,
     Json,
     Precision,
-    Pretrained,
     Seed,
     Sets,
-    StandardProtocols,
     TaskName,
     Tune,
     load_run_config,
@@ -43,7 +42,7 @@ from ssl_zoo.cli.options import (
 from ssl_zoo.cli.prepare import estimate_command, index_command, shard_command
 from ssl_zoo.cli.streams import unbroken_streams
 from ssl_zoo.cli.train import train_command
-from ssl_zoo.errors import LostProcess, UserError
+from ssl_zoo.errors import UserError
 
 app = typer.Typer(
     cls=Group,
@@ -131,66 +130,7 @@ def bench_command(
     console.print_throughput(measured, json)
 
 
-@app.command("eval")
-def eval_command(
-    subject: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|FILE|timm:NAME",
-            help="Run directory, a snapshot, a backbone.safetensors, or timm:NAME.",
-        ),
-    ],
-    protocol: StandardProtocols = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(help="Labelled data to transfer to, in place of the run's own; may be repeated."),
-    ] = None,
-    image_size: ImageSize = None,
-    pretrained: Pretrained = None,
-    from_: From = None,
-    device: DeviceName = None,
-    precision: Precision = None,
-    batch_size: EvalBatchSize = None,
-    seed: Seed = None,
-    sets: Sets = None,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the linear classifier in the run, for predict.")
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Evaluate a run, or any timm model, beside the raw input and the untrained network."""
-    settings = settings_of(
-        image_size=image_size,
-        pretrained=pretrained,
-        from_=from_,
-        device=device,
-        precision=precision,
-        seed=seed,
-    )
-    if batch_size is not None:
-        settings["train.eval_batch_size"] = batch_size
-
-    from ssl_zoo.cli import console
-    from ssl_zoo.config.load import parse_sets
-    from ssl_zoo.evaluation import evaluate
-    from ssl_zoo.evaluation.reading import describe_gains, write_gains
-
-    names = split_names(protocol, "--protocol") or None
-    values = {**settings, **parse_sets(sets or ())}
-    source = one_or_several(data)
-    rows = evaluate(subject, names, data=source, settings=values, keep=keep)
-    if json:
-        kept = {} if rows.classifier is None else {"classifier": str(rows.classifier)}
-        values = {"run": subject, "source": source, "scores": rows, "scores_kept": rows.kept, **kept}
-        values["gains"] = write_gains(rows.gains)
-        console.print_results(values)
-    else:
-        on = f" on {', '.join(data)}" if data else ""
-        console.print_scores(rows, f"{subject}, evaluated{on}")
-        if rows.gains:
-            console.say(describe_gains(rows.gains, rows.noun))
-        if rows.classifier is not None:
-            console.print_kept(subject, rows.classifier)
+app.command("eval")(eval_command)
 
 
 app.command("compare")(compare_command)
@@ -405,10 +345,8 @@ def _run(arguments: list[str]) -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted", 130)
     except Exception as error:
-        message, code = describe(error)
-        consequence = isinstance(error, LostProcess)
         if "--debug" in arguments:
-            record(message, code, consequence=consequence)
+            record(error)
             raise
-        fail(message, code, consequence=consequence)
+        fail_with(error)
     sys.exit(code)

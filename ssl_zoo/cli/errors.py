@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from ssl_zoo.errors import SslZooError, notes
+from ssl_zoo.errors import FailedElsewhere, LostProcess, SslZooError, notes
 from ssl_zoo.runtime.error_file import ErrorRecord, write_error
 from ssl_zoo.text import escape_control_chars, one_line
 
@@ -32,21 +32,34 @@ def _describe(error: Exception) -> tuple[str, int]:
     return f"{message or f'{type(error).__name__}: {error}'} (--debug shows the traceback)", 1
 
 
-def record(message: str, code: int, *, consequence: bool = False) -> bool:
-    """Tell the launcher of this process, if it has one, about an error, and return whether it prints it.
+def record(error: Exception) -> bool:
+    """Tell the launcher of this process, if there is one, of an error; return whether it prints it."""
+    message, code = describe(error)
+    return _record(message, code, consequence=isinstance(error, LostProcess))
 
-    Args:
-        message: the text.
-        code: the exit code.
-        consequence: whether the error of another process has caused it.
-    """
+
+def _record(message: str, code: int, *, consequence: bool = False) -> bool:
     return write_error(ErrorRecord(escape_control_chars(one_line(message)), code, consequence))
 
 
-def fail(message: str, code: int, *, consequence: bool = False) -> NoReturn:
-    """Print an error and exit; of several processes the launcher prints the first, or each its own."""
-    printed = record(message, code, consequence=consequence)
+def fail_with(error: Exception) -> NoReturn:
+    """Print an error and exit, unless the launcher or another process prints it."""
+    message, code = describe(error)
+    if record(error) or (isinstance(error, FailedElsewhere) and code == SslZooError.exit_code):
+        sys.exit(code)
+    _fail(message, code)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print an error and exit, unless the launcher prints it."""
+    if _record(message, code):
+        sys.exit(code)
+    _fail(message, code)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    """Print an error and exit; each of several processes prints only its own errors."""
     rank = os.environ.get("RANK", "0")
-    if not printed and (rank == "0" or code == 1):  # wrong input and signals reach every process
+    if rank == "0" or code == 1:  # wrong input and signals reach every process
         sys.stderr.write(f"error: {escape_control_chars(one_line(message))}\n")
     sys.exit(code)

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from ssl_zoo.config.schema import RunConfig
 
 
+def launch_alike(number: int) -> None:
+    """Do the command of this process, which begins no run, in `number` processes; exit if they fail."""
+    from ssl_zoo.runtime import launch as elastic
+
+    error = elastic.launch(number, sys.argv[1:], {PRINTED: printed_lines()})
+    if error is not None:
+        fail(error.message, error.code)
+
+
 def launch(run: Path | RunConfig | None, number: int, max_restarts: int) -> None:
     """Do the command of this process in `number` processes, and exit as they do if they fail.
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ssl_zoo import distributed
 from ssl_zoo.config.effects import report_untrained
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.layers import SettingsSource
@@ -80,7 +81,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a finished run, a backbone, or any timm model; add a run's scores to its `results.json`.
 
-    Where these cannot be written, as in a folder that is read-only, a warning says so.
+    Where these cannot be written, as in a folder that is read-only, a warning says so. Processes that
+    torchrun has started evaluate together.
 
     Args:
         subject: a run directory, a file of its ``snapshots``, a ``backbone.safetensors`` alone, or
@@ -106,8 +108,28 @@ def evaluate(
             lacks, or settings are wrong.
     """
     names = None if protocol is None else list(protocols(protocol))
-    data = None if data is None else plain_source(data)
+    source = None if data is None else plain_source(data)
     settings = dict(settings or {})
+    with distributed.processes(_device(subject, settings)):
+        return _evaluate(subject, names, with_baselines, source, settings, keep)
+
+
+def _device(subject: str | Path, settings: Mapping[str, Any]) -> str:
+    """Return the name of the device, which decides how several processes communicate."""
+    run = Run.of_snapshot(subject) or Run(subject)
+    own = run.config().train.device if file_exists(run.config_file) else "auto"
+    return str(settings.get("train.device") or own)
+
+
+def _evaluate(
+    subject: str | Path,
+    names: list[str] | None,
+    with_baselines: bool,
+    data: str | list[str] | None,
+    settings: dict[str, Any],
+    keep: bool,
+) -> Evaluation:
+    """Evaluate as `evaluate` does, in the processes that have joined."""
     if keep and (str(subject).startswith(TIMM) or file_exists(Path(subject))):
         raise UserError(f"--keep: {subject} is not a run, so there is no place for a classifier")
     if str(subject).startswith(TIMM):
@@ -319,7 +341,10 @@ def _evaluate_run(
             rows.classifier = run.path / CLASSIFIER_FILE
             source = config.data.source_text if data is None else _text(data)
             scores = rows[config.task.name]
-            _classifier(keeper, subject, task, source, scores).save(rows.classifier)
+            kept = _classifier(keeper, subject, task, source, scores)
+            with distributed.failing_together():
+                if distributed.rank() == 0:
+                    kept.save(rows.classifier)
         if with_baselines:
             known = replace(samples, spec=task.spec)  # with the number of samples trained on
             others = baselines(config, known, device)
@@ -343,7 +368,8 @@ def _classifier(name: str, subject: Subject, task: Task, source: str, scores: Sc
     """Return the classifier of a protocol, with the facts about it."""
     protocol, data = known_protocols()[name], subject.data
     assert protocol.classifier is not None
-    classifier = protocol.classifier(subject)
+    with distributed.alone():
+        classifier = protocol.classifier(subject)
     classes = range(len(classifier.bias)) if data.classes is None else data.classes
     return KeptClassifier(
         classifier,

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_zoo.evaluation import shares
 from ssl_zoo.evaluation.features import sample_indices
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import Subject
-from ssl_zoo.nn import spread
+from ssl_zoo.nn import unit
 from ssl_zoo.notices import Notice
 from ssl_zoo.spec import Spec
 
@@ -29,11 +30,17 @@ COLLAPSED_RANK = 1.2
 def rankme(features: Tensor) -> float:
     """Return the effective rank of features [N, D] (Garrido et al. 2023, arXiv:2210.02885, eq. 1).
 
-    It is exp of the entropy of the normalised singular values, between 1 and min(N, D).
+    It is exp of the entropy of the normalised singular values, between 1 and min(N, D). Several
+    processes give their shares of the features and get the rank of all.
     """
     x = features.cpu().double()
+    _, samples = shares.place(x)
     # The eigenvalues of the smaller Gram matrix are the squares of the singular values.
-    gram = x.T @ x if len(x) > x.shape[1] else x @ x.T
+    if samples > x.shape[1]:
+        gram = shares.total(x.T @ x)
+    else:
+        x = shares.gather(x)  # at most D rows
+        gram = x @ x.T
     singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     share = singular / singular.sum().clamp(min=1e-300) + 1e-7
     return float((-share * share.log()).sum().exp())
@@ -53,22 +60,36 @@ def uniformity(x: Tensor) -> float:
     return float(d2.mul(-2).exp().mean().log())
 
 
+def deviation(features: Tensor) -> float:
+    """Return `ssl_zoo.nn.spread` of features [N, D], of which several processes give their shares."""
+    z = unit(features).cpu().double()  # not every device has float64
+    _, samples = shares.place(z)
+    centred = z - shares.total(z.sum(0)) / samples
+    variance = shares.total(centred.square().sum(0)) / (samples - 1)
+    return float(variance.sqrt().mean() * z.shape[1] ** 0.5)
+
+
 def measure(subject: Subject) -> Scores:
     """Return all measures of the test split; for a single sample, only those that need no others."""
-    features = subject.test
-    if len(features) > MAX_PAIRED:
-        _PAIRS(f"alignment and uniformity are measured on {MAX_PAIRED:,} of {len(features):,} samples")
-    few = features[sample_indices(len(features), MAX_PAIRED).to(features.device)]
-    scores = {}
-    if len(features) > 1:
-        scores = {
-            "rankme": rankme(features),
-            "uniformity": uniformity(few),
-            "spread": float(spread(features)),
-        }
+    x = subject.test_share
+    with subject.together():
+        scores = _of_samples(x)
     if subject.encoder is not None and type(subject.data.spec).vary is not Spec.vary:
         scores["alignment"] = alignment(*subject.two_views(MAX_PAIRED))
     return scores
+
+
+def _of_samples(x: Tensor) -> dict[str, float]:
+    """Return the measures that compare features [N, D] with each other, of which x is a share."""
+    first, samples = shares.place(x)
+    if samples < 2:
+        return {}
+    if samples > MAX_PAIRED:
+        _PAIRS(f"alignment and uniformity are measured on {MAX_PAIRED:,} of {samples:,} samples")
+    chosen = sample_indices(samples, MAX_PAIRED) - first
+    own = chosen[(chosen >= 0) & (chosen < len(x))].to(x.device)
+    few = shares.gather(x[own])
+    return {"rankme": rankme(x), "uniformity": uniformity(few), "spread": deviation(x)}
 
 
 def warning(scores: Scores) -> str | None:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_zoo import distributed
+from ssl_zoo.evaluation import shares
 from ssl_zoo.evaluation.accuracy import accuracies, balanced_metric
 from ssl_zoo.evaluation.classifier import Classifier
 from ssl_zoo.evaluation.correctness import Correctness
@@ -40,27 +42,43 @@ class Axes:
     def of(cls, x: Tensor) -> Axes:
         """Return the axes of features [N, D].
 
+        Several processes give their shares [n, D] of the features and get the same axes; their
+        covariance is summed over shares.
+
         With fewer samples than features there are at most N axes, those in which the samples differ. A
-        penalised fit has no weight along any other, so it loses nothing, at the cost of N features.
+        penalised fit has no weight along any other, so it loses nothing, at the cost of N features. Then
+        the samples, at most D of them, are gathered.
         """
-        std, mean = torch.std_mean(x, 0, correction=0)
+        _, samples = shares.place(x)
+        std, mean = _std_mean(x, samples)
         # A constant feature is not amplified to its rounding error.
         std = torch.where(std > 1e-5 * mean.abs(), std, 1.0)
         standard = (x - mean) / std
-        if len(x) >= x.shape[1]:
-            variance, basis = torch.linalg.eigh((standard.T @ standard / len(x)).cpu().double())
+        if samples >= x.shape[1]:
+            covariance = shares.total(standard.T @ standard) / samples
+            variance, basis = torch.linalg.eigh(covariance.cpu().double())
         else:
-            rows = standard.cpu().double()
-            variance, along = torch.linalg.eigh(rows @ rows.T / len(x))  # [N], [N, N]
+            rows = shares.gather(standard).cpu().double()
+            variance, along = torch.linalg.eigh(rows @ rows.T / samples)  # [N], [N, N]
             varies = variance > 1e-10 * variance.max()
             variance, along = variance[varies], along[:, varies]
-            basis = rows.T @ along / (len(x) * variance).sqrt()
+            basis = rows.T @ along / (samples * variance).sqrt()
         variance = variance.clamp(min=0).to(x)
-        return cls(mean, std, basis.to(x), variance)
+        # Another processor may give an axis the other sign.
+        return cls(mean, std, shares.of_first(basis.to(x)), shares.of_first(variance))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the coordinates [N, K] of features [N, D]."""
         return ((x - self.mean) / self.std) @ self.basis
+
+
+def _std_mean(x: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """Return the standard deviation and the mean of `samples` features, of which x [n, D] is a share."""
+    if distributed.world_size() == 1:
+        std, mean = torch.std_mean(x, 0, correction=0)
+        return std, mean
+    mean = shares.total(x.sum(0)) / samples
+    return (shares.total((x - mean).square().sum(0)) / samples).sqrt(), mean
 
 
 def fit_logistic(
@@ -77,9 +95,12 @@ def fit_logistic(
     Minimise the mean cross entropy plus penalty / 2 · ‖W‖² (without the bias), which is
     scikit-learn's LogisticRegression with C = 1 / (penalty · N).
 
+    Several processes give their shares. Loss and gradient are summed over these at each iteration, so
+    that all processes take the same steps and get the same fit.
+
     Args:
-        x: [N, D].
-        y: [N] int64.
+        x: [N, D]; of several processes, each gives its share [n, D].
+        y: [N] int64, likewise.
         classes: the number of classes.
         penalty: > 0.
         start: the initial weights, shaped like the result; None for zeros.
@@ -104,14 +125,18 @@ def fit_logistic(
         history_size=10,
         line_search_fn="strong_wolfe",
     )
+    _, samples = shares.place(x)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         scaled = weight * scale
-        loss = F.cross_entropy(logits(scaled, x), y)
-        loss = loss + penalty / 2 * scaled[:, :-1].pow(2).sum()
+        loss = F.cross_entropy(logits(scaled, x), y, reduction="sum") / samples
+        loss = loss + penalty / 2 / distributed.world_size() * scaled[:, :-1].pow(2).sum()
         loss.backward()
-        return loss
+        assert weight.grad is not None
+        summed = shares.total(torch.cat([weight.grad.flatten(), loss.detach()[None]]))
+        weight.grad.copy_(summed[:-1].view_as(weight))
+        return summed[-1]
 
     optimizer.step(closure)
     return weight.detach() * scale
@@ -123,8 +148,13 @@ def logits(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def accuracy(weight: Tensor, x: Tensor, y: Tensor) -> float:
-    """Return the accuracy of a fit [classes, D + 1] on x [N, D] with classes y [N], in percent."""
-    return 100 * float((logits(weight, x).argmax(1) == y).float().mean())
+    """Return the accuracy of a fit [classes, D + 1] on x [N, D] with classes y [N], in percent.
+
+    Several processes give their shares of x and y, and get the accuracy on all.
+    """
+    correct = (logits(weight, x).argmax(1) == y).sum()
+    correct, samples = shares.total(torch.stack([correct, correct.new_tensor(len(y))]))
+    return 100 * int(correct) / int(samples)
 
 
 def fit_chosen(
@@ -137,7 +167,7 @@ def fit_chosen(
     """Fit all samples with the one of `PENALTIES` that does best on held-out samples.
 
     Args:
-        whole: x [N, D] and y [N].
+        whole: x [N, D] and y [N], or this process's share.
         fit_on: the samples that are not held out, likewise.
         classes: the number of classes.
         variance: [D], of x.
@@ -162,7 +192,7 @@ def fit_linear(features: Features, holdout: float = 0.1, seed: int = 0) -> tuple
     classifier is then fitted to the whole bank. The test split is not used for this choice.
 
     Args:
-        features: the bank and the test split.
+        features: the bank and the test split, or this process's shares of them.
         holdout: the fraction of the bank that is held out.
         seed: the seed of the choice of held-out samples.
 
@@ -171,8 +201,12 @@ def fit_linear(features: Features, holdout: float = 0.1, seed: int = 0) -> tuple
     """
     axes = Axes.of(features.bank)
     x, y, classes = axes(features.bank), features.bank_labels, features.classes
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
-    held, rest = order.tensor_split([max(1, round(holdout * len(x)))])
+    first, samples = shares.place(x)
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
+    held, rest = (
+        (part[(part >= first) & (part < first + len(x))] - first).to(x.device)
+        for part in order.tensor_split([max(1, round(holdout * samples))])
+    )
     x_held, y_held = x[held], y[held]
     final = fit_chosen(
         (x, y), (x[rest], y[rest]), classes, axes.variance, lambda w: accuracy(w, x_held, y_held)
@@ -188,21 +222,25 @@ def linear_accuracy(features: Features) -> float:
 
 def measure(subject: Subject) -> Scores:
     """Return the accuracies of the fit on the test split, in percent."""
-    return accuracies("linear", _predicted(subject), subject.features.test_labels)
+    return accuracies("linear", subject.once(_predicted), subject.test_labels)
 
 
 def correctness(subject: Subject) -> dict[str, Correctness]:
     """Return which samples of the test split the fit classifies correctly."""
-    return {"linear": Correctness.of(_predicted(subject), subject.features.test_labels)}
+    return {"linear": Correctness.of(subject.once(_predicted), subject.test_labels)}
 
 
 def _predicted(subject: Subject) -> Tensor:
     axes, weight = subject.once(_fit)
-    return logits(weight, axes(subject.features.test)).argmax(1)
+    predicted = logits(weight, axes(subject.test_share)).argmax(1)
+    with subject.together():
+        return shares.gather(predicted)
 
 
 def _fit(subject: Subject) -> tuple[Axes, Tensor]:
-    return fit_linear(subject.features)
+    share = subject.share
+    with subject.together():
+        return fit_linear(share)
 
 
 def classifier(subject: Subject) -> Classifier:

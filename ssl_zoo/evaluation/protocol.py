@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ssl_zoo import distributed
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.classifier import Classifier
@@ -51,6 +52,10 @@ def no_warning(scores: Scores) -> str | None:
 class Protocol:
     """An evaluation protocol, registered by the hook `ssl_zoo_register_protocols`.
 
+    Several processes evaluate together: each calls the same functions of a protocol, in the same order,
+    with features of all samples, and the scores of the first process count. See `Subject` for a
+    protocol that is made for shares of the samples.
+
     Attributes:
         measure: maps a `Subject` to its scores; scores that cannot be computed are left out, such as
             those that need a network, for the raw input.
@@ -81,7 +86,8 @@ class Protocol:
             UserError: it needs labels, and there are none, or only one class; or other data.
         """
         self.check(subject.data)
-        return self.measure(subject)
+        with distributed.alone():
+            return self.measure(subject)
 
     def check(self, data: DataSet, name: str = "") -> None:
         """Raise unless it can be measured on data.

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ssl_zoo import distributed
 from ssl_zoo.evaluation.correctness import Correctness
 from ssl_zoo.evaluation.pairing import CONFIDENCE, difference_interval
 from ssl_zoo.evaluation.protocol import known_metrics, protocols
@@ -59,7 +60,8 @@ def standard_correctness(subject: Subject, names: Iterable[str]) -> dict[str, Co
     found: dict[str, Correctness] = {}
     for protocol in protocols(names).values():
         if protocol.standard and protocol.correctness is not None:
-            found |= protocol.correctness(subject)
+            with distributed.alone():
+                found |= protocol.correctness(subject)
     return found
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ssl_zoo import tree
+from ssl_zoo import distributed, tree
 from ssl_zoo.data import DataSet, Split
-from ssl_zoo.evaluation.features import Features, extract, sample_indices
+from ssl_zoo.evaluation import shares
+from ssl_zoo.evaluation.features import Features, extract, extract_share, sample_indices
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder, Task
 from ssl_zoo.tree import Tree
@@ -38,6 +39,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 class Subject:
     """A representation of a data set's samples, computed once for all protocols.
+
+    Several processes evaluate the same subject. Each computes the features of its share of the samples.
+    A protocol need not know: whatever it asks for is of all samples, gathered in each process, and it
+    computes as in a single process. One that is made for shares, such as kNN, takes `share` and
+    `test_share` in place of `features` and `test`, so that no process holds the features of all samples,
+    and communicates within `together`.
 
     Attributes:
         name: the name of its row in tables.
@@ -77,6 +84,7 @@ class Subject:
         self.module = module if module is not None else nn.Identity()
         self._embed, self._limits = embed, limits
         self._once: dict[Callable[[Subject], Any], Any] = {}
+        self._shared = distributed.world_size() > 1
 
     @classmethod
     def of_task(
@@ -125,6 +133,8 @@ class Subject:
     ) -> Tensor:
         """Return features of samples of any split, computed in evaluation mode.
 
+        Several processes compute them by shares, and each has all of them.
+
         Args:
             split: the samples.
             numbers: the indices [N] of the samples; None for all.
@@ -136,15 +146,38 @@ class Subject:
         Raises:
             SslZooError: a feature is not a finite number, or one sample does not fit into memory.
         """
-        device = self.device
-        with evaluating(self.module):
-            return extract(function or self.represent, split, device.device, numbers, device.eval_batch)
+        numbers = torch.arange(len(split)) if numbers is None else numbers
+        with self.together():
+            return shares.gather(self._extract_share(split, numbers, function or self.represent))
+
+    def together(self) -> AbstractContextManager[None]:
+        """Temporarily communicate with the other processes that evaluate this subject, if there are any.
+
+        All of them must reach it. Elsewhere a protocol computes as in a single process.
+        """
+        return distributed.together() if self._shared else distributed.alone()
 
     @cached_property
     def test(self) -> Tensor:
         """The features [M, D] of the test split; of the train split where there is none."""
+        with self.together():
+            return shares.gather(self.test_share)
+
+    @cached_property
+    def test_share(self) -> Tensor:
+        """The features [m, D] of this process's share of the samples of `test`."""
         split = self.data.train if self.data.test is None else self.data.test
-        return self._extract(split, 1)
+        return self._share_of(split, 1)
+
+    @cached_property
+    def test_labels(self) -> Tensor:
+        """The labels [M] of the samples of `test`, int64 on the device.
+
+        Raises:
+            UserError: there are none, or only one class.
+        """
+        _, labels = self.labels()
+        return labels[self._numbers(len(labels), 1)].to(self.device.device)
 
     @cached_property
     def features(self) -> Features:
@@ -154,20 +187,38 @@ class Subject:
             UserError: there are no labels to learn from, or only one class.
             SslZooError: a feature is not a finite number.
         """
-        data, device = self.data, self.device.device
+        share = self.share
+        with self.together():
+            bank, bank_labels = shares.gather(share.bank), shares.gather(share.bank_labels)
+        return Features(bank, bank_labels, self.test, self.test_labels, share.classes)
+
+    @cached_property
+    def share(self) -> Features:
+        """The shares of `features` that this process computes; those of all follow each other.
+
+        Raises:
+            UserError: there are no labels to learn from, or only one class.
+            SslZooError: a feature is not a finite number.
+        """
         bank_labels, test_labels = self.labels()
+        classes = int(max(bank_labels.max(), test_labels.max())) + 1
+        bank, test = self._share_of(self.data.bank, 0), self.test_share
+        bank_labels = bank_labels[self._numbers(len(bank_labels), 0)]
+        with self.together():
+            (first, _), (second, _) = shares.place(bank), shares.place(test)
         return Features(
-            bank=self._extract(data.bank, 0),
-            bank_labels=bank_labels[self._numbers(len(bank_labels), 0)].to(device),
-            test=self.test,
-            test_labels=test_labels[self._numbers(len(test_labels), 1)].to(device),
-            classes=int(max(bank_labels.max(), test_labels.max())) + 1,
+            bank=bank,
+            bank_labels=bank_labels[first : first + len(bank)].to(bank.device),
+            test=test,
+            test_labels=self.test_labels[second : second + len(test)],
+            classes=classes,
         )
 
     def two_views(self, limit: int) -> tuple[Tensor, Tensor]:
         """Return the features [M, D] of two slightly different views of samples of the test split.
 
-        The changes follow from the seed. For the raw input, the features are the raw views.
+        The changes follow from the seed, sample after sample, so that each of several processes computes
+        all of them. For the raw input, the features are the raw views.
 
         Args:
             limit: the maximum of M; the samples are spread over the split.
@@ -182,7 +233,14 @@ class Subject:
         def pair(batch: Tree) -> Tensor:
             return torch.stack([represent(spec.vary(batch, generator)) for _ in range(2)], 1)
 
-        pairs = self.extract(split, sample_indices(len(split), limit), pair)  # [M, 2, D]
+        numbers, device = sample_indices(len(split), limit), self.device
+        with (
+            self.together(),
+            distributed.failing_together(),
+            distributed.alone(),
+            evaluating(self.module),
+        ):
+            pairs = extract(pair, split, device.device, numbers, device.eval_batch)  # [M, 2, D]
         x, y = pairs.unbind(1)
         return x, y
 
@@ -209,8 +267,14 @@ class Subject:
     def _numbers(self, total: int, part: int) -> Tensor:
         return sample_indices(total, total if self._limits is None else self._limits[part])
 
-    def _extract(self, split: Split, part: int) -> Tensor:
-        return self.extract(split, self._numbers(len(split), part))
+    def _share_of(self, split: Split, part: int) -> Tensor:
+        with self.together():
+            return self._extract_share(split, self._numbers(len(split), part), self.represent)
+
+    def _extract_share(self, split: Split, numbers: Tensor, function: Embed) -> Tensor:
+        device = self.device
+        with evaluating(self.module):
+            return extract_share(function, split, device.device, numbers, device.eval_batch)
 
 
 def dry_run(task: Task, data: DataSet, device: Device) -> None:

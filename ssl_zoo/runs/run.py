@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ssl_zoo import distributed
 from ssl_zoo.config.layers import SettingsSource
 from ssl_zoo.config.load import dump_config, load_config
 from ssl_zoo.config.schema import RunConfig
@@ -244,12 +245,12 @@ class Run:
             raise UserError(f"{self.path}: another process is training this run") from None
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Add to the results of the run."""
+        """Add to the results of the run; of several processes only the first does."""
         with self._changing_results() as merged:
             merged.update(results)
 
     def add_scores(self, rows: Mapping[str, Mapping[str, float]], on: str | None = None) -> None:
-        """Add scores to the results of the run.
+        """Add scores to the results of the run; of several processes only the first does.
 
         Args:
             rows: the scores by metric, for each row (the task, the baselines).
@@ -264,6 +265,9 @@ class Run:
     @contextlib.contextmanager
     def _changing_results(self) -> Iterator[dict[str, Any]]:
         """Hold a lock on the results, yield them to be changed, and write them at the end."""
+        if distributed.rank() > 0:
+            yield {}
+            return
         with file_lock(self.path / ".results.lock"):
             results = self.results()
             yield results

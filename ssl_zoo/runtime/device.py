@@ -59,11 +59,12 @@ class Device:
     eval_batch: EvalBatch = field(default_factory=EvalBatch, compare=False, repr=False)
 
     @classmethod
-    def choose(cls, config: TrainConfig, local_rank: int = 0) -> Device:
+    def choose(cls, config: TrainConfig) -> Device:
         """Return the device of a configuration, with defaults for this hardware.
 
-        The defaults are the best accelerator, else the CPU; bf16 where the hardware supports it, else
-        fp16 on CUDA, else fp32; channels last; torch's number of threads.
+        The defaults are the best accelerator, of which each of several processes has one of its own,
+        else the CPU; bf16 where the hardware supports it, else fp16 on CUDA, else fp32; channels last;
+        torch's number of threads.
 
         Raises:
             UserError: there is no such device, or it does not support the precision.
@@ -71,7 +72,8 @@ class Device:
         name = config.device
         if name == "auto":
             mps = torch.backends.mps.is_available()
-            name = f"cuda:{local_rank}" if torch.cuda.is_available() else "mps" if mps else "cpu"
+            cuda = torch.cuda.is_available()
+            name = f"cuda:{torch.cuda.current_device()}" if cuda else "mps" if mps else "cpu"
         try:
             device = torch.device(name)
             torch.ones(1, device=device).tolist()

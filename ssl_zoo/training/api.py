@@ -13,6 +13,7 @@ from typing import Any
 from ssl_zoo import distributed
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
+from ssl_zoo.data.sample_files import SkippedSamples
 from ssl_zoo.data.summary import DataSummary
 from ssl_zoo.errors import Interrupted, Unwritable, add_note
 from ssl_zoo.evaluation import (
@@ -97,10 +98,10 @@ def train(
     registry.check_observers(config.train.observers)
     with (
         collect_notices() as notices,
-        distributed.processes(config.train.device) as local_rank,
+        distributed.processes(config.train.device),
         _ignore_ddp_warnings(),
     ):
-        device = Device.choose(config.train, local_rank)
+        device = Device.choose(config.train)
         data = build_data(config if run is None else run.with_inputs(config), device.device, data)
         if resumption is not None:
             resumption.check_data(data)
@@ -164,13 +165,15 @@ def _carry_out(
                     # They are of earlier weights.
                     run.write_results({"scores": {}, "transfer": {}, "gains": []})
                 fit(trainer, run)
-            if first:
-                warn_of_chance(trainer.task, run.metrics())
+            with distributed.failing_together():
+                if first:
+                    warn_of_chance(trainer.task, run.metrics())
                 run.write_results({"notices": notices, "data": asdict(DataSummary.of(trainer.data))})
-                results = finish(trainer, run, supported, with_baselines)
+            finish(trainer, run, supported, with_baselines)
+            with distributed.failing_together():
                 run.write_results({"notices": notices})  # with those of the evaluation
-                trainer.notify("ssl_zoo_run_ended", run=run, results=results)
-            distributed.barrier()
+                if first:
+                    trainer.notify("ssl_zoo_run_ended", run=run, results=run.results())
     except Exception as error:
         if first:
             trainer.notify("ssl_zoo_run_stopped", run=run, error=error)
@@ -183,32 +186,17 @@ def _carry_out(
         raise
 
 
-def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: bool) -> dict[str, Any]:
-    """Save the backbone and the facts, evaluate it beside its baselines, and return the results.
+def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: bool) -> None:
+    """Save the backbone and the facts, and evaluate it beside its baselines.
 
-    Everything is written as soon as it is there, so that a failure costs only what is missing.
+    Everything is written as soon as it is there, so that a failure costs only what is missing. Several
+    processes evaluate together, and the first writes.
     """
     config, data, device = trainer.config, trainer.data, trainer.device
-    with trainer.averaged_weights():
-        write_backbone(run.backbone_file, trainer.task.exported_encoder, config.backbone, data.spec)
-    run.write_results(
-        {
-            "task": config.task.name,
-            "steps": trainer.step,
-            "samples": trainer.samples,
-            "seconds": round(trainer.seconds, 3),
-            "samples_per_second": round(trainer.samples / max(trainer.seconds, 1e-9), 1),
-            "needs_labels": "labels" in trainer.task.needs,
-            "parameters": sum(p.numel() for p in trainer.task.exported_encoder.parameters()),
-            "passes_per_sample": trainer.passes,
-            "peak_memory_bytes": trainer.peak_memory,
-            "precision": device.precision,
-            "device": str(device.device),
-            "machine": describe_machine(device),
-            **describe_best(trainer),
-            **_skipped(trainer),
-        }
-    )
+    skipped = _skipped(trainer)
+    with distributed.failing_together():
+        if distributed.rank() == 0:
+            _write_facts(trainer, run, skipped)
     try:
         with trainer.averaged_weights():
             subject = Subject.of_task(trainer.task, data, device, seed=config.train.seed)
@@ -219,8 +207,10 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
             for baseline in baselines(config, data, device):
                 _evaluate(run, baseline, names)
                 others[baseline.name] = standard_correctness(baseline, names)
-            if gains := measure_gains(correct, others):
-                run.write_results({"gains": write_gains(gains)})
+            gains = measure_gains(correct, others)
+            with distributed.failing_together():
+                if gains:
+                    run.write_results({"gains": write_gains(gains)})
     except (Interrupted, Unwritable):
         raise
     except Exception as error:
@@ -228,13 +218,44 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
         weights = f"training is done and its weights are good: {run.backbone_file}"
         add_note(error, f"{weights}; evaluate them with: {command}")
         raise
-    run.write_results(_skipped(trainer))  # with files that only evaluation reads
-    return run.results()
+    skipped = _skipped(trainer)  # with files that only evaluation reads
+    with distributed.failing_together():
+        run.write_results(skipped)
+
+
+def _write_facts(trainer: Trainer, run: Run, skipped: Mapping[str, Any]) -> None:
+    """Write the backbone, and the results that need no evaluation."""
+    config, device = trainer.config, trainer.device
+    encoder = trainer.task.exported_encoder
+    with trainer.averaged_weights():
+        write_backbone(run.backbone_file, encoder, config.backbone, trainer.data.spec)
+    run.write_results(
+        {
+            "task": config.task.name,
+            "steps": trainer.step,
+            "samples": trainer.samples,
+            "seconds": round(trainer.seconds, 3),
+            "samples_per_second": round(trainer.samples / max(trainer.seconds, 1e-9), 1),
+            "needs_labels": "labels" in trainer.task.needs,
+            "parameters": sum(p.numel() for p in encoder.parameters()),
+            "passes_per_sample": trainer.passes,
+            "peak_memory_bytes": trainer.peak_memory,
+            "precision": device.precision,
+            "device": str(device.device),
+            "machine": describe_machine(device),
+            **describe_best(trainer),
+            **skipped,
+        }
+    )
 
 
 def _skipped(trainer: Trainer) -> dict[str, Any]:
-    """Return the samples that cannot be read, and those that a setting excludes, with the reasons."""
-    return {"skipped": trainer.skipped.unreadable, "excluded": trainer.skipped.excluded}
+    """Return the samples that cannot be read, and those that a setting excludes, with the reasons.
+
+    They are those that any process has met.
+    """
+    skipped = SkippedSamples.join(*distributed.exchange(trainer.skipped))
+    return {"skipped": skipped.unreadable, "excluded": skipped.excluded}
 
 
 def _evaluate(run: Run, subject: Subject, names: Iterable[str]) -> None:
@@ -246,7 +267,8 @@ def _evaluate(run: Run, subject: Subject, names: Iterable[str]) -> None:
     for name in names:
         scores = score(subject, [name])
         try:
-            run.add_scores({subject.name: scores})
+            with distributed.failing_together():
+                run.add_scores({subject.name: scores})
         except Unwritable as error:
             values = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
             add_note(error, f"not kept of {subject.name}: {values}")

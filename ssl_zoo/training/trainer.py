@@ -353,8 +353,9 @@ class Trainer:
                 raise self.finite.error(f"weight {name}", math.nan, self.step)
 
     def notify(self, hook: str, **arguments: Any) -> None:
-        """Call an observing hook."""
-        registry.notify(hook, self.config.train.observers, **arguments)
+        """Call an observing hook, in the first process, where it computes as in a single one."""
+        with distributed.alone():
+            registry.notify(hook, self.config.train.observers, **arguments)
 
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Temporarily give the exported encoder the average of its weights, where one is kept."""

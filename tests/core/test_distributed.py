@@ -38,6 +38,7 @@ from ssl_zoo.nn import (
     unsaved,
 )
 from ssl_zoo.runs.build import build_data, build_task
+from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder, Losses, Task
 from ssl_zoo.testing.rank_server import server
@@ -88,6 +89,11 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, task_name: str) ->
     assert shared[0] == pytest.approx(alone[0], rel=1e-5)
     # The bound is far below what tells one batch from another.
     assert max(alone) - min(alone) > 100 * 1e-4 * alone[0]
+    # Both processes evaluate: the same features of what is not trained, nearly the same of what is.
+    expected, scores = (Run.open(tmp_path / name).results()["scores"] for name in ("one", "two"))
+    for row, values in expected.items():
+        images = 2 if row == task_name else 0
+        assert scores[row]["knn"] == pytest.approx(values["knn"], abs=100 * images / 359 + 1e-9)
 
 
 PARTS = {

@@ -152,7 +152,7 @@ def test_two_processes_keep_and_stop_by_the_figure_of_the_first(tmp_path: Path) 
     (tmp_path / "batches.py").write_text(
         STEPS_PROTOCOL.replace(
             "return {",
-            "from ssl_zoo import distributed\n    sign = 1 - 2 * distributed.rank()\n    return {",
+            "import os\n    sign = 1 - 2 * int(os.environ['RANK'])\n    return {",
         ).replace("float(", "sign * float(")
     )
     settings = {**TINY, **KEPT, "train__keep_every": 4 / 179}
