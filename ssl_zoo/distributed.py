@@ -170,6 +170,23 @@ def mean(x: Tensor, weight: Tensor | None = None) -> Tensor:
     return x / world_size()
 
 
+def is_sharded(x: Tensor) -> bool:
+    """Return whether each process holds a slice of this tensor alone (`torch`'s `DTensor`)."""
+    return hasattr(x, "full_tensor")
+
+
+def whole(x: Tensor) -> Tensor:
+    """Return a tensor gathered from all processes if it is sharded, which all must call; or itself."""
+    gathered: Tensor = x.full_tensor() if is_sharded(x) else x  # type: ignore[operator]
+    return gathered
+
+
+def local(x: Tensor) -> Tensor:
+    """Return this process's slice of a tensor if it is sharded, or itself."""
+    mine: Tensor = x.to_local() if is_sharded(x) else x  # type: ignore[operator]
+    return mine
+
+
 def nonzero(weight: Tensor) -> Tensor:
     """Return a weight to divide by: 1 in place of 0, as where no batch has any target."""
     return torch.where(weight > 0, weight, torch.ones_like(weight))

@@ -34,6 +34,7 @@ from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.machine import describe_machine
+from ssl_zoo.task import Task
 from ssl_zoo.training.choices import report_choices
 from ssl_zoo.training.finite import NotFinite
 from ssl_zoo.training.loop import fit, resume_command, warn_of_chance
@@ -109,7 +110,8 @@ def train(
             restored = run is not None and bool(run.checkpoints)
             task = build_task(config, data.spec, restored=True) if restored else None
             trainer = Trainer(config, data, device, task)
-            dry_run(trainer.task, trainer.data, device)
+            with trainer.evaluated_task() as whole:
+                dry_run(whole, trainer.data, device)
             device.reset_peak_memory()
             first = distributed.rank() == 0
             if run is None and first:
@@ -164,11 +166,13 @@ def _carry_out(
                     # They are of earlier weights.
                     run.write_results({"scores": {}, "transfer": {}, "gains": []})
                 fit(trainer, run)
+            with trainer.evaluated_task() as whole:
+                if first:
+                    warn_of_chance(whole, run.metrics())
+                    run.write_results({"notices": notices, "data": asdict(DataSummary.of(trainer.data))})
+                    results = finish(trainer, whole, run, supported, with_baselines)
+                    run.write_results({"notices": notices})  # with those of the evaluation
             if first:
-                warn_of_chance(trainer.task, run.metrics())
-                run.write_results({"notices": notices, "data": asdict(DataSummary.of(trainer.data))})
-                results = finish(trainer, run, supported, with_baselines)
-                run.write_results({"notices": notices})  # with those of the evaluation
                 trainer.notify("ssl_zoo_run_ended", run=run, results=results)
             distributed.barrier()
     except Exception as error:
@@ -183,14 +187,15 @@ def _carry_out(
         raise
 
 
-def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: bool) -> dict[str, Any]:
+def finish(
+    trainer: Trainer, task: Task, run: Run, names: Iterable[str], with_baselines: bool
+) -> dict[str, Any]:
     """Save the backbone and the facts, evaluate it beside its baselines, and return the results.
 
     Everything is written as soon as it is there, so that a failure costs only what is missing.
     """
     config, data, device = trainer.config, trainer.data, trainer.device
-    with trainer.averaged_weights():
-        write_backbone(run.backbone_file, trainer.task.exported_encoder, config.backbone, data.spec)
+    write_backbone(run.backbone_file, task.exported_encoder, config.backbone, data.spec)
     run.write_results(
         {
             "task": config.task.name,
@@ -198,8 +203,8 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
             "samples": trainer.samples,
             "seconds": round(trainer.seconds, 3),
             "samples_per_second": round(trainer.samples / max(trainer.seconds, 1e-9), 1),
-            "needs_labels": "labels" in trainer.task.needs,
-            "parameters": sum(p.numel() for p in trainer.task.exported_encoder.parameters()),
+            "needs_labels": "labels" in task.needs,
+            "parameters": sum(p.numel() for p in task.exported_encoder.parameters()),
             "passes_per_sample": trainer.passes,
             "peak_memory_bytes": trainer.peak_memory,
             "precision": device.precision,
@@ -210,10 +215,9 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
         }
     )
     try:
-        with trainer.averaged_weights():
-            subject = Subject.of_task(trainer.task, data, device, seed=config.train.seed)
-            _evaluate(run, subject, names)
-            correct = standard_correctness(subject, names)
+        subject = Subject.of_task(task, data, device, seed=config.train.seed)
+        _evaluate(run, subject, names)
+        correct = standard_correctness(subject, names)
         if with_baselines:
             others = {}
             for baseline in baselines(config, data, device):
