@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -177,13 +178,15 @@ def is_sharded(x: Tensor) -> bool:
 
 def whole(x: Tensor) -> Tensor:
     """Return a tensor gathered from all processes if it is sharded, which all must call; or itself."""
-    gathered: Tensor = x.full_tensor() if is_sharded(x) else x  # type: ignore[operator]
+    sharded: Any = x
+    gathered: Tensor = sharded.full_tensor() if is_sharded(x) else x
     return gathered
 
 
 def local(x: Tensor) -> Tensor:
     """Return this process's slice of a tensor if it is sharded, or itself."""
-    mine: Tensor = x.to_local() if is_sharded(x) else x  # type: ignore[operator]
+    sharded: Any = x
+    mine: Tensor = sharded.to_local() if is_sharded(x) else x
     return mine
 
 

@@ -67,7 +67,6 @@ class Checkpoints:
         Raises:
             Unwritable: it cannot be written; the last one is still there, under one of the two names.
         """
-
         if any(distributed.is_sharded(tensor) for _, tensor in tensors_of(state)):
             state = self._save_shards(state)
         if distributed.rank() != 0:
@@ -83,7 +82,7 @@ class Checkpoints:
         self._remove_unused()
 
     def _save_shards(self, state: StateDict) -> StateDict:
-        """Write the sharded tensors into a free folder; return the state with its name in their place."""
+        """Write the sharded tensors into a free folder; return the state with its name instead."""
         name = self._remove_unused() if distributed.rank() == 0 else ""
         folder = self.file.with_name(distributed.broadcast_from_rank0(name))
         shards = {"folder": folder.name, "files": write_shards(state, folder)}

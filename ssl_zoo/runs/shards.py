@@ -1,12 +1,13 @@
 """The sharded tensors of a checkpoint: written by all processes, read in any other number of them.
 
-`torch.distributed.checkpoint` writes them as safetensors files, one for each process, from which it reads
-any slice of any tensor. Nothing in them is code. What is not sharded, and the checksums of these files,
-stand in the checkpoint itself, see `ssl_zoo.runs.checkpoints`.
+`torch.distributed.checkpoint` writes them as safetensors files, one for each process, from which it
+reads any slice of any tensor. Nothing in them is code. What is not sharded, and the checksums of these
+files, stand in the checkpoint itself, see `ssl_zoo.runs.checkpoints`.
 """
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -72,13 +73,14 @@ def write_shards(state: Any, folder: Path) -> dict[str, int]:
     Raises:
         Unwritable: a file cannot be written.
     """
-    from torch.distributed import checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     sharded = {_name(path): t for path, t in tensors_of(state) if distributed.is_sharded(t)}
     try:
-        writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        dcp.save(sharded, storage_writer=writer)
-    except dcp.CheckpointException as error:  # no subclass of Exception
+        save(sharded, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    except CheckpointException as error:  # no subclass of Exception
         reasons = [reason for reason, _ in error.failures.values()]
         first = next((reason for reason in reasons if isinstance(reason, OSError)), None)
         if first is None:
@@ -119,7 +121,8 @@ def read_shards(state: Any, folder: Path, like: Like | None = None) -> Any:
         like: tells which tensors to read as slices, which all processes must then do together; None to
             read whole ones, in this process alone.
     """
-    from torch.distributed import checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     found: dict[str, Tensor] = {}
     for path, hollow in tensors_of(state):
@@ -131,7 +134,10 @@ def read_shards(state: Any, folder: Path, like: Like | None = None) -> Any:
                 if model is None or whole
                 else torch.empty_like(model, dtype=hollow.dtype)
             )
-    dcp.load(found, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=like is None)
+    reader = HuggingFaceStorageReader(str(folder))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # which is meant
+        load(found, storage_reader=reader, no_dist=like is None)
     return map_tensors(lambda path, t: found[_name(path)] if t.is_meta else t, state)
 
 

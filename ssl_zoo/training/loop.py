@@ -155,6 +155,6 @@ def _is_gain(trainer: Trainer, scores: Mapping[str, float]) -> bool:
 
 
 def _agree(seconds: float, signal_number: int, due: bool = False) -> tuple[float, int, bool]:
-    """Return the longest time, the largest signal number, and whether any process's checkpoint is due."""
+    """Return the maxima over processes of time and signal number, and whether a checkpoint is due."""
     seconds, number, any_due = distributed.all_reduce_max(seconds, signal_number, due)
     return seconds, int(number), bool(any_due)

@@ -140,7 +140,7 @@ class Shards(Parallel):
 
 
 class _Calls(nn.Module):
-    """The root of the sharded modules: a task whose losses are a tuple, in which torch looks for tensors.
+    """The root of the sharded modules: a task that returns a tuple, in which torch looks for tensors.
 
     Args:
         task: the task.
