@@ -31,11 +31,7 @@ class Parallel:
 
     Attributes:
         model: the task as a step calls it: maps views to losses.
-        elementwise: whether optimisers and averages must go parameter by parameter, without kernels
-            for lists of whole tensors.
     """
-
-    elementwise = False
 
     def __init__(self, task: Task, average: nn.Module | None, device: Device) -> None:
         self.task = task

@@ -78,7 +78,8 @@ class Resumption:
                 before = Budget.of(self.run.config().train, len(trainer.data.train))
                 state["budget"] = asdict(before)
             with state_dict_errors(self.run.checkpoints.file):
-                trainer.load_state_dict(self.run.checkpoints.complete(state, trainer.like))
+                like = trainer.parallel.like(trainer.optimizer)
+                trainer.load_state_dict(self.run.checkpoints.complete(state, like))
             if not new.same_length(trainer.budget):
                 self._change_budget(trainer, new)
             elif self.replan:

@@ -62,8 +62,6 @@ class Shards(Parallel):
         SettingError: a setting, the optimiser or the task cannot be combined with shards.
     """
 
-    elementwise = True
-
     def __init__(self, task: Task, average: nn.Module | None, config: RunConfig, device: Device) -> None:
         _check(task, config, device)
         super().__init__(task, average, device)
@@ -87,7 +85,8 @@ class Shards(Parallel):
     def before_training(self, batches: Iterator[tuple[Tree, ...]]) -> None:
         """Call the task's `before_training`, with its parameters gathered as in a step."""
         root: Any = self._root
-        root.before_training(batches)
+        with self.refusals():
+            root.before_training(batches)
         root.reshard()
 
     @contextmanager

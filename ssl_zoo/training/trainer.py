@@ -24,7 +24,7 @@ from ssl_zoo.data.splits import Pass
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.agreement import describe_origin
 from ssl_zoo.runs.build import build_task, record_choices
-from ssl_zoo.runs.shards import Like, sliced
+from ssl_zoo.runs.shards import sliced
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
 from ssl_zoo.training.accumulation import Accumulation
@@ -83,8 +83,9 @@ class Trainer:
         find_unused = self._find_unused()
         if distributed.world_size() > 1 and config.train.sync_batchnorm:
             distributed.sync_batchnorm(self.task)
-        decay = config.train.ema
-        self.ema = ModelEmaV3(self.task.exported_encoder, decay) if decay is not None else None
+        decay, whole = config.train.ema, config.train.parallel == "ddp"  # lists of shards have no lerp
+        exported = self.task.exported_encoder
+        self.ema = ModelEmaV3(exported, decay, foreach=whole) if decay is not None else None
         average = None if self.ema is None else self.ema.module
         self.parallel = spread(self.task, average, config, device, find_unused)
         self.optimizer = create_optimizer(self.task, config.train, self.budget.step_samples)
@@ -92,8 +93,6 @@ class Trainer:
         self.finite = FiniteCheck(config, device, self.optimizer)
         self._batches: Sequence[Batch] = ()
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
-        if self.ema is not None and self.parallel.elementwise:
-            self.ema.foreach = False
         self.step = 0
         self.seconds = 0.0
         self.passes: float | None = None
@@ -199,12 +198,7 @@ class Trainer:
                     yield self.views(i, batch, "before training")
 
         torch.manual_seed(derive_seed(self.config.train.seed, "before training", distributed.rank()))
-        with (
-            closing(passed()) as batches,
-            torch.no_grad(),
-            self.device.autocast(),
-            self.parallel.refusals(),
-        ):
+        with closing(passed()) as batches, torch.no_grad(), self.device.autocast():
             self.parallel.before_training(batches)
 
     def train_step(self, batches: list[Batch]) -> Losses:
@@ -377,14 +371,9 @@ class Trainer:
     def _origin(self) -> dict[str, Any]:
         return describe_origin(self.config, self.data)
 
-    @property
-    def like(self) -> Like | None:
-        """The sharded tensors of a state, by their paths; None where all are whole."""
-        return self.parallel.like(self.optimizer)
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned, of any number of processes."""
-        state = sliced(state, self.like)
+        state = sliced(state, self.parallel.like(self.optimizer))
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty if the precision was another

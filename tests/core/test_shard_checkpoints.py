@@ -22,7 +22,8 @@ CASE, STEPS = "contrastive", {"train__samples": 8 * 64, "train__optimizer": "mom
 def resumed(folder: Path) -> Trainer:
     """Return the trainer of a run that goes on from the last checkpoint in a folder."""
     checkpoints, trained = Checkpoints(folder), trainer(CASE, **STEPS)
-    trained.load_state_dict(checkpoints.complete(checkpoints.load(whole=False), trained.like))
+    like = trained.parallel.like(trained.optimizer)
+    trained.load_state_dict(checkpoints.complete(checkpoints.load(whole=False), like))
     return trained
 
 
