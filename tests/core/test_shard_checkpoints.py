@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -11,9 +15,12 @@ import torch
 
 from ssl_zoo.errors import UserError
 from ssl_zoo.runs.checkpoints import Checkpoints, read_checkpoint
+from ssl_zoo.runs.run import Run
 from ssl_zoo.testing.rank_server import server
 from ssl_zoo.training import Trainer
-from tests.core.test_shards import joined, stepped, trainer
+from tests.conftest import KNN, command, flags, ssl_zoo
+from tests.core.test_shards import VIT, joined, stepped, trainer
+from tests.robustness.killing import losses
 
 CASE, STEPS = "contrastive", {"train__samples": 8 * 64, "train__optimizer": "momentum"}
 """A run of eight steps, with momentum and an average of the weights."""
@@ -129,3 +136,46 @@ def test_only_folders_that_a_checkpoint_names_are_left(run_of_two: Path) -> None
     assert len(named) == 2
     assert {path.name for path in run.iterdir() if path.is_dir()} == named
     assert [state["step"] for state in states] == [3, 2]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_bit_and_ends_in_one_process(tmp_path: Path) -> None:
+    settings = {**VIT, **STEPS, "train__parallel": "fsdp", "train__checkpoint_seconds": 0}
+    settings |= {
+        "train__epochs": "null",
+        "train__ema": 0.5,
+        "train__knn_points": 2,
+        "train__keep_best": "knn",
+    }
+    words = [*KNN, *flags("simclr", **settings), "--devices", "2"]
+    whole = ssl_zoo("train", *words, "--out", tmp_path / "whole", OMP_NUM_THREADS="1")
+    assert whole.returncode == 0, whole.stderr
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        command("train", *words, "--out", killed),
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while process.poll() is None and not (killed / "checkpoint.before.pt").exists():
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 0 < Run(killed).checkpoints.load()["step"] < 8
+    resumed = ssl_zoo("train", *KNN, "--resume", killed, "--devices", "2", OMP_NUM_THREADS="1")
+    assert resumed.returncode == 0, resumed.stderr
+    assert losses(killed) == losses(tmp_path / "whole")
+    names = ("backbone.safetensors", "snapshots/best.safetensors")
+    for name in names:
+        assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    scores = Run(killed).results()["scores"]["simclr"]
+    evaluated = ssl_zoo("eval", *KNN, killed)  # from the shards, in one process
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert Run(killed).results()["scores"]["simclr"] == pytest.approx(scores, rel=1e-6)
+    longer = ("--set", "train.samples=640", "--set", "train.parallel=ddp")
+    longer_run = ssl_zoo("train", *KNN, "--resume", killed, *longer)
+    assert longer_run.returncode == 0, longer_run.stderr
+    assert Run(killed).config().train.parallel == "ddp"
+    assert losses(killed)[-1]["step"] == 10
+    assert not list(killed.glob("checkpoint.shards.*")) or "shards" in read_checkpoint(
+        killed / "checkpoint.before.pt"
+    )
