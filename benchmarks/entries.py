@@ -2,11 +2,11 @@
 
     python -m benchmarks.entries --entries 10000 100000000    # some minutes, 2 GB of disk
 
-An index of so many entries is written, whose paths name a thousand real images of 32×32 pixels in turn.
-A process of its own opens it and makes 20 steps of SimCLR with timm's `test_resnet`, batches of 64, images
-decoded when they are read. Printed are the memory of the process at its largest, how much at its end is
-its own (the rest is mapped from files: other processes share it, and the system takes it back when it
-needs it), and the seconds, with imports.
+An index of so many entries is written, whose paths name a thousand images of 32×32 pixels in turn. A
+process of its own opens it, makes 20 steps of SimCLR with timm's `test_resnet` in batches of 64, images
+decoded when they are read, and measures health. Printed are its memory at its largest, how much of it at
+the end is its own (the rest is mapped from files: other processes share it, and the system takes it back
+when it needs it), and the seconds, with imports.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export OUT=${OUT:-gpu-results} SCALE=${SCALE:-full} PYTHON=${PYTHON:-python3} PYTHONUNBUFFERED=1
 bundle=benchmarks/gpu-bundle
-steps=(machine tasks zoo ratios crops compiled profile train peers compare resume)
+steps=(machine tasks zoo ratios crops compiled profile train peers compare resume sharded)
 
 if [ "${1:-}" = bundle ]; then
     mkdir -p "$bundle/wheels" "$bundle/FashionMNIST/raw"

@@ -293,9 +293,30 @@ def resume(scale: Scale) -> dict[str, Any]:
         return {"code": code, "error": differ, "steps": len(losses[0])}
 
 
+def sharded(scale: Scale) -> dict[str, Any]:
+    """Train a transformer in shards and in copies, in two processes, and compare their losses."""
+    if DEVICE == "cuda" and torch.cuda.device_count() < 2:
+        return {"error": "", "skipped": "there is one GPU"}
+    with tempfile.TemporaryDirectory() as folder:
+        words: list[object] = ["train", "--task", "dino", "--devices", 2, "--protocol", "knn"]
+        words += ["--epochs", 1 if scale.small else 30, "--set", "train.log_every=1"]
+        words += ["--backbone", "test_vit", "--set", "backbone.options.patch_size=4", *scale.rest]
+        runs = {parallel: Path(folder, parallel) for parallel in ("ddp", "fsdp")}
+        for parallel, run in runs.items():
+            error, _result = call(*words, "--set", f"train.parallel={parallel}", "--out", run)
+            if error:
+                return {"error": error}
+        copies, shards = (losses_of(run) for run in runs.values())
+        gap = max(abs(a - b) / abs(a) for a, b in zip(copies, shards, strict=True))
+        return {"error": "", "steps": len(copies), "largest_relative_gap": gap}
+
+
 STEPS: dict[str, Callable[[Scale], Any]] = {
     step.__name__: step
-    for step in (machine, tasks, zoo, ratios, crops, compiled, profile, train, peers, compare, resume)
+    for step in (
+        *(machine, tasks, zoo, ratios, crops, compiled, profile, train, peers, compare, resume),
+        sharded,
+    )
 }
 
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -236,6 +236,25 @@ def mean(x: Tensor, weight: Tensor | None = None) -> Tensor:
     x = x.detach().clone()
     dist.all_reduce(x)
     return x / world_size()
+
+
+def is_sharded(x: Tensor) -> bool:
+    """Return whether each process holds a slice of this tensor alone (`torch`'s `DTensor`)."""
+    return hasattr(x, "full_tensor")
+
+
+def whole(x: Tensor) -> Tensor:
+    """Return a tensor gathered from all processes if it is sharded, which all must call; or itself."""
+    sharded: Any = x
+    gathered: Tensor = sharded.full_tensor() if is_sharded(x) else x
+    return gathered
+
+
+def local(x: Tensor) -> Tensor:
+    """Return this process's slice of a tensor if it is sharded, or itself."""
+    sharded: Any = x
+    mine: Tensor = sharded.to_local() if is_sharded(x) else x
+    return mine
 
 
 def nonzero(weight: Tensor) -> Tensor:

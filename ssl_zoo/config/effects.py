@@ -43,6 +43,7 @@ def report_ineffective(config: EncoderConfig, processes: int = 1, no_accuracy: s
             "train.decay": train.schedule != "step" and schedule,
             "train.lr_min": train.schedule not in ("cosine", "linear") and schedule,
             "train.part_size": not train.cached_gradients and "train.cached_gradients is off",
+            "train.parallel": processes == 1 and "there is one process",
             "train.sync_batchnorm": processes == 1 and "there is one process",
             "train.knn_every": no_accuracy and f"the data {no_accuracy}",
             "train.knn_points": no_accuracy and f"the data {no_accuracy}",

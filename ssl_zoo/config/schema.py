@@ -414,6 +414,11 @@ class TrainConfig(_Section):
     eval_batch_size: int | None = Field(
         None, ge=1, description="samples in a batch of evaluation; none: follows training and memory"
     )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="in several processes: ddp: each has a copy of the network; fsdp: each has a shard "
+        "of it, for backbones that do not fit",
+    )
     sync_batchnorm: bool = Field(True, description="compute batch statistics over all processes")
     find_unused_parameters: bool | None = Field(
         None,

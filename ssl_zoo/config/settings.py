@@ -11,7 +11,7 @@ NEUTRAL = frozenset(
     {
         *("data.resident", "data.workers", "data.root", "data.cache"),
         *("train.precision", "train.channels_last", "train.threads", "train.compile"),
-        *("train.tune", "train.device"),
+        *("train.tune", "train.device", "train.parallel"),
         *("train.checkpoint_seconds", "train.log_every", "train.observers", "train.eval_batch_size"),
         *("train.find_unused_parameters", "train.keep_every", "train.grad_checkpointing"),
     }

@@ -9,13 +9,18 @@ from torch import Tensor
 from ssl_zoo.evaluation import shares
 from ssl_zoo.evaluation.features import sample_indices
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
-from ssl_zoo.evaluation.subject import Subject
+from ssl_zoo.evaluation.subject import MAX_TRAINED_ON, Subject
 from ssl_zoo.nn import unit
 from ssl_zoo.notices import Notice
 from ssl_zoo.spec import Spec
 
 MAX_PAIRED = 2048
 """The maximum number of samples for alignment and uniformity, whose cost grows with pairs."""
+_TRAINED_ON = Notice(
+    "health-of-train",
+    f"Without a test split, health is measured on at most {MAX_TRAINED_ON:,} of the samples trained on.",
+    "data.holdout, or a test folder",
+)
 _PAIRS = Notice(
     "health-sample",
     f"Alignment and uniformity are measured on at most {MAX_PAIRED:,} samples of the test split.",
@@ -71,6 +76,9 @@ def deviation(features: Tensor) -> float:
 
 def measure(subject: Subject) -> Scores:
     """Return all measures of the test split; for a single sample, only those that need no others."""
+    trained_on = len(subject.data.train)
+    if subject.data.test is None and trained_on > MAX_TRAINED_ON:
+        _TRAINED_ON(f"health is measured on {MAX_TRAINED_ON:,} of {trained_on:,} samples trained on")
     x = subject.test_share
     with subject.together():
         scores = _of_samples(x)

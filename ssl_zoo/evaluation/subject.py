@@ -20,6 +20,9 @@ from ssl_zoo.tree import Tree
 
 T = TypeVar("T")
 
+MAX_TRAINED_ON = 50_000
+"""The number of samples of the train split that stand for a test split where there is none."""
+
 Embed = Callable[[Tree], Tensor]
 """Maps a batch to features [B, D]."""
 
@@ -159,7 +162,7 @@ class Subject:
 
     @cached_property
     def test(self) -> Tensor:
-        """The features [M, D] of the test split; of the train split where there is none."""
+        """The features [M, D] of the test split; of some of the train split where there is none."""
         with self.together():
             return shares.gather(self.test_share)
 
@@ -265,7 +268,10 @@ class Subject:
         return data.bank.labels, data.test.labels
 
     def _numbers(self, total: int, part: int) -> Tensor:
-        return sample_indices(total, total if self._limits is None else self._limits[part])
+        limit = total if self._limits is None else self._limits[part]
+        if part == 1 and self.data.test is None:
+            limit = min(limit, MAX_TRAINED_ON)
+        return sample_indices(total, limit)
 
     def _share_of(self, split: Split, part: int) -> Tensor:
         with self.together():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,16 @@ from typing import Any
 
 import torch
 
+from ssl_zoo import distributed
 from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.runs.shards import (
+    Like,
+    check_shards,
+    read_shards,
+    tensors_of,
+    without_shards,
+    write_shards,
+)
 from ssl_zoo.runtime.files import write_atomic
 from ssl_zoo.text import error_line
 
@@ -29,6 +39,10 @@ class Checkpoints:
     check these; this class does, so that a truncated checkpoint, or one with a wrong bit, is
     recognised and the one before it is used.
 
+    The tensors of a state that are sharded over processes stand in a folder beside it, which the archive
+    names with the checksums of its files, see `ssl_zoo.runs.shards`. They are written before, so that
+    the archive alone decides which checkpoint is the last one.
+
     Attributes:
         file: the last one.
         before: the one before it.
@@ -37,6 +51,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "checkpoint.pt"
         self.before = folder / "checkpoint.before.pt"
+        self._folders = [folder / f"checkpoint.shards.{i}" for i in range(3)]  # one is always free
         self._keep_last = True
 
     def __bool__(self) -> bool:
@@ -46,11 +61,16 @@ class Checkpoints:
     def save(self, state: StateDict) -> None:
         """Save a checkpoint as the last one; the last one becomes the one before it.
 
-        At any moment there is an intact one, if there was one before.
+        At any moment there is an intact one, if there was one before. All processes must call this; the
+        first one writes, and the others write what they hold of sharded tensors.
 
         Raises:
             Unwritable: it cannot be written; the last one is still there, under one of the two names.
         """
+        if any(distributed.is_sharded(tensor) for _, tensor in tensors_of(state)):
+            state = self._save_shards(state)
+        if distributed.rank() != 0:
+            return
 
         def make_room() -> None:
             if self._keep_last:
@@ -59,9 +79,33 @@ class Checkpoints:
 
         write_atomic(self.file, pack_state(state), make_room)
         self._keep_last = True
+        self._remove_unused()
 
-    def load(self) -> StateDict:
+    def _save_shards(self, state: StateDict) -> StateDict:
+        """Write the sharded tensors into a free folder; return the state with its name instead."""
+        name = self._remove_unused() if distributed.rank() == 0 else ""
+        folder = self.file.with_name(distributed.broadcast_from_rank0(name))
+        shards = {"folder": folder.name, "files": write_shards(state, folder)}
+        return {**without_shards(state), "shards": shards}
+
+    def _remove_unused(self) -> str:
+        """Remove the folders that no intact checkpoint names, and return the name of a free one."""
+        if not any(folder.exists() for folder in self._folders):
+            return self._folders[0].name
+        used = set()
+        for file in (self.file, self.before):
+            with contextlib.suppress(FileNotFoundError, UserError):
+                used.add(_unpack(file).get("shards", {}).get("folder"))
+        free = [folder for folder in self._folders if folder.name not in used]
+        for folder in free:
+            shutil.rmtree(folder, ignore_errors=True)
+        return free[0].name
+
+    def load(self, whole: bool = True) -> StateDict:
         """Load the last intact checkpoint; only tensors and plain values are read, no code.
+
+        Args:
+            whole: whether to read sharded tensors too, as whole ones; if not, `complete` does later.
 
         Raises:
             UserError: there is no checkpoint, or none can be read.
@@ -78,8 +122,21 @@ class Checkpoints:
             if faults:
                 log.warning("%s; the one before it is used, of step %s", faults[0], state.get("step"))
                 self._keep_last = False  # a damaged one must not replace the intact one
-            return state
+            return self.complete(state) if whole else state
         raise UserError(faults[0] if faults else f"{self.file.parent} has no checkpoint; train it first")
+
+    def complete(self, state: StateDict, like: Like | None = None) -> StateDict:
+        """Return a state that was loaded with its sharded tensors, if it has any.
+
+        Args:
+            state: what `load` gave.
+            like: which tensors to read as this process's slices; None for none.
+        """
+        if "shards" not in state:
+            return state
+        shards = state.pop("shards")
+        completed: StateDict = read_shards(state, self.file.with_name(shards["folder"]), like)
+        return completed
 
 
 def pack_state(state: StateDict) -> memoryview:
@@ -90,7 +147,20 @@ def pack_state(state: StateDict) -> memoryview:
 
 
 def read_checkpoint(file: Path) -> StateDict:
-    """Read one checkpoint and verify its checksums.
+    """Read one checkpoint and verify its checksums; sharded tensors are read later.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        UserError: it cannot be read, or is not a checkpoint.
+    """
+    state = _unpack(file)
+    if "shards" in state:
+        check_shards(file.with_name(state["shards"]["folder"]), state["shards"]["files"])
+    return state
+
+
+def _unpack(file: Path) -> StateDict:
+    """Read the archive of a checkpoint.
 
     Raises:
         FileNotFoundError: it does not exist.

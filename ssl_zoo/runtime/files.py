@@ -211,16 +211,17 @@ def commit_file(part: Path, file: Path, make_room: Callable[[], None] = lambda: 
     make_room()
     part.replace(file)
     _state.written = True
-    if os.name != "nt":  # Windows does not open folders
-        _flush_folder(file.parent)
+    flush_folder(file.parent)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Flush the names in a folder to the disk, where the file system can.
 
     Raises:
         OSError: the disk fails.
     """
+    if os.name == "nt":  # Windows does not open folders
+        return
     opened = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(opened)

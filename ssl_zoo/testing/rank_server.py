@@ -23,6 +23,7 @@ from typing import Any
 TIMEOUT = 240
 """The time limit of two ranks, in seconds."""
 RANKS = 2
+"""The usual number of ranks."""
 
 Work = Callable[[Path, int], None]
 """A function of an importable module, called in each rank with a folder and the rank."""
@@ -48,8 +49,8 @@ class RankServer:
             )  # fmt: skip
             self._owner = os.getpid()
 
-    def run(self, work: Work, folder: Path) -> int | None:
-        """Run `work` in two ranks and wait for them.
+    def run(self, work: Work, folder: Path, ranks: int = RANKS) -> int | None:
+        """Run `work` in two ranks, or another number, and wait for them.
 
         Their output goes to ``output-RANK`` in the folder.
 
@@ -68,6 +69,7 @@ class RankServer:
         request = {
             "work": [work.__module__, work.__qualname__],
             "folder": str(folder),
+            "ranks": ranks,
             "cwd": str(Path.cwd()),
             "path": sys.path,
             "environment": {**os.environ, "OMP_NUM_THREADS": "1"},
@@ -114,7 +116,10 @@ def serve() -> None:
 def _run(request: dict[str, Any]) -> int | str | None:
     """Return the rank that failed first, None if none did, or ``"timeout"``."""
     multiprocessing.set_start_method("fork" if sys.platform == "linux" else "spawn", force=True)
-    ranks = [multiprocessing.Process(target=_rank, args=(request, i), daemon=True) for i in range(RANKS)]
+    ranks = [
+        multiprocessing.Process(target=_rank, args=(request, i), daemon=True)
+        for i in range(request["ranks"])
+    ]
     for rank in ranks:
         rank.start()
     try:

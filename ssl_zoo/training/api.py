@@ -35,6 +35,7 @@ from ssl_zoo.runtime import signals
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.machine import describe_machine
+from ssl_zoo.task import Task
 from ssl_zoo.training.choices import report_choices
 from ssl_zoo.training.finite import NotFinite
 from ssl_zoo.training.loop import fit, resume_command, warn_of_chance
@@ -110,7 +111,8 @@ def train(
             restored = run is not None and bool(run.checkpoints)
             task = build_task(config, data.spec, restored=True) if restored else None
             trainer = Trainer(config, data, device, task)
-            dry_run(trainer.task, trainer.data, device)
+            with trainer.evaluated_task() as whole:
+                dry_run(whole, trainer.data, device)
             device.reset_peak_memory()
             first = distributed.rank() == 0
             if run is None and first:
@@ -165,11 +167,12 @@ def _carry_out(
                     # They are of earlier weights.
                     run.write_results({"scores": {}, "transfer": {}, "gains": []})
                 fit(trainer, run)
-            with distributed.failing_together():
-                if first:
-                    warn_of_chance(trainer.task, run.metrics())
-                run.write_results({"notices": notices, "data": asdict(DataSummary.of(trainer.data))})
-            finish(trainer, run, supported, with_baselines)
+            with trainer.evaluated_task() as whole:
+                with distributed.failing_together():
+                    if first:
+                        warn_of_chance(whole, run.metrics())
+                    run.write_results({"notices": notices, "data": asdict(DataSummary.of(trainer.data))})
+                finish(trainer, whole, run, supported, with_baselines)
             with distributed.failing_together():
                 run.write_results({"notices": notices})  # with those of the evaluation
                 if first:
@@ -186,8 +189,8 @@ def _carry_out(
         raise
 
 
-def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: bool) -> None:
-    """Save the backbone and the facts, and evaluate it beside its baselines.
+def finish(trainer: Trainer, task: Task, run: Run, names: Iterable[str], with_baselines: bool) -> None:
+    """Save the backbone and the facts, and evaluate the task beside its baselines.
 
     Everything is written as soon as it is there, so that a failure costs only what is missing. Several
     processes evaluate together, and the first writes.
@@ -196,12 +199,11 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
     skipped = _skipped(trainer)
     with distributed.failing_together():
         if distributed.rank() == 0:
-            _write_facts(trainer, run, skipped)
+            _write_facts(trainer, task, run, skipped)
     try:
-        with trainer.averaged_weights():
-            subject = Subject.of_task(trainer.task, data, device, seed=config.train.seed)
-            _evaluate(run, subject, names)
-            correct = standard_correctness(subject, names)
+        subject = Subject.of_task(task, data, device, seed=config.train.seed)
+        _evaluate(run, subject, names)
+        correct = standard_correctness(subject, names)
         if with_baselines:
             others = {}
             for baseline in baselines(config, data, device):
@@ -223,12 +225,11 @@ def finish(trainer: Trainer, run: Run, names: Iterable[str], with_baselines: boo
         run.write_results(skipped)
 
 
-def _write_facts(trainer: Trainer, run: Run, skipped: Mapping[str, Any]) -> None:
+def _write_facts(trainer: Trainer, task: Task, run: Run, skipped: Mapping[str, Any]) -> None:
     """Write the backbone, and the results that need no evaluation."""
     config, device = trainer.config, trainer.device
-    encoder = trainer.task.exported_encoder
-    with trainer.averaged_weights():
-        write_backbone(run.backbone_file, encoder, config.backbone, trainer.data.spec)
+    encoder = task.exported_encoder
+    write_backbone(run.backbone_file, encoder, config.backbone, trainer.data.spec)
     run.write_results(
         {
             "task": config.task.name,
@@ -236,7 +237,7 @@ def _write_facts(trainer: Trainer, run: Run, skipped: Mapping[str, Any]) -> None
             "samples": trainer.samples,
             "seconds": round(trainer.seconds, 3),
             "samples_per_second": round(trainer.samples / max(trainer.seconds, 1e-9), 1),
-            "needs_labels": "labels" in trainer.task.needs,
+            "needs_labels": "labels" in task.needs,
             "parameters": sum(p.numel() for p in encoder.parameters()),
             "passes_per_sample": trainer.passes,
             "peak_memory_bytes": trainer.peak_memory,

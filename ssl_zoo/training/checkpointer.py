@@ -17,7 +17,8 @@ from ssl_zoo.training.trainer import Trainer
 class Checkpointer:
     """A writer of a run's metrics and checkpoints; a context manager that holds the metrics file open.
 
-    Only the first process writes; in the others every method does nothing.
+    Only the first process writes, and the others what they hold of sharded tensors; but each must call
+    `save` alike.
 
     Args:
         trainer: the trainer whose state is saved.
@@ -68,19 +69,22 @@ class Checkpointer:
         self.trainer.notify("ssl_zoo_step_logged", run=self.run, step=self.trainer.step, metrics=metrics)
 
     def save(self) -> None:
-        """Write a checkpoint, with the length of the metrics that belong to it.
+        """Write a checkpoint, with the length of the metrics that belong to it, in all processes.
 
         Raises:
             NotFinite: the last step or a weight is not finite; the last checkpoint stays.
             Unwritable: the checkpoint cannot be written; the last one stays.
         """
         self.trainer.confirm()  # in every process
+        self.trainer.check_weights()
+        logged = 0
         if self._metrics is not None:
-            self.trainer.check_weights()
             with write_errors(self.run.metrics_file):
                 os.fsync(self._metrics.fileno())
-            checkpoints = self.run.checkpoints
-            checkpoints.save({**self.trainer.state_dict(), "metrics_bytes": self._metrics.tell()})
+            logged = self._metrics.tell()
+        checkpoints = self.run.checkpoints
+        checkpoints.save({**self.trainer.state_dict(), "metrics_bytes": logged})
+        if self._metrics is not None:
             self.trainer.notify(
                 "ssl_zoo_checkpoint_saved",
                 run=self.run,

@@ -60,15 +60,18 @@ def fit(trainer: Trainer, run: Run) -> None:
 
                     # Several processes agree on when to stop every few steps. Where the learning rate
                     # and the end follow from the time, which each measures differently, they agree on
-                    # that at every step.
+                    # that at every step. So they do on when to save, as each saves its shards.
                     sync = trainer.step % min(config.log_every, SYNC_EVERY) == 0
-                    if sync or alone or budget.seconds is not None or trainer.progress >= 1:
-                        trainer.seconds, stopped_by = _agree(trainer.seconds, stop.number)
+                    always = alone or budget.seconds is not None or config.checkpoint_seconds == 0
+                    due = False
+                    if sync or always or trainer.progress >= 1:
+                        seconds = trainer.seconds
+                        trainer.seconds, stopped_by, due = _agree(seconds, stop.number, checkpointer.due)
 
                     if trainer.step % config.log_every == 0 or trainer.progress >= 1:
                         checkpointer.log(trainer.metrics(losses))
-                    if (due := _evaluations_due(trainer)) > evaluations:
-                        evaluations = due
+                    if (number := _evaluations_due(trainer)) > evaluations:
+                        evaluations = number
                         checkpointer.log({**trainer.position(), **(scores := _evaluate_online(trainer))})
                         if _is_gain(trainer, scores):
                             checkpointer.save()
@@ -82,12 +85,12 @@ def fit(trainer: Trainer, run: Run) -> None:
                         raise Interrupted(stopped_by, resume_command(run))
                     if trainer.ended():
                         break
-                    if checkpointer.due:
+                    if due:
                         checkpointer.save()
             if distributed.rank() == 0 and trainer.step % budget.steps_per_epoch == 0:
                 trainer.notify("ssl_zoo_epoch_ended", run=run, epoch=int(trainer.epoch))
         checkpointer.save()
-        _, stopped_by = _agree(trainer.seconds, stop.number)
+        _, stopped_by, _ = _agree(trainer.seconds, stop.number)
         if stopped_by:
             raise Interrupted(stopped_by, resume_command(run))
 
@@ -129,8 +132,8 @@ def _evaluate_online(trainer: Trainer) -> dict[str, float]:
     """Return the kNN accuracy where there are labels, and the figure that is followed, if any."""
     best = trainer.best
     names = ["knn"] if trainer.data.labelled else []
-    with trainer.averaged_weights():
-        subject = Subject.of_task(trainer.task, trainer.data, trainer.device, limits=ONLINE_EVAL_SIZES)
+    with trainer.evaluated_task() as task:
+        subject = Subject.of_task(task, trainer.data, trainer.device, limits=ONLINE_EVAL_SIZES)
         scores = score(subject, names)
         if best.figure is not None and best.figure not in scores:
             measured = score(subject, [best.protocol])
@@ -150,7 +153,7 @@ def _is_gain(trainer: Trainer, scores: Mapping[str, float]) -> bool:
     return trainer.best.add(float(value), trainer.step)
 
 
-def _agree(seconds: float, signal_number: int) -> tuple[float, int]:
-    """Return the longest time and the largest signal number of all processes."""
-    seconds, number = distributed.all_reduce_max(seconds, signal_number)
-    return seconds, int(number)
+def _agree(seconds: float, signal_number: int, due: bool = False) -> tuple[float, int, bool]:
+    """Return the maxima over processes of time and signal number, and whether a checkpoint is due."""
+    seconds, number, any_due = distributed.all_reduce_max(seconds, signal_number, due)
+    return seconds, int(number), bool(any_due)

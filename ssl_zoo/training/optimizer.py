@@ -15,6 +15,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
+from ssl_zoo import distributed
 from ssl_zoo.config.schema import TrainConfig
 from ssl_zoo.errors import UserError
 from ssl_zoo.nn import schedule, undecayed_names
@@ -145,7 +146,7 @@ def create_optimizer(task: Task, config: TrainConfig, step_samples: int) -> Opti
             lr=learning_rate(config, step_samples),
             weight_decay=config.weight_decay,
             momentum=config.momentum,
-            **_options(config, device),
+            **_options(config, device, any(map(distributed.is_sharded, task.parameters()))),
         )
     except (ValueError, TypeError, AssertionError, ImportError) as error:
         reason = str(error) or type(error).__name__
@@ -184,7 +185,7 @@ def _begin_momentum(optimizer: Optimizer, *_: Any) -> None:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def _options(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+def _options(config: TrainConfig, device: torch.device, sharded: bool) -> dict[str, Any]:
     """Return the optimiser's further arguments, with Adam's betas and a fused step where there is one.
 
     Raises:
@@ -208,8 +209,10 @@ def _options(config: TrainConfig, device: torch.device) -> dict[str, Any]:
         )
     cls = get_optimizer_class(name, bind_defaults=False)
     fused = cls in FUSED and device.type in ("cpu", "cuda")
-    if cls is torch.optim.SGD and config.precision == "fp16":
-        fused = False  # if the scaler skips the first step, fused SGD has no momentum buffer
+    if cls is torch.optim.SGD and (config.precision == "fp16" or sharded):
+        # If the scaler skips the first step, fused SGD has no momentum buffer; torch has no rule for
+        # its step on shards.
+        fused = False
     if fused and not {"foreach", "differentiable"} & options.keys():
         options.setdefault("fused", True)
     info = get_optimizer_info(name)

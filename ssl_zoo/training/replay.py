@@ -14,6 +14,7 @@ from ssl_zoo.runs.agreement import check_settings
 from ssl_zoo.runs.build import build_data, build_task
 from ssl_zoo.runs.checkpoints import pack_state, read_checkpoint, state_dict_errors
 from ssl_zoo.runs.run import Run
+from ssl_zoo.runs.shards import map_tensors
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.runtime.files import write_atomic
@@ -62,7 +63,8 @@ def _keep_step(trainer: Trainer, run: Run, batches: Sequence[Batch]) -> Path:
         for batch in batches
     ]
     processes = distributed.world_size()
-    write_atomic(file, pack_state({**trainer.state_dict(), "batches": drawn, "processes": processes}))
+    state = map_tensors(lambda _, tensor: distributed.local(tensor), trainer.state_dict())
+    write_atomic(file, pack_state({**state, "batches": drawn, "processes": processes}))
     return file
 
 

@@ -53,7 +53,7 @@ class Resumption:
         settings = {current_path(path): value for path, value in (settings or {}).items()}
         self.run = run
         self.replan = replan
-        self.state: StateDict = run.checkpoints.load() if run.checkpoints else {}
+        self.state: StateDict = run.checkpoints.load(whole=False) if run.checkpoints else {}
         self.config: RunConfig = _with_canvas(self.state, resumed_config(run, self.state, settings))
         self._changes = _changes(run.config(), self.config, settings)
 
@@ -78,7 +78,8 @@ class Resumption:
                 before = Budget.of(self.run.config().train, len(trainer.data.train))
                 state["budget"] = asdict(before)
             with state_dict_errors(self.run.checkpoints.file):
-                trainer.load_state_dict(state)
+                like = trainer.parallel.like(trainer.optimizer)
+                trainer.load_state_dict(self.run.checkpoints.complete(state, like))
             if not new.same_length(trainer.budget):
                 self._change_budget(trainer, new)
             elif self.replan:
@@ -86,8 +87,8 @@ class Resumption:
                 NO_EFFECT(f"--replan has no effect: the length of the run stays {length}; change it too")
         if distributed.rank() == 0:
             self._cut_metrics()
-            if self._changes:
-                self._keep_changes(trainer)
+        if self._changes:
+            self._keep_changes(trainer)
         self.state = {}  # frees its memory
 
     def _change_budget(self, trainer: Trainer, new: Budget) -> None:
@@ -131,7 +132,8 @@ class Resumption:
         if self.state:
             size = self.run.metrics_file.stat().st_size if self.run.metrics_file.exists() else 0
             self.run.checkpoints.save({**trainer.state_dict(), "metrics_bytes": size})
-        self.run.update(trainer.config, f"{', '.join(self._changes)}, at step {trainer.step}")
+        if distributed.rank() == 0:
+            self.run.update(trainer.config, f"{', '.join(self._changes)}, at step {trainer.step}")
 
     def _cut_metrics(self) -> None:
         """Remove lines that were logged after the checkpoint; they will be logged again."""

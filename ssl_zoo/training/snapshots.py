@@ -53,15 +53,16 @@ def keep_best(trainer: Trainer, run: Run) -> None:
 
 def _write(trainer: Trainer, run: Run, name: str, notes: dict[str, str]) -> None:
     """Write the exported backbone, with its place in the run in the header."""
-    trainer.confirm()  # in every process
-    if distributed.rank() != 0:
-        return
+    trainer.confirm()  # in every process, as what follows
     trainer.check_weights()
-    encoder, config = trainer.task.exported_encoder, trainer.config.backbone
+    config = trainer.config.backbone
     place = {"step": str(trainer.step), "epoch": f"{trainer.epoch:g}"}
-    with write_errors(run.snapshots):
-        run.snapshots.mkdir(exist_ok=True)
-    with trainer.averaged_weights():
+    with trainer.evaluated_task() as task:
+        if distributed.rank() != 0:
+            return
+        with write_errors(run.snapshots):
+            run.snapshots.mkdir(exist_ok=True)
+        encoder = task.exported_encoder
         write_backbone(run.snapshots / name, encoder, config, trainer.data.spec, {**notes, **place})
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from torch.profiler import record_function
 
 from ssl_zoo import distributed
@@ -25,17 +24,18 @@ from ssl_zoo.data.splits import Pass
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.agreement import describe_origin
 from ssl_zoo.runs.build import build_task, record_choices
+from ssl_zoo.runs.shards import sliced
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Losses, Task
 from ssl_zoo.training.accumulation import Accumulation
-from ssl_zoo.training.average import exchanged
 from ssl_zoo.training.batch import Batch
 from ssl_zoo.training.best import BestEvaluation
 from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.finite import MIN_LOSS_SCALE, FiniteCheck, NotFinite
 from ssl_zoo.training.optimizer import Schedules, create_optimizer
+from ssl_zoo.training.parallel import spread
 from ssl_zoo.training.passes import count_passes
-from ssl_zoo.training.unused import check_averaged, may_be_unused
+from ssl_zoo.training.unused import may_be_unused
 from ssl_zoo.views import Rng, derive_seed
 
 PHASES = ("data", "views", "forward", "backward", "optimizer", "after_step")
@@ -83,14 +83,16 @@ class Trainer:
         find_unused = self._find_unused()
         if distributed.world_size() > 1 and config.train.sync_batchnorm:
             distributed.sync_batchnorm(self.task)
+        decay, whole = config.train.ema, config.train.parallel == "ddp"  # lists of shards have no lerp
+        exported = self.task.exported_encoder
+        self.ema = ModelEmaV3(exported, decay, foreach=whole) if decay is not None else None
+        average = None if self.ema is None else self.ema.module
+        self.parallel = spread(self.task, average, config, device, find_unused)
         self.optimizer = create_optimizer(self.task, config.train, self.budget.step_samples)
         self.schedules = Schedules(self.optimizer, config.train, self.budget)
         self.finite = FiniteCheck(config, device, self.optimizer)
         self._batches: Sequence[Batch] = ()
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
-        decay = config.train.ema
-        self.ema = ModelEmaV3(self.task.exported_encoder, decay) if decay is not None else None
-        self.model = self._wrapped(find_unused)
         self.step = 0
         self.seconds = 0.0
         self.passes: float | None = None
@@ -106,20 +108,6 @@ class Trainer:
         if distributed.world_size() == 1 or find is not None:
             return bool(find)
         return may_be_unused(self.task, self.data.train, self.device)
-
-    def _wrapped(self, find_unused: bool) -> nn.Module:
-        model: Any = self.task
-        if self.device.compile:
-            model = torch.compile(model)
-        if distributed.world_size() > 1:
-            model = DistributedDataParallel(
-                model,
-                process_group=distributed.gradient_group(),
-                broadcast_buffers=False,
-                find_unused_parameters=find_unused,
-            )
-        wrapped: nn.Module = model
-        return wrapped
 
     @property
     def progress(self) -> float:
@@ -211,7 +199,7 @@ class Trainer:
 
         torch.manual_seed(derive_seed(self.config.train.seed, "before training", distributed.rank()))
         with closing(passed()) as batches, torch.no_grad(), self.device.autocast():
-            self.task.before_training(batches)
+            self.parallel.before_training(batches)
 
     def train_step(self, batches: list[Batch]) -> Losses:
         """Make one optimiser step on this process's batches; return the mean of their losses.
@@ -225,7 +213,7 @@ class Trainer:
         views = map(self.views, itertools.count(), batches)
         if self.device.compile:
             return self.step_on(views, len(batches))
-        with count_passes(self.task) as passes:
+        with self.parallel.refusals(), count_passes(self.task) as passes:
             losses = self.step_on(views, len(batches))
         measured = passes.samples / sum(len(batch.numbers) for batch in batches)
         before = measured if self.passes is None else self.passes
@@ -256,18 +244,17 @@ class Trainer:
         torch.manual_seed(derive_seed(config.seed, "network", self.step, distributed.rank()))  # dropout
         joint = Accumulation(number)
         for i, batch_views in enumerate(views, 1):
-            with self._local_gradients() if i < number else nullcontext():
+            with self.parallel.local_gradients() if i < number else nullcontext():
                 with self.phase("forward"), self.device.autocast():
-                    losses: Losses = self.model(batch_views)
+                    losses = self.parallel.model(batch_views)
                 with self.phase("backward"), self._recomputing():
                     scaler.scale(joint.add(losses)).backward()
             del losses  # and its graph
-        check_averaged(self.model, self.task, self.step + 1)
+        self.parallel.check_averaged(self.step + 1)
         with self.phase("optimizer"):
             scaler.unscale_(self.optimizer)  # so that the true gradient is measured and clipped
             joint.normalise(self.task.parameters())
-            max_norm = math.inf if config.clip_norm is None else config.clip_norm
-            self.grad_norm = nn.utils.clip_grad_norm_(self.task.parameters(), max_norm)
+            self.grad_norm = self.parallel.clip(config.clip_norm)
             if not scaler.is_enabled():
                 self.confirm()
                 self.finite.check(self.step + 1, joint.totals, self.grad_norm, self._batches)
@@ -317,13 +304,6 @@ class Trainer:
             "progress": round(self.progress, 5),
         }
 
-    def _local_gradients(self) -> AbstractContextManager[None]:
-        """Temporarily keep gradients in this process; the last batch's backward averages them all."""
-        if isinstance(self.model, DistributedDataParallel):
-            local: AbstractContextManager[None] = self.model.no_sync()
-            return local
-        return nullcontext()
-
     def _recomputing(self) -> AbstractContextManager[None]:
         """Temporarily freeze statistics that a second forward pass would update, if there is one."""
         recomputes = self.config.train.grad_checkpointing
@@ -344,25 +324,34 @@ class Trainer:
     def check_weights(self) -> None:
         """Raise unless the weights are finite, before they replace the last good checkpoint.
 
+        All processes must call it.
+
         Raises:
             NotFinite: a weight, or a running statistic, is not finite.
         """
-        for name, tensor in (*self.task.named_parameters(), *self.task.named_buffers()):
-            statistic = name.endswith(("running_mean", "running_var"))  # a forward pass changes these
-            if (isinstance(tensor, nn.Parameter) or statistic) and not tensor.isfinite().all():
-                raise self.finite.error(f"weight {name}", math.nan, self.step)
+        statistics = ("running_mean", "running_var")  # a forward pass changes these
+        buffers = [(name, b) for name, b in self.task.named_buffers() if name.endswith(statistics)]
+        tensors = [*self.task.named_parameters(), *buffers]
+        finite = (bool(distributed.local(tensor).isfinite().all()) for _, tensor in tensors)
+        bad = next((i for i, good in enumerate(finite) if not good), len(tensors))
+        first = -int(distributed.all_reduce_max(-bad)[0])  # of all processes, which raise together
+        if first < len(tensors):
+            raise self.finite.error(f"weight {tensors[first][0]}", math.nan, self.step)
 
     def notify(self, hook: str, **arguments: Any) -> None:
         """Call an observing hook, in the first process, where it computes as in a single one."""
         with distributed.alone():
             registry.notify(hook, self.config.train.observers, **arguments)
 
-    def averaged_weights(self) -> AbstractContextManager[None]:
-        """Temporarily give the exported encoder the average of its weights, where one is kept."""
-        return exchanged(self.task.exported_encoder, None if self.ema is None else self.ema.module)
+    def evaluated_task(self) -> AbstractContextManager[Task]:
+        """Temporarily return the task to evaluate and export: whole, with averaged weights if any.
+
+        All processes must call it, and train no further meanwhile.
+        """
+        return self.parallel.evaluated()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything needed to resume: tensors and plain values only."""
+        """Return everything needed to resume: plain values and tensors, those of shards sharded."""
         return {
             "task": self.task.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -384,7 +373,8 @@ class Trainer:
         return describe_origin(self.config, self.data)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state that `state_dict` returned."""
+        """Restore the state that `state_dict` returned, of any number of processes."""
+        state = sliced(state, self.parallel.like(self.optimizer))
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty if the precision was another

@@ -10,7 +10,6 @@ import copy
 import math
 
 import torch
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_zoo import distributed
@@ -76,21 +75,21 @@ def _try(task: Task, batch: Batch, device: Device) -> bool:
     return False
 
 
-def check_averaged(model: nn.Module, task: Task, step: int) -> None:
+def check_averaged(model: DistributedDataParallel, task: Task, step: int) -> None:
     """Raise if a backward pass has not averaged all gradients over the processes.
 
     Otherwise processes would go on with different weights. A process that waits for the gradients of
     the one that raises ends with it.
 
     Args:
-        model: the task as it is called, in several processes wrapped for them.
+        model: the task as it is called, wrapped for several processes.
         task: the task itself.
         step: the number of the step, from 1.
 
     Raises:
         SslZooError: parameters were unused, and are not searched for.
     """
-    if not isinstance(model, DistributedDataParallel) or model.find_unused_parameters:
+    if model.find_unused_parameters:
         return
     try:
         model._check_reducer_finalized()

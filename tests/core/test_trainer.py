@@ -451,7 +451,7 @@ def test_warnings_that_several_processes_cause_are_ignored_for_the_run_alone(
             with api._ignore_ddp_warnings():
                 inside = list(warnings.filters)
                 warnings.warn("Grad strides do not match bucket view strides.", stacklevel=1)
-                assert isinstance(trainer().model, DistributedDataParallel)
+                assert isinstance(trainer().parallel.model, DistributedDataParallel)
                 assert list(warnings.filters) == inside
             assert list(warnings.filters) == before
     finally:

@@ -102,7 +102,7 @@ def work(folder: Path, rank: int) -> None:
     for case, (name, expected, settings) in CASES.items():
         with collect_notices() as notices:
             tried, searching = trainer(name, **settings), trainer(name, True, **settings)
-        assert tried.model.find_unused_parameters is expected, case
+        assert tried.parallel.model.find_unused_parameters is expected, case
         told = [n["text"] for n in notices if n["notice"] == "unused-parameters"]
         assert len(told) == (case == "needs four"), told
         assert all("failed (at least four samples)" in text for text in told)
@@ -132,7 +132,7 @@ def part(folder: Path, rank: int, find: bool | None = None) -> None:
     """Train a task with a head that rests in one process, of which no trial tells."""
     join(folder, rank)
     parted = trainer("Parted", find)
-    assert parted.model.find_unused_parameters is bool(find)
+    assert parted.parallel.model.find_unused_parameters is bool(find)
     trained(parted)
 
 
