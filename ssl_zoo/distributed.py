@@ -76,7 +76,7 @@ def processes(device: str = "cpu") -> Iterator[int]:
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
         # Torch's store outlives a restart, and has the addresses of the processes before it. Launchers
         # of several machines count restarts differently, and need a store for each.
-        store = dist.PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        store = dist.PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # type: ignore[attr-defined]
     backend = "nccl" if cuda else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
