@@ -313,6 +313,7 @@ def test_a_signal_to_the_launcher_reaches_its_processes_which_save(tmp_path: Pat
     _, err = process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGTERM
     assert f"resume with: ssl-zoo train --resume {run.path} --devices 2" in err
+    assert err.count("error: ") == 1
     assert "Traceback" not in err
     assert "Warning" not in err
     assert run.checkpoints.file.is_file()
