@@ -4,9 +4,9 @@
 
 An index of so many entries is written, whose paths name a thousand images of 32×32 pixels in turn. A
 process of its own opens it and makes 20 steps of SimCLR with timm's `test_resnet` in batches of 64,
-images decoded when they are read. Printed are its memory at its largest, how much of it at the end is its
-own (the rest is mapped from files: other processes share it, and the system takes it back when it needs
-it), and the seconds, with imports. Nothing is evaluated.
+images decoded when they are read. Printed are its memory at its largest, how much of it at the end is
+its own (the rest is mapped from files: other processes share it, and the system takes it back when it
+needs it), and the seconds, with imports. Nothing is evaluated.
 """
 
 from __future__ import annotations
