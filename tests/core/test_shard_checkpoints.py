@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -128,6 +129,16 @@ def test_a_damaged_shard_is_noticed_and_the_checkpoint_before_is_used(
     assert checkpoints.load()["step"] == 2
     shard.unlink()
     assert checkpoints.load()["step"] == 2
+
+
+@pytest.mark.parametrize(
+    "shards", [{}, [], {"folder": "../run", "files": {}}, {"folder": 1, "files": 2}]
+)
+def test_a_checkpoint_that_names_no_folder_beside_it_is_refused(tmp_path: Path, shards: Any) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save({"task": {}, "shards": shards})
+    with pytest.raises(UserError, match=f"^{checkpoints.file} cannot be read: "):
+        checkpoints.load()
 
 
 def test_only_folders_that_a_checkpoint_names_are_left(run_of_two: Path) -> None:
