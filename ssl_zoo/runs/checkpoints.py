@@ -94,7 +94,7 @@ class Checkpoints:
             return self._folders[0].name
         used = set()
         for file in (self.file, self.before):
-            with contextlib.suppress(FileNotFoundError, UserError):
+            with contextlib.suppress(FileNotFoundError, UserError, AttributeError):
                 used.add(_unpack(file).get("shards", {}).get("folder"))
         free = [folder for folder in self._folders if folder.name not in used]
         for folder in free:
@@ -155,7 +155,10 @@ def read_checkpoint(file: Path) -> StateDict:
     """
     state = _unpack(file)
     if "shards" in state:
-        check_shards(file.with_name(state["shards"]["folder"]), state["shards"]["files"])
+        try:
+            check_shards(file.with_name(state["shards"]["folder"]), state["shards"]["files"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:  # not what was written
+            raise UserError(f"{file} cannot be read: {error_line(error)}") from error
     return state
 
 
