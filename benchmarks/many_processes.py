@@ -4,8 +4,8 @@
 
 Small pictures are written as shards of unequal length, fewer than there are processes. One process
 trains a small transformer on them by SimCLR; then so do many, over gloo on the cores of this machine.
-They are all killed (SIGKILL) after half of the steps, and resumed from their last checkpoint. Printed are the
-largest difference of the losses, relative to those of one process, and how much these fall in the run.
+They are all killed (SIGKILL) after half of the steps, and resumed from their last checkpoint. Printed is
+the largest difference of the losses, relative to those of one process, and how much these fall.
 """
 
 from __future__ import annotations
