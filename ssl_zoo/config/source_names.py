@@ -13,9 +13,10 @@ def is_glob(text: str) -> bool:
 
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+"""The suffixes of archives that are shards."""
 SPLIT_PREFIXES = ("train", "test", "unlabelled")
 """The prefixes of a source, such as ``test:held/``, that make its files one split."""
-INDEX_FILE = "index.json"
+INDEX_FILE = "ssl-zoo-index.json"
 """The file that makes a folder an index of image files."""
 
 
@@ -43,9 +44,13 @@ def shards_in(source: str) -> list[str]:
     folder = Path(source).expanduser()
     if not source or not _exists(folder) or not folder.is_dir():
         return []
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    others = [name for name in names if not name.endswith((*SHARD_SUFFIXES, ".txt", ".json"))]
-    return [] if others else [str(folder / name) for name in names if name.endswith(SHARD_SUFFIXES)]
+    names = []
+    for path in folder.iterdir():
+        if path.name.endswith(SHARD_SUFFIXES):
+            names.append(str(path))
+        elif not path.name.startswith(".") and path.suffix not in (".txt", ".json"):
+            return []
+    return sorted(names)
 
 
 def _exists(path: Path) -> bool:

@@ -44,10 +44,12 @@ def hash_names(split: Split) -> str | None:
 def hash_contents(split: Split) -> str | None:
     """Return a hash that changes if the samples of a split are replaced, though their names stay.
 
-    It covers the sizes of the files whose names `hash_names` covers, in order; where samples have no
-    names, some of their values. None where names are not those of files: what is decoded from these
-    differs from one library to another.
+    It is the split's own, if it has one. Otherwise it covers the sizes of the files whose names
+    `hash_names` covers, in order; where samples have no names, some of their values. None where names
+    are not those of files: what is decoded from these differs from one library to another.
     """
+    if (known := split.contents_hash()) is not None:
+        return known
     digest = hashlib.blake2b(digest_size=16)
     names = _some_names(split)
     if names is None:

@@ -1,9 +1,9 @@
 """Indexes: the image files of a data set, with their classes and splits, in files that are mapped.
 
 An index is a folder. For each split it has a file of the paths, one after the other, and arrays of where
-each of them ends and of the classes; ``index.json`` has the rest. The system reads what is needed of
-them and shares it between all processes of a machine, so that a process's memory does not grow with the
-number of images.
+each of them ends and of the classes; ``ssl-zoo-index.json`` has the rest. What is needed of them is read
+when it is needed, and the system keeps it once for all processes of a machine, so that the memory of a
+process does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.config.source_names import INDEX_FILE
@@ -27,8 +28,8 @@ from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.dicom_window import with_window
 from ssl_zoo.data.lazy import LazySplit
 from ssl_zoo.data.mapped import ArrayFile
-from ssl_zoo.data.mapped_texts import open_texts, write_texts
 from ssl_zoo.data.summary import SourceFacts
+from ssl_zoo.data.text_file import TextWriter, open_texts
 from ssl_zoo.errors import UserError
 from ssl_zoo.runtime.files import make_output_folder, write_atomic
 from ssl_zoo.text import error_reason, printable
@@ -69,7 +70,7 @@ class Index:
 
 
 def write_index(index: Index, out: Path) -> None:
-    """Write an index into a new or empty folder; ``index.json`` last, which makes it one.
+    """Write an index into a new or empty folder; ``ssl-zoo-index.json`` last, which makes it one.
 
     Raises:
         UserError: the folder has files already, or cannot be written into.
@@ -80,7 +81,9 @@ def write_index(index: Index, out: Path) -> None:
         raise UserError(f"--out {out}: has files already; choose a new folder")
     try:
         for name, files in index.splits.items():
-            write_texts(out / f"{name}.paths", files.paths)
+            paths = TextWriter(out / f"{name}.paths")
+            paths.write(files.paths)
+            paths.close()
             if files.labels is not None:
                 np.save(out / f"{name}.labels.npy", files.labels.numpy())
     except OSError as error:
@@ -97,7 +100,7 @@ def write_index(index: Index, out: Path) -> None:
 
 
 def read_index(folder: Path) -> Index:
-    """Open an index, of which nothing but ``index.json`` is read.
+    """Open an index, of which nothing but ``ssl-zoo-index.json`` is read.
 
     Raises:
         UserError: it is broken, or of another version.
@@ -110,6 +113,8 @@ def read_index(folder: Path) -> Index:
                 f"this version reads {FORMAT}; make it again with ssl-zoo index"
             )
         splits = {name: _open(folder, name, count) for name, count in described["splits"].items()}
+        if "train" not in splits:
+            raise ValueError("there is no train split")
         classes = described["classes"]
         return Index(
             Path(described["root"]),
@@ -148,6 +153,11 @@ def open_index(config: DataConfig, device: torch.device) -> DataSet:
     Raises:
         UserError: the index is broken, or no image can be read.
     """
+    for name in ("holdout", "groups"):
+        if getattr(config, name) is not None:
+            raise SettingError(
+                f"data.{name}", "was decided when the index was made; give it to ssl-zoo index instead"
+            )
     folder = user_path("data.source", config.sources[0].removeprefix(f"{NAME}:"))
     index = read_index(folder)
     files = index.splits["train"]

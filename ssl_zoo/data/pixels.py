@@ -152,6 +152,10 @@ class ScaledSplit(Split):
         changed.split, changed.canvas = self.split.with_canvas(canvas), canvas
         return changed
 
+    def contents_hash(self) -> str | None:
+        """Return a hash that changes if the samples are replaced."""
+        return self.split.contents_hash()
+
     def spread(self, limit: int) -> Tensor:
         """Return the rising indices of at most `limit` samples."""
         return self.split.spread(limit)

@@ -30,6 +30,10 @@ MIN_UNREADABLE_LIMIT = 10
 """The number of unreadable samples that is always allowed, whatever their share, if any can be read."""
 
 
+class LostData(SslZooError):
+    """Data that can be read no more, as where a disk or a server is gone; a sample is not at fault."""
+
+
 class Excluded(Exception):  # noqa: N818: it is no error
     """A sample that can be read, but that a setting excludes, such as a silent clip."""
 
@@ -150,7 +154,7 @@ class Origin:
         An empty folder may be the mount point of a disk that was removed.
 
         Raises:
-            SslZooError: it is gone.
+            LostData: it is gone.
         """
         for folder in self.folders or (self.root,):
             try:
@@ -161,7 +165,7 @@ class Origin:
             except OSError:
                 exists = False
             if not exists:
-                raise SslZooError(
+                raise LostData(
                     f"data.source: {printable(folder)} is gone; reconnect its disk, then start again, "
                     "or resume the run with --resume"
                 )
@@ -225,13 +229,15 @@ class SampleFiles(ABC):
 
         Raises:
             UserError: too many samples cannot be read.
-            SslZooError: their folder or archive is gone.
+            LostData: their folder or archive is gone.
         """
         try:
             return self.read(number)
         except Excluded as excluded:
             self.unreadable.exclude(printable(self.name(number)), str(excluded))
             return None
+        except LostData:
+            raise
         except Exception as error:  # decoders raise errors of every kind for broken files
             if self.origin is not None:
                 self.origin.check()

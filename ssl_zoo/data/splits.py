@@ -138,6 +138,10 @@ class Split(ABC):
         changed.canvas = canvas
         return changed
 
+    def contents_hash(self) -> str | None:
+        """Return a hash that changes if samples are replaced though their names stay, None for none."""
+        return None
+
     def spread(self, limit: int) -> Tensor:
         """Return the rising indices of at most `limit` samples, spread over the split, int64."""
         number = min(limit, len(self))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ssl_zoo.data.index import Index
 from ssl_zoo.data.shards.files import webdataset
 from ssl_zoo.data.shards.source import CLASSES
 from ssl_zoo.errors import UserError
@@ -49,7 +50,7 @@ def shard(
     """Write the image files of a source as shards, one split after the other, in a random order.
 
     A sample has the file as it is, the number of its class in ``.cls`` if it has one, and its path and
-    the name of its class in ``.json``. A shard is complete as soon as it has its name.
+    the name of its class in ``.json``. Shards get their names when all are written.
 
     Args:
         data: folders, globs or lists, as ``data.source``.
@@ -68,57 +69,61 @@ def shard(
     make_output_folder("--out", folder)
     if any(folder.iterdir()):
         raise UserError(f"--out {out}: has files already; choose a new folder")
-    number = 0
+    parts: list[Path] = []
     for name, split in files.splits.items():
         order = torch.randperm(len(split.paths), generator=torch.Generator().manual_seed(seed)).tolist()
         labels = None if split.labels is None else split.labels.tolist()
         samples = (
-            _sample(i, files.root / split.paths[i], None if labels is None else labels[i], files.classes)
-            for i in order
+            _sample(i, files, split.paths[i], None if labels is None else labels[i]) for i in order
         )
-        number += _write(samples, folder, name, round(megabytes * 1e6))
+        parts += _write(samples, folder, name, round(megabytes * 1e6))
+    for part in parts:  # all at last, so that one that is stopped leaves no part of the data
+        with write_errors(part):
+            commit_file(part, part.with_name(part.name[1:].removesuffix(".part")))
     if files.classes:
         write_atomic(folder / CLASSES, "".join(f"{name}\n" for name in files.classes).encode())
     counts = {name: len(split.paths) for name, split in files.splits.items()}
-    return Sharded(str(out), number, counts, len(files.classes or ()))
+    return Sharded(str(out), len(parts), counts, len(files.classes or ()))
 
 
-def _sample(number: int, path: Path, label: int | None, classes: Sequence[str] | None) -> dict[str, Any]:
+def _sample(number: int, files: Index, name: str, label: int | None) -> dict[str, Any]:
     """Return a sample as webdataset's writer takes it.
 
     Raises:
         UserError: the file cannot be read.
     """
+    path = files.root / name
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(
             f"data.source: cannot read {printable(path)}: {error_reason(error)}; fix or remove it"
         ) from error
-    described: dict[str, Any] = {"path": str(path)}
+    described: dict[str, Any] = {"path": name}
     sample: dict[str, Any] = {"__key__": f"{number:09d}", path.suffix[1:].lower(): content}
     if label is not None and label >= 0:
         sample["cls"] = str(label).encode()
-        described["label"] = classes[label] if classes else label
+        described["label"] = files.classes[label] if files.classes else label
     return {**sample, "json": json.dumps(described).encode()}
 
 
-def _write(samples: Iterator[dict[str, Any]], folder: Path, split: str, max_bytes: int) -> int:
-    """Write samples into shards of about a size; return the number of shards.
+def _write(samples: Iterator[dict[str, Any]], folder: Path, split: str, max_bytes: int) -> list[Path]:
+    """Write samples into hidden shards of about a size, and return their files.
 
     Raises:
         Unwritable: one cannot be written.
     """
     writer = webdataset("writer").TarWriter
-    number, sample = 0, next(samples, None)
+    parts: list[Path] = []
+    sample = next(samples, None)
     while sample is not None:
-        file = folder / f"{split}-{number:06d}.tar"
-        part = folder / f".{file.name}.part"
-        with write_errors(file):
-            with part.open("wb") as opened, writer(opened, encoder=False, mtime=0) as tar:
-                while sample is not None and opened.tell() < max_bytes:
-                    tar.write(sample)
-                    sample = next(samples, None)
-            commit_file(part, file)
-        number += 1
-    return number
+        parts.append(folder / f".{split}-{len(parts):06d}.tar.part")
+        with (
+            write_errors(parts[-1]),
+            parts[-1].open("wb") as opened,
+            writer(opened, encoder=False, mtime=0) as tar,
+        ):
+            while sample is not None and opened.tell() < max_bytes:
+                tar.write(sample)
+                sample = next(samples, None)
+    return parts

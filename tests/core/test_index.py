@@ -61,17 +61,22 @@ def test_wrong_indexes_are_refused_in_one_line_and_nothing_is_overwritten(tmp_pa
     with pytest.raises(UserError) as error:
         folder(tmp_path / "index", tile=20)
     assert "has no image files to divide" in one_line(error)
-    described = json.loads((tmp_path / "index" / "index.json").read_text())
+    for setting in ({"holdout": 0.5}, {"groups": "folder"}):
+        with pytest.raises(UserError, match="was decided when the index was made") as error:
+            folder(tmp_path / "index", **setting)
+        one_line(error)
+    described = json.loads((tmp_path / "index" / "ssl-zoo-index.json").read_text())
     for wrong, problem in (
         ({"format": 9}, "is an index of format 9, and this version reads 1; make it again"),
         ({"splits": {"train": 7}}, "is a broken index .the train split does not have 7 paths."),
         ({"root": None}, "is a broken index"),
+        ({"splits": {}}, "is a broken index .there is no train split."),
     ):
-        (tmp_path / "index" / "index.json").write_text(json.dumps({**described, **wrong}))
+        (tmp_path / "index" / "ssl-zoo-index.json").write_text(json.dumps({**described, **wrong}))
         with pytest.raises(UserError, match=problem) as error:
             folder(tmp_path / "index")
         one_line(error)
-    (tmp_path / "index" / "index.json").write_text("{")
+    (tmp_path / "index" / "ssl-zoo-index.json").write_text("{")
     with pytest.raises(UserError, match="is a broken index") as error:
         folder(tmp_path / "index")
     one_line(error)

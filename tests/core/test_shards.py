@@ -17,9 +17,11 @@ import torch
 from ssl_zoo import tree
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, load
+from ssl_zoo.data.fingerprint import hash_contents
+from ssl_zoo.data.shards import files
 from ssl_zoo.data.shards.split import ShardSplit
 from ssl_zoo.data.splits import Pass
-from ssl_zoo.errors import UserError
+from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.tools.shard import shard
 from tests.conftest import Call
 from tests.core.pictures import CPU, everything, folder, one_line, photo, write
@@ -107,6 +109,7 @@ def test_samples_written_by_webdataset_itself_are_read_and_ours_by_it(tmp_path: 
     for sample in ours.decode("pil"):
         assert sample["png"].size == (40, 40)
         assert sample["json"]["label"] == "ab"[sample["cls"]]
+        assert sample["json"]["path"].startswith(f"{sample['json']['label']}/")  # below the folder
 
 
 def test_a_pass_is_the_same_for_any_number_of_processes_and_resumes_exactly(tmp_path: Path) -> None:
@@ -177,7 +180,109 @@ def test_a_pipe_runs_only_where_the_environment_allows_it(tmp_path: Path) -> Non
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("PIPE:touch ran; cat a.tar", "write pipe: in small letters"),
+        ("http://h/';touch ran;exit 1;'.tar", "is no URL that shards can be fetched from"),
+        ("http://h/$(touch ran) a.tar", "is no URL that shards can be fetched from"),
+        ("gopher://h/a.tar", "is no URL that shards can be fetched from"),
+    ],
+)
+def test_no_other_source_reaches_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, problem: str
+) -> None:
+    monkeypatch.setenv("SSL_ZOO_PIPES", "1")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=problem) as error:
+        opened(source)
+    one_line(error)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_urls_are_fetched_also_compressed_and_again_where_they_were_no_archive(
+    tmp_path: Path,
+) -> None:
+    members = {f"{i}.png": png(i) for i in range(4)}
+    plain = tar(tmp_path / "plain.tar", members)
+    packed = tmp_path / "train.tar.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert torch.equal(everything(opened(packed.as_uri())), everything(opened(plain)))
+    later = tmp_path / "later.tar"
+    later.write_bytes(b"<html>try again</html>" * 100)
+    with pytest.raises(UserError, match=f"{later.as_uri()} is no tar archive that can be read"):
+        opened(later.as_uri())
+    later.write_bytes(plain.read_bytes())
+    assert torch.equal(everything(opened(later.as_uri())), everything(opened(plain)))
+    (tmp_path / "cut.tar.gz").write_bytes(packed.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"cannot fetch the shard .*cut\.tar\.gz: ") as error:
+        opened(tmp_path / "cut.tar.gz")
+    one_line(error)
+    assert not list((tmp_path / "cache" / "shards").glob("*.part"))
+
+
+def test_a_shard_that_can_be_fetched_no_more_stops_the_run_and_skips_no_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(files, "MAX_OPEN", 0)
+    source = tar(tmp_path / "train.tar", {f"{i}.png": png(i) for i in range(4)})
+    data = opened(source.as_uri())
+    source.unlink()
+    for copy in (tmp_path / "cache" / "shards").glob("*.tar"):
+        copy.unlink()
+    with pytest.raises(SslZooError, match=r"cannot fetch the shard .* then resume the run"):
+        list(data.train.stream(torch.arange(4), 2))
+    assert not data.train.skipped
+
+
+def test_a_member_of_no_size_at_all_ends_the_archive(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("0.png")
+    header.size = -512
+    (tmp_path / "train.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) * 3)
+    with pytest.raises(UserError, match="has no samples"):
+        opened(tmp_path / "train.tar")
+
+
+def test_samples_without_an_image_or_a_class_are_counted_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mixed = {f"{i}.png": png(i) for i in range(3)} | {f"{i}.xyz": b"?" for i in range(3, 8)}
+    with caplog.at_level(logging.WARNING):
+        assert len(opened(tar(tmp_path / "mixed.tar", mixed)).train) == 3
+    assert "5 samples without an image are left out; they have xyz" in caplog.messages
+
+    def labelled(name: str, labels: list[str]) -> str:
+        members = {f"{i}.png": png(i) for i in range(len(labels))}
+        classes = {f"{i}.cls": label.encode() for i, label in enumerate(labels) if label}
+        return str(tar(tmp_path / name, dict(sorted((members | classes).items()))))
+
+    train = labelled("train-0.tar", ["0", "1", "0", "-1"])
+    source = [train, labelled("val-0.tar", ["1", "0"]), labelled("test-0.tar", ["", ""])]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        data = opened(source)
+    assert "2 samples to evaluate on have no class, and are left out" in caplog.messages
+    assert data.test is not None
+    assert data.test.labels is not None
+    assert data.test.labels.tolist() == [1, 0]
+    assert data.bank.labels is not None
+    assert data.bank.labels.tolist() == [0, 1, 0]
+    assert (len(data.train), data.train.labels) == (4, None)
+    with pytest.raises(UserError, match=r"a sample has the class 99999999999; correct its \.cls"):
+        opened([labelled("train-1.tar", ["99999999999"]), train])
+
+
+def test_a_replaced_shard_is_noticed_by_its_contents(tmp_path: Path) -> None:
+    file = tar(tmp_path / "train.tar", {f"{i}.png": png(i) for i in range(3)})
+    before = hash_contents(opened(file).train)
+    assert before == hash_contents(opened(file).train)
+    tar(file, {f"{i}.png": png(i + 7) for i in range(3)})
+    assert hash_contents(opened(file).train) != before
+
+
 def test_a_pipe_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
     monkeypatch.setenv("SSL_ZOO_PIPES", "1")
     with pytest.raises(UserError, match="cannot fetch the shard pipe:") as error:
         opened(f"pipe:cat {tmp_path}/missing.tar")
@@ -201,7 +306,7 @@ def test_shards_that_cannot_be_used_are_one_line_each(tmp_path: Path) -> None:
         (others, "has samples with json, txt, but none with jpg, png or another image; data.options"),
         (tmp_path / "train-2.tar", "is no tar archive that can be read"),
         (tmp_path / "train-3.tar", "is no tar archive that can be read"),
-        ([str(good), str(good)], "is named twice; leave one out"),
+        ([str(good), f"{tmp_path}/x/../train-0.tar"], "is named twice; leave one out"),
         (test_only, "has no samples to train on, only some to evaluate on"),
     ):
         with pytest.raises(UserError, match=problem) as error:

@@ -7,11 +7,12 @@ import hashlib
 import importlib
 import os
 import re
-import shutil
 import threading
+import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from urllib.parse import urlsplit
 
 from ssl_zoo.data.folder import split_role
 from ssl_zoo.data.positioned import PositionedFile
-from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.data.sample_files import LostData
+from ssl_zoo.errors import SslZooError, Unwritable, UserError
 from ssl_zoo.runtime.files import commit_file, file_lock, write_errors
 from ssl_zoo.text import error_reason, printable
 
@@ -27,7 +29,16 @@ PIPES = "SSL_ZOO_PIPES"
 """The environment variable that allows ``pipe:``, as that runs commands, and settings may be others'."""
 MAX_OPEN = 64
 """The number of shards that are open at a time."""
+SCHEMES = ("http", "https", "ftp", "s3", "gs", "hdfs", "hf", "ais", "pipe", "file")
+"""The kinds of URLs that are fetched."""
+ATTEMPTS = 3
+"""How often fetching a shard is tried."""
 _COPIED_AT_ONCE = 2**20
+_PLAIN_URL = re.compile(r"[\w.~:/?#\[\]@!$&()*+,;=%-]+")
+
+
+class Unreachable(LostData):
+    """A shard that cannot be fetched any more."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,11 @@ class ShardFile:
     @property
     def remote(self) -> bool:
         """True if the shard must be fetched before it can be read by position."""
-        return is_remote(self.url) or self.url.endswith((".gz", ".tgz"))
+        return is_remote(self.url) or self._compressed
+
+    @property
+    def _compressed(self) -> bool:
+        return self.url.endswith((".gz", ".tgz"))
 
     def named_split(self) -> str:
         """Return the split that the name of the file is that of, such as ``val-000.tar``."""
@@ -91,41 +106,91 @@ class ShardFile:
             with file_lock(copy.with_suffix(".lock"), required=False):
                 if not copy.exists():
                     self._fetch(copy)
-        os.utime(copy)  # the copies used longest ago are removed first
+        with suppress(FileNotFoundError):  # removed by another process meanwhile
+            os.utime(copy)  # the copies used longest ago are removed first
         return copy
 
+    def forget(self) -> None:
+        """Remove a copy that turned out to be no archive."""
+        if self.remote:
+            self.local().unlink(missing_ok=True)
+
     def _fetch(self, copy: Path) -> None:
-        """Copy the shard, after removing others that are in the way.
+        """Copy the shard, and remove others if there are too many.
 
         Raises:
             UserError: it cannot be fetched.
             Unwritable: the copy cannot be written.
         """
-        if self.keep is not None:
-            _remove_oldest(self.folder, self.keep)
+        self._check()
         part = copy.with_suffix(".part")
         try:
-            with self._opened() as source, write_errors(copy), part.open("wb") as target:
-                shutil.copyfileobj(source, target, _COPIED_AT_ONCE)
-        except (OSError, EOFError, ValueError) as error:
+            self._copy_patiently(part)
+            with write_errors(copy):
+                commit_file(part, copy)
+        finally:
             part.unlink(missing_ok=True)
-            raise UserError(
-                f"data.source: cannot fetch the shard {printable(self.url)}: {error_reason(error)}; "
-                "check it, or leave it out"
-            ) from error
-        with write_errors(copy):
-            commit_file(part, copy)
+        if self.keep is not None:
+            _remove_oldest(copy, self.keep)
 
-    def _opened(self) -> AbstractContextManager[Any]:
-        """Open the shard for reading from its beginning to its end."""
+    def _copy_patiently(self, part: Path) -> None:
+        """Copy the shard; one from another machine is tried several times.
+
+        Raises:
+            UserError: it cannot be read.
+            Unwritable: the copy cannot be written.
+        """
+        for attempt in range(ATTEMPTS if is_remote(self.url) else 1):
+            if attempt:
+                time.sleep(2**attempt)
+            try:
+                return self._copy(part)
+            except (OSError, EOFError, ValueError, zlib.error) as error:
+                failure = error
+        raise UserError(
+            f"data.source: cannot fetch the shard {printable(self.url)}: {error_reason(failure)}; check "
+            "it, or leave it out"
+        ) from failure
+
+    def _check(self) -> None:
+        """Raise unless the shard may be fetched.
+
+        Raises:
+            UserError: it would run a command, or its URL is of an unknown kind.
+        """
         if not is_remote(self.url):
-            return gzip.open(self.url)
-        if self.url.startswith("pipe:") and os.environ.get(PIPES) != "1":
+            return
+        shown, scheme = printable(self.url), urlsplit(self.url).scheme.lower()
+        if scheme == "pipe" and not self.url.startswith("pipe:"):
+            raise UserError(f"data.source: {shown}: write pipe: in small letters")
+        if scheme == "pipe" and os.environ.get(PIPES) != "1":
             raise UserError(
-                f"data.source: {printable(self.url)} would run a command; if it is yours, allow it with "
-                f"the environment variable {PIPES}=1"
+                f"data.source: {shown} would run a command; if it is yours, allow it with the "
+                f"environment variable {PIPES}=1"
             )
-        return closing(webdataset("gopen").gopen(self.url, "rb"))
+        if scheme not in SCHEMES or (scheme != "pipe" and _PLAIN_URL.fullmatch(self.url) is None):
+            raise UserError(
+                f"data.source: {shown} is no URL that shards can be fetched from; correct it"
+            )
+
+    def _copy(self, part: Path) -> None:
+        """Copy the shard, not compressed any more.
+
+        Raises:
+            Unwritable: the copy cannot be written. Reading raises OSError, EOFError and others.
+        """
+        with ExitStack() as opened:
+            if is_remote(self.url):
+                source = opened.enter_context(closing(webdataset("gopen").gopen(self.url, "rb")))
+                if self._compressed:
+                    source = gzip.GzipFile(fileobj=getattr(source, "stream", source))
+            else:
+                source = opened.enter_context(gzip.open(self.url))
+            with write_errors(part):
+                target = opened.enter_context(part.open("wb"))
+            while content := source.read(_COPIED_AT_ONCE):
+                with write_errors(part):
+                    target.write(content)
 
 
 def is_remote(url: str) -> bool:
@@ -139,7 +204,10 @@ def expand(text: str) -> list[str]:
     Raises:
         UserError: webdataset is not installed.
     """
-    return list(webdataset("shardlists").expand_urls(text))
+    webdataset("gopen")
+    if "{" not in text or (not is_remote(text) and Path(text).expanduser().exists()):
+        return [text]
+    return list(importlib.import_module("braceexpand").braceexpand(text, escape=False))
 
 
 def webdataset(module: str) -> Any:
@@ -154,13 +222,17 @@ def webdataset(module: str) -> Any:
         raise UserError("data.source: shards need webdataset: pip install 'ssl-zoo[shards]'") from error
 
 
-def _remove_oldest(folder: Path, keep: int) -> None:
-    """Remove the copies used longest ago, until the others take at most `keep` bytes."""
-    copies = sorted(folder.glob("*.tar"), key=lambda copy: copy.stat().st_mtime, reverse=True)
+def _remove_oldest(new: Path, keep: int) -> None:
+    """Remove the copies used longest ago beside a new one, until all take at most `keep` bytes."""
+    used: list[tuple[float, int, Path]] = []
+    for copy in new.parent.glob("*.tar"):
+        with suppress(FileNotFoundError):  # other processes remove some too
+            found = copy.stat()
+            used.append((found.st_mtime, found.st_size, copy))
     total = 0
-    for copy in copies:
-        total += copy.stat().st_size
-        if total > keep:
+    for _, size, copy in sorted(used, reverse=True):
+        total += size
+        if total > keep and copy != new:
             copy.unlink(missing_ok=True)
 
 
@@ -198,9 +270,28 @@ class ShardReader:
                 if (file := self._open.get(shard)) is not None:
                     self._open.move_to_end(shard)
                     return file
-            file = PositionedFile(self._files[shard].local())
+            file = self._open_file(self._files[shard])
             with self._lock:
                 self._open[shard] = file
                 if len(self._open) > MAX_OPEN:  # closed once no thread reads it
                     self._open.popitem(last=False)
             return file
+
+    @staticmethod
+    def _open_file(shard: ShardFile) -> PositionedFile:
+        """Return a shard as an open file.
+
+        Raises:
+            Unreachable: it cannot be fetched any more.
+        """
+        for _ in range(ATTEMPTS):
+            try:
+                return PositionedFile(shard.local())
+            except FileNotFoundError:  # another process has removed the copy
+                continue
+            except (UserError, Unwritable) as error:
+                raise Unreachable(f"{error}; then resume the run with --resume") from error
+        raise Unreachable(
+            f"data.source: {printable(shard.url)} is removed as soon as it is fetched; raise "
+            "data.options.keep_gb, then resume the run with --resume"
+        )

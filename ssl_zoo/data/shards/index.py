@@ -6,21 +6,22 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_zoo.config.source_names import SPLIT_PREFIXES
 from ssl_zoo.data.folder import image_suffixes, split_role
 from ssl_zoo.data.mapped import ArrayFile
-from ssl_zoo.data.mapped_texts import open_texts, write_texts
 from ssl_zoo.data.shards.files import ShardFile
 from ssl_zoo.data.shards.options import ShardOptions
 from ssl_zoo.data.shards.tar import Shard, TarSample
+from ssl_zoo.data.text_file import TextWriter, open_texts
 from ssl_zoo.errors import UserError
 from ssl_zoo.runtime.files import file_lock, write_atomic, write_errors
 from ssl_zoo.text import error_reason, printable, quantity
@@ -29,6 +30,12 @@ log = logging.getLogger("ssl_zoo.data")
 
 FILE = "shards.json"
 FORMAT = 1
+TYPES = {"counts": "int64", "offsets": "int64", "sizes": "int64", "labels": "int64", "splits": "uint8"}
+"""The arrays of an index, with the type of their numbers."""
+MAX_CLASS = 1_000_000
+"""The largest number that a class can have."""
+MAX_NAMED = 6
+"""How many extensions a message names."""
 SPLITS = SPLIT_PREFIXES
 """The splits of samples, by number."""
 
@@ -78,7 +85,10 @@ def provide(files: Sequence[ShardFile], options: ShardOptions, folder: Path) -> 
     with file_lock(folder / "lock", required=False):
         if not (place / FILE).exists():
             shutil.rmtree(place, ignore_errors=True)
-            _write(_measured(files, options), place)
+            with write_errors(place):
+                place.mkdir()
+                described = _measure(files, options, place)
+            write_atomic(place / FILE, json.dumps({"format": FORMAT, **described}).encode())
     return read(place)
 
 
@@ -87,48 +97,80 @@ def fingerprint(files: Sequence[ShardFile], options: ShardOptions) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
         digest.update(f"{file.url}\0{file.split}\0{file.state()}\0".encode("utf-8", "surrogateescape"))
-    digest.update(options.model_dump_json().encode())
+    digest.update(f"{options.image}\0{options.label}\0{options.split}\0".encode())
+    digest.update(" ".join(sorted(image_suffixes())).encode())
     return digest.hexdigest()
 
 
-def _measured(files: Sequence[ShardFile], options: ShardOptions) -> ShardIndex:
-    """Return the index of shards, of which each is looked at.
+def _measure(files: Sequence[ShardFile], options: ShardOptions, folder: Path) -> dict[str, Any]:
+    """Look at shards, one after the other, write where their samples are, and return the rest.
 
     Raises:
-        UserError: one cannot be read, or has no samples with an image.
+        UserError: a shard cannot be read, or has no samples with an image.
+        OSError: a file cannot be written.
     """
-    suffixes = image_suffixes()
-    samples: list[TarSample] = []
-    splits: list[int] = []
-    counts: list[int] = []
+    suffixes, codes = image_suffixes(), dict[str, int]()  # the number of each class, in this order
+    keys = TextWriter(folder / "keys")
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in TYPES}
+    left_out, others = 0, set[str]()
     for file in files:
-        shard = Shard(file.local(), suffixes, options.image, options.label, options.split)
-        found = list(shard.samples())
-        if shard.cut_off:
-            log.warning(
-                "%s is cut off; its first %s are used, copy it again for the others",
-                printable(file.url), quantity(len(found), "samples"),
-            )  # fmt: skip
-        if not found:
-            wanted = options.image or "jpg, png or another image"
-            has = ", ".join(sorted(shard.others)[:6])
-            problem = f"has samples with {has}, but none with {wanted}" if has else "has no samples"
-            hint = "; data.options.image names the extension" if has else ""
-            raise UserError(f"data.source: {printable(file.url)} {problem}{hint}")
-        counts.append(len(found))
-        samples += found
-        splits += [_split(sample, file) for sample in found]
-    labels, classes = _classes([sample.label for sample in samples])
-    return ShardIndex(
-        torch.tensor(counts),
-        [sample.key for sample in samples],
-        torch.tensor([sample.offset for sample in samples]),
-        torch.tensor([sample.size for sample in samples]),
-        labels,
-        torch.tensor(splits, dtype=torch.uint8),
-        classes,
-        SPLITS.index("test") in splits,
-    )
+        shard = Shard(file.local(), file.url, suffixes, options.image, options.label, options.split)
+        try:
+            found = list(shard.samples())
+        except UserError:
+            file.forget()
+            raise
+        _check(found, shard, options)
+        keys.write([sample.key for sample in found])
+        values = {
+            "counts": [len(found)],
+            "offsets": [sample.offset for sample in found],
+            "sizes": [sample.size for sample in found],
+            "labels": [_code(sample.label, codes) for sample in found],
+            "splits": [_split(sample, file) for sample in found],
+        }
+        for name, of_shard in values.items():
+            parts[name].append(np.array(of_shard, TYPES[name]))
+        left_out, others = left_out + shard.left_out, others | shard.others
+    keys.close()
+    if left_out:
+        log.warning(
+            "%s without an image are left out; they have %s", quantity(left_out, "samples"),
+            ", ".join(sorted(others)[:MAX_NAMED]),
+        )  # fmt: skip
+    arrays = {name: np.concatenate(values) for name, values in parts.items()}
+    numbers, classes = _classes(codes)
+    labels = arrays.pop("labels")
+    if codes:
+        arrays["labels"] = np.where(labels < 0, -1, numbers[labels])
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    has_test = bool((arrays["splits"] == SPLITS.index("test")).any())
+    return {"classes": classes, "labelled": bool(codes), "has_test": has_test}
+
+
+def _check(found: Sequence[TarSample], shard: Shard, options: ShardOptions) -> None:
+    """Warn of a shard that is cut off, and raise for one without samples.
+
+    Raises:
+        UserError: it has none with an image.
+    """
+    if shard.cut_off:
+        log.warning(
+            "%s is cut off; its first %s are used, copy it again for the others",
+            printable(shard.name), quantity(len(found), "samples"),
+        )  # fmt: skip
+    if not found:
+        wanted = options.image or "jpg, png or another image"
+        has = ", ".join(sorted(shard.others)[:MAX_NAMED])
+        problem = f"has samples with {has}, but none with {wanted}" if has else "has no samples"
+        hint = "; data.options.image names the extension" if has else ""
+        raise UserError(f"data.source: {printable(shard.name)} {problem}{hint}")
+
+
+def _code(label: str | None, codes: dict[str, int]) -> int:
+    """Return the number of a class in the order in which classes are met, -1 for none."""
+    return -1 if label in (None, "-1") else codes.setdefault(str(label), len(codes))
 
 
 def _split(sample: TarSample, file: ShardFile) -> int:
@@ -140,39 +182,20 @@ def _split(sample: TarSample, file: ShardFile) -> int:
     return SPLITS.index(name or file.named_split())
 
 
-def _classes(labels: Sequence[str | None]) -> tuple[Tensor | None, tuple[str, ...] | None]:
-    """Return the class of each sample as a number, and the names of the classes if they are names."""
-    known = {label for label in labels if label is not None}
-    if not known:
-        return None, None
-    numbers = all(label.isdecimal() for label in known)
-    names = sorted(known)
-    number = {name: int(name) if numbers else i for i, name in enumerate(names)}
-    of_each = torch.tensor([-1 if label is None else number[label] for label in labels])
-    return of_each, None if numbers else tuple(names)
-
-
-def _write(index: ShardIndex, folder: Path) -> None:
-    """Write an index into a new folder; `FILE` last, which makes it one.
+def _classes(codes: Mapping[str, int]) -> tuple[NDArray[np.int64], tuple[str, ...] | None]:
+    """Return the number of each class by its code, int64, and the names if these are no numbers.
 
     Raises:
-        Unwritable: a file cannot be written.
+        UserError: a number is too large for one of a class.
     """
-    with write_errors(folder):
-        folder.mkdir(parents=True)
-        arrays = {name: getattr(index, name) for name in ("counts", "offsets", "sizes", "splits")}
-        if index.labels is not None:
-            arrays["labels"] = index.labels
-        for name, values in arrays.items():
-            np.save(folder / f"{name}.npy", values.numpy())
-        write_texts(folder / "keys", index.keys)
-    described = {
-        "format": FORMAT,
-        "classes": index.classes,
-        "labelled": index.labels is not None,
-        "has_test": index.has_test,
-    }
-    write_atomic(folder / FILE, json.dumps(described).encode())
+    if not codes or not all(label.isdecimal() for label in codes):
+        names = sorted(codes)
+        return np.array([names.index(label) for label in codes], np.int64), tuple(names)
+    if (largest := max(codes, key=lambda label: (len(label.lstrip("0")), label))) and (
+        int(largest) > MAX_CLASS
+    ):
+        raise UserError(f"data.source: a sample has the class {printable(largest)}; correct its .cls")
+    return np.array([int(label) for label in codes], np.int64), None
 
 
 def read(folder: Path) -> ShardIndex:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,9 @@ from ssl_zoo.data.source import Source
 from ssl_zoo.data.splits import Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.errors import UserError
-from ssl_zoo.text import printable
+from ssl_zoo.text import printable, quantity
+
+log = logging.getLogger("ssl_zoo.data")
 
 NAME = "webdataset"
 """The name of the source."""
@@ -62,11 +66,12 @@ def list_shards(config: DataConfig, options: ShardOptions) -> list[ShardFile]:
             files += [ShardFile(name, split, folder, keep) for name in found]
     seen: set[str] = set()
     for file in files:
-        if file.url in seen:
+        name = file.url if is_remote(file.url) else os.path.realpath(file.url)
+        if name in seen:
             raise UserError(
                 f"data.source: the shard {printable(file.url)} is named twice; leave one out"
             )
-        seen.add(file.url)
+        seen.add(name)
     return files
 
 
@@ -88,6 +93,7 @@ def open_shards(config: DataConfig, device: torch.device, options: ShardOptions)
 
     def split(numbers: Tensor | None, labels: Tensor | None = labels) -> ShardSplit:
         known = labels if labels is None or numbers is None else labels[numbers]
+        known = None if known is not None and bool((known < 0).any()) else known
         return ShardSplit(images, contents, options.shuffle, known, numbers)
 
     train = bank = split(None)
@@ -109,7 +115,7 @@ def open_shards(config: DataConfig, device: torch.device, options: ShardOptions)
         train=train,
         test=test,
         bank=bank,
-        classes=index.classes or _class_names(first),
+        classes=index.classes or _class_names(first, 0 if labels is None else int(labels.max()) + 1),
         widen=builder.form.widen,
         facts=facts,
     )
@@ -140,12 +146,14 @@ def _divide(index: ShardIndex, labels: Tensor | None, config: DataConfig) -> _Di
     """
     train, test = ((index.splits == SPLITS.index(name)).nonzero().flatten() for name in SPLITS[:2])
     bank, held_out = train if labels is None else train[labels[train] >= 0], ""
-    if not index.has_test:
-        parts = hold_out(config, len(bank), None if labels is None else labels[bank])
-        test, held_out = bank[parts.test], parts.description
-        bank = bank[parts.train]
     rest = torch.ones(len(index.splits), dtype=torch.bool)
     rest[test] = False
+    if not index.has_test:
+        parts = hold_out(config, len(bank), None if labels is None else labels[bank])
+        bank, test, held_out = bank[parts.train], bank[parts.test], parts.description
+        rest[test] = False
+    elif labels is not None:
+        test = _known(test, labels)
     train = rest.nonzero().flatten()
     if not len(train):
         raise UserError(
@@ -155,16 +163,26 @@ def _divide(index: ShardIndex, labels: Tensor | None, config: DataConfig) -> _Di
     return _Division(train, bank if len(bank) else train, test, held_out)
 
 
+def _known(test: Tensor, labels: Tensor) -> Tensor:
+    """Return the samples to evaluate on that have a class, with a warning if others have none."""
+    known = test[labels[test] >= 0]
+    if 0 < len(known) < len(test):
+        others = quantity(len(test) - len(known), "samples")
+        log.warning("%s to evaluate on have no class, and are left out", others)
+    return known if len(known) else test
+
+
 def _name(files: Sequence[ShardFile]) -> str:
     return printable(Path(files[0].url).parent.name or Path(files[0].url).name)
 
 
-def _class_names(folder: Path) -> tuple[str, ...] | None:
-    """Return the names of classes that are numbers, from a list beside the shards."""
+def _class_names(folder: Path, number: int) -> tuple[str, ...] | None:
+    """Return the names of classes that are numbers, from a list beside the shards; None if too short."""
     try:
-        return tuple((folder / CLASSES).read_text().splitlines()) or None
-    except OSError:
+        names = (folder / CLASSES).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
         return None
+    return tuple(names) if len(names) >= number else None
 
 
 SOURCE = Source(open_shards, Options=ShardOptions, takes=takes_shards, several=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from ssl_zoo.data.shards.files import ShardFile, ShardReader
 from ssl_zoo.data.shards.index import ShardIndex
 from ssl_zoo.data.shards.order import LaneOrder
 from ssl_zoo.data.splits import Pass
+
+MAX_HASHED = 4096
+"""The number of samples by whose places shards are recognised."""
 
 
 class ShardContents:
@@ -82,6 +86,15 @@ class ShardSplit(LazySplit):
             return self.contents.index.counts
         ends = torch.searchsorted(self._numbers, self.contents.ends)
         return ends.diff(prepend=ends.new_zeros(1))
+
+    def contents_hash(self) -> str:
+        """Return a hash of the number of samples in each shard, and of the places of some."""
+        index, digest = self.contents.index, hashlib.blake2b(digest_size=16)
+        some = self.spread(MAX_HASHED)
+        numbers = some if self._numbers is None else self._numbers[some]
+        for values in (self.counts, index.offsets[numbers], index.sizes[numbers]):
+            digest.update(values.numpy().tobytes())
+        return digest.hexdigest()
 
     def batch_indices(self, part: Pass) -> Iterator[Tensor]:
         """Yield the indices [B] of each of a process's batches in a pass, as `LaneOrder` says."""

@@ -47,6 +47,7 @@ class Shard:
 
     Args:
         file: the file.
+        name: its name in messages.
         suffixes: the extensions of images, such as ``{".jpg"}``.
         image: the extension of the member that is the image; "" for the first with one of `suffixes`.
         label: the name of the class in a ``.json`` member.
@@ -55,20 +56,23 @@ class Shard:
     Attributes:
         cut_off: whether the file ends before its archive does, once it has been listed.
         others: the extensions of members of samples without an image, once it has been listed.
+        left_out: the number of these samples.
     """
 
     def __init__(
         self,
         file: Path,
+        name: str,
         suffixes: Container[str],
         image: str = "",
         label: str = "label",
         split: str = "split",
     ) -> None:
-        self.file, self.suffixes, self.image = file, suffixes, image
+        self.file, self.name, self.suffixes, self.image = file, name, suffixes, image
         self.label, self.split = label, split
         self.cut_off = False
         self.others: set[str] = set()
+        self.left_out = 0
 
     def samples(self) -> Iterator[TarSample]:
         """Yield the samples with an image, as far as the file has them whole.
@@ -82,12 +86,13 @@ class Shard:
                     image = self._image(parts)
                     if image is None:
                         self.others |= parts.keys()
+                        self.left_out += 1
                         continue
                     label, split = self._label(opened, parts)
                     yield TarSample(key, image.offset, image.size, label, split)
         except (OSError, tarfile.TarError) as error:
             raise UserError(
-                f"data.source: {printable(self.file)} is no tar archive that can be read "
+                f"data.source: {printable(self.name)} is no tar archive that can be read "
                 f"({error_reason(error)}); copy it again, or leave it out"
             ) from error
 
@@ -115,7 +120,7 @@ class Shard:
             while (member := self._next(archive)) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
                 end = member.offset_data + member.size
-                if end > size:
+                if end > size or member.size < 0:  # which would lead back
                     break
                 if member.isreg():
                     yield member.name, _Part(member.offset_data, member.size)
