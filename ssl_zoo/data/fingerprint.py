@@ -25,7 +25,7 @@ def hash_names(split: Split) -> str | None:
     """Return a hash of the names of a split, in order; None where samples have no names.
 
     A folder that all names have in common does not count, so that data may be moved. Of more than
-    `MAX_HASHED_NAMES`, so many of them count, and their number.
+    `MAX_HASHED_NAMES`, some of them are hashed, evenly spread, and their number.
     """
     names = _some_names(split)
     if names is None or len(names) == 0:

@@ -237,8 +237,8 @@ class SharedCursor(Numbers):
             read.append(self.images[self.place])
         return torch.stack(read)
 
-    def stream(self, indices: Tensor, batch_size: int, **arguments: Any) -> Generator[Tensor]:
-        yield from map(self.batch, indices.split(batch_size))
+    def read_batches(self, chunks: Iterable[Tensor], **arguments: Any) -> Generator[Tensor]:
+        yield from map(self.batch, chunks)
 
 
 @broken("batches_are_new", "what is written into a batch of the train split is in later ones")

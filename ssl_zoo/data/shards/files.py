@@ -29,7 +29,7 @@ PIPES = "SSL_ZOO_PIPES"
 """The environment variable that allows ``pipe:``, as that runs commands, and settings may be others'."""
 MAX_OPEN = 64
 """The number of shards that are open at a time."""
-SCHEMES = ("http", "https", "ftp", "s3", "gs", "hdfs", "hf", "ais", "pipe", "file")
+SCHEMES = ("http", "https", "ftp", "gs", "hdfs", "hf", "ais", "pipe", "file")
 """The kinds of URLs that are fetched."""
 ATTEMPTS = 3
 """How often fetching a shard is tried."""

@@ -50,7 +50,7 @@ def list_shards(config: DataConfig, options: ShardOptions) -> list[ShardFile]:
     Raises:
         UserError: there are none, or one is named twice.
     """
-    folder = (user_path("data.cache", config.cache) if config.cache else default_root()) / "shards"
+    folder = default_root() / "shards"
     keep = None if options.keep_gb is None else round(options.keep_gb * 1e9)
     files = []
     for source in config.sources:
