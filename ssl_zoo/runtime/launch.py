@@ -8,11 +8,12 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -65,8 +66,9 @@ def launch(
     """Run ``ssl-zoo`` with these arguments in `number` processes, and wait for them.
 
     This is torchrun with one line in place of its own output. A stop signal is passed on, and the
-    processes may take their time to save. If one of them dies or fails, the others are ended, and all
-    start again, unless the input was wrong.
+    processes may take their time to save; while none runs, as before all machines have met, it ends the
+    wait. If one of them dies or fails, the others are ended, and all start again, unless the input was
+    wrong.
 
     Args:
         number: the number of processes on this machine.
@@ -87,14 +89,22 @@ def launch(
     os.environ.update({**defaults, **before, **variables, LAUNCHED: "1"})
     try:
         with tempfile.TemporaryDirectory(prefix="ssl-zoo-", ignore_cleanup_errors=True) as folder:
-            return _run(_agent(number, arguments, max_restarts, meeting, folder))
+            running = _Running()
+            return _run(
+                lambda: _agent(number, arguments, max_restarts, meeting, folder, running), running
+            )
     finally:
         os.environ.clear()
         os.environ.update(before)
 
 
 def _agent(
-    number: int, arguments: Sequence[str], max_restarts: int, meeting: Meeting, folder: str
+    number: int,
+    arguments: Sequence[str],
+    max_restarts: int,
+    meeting: Meeting,
+    folder: str,
+    running: _Running,
 ) -> _Agent:
     """Return the agent that starts and watches the processes, with a folder for their errors."""
     quiet = logging.getLogger("torch.distributed.elastic")
@@ -114,22 +124,69 @@ def _agent(
         monitor_interval=POLL,
         local_addr=meeting.address,
     )
-    return _Agent(spec, DefaultLogsSpecs(log_dir=folder))
+    return _Agent(spec, DefaultLogsSpecs(log_dir=folder), running)
 
 
-def _run(agent: _Agent) -> ErrorRecord | None:
-    """Run an agent, passing signals on, and return what ended its processes."""
-    # Torch's own handlers, which give processes 30 s to save, are set in the main thread only.
-    with signals.handle_stop_signals(agent.signals.append), ThreadPoolExecutor(1) as pool:
-        result: Future[RunResult] = pool.submit(agent.run)
-        while not result.done():  # on Windows no signal arrives during a wait without end
+def _run(make_agent: Callable[[], _Agent], running: _Running) -> ErrorRecord | None:
+    """Make an agent and run it, passing signals on, and return what ended its processes."""
+    result: Future[RunResult] = Future()
+
+    def work() -> None:
+        try:
+            agent = make_agent()
+            try:
+                result.set_result(agent.run())
+            finally:
+                with contextlib.suppress(Exception):  # on another machine, its launcher may have ended
+                    agent.spec.rdzv_handler.shutdown()
+        except BaseException as error:
+            result.set_exception(error)
+
+    received: list[int] = []
+    # Torch's own handlers, which give processes 30 s to save, are set in the main thread only. Its waits
+    # for other machines take minutes and cannot be ended: the thread is a daemon, to be left in them.
+    thread = threading.Thread(target=work, daemon=True)
+    with signals.handle_stop_signals(received.append):
+        thread.start()
+        while thread.is_alive():  # on Windows no signal arrives during a wait without end
             time.sleep(POLL / 2)
-    with contextlib.suppress(Exception):  # on another machine, its launcher may have ended
-        agent.spec.rdzv_handler.shutdown()
+            while received:
+                number = received.pop(0)
+                if not running.send_signal(number):
+                    return _interrupted(number)
     if isinstance(error := result.exception(), _Ended):
         return error.record
     failures = result.result().failures
     return describe(failures) if failures else None
+
+
+def _interrupted(number: int) -> ErrorRecord:
+    """Return the error of processes that a signal has ended."""
+    return ErrorRecord("interrupted", 128 + number)
+
+
+class _Running:
+    """The processes that run at this time, shared by the agent's thread and the one with the signals.
+
+    Attributes:
+        pids: their process IDs; those that have ended may be among them.
+        stopped_by: the last signal, 0 if none came.
+        lock: what is held while they start, so that none starts after a signal.
+    """
+
+    def __init__(self) -> None:
+        self.pids: list[int] = []
+        self.stopped_by = 0
+        self.lock = threading.Lock()
+
+    def send_signal(self, number: int) -> bool:
+        """Send a signal to the processes; return whether there are any, if not, none will start."""
+        with self.lock:
+            self.stopped_by = number
+            for pid in self.pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            return bool(self.pids)
 
 
 class _Ended(Exception):
@@ -141,30 +198,43 @@ class _Ended(Exception):
 
 
 class _Agent(LocalElasticAgent):
-    """Torch's agent, which also passes signals on, says why it restarts, and knows when not to.
+    """Torch's agent, which also ends at stop signals, says why it restarts, and knows when not to.
 
     Attributes:
         spec: what it starts.
-        signals: numbers of signals that are to be passed on.
     """
 
-    def __init__(self, spec: WorkerSpec, logs: DefaultLogsSpecs) -> None:
+    def __init__(self, spec: WorkerSpec, logs: DefaultLogsSpecs, running: _Running) -> None:
         super().__init__(spec, logs)
         self.spec = spec
-        self.signals: list[int] = []
-        self._stopped_by = 0
+        self._running = running
         self._restarts = 0
 
+    def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        self._running.pids = []
+        self._check_signals()
+        super()._rendezvous(worker_group)
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        with self._running.lock:
+            self._check_signals()
+            started: dict[int, Any] = super()._start_workers(worker_group)
+            self._running.pids = list(started.values())
+        return started
+
+    def _check_signals(self) -> None:
+        """Raise if a stop signal came, as no process is to start then."""
+        if self._running.stopped_by:
+            raise _Ended(_interrupted(self._running.stopped_by))
+
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        while self.signals:
-            self._stopped_by = self.signals.pop(0)
-            for worker in worker_group.workers:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker.id, self._stopped_by)
         result: RunResult = super()._monitor_workers(worker_group)
+        if result.state == WorkerState.SUCCEEDED:
+            self._running.pids = []  # what follows is a wait for the other machines
         if result.state == WorkerState.FAILED:
-            record = describe(result.failures, self._stopped_by)
-            if self._stopped_by or record.code == 2 or record.code - 128 in signals.STOP_SIGNALS:
+            stopped_by = self._running.stopped_by
+            record = describe(result.failures, stopped_by)
+            if stopped_by or record.code == 2 or record.code - 128 in signals.STOP_SIGNALS:
                 raise _Ended(record)
             if self._restarts < self.spec.max_restarts:
                 self._restarts += 1
@@ -185,7 +255,7 @@ def describe(failures: Mapping[int, ProcessFailure], stopped_by: int = 0) -> Err
     rank, record, failure = min(found, key=lambda item: _distance(item[1], item[2], first))
     if record is None:
         if stopped_by and failure.exitcode in (-stopped_by, 128 + stopped_by):
-            return ErrorRecord("interrupted", 128 + stopped_by)
+            return _interrupted(stopped_by)
         return _death(rank, failure)
     alike = [r for _, r, _ in found if r is not None and r.message == record.message]
     if record.code == 1 and len(alike) == 1 < len(failures):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,10 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from ssl_zoo.runs.restarts import RUN_FOLDER
@@ -193,6 +196,33 @@ def test_two_launchers_that_meet_restart_together(
         _, err = node.communicate(timeout=300)
         assert node.returncode == 0, err
     assert_same(out, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("number", "connected"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
+)
+def test_a_signal_ends_the_wait_for_another_machine(
+    tmp_path: Path, number: signal.Signals, connected: bool
+) -> None:
+    main = ["-m", "ssl_zoo", "--quiet", "train", *flags("simclr"), "--out", str(tmp_path / "run")]
+    with contextlib.ExitStack() as stack:
+        if connected:
+            port = free_port()
+        else:  # another machine, which does not answer yet
+            mute = stack.enter_context(socket.create_server(("localhost", 0)))
+            mute.settimeout(60)
+            port = mute.getsockname()[1]
+        node = Child(main, env={**os.environ, MEETING: f"2 localhost:{port} job localhost"})
+        stack.callback(node.kill)
+        if connected:
+            store = TCPStore("localhost", port, is_master=False, timeout=timedelta(seconds=60))
+            store.wait(["torch.rendezvous.job"])  # it has joined
+        else:
+            stack.enter_context(mute.accept()[0])
+        node.send_signal(number)
+        _, err = node.communicate(timeout=20)
+    assert (node.returncode, err) == (128 + number, "error: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- which of several errors is the cause
