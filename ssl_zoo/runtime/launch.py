@@ -23,7 +23,7 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from ssl_zoo.runtime import signals
-from ssl_zoo.runtime.error_file import LAUNCHED, MEETING, ErrorRecord, parse_error
+from ssl_zoo.runtime.error_file import LAUNCHED, RENDEZVOUS, ErrorRecord, parse_error
 from ssl_zoo.runtime.machine import cores
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ POLL = 0.1
 """Seconds between checks of the processes."""
 
 
-class Meeting(NamedTuple):
+class Rendezvous(NamedTuple):
     """The place where the launchers of all machines of a run meet.
 
     Attributes:
@@ -48,11 +48,11 @@ class Meeting(NamedTuple):
     address: str = "localhost"
 
     @classmethod
-    def of_environment(cls) -> Meeting:
-        """Return that of the variable `MEETING`; without it, one of this machine alone."""
-        if MEETING not in os.environ:
+    def of_environment(cls) -> Rendezvous:
+        """Return that of the variable `RENDEZVOUS`; without it, one of this machine alone."""
+        if RENDEZVOUS not in os.environ:
             return cls()
-        nodes, endpoint, run_id, address = os.environ[MEETING].split()
+        nodes, endpoint, run_id, address = os.environ[RENDEZVOUS].split()
         return cls(int(nodes), endpoint, run_id, address)
 
 
@@ -79,11 +79,11 @@ def launch(
     Returns:
         The error that ended them; None if all have succeeded.
     """
-    meeting = Meeting.of_environment()
+    rendezvous = Rendezvous.of_environment()
     threads = str(max(1, cores() // number))
     defaults = {"OMP_NUM_THREADS": threads, "TORCH_CPP_LOG_LEVEL": "ERROR"}
     defaults["PYTHONSAFEPATH"] = "1"  # do not import modules from the current folder
-    if meeting.nodes > 1:
+    if rendezvous.nodes > 1:
         defaults["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # as processes that restart need another
     before = dict(os.environ)
     os.environ.update({**defaults, **before, **variables, LAUNCHED: "1"})
@@ -91,7 +91,7 @@ def launch(
         with tempfile.TemporaryDirectory(prefix="ssl-zoo-", ignore_cleanup_errors=True) as folder:
             running = _Running()
             return _run(
-                lambda: _agent(number, arguments, max_restarts, meeting, folder, running), running
+                lambda: _agent(number, arguments, max_restarts, rendezvous, folder, running), running
             )
     finally:
         os.environ.clear()
@@ -102,7 +102,7 @@ def _agent(
     number: int,
     arguments: Sequence[str],
     max_restarts: int,
-    meeting: Meeting,
+    rendezvous: Rendezvous,
     folder: str,
     running: _Running,
 ) -> _Agent:
@@ -110,9 +110,9 @@ def _agent(
     quiet = logging.getLogger("torch.distributed.elastic")
     quiet.addHandler(logging.NullHandler())
     quiet.propagate = False
-    run_id = meeting.run_id or uuid.uuid4().hex
+    run_id = rendezvous.run_id or uuid.uuid4().hex
     parameters = RendezvousParameters(
-        "c10d", meeting.endpoint, run_id, meeting.nodes, meeting.nodes, meeting.address
+        "c10d", rendezvous.endpoint, run_id, rendezvous.nodes, rendezvous.nodes, rendezvous.address
     )
     spec = WorkerSpec(
         role="ssl-zoo",
@@ -122,7 +122,7 @@ def _agent(
         args=("-m", "ssl_zoo", *(a.replace("$", "$$") for a in arguments)),  # as torch substitutes $
         max_restarts=max_restarts,
         monitor_interval=POLL,
-        local_addr=meeting.address,
+        local_addr=rendezvous.address,
     )
     return _Agent(spec, DefaultLogsSpecs(log_dir=folder), running)
 
@@ -154,7 +154,7 @@ def _run(make_agent: Callable[[], _Agent], running: _Running) -> ErrorRecord | N
                 number = received.pop(0)
                 if not running.send_signal(number):
                     return _interrupted(number)
-    if isinstance(error := result.exception(), _Ended):
+    if isinstance(error := result.exception(), _NoRestart):
         return error.record
     failures = result.result().failures
     return describe(failures) if failures else None
@@ -189,7 +189,7 @@ class _Running:
             return bool(self.pids)
 
 
-class _Ended(Exception):
+class _NoRestart(Exception):
     """A failure after which no process is started again."""
 
     def __init__(self, record: ErrorRecord) -> None:
@@ -225,7 +225,7 @@ class _Agent(LocalElasticAgent):
     def _check_signals(self) -> None:
         """Raise if a stop signal came, as no process is to start then."""
         if self._running.stopped_by:
-            raise _Ended(_interrupted(self._running.stopped_by))
+            raise _NoRestart(_interrupted(self._running.stopped_by))
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)
@@ -235,7 +235,7 @@ class _Agent(LocalElasticAgent):
             stopped_by = self._running.stopped_by
             record = describe(result.failures, stopped_by)
             if stopped_by or record.code == 2 or record.code - 128 in signals.STOP_SIGNALS:
-                raise _Ended(record)
+                raise _NoRestart(record)
             if self._restarts < self.spec.max_restarts:
                 self._restarts += 1
                 total = self.spec.max_restarts

@@ -20,7 +20,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from ssl_zoo.runs.restarts import RUN_FOLDER
 from ssl_zoo.runs.run import Run
-from ssl_zoo.runtime.error_file import LAUNCHED, MEETING, ErrorRecord, write_error
+from ssl_zoo.runtime.error_file import LAUNCHED, RENDEZVOUS, ErrorRecord, write_error
 from ssl_zoo.runtime.launch import describe
 from tests.conftest import KNN, flags, ssl_zoo
 from tests.processes import Child
@@ -188,9 +188,9 @@ def test_two_launchers_that_meet_restart_together(
     plugin: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    meeting = {MEETING: f"2 localhost:{free_port()} job localhost", RUN_FOLDER: str(out)}
+    rendezvous = {RENDEZVOUS: f"2 localhost:{free_port()} job localhost", RUN_FOLDER: str(out)}
     main = ["-m", "ssl_zoo", *arguments(plugin, out), "--max-restarts", "2"]
-    environment = {**os.environ, **variables(out, KILLED), **meeting}
+    environment = {**os.environ, **variables(out, KILLED), **rendezvous}
     nodes = [Child(main, env=environment) for _ in range(2)]
     for node in nodes:
         _, err = node.communicate(timeout=300)
@@ -212,7 +212,7 @@ def test_a_signal_ends_the_wait_for_another_machine(
             mute = stack.enter_context(socket.create_server(("localhost", 0)))
             mute.settimeout(60)
             port = mute.getsockname()[1]
-        node = Child(main, env={**os.environ, MEETING: f"2 localhost:{port} job localhost"})
+        node = Child(main, env={**os.environ, RENDEZVOUS: f"2 localhost:{port} job localhost"})
         stack.callback(node.kill)
         if connected:
             store = TCPStore("localhost", port, is_master=False, timeout=timedelta(seconds=60))
