@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
@@ -89,10 +90,7 @@ def launch(
     os.environ.update({**defaults, **before, **variables, LAUNCHED: "1"})
     try:
         with tempfile.TemporaryDirectory(prefix="ssl-zoo-", ignore_cleanup_errors=True) as folder:
-            running = _Running()
-            return _run(
-                lambda: _agent(number, arguments, max_restarts, rendezvous, folder, running), running
-            )
+            return _run(partial(_agent, number, arguments, max_restarts, rendezvous, folder))
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -127,13 +125,14 @@ def _agent(
     return _Agent(spec, DefaultLogsSpecs(log_dir=folder), running)
 
 
-def _run(make_agent: Callable[[], _Agent], running: _Running) -> ErrorRecord | None:
+def _run(make_agent: Callable[[_Running], _Agent]) -> ErrorRecord | None:
     """Make an agent and run it, passing signals on, and return what ended its processes."""
+    running = _Running()
     result: Future[RunResult] = Future()
 
     def work() -> None:
         try:
-            agent = make_agent()
+            agent = make_agent(running)
             try:
                 result.set_result(agent.run())
             finally:
@@ -181,9 +180,11 @@ class _Running:
 
     def send_signal(self, number: int) -> bool:
         """Send a signal to the processes; return whether there are any, if not, none will start."""
+        # The console of Windows tells every process of Ctrl-C, and os.kill would end them unsaved.
+        told = os.name == "nt" and number == signal.SIGINT
         with self.lock:
             self.stopped_by = number
-            for pid in self.pids:
+            for pid in self.pids if not told else ():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
             return bool(self.pids)

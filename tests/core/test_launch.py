@@ -21,7 +21,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from ssl_zoo.runs.restarts import RUN_FOLDER
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.error_file import LAUNCHED, RENDEZVOUS, ErrorRecord, write_error
-from ssl_zoo.runtime.launch import describe
+from ssl_zoo.runtime.launch import _Running, describe
 from tests.conftest import KNN, flags, ssl_zoo
 from tests.processes import Child
 
@@ -223,6 +223,20 @@ def test_a_signal_ends_the_wait_for_another_machine(
         _, err = node.communicate(timeout=20)
     assert (node.returncode, err) == (128 + number, "error: interrupted\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("system", "sent"), [("posix", [(7, signal.SIGINT)]), ("nt", [])])
+def test_ctrl_c_is_passed_on_unless_the_console_of_windows_does(
+    monkeypatch: pytest.MonkeyPatch, system: str, sent: list[tuple[int, int]]
+) -> None:
+    running, killed = _Running(), list[tuple[int, int]]()
+    running.pids = [7]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", lambda *given: killed.append(given))
+        patch.setattr(os, "name", system)
+        assert running.send_signal(signal.SIGINT)
+    assert killed == sent
+    assert running.stopped_by == signal.SIGINT
 
 
 # ---- which of several errors is the cause
