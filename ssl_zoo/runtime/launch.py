@@ -131,15 +131,14 @@ def _run(make_agent: Callable[[_Running], _Agent]) -> ErrorRecord | None:
     result: Future[RunResult] = Future()
 
     def work() -> None:
-        try:
-            agent = make_agent(running)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.suppress(Exception))  # the first machine may be gone
             try:
+                agent = make_agent(running)
+                stack.callback(agent.spec.rdzv_handler.shutdown)
                 result.set_result(agent.run())
-            finally:
-                with contextlib.suppress(Exception):  # on another machine, its launcher may have ended
-                    agent.spec.rdzv_handler.shutdown()
-        except BaseException as error:
-            result.set_exception(error)
+            except BaseException as error:
+                result.set_exception(error)
 
     received: list[int] = []
     # Torch's own handlers, which give processes 30 s to save, are set in the main thread only. Its waits
@@ -147,9 +146,9 @@ def _run(make_agent: Callable[[_Running], _Agent]) -> ErrorRecord | None:
     thread = threading.Thread(target=work, daemon=True)
     with signals.handle_stop_signals(received.append):
         thread.start()
-        while thread.is_alive():  # on Windows no signal arrives during a wait without end
-            time.sleep(POLL / 2)
-            while received:
+        while thread.is_alive() and not (received and result.done()):
+            time.sleep(POLL / 2)  # on Windows no signal arrives during a wait without end
+            while received and not result.done():
                 number = received.pop(0)
                 if not running.send_signal(number):
                     return _interrupted(number)
