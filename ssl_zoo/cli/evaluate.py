@@ -72,9 +72,9 @@ def eval_command(
     values = {**settings, **parse_sets(sets or ())}
     source = one_or_several(data)
     if devices > 1 and "WORLD_SIZE" not in os.environ:
-        from ssl_zoo.cli.processes import launch_alike
+        from ssl_zoo.cli.processes import run_in_processes
 
-        launch_alike(devices)
+        run_in_processes(devices)
         return
 
     from ssl_zoo.cli import console

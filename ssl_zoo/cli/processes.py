@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ssl_zoo.config.schema import RunConfig
 
 
-def launch_alike(number: int) -> None:
+def run_in_processes(number: int) -> None:
     """Do the command of this process, which begins no run, in `number` processes; exit if they fail."""
     from ssl_zoo.runtime import launch as elastic
 

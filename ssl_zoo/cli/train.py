@@ -38,7 +38,7 @@ from ssl_zoo.cli.options import (
     split_names,
 )
 from ssl_zoo.errors import UserError
-from ssl_zoo.runtime.error_file import MEETING
+from ssl_zoo.runtime.error_file import RENDEZVOUS
 
 
 def train_command(
@@ -139,7 +139,7 @@ def train_command(
 
         submit(resume or out or resolved, launcher, parameters, json)
         return
-    if (devices > 1 or max_restarts > 0 or MEETING in os.environ) and "WORLD_SIZE" not in os.environ:
+    if (devices > 1 or max_restarts > 0 or RENDEZVOUS in os.environ) and "WORLD_SIZE" not in os.environ:
         from ssl_zoo.cli.processes import launch
 
         launch(resume or out or resolved, devices, max_restarts)

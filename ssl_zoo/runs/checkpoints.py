@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ssl_zoo import distributed
-from ssl_zoo.errors import SslZooError, UserError
+from ssl_zoo.errors import SslZooError, Unwritable, UserError
 from ssl_zoo.runs.shards import (
     Like,
     check_shards,
@@ -83,23 +83,33 @@ class Checkpoints:
 
     def _save_shards(self, state: StateDict) -> StateDict:
         """Write the sharded tensors into a free folder; return the state with its name instead."""
-        name = self._remove_unused() if distributed.rank() == 0 else ""
-        folder = self.file.with_name(distributed.broadcast_from_rank0(name))
+        free = self._remove_unused() if distributed.rank() == 0 else []
+        name = distributed.broadcast_from_rank0(free[0].name if free else "")
+        if not name:
+            reason = "a checkpoint cannot be read, which may need any of the folders of shards"
+            raise Unwritable(f"cannot write {self.file}", path=self.file, reason=reason)
+        folder = self.file.with_name(name)
         shards = {"folder": folder.name, "files": write_shards(state, folder)}
         return {**without_shards(state), "shards": shards}
 
-    def _remove_unused(self) -> str:
-        """Remove the folders that no intact checkpoint names, and return the name of a free one."""
-        if not any(folder.exists() for folder in self._folders):
-            return self._folders[0].name
+    def _remove_unused(self) -> list[Path]:
+        """Remove the folders that no intact checkpoint names, and return them."""
+        existing = {folder.name for folder in self._folders if folder.exists()}
+        if not existing:
+            return self._folders
         used = set()
         for file in (self.file, self.before):
-            with contextlib.suppress(FileNotFoundError, UserError, AttributeError):
+            try:
                 used.add(_unpack(file).get("shards", {}).get("folder"))
+            except (FileNotFoundError, AttributeError):
+                continue
+            except UserError as error:
+                if isinstance(error.__cause__, OSError):  # such as a stale handle: it may be intact
+                    used |= existing
         free = [folder for folder in self._folders if folder.name not in used]
         for folder in free:
             shutil.rmtree(folder, ignore_errors=True)
-        return free[0].name
+        return free
 
     def load(self, whole: bool = True) -> StateDict:
         """Load the last intact checkpoint; only tensors and plain values are read, no code.

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 LAUNCHED = "SSL_ZOO_LAUNCHED"
 """The variable of processes whose launcher prints their errors for them."""
-MEETING = "SSL_ZOO_MEETING"
-"""The variable with the fields of a launcher's `ssl_zoo.runtime.launch.Meeting`, separated by spaces."""
+RENDEZVOUS = "SSL_ZOO_RENDEZVOUS"
+"""The variable with the fields of a `ssl_zoo.runtime.launch.Rendezvous`, separated by spaces."""
 _FILE = "TORCHELASTIC_ERROR_FILE"
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from ssl_zoo.errors import UserError
 from ssl_zoo.runtime.children import POLL, Children
-from ssl_zoo.runtime.error_file import MEETING
-from ssl_zoo.runtime.launch import Meeting
+from ssl_zoo.runtime.error_file import RENDEZVOUS
+from ssl_zoo.runtime.launch import Rendezvous
 
 CLUSTERS = ("slurm", "local")
 """The clusters: slurm, and processes on this machine."""
@@ -80,7 +80,7 @@ class Command:
         Raises:
             RuntimeError: it has failed.
         """
-        environment = {**os.environ, "PYTHONSAFEPATH": "1", **self._meeting(), **self.variables}
+        environment = {**os.environ, "PYTHONSAFEPATH": "1", **self._rendezvous(), **self.variables}
         self._children = Children()
         # Slurm sends its notice to every process of a job; it is for this one alone, which passes it on.
         notice = {getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}")}
@@ -107,7 +107,7 @@ class Command:
             time.sleep(POLL)
         return self._code.result()
 
-    def _meeting(self) -> dict[str, str]:
+    def _rendezvous(self) -> dict[str, str]:
         """Return the variable by which the machines of this job find each other."""
         import submitit
 
@@ -116,5 +116,5 @@ class Command:
             return {}
         number = int("".join(filter(str.isdigit, job.job_id)) or 0)
         endpoint = f"{job.hostnames[0]}:{20000 + number % 10000}"  # of its own on a shared machine
-        meeting = Meeting(job.num_nodes, endpoint, job.job_id, job.hostnames[job.node])
-        return {MEETING: " ".join(map(str, meeting))}
+        rendezvous = Rendezvous(job.num_nodes, endpoint, job.job_id, job.hostnames[job.node])
+        return {RENDEZVOUS: " ".join(map(str, rendezvous))}

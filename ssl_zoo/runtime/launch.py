@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -22,7 +24,7 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from ssl_zoo.runtime import signals
-from ssl_zoo.runtime.error_file import LAUNCHED, MEETING, ErrorRecord, parse_error
+from ssl_zoo.runtime.error_file import LAUNCHED, RENDEZVOUS, ErrorRecord, parse_error
 from ssl_zoo.runtime.machine import cores
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ POLL = 0.1
 """Seconds between checks of the processes."""
 
 
-class Meeting(NamedTuple):
+class Rendezvous(NamedTuple):
     """The place where the launchers of all machines of a run meet.
 
     Attributes:
@@ -47,11 +49,11 @@ class Meeting(NamedTuple):
     address: str = "localhost"
 
     @classmethod
-    def of_environment(cls) -> Meeting:
-        """Return that of the variable `MEETING`; without it, one of this machine alone."""
-        if MEETING not in os.environ:
+    def of_environment(cls) -> Rendezvous:
+        """Return that of the variable `RENDEZVOUS`; without it, one of this machine alone."""
+        if RENDEZVOUS not in os.environ:
             return cls()
-        nodes, endpoint, run_id, address = os.environ[MEETING].split()
+        nodes, endpoint, run_id, address = os.environ[RENDEZVOUS].split()
         return cls(int(nodes), endpoint, run_id, address)
 
 
@@ -65,8 +67,9 @@ def launch(
     """Run ``ssl-zoo`` with these arguments in `number` processes, and wait for them.
 
     This is torchrun with one line in place of its own output. A stop signal is passed on, and the
-    processes may take their time to save. If one of them dies or fails, the others are ended, and all
-    start again, unless the input was wrong.
+    processes may take their time to save; while none runs, as before all machines have met, it ends the
+    wait. If one of them dies or fails, the others are ended, and all start again, unless the input was
+    wrong.
 
     Args:
         number: the number of processes on this machine.
@@ -77,32 +80,37 @@ def launch(
     Returns:
         The error that ended them; None if all have succeeded.
     """
-    meeting = Meeting.of_environment()
+    rendezvous = Rendezvous.of_environment()
     threads = str(max(1, cores() // number))
     defaults = {"OMP_NUM_THREADS": threads, "TORCH_CPP_LOG_LEVEL": "ERROR"}
     defaults["PYTHONSAFEPATH"] = "1"  # do not import modules from the current folder
-    if meeting.nodes > 1:
+    if rendezvous.nodes > 1:
         defaults["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # as processes that restart need another
     before = dict(os.environ)
     os.environ.update({**defaults, **before, **variables, LAUNCHED: "1"})
     try:
         with tempfile.TemporaryDirectory(prefix="ssl-zoo-", ignore_cleanup_errors=True) as folder:
-            return _run(_agent(number, arguments, max_restarts, meeting, folder))
+            return _run(partial(_agent, number, arguments, max_restarts, rendezvous, folder))
     finally:
         os.environ.clear()
         os.environ.update(before)
 
 
 def _agent(
-    number: int, arguments: Sequence[str], max_restarts: int, meeting: Meeting, folder: str
+    number: int,
+    arguments: Sequence[str],
+    max_restarts: int,
+    rendezvous: Rendezvous,
+    folder: str,
+    running: _Running,
 ) -> _Agent:
     """Return the agent that starts and watches the processes, with a folder for their errors."""
     quiet = logging.getLogger("torch.distributed.elastic")
     quiet.addHandler(logging.NullHandler())
     quiet.propagate = False
-    run_id = meeting.run_id or uuid.uuid4().hex
+    run_id = rendezvous.run_id or uuid.uuid4().hex
     parameters = RendezvousParameters(
-        "c10d", meeting.endpoint, run_id, meeting.nodes, meeting.nodes, meeting.address
+        "c10d", rendezvous.endpoint, run_id, rendezvous.nodes, rendezvous.nodes, rendezvous.address
     )
     spec = WorkerSpec(
         role="ssl-zoo",
@@ -112,27 +120,76 @@ def _agent(
         args=("-m", "ssl_zoo", *(a.replace("$", "$$") for a in arguments)),  # as torch substitutes $
         max_restarts=max_restarts,
         monitor_interval=POLL,
-        local_addr=meeting.address,
+        local_addr=rendezvous.address,
     )
-    return _Agent(spec, DefaultLogsSpecs(log_dir=folder))
+    return _Agent(spec, DefaultLogsSpecs(log_dir=folder), running)
 
 
-def _run(agent: _Agent) -> ErrorRecord | None:
-    """Run an agent, passing signals on, and return what ended its processes."""
-    # Torch's own handlers, which give processes 30 s to save, are set in the main thread only.
-    with signals.handle_stop_signals(agent.signals.append), ThreadPoolExecutor(1) as pool:
-        result: Future[RunResult] = pool.submit(agent.run)
-        while not result.done():  # on Windows no signal arrives during a wait without end
-            time.sleep(POLL / 2)
-    with contextlib.suppress(Exception):  # on another machine, its launcher may have ended
-        agent.spec.rdzv_handler.shutdown()
-    if isinstance(error := result.exception(), _Ended):
+def _run(make_agent: Callable[[_Running], _Agent]) -> ErrorRecord | None:
+    """Make an agent and run it, passing signals on, and return what ended its processes."""
+    running = _Running()
+    result: Future[RunResult] = Future()
+
+    def work() -> None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.suppress(Exception))  # the first machine may be gone
+            try:
+                agent = make_agent(running)
+                stack.callback(agent.spec.rdzv_handler.shutdown)
+                result.set_result(agent.run())
+            except BaseException as error:
+                result.set_exception(error)
+
+    received: list[int] = []
+    # Torch's own handlers, which give processes 30 s to save, are set in the main thread only. Its waits
+    # for other machines take minutes and cannot be ended: the thread is a daemon, to be left in them.
+    thread = threading.Thread(target=work, daemon=True)
+    with signals.handle_stop_signals(received.append):
+        thread.start()
+        while thread.is_alive() and not (received and result.done()):
+            time.sleep(POLL / 2)  # on Windows no signal arrives during a wait without end
+            while received and not result.done():
+                number = received.pop(0)
+                if not running.send_signal(number):
+                    return _interrupted(number)
+    if isinstance(error := result.exception(), _NoRestart):
         return error.record
     failures = result.result().failures
     return describe(failures) if failures else None
 
 
-class _Ended(Exception):
+def _interrupted(number: int) -> ErrorRecord:
+    """Return the error of processes that a signal has ended."""
+    return ErrorRecord("interrupted", 128 + number)
+
+
+class _Running:
+    """The processes that run at this time, shared by the agent's thread and the one with the signals.
+
+    Attributes:
+        pids: their process IDs; those that have ended may be among them.
+        stopped_by: the last signal, 0 if none came.
+        lock: what is held while they start, so that none starts after a signal.
+    """
+
+    def __init__(self) -> None:
+        self.pids: list[int] = []
+        self.stopped_by = 0
+        self.lock = threading.Lock()
+
+    def send_signal(self, number: int) -> bool:
+        """Send a signal to the processes; return whether there are any, if not, none will start."""
+        # The console of Windows tells every process of Ctrl-C, and os.kill would end them unsaved.
+        told = os.name == "nt" and number == signal.SIGINT
+        with self.lock:
+            self.stopped_by = number
+            for pid in self.pids if not told else ():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            return bool(self.pids)
+
+
+class _NoRestart(Exception):
     """A failure after which no process is started again."""
 
     def __init__(self, record: ErrorRecord) -> None:
@@ -141,31 +198,44 @@ class _Ended(Exception):
 
 
 class _Agent(LocalElasticAgent):
-    """Torch's agent, which also passes signals on, says why it restarts, and knows when not to.
+    """Torch's agent, which also ends at stop signals, says why it restarts, and knows when not to.
 
     Attributes:
         spec: what it starts.
-        signals: numbers of signals that are to be passed on.
     """
 
-    def __init__(self, spec: WorkerSpec, logs: DefaultLogsSpecs) -> None:
+    def __init__(self, spec: WorkerSpec, logs: DefaultLogsSpecs, running: _Running) -> None:
         super().__init__(spec, logs)
         self.spec = spec
-        self.signals: list[int] = []
-        self._stopped_by = 0
+        self._running = running
         self._restarts = 0
 
+    def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        self._running.pids = []
+        self._check_signals()
+        super()._rendezvous(worker_group)
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        with self._running.lock:
+            self._check_signals()
+            started: dict[int, Any] = super()._start_workers(worker_group)
+            self._running.pids = list(started.values())
+        return started
+
+    def _check_signals(self) -> None:
+        """Raise if a stop signal came, as no process is to start then."""
+        if self._running.stopped_by:
+            raise _NoRestart(_interrupted(self._running.stopped_by))
+
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        while self.signals:
-            self._stopped_by = self.signals.pop(0)
-            for worker in worker_group.workers:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker.id, self._stopped_by)
         result: RunResult = super()._monitor_workers(worker_group)
+        if result.state == WorkerState.SUCCEEDED:
+            self._running.pids = []  # what follows is a wait for the other machines
         if result.state == WorkerState.FAILED:
-            record = describe(result.failures, self._stopped_by)
-            if self._stopped_by or record.code == 2 or record.code - 128 in signals.STOP_SIGNALS:
-                raise _Ended(record)
+            stopped_by = self._running.stopped_by
+            record = describe(result.failures, stopped_by)
+            if stopped_by or record.code == 2 or record.code - 128 in signals.STOP_SIGNALS:
+                raise _NoRestart(record)
             if self._restarts < self.spec.max_restarts:
                 self._restarts += 1
                 total = self.spec.max_restarts
@@ -185,7 +255,7 @@ def describe(failures: Mapping[int, ProcessFailure], stopped_by: int = 0) -> Err
     rank, record, failure = min(found, key=lambda item: _distance(item[1], item[2], first))
     if record is None:
         if stopped_by and failure.exitcode in (-stopped_by, 128 + stopped_by):
-            return ErrorRecord("interrupted", 128 + stopped_by)
+            return _interrupted(stopped_by)
         return _death(rank, failure)
     alike = [r for _, r, _ in found if r is not None and r.message == record.message]
     if record.code == 1 and len(alike) == 1 < len(failures):

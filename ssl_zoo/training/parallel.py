@@ -121,7 +121,7 @@ class Copies(Parallel):
         check_averaged(self._ddp, self.task, step)
 
 
-def spread(
+def parallelise(
     task: Task, average: nn.Module | None, config: RunConfig, device: Device, find_unused: bool
 ) -> Parallel:
     """Spread a task over the processes of the run, as ``train.parallel`` says.

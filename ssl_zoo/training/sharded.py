@@ -38,8 +38,8 @@ except ImportError as error:
     ) from error
 
 OPTIMIZERS = (
-    *("sgd", "momentum", "adam", "adamw", "nadamw", "radam", "lion", "rmsprop", "lars", "lamb", "muon"),
-)
+    "sgd", "momentum", "adam", "adamw", "nadamw", "radam", "lion", "rmsprop", "lars", "lamb", "muon",
+)  # fmt: skip
 """Optimisers of which a test shows that a step on shards is that on whole tensors."""
 
 INSTEAD = "choose --set train.parallel=ddp"
@@ -67,11 +67,11 @@ class Shards(Parallel):
         super().__init__(task, average, device)
         self._optimizer = config.train.optimizer
         self._device = device.device
-        self._hollow = _hollow(task)
+        self._meta_copy = _meta_copy(task)
         group = distributed.gradient_group() or dist.group.WORLD
         assert group is not None
         mesh = DeviceMesh.from_group(group, device.device.type)
-        self._root = _Calls(task)
+        self._root = _TupleTask(task)
         _shard(self._root, mesh)
         register_fsdp_forward_method(self._root, "before_training")
         if average is not None:
@@ -113,7 +113,7 @@ class Shards(Parallel):
 
     @contextmanager
     def _gathered(self) -> Iterator[Task]:
-        task = copy.deepcopy(self._hollow).to_empty(device=self._device)
+        task = copy.deepcopy(self._meta_copy).to_empty(device=self._device)
         task.progress = self.task.progress
         _fill(task, self.task)
         if self.average is not None:
@@ -138,7 +138,7 @@ class Shards(Parallel):
         return like
 
 
-class _Calls(nn.Module):
+class _TupleTask(nn.Module):
     """The root of the sharded modules: a task that returns a tuple, in which torch looks for tensors.
 
     Args:
@@ -204,7 +204,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     )
 
 
-def _hollow(task: Task) -> Task:
+def _meta_copy(task: Task) -> Task:
     """Return a copy of a task whose tensors have shapes, but no memory."""
     memo: dict[int, Any] = {}
     for _, tensor in _tensors(task):

@@ -33,7 +33,7 @@ from ssl_zoo.training.best import BestEvaluation
 from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.finite import MIN_LOSS_SCALE, FiniteCheck, NotFinite
 from ssl_zoo.training.optimizer import Schedules, create_optimizer
-from ssl_zoo.training.parallel import spread
+from ssl_zoo.training.parallel import parallelise
 from ssl_zoo.training.passes import count_passes
 from ssl_zoo.training.unused import may_be_unused
 from ssl_zoo.views import Rng, derive_seed
@@ -87,7 +87,7 @@ class Trainer:
         exported = self.task.exported_encoder
         self.ema = ModelEmaV3(exported, decay, foreach=whole) if decay is not None else None
         average = None if self.ema is None else self.ema.module
-        self.parallel = spread(self.task, average, config, device, find_unused)
+        self.parallel = parallelise(self.task, average, config, device, find_unused)
         self.optimizer = create_optimizer(self.task, config.train, self.budget.step_samples)
         self.schedules = Schedules(self.optimizer, config.train, self.budget)
         self.finite = FiniteCheck(config, device, self.optimizer)

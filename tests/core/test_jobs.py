@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from ssl_zoo.runs.run import Run
-from ssl_zoo.runtime.error_file import MEETING
+from ssl_zoo.runtime.error_file import RENDEZVOUS
 from ssl_zoo.runtime.jobs import Command
-from ssl_zoo.runtime.launch import Meeting
+from ssl_zoo.runtime.launch import Rendezvous
 from tests.conftest import KNN, Call, flags, small_config, ssl_zoo, train
 
 pytest.importorskip("submitit", reason="needs the extra slurm")
@@ -64,11 +64,11 @@ def test_the_nodes_of_a_job_meet_at_its_first(monkeypatch: pytest.MonkeyPatch) -
     for name, value in job.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    variables = Command([])._meeting()
-    monkeypatch.setenv(MEETING, variables[MEETING])
-    assert Meeting.of_environment() == Meeting(2, "gpu07:23456", "123456", "gpu08")
+    variables = Command([])._rendezvous()
+    monkeypatch.setenv(RENDEZVOUS, variables[RENDEZVOUS])
+    assert Rendezvous.of_environment() == Rendezvous(2, "gpu07:23456", "123456", "gpu08")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
-    assert Command([])._meeting() == {}
+    assert Command([])._rendezvous() == {}
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,16 +10,18 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from ssl_zoo.runs.restarts import RUN_FOLDER
 from ssl_zoo.runs.run import Run
-from ssl_zoo.runtime.error_file import LAUNCHED, MEETING, ErrorRecord, write_error
-from ssl_zoo.runtime.launch import describe
+from ssl_zoo.runtime.error_file import LAUNCHED, RENDEZVOUS, ErrorRecord, write_error
+from ssl_zoo.runtime.launch import _Running, describe
 from tests.conftest import KNN, flags, ssl_zoo
 from tests.processes import Child
 
@@ -185,14 +188,55 @@ def test_two_launchers_that_meet_restart_together(
     plugin: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    meeting = {MEETING: f"2 localhost:{free_port()} job localhost", RUN_FOLDER: str(out)}
+    rendezvous = {RENDEZVOUS: f"2 localhost:{free_port()} job localhost", RUN_FOLDER: str(out)}
     main = ["-m", "ssl_zoo", *arguments(plugin, out), "--max-restarts", "2"]
-    environment = {**os.environ, **variables(out, KILLED), **meeting}
+    environment = {**os.environ, **variables(out, KILLED), **rendezvous}
     nodes = [Child(main, env=environment) for _ in range(2)]
     for node in nodes:
         _, err = node.communicate(timeout=300)
         assert node.returncode == 0, err
     assert_same(out, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("number", "connected"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
+)
+def test_a_signal_ends_the_wait_for_another_machine(
+    tmp_path: Path, number: signal.Signals, connected: bool
+) -> None:
+    main = ["-m", "ssl_zoo", "--quiet", "train", *flags("simclr"), "--out", str(tmp_path / "run")]
+    with contextlib.ExitStack() as stack:
+        if connected:
+            port = free_port()
+        else:  # another machine, which does not answer yet
+            mute = stack.enter_context(socket.create_server(("localhost", 0)))
+            mute.settimeout(60)
+            port = mute.getsockname()[1]
+        node = Child(main, env={**os.environ, RENDEZVOUS: f"2 localhost:{port} job localhost"})
+        stack.callback(node.kill)
+        if connected:
+            store = TCPStore("localhost", port, is_master=False, timeout=timedelta(seconds=60))
+            store.wait(["torch.rendezvous.job"])  # it has joined
+        else:
+            stack.enter_context(mute.accept()[0])
+        node.send_signal(number)
+        _, err = node.communicate(timeout=20)
+    assert (node.returncode, err) == (128 + number, "error: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("system", "sent"), [("posix", [(7, signal.SIGINT)]), ("nt", [])])
+def test_ctrl_c_is_passed_on_unless_the_console_of_windows_does(
+    monkeypatch: pytest.MonkeyPatch, system: str, sent: list[tuple[int, int]]
+) -> None:
+    running, killed = _Running(), list[tuple[int, int]]()
+    running.pids = [7]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", lambda *given: killed.append(given))
+        patch.setattr(os, "name", system)
+        assert running.send_signal(signal.SIGINT)
+    assert killed == sent
+    assert running.stopped_by == signal.SIGINT
 
 
 # ---- which of several errors is the cause

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -148,6 +149,31 @@ def test_only_folders_that_a_checkpoint_names_are_left(run_of_two: Path) -> None
     assert len(named) == 2
     assert {path.name for path in run.iterdir() if path.is_dir()} == named
     assert [state["step"] for state in states] == [3, 2]
+
+
+def test_shards_of_a_checkpoint_that_cannot_be_read_now_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    folders = [tmp_path / f"checkpoint.shards.{i}" for i in range(3)]
+    for folder in folders:
+        folder.mkdir()
+        checkpoints.save({"task": {}, "shards": {"folder": folder.name, "files": {}}})
+    assert [folder.exists() for folder in folders] == [False, True, True]
+    opened = Path.open
+
+    def stale(path: Path, *given: Any) -> Any:
+        if path == checkpoints.before:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return opened(path, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", stale)
+        checkpoints.save({"task": {}})
+        assert [folder.exists() for folder in folders] == [False, True, True]
+    checkpoints.before.write_bytes(b"damaged")
+    checkpoints.save({"task": {}})
+    assert not any(folder.exists() for folder in folders)
 
 
 @pytest.mark.slow
