@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from ssl_zoo import distributed
 from ssl_zoo.nn import Prototypes, Teacher, by_size, mlp, output_shape, sinkhorn, soft_cross_entropy
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo.views.masks import mask_of, random_places
 from ssl_zoo_vision.augmentation import MultiCropOptions, is_small
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 from ssl_zoo_vision.transformers import ADAMW, VIT
 
 
@@ -25,7 +26,7 @@ def mean_entropy_gap(p: Tensor) -> Tensor:
     return cast(Tensor, math.log(len(mean)) - torch.special.entr(mean).sum())
 
 
-class MSN(Task):
+class MSN(JointEmbedding):
     """Partly hidden crops have the teacher's assignments of another crop; prototypes are used alike."""
 
     name = "msn"
