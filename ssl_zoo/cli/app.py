@@ -295,7 +295,7 @@ def views_command(
     sets: Sets = None,
     seed: Seed = None,
     run: Annotated[
-        Path | None, typer.Option(help="A trained run, to draw its reconstructions too.")
+        Path | None, typer.Option(help="A trained run, to draw its answers too.")
     ] = None,
     rows: Annotated[int, typer.Option(min=1, max=64, help="Number of samples.")] = 8,
     transforms: Annotated[
