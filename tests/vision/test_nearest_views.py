@@ -90,3 +90,20 @@ def test_answers_that_are_texts_are_printed() -> None:
 def test_tasks_that_ask_something_else_have_no_such_answers() -> None:
     task = tiny("rotation")
     assert nearest(task, task.spec, drawn(2), drawn(2)) == {}
+
+
+@pytest.mark.parametrize(("name", "masked"), [("msn", [2]), ("ibot", [1, 2]), ("dinov2", [1, 2])])
+def test_pictures_show_what_is_seen_of_views_with_hidden_places(name: str, masked: list[int]) -> None:
+    task = tiny(name)
+    views = fixed_views(task, 4)
+    (masks,) = (view for view in views if view.dtype == torch.bool)
+    shown = task.gallery(views)
+    assert [caption for caption in shown if "seen" in caption] == [f"seen of view {i}" for i in masked]
+    assert masks.any()
+    for i, mask in zip(masked, masks.chunk(len(masked)), strict=True):
+        view, seen = shown[f"view {i}"], shown[f"seen of view {i}"]
+        patch = view.shape[2] // mask.shape[1]
+        hidden = mask.repeat_interleave(patch, 1).repeat_interleave(patch, 2)  # [B, H, W]
+        for channel in range(3):
+            assert (seen[:, channel][hidden] == 0).all()
+            assert torch.equal(seen[:, channel][~hidden], view[:, channel][~hidden])

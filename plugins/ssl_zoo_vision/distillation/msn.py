@@ -34,6 +34,7 @@ class MSN(JointEmbedding):
     family = "distillation"
     passes = 2
     any_size = True
+    masked_views = (1,)
     recipe = {"train": {**ADAMW, "lr": 1e-3, "lr_scaling": "none"}, "backbone": VIT}
 
     class Options(MultiCropOptions):
@@ -65,9 +66,8 @@ class MSN(JointEmbedding):
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return the target's crop, the masked one and small ones [B, C, s, s], and masks [B, h, w]."""
         places = self.rows * self.columns
-        hidden = round(self.options.mask_ratio * places)
-        places_hidden = random_places(len(batch), places, hidden, rng)[1]
-        return *self.crops(batch, rng), mask_of(places_hidden, (self.rows, self.columns))
+        hidden = random_places(len(batch), places, round(self.options.mask_ratio * places), rng)[1]
+        return *self.crops(batch, rng), mask_of(hidden, (self.rows, self.columns))
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the cross entropy of all anchors with the target, and the prototypes' uneven use."""
