@@ -109,8 +109,8 @@ def columns(task: Task, data: DataSet, rows: int, seed: int, *, trained: bool) -
     shown = {"source": source, **views}
     if trained:
         asked = [view for view in views.values() if not isinstance(view, list)]
-        shown |= nearest(task, data.spec, *asked[:2], source) if asked else {}
         shown |= task.reconstructions(drawn)
+        shown |= nearest(task, data.spec, *asked[:2], source) if asked else {}
     return {
         caption: column if isinstance(column, list) else data.spec.show(column)
         for caption, column in shown.items()
