@@ -3,7 +3,8 @@
     python -m benchmarks.zoo [NAME ...]
 
 The pictures are what `ssl-zoo views` draws of parts of two photographs of scikit-learn, for networks at
-64 pixels; the answers of an untrained task are left out.
+64 pixels. Tasks that ask which views are of one image learn these parts first, for 60 steps, so that
+they answer; the answers of the others, which need longer, are left out.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -23,6 +25,9 @@ from ssl_zoo.errors import Unsuitable
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
 from ssl_zoo.tools import views
+from ssl_zoo.training import train
+from ssl_zoo_vision.joint_embedding import JointEmbedding
+from ssl_zoo_vision.predictive.on_top import OnTop
 from tests.zoo import DOCS, shipped
 
 FOLDER = DOCS / "zoo"
@@ -34,6 +39,21 @@ NETWORKS = (
 )
 """The networks whose tasks' memory is measured; the first that suits a task."""
 
+TRAINED = {
+    "train.epochs": 60,  # of one step
+    "train.batch_size": 10,
+    "train.optimizer": "adamw",
+    "train.lr": 1e-3,
+    "train.lr_scaling": "none",
+    "train.warmup": 0.0,
+}
+FEW_IMAGES: dict[str, dict[str, Any]] = {
+    "w-mse": {"task.slice": 10, "task.out": 4},
+    "deepcluster": {"task.prototypes": 4},
+    "deepcluster-v2": {"task.prototypes": 4},
+}
+"""The options of tasks whose defaults need more images than there are parts."""
+
 
 def main(names: list[str]) -> None:
     """Draw and measure the tasks with these names, or all."""
@@ -41,11 +61,12 @@ def main(names: list[str]) -> None:
     file = FOLDER / "memory.json"
     memory = json.loads(file.read_text()) if file.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        cut_photographs(Path(folder))
+        parts, runs = Path(folder, "parts"), Path(folder, "runs")
+        cut_photographs(parts)
         for name, task in shipped().items():
             if names and name not in names:
                 continue
-            draw(name, Path(folder))
+            draw(name, task, parts, runs)
             memory[name] = round(megabytes_beside(task), 1)
             print(f"{name}: {memory[name]:,} MB beside the network", flush=True)
     file.write_text(json.dumps(dict(sorted(memory.items())), indent=1) + "\n")
@@ -54,17 +75,21 @@ def main(names: list[str]) -> None:
 def cut_photographs(folder: Path) -> None:
     """Write parts of the photographs by photograph, for tasks that need labels."""
     for label, photo in zip(("china", "flower"), load_sample_images().images, strict=True):
-        (folder / label).mkdir()
+        (folder / label).mkdir(parents=True)
         for row in range(0, photo.shape[0] - SIDE + 1, SIDE):
             for column in range(0, photo.shape[1] - SIDE + 1, SIDE):
                 part = Image.fromarray(photo[row : row + SIDE, column : column + SIDE])
                 part.save(folder / label / f"{row:03}-{column:03}.png")
 
 
-def draw(name: str, folder: Path) -> None:
-    """Draw the views of a task."""
-    settings = {"task.name": name, "data.source": str(folder), "data.image_size": 64}
-    views.save(views.views(load_config(None, settings), rows=ROWS, seed=1), FOLDER / f"{name}.png")
+def draw(name: str, task: type[Task], parts: Path, runs: Path) -> None:
+    """Draw the views of a task, and the answers of one that compares views after a short training."""
+    settings = {"task.name": name, "data.source": str(parts), "data.image_size": 64}
+    config, run = load_config(None, settings), None
+    if issubclass(task, JointEmbedding | OnTop):
+        config = load_config(None, {**settings, **TRAINED, **FEW_IMAGES.get(name, {})})
+        run = train(config, out=runs / name, protocol=(), with_baselines=False).path
+    views.save(views.views(config, run, rows=ROWS, seed=1), FOLDER / f"{name}.png")
 
 
 def megabytes_beside(task: type[Task]) -> float:

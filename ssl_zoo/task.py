@@ -375,6 +375,14 @@ class Task(nn.Module, ABC):
         """Return whether the rate of a parameter stays at its peak all along; e.g. of a predictor."""
         return False
 
+    def compared(self, x: Tree) -> Tensor | None:
+        """Return the embeddings [B, E] by whose cosine the task tells which views are of one sample.
+
+        Pictures of a trained task show with them which views it finds most alike. None: it asks
+        something else, as by default.
+        """
+        return None
+
     def gallery(self, views: tuple[Tree, ...]) -> dict[str, Any]:
         """Return the columns of a picture of `views` by caption.
 

@@ -44,6 +44,11 @@ memory by
   banks, in MB in float32: with the default options, for 100,000 images at 224 pixels, and a ResNet-50
   or, where a task needs one, a ViT-S/16. What a step keeps for the backward pass comes on top of it, and
   grows with the passes.
+
+Where a task asks which views are of one image, the picture shows its answer too: the three views that
+it finds most like view 1 among those of all rows, each with the cosine of both embeddings, after 60
+steps on these images alone. The frame is around the right one. A task with a single view looks among the
+sources. `ssl-zoo views --run RUN -o views.png` draws the same for a run of your own.
 """
 
 FOOT = """

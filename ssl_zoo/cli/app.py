@@ -294,9 +294,7 @@ def views_command(
     config: ConfigFile = None,
     sets: Sets = None,
     seed: Seed = None,
-    run: Annotated[
-        Path | None, typer.Option(help="A trained run, to draw its reconstructions too.")
-    ] = None,
+    run: Annotated[Path | None, typer.Option(help="A trained run, to draw its answers too.")] = None,
     rows: Annotated[int, typer.Option(min=1, max=64, help="Number of samples.")] = 8,
     transforms: Annotated[
         bool, typer.Option("--transforms", help="List the transforms that task.views takes instead.")

@@ -135,6 +135,11 @@ def check_views_can_be_shown(case: Case) -> None:
             column = task.spec.show(column)
         drawn = len(column) == 3 and all(isinstance(one, str | Image.Image) for one in column)
         require(drawn, f"column {caption!r} must have a picture or a text of each sample")
+    with torch.no_grad():
+        z = task.compared(task.spec.example(3))
+    if z is not None:
+        rows = z.ndim == 2 and len(z) == 3
+        require(rows, f"compared must return embeddings [B, E], not {shown(z)} of 3 samples")
 
 
 def _could_be_prepared(column: Tree, example: Tree) -> bool:

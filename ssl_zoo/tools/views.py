@@ -4,29 +4,59 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ssl_zoo import tree
 from ssl_zoo.config.schema import RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
+from ssl_zoo.nn import full_precision, unit
 from ssl_zoo.runs.build import build_data, build_task, restore_task
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.defaults import torch_defaults
 from ssl_zoo.runtime.files import check_output_file, write_atomic
+from ssl_zoo.spec import Spec
 from ssl_zoo.task import Task
 from ssl_zoo.text import printable
+from ssl_zoo.tree import Tree
 from ssl_zoo.views import Rng, derive_seed
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
-Columns = Mapping[str, Sequence[Image.Image | str]]
-"""A picture or a text of each sample, by caption."""
+NEAREST = ("nearest to view 1", "2nd nearest", "3rd nearest")
+"""The captions of the views that a task finds most like the first one of a sample."""
 
 _MARGIN = 6
 _CAPTION = 18
+_FRAME = 4
+_RIGHT = "#00a040"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A view that a task finds like another one.
+
+    Attributes:
+        shown: the picture or text of the view.
+        similarity: the cosine of both embeddings.
+        right: whether both views are of one sample.
+    """
+
+    shown: Image.Image | str
+    similarity: float
+    right: bool
+
+    def __str__(self) -> str:
+        note = ", of the same sample" if self.right else ""
+        return f"{self.shown} ({self.similarity:.2f}{note})"
+
+
+Cell = Image.Image | str | Answer
+Columns = Mapping[str, Sequence[Cell]]
+"""A picture, a text, or an answer of the task, of each sample, by caption."""
 
 
 @torch_defaults()
@@ -75,12 +105,44 @@ def columns(task: Task, data: DataSet, rows: int, seed: int, *, trained: bool) -
     batch = samples.batch(rng.permutation(len(samples))[:rows])
     batch = tree.move(batch, torch.device("cpu"))
     drawn = task.views(batch, rng)
-    shown = {"source": data.spec.prepare(batch), **task.gallery(drawn)}
+    source, views = data.spec.prepare(batch), task.gallery(drawn)
+    shown = {"source": source, **views}
     if trained:
+        asked = [view for view in views.values() if not isinstance(view, list)]
         shown |= task.reconstructions(drawn)
+        shown |= nearest(task, data.spec, *asked[:2], source) if asked else {}
     return {
         caption: column if isinstance(column, list) else data.spec.show(column)
         for caption, column in shown.items()
+    }
+
+
+def nearest(task: Task, spec: Spec, view: Tree, other: Tree, *_: Tree) -> dict[str, list[Answer]]:
+    """Return the views that a task finds most like the first one of each sample, nearest first.
+
+    A trained joint-embedding task finds that of the same sample among those of all samples. Of equally
+    near ones the first sample's comes first.
+
+    Args:
+        task: the task; the result is empty if it compares no views.
+        spec: the description of the data.
+        view: the first view of each sample, a prepared batch [B, ...].
+        other: the views among which it looks: the second ones, or the sources if there is one view.
+    """
+    query = task.compared(view)
+    if query is None:
+        return {}
+    key = task.compared(other)
+    assert key is not None
+    similarity = unit(full_precision(query)) @ unit(full_precision(key)).T  # [B, B]
+    order = similarity.argsort(dim=1, descending=True, stable=True).tolist()
+    cells = spec.show(other)
+    return {
+        caption: [
+            Answer(cells[row[k]], float(similarity[i, row[k]]), row[k] == i)
+            for i, row in enumerate(order)
+        ]
+        for k, caption in enumerate(NEAREST[: len(cells)])
     }
 
 
@@ -113,13 +175,13 @@ def save(columns: Columns, file: Path) -> None:
 
 def as_text(columns: Columns) -> str | None:
     """Return texts as lines, those of a sample below each other; None if there are pictures."""
-    if any(not isinstance(cell, str) for column in columns.values() for cell in column):
+    if any(_is_picture(cell) for column in columns.values() for cell in column):
         return None
     width = max(map(len, columns))
     rows = range(max(map(len, columns.values())))
     return "\n".join(
         "".join(
-            f"{caption:{width}}  {printable(column[row])}\n"
+            f"{caption:{width}}  {printable(str(column[row]))}\n"
             for caption, column in columns.items()
             if row < len(column)
         )
@@ -127,8 +189,15 @@ def as_text(columns: Columns) -> str | None:
     )
 
 
+def _is_picture(cell: Cell) -> bool:
+    """Return whether a cell is a picture, or an answer that is one."""
+    return isinstance(cell.shown if isinstance(cell, Answer) else cell, Image.Image)
+
+
 def draw(columns: Columns, cell: int = 96, limit: int | None = None) -> Image.Image:
     """Lay out pictures side by side, one sample per row; texts among them are drawn too.
+
+    Below an answer stands its similarity, and the right one is framed.
 
     Args:
         columns: what to draw.
@@ -165,10 +234,12 @@ def draw(columns: Columns, cell: int = 96, limit: int | None = None) -> Image.Im
     return sheet
 
 
-def _picture(shown: Image.Image | str, font: Font, cell: int, limit: int | None) -> Image.Image:
+def _picture(shown: Cell, font: Font, cell: int, limit: int | None) -> Image.Image:
     """Return a picture at the size at which it is drawn, or the picture of a text."""
-    if isinstance(shown, str):
-        text = printable(shown)
+    if isinstance(shown, Answer) and isinstance(shown.shown, Image.Image):
+        return _answer(shown, _picture(shown.shown, font, cell, limit), font)
+    if not isinstance(shown, Image.Image):
+        text = printable(str(shown))
         picture = Image.new("RGB", (max(1, int(font.getlength(text))), _CAPTION), "white")
         ImageDraw.Draw(picture).text((0, 2), text, fill="black", font=font)
         return picture
@@ -177,3 +248,18 @@ def _picture(shown: Image.Image | str, font: Font, cell: int, limit: int | None)
         return shown.resize((limit, height), Image.Resampling.BILINEAR)
     factor = max(1, -(-cell // shown.width))
     return shown.resize((shown.width * factor, shown.height * factor), Image.Resampling.NEAREST)
+
+
+def _answer(answer: Answer, picture: Image.Image, font: Font) -> Image.Image:
+    """Return a picture with the similarity below it, and a frame if it is the right one."""
+    drawn = picture.convert("RGB")
+    colour = _RIGHT if answer.right else "black"
+    if answer.right:
+        inner = drawn.crop((_FRAME, _FRAME, drawn.width - _FRAME, drawn.height - _FRAME))
+        drawn = ImageOps.expand(inner, _FRAME, _RIGHT)
+    text = f"{answer.similarity:.2f}" + (" right" if answer.right else "")
+    width = max(drawn.width, int(font.getlength(text)) + 1)
+    whole = Image.new("RGB", (width, drawn.height + _CAPTION), "white")
+    whole.paste(drawn)
+    ImageDraw.Draw(whole).text((0, drawn.height + 2), text, fill=colour, font=font)
+    return whole

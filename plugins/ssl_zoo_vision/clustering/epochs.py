@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from ssl_zoo import Task, distributed
+from ssl_zoo import distributed
 from ssl_zoo.nn import MemoryBank
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 
 
-class EpochClusters(Task):
+class EpochClusters(JointEmbedding):
     """A task that clusters what it has computed of all images, before the first epoch and after each.
 
     Attributes:

@@ -10,12 +10,13 @@ from torch import Tensor
 from ssl_zoo import distributed
 from ssl_zoo.nn import FeatureQueue, Prototypes, across, by_size, sinkhorn, unit
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.clustering.options import ClusteringOptions
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 
 
-class SwAV(Task):
+class SwAV(JointEmbedding):
     """The balanced assignment of each large view to prototypes is predicted from all other views.
 
     Prototypes are normalised as they are used, with gradient, not in place before each step as in the

@@ -11,12 +11,13 @@ from torch import Tensor
 from ssl_zoo import distributed
 from ssl_zoo.nn import FeatureQueue, Teacher, info_nce, mlp, shuffled_groups, unit
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import ViewOptions, is_small
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 
 
-class MoCo(Task):
+class MoCo(JointEmbedding):
     """A query is matched to its key among a queue of keys from a momentum encoder.
 
     Keys are shuffled over the joint batch and normalised in groups (section 3.3, "shuffling BN").

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 from torch import Tensor
 
 from ssl_zoo import distributed
 from ssl_zoo.nn import Teacher, info_nce, mlp, unit
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import AsymmetricViewOptions, is_small
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 
 
-class MoCoV3(Task):
+class MoCoV3(JointEmbedding):
     """A predicted query is matched to its key among the keys of the batch; there is no queue.
 
     The projection of a transformer's patches keeps its random start (section 4, "a trick").
@@ -71,10 +73,14 @@ class MoCoV3(Task):
         """Return two views [B, C, H, W] of images [B, C, h, w], from two distributions."""
         return self.pair(batch, rng)
 
+    def compared(self, x: Tensor) -> Tensor:
+        """Return the projections [B, out] of a view [B, C, H, W]."""
+        return cast(Tensor, self.projector(self.encoder(x)))
+
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return 2τ times InfoNCE of each view's queries and the other's keys (algorithm 1)."""
         tau = self.temperature
-        queries = [self.predictor(self.projector(self.encoder(x))) for x in views]  # [B, out]
+        queries = [self.predictor(self.compared(x)) for x in views]  # [B, out]
         q1, q2 = (unit(q) for q in queries)
         k1, k2 = (unit(self.key_encoder(x)) for x in views)
         loss = info_nce(q1, k2, None, tau) + info_nce(q2, k1, None, tau)

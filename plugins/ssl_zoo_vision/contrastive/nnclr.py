@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
 from ssl_zoo.nn import FeatureQueue, info_nce, mlp, unit
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import SymmetricViewOptions, is_small
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 
 
-class NNCLR(Task):
+class NNCLR(JointEmbedding):
     """The nearest neighbour of a view, in a queue of earlier embeddings, attracts the other view."""
 
     name = "nnclr"
@@ -45,9 +48,13 @@ class NNCLR(Task):
         """Return two views [B, C, H, W] of images [B, C, h, w], from one distribution."""
         return self.pair(batch, rng)
 
+    def compared(self, x: Tensor) -> Tensor:
+        """Return the projections [B, out] of a view [B, C, H, W]."""
+        return cast(Tensor, self.projector(self.encoder(x)))
+
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return InfoNCE of each view's neighbours and the other's predictions (equations 3 and 4)."""
-        projections = [self.projector(self.encoder(x)) for x in views]  # [B, out]
+        projections = [self.compared(x) for x in views]  # [B, out]
         predictions = [self.predictor(z) for z in projections]  # [B, out]
         z1, z2 = (unit(z) for z in projections)
         p1, p2 = (unit(p) for p in predictions)

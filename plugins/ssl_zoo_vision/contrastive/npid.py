@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ssl_zoo.nn import FirstMean, MemoryBank, contrastive_loss, full_precision, mlp, unit
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import ViewOptions, is_small
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 
 
 def nce(scores: Tensor, mean: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def nce(scores: Tensor, mean: Tensor) -> Tensor:
     return (F.softplus(-logits[:, 0]) + F.softplus(logits[:, 1:]).sum(1)).mean()
 
 
-class NPID(Task):
+class NPID(JointEmbedding):
     """Each image is told from all others by its embedding from earlier epochs."""
 
     name = "npid"

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ssl_zoo.nn import Teacher, at_places, mlp, output_shape, product, unit
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng, cells
 from ssl_zoo_vision.augmentation import AsymmetricViewOptions
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 
 
 def positive_pairs(boxes_1: Tensor, boxes_2: Tensor, grid: tuple[int, int], threshold: float) -> Tensor:
@@ -34,7 +35,7 @@ def pixpro_loss(y: Tensor, target: Tensor, positive: Tensor) -> Tensor:
     return -2 * (cosine.sum((1, 2)) / (positive.sum((1, 2)) + 1e-6)).mean()
 
 
-class PixPro(Task):
+class PixPro(JointEmbedding):
     """Places of two views that show the same spot agree, after propagation between similar places."""
 
     name = "pixpro"
@@ -68,9 +69,8 @@ class PixPro(Task):
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return two views [B, C, H, W] and their boxes [B, 4] in pixels of the image."""
-        height, width = batch.shape[-2:]
         views, boxes = self.pair.placed(batch, rng)
-        return *views, *(box * box.new_tensor([width, height, width, height]) for box in boxes)
+        return *views, *(box * box.new_tensor([batch.shape[3], batch.shape[2]] * 2) for box in boxes)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the loss of each view's propagated places and the other's targets, in [-4, 4]."""

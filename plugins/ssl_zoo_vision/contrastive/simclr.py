@@ -10,12 +10,13 @@ from torch import Tensor
 from ssl_zoo import distributed
 from ssl_zoo.nn import mlp, nt_xent, unit
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import SymmetricViewOptions, is_small
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 
 
-class SimCLR(Task):
+class SimCLR(JointEmbedding):
     """Two augmented views of an image attract each other, all others in the batch repel."""
 
     name = "simclr"

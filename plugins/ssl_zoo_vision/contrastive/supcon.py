@@ -7,12 +7,13 @@ from torch import Tensor
 
 from ssl_zoo.nn import mlp, sup_con, unit
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import ViewOptions
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 
 
-class SupCon(Task):
+class SupCon(JointEmbedding):
     """All views of images of one class attract each other, those of other classes repel."""
 
     name = "supcon"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
 from ssl_zoo.nn import Teacher, byol_loss, mlp, spread
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import AsymmetricViewOptions, is_small
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 
 
-class BYOL(Task):
+class BYOL(JointEmbedding):
     """An online network predicts a momentum network's projection of another view; no negatives."""
 
     name = "byol"
@@ -46,9 +49,13 @@ class BYOL(Task):
         """Return two views [B, C, H, W] of images [B, C, h, w], from two distributions (appendix B)."""
         return self.pair(batch, rng)
 
+    def compared(self, x: Tensor) -> Tensor:
+        """Return the projections [B, out] of a view [B, C, H, W]."""
+        return cast(Tensor, self.projector(self.encoder(x)))
+
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the loss of each view's prediction and the other's target projection, in [0, 8]."""
-        predictions = [self.predictor(self.projector(self.encoder(x))) for x in views]  # [B, out]
+        predictions = [self.predictor(self.compared(x)) for x in views]  # [B, out]
         targets = [self.target(x) for x in views]  # [B, out], batch statistics
         loss = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
         return Losses(loss, {"spread": spread(targets[0])})

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from ssl_zoo.nn import Centre, Prototypes, Teacher, across, by_size, mlp, schedule
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import AsymmetricViewOptions, MultiCropOptions, is_small
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 from ssl_zoo_vision.transformers import ADAMW
 
 
-class DINO(Task):
+class DINO(JointEmbedding):
     """A student sees all crops of an image and matches its teacher's output for the large ones."""
 
     name = "dino"
@@ -50,10 +51,9 @@ class DINO(Task):
         super().__init__(encoder, options, spec)
         widths = [encoder.width, options.hidden, options.hidden, options.out]
         self.head = mlp(widths, norm=False, act=nn.GELU, std=0.02)
-        small = is_small(spec)
-        outputs = options.prototypes or (1024 if small else self.paper_outputs)
+        outputs = options.prototypes or (1024 if is_small(spec) else self.paper_outputs)
         self.prototypes = Prototypes(options.out, outputs, options.train_gain)
-        momentum = options.momentum or (0.99 if small else self.paper_momentum)
+        momentum = options.momentum or (0.99 if is_small(spec) else self.paper_momentum)
         self.teacher = Teacher(encoder, self.head, self.prototypes, start=momentum)
         self.centre = Centre(outputs)
         self.crops = options.multi_crop(spec, encoder, self.paper_local, self.paper_large)

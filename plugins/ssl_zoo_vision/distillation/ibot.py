@@ -23,6 +23,7 @@ class IBOT(DINO):
     prerequisites = "a ViT"
     paper = "Zhou et al. 2021, iBOT: Image BERT Pre-Training with Online Tokenizer, arXiv:2111.07832"
     passes = 4
+    masked_views = (0, 1)
     recipe = {**DINO.recipe, "backbone": VIT}
     paper_outputs, paper_momentum, paper_local, paper_large = 8192, 0.996, 10, (0.25, 1.0)
 

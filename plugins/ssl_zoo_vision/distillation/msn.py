@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from ssl_zoo import distributed
 from ssl_zoo.nn import Prototypes, Teacher, by_size, mlp, output_shape, sinkhorn, soft_cross_entropy
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo.views.masks import mask_of, random_places
 from ssl_zoo_vision.augmentation import MultiCropOptions, is_small
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 from ssl_zoo_vision.transformers import ADAMW, VIT
 
 
@@ -25,7 +26,7 @@ def mean_entropy_gap(p: Tensor) -> Tensor:
     return cast(Tensor, math.log(len(mean)) - torch.special.entr(mean).sum())
 
 
-class MSN(Task):
+class MSN(JointEmbedding):
     """Partly hidden crops have the teacher's assignments of another crop; prototypes are used alike."""
 
     name = "msn"
@@ -33,6 +34,7 @@ class MSN(Task):
     family = "distillation"
     passes = 2
     any_size = True
+    masked_views = (1,)
     recipe = {"train": {**ADAMW, "lr": 1e-3, "lr_scaling": "none"}, "backbone": VIT}
 
     class Options(MultiCropOptions):
@@ -64,9 +66,8 @@ class MSN(Task):
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return the target's crop, the masked one and small ones [B, C, s, s], and masks [B, h, w]."""
         places = self.rows * self.columns
-        hidden = round(self.options.mask_ratio * places)
-        places_hidden = random_places(len(batch), places, hidden, rng)[1]
-        return *self.crops(batch, rng), mask_of(places_hidden, (self.rows, self.columns))
+        hidden = random_places(len(batch), places, round(self.options.mask_ratio * places), rng)[1]
+        return *self.crops(batch, rng), mask_of(hidden, (self.rows, self.columns))
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the cross entropy of all anchors with the target, and the prototypes' uneven use."""

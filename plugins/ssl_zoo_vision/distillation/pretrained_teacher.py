@@ -9,11 +9,12 @@ from torch import Tensor
 from ssl_zoo import distributed
 from ssl_zoo.nn import FeatureQueue, full_precision, mlp, output_shape, places_of, unit
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import ViewOptions
 from ssl_zoo_vision.distillation.frozen import FrozenTeacher, TeacherOptions
 from ssl_zoo_vision.distillation.similarity import similarity_loss
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 
 
 def queue_size(samples: int) -> int:
@@ -21,7 +22,7 @@ def queue_size(samples: int) -> int:
     return min(8192, max(16, 2 ** ((samples // 3).bit_length() - 1))) if samples >= 3 else 16
 
 
-class Distillation(Task):
+class Distillation(JointEmbedding):
     """A student compares images, and the places of each image, as a frozen pretrained teacher does."""
 
     name = "distillation"

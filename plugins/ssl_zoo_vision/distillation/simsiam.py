@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo.nn import full_precision, mlp, spread
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import ViewOptions, is_small
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 
 
 def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
@@ -25,7 +28,7 @@ def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
     return -F.cosine_similarity(full_precision(p), full_precision(z.detach()), dim=1).mean()
 
 
-class SimSiam(Task):
+class SimSiam(JointEmbedding):
     """A network predicts its own projection of another view; no negatives and no momentum."""
 
     name = "simsiam"
@@ -64,9 +67,13 @@ class SimSiam(Task):
         """Return two views [B, C, H, W] of images [B, C, h, w], from one distribution."""
         return self.pair(batch, rng)
 
+    def compared(self, x: Tensor) -> Tensor:
+        """Return the projections [B, out] of a view [B, C, H, W]."""
+        return cast(Tensor, self.projector(self.encoder(x)))
+
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the mean of D(p₁, z₂) and D(p₂, z₁), in [-1, 1]; near -1 at once is a collapse."""
-        z1, z2 = (self.projector(self.encoder(x)) for x in views)  # [B, out]
+        z1, z2 = (self.compared(x) for x in views)  # [B, out]
         p1, p2 = self.predictor(z1), self.predictor(z2)  # [B, out]
         loss = (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2
         return Losses(loss, {"spread": spread(z1)})

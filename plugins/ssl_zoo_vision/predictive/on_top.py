@@ -142,6 +142,10 @@ class OnTop(Task):
         """Return whether the base keeps the rate of a parameter of it or of the encoder."""
         return self.base.lr_constant(parameter.removeprefix("base."))
 
+    def compared(self, x: Tensor) -> Tensor | None:
+        """Return the base's embeddings."""
+        return self.base.compared(x)
+
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Any]:
         """Return the base's columns."""
         return self.base.gallery(views[:-1])

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from ssl_zoo.nn import cross_correlation, off_diagonal
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import is_small
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 from ssl_zoo_vision.redundancy.expander import ExpanderOptions
 
 
@@ -31,7 +32,7 @@ def barlow_twins_loss(z1: Tensor, z2: Tensor, lam: float = 0.0051) -> Tensor:
     return (c.diagonal() - 1).pow(2).sum() + lam * off_diagonal(c).pow(2).sum()
 
 
-class BarlowTwins(Task):
+class BarlowTwins(JointEmbedding):
     """Two views' embeddings correlate in each column, and different columns do not."""
 
     name = "barlow-twins"

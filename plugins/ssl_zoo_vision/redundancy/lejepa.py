@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ssl_zoo.nn import by_size, full_precision, mlp, sigreg
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import Crops, MultiCropOptions, is_small
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 
 
 def invariance(views: Sequence[Tensor], large: int) -> Tensor:
@@ -25,7 +26,7 @@ def invariance(views: Sequence[Tensor], large: int) -> Tensor:
     return (z - z[:large].mean(0)).pow(2).mean()
 
 
-class LeJEPA(Task):
+class LeJEPA(JointEmbedding):
     """Views predict their centre; SIGReg alone prevents collapse: no teacher, no stop-gradient."""
 
     name = "lejepa"

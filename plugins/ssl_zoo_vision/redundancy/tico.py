@@ -8,9 +8,10 @@ from torch import Tensor
 from ssl_zoo import distributed
 from ssl_zoo.nn import DeferredUpdate, Teacher, mlp, unit
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import AsymmetricViewOptions
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 
 
 class SecondMoment(DeferredUpdate):
@@ -56,7 +57,7 @@ def tico_loss(z1: Tensor, z2: Tensor, c: Tensor, rho: float = 8.0) -> Tensor:
     return 1 - (z1 * z2).sum(1).mean() + rho * ((z1 @ c) * z1).sum(1).mean()
 
 
-class TiCo(Task):
+class TiCo(JointEmbedding):
     """Transformation invariance and covariance contrast, against a momentum teacher."""
 
     name = "tico"

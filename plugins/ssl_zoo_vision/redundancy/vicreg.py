@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ssl_zoo.nn import covariance, full_precision, off_diagonal
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 from ssl_zoo_vision.redundancy.expander import ExpanderOptions
 
 
@@ -25,7 +26,7 @@ def regularisers(z: Tensor) -> tuple[Tensor, Tensor]:
     return v, off_diagonal(cov).pow(2).sum() / z.shape[1]
 
 
-class VICReg(Task):
+class VICReg(JointEmbedding):
     """Variance, invariance and covariance of two views' embeddings.
 
     The weights are those of the authors' code, which halves the sum of both views' variance terms. The

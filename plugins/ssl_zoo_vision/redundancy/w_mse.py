@@ -12,9 +12,10 @@ from torch import Tensor
 from ssl_zoo import distributed
 from ssl_zoo.nn import mlp, whiten
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field, Losses, Task
+from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.augmentation import Crops, ViewOptions
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 
 
 def w_mse_loss(z: Sequence[Tensor], permutation: Tensor, size: int, eps: float = 0.0) -> Tensor:
@@ -39,7 +40,7 @@ def w_mse_loss(z: Sequence[Tensor], permutation: Tensor, size: int, eps: float =
     return torch.stack(distances).mean()
 
 
-class WMSE(Task):
+class WMSE(JointEmbedding):
     """Views of an image are alike after each view is whitened."""
 
     name = "w-mse"

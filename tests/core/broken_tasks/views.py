@@ -191,6 +191,14 @@ class GalleryOfNothing(Sound):
         return {}
 
 
+@broken("views_can_be_shown", r"compared must return embeddings \[B, E\], not .* of 3 samples")
+class ComparedMaps(Sound):
+    """Maps are compared instead of embeddings."""
+
+    def compared(self, x: Tensor) -> Tensor:
+        return self.encoder.feature_map(x)
+
+
 @broken("throughput", "RuntimeError: .*256")
 class BatchesUpToAHundred(Sound):
     """The batch size is limited to 100."""

@@ -1,0 +1,109 @@
+"""The answers of joint-embedding tasks in pictures: the views that are most like the first one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ssl_zoo.spec import ImageSpec
+from ssl_zoo.tools.views import NEAREST, Answer, as_text, draw, nearest
+from ssl_zoo.views import Rng
+from ssl_zoo_vision.joint_embedding import JointEmbedding
+from tests.vision.tiny_tasks import fixed_views, tiny
+from tests.zoo import shipped
+
+SPEC = ImageSpec(channels=3, size=8, mean=(0.5,) * 3, std=(0.25,) * 3)
+ASKING = [name for name, task in shipped().items() if issubclass(task, JointEmbedding)]
+
+
+class ByItsPixels(JointEmbedding):
+    """A task whose features are all pixels."""
+
+    def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        raise NotImplementedError
+
+    def loss(self, views: tuple[Tensor, ...]) -> Any:
+        raise NotImplementedError
+
+    def features(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+def drawn(n: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_features_that_tell_images_apart_find_the_right_view_first() -> None:
+    view = drawn(6)
+    answers = nearest(ByItsPixels(None, None, SPEC), SPEC, view, view + 0.5 * drawn(6, 1))  # type: ignore[arg-type]
+    assert tuple(answers) == NEAREST
+    first, second, third = answers.values()
+    assert all(answer.right for answer in first)
+    assert not any(answer.right for answer in (*second, *third))
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_answers_are_in_the_order_of_the_cosines_of_the_tasks_embeddings(name: str) -> None:
+    task = tiny(name, dtype=torch.float32).eval()
+    views = list(task.gallery(fixed_views(task, 5)).values())
+    view, other = views[0], views[1] if len(views) > 1 else views[0].flip(3)
+    with torch.no_grad():
+        columns = list(nearest(task, task.spec, view, other).values())
+        z, keys = task.compared(view), task.compared(other)
+    shown = task.spec.show(other)
+    for i in range(5):
+        cosines = [float(F.cosine_similarity(z[i], keys[j], dim=0)) for j in range(5)]
+        order = sorted(range(5), key=lambda j: -cosines[j])
+        for j, column in zip(order, columns, strict=False):
+            assert column[i].similarity == pytest.approx(cosines[j], abs=1e-5)
+            assert column[i].right == (i == j)
+            assert column[i].shown.tobytes() == shown[j].tobytes()
+
+
+def test_the_right_answer_is_framed_and_each_has_its_similarity_below() -> None:
+    gray = Image.new("RGB", (16, 16), "gray")
+    answers = {"a": [Answer(gray, 0.5, right=False)], "b": [Answer(gray, 0.25, right=True)]}
+    picture = np.asarray(draw(answers))
+    assert picture.shape == (18 + 96 + 18 + 2 * 6, 2 * 96 + 3 * 6, 3)
+    wrong, right = picture[18:114, 6:102], picture[18:114, 108:204]
+    assert (wrong == 128).all()
+    edge = np.ones((96, 96), bool)
+    edge[4:-4, 4:-4] = False
+    assert (right[~edge] == 128).all()
+    assert (right[edge] == (0, 160, 64)).all()
+    assert all((picture[114:132, left : left + 96] < 200).any() for left in (6, 108))
+
+
+def test_answers_that_are_texts_are_printed() -> None:
+    text = as_text(
+        {"nearest": [Answer("a cat", 0.123, right=True)], "2nd": [Answer("a dog", -0.5, False)]}
+    )
+    assert text == "nearest  a cat (0.12, of the same sample)\n2nd      a dog (-0.50)\n"
+
+
+def test_tasks_that_ask_something_else_have_no_such_answers() -> None:
+    task = tiny("rotation")
+    assert nearest(task, task.spec, drawn(2), drawn(2)) == {}
+
+
+@pytest.mark.parametrize(("name", "masked"), [("msn", [2]), ("ibot", [1, 2]), ("dinov2", [1, 2])])
+def test_pictures_show_what_is_seen_of_views_with_hidden_places(name: str, masked: list[int]) -> None:
+    task = tiny(name)
+    views = fixed_views(task, 4)
+    (masks,) = (view for view in views if view.dtype == torch.bool)
+    shown = task.gallery(views)
+    assert [caption for caption in shown if "seen" in caption] == [f"seen of view {i}" for i in masked]
+    assert masks.any()
+    for i, mask in zip(masked, masks.chunk(len(masked)), strict=True):
+        view, seen = shown[f"view {i}"], shown[f"seen of view {i}"]
+        patch = view.shape[2] // mask.shape[1]
+        hidden = mask.repeat_interleave(patch, 1).repeat_interleave(patch, 2)  # [B, H, W]
+        for channel in range(3):
+            assert (seen[:, channel][hidden] == 0).all()
+            assert torch.equal(seen[:, channel][~hidden], view[:, channel][~hidden])
