@@ -16,7 +16,9 @@ from ssl_zoo.data.splits import Split, select
 MAX_HASHED_SAMPLES = 256
 """The number of samples without files, evenly spread over a split, whose values are hashed."""
 MAX_HASHED_NAMES = 2**20
-"""The number of names, evenly spread over a split, that are hashed, and of files whose sizes are."""
+"""The number of samples up to which all names, and all sizes of files, are hashed."""
+SPREAD_NAMES = 4096
+"""The number of names, evenly spread over a split, that are hashed of more samples."""
 _THREADS = 16
 """The number of threads that ask for sizes; on a network file system they hide its latency."""
 
@@ -68,11 +70,11 @@ def hash_contents(split: Split) -> str | None:
 
 
 def _some_names(split: Split) -> Sequence[str] | None:
-    """Return the names of a split, evenly spread ones where there are more than `MAX_HASHED_NAMES`."""
+    """Return the names of a split, evenly spread ones where it has more than `MAX_HASHED_NAMES`."""
     names = split.names
     if names is None or len(names) <= MAX_HASHED_NAMES:
         return names
-    return select(names, split.spread(MAX_HASHED_NAMES))
+    return select(names, split.spread(SPREAD_NAMES))
 
 
 def _sizes(names: Sequence[str]) -> bytes:
