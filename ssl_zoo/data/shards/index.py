@@ -32,8 +32,8 @@ FILE = "shards.json"
 FORMAT = 1
 TYPES = {"counts": "int64", "offsets": "int64", "sizes": "int64", "labels": "int64", "splits": "uint8"}
 """The arrays of an index, with the type of their numbers."""
-MAX_CLASS = 1_000_000
-"""The largest number that a class can have."""
+MAX_DIGITS = 6
+"""How many digits the number of a class can have."""
 MAX_NAMED = 6
 """How many extensions a message names."""
 SPLITS = SPLIT_PREFIXES
@@ -189,12 +189,11 @@ def _classes(codes: Mapping[str, int]) -> tuple[NDArray[np.int64], tuple[str, ..
         UserError: a number is too large for one of a class.
     """
     if not codes or not all(label.isdecimal() for label in codes):
-        names = sorted(codes)
-        return np.array([names.index(label) for label in codes], np.int64), tuple(names)
-    if (largest := max(codes, key=lambda label: (len(label.lstrip("0")), label))) and (
-        int(largest) > MAX_CLASS
-    ):
-        raise UserError(f"data.source: a sample has the class {printable(largest)}; correct its .cls")
+        number = {name: i for i, name in enumerate(sorted(codes))}
+        return np.array([number[label] for label in codes], np.int64), tuple(number)
+    for label in codes:
+        if len(label) > MAX_DIGITS:
+            raise UserError(f"data.source: a sample has the class {printable(label)}; correct its .cls")
     return np.array([int(label) for label in codes], np.int64), None
 
 
