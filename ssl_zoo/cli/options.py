@@ -47,7 +47,7 @@ def names_option(*names: str, help: str) -> Any:
     return typer.Option(*names, metavar=NAMES_METAVAR, help=help)
 
 
-MAX_DEVICES = max(8, os.cpu_count() or 1)
+MAX_DEVICES = max(16, os.cpu_count() or 1)
 """The maximum number of processes on one machine; more than it has processors would stall it."""
 
 
