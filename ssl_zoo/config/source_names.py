@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -28,7 +29,7 @@ def split_prefix(source: str) -> tuple[str | None, str]:
 
 def is_index(source: str) -> bool:
     """Return whether a text names the folder of an index."""
-    return bool(source) and _exists(Path(source).expanduser() / INDEX_FILE)
+    return bool(source) and _exists(f"{source}/{INDEX_FILE}")
 
 
 def names_shards(source: str) -> bool:
@@ -41,23 +42,24 @@ def names_shards(source: str) -> bool:
 
 def shards_in(source: str) -> list[str]:
     """Return the shards in a folder that has only these, ``.txt`` and ``.json``; [] for any other."""
-    folder = Path(source).expanduser()
-    if not source or not _exists(folder) or not folder.is_dir():
+    if not source or not _exists(f"{source}/"):
         return []
     names = []
-    for path in folder.iterdir():
-        if path.name.endswith(SHARD_SUFFIXES):
-            names.append(str(path))
-        elif not path.name.startswith(".") and path.suffix not in (".txt", ".json"):
-            return []
+    with suppress(OSError):  # which listing its images reports
+        for path in Path(source).expanduser().iterdir():
+            if path.name.endswith(SHARD_SUFFIXES):
+                names.append(str(path))
+            elif not path.name.startswith(".") and path.suffix not in (".txt", ".json"):
+                return []
     return sorted(names)
 
 
-def _exists(path: Path) -> bool:
-    """Return whether a path exists, false also for a text that is no path or that is forbidden."""
+def _exists(text: str) -> bool:
+    """Return whether a file exists, or with a slash at the end a folder; false for what is no path."""
     try:
-        return path.exists()
-    except (OSError, ValueError):
+        path = Path(text).expanduser()
+        return path.is_dir() if text.endswith("/") else path.exists()
+    except (OSError, RuntimeError, ValueError):  # forbidden, of an unknown user, or no path
         return False
 
 

@@ -138,8 +138,8 @@ def test_the_weights_are_those_in_training_again_after_an_evaluation_of_the_aver
     t = trainer("distilled", train__ema=0.9, train__lr=0.05, train__warmup=0.0)
     t.train_step([Batch(t.data.train.batch(torch.arange(64)), torch.arange(64))])
     before = [{k: v.clone() for k, v in m.state_dict().items()} for m in (t.task, t.ema.module)]
-    with t.averaged_weights():
-        inside = t.task.exported_encoder.state_dict()
+    with t.evaluated_task() as task:
+        inside = task.exported_encoder.state_dict()
         assert all(v.equal(before[1][k]) for k, v in inside.items())
         assert not inside["model.conv1.0.weight"].equal(before[0]["teacher.0.model.conv1.0.weight"])
     for module, values in zip((t.task, t.ema.module), before, strict=True):
