@@ -71,17 +71,12 @@ class Stream(Split):
 
         yield from _ahead(read, range(part.first, part.end))
 
-    def stream(
-        self,
-        indices: Tensor,
-        batch_size: int,
-        *,
-        drop_last: bool = False,
-        prefetch: int = PREFETCHED_BATCHES,
-        pin: bool = False,
+    def read_batches(
+        self, chunks: Iterable[Tensor], *, prefetch: int = PREFETCHED_BATCHES, pin: bool = False
     ) -> Generator[Tree]:
-        """Yield raw batches in the order of `indices`; if it rises, they cost a single pass."""
-        chunks = [c for c in indices.split(batch_size) if len(c) == batch_size or not drop_last]
+        """Yield a raw batch for each chunk of indices; if all of these rise, they cost a single pass."""
+        chunks = list(chunks)
+        indices = torch.cat([torch.arange(0), *chunks])
         if len(indices) < 2 or bool((indices.diff() > 0).all()):
             samples = self._wanted(indices)
             groups = (itertools.islice(samples, len(chunk)) for chunk in chunks)

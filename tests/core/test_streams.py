@@ -27,6 +27,7 @@ from ssl_zoo.data import (
 )  # fmt: skip
 from ssl_zoo.data.lazy import LazySplit
 from ssl_zoo.data.mapped import ArrayFile, MappedSplit
+from ssl_zoo.data.pixels import ScaledSplit
 from ssl_zoo.data.sample_files import SkippedSamples
 from ssl_zoo.data.splits import Pass, Split
 from ssl_zoo.spec import Spec
@@ -60,6 +61,21 @@ class Tape(Stream):
         for i in order.tolist():
             self.reads += 1
             yield i, Sound(everything.wave[i], everything.length[i])
+
+
+class Reel(Stream):
+    """Images that are read one after another, and counted."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.reads = n, 0
+
+    def __len__(self) -> int:
+        return self.n
+
+    def read(self, seed: int | None) -> Iterator[tuple[int, Tensor]]:
+        for i in range(self.n):
+            self.reads += 1
+            yield i, torch.full((1, 2, 2), i, dtype=torch.uint8)
 
 
 class Chunked(Split):
@@ -113,6 +129,9 @@ def test_a_stream_is_read_once_for_samples_in_order_and_can_be_asked_for_any() -
     assert torch.cat([b.length for b in batches]).tolist() == [1, 5, 20, 21, 30]
     assert tape.reads <= 32
     assert tape.batch(torch.tensor([30, 2, 30])).length.tolist() == [30, 2, 30]
+    scaled = ScaledSplit(Reel(40), (0, 255))
+    assert sum(len(batch) for batch in scaled.stream(torch.arange(40), 8)) == 40
+    assert scaled.split.reads == 40  # one pass, though the images are scaled
     assert tape.subset(torch.tensor([7, 3])).batch(torch.tensor([1])).length.tolist() == [3]
 
 
