@@ -273,6 +273,13 @@ def test_samples_without_an_image_or_a_class_are_counted_and_left_out(
         opened([labelled("train-1.tar", ["99999999999"]), train])
 
 
+def test_a_part_of_shards_without_classes_is_held_out_where_it_is_asked_for(tmp_path: Path) -> None:
+    file = tar(tmp_path / "train.tar", {f"{i}.png": png(i) for i in range(10)})
+    assert opened(file).test is None
+    data = opened(file, holdout=0.2)
+    assert (len(data.train), len(data.test or ())) == (8, 2)
+
+
 def test_a_replaced_shard_is_noticed_by_its_contents(tmp_path: Path) -> None:
     file = tar(tmp_path / "train.tar", {f"{i}.png": png(i) for i in range(3)})
     before = hash_contents(opened(file).train)

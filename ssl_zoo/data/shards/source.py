@@ -99,7 +99,7 @@ def open_shards(config: DataConfig, device: torch.device, options: ShardOptions)
     train = bank = split(None)
     test: Split | None = None
     facts = NO_FACTS
-    if labels is not None or index.has_test:
+    if labels is not None or index.has_test or config.share_to_hold_out(needed=False):
         divided = _divide(index, labels, config)
         train = bank = split(divided.bank)
         if len(divided.bank) < len(divided.train):
