@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ssl_zoo.cli.options import (
-    MAX_DEVICES,
     DeviceName,
+    Devices,
     EvalBatchSize,
     From,
     ImageSize,
@@ -42,9 +42,7 @@ def eval_command(
     pretrained: Pretrained = None,
     from_: From = None,
     device: DeviceName = None,
-    devices: Annotated[
-        int, typer.Option(min=1, max=MAX_DEVICES, help="Processes, one on each device.")
-    ] = 1,
+    devices: Devices = 1,
     precision: Precision = None,
     batch_size: EvalBatchSize = None,
     seed: Seed = None,

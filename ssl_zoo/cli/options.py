@@ -104,6 +104,7 @@ StandardProtocols = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.")]
 DeviceName = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, mps, …")]
+Devices = Annotated[int, typer.Option(min=1, max=MAX_DEVICES, help="Processes, one on each device.")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")]
 Tune = Annotated[
     bool | None,

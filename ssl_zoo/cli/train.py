@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 
 from ssl_zoo.cli.options import (
-    MAX_DEVICES,
     Backbone,
     BatchSize,
     ConfigFile,
     Data,
     Deterministic,
     DeviceName,
+    Devices,
     Epochs,
     From,
     ImageSize,
@@ -55,9 +55,7 @@ def train_command(
     lr: Annotated[float | None, typer.Option(help="Learning rate, see train.lr_scaling.")] = None,
     precision: Precision = None,
     device: DeviceName = None,
-    devices: Annotated[
-        int, typer.Option(min=1, max=MAX_DEVICES, help="Processes, one on each device.")
-    ] = 1,
+    devices: Devices = 1,
     max_restarts: Annotated[
         int, typer.Option(min=0, help="How often all processes start again when one of them dies.")
     ] = 0,

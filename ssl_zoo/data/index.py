@@ -76,9 +76,7 @@ def write_index(index: Index, out: Path) -> None:
         UserError: the folder has files already, or cannot be written into.
         Unwritable: a file cannot be written.
     """
-    make_output_folder("--out", out)
-    if any(out.iterdir()):
-        raise UserError(f"--out {out}: has files already; choose a new folder")
+    make_output_folder("--out", out, new=True)
     try:
         for name, files in index.splits.items():
             paths = TextWriter(out / f"{name}.paths")

@@ -60,15 +60,16 @@ def check_output_file(option: str, file: Path, formats: Mapping[str, Sequence[st
     return suffix
 
 
-def make_output_folder(option: str, folder: Path) -> None:
+def make_output_folder(option: str, folder: Path, *, new: bool = False) -> None:
     """Make a folder, and check that files can be written into it, before there is anything to write.
 
     Args:
         option: the option that names the folder, for messages.
         folder: the folder; it may exist.
+        new: whether it must be empty.
 
     Raises:
-        UserError: it cannot be made, or cannot be written into.
+        UserError: it cannot be made, cannot be written into, or has files where it must be empty.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,6 +77,8 @@ def make_output_folder(option: str, folder: Path) -> None:
         raise UserError(f"{option} {folder}: cannot be made: {error_reason(error)}") from error
     if not os.access(folder, os.W_OK):
         raise UserError(f"{option} {folder}: cannot be written into; choose another folder")
+    if new and any(folder.iterdir()):
+        raise UserError(f"{option} {folder}: has files already; choose a new folder")
 
 
 @contextlib.contextmanager

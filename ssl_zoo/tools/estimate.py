@@ -28,7 +28,7 @@ OPENING_S = 1e-4
 CACHED_BYTES_PER_PIXEL = 3 * (256 / 224) ** 2
 """A row of the cache: three channels of 8/7 of the input's side."""
 FORWARD_SPEED = 3
-"""How many times as many images pass through a network without a backward pass."""
+"""The speed of a forward pass alone, relative to that of training."""
 
 
 class _Settings(BaseModel):
@@ -90,7 +90,7 @@ def parse(values: Mapping[str, str]) -> tuple[Job, Cluster]:
 
 @dataclass(frozen=True)
 class Need:
-    """What a run needs of one thing.
+    """The need of a run for one resource.
 
     Attributes:
         part: the thing.
@@ -106,13 +106,13 @@ class Need:
 
     @property
     def share(self) -> float:
-        """How many times what there is is needed; 0 without a limit."""
+        """The need, relative to what is available; 0 without a limit."""
         return self.need / self.have if self.have else 0.0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run takes.
+    """The time and the resources that a run takes.
 
     Attributes:
         hours: of training, with what slows it down most.
@@ -134,7 +134,7 @@ class Estimate:
 
     @property
     def verdict(self) -> str:
-        """What gives first, in a sentence."""
+        """The first limit, in a sentence."""
         ends, slows = (max(needs, key=lambda need: need.share) for needs in (self.needs, self.slowing))
         if ends.share > 1:
             return f"{ends.part} gives first: {ends.share:.1f} times what there is is needed."

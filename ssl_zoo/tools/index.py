@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -19,18 +20,24 @@ from ssl_zoo.text import printable
 
 
 @dataclass(frozen=True)
-class Indexed:
-    """The result of `index`.
+class Prepared:
+    """Image files in a form for large data.
 
     Attributes:
-        folder: the index.
-        samples: the number of files of each split.
+        folder: the folder that was written.
+        samples: the number of samples of each split.
         classes: the number of classes; 0 without labels.
     """
 
     folder: str
     samples: dict[str, int]
     classes: int
+
+    @staticmethod
+    def facts(files: Index, folder: Path) -> dict[str, Any]:
+        """Return the attributes, for image files and the folder that they were written into."""
+        counts = {name: len(split.paths) for name, split in files.splits.items()}
+        return {"folder": str(folder), "samples": counts, "classes": len(files.classes or ())}
 
 
 def index(
@@ -39,7 +46,7 @@ def index(
     sets: Sequence[str] = (),
     *,
     flags: Mapping[str, str] | None = None,
-) -> Indexed:
+) -> Prepared:
     """Write an index of the image files of a source, which `ssl_zoo.data.index` describes.
 
     The files are listed, and held out of, as training on the source itself would do it.
@@ -56,8 +63,7 @@ def index(
     """
     files = list_files(data, sets, flags)
     write_index(files, Path(out))
-    counts = {name: len(split.paths) for name, split in files.splits.items()}
-    return Indexed(str(out), counts, len(files.classes or ()))
+    return Prepared(**Prepared.facts(files, Path(out)))
 
 
 def list_files(

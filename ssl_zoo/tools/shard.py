@@ -16,26 +16,20 @@ from ssl_zoo.data.shards.source import CLASSES
 from ssl_zoo.errors import UserError
 from ssl_zoo.runtime.files import commit_file, make_output_folder, write_atomic, write_errors
 from ssl_zoo.text import error_reason, printable
-from ssl_zoo.tools.index import list_files
+from ssl_zoo.tools.index import Prepared, list_files
 
 MAX_MEGABYTES = 500
 
 
 @dataclass(frozen=True)
-class Sharded:
-    """The result of `shard`.
+class Sharded(Prepared):
+    """Image files as shards.
 
     Attributes:
-        folder: the folder of the shards.
-        shards: their number.
-        samples: the number of samples of each split.
-        classes: the number of classes; 0 without labels.
+        shards: the number of shards.
     """
 
-    folder: str
     shards: int
-    samples: dict[str, int]
-    classes: int
 
 
 def shard(
@@ -66,9 +60,7 @@ def shard(
     """
     files = list_files(data, sets, flags)
     folder = Path(out)
-    make_output_folder("--out", folder)
-    if any(folder.iterdir()):
-        raise UserError(f"--out {out}: has files already; choose a new folder")
+    make_output_folder("--out", folder, new=True)
     parts: list[Path] = []
     for name, split in files.splits.items():
         order = torch.randperm(len(split.paths), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -82,8 +74,7 @@ def shard(
             commit_file(part, part.with_name(part.name[1:].removesuffix(".part")))
     if files.classes:
         write_atomic(folder / CLASSES, "".join(f"{name}\n" for name in files.classes).encode())
-    counts = {name: len(split.paths) for name, split in files.splits.items()}
-    return Sharded(str(out), len(parts), counts, len(files.classes or ()))
+    return Sharded(**Prepared.facts(files, folder), shards=len(parts))
 
 
 def _sample(number: int, files: Index, name: str, label: int | None) -> dict[str, Any]:

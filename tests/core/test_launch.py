@@ -45,7 +45,7 @@ class Doomed(Rotation):
         return super().loss(views)
 '''
 KILLED = f"1:0:{signal.SIGKILL:d}"
-"""What kills the second of two processes, but not once they are restarted."""
+"""Rank, restart and signal: the second of two processes is killed, but not after a restart."""
 DEATH = "rank 1 was ended by SIGKILL, as happens where memory runs out"
 
 

@@ -33,9 +33,9 @@ FORMAT = 1
 TYPES = {"counts": "int64", "offsets": "int64", "sizes": "int64", "labels": "int64", "splits": "uint8"}
 """The arrays of an index, with the type of their numbers."""
 MAX_DIGITS = 6
-"""How many digits the number of a class can have."""
+"""The maximum number of digits in the number of a class."""
 MAX_NAMED = 6
-"""How many extensions a message names."""
+"""The maximum number of extensions that a message lists."""
 SPLITS = SPLIT_PREFIXES
 """The splits of samples, by number."""
 
