@@ -226,7 +226,7 @@ def predict_command(
 def export_command(
     run: Annotated[Path, typer.Argument(help="Run directory, a snapshot, or a backbone.safetensors.")],
     to: Annotated[
-        Path, typer.Option("--to", help="The .safetensors (for timm) or .onnx file to write.")
+        Path, typer.Option("--to", help="The .safetensors (for timm), .onnx or .pt2 file to write.")
     ],
 ) -> None:
     """Export the backbone for use without ssl-zoo, and print the Python that loads it."""

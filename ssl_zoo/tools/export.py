@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.config.weights import weights_file
-from ssl_zoo.errors import SslZooError, Unsuitable, UserError
+from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.backbone import read_backbone, restore_encoder, write_backbone
 from ssl_zoo.runtime.defaults import torch_defaults
-from ssl_zoo.runtime.files import check_output_file, make_output_folder, write_atomic
-from ssl_zoo.spec import ImageSpec, Spec
+from ssl_zoo.runtime.files import check_output_file, make_output_folder
+from ssl_zoo.spec import Spec
 from ssl_zoo.task import Encoder
-from ssl_zoo.text import error_line
+from ssl_zoo.tools.export_graph import write_image_onnx, write_image_program, write_onnx, write_program
 from ssl_zoo.tools.export_timm import write_folder, write_timm, write_torchvision
-from ssl_zoo.tools.exported_code import normalisation, usage, without_sources
+from ssl_zoo.tools.exported_code import without_sources
 from ssl_zoo.tools.model_card import write_card
-
-OPSET = 18
-"""The version of ONNX's operators, which runtimes since 2023 have."""
-MAX_ONNX_BYTES = 2**31 - 2**24
-"""The limit of the weights in one ONNX file: 2 GiB, less room for the graph."""
 
 Write = Callable[[Any, Any, BackboneConfig, Path], str]
 """Writes an encoder, for samples of this spec and built from this section, and returns Python code."""
@@ -86,6 +76,8 @@ def export(run: str | Path, to: str | Path) -> str:
       float32 [batch, D], opset 18, with a dynamic batch size, and where the network allows, as
       convolutions do, also a dynamic height and width. For another modality the inputs have the names of
       the fields of a prepared batch.
+    - ``.pt2``: the network as a program of `torch.export`, with the same inputs and dynamic sizes, for
+      `torch.export.load`.
     - ``.pth``: for a timm model that torchvision has too (resnet18, resnet34, resnet50, …, with the
       original stem), its state dict under torchvision's names.
     - a folder: for a timm model with the original stem the layout of Hugging Face's hub, ``config.json``
@@ -98,7 +90,8 @@ def export(run: str | Path, to: str | Path) -> str:
     For images, the code also defines ``preprocess(file)``, which returns an image file as the input of
     the network with NumPy and Pillow alone, so that the features are those of the run's evaluation.
     ONNX has the code in its description. The mean, the deviation and the interpolation are JSON
-    under ``normalise`` in the header, and in ONNX's metadata.
+    under ``normalise`` in the header, and in ONNX's metadata. A ``.pt2`` has ``load`` and ``normalise``
+    as extra files.
 
     Args:
         run: a run directory, a file of its ``snapshots``, or a `backbone.safetensors`.
@@ -110,7 +103,7 @@ def export(run: str | Path, to: str | Path) -> str:
     Raises:
         UserError: there is no backbone at `run`, or `to` cannot be written or has a format that is not
             there for this backbone.
-        SslZooError: the network cannot be expressed in ONNX, or writing fails.
+        SslZooError: the network cannot be expressed as a graph, or writing fails.
     """
     to = Path(to)
     config, spec, state = read_backbone(run)
@@ -168,157 +161,15 @@ def _write_weights(encoder: Encoder, spec: Spec, config: BackboneConfig, to: Pat
     )
 
 
-def _write_image_onnx(encoder: Encoder, spec: ImageSpec, config: BackboneConfig, to: Path) -> str:
-    """Write an ONNX file with the code that reads image files in its description."""
-
-    def code(file: str) -> str:
-        call = "session.run(None, {'images': np.concatenate([preprocess(file) for file in files])})[0]"
-        return "\n".join([*_session(file), *usage(call, "{}", spec)])
-
-    write_atomic(to, _onnx(encoder, {"images": spec.example(2)}, code("FILE"), normalisation(spec)))
-    return code(str(to))
-
-
-def _write_onnx(encoder: Encoder, spec: Spec, config: BackboneConfig, to: Path) -> str:
-    """Write an ONNX file whose inputs are the fields of a prepared batch."""
-    example = spec.example(2)
-    inputs = example._asdict() if hasattr(example, "_fields") else {"x": example}
-
-    def code(file: str) -> str:
-        given = ", ".join(f"{name!r}: {name}" for name in inputs)
-        shapes = [
-            f"# {name}: {str(x.dtype).removeprefix('torch.')} {['B', *x.shape[1:]]}".replace("'", "")
-            for name, x in inputs.items()
-        ]
-        call = f"# features = session.run(None, {{{given}}})[0]  # [B, D]"
-        return "\n".join([*_session(file), "", call, *shapes])
-
-    notes = {"spec": spec.to_header(), "modality": spec.modality}
-    write_atomic(to, _onnx(encoder, inputs, code("FILE"), notes, type(example)))
-    return code(str(to))
-
-
-def _session(file: str) -> list[str]:
-    session = f"session = onnxruntime.InferenceSession({file!r})"
-    return ["import onnxruntime", "", f"{session}  # opset {OPSET}"]
-
-
-class _Positional(nn.Module):
-    """An encoder that takes the fields of a batch one by one."""
-
-    def __init__(self, encoder: Encoder, batch: type) -> None:
-        super().__init__()
-        self.encoder, self.batch = encoder, batch
-
-    def forward(self, *fields: Tensor) -> Tensor:
-        features: Tensor = self.encoder(self.batch(*fields))
-        return features
-
-
-def _onnx(
-    encoder: Encoder,
-    inputs: Mapping[str, Tensor],
-    code: str,
-    notes: Mapping[str, str],
-    batch: type = Tensor,
-) -> bytes:
-    """Return the content of an ONNX file with an encoder.
-
-    Args:
-        encoder: the encoder.
-        inputs: examples of its inputs [2, ...] by name.
-        code: the Python that uses the file, its description.
-        notes: its metadata.
-        batch: the named tuple of the inputs, whose further axes are dynamic as far as the encoder
-            allows; `Tensor` for a single one, of which only the batch size is.
-
-    Raises:
-        UserError: the network is too large for one file.
-        SslZooError: it cannot be expressed in ONNX.
-    """
-    size = sum(tensor.nbytes for tensor in encoder.state_dict().values())
-    if size > MAX_ONNX_BYTES:
-        raise UserError(
-            f"--to: the weights take {size / 2**30:.1f} GiB and an ONNX file holds 2; "
-            "export .safetensors"
-        )
-    several = batch is not Tensor
-    module = _Positional(encoder, batch).eval() if several else encoder
-    try:
-        program = next(filter(None, _programs(module, inputs, several)))
-    except Exception as error:  # the exporter's stages raise anything
-        raise SslZooError(
-            f"--to: torch {torch.__version__} cannot express this backbone in ONNX: "
-            f"{error_line(_root(error))}; export .safetensors"
-        ) from error
-    proto = program.model_proto
-    graph = proto.graph
-    for part in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
-        part.ClearField("metadata_props")  # the exporter's traces, with paths of this machine
-    proto.doc_string = code
-    for key, value in notes.items():
-        proto.metadata_props.add(key=key, value=value)
-    content: bytes = proto.SerializeToString()
-    return content
-
-
-def _programs(module: nn.Module, inputs: Mapping[str, Tensor], several: bool) -> Iterator[Any]:
-    """Yield the network in ONNX, from the most dynamic axes on; None if it does not allow them.
-
-    Raises:
-        Exception: it does not allow a dynamic batch size, or has no graph at all.
-    """
-    first, auto = torch.export.Dim("batch"), torch.export.Dim.AUTO
-    if several:
-        axes = [tuple({0: first, **dict.fromkeys(range(1, x.ndim), auto)} for x in inputs.values())]
-    else:
-        sides = {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
-        images = all(x.ndim == len(sides) + 2 for x in inputs.values())
-        axes = [tuple({0: first, **more} for _ in inputs) for more in ([sides, {}] if images else [{}])]
-    for number, shapes in enumerate(axes, 1):
-        try:
-            with _silence():
-                yield torch.onnx.export(
-                    module,
-                    tuple(inputs.values()),
-                    input_names=list(inputs),
-                    output_names=["features"],
-                    opset_version=OPSET,
-                    dynamic_shapes=(shapes,) if several else shapes,
-                    dynamo=True,
-                    verbose=False,
-                )
-        except Exception:
-            if number == len(axes):
-                raise
-            yield None
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Temporarily silence the exporter's progress, warnings and graphs."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
-def _root(error: BaseException) -> BaseException:
-    """Return the first cause of an error."""
-    return error if error.__cause__ is None else _root(error.__cause__)
-
-
 _ONNX = ("onnx", "onnxscript")
 EXPORTERS = (
     Exporter(write_timm, ".safetensors", "image", TimmEncoder),
     Exporter(write_torchvision, ".pth", "image", TimmEncoder),
     Exporter(write_folder, "", "image", TimmEncoder, library="timm"),
     Exporter(_write_weights, ".safetensors"),
-    Exporter(_write_image_onnx, ".onnx", "image", requires=_ONNX, install="ssl-zoo[onnx]"),
-    Exporter(_write_onnx, ".onnx", requires=_ONNX, install="ssl-zoo[onnx]"),
+    Exporter(write_image_onnx, ".onnx", "image", requires=_ONNX, install="ssl-zoo[onnx]"),
+    Exporter(write_onnx, ".onnx", requires=_ONNX, install="ssl-zoo[onnx]"),
+    Exporter(write_image_program, ".pt2", "image"),
+    Exporter(write_program, ".pt2"),
 )
 """The formats that the core has."""

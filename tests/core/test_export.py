@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,9 +32,12 @@ from ssl_zoo.runs.run import Run
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder
 from ssl_zoo.tools import export as module
+from ssl_zoo.tools import export_graph
 from ssl_zoo.tools.embed import embed
-from ssl_zoo.tools.export import OPSET, export
+from ssl_zoo.tools.export import export
+from ssl_zoo.tools.export_graph import OPSET
 from ssl_zoo.tools.export_timm import stem_changes
+from tests.conftest import ROOT
 from tests.core.pictures import photo, write
 
 NARROW = dict(PRESETS["resnet10_narrow"].options)
@@ -81,6 +85,7 @@ CHANNELS = {"gray": 1}
 
 ALONE = """
 import sys
+import zipfile
 sys.modules["ssl_zoo"] = None
 from pathlib import Path
 import torch
@@ -425,10 +430,50 @@ def test_what_onnx_cannot_express_or_hold_is_said_in_a_line(
     assert "cannot express this backbone in ONNX: " in said
     assert "data-dependent" in said
     monkeypatch.undo()
-    monkeypatch.setattr(module, "MAX_ONNX_BYTES", 1000)
-    assert "an ONNX file holds 2; export .safetensors" in complaint(run, file)
+    monkeypatch.setattr(export_graph, "MAX_ONNX_BYTES", 1000)
+    assert "an ONNX file holds 2; export .safetensors or .pt2" in complaint(run, file)
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("case", ["default", "vit"])
+def test_a_program_gives_the_features_for_any_batch_and_size_that_the_network_takes(
+    exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], case: str
+) -> None:
+    size = CASES[case][1]
+    file = tmp_path / "backbone.pt2"
+    scope: dict[str, Any] = {}
+    exec(export(exported / "runs" / case, file), scope)
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == [file]
+    sides = (size, size) if case == "vit" else (size + 16, size + 5)
+    model = load_backbone(exported / "runs" / case)
+    for n in (1, 5):
+        x = torch.randn(n, 3, *sides, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            torch.testing.assert_close(scope["model"](x), model(x))
+
+
+def test_a_program_comes_with_its_preprocessing_and_nothing_of_this_machine(
+    exported: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "backbone.pt2"
+    code = export(exported / "runs" / "colour", file)
+    notes = {"load": "", "normalise": ""}
+    torch.export.load(file, extra_files=notes)
+    assert notes["load"].replace("'FILE'", repr(str(file))) == code
+    assert json.loads(notes["normalise"])["interpolation"] == "bilinear"
+    scope: dict[str, Any] = {"files": sorted((exported / "pictures").iterdir())}
+    exec(code, scope)
+    (usage,) = re.findall(r"^# features = (.*)  # \[B, D\]$", code, re.MULTILINE)
+    with torch.no_grad():
+        features = eval(usage, scope)
+    assert cosine_error(exported / "runs" / "colour", exported, features) < 1e-6
+    with zipfile.ZipFile(file) as archive:
+        content = b"".join(archive.read(name) for name in archive.namelist())
+    assert b"site-packages" not in content
+    assert str(tmp_path).encode() not in content
+    assert str(ROOT).encode() not in content
 
 
 def test_onnx_needs_its_extra(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,7 +491,7 @@ def test_a_file_that_cannot_be_written(
 ) -> None:
     run = exported / "runs" / "default"
     said = complaint(run, tmp_path / "b.pt")
-    formats = ".safetensors or .pth or no suffix, for a folder or .onnx"
+    formats = ".safetensors or .pth or no suffix, for a folder or .onnx or .pt2"
     assert said.endswith(f"unknown format for image data; its name must end in {formats}")
     missing = tmp_path / "none" / "b.safetensors"
     assert (

@@ -158,7 +158,7 @@ def test_texts_are_embedded_classified_and_exported(
         assert scope["model"](x).equal(model(x))
     code, _, err = call(*plugin, "export", run, "--to", "folder")
     assert complaint(code, err) == (
-        "--to folder: unknown format for bytes data; its name must end in .safetensors or .onnx"
+        "--to folder: unknown format for bytes data; its name must end in .safetensors or .onnx or .pt2"
     )
 
 
@@ -177,6 +177,19 @@ def test_onnx_takes_the_fields_of_a_batch_at_any_size(
         batch = type(model.ssl_zoo_spec.example())(ids, lengths)
         (given,) = session.run(None, {"ids": ids.numpy(), "lengths": lengths.numpy()})
         np.testing.assert_allclose(given, model(batch).detach().numpy(), atol=1e-5)
+
+
+def test_a_program_takes_the_fields_of_a_batch_of_any_number(
+    place: Path, plugin: tuple[str, str], tmp_path: Path
+) -> None:
+    registry.load_file(NEXT_BYTE)
+    scope: dict[str, Any] = {}
+    exec(export(place / "run", tmp_path / "x.pt2"), scope)
+    model: Any = ssl_zoo.load_backbone(place / "run")
+    for n in (1, 5):
+        fields = torch.randint(1, 99, (n, 32)), torch.arange(n) + 8
+        batch = type(model.ssl_zoo_spec.example())(*fields)
+        torch.testing.assert_close(scope["model"](*fields), model(batch))
 
 
 def test_views_of_texts_are_printed_or_written_as_lines(
