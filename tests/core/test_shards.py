@@ -18,8 +18,8 @@ from ssl_zoo import tree
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.data.fingerprint import hash_contents
+from ssl_zoo.data.lanes.split import LaneSplit
 from ssl_zoo.data.shards import files
-from ssl_zoo.data.shards.split import ShardSplit
 from ssl_zoo.data.splits import Pass
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.tools.shard import shard
@@ -80,7 +80,7 @@ def test_shards_have_the_samples_classes_and_splits_of_their_folder(tmp_path: Pa
     of_shards = opened(shards)
     assert of_shards.classes == of_folder.classes == ("a", "b")
     for ours, theirs in ((of_shards.train, of_folder.train), (of_shards.test, of_folder.test)):
-        assert isinstance(ours, ShardSplit)
+        assert isinstance(ours, LaneSplit)
         assert theirs is not None
         assert len(ours) == len(theirs)
 

@@ -1,11 +1,11 @@
-"""The order of a pass over shards, against a slow one that is read as the text says."""
+"""The order of a pass over parts, against a slow one that is read as the text says."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from ssl_zoo.data.shards.order import LaneOrder
+from ssl_zoo.data.lanes.order import LaneOrder
 from ssl_zoo.data.splits import Pass
 from ssl_zoo.views import derive_seed
 
