@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,6 +159,7 @@ def survey(
     size: Size,
     channels: int | None = None,
     has_pages: Callable[[int], bool] = lambda number: False,
+    numbers: Sequence[int] | None = None,
 ) -> Survey:
     """Look at up to about `MAX_SURVEYED` images; those that cannot be opened do not count.
 
@@ -168,6 +169,7 @@ def survey(
         size: the size of the network's input.
         channels: the number of channels that the user asks for; None for that of the images.
         has_pages: whether there are further pages, where the image does not tell.
+        numbers: the images to look at; None for some that are spread over all.
 
     Raises:
         UserError: a library that reads them is not installed.
@@ -177,7 +179,7 @@ def survey(
     bands: Counter[int] = Counter()
     sizes: list[tuple[int, int]] = []
     seen = 0
-    for number in range(0, count, max(1, count // MAX_SURVEYED)):
+    for number in numbers or range(0, count, max(1, count // MAX_SURVEYED)):
         try:
             image = open_image(number)
             with opened(image):

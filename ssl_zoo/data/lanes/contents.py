@@ -18,7 +18,12 @@ class Contents(ABC):
 
     Args:
         counts: the number of samples in each part, int64 [P].
+
+    Attributes:
+        whole_parts: whether a part is fetched whole, so that scattered samples cost a part each.
     """
+
+    whole_parts = False
 
     def __init__(self, counts: Tensor) -> None:
         self.counts = counts

@@ -16,10 +16,11 @@ from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.holdout import hold_out
 from ssl_zoo.data.lanes.contents import Contents
 from ssl_zoo.data.lanes.index import SPLITS, SampleIndex
-from ssl_zoo.data.lanes.split import LaneSplit
+from ssl_zoo.data.lanes.split import LaneSplit, sample_of_parts
 from ssl_zoo.data.sample_files import Origin
 from ssl_zoo.data.splits import Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
+from ssl_zoo.data.survey import MAX_SURVEYED
 from ssl_zoo.errors import UserError
 from ssl_zoo.text import printable, quantity
 
@@ -53,7 +54,13 @@ def open_contents(
     builder = SplitBuilder(config=config, device=device)
     paths = ComputedSequence(len(index.splits), contents.file)
     origin = None if root is None else Origin(root, paths)
-    images = builder.from_contents(contents.open, contents.name, len(paths), origin)
+    looked_at = None
+    if contents.whole_parts:
+        trained_on = index.splits != SPLITS.index("test")
+        before = trained_on.long().cumsum(0)[contents.ends - 1]  # a part is of one split
+        counts = before.diff(prepend=before.new_zeros(1))
+        looked_at = trained_on.nonzero().flatten()[sample_of_parts(counts, MAX_SURVEYED)].tolist()
+    images = builder.from_contents(contents.open, contents.name, len(paths), origin, looked_at)
     labels = None if config.labels == "none" else index.labels
 
     def split(numbers: Tensor | None, labels: Tensor | None = labels) -> LaneSplit:

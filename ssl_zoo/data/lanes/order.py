@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -103,3 +104,52 @@ class LaneOrder:
             order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
             self._shuffled[lane] = (block, order)
         return self._shuffled[lane][1]
+
+
+class PartOrder(LaneOrder):
+    """The order of one pass in which whole parts are shuffled with each other.
+
+    It is for parts that are fetched whole, as few of them have to be in memory. A block is as many whole
+    parts as have about `block` samples: it ends with the part in which the sequence passes a multiple of
+    that number. The ends of a lane cut it off.
+    """
+
+    def __init__(self, counts: Tensor, seed: int, lanes: int, block: int) -> None:
+        super().__init__(counts, seed, lanes, block)
+        passed = (self._ends // block).diff(prepend=self._ends.new_zeros(1)) > 0
+        passed[-1] = True
+        self._closes = self._ends[passed].numpy()  # of each block in the sequence
+        self._sizes = counts[self._parts]
+        self._between = lru_cache(4 * lanes)(self._parts_between)
+
+    def _block_at(self, begin: int, place: int) -> tuple[int, int, int]:
+        number = int(self._closes.searchsorted(place, "right"))
+        return number, int(self._closes[number - 1]) if number else 0, int(self._closes[number])
+
+    def parts(self, part: Pass, first: int, last: int) -> list[int]:
+        """Return the parts that a process needs, those first that it needs first.
+
+        They are those of the blocks that the joint batches `first` to `last` are in, and at least of one
+        block after that of `first` in each lane.
+        """
+        taken = part.joint // self.lanes
+        now: list[int] = []
+        next_: list[int] = []
+        for lane in self._lanes_of(part):
+            begin, end = self._bounds(lane)
+            _, start, close = self._block_at(begin, begin + first * taken)
+            _, _, reached = self._block_at(begin, begin + (last + 1) * taken - 1)
+            now += self._between(max(start, begin), min(reached, end))
+            if reached == close < begin + part.end * taken:
+                _, _, ahead = self._block_at(begin, close)
+                next_ += self._between(close, min(ahead, end))
+        return list(dict.fromkeys(now + next_))
+
+    def _parts_between(self, start: int, stop: int) -> list[int]:
+        """Return the parts with samples at places of the sequence."""
+        first, last = torch.searchsorted(
+            self._ends, torch.tensor([start, stop - 1]), right=True
+        ).tolist()
+        found = slice(first, last + 1)
+        parts: list[int] = self._parts[found][self._sizes[found] > 0].tolist()
+        return parts
