@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.data import load
 from ssl_zoo.data.fingerprint import hash_contents, hash_names
 from ssl_zoo.data.lanes.split import LaneSplit
 from ssl_zoo.data.row_groups import files
@@ -21,7 +23,7 @@ from ssl_zoo.errors import UserError
 from tests.conftest import Call
 from tests.core.fake_hub import COMMIT, NAME, serving
 from tests.core.parquet_files import CLASSES, image, parquet, pictures, streamed
-from tests.core.pictures import encoded, everything, go_offline, one_line, write
+from tests.core.pictures import CPU, encoded, everything, go_offline, one_line, write
 
 pytest.importorskip("datasets", reason="Hugging Face's library is not installed")
 
@@ -193,6 +195,10 @@ def test_what_cannot_be_streamed_is_one_line(
         with pytest.raises(UserError, match=problem) as error:
             streamed(tmp_path / folder, tmp_path, options=options)
         one_line(error)
+    file = next((good / "data").iterdir())
+    with pytest.raises(UserError, match="images are in the file, give hf:FOLDER and data") as error:
+        load(DataConfig(source=str(file)), CPU)
+    one_line(error)
     go_offline(monkeypatch)
     with serving(good, monkeypatch) as hub:
         hub.down = True
