@@ -14,6 +14,7 @@ from PIL import Image
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.decode import is_gray
 from ssl_zoo.data.pixels import Form
+from ssl_zoo.data.sample_files import LostData
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.preprocess import has_more_than_8_bits, opened
@@ -173,6 +174,7 @@ def survey(
 
     Raises:
         UserError: a library that reads them is not installed.
+        LostData: their file or server is gone.
     """
     counts: Counter[str] = Counter()
     types: Counter[str] = Counter()
@@ -193,6 +195,8 @@ def survey(
                     bands[len(image)] += 1
         except ImportError as error:
             raise UserError(f"data.source: an image {error}") from error
+        except LostData:
+            raise
         except Exception:  # decoders raise errors of every kind; training skips the image
             continue
         seen += 1

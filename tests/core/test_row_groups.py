@@ -116,6 +116,8 @@ def test_of_the_hub_only_footers_classes_and_the_row_groups_that_are_read_are_fe
         with pytest.raises(LostData, match=r"cannot read hf://.* then resume the run with --resume"):
             list(data.train.stream(torch.arange(720), 16))
         assert not data.train.skipped
+        with pytest.raises(LostData, match="cannot read hf://"):  # where the index is known
+            streamed(NAME, tmp_path, options={"shuffle": 10}, holdout=0.1)
 
 
 def test_a_pass_holds_two_blocks_of_each_lane_and_as_many_lanes_as_memory_has_room_for(
