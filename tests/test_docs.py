@@ -37,6 +37,7 @@ NOT_HERE = {
     "ssl-zoo advise": "it takes the minutes that it is given; `.ci/run` does",
     "--pretrained": "weights are downloaded",
     "--data cifar10": "data are downloaded",
+    "--data hf:": "likewise",
     "python benchmarks": "it measures time",
     "python -m benchmarks": "likewise",
     "--observe": "the extras' own tests do (test_observers)",

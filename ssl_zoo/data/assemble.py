@@ -169,6 +169,7 @@ class SplitBuilder:
         name: Callable[[int], str],
         count: int,
         origin: Origin | None,
+        looked_at: Sequence[int] | None = None,
     ) -> ImageFiles:
         """Return images whose files are parts of others, such as members of an archive.
 
@@ -177,12 +178,13 @@ class SplitBuilder:
             name: returns its name.
             count: the number of images.
             origin: the files that they are parts of; None where these are not on this machine.
+            looked_at: the numbers of the images that are looked at; None for some of all.
         """
 
         def opener(i: int, side: int) -> Any:
             return self._open(content(i), side)
 
-        self._survey_files(count, opener, content)
+        self._survey_files(count, opener, content, looked_at)
         return self._images(opener, name, count, origin)
 
     def _images(
@@ -205,7 +207,13 @@ class SplitBuilder:
         """The form of images that are decoded."""
         return self.forms[0] if self.forms else Form(self.config.channels or self.channels)
 
-    def _survey_files(self, count: int, opener: Opener, file: Callable[[int], Path | IO[bytes]]) -> None:
+    def _survey_files(
+        self,
+        count: int,
+        opener: Opener,
+        file: Callable[[int], Path | IO[bytes]],
+        numbers: Sequence[int] | None = None,
+    ) -> None:
         """Look at pages of files, report what they are, and choose the form in which they are stored.
 
         Nothing is done where a form is chosen already.
@@ -214,11 +222,12 @@ class SplitBuilder:
             count: the number of pages.
             opener: opens a page.
             file: returns the file of a page.
+            numbers: those that are looked at; None for some of all.
         """
         if self.forms:
             return
         first = self.config.pages == "first"
-        looked_at = self._survey(opener, count, lambda i: first and has_pages(file(i)))
+        looked_at = self._survey(opener, count, lambda i: first and has_pages(file(i)), numbers)
         if self.config.tile is not None:  # of which none is looked at
             del looked_at.counts["not square"], looked_at.counts["small"]
         if self.config.pages == "samples":
@@ -226,12 +235,17 @@ class SplitBuilder:
         self._choose(looked_at, self.config)
 
     def _survey(
-        self, opener: Opener, count: int, has_pages: Callable[[int], bool] = lambda i: False
+        self,
+        opener: Opener,
+        count: int,
+        has_pages: Callable[[int], bool] = lambda i: False,
+        numbers: Sequence[int] | None = None,
     ) -> Survey:
         """Look at images, whose sizes are kept."""
         size = input_size(self.config, self.size)
         side = max(preprocess.stored_size(size))
-        looked_at = survey(lambda i: opener(i, side), count, size, self.config.channels, has_pages)
+        channels = self.config.channels
+        looked_at = survey(lambda i: opener(i, side), count, size, channels, has_pages, numbers)
         self.sizes[:] = looked_at.sizes
         return looked_at
 

@@ -31,6 +31,14 @@ def random_order(n: int, generator: torch.Generator) -> Order:
     return KeyedOrder(n, int(torch.randint(2**62, (), generator=generator)))
 
 
+def sample_indices(total: int, limit: int) -> Tensor:
+    """Return the sorted indices [N] of at most `limit` of `total` samples, always the same ones."""
+    if total <= limit:
+        return torch.arange(total)
+    order = random_order(total, torch.Generator().manual_seed(0))
+    return order[:limit].sort().values
+
+
 class KeyedOrder:
     """A permutation of the numbers below `n` that is computed where it is asked for, and not stored.
 

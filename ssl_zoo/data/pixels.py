@@ -15,7 +15,7 @@ from torch import Tensor
 from ssl_zoo import tree
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import DataConfig
-from ssl_zoo.data.order import Order, random_order
+from ssl_zoo.data.order import Order
 from ssl_zoo.data.splits import Pass, Split
 from ssl_zoo.notices import Notice
 from ssl_zoo.preprocess import widened
@@ -160,6 +160,10 @@ class ScaledSplit(Split):
         """Return the rising indices of at most `limit` samples."""
         return self.split.spread(limit)
 
+    def sample(self, limit: int) -> Tensor:
+        """Return the rising indices of at most `limit` samples drawn at random."""
+        return self.split.sample(limit)
+
     def read_batches(
         self, chunks: Iterable[Tensor], *, prefetch: int = 2, pin: bool = False
     ) -> Generator[Tensor]:
@@ -187,9 +191,7 @@ class ScaledSplit(Split):
 
 def fixed_part(split: Split, limit: int) -> Tensor:
     """Return at most `limit` images of a split, drawn at random and always the same, [M, C, h, w]."""
-    chosen = random_order(len(split), torch.Generator().manual_seed(0))[:limit]
-    rising, places = chosen.sort()  # tiles of one file are read one after the other
-    images: Tensor = split.batch(chosen) if split.resident else split.batch(rising)[places.argsort()]
+    images: Tensor = split.batch(split.sample(limit))
     return images
 
 

@@ -31,6 +31,8 @@ from ssl_zoo.data.gather import FileOptions, gather, takes_files
 from ssl_zoo.data.holdout import exact_copies, random_split
 from ssl_zoo.data.lazy import LazySplit
 from ssl_zoo.data.read_ahead import decoding_threads
+from ssl_zoo.data.row_groups.options import HubOptions
+from ssl_zoo.data.row_groups.source import open_stream
 from ssl_zoo.data.shards import source as shards
 from ssl_zoo.data.source import Source, choose_source
 from ssl_zoo.data.splits import ArraySplit, Split
@@ -200,11 +202,24 @@ def _torchvision(config: DataConfig, device: torch.device) -> DataSet:
     )
 
 
-def _timm(config: DataConfig, device: torch.device) -> DataSet:
+def _hub(config: DataConfig, device: torch.device, options: HubOptions) -> DataSet:
+    """Load a data set of the Hugging Face hub, downloaded or streamed."""
+    if options.stream:
+        return open_stream(config, device, options)
+    for name in ("subset", "revision"):
+        if getattr(options, name) is not None:
+            raise SettingError(
+                f"data.options.{name}", "is known only with data.options.stream=true; set that too"
+            )
+    image = {"input_key": options.image} if options.image else {}
+    return _timm(config, device, {**image, "target_key": options.label})
+
+
+def _timm(config: DataConfig, device: torch.device, columns: Mapping[str, str] | None = None) -> DataSet:
     """Load a data set through timm's factory, or torchvision where it has it."""
     if _is_catalogued(config.sources[0]):
         return _torchvision(config, device)
-    train_images, test_images = open_timm(config)
+    train_images, test_images = open_timm(config, columns)
     builder = SplitBuilder(config=config, device=device)
     train = builder.from_dataset(train_images, "train")
     test: Split | None
@@ -285,7 +300,7 @@ BUILT_IN = {
     "digits": Source.of(_digits),
     "torchvision": Source.of(_torchvision, takes=_is_catalogued),
     "timm": Source.of(_timm),
-    "hf": Source.of(_timm),
+    "hf": Source(_hub, Options=HubOptions),
     "folder": Source(_files, Options=FileOptions, takes=takes_files, several=True),
     index.NAME: Source.of(index.open_index, takes=is_index),
     shards.NAME: shards.SOURCE,

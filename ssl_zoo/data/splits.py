@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ssl_zoo import tree
-from ssl_zoo.data.order import Order, random_order
+from ssl_zoo.data.order import Order, random_order, sample_indices
 from ssl_zoo.data.read_ahead import read_ahead
 from ssl_zoo.tree import Tree
 
@@ -146,6 +146,14 @@ class Split(ABC):
         """Return the rising indices of at most `limit` samples, spread over the split, int64."""
         number = min(limit, len(self))
         return torch.linspace(0, len(self) - 1, number, dtype=torch.float64).long()
+
+    def sample(self, limit: int) -> Tensor:
+        """Return the rising indices of at most `limit` samples drawn at random, always the same, int64.
+
+        Measurements and evaluation during training read these. Override it where samples that lie
+        together are much cheaper to read.
+        """
+        return sample_indices(len(self), limit)
 
     def batches(self, part: Pass) -> Generator[tuple[Tree, Tensor]]:
         """Yield the raw batches of a pass for one process, and the indices [B] of their samples.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from PIL import Image
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.decode import is_gray
 from ssl_zoo.data.pixels import Form
+from ssl_zoo.data.sample_files import LostData
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.preprocess import has_more_than_8_bits, opened
@@ -159,6 +160,7 @@ def survey(
     size: Size,
     channels: int | None = None,
     has_pages: Callable[[int], bool] = lambda number: False,
+    numbers: Sequence[int] | None = None,
 ) -> Survey:
     """Look at up to about `MAX_SURVEYED` images; those that cannot be opened do not count.
 
@@ -168,16 +170,18 @@ def survey(
         size: the size of the network's input.
         channels: the number of channels that the user asks for; None for that of the images.
         has_pages: whether there are further pages, where the image does not tell.
+        numbers: the images to look at; None for some that are spread over all.
 
     Raises:
         UserError: a library that reads them is not installed.
+        LostData: their file or server is gone.
     """
     counts: Counter[str] = Counter()
     types: Counter[str] = Counter()
     bands: Counter[int] = Counter()
     sizes: list[tuple[int, int]] = []
     seen = 0
-    for number in range(0, count, max(1, count // MAX_SURVEYED)):
+    for number in numbers or range(0, count, max(1, count // MAX_SURVEYED)):
         try:
             image = open_image(number)
             with opened(image):
@@ -191,6 +195,8 @@ def survey(
                     bands[len(image)] += 1
         except ImportError as error:
             raise UserError(f"data.source: an image {error}") from error
+        except LostData:
+            raise
         except Exception:  # decoders raise errors of every kind; training skips the image
             continue
         seen += 1

@@ -233,10 +233,13 @@ def _check_columns(name: str, columns: Mapping[str, str], present: Sequence[str]
                 f"data.options.{usual}", f"{name} has no column {column!r} (it has {has}); name one"
             )
         if column not in present and usual == PATH:
-            raise UserError(
-                f"data.source: {name} has no column {column!r} (it has {has}); name the column of the "
-                "paths in the first line"
-            )
+            hint = "name the column of the paths in the first line"
+            if name.lower().endswith(".parquet"):
+                hint = (
+                    "data.options.path names the column of the paths; where images are in the file, "
+                    "give hf:FOLDER and data.options.stream=true"
+                )
+            raise UserError(f"data.source: {name} has no column {column!r} (it has {has}); {hint}")
 
 
 def _listed(folder: Path, place: str, row: Row, path: str, label: str, split: str) -> ListedFile:

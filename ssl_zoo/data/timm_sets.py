@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -71,11 +71,15 @@ class ReaderImages:
         return self.loader(content), None
 
 
-def open_timm(config: DataConfig) -> tuple[Any, Any | None]:
+def open_timm(config: DataConfig, columns: Mapping[str, str] | None = None) -> tuple[Any, Any | None]:
     """Open the train split of ``timm:NAME`` or ``hf:NAME``, and a split to evaluate on, if any.
 
     ``hf:`` is short for timm's ``hfds/``. ``torch/folder``, and names that are not among timm's readers,
     mean the folder or archive that `data.root` names.
+
+    Args:
+        config: the ``data`` section.
+        columns: timm's arguments that name columns of Hugging Face's data sets.
 
     Raises:
         UserError: timm cannot read it.
@@ -86,7 +90,7 @@ def open_timm(config: DataConfig) -> tuple[Any, Any | None]:
     if kind in STREAM_READERS:
         raise UserError(
             f"data.source: {config.source!r} is a stream without random access; "
-            "use hf:NAME or a folder of images"
+            "use hf:NAME with data.options.stream=true, shards, or a folder of images"
         )
     if kind == "hfds":
         check_datasets(config.sources[0])
@@ -97,11 +101,11 @@ def open_timm(config: DataConfig) -> tuple[Any, Any | None]:
             f"data.root: must name the existing folder or archive that {config.source!r} reads"
         )
 
-    train = _open(config, name, root, "train")
+    train = _open(config, name, root, "train", columns)
     reason = f"{root} has no folders for splits"
     for split in TEST_SPLITS:
         try:
-            test = _open(config, name, root, split)
+            test = _open(config, name, root, split, columns)
         except UserError as error:
             reason = str(error)
             continue
@@ -128,9 +132,14 @@ def check_datasets(source: str) -> None:
         )
 
 
-def _open(config: DataConfig, name: str, root: Path, split: str) -> Any:
+def _open(
+    config: DataConfig, name: str, root: Path, split: str, columns: Mapping[str, str] | None
+) -> Any:
     # Beside a large archive timm would write, and later load, a pickled list of its content.
-    options = {"cache_tarinfo": False} if root.suffix == ".tar" and root.is_file() else {}
+    options: dict[str, Any] = (
+        {"cache_tarinfo": False} if root.suffix == ".tar" and root.is_file() else {}
+    )
+    options |= columns or {}
     try:
         dataset = create_dataset(name, root=str(root), split=split, download=True, **options)
     except Exception as error:  # timm's readers and their libraries raise errors of every kind

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ssl_zoo import distributed, tree
 from ssl_zoo.data import Split
-from ssl_zoo.data.order import random_order
 from ssl_zoo.errors import SslZooError
 from ssl_zoo.evaluation import shares
 from ssl_zoo.runtime.eval_batch import EvalBatch
@@ -125,11 +124,3 @@ def _extract(
             "the network has diverged: train it with a lower --lr, or evaluate with --precision fp32"
         )
     return features
-
-
-def sample_indices(total: int, limit: int) -> Tensor:
-    """Return the sorted indices [N] of at most `limit` of `total` samples, always the same ones."""
-    if total <= limit:
-        return torch.arange(total)
-    order = random_order(total, torch.Generator().manual_seed(0))
-    return order[:limit].sort().values

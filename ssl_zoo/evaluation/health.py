@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_zoo.data.order import sample_indices
 from ssl_zoo.evaluation import shares
-from ssl_zoo.evaluation.features import sample_indices
 from ssl_zoo.evaluation.protocol import Metric, Protocol, Scores
 from ssl_zoo.evaluation.subject import MAX_TRAINED_ON, Subject
 from ssl_zoo.nn import unit

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ssl_zoo import distributed, tree
 from ssl_zoo.data import DataSet, Split
 from ssl_zoo.evaluation import shares
-from ssl_zoo.evaluation.features import Features, extract, extract_share, sample_indices
+from ssl_zoo.evaluation.features import Features, extract, extract_share
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.task import Encoder, Task
 from ssl_zoo.tree import Tree
@@ -179,8 +179,9 @@ class Subject:
         Raises:
             UserError: there are none, or only one class.
         """
+        assert self.data.test is not None
         _, labels = self.labels()
-        return labels[self._numbers(len(labels), 1)].to(self.device.device)
+        return labels[self._numbers(self.data.test, 1)].to(self.device.device)
 
     @cached_property
     def features(self) -> Features:
@@ -206,7 +207,7 @@ class Subject:
         bank_labels, test_labels = self.labels()
         classes = int(max(bank_labels.max(), test_labels.max())) + 1
         bank, test = self._share_of(self.data.bank, 0), self.test_share
-        bank_labels = bank_labels[self._numbers(len(bank_labels), 0)]
+        bank_labels = bank_labels[self._numbers(self.data.bank, 0)]
         with self.together():
             (first, _), (second, _) = shares.place(bank), shares.place(test)
         return Features(
@@ -236,7 +237,7 @@ class Subject:
         def pair(batch: Tree) -> Tensor:
             return torch.stack([represent(spec.vary(batch, generator)) for _ in range(2)], 1)
 
-        numbers, device = sample_indices(len(split), limit), self.device
+        numbers, device = split.sample(limit), self.device
         with (
             self.together(),
             distributed.failing_together(),
@@ -267,15 +268,15 @@ class Subject:
         assert data.test.labels is not None
         return data.bank.labels, data.test.labels
 
-    def _numbers(self, total: int, part: int) -> Tensor:
-        limit = total if self._limits is None else self._limits[part]
+    def _numbers(self, split: Split, part: int) -> Tensor:
+        limit = len(split) if self._limits is None else self._limits[part]
         if part == 1 and self.data.test is None:
             limit = min(limit, MAX_TRAINED_ON)
-        return sample_indices(total, limit)
+        return split.sample(limit)
 
     def _share_of(self, split: Split, part: int) -> Tensor:
         with self.together():
-            return self._extract_share(split, self._numbers(len(split), part), self.represent)
+            return self._extract_share(split, self._numbers(split, part), self.represent)
 
     def _extract_share(self, split: Split, numbers: Tensor, function: Embed) -> Tensor:
         device = self.device

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_zoo.evaluation.features import sample_indices
+from ssl_zoo.data.order import sample_indices
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int) -> Tensor:

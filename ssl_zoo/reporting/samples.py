@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ssl_zoo.data import DataSet, Split
 from ssl_zoo.evaluation import Subject
-from ssl_zoo.evaluation.features import sample_indices
 from ssl_zoo.notices import Notice
 from ssl_zoo.reporting.inputs import (
     FeatureExtractor,
@@ -121,7 +120,7 @@ def section(
     """
     data = extractor.data
     split = data.train if data.test is None else data.test
-    mapped, bank = sample_indices(len(split), MAX_MAPPED), sample_indices(len(data.bank), MAX_BANK)
+    mapped, bank = split.sample(MAX_MAPPED), data.bank.sample(MAX_BANK)
     unshown = attempt(lambda: _show(data, split, torch.tensor([0])))
     shown = not isinstance(unshown, Missing)
     queries = None

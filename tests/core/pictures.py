@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -36,6 +37,13 @@ def photo(size: tuple[int, int] = (40, 40), seed: int = 0) -> Image.Image:
     """Return a smooth image of many colours."""
     coarse = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def encoded(seed: int = 0, size: tuple[int, int] = (20, 20)) -> bytes:
+    """Return the content of a PNG file with a photo."""
+    content = io.BytesIO()
+    photo(size, seed).save(content, "png")
+    return content.getvalue()
 
 
 def write(path: Path, image: Image.Image | None = None, **options: Any) -> Path:

@@ -13,6 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from ssl_zoo.data import ArraySplit, DataSet
+from ssl_zoo.data.order import sample_indices
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.evaluation import (
     Features,
@@ -26,7 +27,7 @@ from ssl_zoo.evaluation import (
     standard_protocols,
     unsupported_protocols,
 )
-from ssl_zoo.evaluation.features import extract, sample_indices
+from ssl_zoo.evaluation.features import extract
 from ssl_zoo.evaluation.knn import knn_accuracy
 from ssl_zoo.runs.backbone import write_backbone
 from ssl_zoo.runs.build import build_data, build_task

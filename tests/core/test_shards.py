@@ -14,17 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-from ssl_zoo import tree
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.data.fingerprint import hash_contents
+from ssl_zoo.data.lanes.split import LaneSplit
 from ssl_zoo.data.shards import files
-from ssl_zoo.data.shards.split import ShardSplit
-from ssl_zoo.data.splits import Pass
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.tools.shard import shard
 from tests.conftest import Call
-from tests.core.pictures import CPU, everything, folder, one_line, photo, write
+from tests.core.pictures import CPU, encoded, everything, folder, one_line, write
 
 pytest.importorskip("webdataset")
 
@@ -46,12 +44,6 @@ def sharded(tmp_path: Path, number: int = 10, **settings: Any) -> Path:
     source = photos(tmp_path / "photos", number)
     shard(str(source), tmp_path / "shards", ["data.holdout=0.2"], megabytes=0.03, **settings)
     return tmp_path / "shards"
-
-
-def png(seed: int = 0) -> bytes:
-    content = io.BytesIO()
-    photo((20, 20), seed).save(content, "png")
-    return content.getvalue()
 
 
 def tar(path: Path, members: dict[str, bytes]) -> Path:
@@ -80,7 +72,7 @@ def test_shards_have_the_samples_classes_and_splits_of_their_folder(tmp_path: Pa
     of_shards = opened(shards)
     assert of_shards.classes == of_folder.classes == ("a", "b")
     for ours, theirs in ((of_shards.train, of_folder.train), (of_shards.test, of_folder.test)):
-        assert isinstance(ours, ShardSplit)
+        assert isinstance(ours, LaneSplit)
         assert theirs is not None
         assert len(ours) == len(theirs)
 
@@ -98,7 +90,7 @@ def test_samples_written_by_webdataset_itself_are_read_and_ours_by_it(tmp_path: 
     (tmp_path / "wds").mkdir()
     with webdataset.ShardWriter(str(tmp_path / "wds" / "train-%03d.tar"), maxcount=4, verbose=0) as sink:
         for i in range(10):
-            sink.write({"__key__": f"{i:04d}", "png": png(i), "cls": i % 3})
+            sink.write({"__key__": f"{i:04d}", "png": encoded(i), "cls": i % 3})
     data = opened(tmp_path / "wds/train-{000..002}.tar", holdout=0.3)
     assert (len(data.train), len(data.test or ())) == (7, 3)
     assert data.bank.labels is not None
@@ -112,23 +104,8 @@ def test_samples_written_by_webdataset_itself_are_read_and_ours_by_it(tmp_path: 
         assert sample["json"]["path"].startswith(f"{sample['json']['label']}/")  # below the folder
 
 
-def test_a_pass_is_the_same_for_any_number_of_processes_and_resumes_exactly(tmp_path: Path) -> None:
-    train = opened(sharded(tmp_path, 30), options={"shuffle": 3}).train
-    alone = list(train.batches(Pass(3, 16, 0, 3)))
-    numbers = torch.cat([n for _, n in alone]).tolist()
-    assert len(set(numbers)) == len(numbers) == 48
-    for raw, indices in alone:
-        assert torch.equal(raw, train.batch(indices))
-    rest = list(train.batches(Pass(3, 16, 1, 3)))
-    for (a, _), (b, _) in zip(alone[1:], rest, strict=True):
-        assert torch.equal(a, b)
-    shares = [list(train.batches(Pass(3, 4, 1, 3, rank, 4))) for rank in range(4)]
-    for (joint, _), *parts in zip(rest, *shares, strict=True):
-        assert torch.equal(joint, tree.join([raw for raw, _ in parts]))
-
-
 def test_training_sees_windows_of_whole_images_in_shards_as_of_files(tmp_path: Path) -> None:
-    members = {f"{i}.png": _wide(i) for i in range(8)}
+    members = {f"{i}.png": encoded(i, (60, 20)) for i in range(8)}
     tar(tmp_path / "train.tar", members)
     for name, content in members.items():
         (tmp_path / "files").mkdir(exist_ok=True)
@@ -139,12 +116,6 @@ def test_training_sees_windows_of_whole_images_in_shards_as_of_files(tmp_path: P
     assert theirs.canvas is not None
     every = torch.arange(8)
     assert torch.equal(ours.at_pass(7).batch(every), theirs.at_pass(7).batch(every))
-
-
-def _wide(seed: int) -> bytes:
-    content = io.BytesIO()
-    photo((60, 20), seed).save(content, "png")
-    return content.getvalue()
 
 
 @pytest.mark.parametrize("how", ["pipe", "gzip"])
@@ -203,7 +174,7 @@ def test_no_other_source_reaches_a_shell(
 def test_urls_are_fetched_also_compressed_and_again_where_they_were_no_archive(
     tmp_path: Path,
 ) -> None:
-    members = {f"{i}.png": png(i) for i in range(4)}
+    members = {f"{i}.png": encoded(i) for i in range(4)}
     plain = tar(tmp_path / "plain.tar", members)
     packed = tmp_path / "train.tar.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
@@ -226,7 +197,7 @@ def test_a_shard_that_can_be_fetched_no_more_stops_the_run_and_skips_no_sample(
 ) -> None:
     monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(files, "MAX_OPEN", 0)
-    source = tar(tmp_path / "train.tar", {f"{i}.png": png(i) for i in range(4)})
+    source = tar(tmp_path / "train.tar", {f"{i}.png": encoded(i) for i in range(4)})
     data = opened(source.as_uri())
     source.unlink()
     for copy in (tmp_path / "cache" / "shards").glob("*.tar"):
@@ -247,13 +218,13 @@ def test_a_member_of_no_size_at_all_ends_the_archive(tmp_path: Path) -> None:
 def test_samples_without_an_image_or_a_class_are_counted_and_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mixed = {f"{i}.png": png(i) for i in range(3)} | {f"{i}.xyz": b"?" for i in range(3, 8)}
+    mixed = {f"{i}.png": encoded(i) for i in range(3)} | {f"{i}.xyz": b"?" for i in range(3, 8)}
     with caplog.at_level(logging.WARNING):
         assert len(opened(tar(tmp_path / "mixed.tar", mixed)).train) == 3
     assert "5 samples without an image are left out; they have xyz" in caplog.messages
 
     def labelled(name: str, labels: list[str]) -> str:
-        members = {f"{i}.png": png(i) for i in range(len(labels))}
+        members = {f"{i}.png": encoded(i) for i in range(len(labels))}
         classes = {f"{i}.cls": label.encode() for i, label in enumerate(labels) if label}
         return str(tar(tmp_path / name, dict(sorted((members | classes).items()))))
 
@@ -274,17 +245,17 @@ def test_samples_without_an_image_or_a_class_are_counted_and_left_out(
 
 
 def test_a_part_of_shards_without_classes_is_held_out_where_it_is_asked_for(tmp_path: Path) -> None:
-    file = tar(tmp_path / "train.tar", {f"{i}.png": png(i) for i in range(10)})
+    file = tar(tmp_path / "train.tar", {f"{i}.png": encoded(i) for i in range(10)})
     assert opened(file).test is None
     data = opened(file, holdout=0.2)
     assert (len(data.train), len(data.test or ())) == (8, 2)
 
 
 def test_a_replaced_shard_is_noticed_by_its_contents(tmp_path: Path) -> None:
-    file = tar(tmp_path / "train.tar", {f"{i}.png": png(i) for i in range(3)})
+    file = tar(tmp_path / "train.tar", {f"{i}.png": encoded(i) for i in range(3)})
     before = hash_contents(opened(file).train)
     assert before == hash_contents(opened(file).train)
-    tar(file, {f"{i}.png": png(i + 7) for i in range(3)})
+    tar(file, {f"{i}.png": encoded(i + 7) for i in range(3)})
     assert hash_contents(opened(file).train) != before
 
 
@@ -300,12 +271,12 @@ def test_a_pipe_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_shards_that_cannot_be_used_are_one_line_each(tmp_path: Path) -> None:
-    good = tar(tmp_path / "train-0.tar", {"0.png": png()})
+    good = tar(tmp_path / "train-0.tar", {"0.png": encoded()})
     others = tar(tmp_path / "train-1.tar", {"0.txt": b"text", "0.json": b"{}"})
     (tmp_path / "train-2.tar").write_bytes(b"no archive at all" * 100)
     (tmp_path / "train-3.tar").write_bytes(b"")
-    test_only = tar(tmp_path / "test-0.tar", {"0.png": png()})
-    bad_json = tar(tmp_path / "train-4.tar", {"0.png": png(), "0.json": b"{"})
+    test_only = tar(tmp_path / "test-0.tar", {"0.png": encoded()})
+    bad_json = tar(tmp_path / "train-4.tar", {"0.png": encoded(), "0.json": b"{"})
     assert len(opened(bad_json).train) == 1
     for source, problem in (
         (tmp_path / "train-{0..9}.tar", "cannot read the shard .*train-5.tar: No such file"),
@@ -328,7 +299,7 @@ def test_shards_that_cannot_be_used_are_one_line_each(tmp_path: Path) -> None:
 def test_a_shard_that_is_cut_off_gives_its_whole_samples_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    members = {f"{i:03d}.png": png(i) for i in range(10)}
+    members = {f"{i:03d}.png": encoded(i) for i in range(10)}
     whole = tar(tmp_path / "whole" / "train.tar", members)
     part = tmp_path / "part" / "train.tar"
     part.parent.mkdir()
@@ -353,7 +324,7 @@ def test_a_shard_that_is_cut_off_gives_its_whole_samples_and_says_so(
 def test_samples_that_a_shard_loses_during_a_run_are_skipped_and_a_new_shard_is_looked_at(
     tmp_path: Path,
 ) -> None:
-    file = tar(tmp_path / "train.tar", {f"{i}.png": png(i) for i in range(6)})
+    file = tar(tmp_path / "train.tar", {f"{i}.png": encoded(i) for i in range(6)})
     data, content = opened(file), file.read_bytes()
     with file.open("r+b") as shortened:
         shortened.truncate(4000)
@@ -362,13 +333,13 @@ def test_samples_that_a_shard_loses_during_a_run_are_skipped_and_a_new_shard_is_
     assert all(f"the shard {file} has been cut off" in why for why in data.train.skipped.values())
     file.write_bytes(content)
     assert torch.equal(everything(opened(file)), everything(data))
-    tar(file, {f"{i}.png": png(i) for i in range(9)})
+    tar(file, {f"{i}.png": encoded(i) for i in range(9)})
     assert len(opened(file).train) == 9
 
 
 def test_classes_and_splits_come_from_members_names_and_prefixes(tmp_path: Path) -> None:
     def described(i: int, **values: str) -> dict[str, bytes]:
-        return {f"x/{i}.jpg": png(i), f"x/{i}.json": json.dumps(values).encode()}
+        return {f"x/{i}.jpg": encoded(i), f"x/{i}.json": json.dumps(values).encode()}
 
     members: dict[str, bytes] = {}
     for i, (label, split) in enumerate(
@@ -380,9 +351,13 @@ def test_classes_and_splits_come_from_members_names_and_prefixes(tmp_path: Path)
     assert data.classes == ("cat", "dog")
     assert [data.bank.labels.tolist(), data.test.labels.tolist()] == [[0, 1, 1], [0]]
     assert [name.rpartition(":")[2] for name in data.train.names] == ["x/0", "x/1", "x/3"]
-    held = tar(tmp_path / "other.tar", {"7.png": png(7), "7.cls": b"1", "8.png": png(8), "8.cls": b"0"})
-    train = tar(tmp_path / "some.tar", {"1.png": png(1), "1.cls": b"0", "2.png": png(2), "2.cls": b"1"})
-    loose = tar(tmp_path / "loose.tar", {"3.png": png(3)})
+    held = tar(
+        tmp_path / "other.tar", {"7.png": encoded(7), "7.cls": b"1", "8.png": encoded(8), "8.cls": b"0"}
+    )
+    train = tar(
+        tmp_path / "some.tar", {"1.png": encoded(1), "1.cls": b"0", "2.png": encoded(2), "2.cls": b"1"}
+    )
+    loose = tar(tmp_path / "loose.tar", {"3.png": encoded(3)})
     data = opened([str(train), f"test:{held}", f"unlabelled:{loose}"])
     assert [len(data.train), len(data.bank), len(data.test)] == [3, 2, 2]
     assert data.train.labels is None
@@ -390,7 +365,7 @@ def test_classes_and_splits_come_from_members_names_and_prefixes(tmp_path: Path)
 
 
 def test_unreadable_samples_are_skipped_and_named(tmp_path: Path) -> None:
-    members = {f"{i}.png": png(i) for i in range(20)} | {"7.png": b"no image"}
+    members = {f"{i}.png": encoded(i) for i in range(20)} | {"7.png": b"no image"}
     data = opened(tar(tmp_path / "train.tar", members))
     batch = everything(data)
     assert list(data.train.skipped) == [f"{tmp_path}/train.tar:7"]

@@ -166,10 +166,11 @@ def test_no_script_of_a_data_set_is_executed(
             archive.add(there / "train.pkl", f"0.{kind}")
     monkeypatch.chdir(there)
     for source in (f"hf:{there}", "hf:evil", "hf:pandas", "hf:webdataset"):
-        with pytest.raises(SslZooError):
-            named(source, tmp_path / "root")
-        assert not canary.exists(), source
-        tried["attacks"] += 1
+        for stream in (False, True):
+            with pytest.raises(SslZooError):
+                named(source, tmp_path / "root", options={"stream": stream})
+            assert not canary.exists(), source
+            tried["attacks"] += 1
 
 
 def test_a_library_that_would_execute_scripts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo.data import DataSet, Split
+from ssl_zoo.data.order import sample_indices
 from ssl_zoo.errors import Unsuitable, UserError
-from ssl_zoo.evaluation.features import sample_indices
 from ssl_zoo.sizes import format_size, longer_side
 from ssl_zoo.spec import ImageSpec
 

@@ -1,13 +1,12 @@
-"""Where in which shard each sample is: measured once, kept in files that processes map."""
+"""Where in which shard each sample is."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,60 +14,41 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_zoo.config.source_names import SPLIT_PREFIXES
 from ssl_zoo.data.folder import image_suffixes, split_role
-from ssl_zoo.data.mapped import ArrayFile
+from ssl_zoo.data.lanes import index as lanes
+from ssl_zoo.data.lanes.index import MAX_DIGITS, SPLITS, SampleIndex
 from ssl_zoo.data.shards.files import ShardFile
 from ssl_zoo.data.shards.options import ShardOptions
 from ssl_zoo.data.shards.tar import Shard, TarSample
 from ssl_zoo.data.text_file import TextWriter, open_texts
 from ssl_zoo.errors import UserError
-from ssl_zoo.runtime.files import file_lock, write_atomic, write_errors
-from ssl_zoo.text import error_reason, printable, quantity
+from ssl_zoo.text import printable, quantity
 
 log = logging.getLogger("ssl_zoo.data")
 
-FILE = "shards.json"
-FORMAT = 1
 TYPES = {"counts": "int64", "offsets": "int64", "sizes": "int64", "labels": "int64", "splits": "uint8"}
 """The arrays of an index, with the type of their numbers."""
-MAX_DIGITS = 6
-"""The maximum number of digits in the number of a class."""
 MAX_NAMED = 6
 """The maximum number of extensions that a message lists."""
-SPLITS = SPLIT_PREFIXES
-"""The splits of samples, by number."""
 
 
-@dataclass(frozen=True)
-class ShardIndex:
-    """The samples of shards, by number: those of the first shard, in their order, then of the next.
+@dataclass(frozen=True, kw_only=True)
+class ShardIndex(SampleIndex):
+    """The samples of shards, by number; a shard is a part.
 
     Attributes:
-        counts: the number of samples in each shard, int64 [S].
         keys: the key of each of the N samples.
         offsets: where its image begins in its shard, int64 [N].
         sizes: the size of its image in bytes, int64 [N].
-        labels: its class, int64 [N], -1 for none; None if no sample has one.
-        splits: the number of its split in `SPLITS`, uint8 [N].
-        classes: the names of the classes, None where they are numbers.
-        has_test: whether any sample is one to evaluate on.
     """
 
-    counts: Tensor
     keys: Sequence[str]
     offsets: Tensor
     sizes: Tensor
-    labels: Tensor | None
-    splits: Tensor
-    classes: tuple[str, ...] | None
-    has_test: bool
 
 
 def provide(files: Sequence[ShardFile], options: ShardOptions, folder: Path) -> ShardIndex:
     """Return the index of shards from a folder, in which it is made if it is missing or out of date.
-
-    Of several processes one makes it, and the others wait.
 
     Args:
         files: the shards.
@@ -79,17 +59,13 @@ def provide(files: Sequence[ShardFile], options: ShardOptions, folder: Path) -> 
         UserError: a shard cannot be read, or has no samples with an image.
         Unwritable: the index cannot be written.
     """
-    place = folder / fingerprint(files, options)
-    with write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder / "lock", required=False):
-        if not (place / FILE).exists():
-            shutil.rmtree(place, ignore_errors=True)
-            with write_errors(place):
-                place.mkdir()
-                described = _measure(files, options, place)
-            write_atomic(place / FILE, json.dumps({"format": FORMAT, **described}).encode())
-    return read(place)
+    place = lanes.provide(folder, fingerprint(files, options), partial(_measure, files, options))
+    with lanes.broken_index(place):
+        keys = open_texts(place / "keys")
+        index = ShardIndex(keys=keys, **lanes.read(place))
+        if {len(index.splits), len(index.offsets), len(index.sizes)} != {len(keys)}:
+            raise ValueError("its files do not fit together")
+        return index
 
 
 def fingerprint(files: Sequence[ShardFile], options: ShardOptions) -> str:
@@ -102,8 +78,10 @@ def fingerprint(files: Sequence[ShardFile], options: ShardOptions) -> str:
     return digest.hexdigest()
 
 
-def _measure(files: Sequence[ShardFile], options: ShardOptions, folder: Path) -> dict[str, Any]:
-    """Look at shards, one after the other, write where their samples are, and return the rest.
+def _measure(
+    files: Sequence[ShardFile], options: ShardOptions, folder: Path
+) -> tuple[dict[str, NDArray[Any]], tuple[str, ...] | None]:
+    """Look at shards, one after the other, write the keys of their samples, and return the rest.
 
     Raises:
         UserError: a shard cannot be read, or has no samples with an image.
@@ -143,10 +121,7 @@ def _measure(files: Sequence[ShardFile], options: ShardOptions, folder: Path) ->
     labels = arrays.pop("labels")
     if codes:
         arrays["labels"] = np.where(labels < 0, -1, numbers[labels])
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
-    has_test = bool((arrays["splits"] == SPLITS.index("test")).any())
-    return {"classes": classes, "labelled": bool(codes), "has_test": has_test}
+    return arrays, classes
 
 
 def _check(found: Sequence[TarSample], shard: Shard, options: ShardOptions) -> None:
@@ -195,27 +170,3 @@ def _classes(codes: Mapping[str, int]) -> tuple[NDArray[np.int64], tuple[str, ..
         if len(label) > MAX_DIGITS:
             raise UserError(f"data.source: a sample has the class {printable(label)}; correct its .cls")
     return np.array([int(label) for label in codes], np.int64), None
-
-
-def read(folder: Path) -> ShardIndex:
-    """Map the index in a folder.
-
-    Raises:
-        UserError: it is broken.
-    """
-    try:
-        described = json.loads((folder / FILE).read_text())
-        names = ["counts", "offsets", "sizes", "splits", *(["labels"] if described["labelled"] else [])]
-        arrays = {name: ArrayFile(folder / f"{name}.npy").whole for name in names}
-        keys = open_texts(folder / "keys")
-        if {len(arrays[name]) for name in names if name != "counts"} != {len(keys)}:
-            raise ValueError("its files do not fit together")
-        classes, has_test = described["classes"], bool(described["has_test"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"data.source: {printable(folder)} is a broken index of shards ({error_reason(error)}); "
-            "remove it, and it is made again"
-        ) from error
-    labels = arrays.pop("labels", None)
-    classes = None if classes is None else tuple(classes)
-    return ShardIndex(keys=keys, labels=labels, classes=classes, has_test=has_test, **arrays)

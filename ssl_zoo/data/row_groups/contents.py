@@ -1,0 +1,141 @@
+"""The contents of rows of Parquet files."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from ssl_zoo.data.lanes.contents import Contents
+from ssl_zoo.data.lanes.order import LANES, LaneOrder, PartOrder
+from ssl_zoo.data.lanes.split import MIN_PARTS
+from ssl_zoo.data.row_groups.files import ParquetReader, Unreachable
+from ssl_zoo.data.row_groups.held import HeldGroups
+from ssl_zoo.data.row_groups.hub import DataFiles
+from ssl_zoo.data.row_groups.index import RowGroupIndex
+from ssl_zoo.data.row_groups.options import HubOptions
+from ssl_zoo.data.splits import Pass
+from ssl_zoo.errors import SslZooError
+
+READ_AHEAD = 3
+"""The number of batches that are asked for and not yet decoded."""
+MAX_OTHERS = 512
+"""The number of rows of which row groups are held though no pass of training reads them."""
+MAX_FOOTERS = 64
+"""The number of footers that are in memory."""
+
+
+class RowGroupContents(Contents):
+    """The images in rows of Parquet files, by number; a row group is a part.
+
+    Args:
+        files: the files.
+        index: where in them each row group is.
+        options: the options of the source.
+        reader: reads files.
+    """
+
+    whole_parts = True
+
+    def __init__(
+        self, files: DataFiles, index: RowGroupIndex, options: HubOptions, reader: ParquetReader
+    ) -> None:
+        super().__init__(index.counts)
+        self.files, self.index, self.options, self._reader = files, index, options, reader
+        others = math.ceil(MAX_OTHERS * len(self.counts) / int(self.counts.sum()))
+        self._held: HeldGroups[Any] = HeldGroups(self._fetch, max(others, MIN_PARTS))
+        self._footer = lru_cache(MAX_FOOTERS)(index.footer)
+        begins = self.ends - self.counts
+        parts_before = torch.searchsorted(index.files, index.files)  # the first part of each file
+        self._rows = begins - begins[parts_before]  # where each part begins in its file, [P]
+
+    def name(self, number: int) -> str:
+        """Return the name of a sample: that of its file and its row there, from 0 on."""
+        part, row = self._place(number)
+        return f"{self._url(part)}:{int(self._rows[part]) + row}"
+
+    def file(self, number: int) -> Path:
+        """Return the file of a sample as a path."""
+        return Path(self._url(self.part(number)))
+
+    def open(self, number: int) -> IO[bytes]:
+        """Return the image of a sample, as a file.
+
+        Raises:
+            SslZooError: its row group cannot be read, or the row has no image.
+        """
+        part, row = self._place(number)
+        content = self._held.get(part)[row].as_py()
+        if content is None:
+            raise SslZooError("the row has no image")
+        return io.BytesIO(content)
+
+    def batches(self, counts: Tensor, part: Pass) -> Iterator[Tensor]:
+        """Yield the indices [B] of each of a process's batches in a pass, as `PartOrder` says.
+
+        The row groups of a lane's block are held meanwhile, and those of its next block are fetched.
+        """
+        lanes = LaneOrder.number_of_lanes(part, self.max_lanes)
+        order, owner = PartOrder(counts, part.seed, lanes, self.options.shuffle), object()
+        try:
+            for number, indices in enumerate(order.batches(part), part.first):
+                first = max(part.first, number - READ_AHEAD)
+                self._held.hold(owner, order.parts(part, first, number))
+                yield indices
+        finally:
+            self._held.hold(owner, ())
+
+    @property
+    def max_lanes(self) -> int:
+        """The most lanes, of each of which memory has room for two blocks; a factor of `LANES`."""
+        sizes = self.index.nbytes
+        block = self.options.shuffle * int(sizes.sum()) / int(self.counts.sum()) + int(sizes.max())
+        room = self.options.memory_gb * 1e9 / (2 * block)
+        return max(n for n in range(1, LANES + 1) if LANES % n == 0 and n <= max(room, 1))
+
+    def signature(self, numbers: Tensor) -> bytes:
+        """Return the sizes of all row groups."""
+        return self.index.nbytes.numpy().tobytes()
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """Return the part of a sample, and its row there."""
+        part = self.part(number)
+        return part, number - int(self.ends[part] - self.counts[part])
+
+    def _url(self, part: int) -> str:
+        return self.files.urls[int(self.index.files[part])]
+
+    def _fetch(self, part: int) -> Any:
+        """Return the images of a part, as Arrow's array of bytes.
+
+        Raises:
+            Unreachable: its file cannot be read.
+            Damaged: the row group is no valid Parquet.
+        """
+        from pyarrow import parquet  # type: ignore[import-untyped]
+
+        group = int(self.index.groups[part])
+        footer = self._footer(int(self.index.files[part]))
+
+        def read(opened: Any) -> Any:
+            file = parquet.ParquetFile(opened, metadata=footer)
+            return file.read_row_group(group, [self.index.content], use_threads=False).column(0)
+
+        try:
+            column = self._reader.read(self._url(part), read, group)
+        except Unreachable as error:
+            raise Unreachable(f"{error}; then resume the run with --resume") from error
+        return column if column.type.num_fields == 0 else _field(column)
+
+
+def _field(column: Any) -> Any:
+    """Return the only field of a column of structures, null where these are."""
+    from pyarrow import compute
+
+    return compute.struct_field(column, [0])

@@ -1,0 +1,84 @@
+"""The files of a data set, as Hugging Face's library finds them without downloading any."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssl_zoo.config.schema import DataConfig
+from ssl_zoo.data.row_groups.options import HubOptions
+from ssl_zoo.data.source import rest_of
+from ssl_zoo.data.timm_sets import TEST_SPLITS, check_datasets
+from ssl_zoo.errors import UserError
+from ssl_zoo.text import error_reason, printable
+
+CONVERTED = "refs/convert/parquet"
+"""The branch in which the hub keeps data sets of other formats as Parquet files."""
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """The Parquet files of the splits that are used.
+
+    Attributes:
+        urls: the path or URL of each; that of the hub names a commit.
+        splits: the name of its split, ``"train"`` or ``"test"``.
+        states: what changes if it does.
+        features: the kind of each column by name, where the data set says it apart from its files.
+    """
+
+    urls: tuple[str, ...]
+    splits: tuple[str, ...]
+    states: tuple[str, ...]
+    features: Any | None
+
+
+def find_files(config: DataConfig, options: HubOptions, cache: Path) -> DataFiles:
+    """Return the files of the split to train on, and of one to evaluate on if there is any.
+
+    Args:
+        config: the ``data`` section.
+        options: the options of the source.
+        cache: the folder for small files about the data set.
+
+    Raises:
+        UserError: the library is missing, the data set cannot be found, it is not in Parquet, or has no
+            split to train on.
+    """
+    source = printable(config.source_text)
+    check_datasets(config.sources[0])
+    from datasets import load_dataset_builder  # type: ignore[import-untyped]
+
+    name = rest_of(config)
+    try:
+        builder = load_dataset_builder(
+            name, options.subset, revision=options.revision, cache_dir=str(cache)
+        )
+    except Exception as error:  # it raises errors of many libraries
+        hint = "; data.options.subset names one" if "onfig name is missing" in str(error) else ""
+        raise UserError(f"data.source: {source} cannot be found: {error_reason(error)}{hint}") from error
+    found = {str(split): files for split, files in (builder.config.data_files or {}).items()}
+    kinds = Counter(Path(url).suffix or "unknown" for files in found.values() for url in files)
+    if set(kinds) != {".parquet"}:
+        kind = printable(" and ".join(kind for kind, _ in kinds.most_common(2))) or "no"
+        hint = "" if Path(name).expanduser().exists() else (
+            f", or set data.options.revision={CONVERTED}, where the hub may have a copy in Parquet"
+        )  # fmt: skip
+        raise UserError(
+            f"data.source: {source} has {kind} files, and data.options.stream reads Parquet alone; "
+            f"leave it out{hint}"
+        )
+    if "train" not in found:
+        raise UserError(
+            f"data.source: {source} has no split named train; it has {printable(', '.join(found))}"
+        )
+    test = next((split for split in TEST_SPLITS if split in found), None)
+    used = {"train": found["train"], **({} if test is None else {"test": found[test]})}
+    return DataFiles(
+        urls=tuple(str(url) for files in used.values() for url in files),
+        splits=tuple(split for split, files in used.items() for _ in files),
+        states=tuple(str(state) for files in used.values() for state in files.origin_metadata),
+        features=builder.info.features,
+    )
