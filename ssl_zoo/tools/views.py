@@ -26,8 +26,8 @@ from ssl_zoo.tree import Tree
 from ssl_zoo.views import Rng, derive_seed
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
-NEAREST = ("nearest to view 1", "2nd nearest", "3rd nearest")
-"""The captions of the views that a task finds most like the first one of a sample."""
+NEAREST = ("nearest to {}", "2nd nearest", "3rd nearest")
+"""The captions of what a task finds most like the first view of a sample, whose caption is filled in."""
 
 _MARGIN = 6
 _CAPTION = 18
@@ -108,16 +108,18 @@ def columns(task: Task, data: DataSet, rows: int, seed: int, *, trained: bool) -
     source, views = data.spec.prepare(batch), task.gallery(drawn)
     shown = {"source": source, **views}
     if trained:
-        asked = [view for view in views.values() if not isinstance(view, list)]
+        asked = {caption: view for caption, view in views.items() if not isinstance(view, list)}
         shown |= task.reconstructions(drawn)
-        shown |= nearest(task, data.spec, *asked[:2], source) if asked else {}
+        with torch.random.fork_rng(devices=[]):  # an embedding may have dropout
+            torch.manual_seed(derive_seed(seed, "compared"))
+            shown |= nearest(task, data.spec, {**asked, "source": source}) if asked else {}
     return {
         caption: column if isinstance(column, list) else data.spec.show(column)
         for caption, column in shown.items()
     }
 
 
-def nearest(task: Task, spec: Spec, view: Tree, other: Tree, *_: Tree) -> dict[str, list[Answer]]:
+def nearest(task: Task, spec: Spec, asked: Mapping[str, Tree]) -> dict[str, list[Answer]]:
     """Return the views that a task finds most like the first one of each sample, nearest first.
 
     A trained joint-embedding task finds that of the same sample among those of all samples. Of equally
@@ -126,9 +128,10 @@ def nearest(task: Task, spec: Spec, view: Tree, other: Tree, *_: Tree) -> dict[s
     Args:
         task: the task; the result is empty if it compares no views.
         spec: the description of the data.
-        view: the first view of each sample, a prepared batch [B, ...].
-        other: the views among which it looks: the second ones, or the sources if there is one view.
+        asked: by caption the first view of each sample, a prepared batch [B, ...], then the views among
+            which it looks: the second ones, or the sources if there is one view. More are ignored.
     """
+    (first, view), (_, other), *_ = asked.items()
     query = task.compared(view)
     if query is None:
         return {}
@@ -138,7 +141,7 @@ def nearest(task: Task, spec: Spec, view: Tree, other: Tree, *_: Tree) -> dict[s
     order = similarity.argsort(dim=1, descending=True, stable=True).tolist()
     cells = spec.show(other)
     return {
-        caption: [
+        caption.format(first): [
             Answer(cells[row[k]], float(similarity[i, row[k]]), row[k] == i)
             for i, row in enumerate(order)
         ]

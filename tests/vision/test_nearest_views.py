@@ -41,8 +41,9 @@ def drawn(n: int, seed: int = 0) -> Tensor:
 
 def test_features_that_tell_images_apart_find_the_right_view_first() -> None:
     view = drawn(6)
-    answers = nearest(ByItsPixels(None, None, SPEC), SPEC, view, view + 0.5 * drawn(6, 1))  # type: ignore[arg-type]
-    assert tuple(answers) == NEAREST
+    task = ByItsPixels(None, None, SPEC)  # type: ignore[arg-type]
+    answers = nearest(task, SPEC, {"left": view, "right": view + 0.5 * drawn(6, 1)})
+    assert tuple(answers) == ("nearest to left", *NEAREST[1:])
     first, second, third = answers.values()
     assert all(answer.right for answer in first)
     assert not any(answer.right for answer in (*second, *third))
@@ -54,7 +55,7 @@ def test_answers_are_in_the_order_of_the_cosines_of_the_tasks_embeddings(name: s
     views = list(task.gallery(fixed_views(task, 5)).values())
     view, other = views[0], views[1] if len(views) > 1 else views[0].flip(3)
     with torch.no_grad():
-        columns = list(nearest(task, task.spec, view, other).values())
+        columns = list(nearest(task, task.spec, {"view 1": view, "other": other}).values())
         z, keys = task.compared(view), task.compared(other)
     shown = task.spec.show(other)
     for i in range(5):
@@ -89,7 +90,7 @@ def test_answers_that_are_texts_are_printed() -> None:
 
 def test_tasks_that_ask_something_else_have_no_such_answers() -> None:
     task = tiny("rotation")
-    assert nearest(task, task.spec, drawn(2), drawn(2)) == {}
+    assert nearest(task, task.spec, {"view 1": drawn(2), "view 2": drawn(2)}) == {}
 
 
 @pytest.mark.parametrize(("name", "masked"), [("msn", [2]), ("ibot", [1, 2]), ("dinov2", [1, 2])])
