@@ -33,6 +33,7 @@ _MARGIN = 6
 _CAPTION = 18
 _FRAME = 4
 _RIGHT = "#00a040"
+_OUTLINE = "#c0c0c0"
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,8 @@ def _is_picture(cell: Cell) -> bool:
 def draw(columns: Columns, cell: int = 96, limit: int | None = None) -> Image.Image:
     """Lay out pictures side by side, one sample per row; texts among them are drawn too.
 
-    Below an answer stands its similarity, and the right one is framed.
+    Pictures have a thin outline, so that white ones show. Below an answer stands its similarity, and
+    the right one is framed.
 
     Args:
         columns: what to draw.
@@ -232,7 +234,11 @@ def draw(columns: Columns, cell: int = 96, limit: int | None = None) -> Image.Im
     for (caption, column), width in zip(pictures.items(), widths, strict=True):
         pen.text((left, 3), caption, fill="black", font=font)
         for row, picture in enumerate(column):
-            sheet.paste(picture, (left, _CAPTION + row * (height + _MARGIN)))
+            top = _CAPTION + row * (height + _MARGIN)
+            sheet.paste(picture, (left, top))
+            if _is_picture(shown := columns[caption][row]):
+                w, h = _size(shown, cell, limit)
+                pen.rectangle((left - 1, top - 1, left + w, top + h), outline=_OUTLINE)
         left += width + _MARGIN
     return sheet
 
@@ -246,11 +252,20 @@ def _picture(shown: Cell, font: Font, cell: int, limit: int | None) -> Image.Ima
         picture = Image.new("RGB", (max(1, int(font.getlength(text))), _CAPTION), "white")
         ImageDraw.Draw(picture).text((0, 2), text, fill="black", font=font)
         return picture
-    if limit is not None and shown.width > limit:
-        height = max(1, round(shown.height * limit / shown.width))
-        return shown.resize((limit, height), Image.Resampling.BILINEAR)
-    factor = max(1, -(-cell // shown.width))
-    return shown.resize((shown.width * factor, shown.height * factor), Image.Resampling.NEAREST)
+    size = _size(shown, cell, limit)
+    shrunk = size < shown.size
+    return shown.resize(size, Image.Resampling.BILINEAR if shrunk else Image.Resampling.NEAREST)
+
+
+def _size(shown: Cell, cell: int, limit: int | None) -> tuple[int, int]:
+    """Return the width and height at which a picture is drawn, without what stands below an answer."""
+    picture = shown.shown if isinstance(shown, Answer) else shown
+    assert isinstance(picture, Image.Image)
+    width, height = picture.size
+    if limit is not None and width > limit:
+        return limit, max(1, round(height * limit / width))
+    factor = max(1, -(-cell // width))
+    return width * factor, height * factor
 
 
 def _answer(answer: Answer, picture: Image.Image, font: Font) -> Image.Image:
