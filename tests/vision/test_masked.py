@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo import Rng, Unsuitable, UserError
+from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.nn import sinkhorn
 from ssl_zoo.testing import Check, SyntheticImages, parametrize_with_checks
@@ -256,13 +257,29 @@ def test_hog_has_no_sign_and_no_contrast_and_a_mirror_image_has_mirrored_bins() 
 
 
 def test_maskfeats_targets_are_those_of_the_whole_image() -> None:
-    task = build(SimMIM, 32, target="hog", masks="blocks", mask_ratio=0.4)
+    task = build(SimMIM, 32, target="hog")
     x, hidden = views_of(task)
     assert hidden.shape == (4, 26)
     assert task.targets(x).shape == (4, 64, 27)
     assert torch.equal(task.targets(x)[:, 9], hog(x, 4)[:, :, 1, 1])
     patches = build(SimMIM, 64, {"name": "test_vit", "options": {"patch_size": 16}}, target="hog")
     assert patches.targets(torch.rand(1, 3, 64, 64)).shape == (1, 16, 108)  # 2 × 2 cells of 8 pixels
+
+
+def test_maskfeats_settings_are_those_of_its_authors_and_simmims_remain() -> None:
+    """configs/masked_ssl/in1k_VIT_B_MaskFeat_PT.yaml of SlowFast: 40 %, crops of 0.5 to 1, norm 0.02."""
+    for target, ratio, scale, norm in (
+        ("hog", 0.4, (0.5, 1.0), 0.02),
+        ("pixels", 0.6, (0.67, 1.0), 5.0),
+    ):
+        config = load_config(None, {"task.name": "simmim", "task.target": target})
+        assert config.train.clip_norm == norm
+        assert config.train.lr == SimMIM.recipe["train"]["lr"]
+        task = build(SimMIM, 32, target=target, masks="blocks")
+        assert task.hidden == round(ratio * 64)
+        assert task.options.crop_scale == scale
+        task = build(SimMIM, 32, target=target, masks="blocks", mask_ratio=0.5, crop_scale=(0.2, 0.4))
+        assert (task.hidden, task.options.crop_scale) == (32, (0.2, 0.4))
 
 
 # --- BEiT ---

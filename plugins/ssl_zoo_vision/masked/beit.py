@@ -40,7 +40,7 @@ class BEiT(TokenTask):
         code_width: int = Field(16, ge=1, description="width of the random projection")
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
-        super().__init__(encoder, options, spec)
+        super().__init__(encoder, options, spec, options.mask_ratio)
         width = options.code_width if options.tokenizer == "random-codes" else None
         self.tokenizer = PatchCodes(self.grid.values, options.codes, width)
         self.head = nn.Linear(self.grid.width, options.codes)
