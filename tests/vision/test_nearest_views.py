@@ -67,6 +67,18 @@ def test_answers_are_in_the_order_of_the_cosines_of_the_tasks_embeddings(name: s
             assert column[i].shown.tobytes() == shown[j].tobytes()
 
 
+@pytest.mark.parametrize("name", ["dino", "ibot", "dinov2"])
+def test_what_all_outputs_of_a_teacher_share_makes_no_images_alike(name: str) -> None:
+    task = tiny(name, dtype=torch.float32).eval()
+    x = fixed_views(task, 5)[0]
+    with torch.no_grad():
+        task.centre.centre.copy_(task.teacher(x).mean(0))
+        z = F.normalize(task.compared(x))
+        raw = F.normalize(task.head(task.encoder(x)))
+    assert (raw @ raw.T).min() > (z @ z.T).min()
+    assert (z @ z.T).min() < 0  # as vectors of mean 0
+
+
 def test_the_right_answer_is_framed_and_each_has_its_similarity_below() -> None:
     gray = Image.new("RGB", (16, 16), "gray")
     answers = {"a": [Answer(gray, 0.5, right=False)], "b": [Answer(gray, 0.25, right=True)]}
