@@ -285,6 +285,18 @@ def test_maskfeats_settings_are_those_of_its_authors_and_simmims_remain() -> Non
 # --- BEiT ---
 
 
+def test_the_papers_start_of_residual_blocks_is_a_setting_of_the_network() -> None:
+    plain, divided = (
+        build(BEiT, 32, {"name": "vit4_narrow_gap", "options": options}).encoder.model.blocks
+        for options in ({}, {"fix_init": True})
+    )
+    for number, (a, b) in enumerate(zip(plain, divided, strict=True), 1):
+        for name in ("attn.proj.weight", "mlp.fc2.weight"):
+            expected = a.get_parameter(name) / math.sqrt(2 * number)
+            torch.testing.assert_close(b.get_parameter(name), expected)
+        assert torch.equal(a.attn.qkv.weight, b.attn.qkv.weight)
+
+
 def test_a_patch_has_the_code_nearest_to_its_normalised_projection() -> None:
     codes = PatchCodes(12, 7, 5)
     patches = torch.randn(2, 3, 12)

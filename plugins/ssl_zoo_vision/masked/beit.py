@@ -23,7 +23,8 @@ class BEiT(TokenTask):
     """The class of each hidden patch is predicted: the nearest of K codes, random ones or k-means'.
 
     The paper's classes are tokens of DALL-E's autoencoder, which was trained on other images: its
-    results do not hold here.
+    results do not hold here. It divides the output weights of block l by √(2l) at the start, as timm's
+    ``beit_*`` networks do, and other ViTs with ``backbone.options.fix_init=true``.
     """
 
     name = "beit"
