@@ -104,7 +104,8 @@ class Spec:
     def show(self, x: Tree) -> Sequence[Image.Image | str]:
         """Return a small picture, or a short text, of each sample of a prepared batch.
 
-        Pages and `ssl-zoo views` show these; the picture of a sound may be its spectrogram.
+        Pages and `ssl-zoo views` show these; the picture of a sound may be its spectrogram. Batches of
+        further types, such as spectra of sounds, may be shown too, for columns of `Task.gallery`.
 
         Raises:
             Unsuitable: unless a plugin's spec defines it.

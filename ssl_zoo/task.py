@@ -380,14 +380,17 @@ class Task(nn.Module, ABC):
 
         Pictures of a trained task show with them which views it finds most alike. None: it asks
         something else, as by default.
+
+        Args:
+            x: a prepared batch, or a column of `gallery` that is a batch.
         """
         return None
 
     def gallery(self, views: tuple[Tree, ...]) -> dict[str, Any]:
         """Return the columns of a picture of `views` by caption.
 
-        A column is a prepared batch, which `Spec.show` draws, or a list of texts or pictures, one for
-        each sample. By default, every view that is a batch of images is a column.
+        A column is a prepared batch, or one of another type, which `Spec.show` draws, or a list of texts
+        or pictures, one for each sample. By default, every view that is a batch of images is a column.
         """
         images = [v for v in views if isinstance(v, Tensor) and v.ndim == 4]
         return {f"view {i}": v for i, v in enumerate(images, 1)}

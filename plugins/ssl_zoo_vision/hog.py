@@ -21,7 +21,7 @@ def hog(x: Tensor, cell: int) -> Tensor:
     Gradients are Sobel's, with a reflected border. Each pixel votes with its gradient's length for one
     of nine directions in [0, π); a cell's votes are divided by their L2 norm. As in MaskFeat
     (arXiv:2112.09133, section 3.1, and the authors' code) votes are not shared by two bins, and there
-    are no blocks of cells.
+    are no blocks of cells, nor values that are clipped at 0.2.
 
     Args:
         x: images [B, C, H, W].

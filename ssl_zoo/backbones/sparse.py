@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from ssl_zoo import distributed
 from ssl_zoo.errors import Unsuitable
+from ssl_zoo.nn import full_precision
 
 Function = Callable[..., Any]
 
@@ -42,11 +45,23 @@ def masked(model: nn.Module, active: Tensor) -> Iterator[None]:
     with ExitStack() as stack:
         mode = _Sparse(active)
         for norm in (m for m in model.modules() if isinstance(m, _BatchNorm)):
-            packed = _Packed(mode)
-            stack.enter_context(norm.register_forward_pre_hook(packed.before))
-            stack.enter_context(norm.register_forward_hook(packed.after))
+            stack.enter_context(_replaced(norm, partial(mode.batch_norm, norm, norm.forward)))
         stack.enter_context(mode)
         yield
+
+
+@contextmanager
+def _replaced(norm: nn.Module, forward: Function) -> Iterator[None]:
+    """Temporarily give a module another forward pass."""
+    own = vars(norm).get("forward")  # of itself, not of its class
+    norm.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del norm.forward
+        else:
+            norm.forward = own
 
 
 def resized(cells: Tensor, height: int, width: int) -> Tensor:
@@ -139,6 +154,25 @@ class _Sparse(TorchFunctionMode):
             result = (result / torch.where(share > 0, share, 1.0)).to(result.dtype)
         return result
 
+    def batch_norm(self, norm: _BatchNorm, forward: Function, x: Tensor) -> Tensor:
+        """Normalise a map [B, C, H, W] by the mean and deviation of active cells; others become 0.
+
+        Cells are weighed, not selected, as a GPU would have to be asked for their number.
+
+        Args:
+            norm: the batch norm.
+            forward: its own forward pass.
+            x: the map.
+        """
+        mask = self.mask(x) if norm.training else None
+        if mask is None:
+            result: Tensor = forward(x)
+            return result
+        normed = _normalised(norm, x, mask)
+        for part in ("drop", "act"):  # of timm's BatchNormAct2d
+            normed = getattr(norm, part, _identity)(normed)
+        return normed
+
     def group_norm(
         self,
         func: Function,
@@ -184,32 +218,41 @@ class _Sparse(TorchFunctionMode):
         return func(x, shape, *args, **kwargs)
 
 
-class _Packed:
-    """The hooks that give a batch norm the active cells alone, as a batch [N, C, 1, 1].
+def _normalised(norm: _BatchNorm, x: Tensor, mask: Tensor) -> Tensor:
+    """Normalise a map [B, C, H, W] by its active cells, and move the running statistics of the norm.
 
-    So any batch norm, synchronised or not, takes its statistics over these, and moves its running ones.
-    (With cells along another axis, torch's gradient on CPUs depends on the strides, and is wrong.)
+    Args:
+        norm: the batch norm; a synchronised one takes the cells of all processes.
+        x: the map.
+        mask: the active cells, bool [B, 1, H, W].
     """
+    synchronised = isinstance(norm, nn.SyncBatchNorm | distributed.SyncBatchNorm)
+    total = distributed.sum if synchronised else _identity
+    values, channels = full_precision(x), x.shape[1]
+    cells = mask.to(values.dtype)
+    # Not `sum`, which the mode would take for a pooling.
+    sums = (values * cells).sum_to_size(1, channels, 1, 1)
+    sums = total(torch.cat([sums, cells.sum_to_size(1, 1, 1, 1)], 1))
+    count = sums[:, -1:].clamp(min=1)
+    mean = sums[:, :-1] / count  # [1, C, 1, 1]
+    centred = (values - mean) * cells
+    variance = total(centred.square().sum_to_size(1, channels, 1, 1)) / count
+    if norm.running_mean is not None and norm.running_var is not None:
+        with torch.no_grad():
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked.add_(1)
+            share = 1 / norm.num_batches_tracked.float() if norm.momentum is None else norm.momentum
+            unbiased = variance * (count / (count - 1).clamp(min=1))
+            norm.running_mean.lerp_(mean.flatten().to(norm.running_mean.dtype), share)
+            norm.running_var.lerp_(unbiased.flatten().to(norm.running_var.dtype), share)
+    result = centred * (variance + norm.eps).rsqrt()
+    if norm.weight is not None:
+        result = result * norm.weight.view(1, -1, 1, 1) + norm.bias.view(1, -1, 1, 1) * cells
+    return result.to(x.dtype)
 
-    def __init__(self, mode: _Sparse) -> None:
-        self.mode = mode
-        self.mask: Tensor | None = None
 
-    def before(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Take the active cells of the input [B, C, H, W]."""
-        mask = self.mode.mask(inputs[0]) if norm.training else None
-        self.mask = None if mask is None else mask[:, 0]
-        if self.mask is None:
-            return None
-        return (inputs[0].movedim(1, 3)[self.mask][:, :, None, None],)
-
-    def after(self, norm: nn.Module, inputs: tuple[Tensor, ...], cells: Tensor) -> Tensor | None:
-        """Put the normalised cells back into their places; the others are 0."""
-        if self.mask is None:
-            return None
-        output = cells.new_zeros(*self.mask.shape, cells.shape[1])
-        output[self.mask] = cells[:, :, 0, 0]
-        return output.movedim(3, 1).contiguous()
+def _identity(x: Tensor) -> Tensor:
+    return x
 
 
 def _unsuitable(func: Function) -> Unsuitable:

@@ -135,13 +135,13 @@ class MemoryBank(DeferredUpdate):
         """Move the rows of the noted embeddings [B, width] and sample numbers [B] of all processes."""
         if self._notes:
             z, index = (distributed.all_gather(torch.cat(x)) for x in zip(*self._notes, strict=True))
-            samples, inverse = index.unique(return_inverse=True)
-            # An assignment with repeated indices would write any of their rows on a GPU.
-            order = torch.arange(len(index), device=index.device)
-            last = torch.zeros_like(samples).scatter_reduce_(0, inverse, order, "amax")
+            # An assignment with repeated indices would write any of their rows on a GPU, so each of them
+            # writes the last one's. To leave them out, their number would have to be waited for.
+            samples, order = index.sort(stable=True)
+            last = order[torch.searchsorted(samples, samples, right=True) - 1]
             new = self.unit(z[last]).to(self.features.dtype)
             self.features[samples] = self.unit(self.features[samples].lerp(new, 1 - self.momentum))
-            self.seen[samples] = True
+            self.seen.index_fill_(0, samples, True)
         self.clear()
 
 

@@ -129,9 +129,11 @@ def check_views_can_be_shown(case: Case) -> None:
     require(bool(columns), "gallery gives no column, so there is nothing to look at")
     for caption, column in columns.items():
         if not isinstance(column, list):
-            wanted = shown(task.spec.example(3))
+            example = task.spec.example(3)
+            wanted, other = shown(example), not isinstance(column, type(example) | Tensor)
             message = f"column {caption!r} must be a prepared batch, {wanted}, not {shown(column)}"
-            require(_could_be_prepared(column, task.spec.example(3)), message)
+            # Of another type it is no slip: the spec shows such batches too, or fails below.
+            require(other or _could_be_prepared(column, example), message)
             column = task.spec.show(column)
         drawn = len(column) == 3 and all(isinstance(one, str | Image.Image) for one in column)
         require(drawn, f"column {caption!r} must have a picture or a text of each sample")

@@ -26,13 +26,14 @@ from ssl_zoo.tree import Tree
 from ssl_zoo.views import Rng, derive_seed
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
-NEAREST = ("nearest to view 1", "2nd nearest", "3rd nearest")
-"""The captions of the views that a task finds most like the first one of a sample."""
+NEAREST = ("nearest to {}", "2nd nearest", "3rd nearest")
+"""The captions of what a task finds most like the first view of a sample, whose caption is filled in."""
 
 _MARGIN = 6
 _CAPTION = 18
 _FRAME = 4
 _RIGHT = "#00a040"
+_OUTLINE = "#c0c0c0"
 
 
 @dataclass(frozen=True)
@@ -108,16 +109,18 @@ def columns(task: Task, data: DataSet, rows: int, seed: int, *, trained: bool) -
     source, views = data.spec.prepare(batch), task.gallery(drawn)
     shown = {"source": source, **views}
     if trained:
-        asked = [view for view in views.values() if not isinstance(view, list)]
+        asked = {caption: view for caption, view in views.items() if not isinstance(view, list)}
         shown |= task.reconstructions(drawn)
-        shown |= nearest(task, data.spec, *asked[:2], source) if asked else {}
+        with torch.random.fork_rng(devices=[]):  # an embedding may have dropout
+            torch.manual_seed(derive_seed(seed, "compared"))
+            shown |= nearest(task, data.spec, {**asked, "source": source}) if asked else {}
     return {
         caption: column if isinstance(column, list) else data.spec.show(column)
         for caption, column in shown.items()
     }
 
 
-def nearest(task: Task, spec: Spec, view: Tree, other: Tree, *_: Tree) -> dict[str, list[Answer]]:
+def nearest(task: Task, spec: Spec, asked: Mapping[str, Tree]) -> dict[str, list[Answer]]:
     """Return the views that a task finds most like the first one of each sample, nearest first.
 
     A trained joint-embedding task finds that of the same sample among those of all samples. Of equally
@@ -126,9 +129,10 @@ def nearest(task: Task, spec: Spec, view: Tree, other: Tree, *_: Tree) -> dict[s
     Args:
         task: the task; the result is empty if it compares no views.
         spec: the description of the data.
-        view: the first view of each sample, a prepared batch [B, ...].
-        other: the views among which it looks: the second ones, or the sources if there is one view.
+        asked: by caption the first view of each sample, a prepared batch [B, ...], then the views among
+            which it looks: the second ones, or the sources if there is one view. More are ignored.
     """
+    (first, view), (_, other), *_ = asked.items()
     query = task.compared(view)
     if query is None:
         return {}
@@ -138,7 +142,7 @@ def nearest(task: Task, spec: Spec, view: Tree, other: Tree, *_: Tree) -> dict[s
     order = similarity.argsort(dim=1, descending=True, stable=True).tolist()
     cells = spec.show(other)
     return {
-        caption: [
+        caption.format(first): [
             Answer(cells[row[k]], float(similarity[i, row[k]]), row[k] == i)
             for i, row in enumerate(order)
         ]
@@ -197,7 +201,8 @@ def _is_picture(cell: Cell) -> bool:
 def draw(columns: Columns, cell: int = 96, limit: int | None = None) -> Image.Image:
     """Lay out pictures side by side, one sample per row; texts among them are drawn too.
 
-    Below an answer stands its similarity, and the right one is framed.
+    Pictures have a thin outline, so that white ones show. Below an answer stands its similarity, and
+    the right one is framed.
 
     Args:
         columns: what to draw.
@@ -229,7 +234,11 @@ def draw(columns: Columns, cell: int = 96, limit: int | None = None) -> Image.Im
     for (caption, column), width in zip(pictures.items(), widths, strict=True):
         pen.text((left, 3), caption, fill="black", font=font)
         for row, picture in enumerate(column):
-            sheet.paste(picture, (left, _CAPTION + row * (height + _MARGIN)))
+            top = _CAPTION + row * (height + _MARGIN)
+            sheet.paste(picture, (left, top))
+            if _is_picture(shown := columns[caption][row]):
+                w, h = _size(shown, cell, limit)
+                pen.rectangle((left - 1, top - 1, left + w, top + h), outline=_OUTLINE)
         left += width + _MARGIN
     return sheet
 
@@ -243,11 +252,20 @@ def _picture(shown: Cell, font: Font, cell: int, limit: int | None) -> Image.Ima
         picture = Image.new("RGB", (max(1, int(font.getlength(text))), _CAPTION), "white")
         ImageDraw.Draw(picture).text((0, 2), text, fill="black", font=font)
         return picture
-    if limit is not None and shown.width > limit:
-        height = max(1, round(shown.height * limit / shown.width))
-        return shown.resize((limit, height), Image.Resampling.BILINEAR)
-    factor = max(1, -(-cell // shown.width))
-    return shown.resize((shown.width * factor, shown.height * factor), Image.Resampling.NEAREST)
+    size = _size(shown, cell, limit)
+    shrunk = size < shown.size
+    return shown.resize(size, Image.Resampling.BILINEAR if shrunk else Image.Resampling.NEAREST)
+
+
+def _size(shown: Cell, cell: int, limit: int | None) -> tuple[int, int]:
+    """Return the width and height at which a picture is drawn, without what stands below an answer."""
+    picture = shown.shown if isinstance(shown, Answer) else shown
+    assert isinstance(picture, Image.Image)
+    width, height = picture.size
+    if limit is not None and width > limit:
+        return limit, max(1, round(height * limit / width))
+    factor = max(1, -(-cell // width))
+    return width * factor, height * factor
 
 
 def _answer(answer: Answer, picture: Image.Image, font: Font) -> Image.Image:

@@ -15,13 +15,14 @@ from ssl_zoo.nn import contrastive_loss, info_nce, nt_xent
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Task
 from ssl_zoo.views import Rng
-from ssl_zoo_vision.contrastive.densecl import DenseCL, correspondence
+from ssl_zoo_vision.contrastive.densecl import DenseCL
 from ssl_zoo_vision.contrastive.moco import MoCo
 from ssl_zoo_vision.contrastive.moco_v3 import MoCoV3
 from ssl_zoo_vision.contrastive.nnclr import NNCLR
 from ssl_zoo_vision.contrastive.npid import NPID, nce
 from ssl_zoo_vision.contrastive.pixpro import PixPro, pixpro_loss, positive_pairs
 from ssl_zoo_vision.contrastive.supcon import SupCon
+from ssl_zoo_vision.joint_embedding import correspondence
 from tests.vision.small_tasks import TINY_RESNET, TINY_VIT, photos
 
 N = 8

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssl_zoo_vision.contrastive.densecl import correspondence
 from ssl_zoo_vision.contrastive.pixpro import pixpro_loss
+from ssl_zoo_vision.joint_embedding import correspondence
 from tests.vision.tiny_tasks import TINY_OPTIONS, fixed_views, tiny
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo import Rng, Unsuitable, UserError
+from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.nn import sinkhorn
 from ssl_zoo.testing import Check, SyntheticImages, parametrize_with_checks
@@ -256,7 +257,7 @@ def test_hog_has_no_sign_and_no_contrast_and_a_mirror_image_has_mirrored_bins() 
 
 
 def test_maskfeats_targets_are_those_of_the_whole_image() -> None:
-    task = build(SimMIM, 32, target="hog", masks="blocks", mask_ratio=0.4)
+    task = build(SimMIM, 32, target="hog")
     x, hidden = views_of(task)
     assert hidden.shape == (4, 26)
     assert task.targets(x).shape == (4, 64, 27)
@@ -265,7 +266,35 @@ def test_maskfeats_targets_are_those_of_the_whole_image() -> None:
     assert patches.targets(torch.rand(1, 3, 64, 64)).shape == (1, 16, 108)  # 2 × 2 cells of 8 pixels
 
 
+def test_maskfeats_settings_are_those_of_its_authors_and_simmims_remain() -> None:
+    """configs/masked_ssl/in1k_VIT_B_MaskFeat_PT.yaml of SlowFast: 40 %, crops of 0.5 to 1, norm 0.02."""
+    for target, ratio, scale, norm in (
+        ("hog", 0.4, (0.5, 1.0), 0.02),
+        ("pixels", 0.6, (0.67, 1.0), 5.0),
+    ):
+        config = load_config(None, {"task.name": "simmim", "task.target": target})
+        assert config.train.clip_norm == norm
+        assert config.train.lr == SimMIM.recipe["train"]["lr"]
+        task = build(SimMIM, 32, target=target, masks="blocks")
+        assert task.hidden == round(ratio * 64)
+        assert task.options.crop_scale == scale
+        task = build(SimMIM, 32, target=target, masks="blocks", mask_ratio=0.5, crop_scale=(0.2, 0.4))
+        assert (task.hidden, task.options.crop_scale) == (32, (0.2, 0.4))
+
+
 # --- BEiT ---
+
+
+def test_the_papers_start_of_residual_blocks_is_a_setting_of_the_network() -> None:
+    plain, divided = (
+        build(BEiT, 32, {"name": "vit4_narrow_gap", "options": options}).encoder.model.blocks
+        for options in ({}, {"fix_init": True})
+    )
+    for number, (a, b) in enumerate(zip(plain, divided, strict=True), 1):
+        for name in ("attn.proj.weight", "mlp.fc2.weight"):
+            expected = a.get_parameter(name) / math.sqrt(2 * number)
+            torch.testing.assert_close(b.get_parameter(name), expected)
+        assert torch.equal(a.attn.qkv.weight, b.attn.qkv.weight)
 
 
 def test_a_patch_has_the_code_nearest_to_its_normalised_projection() -> None:

@@ -14,8 +14,8 @@ from ssl_zoo_audio.encoders.base import SoundEncoder
 from ssl_zoo_audio.encoders.mel import MelEncoder
 from ssl_zoo_audio.recipes import recipe
 from ssl_zoo_audio.sound import Sound
-from ssl_zoo_audio.spec import SoundSpec, paint
-from ssl_zoo_audio.spectra import LOG_DEVIATION, SILENCE
+from ssl_zoo_audio.spec import SoundSpec
+from ssl_zoo_audio.spectra import LOG_DEVIATION, SILENCE, Spectra
 
 
 class BYOLA(Task):
@@ -89,10 +89,19 @@ class BYOLA(Task):
         loss = byol_loss(predictions[0], targets[1]) + byol_loss(predictions[1], targets[0])
         return Losses(loss, {"spread": spread(targets[0])})
 
+    def compared(self, x: Sound | Spectra) -> Tensor:
+        """Return the projections [B, out] of views, or of whole clips."""
+        if isinstance(x, Sound):
+            x = Spectra(self.encoder.spectrum(x), self.encoder.frames(x))
+        values = standardise_batch(*x)
+        projection: Tensor = self.projector(self.encoder.pooled_spectrum(values, x.frames))
+        return projection
+
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Any]:
-        """Return the spectrum of each clip, and two augmentations of it."""
-        columns = [[paint(s, float(s.min())) for s in view.detach().float().cpu()] for view in views[:3]]
-        return dict(zip(("view 1", "view 2", "clip"), columns, strict=True))
+        """Return two augmentations of the spectrum of each clip, and that."""
+        *spectra, frames = views
+        captions = ("view 1", "view 2", "clip")
+        return {name: Spectra(x, frames) for name, x in zip(captions, spectra, strict=True)}
 
     def after_step(self, progress: float) -> None:
         """Update the target network and the past clips."""

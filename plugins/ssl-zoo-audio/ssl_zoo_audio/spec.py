@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssl_zoo import Spec, UserError
 from ssl_zoo_audio.sound import Sound, masked_statistics, pad_clips, standardise, within
-from ssl_zoo_audio.spectra import FLOOR, LogMel
+from ssl_zoo_audio.spectra import FLOOR, LogMel, Spectra
 
 MODALITY = "audio"
 PAD = 320
@@ -83,9 +83,12 @@ class SoundSpec(Spec):
         x = log_mel(standardise(batch).wave)
         return masked_statistics(x, within(log_mel.frames(batch.length), x.shape[1]))
 
-    def show(self, x: Sound) -> list[Image.Image]:
-        """Return the spectrogram of each clip, a column for 10 ms."""
-        return self.spectrograms(x)
+    def show(self, x: Sound | Spectra) -> list[Image.Image]:
+        """Return the spectrogram of each clip, a column for 10 ms; of spectra, of their real frames."""
+        if isinstance(x, Sound):
+            return self.spectrograms(x)
+        rows = zip(x.values.detach().float().cpu(), x.frames.tolist(), strict=True)
+        return [paint(spectrum[:n], float(spectrum[:n].min())) for spectrum, n in rows]
 
     def spectrograms(self, x: Sound, hidden: Tensor | None = None) -> list[Image.Image]:
         """Return the log-mel spectrogram of each clip, low bands below, hidden spans dark.

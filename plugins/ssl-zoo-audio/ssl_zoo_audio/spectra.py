@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,18 @@ LOG_MEAN, LOG_DEVIATION = 0.2, 4.4
 """About the mean and deviation of log-mel spectra of standardised speech, which networks take out."""
 SILENCE = (math.log(FLOOR) - LOG_MEAN) / LOG_DEVIATION
 """The value of digital silence in a spectrum from which these are taken out."""
+
+
+class Spectra(NamedTuple):
+    """A batch of log-mel spectra, such as views of clips.
+
+    Attributes:
+        values: the spectra [B, F, mels].
+        frames: the number of real frames of each, int64 [B]; those behind do not count.
+    """
+
+    values: Tensor
+    frames: Tensor
 
 
 def mel_filters(bins: int, mels: int, rate: int) -> Tensor:

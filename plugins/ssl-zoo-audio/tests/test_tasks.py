@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ssl_zoo import Unsuitable, UserError
 from ssl_zoo.testing import Case, Check, parametrize_with_checks
+from ssl_zoo.tools.views import nearest
 from ssl_zoo.views import Rng
 
 MEL = {"name": "mel-mini", "options": {"width": 32, "layers": 2}}
@@ -513,6 +514,27 @@ def test_still_views_are_what_evaluation_sees() -> None:
     spectrum, frames = encoder.spectrum(short), encoder.frames(short)
     crop, kept = random_part(spectrum, frames, task.frames, Rng(0), SILENCE)
     assert torch.allclose(encoder.pooled_spectrum(crop, kept), encoder(short), atol=1e-5)
+
+
+def test_pictures_show_which_views_are_nearest_by_the_projections_of_the_loss() -> None:
+    case = Case.of(BYOLA, SMALL_BYOL, CNN)
+    task: Any = case.build().eval()
+    views = case.views(task, 5)
+    a, b, _, frames = views
+    columns = task.gallery(views)
+    with torch.no_grad():
+        answers = list(nearest(task, task.spec, columns).values())
+        z, keys = (
+            task.projector(task.encoder.pooled_spectrum(standardise_batch(x, frames), frames))
+            for x in (a, b)
+        )
+    cosines = F.normalize(z) @ F.normalize(keys).T
+    pictures = [picture.tobytes() for picture in task.spec.show(columns["view 2"])]
+    for i, row in enumerate(cosines.argsort(dim=1, descending=True)[:, :3].tolist()):
+        for column, j in zip(answers, row, strict=True):
+            assert column[i].similarity == pytest.approx(float(cosines[i, j]), abs=1e-5)
+            assert column[i].right == (i == j)
+            assert column[i].shown.tobytes() == pictures[j]
 
 
 def test_past_clips_are_drawn_from_a_bank_that_has_overflowed() -> None:

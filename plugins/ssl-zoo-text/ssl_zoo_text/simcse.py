@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from ssl_zoo import Field, Losses, Rng, Task, TaskOptions
 from ssl_zoo.nn import info_nce, unit
@@ -60,6 +60,14 @@ class SimCSE(Task):
         return Losses(
             info_nce(first, second, None, self.options.temperature), {"similarity": similarity}
         )
+
+    def compared(self, x: Text) -> Tensor:
+        """Return the output [B, D] of the head, with dropout where that makes the views."""
+        training = self.encoder.training
+        self.encoder.train(self.options.positive == "dropout")
+        output: Tensor = self.head(self.encoder(x))
+        self.encoder.train(training)
+        return output
 
     def gallery(self, views: tuple[Text, Text]) -> dict[str, Any]:
         """Return the texts, or their halves."""

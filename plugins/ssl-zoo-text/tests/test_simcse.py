@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CASE, SmallTexts
+from helpers import CASE, SmallTexts, small_data
 from ssl_zoo_text.segments import split_halves
 from ssl_zoo_text.simcse import SimCSE
 from ssl_zoo_text.spec import Text
@@ -15,6 +15,7 @@ from ssl_zoo_text.tokenizer import CLS, PAD, SEP
 from torch import nn
 
 from ssl_zoo.testing import Case, Check, parametrize_with_checks
+from ssl_zoo.tools.views import NEAREST, columns
 
 STILL = {"views_vary": "dropout makes the views; nothing is drawn in `views`"}
 
@@ -78,3 +79,25 @@ def test_two_passes_differ_in_training_alone(backbone: str) -> None:
     assert not task.encoder(x).equal(task.encoder(x))
     task.eval()
     assert task.encoder(x).equal(task.encoder(x))
+
+
+@pytest.mark.parametrize("positive", ["dropout", "halves"])
+def test_pictures_show_which_texts_are_nearest_by_the_embeddings_of_the_loss(positive: str) -> None:
+    case = Case.of(SimCSE, {"positive": positive}, **CASE)
+    task: Any = case.build()
+    shown = columns(task, small_data(), rows=4, seed=1, trained=True)
+    view, *others = [name for name in shown if name not in NEAREST and name != "source"][:-1]
+    assert [view, *others] == (["text"] if positive == "dropout" else ["first half", "second half"])
+    answers: Any = [column for caption, column in shown.items() if "nearest" in caption]
+    assert len(answers) == 3
+    first = answers[0]
+    assert all(answer.shown in shown[others[0] if others else "source"] for answer in first)
+    # Dropout makes views differ here as in training, and is the same each time.
+    assert all(answer.similarity < 0.9999 for answer in first)
+    assert columns(task, small_data(), rows=4, seed=1, trained=True) == shown
+    assert not any(part.training for part in task.modules())
+    views = case.views(task, 6)
+    if positive == "halves":
+        z, keys = map(task.compared, views)
+        similarity = torch.cosine_similarity(z, keys).mean()
+        torch.testing.assert_close(task(views).logs["similarity"], similarity.detach())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor
 
@@ -23,6 +24,8 @@ class EpochClusters(JointEmbedding):
     needs = ("index",)
     bank: MemoryBank
     images: Tensor
+    _counted: int | None = None
+    """The value of `images`, for which the device would have to be waited for; None: not known yet."""
 
     @abstractmethod
     def remember(self, views: tuple[Tensor, ...]) -> None:
@@ -41,7 +44,14 @@ class EpochClusters(JointEmbedding):
 
     def after_step(self, progress: float) -> None:
         """Write the bank, and cluster it anew once as many images were seen as there are."""
-        images, epoch = self.bank.noted * distributed.world_size(), self.images // self.spec.samples
+        before = int(self.images) if self._counted is None else self._counted  # waits once in a run
+        self._counted = before + self.bank.noted * distributed.world_size()
+        self.images.fill_(self._counted)
         self.bank.update()
-        if self.images.add_(images) // self.spec.samples > epoch:
-            self.cluster(int(epoch))
+        epoch = before // self.spec.samples
+        if self._counted // self.spec.samples > epoch:
+            self.cluster(epoch)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._counted = None
+        super()._load_from_state_dict(*arguments)

@@ -14,23 +14,13 @@ from ssl_zoo.nn import (
     info_nce,
     mlp,
     output_shape,
-    places_of,
-    product,
     shuffled_groups,
     unit,
 )
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo_vision.contrastive.moco import MoCo
-
-
-def correspondence(query_map: Tensor, key_map: Tensor) -> Tensor:
-    """Return the key's place most similar to each of the query's (equation 4), int64 [B, N].
-
-    Similarity is the cosine of features of the backbone [B, d, h, w], N = h · w.
-    """
-    q, k = (unit(places_of(x)) for x in (query_map, key_map))
-    return product(q, k.mT).argmax(2)
+from ssl_zoo_vision.joint_embedding import correspondence
 
 
 class DenseCL(MoCo):
@@ -87,6 +77,10 @@ class DenseCL(MoCo):
         pooled, feature_map = encoder.pooled_and_map(x)
         places = at_places(self.dense_key_head, feature_map)
         return self.key_encoder[1](pooled), places, feature_map
+
+    def place_map(self, x: Tensor) -> Tensor:
+        """Return the backbone's map [B, d, h, w], by which places correspond."""
+        return self.encoder.feature_map(x)
 
     def after_step(self, progress: float) -> None:
         """Update the key encoder and both queues."""

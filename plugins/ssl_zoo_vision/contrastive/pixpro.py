@@ -94,6 +94,10 @@ class PixPro(JointEmbedding):
         similarity = product(u, u.mT).clamp(min=0) ** self.options.gamma  # [B, N, N]
         return unit(product(similarity, value))
 
+    def place_map(self, x: Tensor) -> Tensor:
+        """Return the projected places of images as a map [B, out, h, w]."""
+        return self.embed(self.encoder, self.projector, x).mT.reshape(len(x), -1, *self.grid)
+
     def after_step(self, progress: float) -> None:
         """Update the target by a momentum that grows to 1 on a cosine."""
         self.target.update(progress, self.encoder, self.projector)

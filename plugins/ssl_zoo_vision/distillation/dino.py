@@ -82,6 +82,10 @@ class DINO(JointEmbedding):
         """Return the scores [N, K] of the head's output [N, out]."""
         return cast(Tensor, self.prototypes(z, self.progress >= self.options.freeze_last))
 
+    def compared(self, x: Tensor) -> Tensor:
+        """Return the teacher's centred scores [B, K]; without the centre all images look alike."""
+        return cast(Tensor, self.centre(self.teacher(x)))
+
     @property
     def teacher_temperature(self) -> float:
         """The temperature of the teacher at this step."""

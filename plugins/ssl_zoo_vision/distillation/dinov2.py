@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -41,6 +41,10 @@ class DINOv2(IBOT):
     def min_block(self) -> int:
         """The area of the smallest hidden block, in patches, at any size of the map."""
         return 4
+
+    def compared(self, x: Tensor) -> Tensor:
+        """Return the output [B, out] of the head; balanced targets have no centre."""
+        return cast(Tensor, self.head(self.encoder(x)))
 
     def targets(self, scores: Tensor, centre: Centre) -> Tensor:
         """Return the targets [N, K] of the teacher's scores [N, K], balanced over prototypes."""

@@ -23,7 +23,8 @@ class BEiT(TokenTask):
     """The class of each hidden patch is predicted: the nearest of K codes, random ones or k-means'.
 
     The paper's classes are tokens of DALL-E's autoencoder, which was trained on other images: its
-    results do not hold here.
+    results do not hold here. It divides the output weights of block l by √(2l) at the start, as timm's
+    ``beit_*`` networks do, and other ViTs with ``backbone.options.fix_init=true``.
     """
 
     name = "beit"
@@ -40,7 +41,7 @@ class BEiT(TokenTask):
         code_width: int = Field(16, ge=1, description="width of the random projection")
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
-        super().__init__(encoder, options, spec)
+        super().__init__(encoder, options, spec, options.mask_ratio)
         width = options.code_width if options.tokenizer == "random-codes" else None
         self.tokenizer = PatchCodes(self.grid.values, options.codes, width)
         self.head = nn.Linear(self.grid.width, options.codes)

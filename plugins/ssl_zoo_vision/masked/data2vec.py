@@ -44,7 +44,7 @@ class Data2Vec(TokenTask):
         beta: float = Field(2.0, gt=0, description="error up to which the smooth L1 loss is quadratic")
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
-        super().__init__(encoder, options, spec)
+        super().__init__(encoder, options, spec, options.mask_ratio)
         small = is_small(spec)
         try:
             shape = self._shape_of_last(encoder, options.layers or 6)

@@ -21,7 +21,11 @@ BLOCKS = 4
 
 
 class IJEPA(LatentTask):
-    """A context block's tokens predict the teacher's features of four blocks, without augmentation."""
+    """A context block's tokens predict the teacher's features of four blocks, without augmentation.
+
+    The authors' code divides the output weights of block l by √(2l) at the start:
+    ``backbone.options.fix_init=true`` of a ViT.
+    """
 
     name = "i-jepa"
     paper = "Assran et al. 2023, Self-Supervised Learning with a JEPA, arXiv:2301.08243"

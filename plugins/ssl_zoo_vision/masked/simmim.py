@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_zoo.errors import Unsuitable
 from ssl_zoo.nn import full_precision
+from ssl_zoo.options import CropOptions
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo.views.masks import coarse_places, some_places
 from ssl_zoo_vision.hog import BINS, hog
-from ssl_zoo_vision.masked.token_task import TokenOptions, TokenTask
+from ssl_zoo_vision.masked.token_task import TokenTask
 from ssl_zoo_vision.patches import patchify, take
 from ssl_zoo_vision.transformers import MASKED_ADAMW, MASKED_VIT
 
@@ -27,8 +29,8 @@ class SimMIM(TokenTask):
     paper = "Xie et al. 2021, SimMIM: A Simple Framework for Masked Image Modeling, arXiv:2111.09886"
     recipe = {"train": {**MASKED_ADAMW, "clip_norm": 5.0}, "backbone": MASKED_VIT}
 
-    class Options(TokenOptions):
-        """SimMIM's options."""
+    class Options(CropOptions):
+        """The options of SimMIM, and of MaskFeat, whose target is hog."""
 
         target: Literal["pixels", "hog"] = Field(
             "pixels", description="pixels, or histograms of gradients (MaskFeat, arXiv:2112.09133)"
@@ -36,28 +38,41 @@ class SimMIM(TokenTask):
         masks: Literal["units", "blocks"] | None = Field(
             None, description="hidden square units, or blocks; none: units, or blocks with hog"
         )
-        mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of patches that are hidden")
+        mask_ratio: float | None = Field(
+            None, gt=0, lt=1, description="share of patches that are hidden; none: 0.6, or 0.4 with hog"
+        )
         unit: int | None = Field(
             None, ge=1, description="side of a unit in patches, cut off at the border; none: 2"
         )
-        crop_scale: tuple[float, float] = Field((0.67, 1.0), description="share of the image's area")
+        crop_scale: tuple[float, float] | None = Field(
+            None, description="share of the image's area; none: 0.67 to 1, or 0.5 to 1 with hog"
+        )
+
+    @classmethod
+    def recipe_for(cls, options: Any) -> Mapping[str, Mapping[str, Any]]:
+        """Return the recipe; MaskFeat clips the gradient's norm to 0.02 (the authors' configuration)."""
+        clip = {"clip_norm": 0.02} if options.target == "hog" else {}
+        return {**cls.recipe, "train": {**cls.recipe["train"], **clip}}
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
-        super().__init__(encoder, options, spec)
-        self.masks = options.masks or ("units" if options.target == "pixels" else "blocks")
+        maskfeat = options.target == "hog"
+        scale = options.crop_scale or (0.5 if maskfeat else 0.67, 1.0)
+        ratio = options.mask_ratio or (0.4 if maskfeat else 0.6)
+        super().__init__(encoder, options.model_copy(update={"crop_scale": scale}), spec, ratio)
+        self.masks = options.masks or ("blocks" if maskfeat else "units")
         self.cell = max(d for d in range(1, 9) if math.gcd(*self.grid.patch) % d == 0)
         self.unit = unit = options.unit or 2
         rows, columns = (unit * math.ceil(side / unit) for side in self.grid.shape)
         self.covered = rows, columns  # the grid of whole units
         units = rows * columns // unit**2
-        self.units = math.ceil(options.mask_ratio * units)
+        self.units = math.ceil(ratio * units)
         if self.masks == "units" and self.units == units:
             problem = f"task.unit: all {units} units of {unit} × {unit} patches are hidden"
             raise Unsuitable(f"{problem}; choose a smaller unit, or smaller patches")
         if self.masks == "units" and self.covered == self.grid.shape:
             self.hidden = self.units * unit**2
         values = self.grid.values
-        if options.target == "hog":
+        if maskfeat:
             values = values // self.cell**2 * BINS
         self.head = nn.Linear(self.grid.width, values)
 

@@ -36,13 +36,15 @@ class TokenTask(PatchTask):
 
     prerequisites = "a ViT or Swin"
 
-    def __init__(self, encoder: Encoder, options: TokenOptions, spec: ImageSpec) -> None:
+    def __init__(
+        self, encoder: Encoder, options: CropOptions, spec: ImageSpec, mask_ratio: float
+    ) -> None:
         super().__init__(encoder, options, spec)
         width = token_width(encoder)
         self.grid.require_parts()
         freeze_unreached(encoder, spec, lambda network, x: network.feature_map(x))
         self.token = nn.Parameter(0.02 * torch.randn(width))
-        self.hidden = self.grid.share(options.mask_ratio)
+        self.hidden = self.grid.share(mask_ratio)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return crops [B, C, H, W] and the hidden places [B, M], which are a union of blocks."""
