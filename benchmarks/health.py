@@ -35,6 +35,7 @@ from ssl_zoo.config.shipped import find_config
 from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.evaluation import warnings
 from ssl_zoo.evaluation.reading import describe_gains, read_gains
+from ssl_zoo.plugins.registry import registry
 from ssl_zoo.reporting.curves import MAX_MARKERS, logged
 from ssl_zoo.reporting.pictures import numbered_style
 from ssl_zoo.runs.run import Run
@@ -56,15 +57,16 @@ COMMON = {
     "train.log_every": 2,
     "train.knn_points": 9,
     "train.keep_best": "rankme",
-    "backbone.options": {"channels": [8, 16, 32, 64]},
 }
-"""Settings of all runs: a quarter of the default network's width, and kNN and RankMe on the way."""
+"""Settings of all runs: the budget, and kNN and RankMe on the way."""
+NARROW = {"backbone.options": {"channels": [8, 16, 32, 64]}}
+"""A quarter of the default network's width, for tasks whose recipe names no network."""
 QUICK = {
     f"train.{name}": value for name, value in read_yaml(find_config("data/digits"))["train"].items()
 }
 """The recipe of the digits, for tasks to which it is not given by itself."""
 OWN: Mapping[str, Mapping[str, Any]] = {
-    "byol": {"task.hidden": 512, **QUICK, "train.lr": 0.005},
+    "byol": {"task.hidden": 512, "task.momentum": 0.99, **QUICK, "train.lr": 0.005},
     "swav": {"task.hidden": 256, "task.prototypes": 64, **QUICK},
     "vicreg": {"task.hidden": 256, "task.out": 256},
 }
@@ -118,6 +120,7 @@ PAIRS = (
         {"accuracy": "accuracy of the rotation"},
         (math.log(4), "chance: ln 4"),
     ),
+    Pair("mae-few-hidden", "mae", {"task.mask_ratio": 0.1}),
 )
 
 
@@ -129,7 +132,8 @@ def runs(pairs: Sequence[Pair]) -> dict[str, tuple[str, Mapping[str, Any]]]:
 
 def settings_of(task: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return all settings of a run by dotted path."""
-    return {**COMMON, **OWN.get(task, {}), **settings}
+    network = {} if "backbone" in registry.load_task(task).recipe else NARROW
+    return {**COMMON, **network, **OWN.get(task, {}), **settings}
 
 
 def options(settings: Mapping[str, Any]) -> list[str]:

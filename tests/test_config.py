@@ -94,6 +94,10 @@ def test_bundled_data_has_a_recipe_of_its_own_for_the_tasks_that_it_names(tmp_pa
     given = load_config(file)
     assert (given.train.optimizer, given.train.minutes, given.train.epochs) == ("adamw", 2, None)
     assert (given.task.queue, given.train.lr) == (64, 0.02)
+    own = load_config(None, {"task.name": "msn"}).backbone
+    assert (own.name, own.options) == ("resnet10_narrow", {"output_stride": 8})
+    named = load_config(None, {"task.name": "msn", "backbone.name": "vit4_narrow"}).backbone
+    assert (named.name, named.options) == ("vit4_narrow", {})
 
 
 def test_an_override_of_none_leaves_the_field_alone(tmp_path: Path) -> None:

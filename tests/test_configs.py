@@ -20,7 +20,9 @@ from ssl_zoo.spec import ImageSpec
 from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.optimizer import Schedules, create_optimizer
 from ssl_zoo.views import Rng
+from ssl_zoo_vision.joint_embedding import JointEmbedding
 from tests.conftest import TASKS
+from tests.zoo import shipped
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 COMPARISONS = sorted((CONFIGS / "compare").glob("*.yaml"))
@@ -168,8 +170,15 @@ def test_the_recipe_of_bundled_data_is_valid_for_the_tasks_that_it_names(file: P
     recipe = read_yaml(file)
     for task in recipe["tasks"]:
         config = load_config(None, {"task.name": task, "data.source": file.stem})
-        assert config.train.model_dump(include={*recipe["train"]}) == recipe["train"]
+        train = recipe["train"] | recipe.get("overrides", {}).get(task, {}).get("train", {})
+        assert config.train.model_dump(include={*train}) == train
     assert {*recipe.get("overrides", {})} <= {*recipe["tasks"]}
+
+
+def test_the_digits_have_a_recipe_for_all_joint_embedding_tasks_but_those_named_here() -> None:
+    joint = {name for name, task in shipped().items() if issubclass(task, JointEmbedding)}
+    without = {"supcon", "distillation", "deepcluster", "pixpro", "ibot", "dinov2"}
+    assert joint - {*read_yaml(CONFIGS / "data" / "digits.yaml")["tasks"]} == without
 
 
 @torch.no_grad()

@@ -171,6 +171,11 @@ def recipe_layer(recipe: SettingsSource, layers: Sequence[Layer]) -> Layer:
             known = ", ".join(RECIPE_SECTIONS)
             hint = did_you_mean(str(section), RECIPE_SECTIONS) or f" There are: {known}"
             raise SettingError("", f"there is no section {section!r} in a recipe.{hint}", recipe.origin)
+    return unreplaced_layer(recipe, layers)
+
+
+def unreplaced_layer(recipe: SettingsSource, layers: Sequence[Layer]) -> Layer:
+    """Return the settings of any section, without the data or backbone if a layer names another one."""
     replaced = {
         section
         for section, name in RECIPE_SECTIONS.items()

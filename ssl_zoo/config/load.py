@@ -20,6 +20,7 @@ from ssl_zoo.config.layers import (
     recipe_layer,
     take_back_nulls,
     takes,
+    unreplaced_layer,
 )
 from ssl_zoo.config.plain import plain_value
 from ssl_zoo.config.pretrained import as_trained
@@ -95,7 +96,7 @@ def load_config(
     options = _validate(cls.Options, _option_values(given), "task", given.origins)
     recipe_source = SettingsSource(cls.recipe_for(options), f"the recipe of task {name!r}")
     recipe = recipe_layer(recipe_source, named)
-    of_data = _data_recipe(name, merge_layers([recipe, *named]))
+    of_data = _data_recipe(name, recipe, named)
     recipe.values = {s: values for s, values in recipe.values.items() if s not in of_data.values}
     merged = merge_layers([recipe, of_data, *named])
     sections = _sections(merged, network, complete)
@@ -174,15 +175,17 @@ def _network(layers: Sequence[Layer], modality: str | None = None) -> Layer | No
     return None if settings is None else read_layer(settings, path)
 
 
-def _data_recipe(task: str, merged: Layer) -> Layer:
-    """Return what suits a task on the data in the merged settings; nothing, unless it is bundled."""
-    source = merged.values.get("data", {}).get("source", DataConfig().source)
+def _data_recipe(task: str, recipe_of_task: Layer, layers: Sequence[Layer]) -> Layer:
+    """Return what suits a task on the data of the layers; nothing, unless these are bundled."""
+    data = merge_layers([recipe_of_task, *layers]).values.get("data", {})
+    source = data.get("source", DataConfig().source)
     file = shipped_configs().get(f"data/{source}")
     recipe = {} if file is None else read_yaml(file)
     if task not in recipe.get("tasks", ()):
         return Layer()
-    sections = {"train": recipe["train"], **recipe.get("overrides", {}).get(task, {})}
-    return read_layer(sections, f"the recipe of the data {source!r}")
+    own = recipe.get("overrides", {}).get(task, {})
+    sections = {**own, "train": {**recipe["train"], **own.get("train", {})}}
+    return unreplaced_layer(SettingsSource(sections, f"the recipe of the data {source!r}"), layers)
 
 
 def _sections(merged: Layer, network: Layer | None, complete: bool = False) -> dict[str, Any]:
