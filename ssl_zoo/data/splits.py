@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ssl_zoo import tree
 from ssl_zoo.data.order import Order, random_order, sample_indices
-from ssl_zoo.data.read_ahead import read_ahead
+from ssl_zoo.data.read_ahead import PREFETCHED_BATCHES, read_ahead
 from ssl_zoo.tree import Tree
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class Split(ABC):
         batch_size: int,
         *,
         drop_last: bool = False,
-        prefetch: int = 2,
+        prefetch: int = PREFETCHED_BATCHES,
         pin: bool = False,
     ) -> Generator[Tree]:
         """Yield raw batches in the order of `indices`.
@@ -187,7 +187,7 @@ class Split(ABC):
         return self.read_batches(full, prefetch=prefetch, pin=pin)
 
     def read_batches(
-        self, chunks: Iterable[Tensor], *, prefetch: int = 2, pin: bool = False
+        self, chunks: Iterable[Tensor], *, prefetch: int = PREFETCHED_BATCHES, pin: bool = False
     ) -> Generator[Tree]:
         """Yield a raw batch for each chunk of indices, which are asked for only as far as is read ahead.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ssl_zoo.data.lanes.contents import Contents
 from ssl_zoo.data.lanes.order import LANES, LaneOrder, PartOrder
 from ssl_zoo.data.lanes.split import MIN_PARTS
+from ssl_zoo.data.read_ahead import PREFETCHED_BATCHES
 from ssl_zoo.data.row_groups.files import ParquetReader, Unreachable
 from ssl_zoo.data.row_groups.held import HeldGroups
 from ssl_zoo.data.row_groups.hub import DataFiles
@@ -23,7 +24,7 @@ from ssl_zoo.data.row_groups.options import HubOptions
 from ssl_zoo.data.splits import Pass
 from ssl_zoo.errors import SslZooError
 
-READ_AHEAD = 3
+READ_AHEAD = PREFETCHED_BATCHES + 1
 """The number of batches that are asked for and not yet decoded."""
 MAX_OTHERS = 512
 """The number of rows of which row groups are held though no pass of training reads them."""
