@@ -160,9 +160,14 @@ class Split(ABC):
 
         They are those of `at_pass`.
         """
-        to_read, read = itertools.tee(self.batch_indices(part))
-        with closing(self.at_pass(part.seed).read_batches(to_read, pin=part.pin)) as raw:
-            yield from zip(raw, read, strict=True)
+
+        def generate() -> Generator[Tensor]:  # closing it closes the other, if that is a generator
+            yield from self.batch_indices(part)
+
+        with closing(generate()) as indices:
+            to_read, read = itertools.tee(indices)
+            with closing(self.at_pass(part.seed).read_batches(to_read, pin=part.pin)) as raw:
+                yield from zip(raw, read, strict=True)
 
     def stream(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -26,8 +26,8 @@ from ssl_zoo.errors import SslZooError
 
 READ_AHEAD = PREFETCHED_BATCHES + 1
 """The number of batches that are asked for and not yet decoded."""
-MAX_OTHERS = 512
-"""The number of rows of which row groups are held though no pass of training reads them."""
+SPARE_ROWS = 512
+"""The number of rows whose row groups stay in memory after use; evaluation fetches as many ahead."""
 MAX_FOOTERS = 64
 """The number of footers that are in memory."""
 
@@ -49,8 +49,8 @@ class RowGroupContents(Contents):
     ) -> None:
         super().__init__(index.counts)
         self.files, self.index, self.options, self._reader = files, index, options, reader
-        others = math.ceil(MAX_OTHERS * len(self.counts) / int(self.counts.sum()))
-        self._held: HeldGroups[Any] = HeldGroups(self._fetch, max(others, MIN_PARTS))
+        spare = math.ceil(SPARE_ROWS * len(self.counts) / int(self.counts.sum()))
+        self._held: HeldGroups[Any] = HeldGroups(self._fetch, max(spare, MIN_PARTS))
         self._footer = lru_cache(MAX_FOOTERS)(index.footer)
         begins = self.ends - self.counts
         parts_before = torch.searchsorted(index.files, index.files)  # the first part of each file
@@ -90,7 +90,7 @@ class RowGroupContents(Contents):
                 self._held.hold(owner, order.parts(part, first, number))
                 yield indices
         finally:
-            self._held.hold(owner, ())
+            self._held.end(owner)
 
     @property
     def max_lanes(self) -> int:
@@ -112,11 +112,11 @@ class RowGroupContents(Contents):
     def _url(self, part: int) -> str:
         return self.files.urls[int(self.index.files[part])]
 
-    def _fetch(self, part: int) -> Any:
-        """Return the images of a part, as Arrow's array of bytes.
+    def _fetch(self, part: int, wanted: Callable[[], bool]) -> Any:
+        """Return the images of a part, as Arrow's array of bytes, while it is wanted.
 
         Raises:
-            Unreachable: its file cannot be read.
+            LostData: its file cannot be read.
             Damaged: the row group is no valid Parquet.
         """
         from pyarrow import parquet  # type: ignore[import-untyped]
@@ -129,7 +129,7 @@ class RowGroupContents(Contents):
             return file.read_row_group(group, [self.index.content], use_threads=False).column(0)
 
         try:
-            column = self._reader.read(self._url(part), read, group)
+            column = self._reader.read(self._url(part), read, group, wanted)
         except Unreachable as error:
             raise Unreachable(f"{error}; then resume the run with --resume") from error
         return column if column.type.num_fields == 0 else _field(column)
