@@ -165,7 +165,8 @@ class Split(ABC):
             yield from self.batch_indices(part)
 
         with closing(generate()) as indices:
-            to_read, read = itertools.tee(indices)
+            # Not asked for more, a generator does not end before the last batches are read.
+            to_read, read = itertools.tee(itertools.islice(indices, part.end - part.first))
             with closing(self.at_pass(part.seed).read_batches(to_read, pin=part.pin)) as raw:
                 yield from zip(raw, read, strict=True)
 
