@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -89,6 +92,29 @@ class RowGroupContents(Contents):
                 first = max(part.first, number - READ_AHEAD)
                 self._held.hold(owner, order.parts(part, first, number))
                 yield indices
+        finally:
+            self._held.end(owner)
+
+    @contextmanager
+    def fetch_ahead(
+        self, chunks: Iterable[Tensor], numbers: Tensor | None, prefetch: int
+    ) -> Iterator[Iterator[Tensor]]:
+        """Provide the indices [B] of batches, of which the row groups are fetched together.
+
+        Those of the batches that are read ahead are held, but no more than stay in memory after use.
+        """
+        owner, parts = object(), deque[list[int]](maxlen=prefetch + 1)
+
+        def generate() -> Iterator[Tensor]:
+            for chunk in chunks:
+                of_chunk = chunk if numbers is None else numbers[chunk]
+                parts.append(torch.searchsorted(self.ends, of_chunk, right=True).tolist())
+                needed = dict.fromkeys(itertools.chain.from_iterable(parts))
+                self._held.hold(owner, [*itertools.islice(needed, self._held.spare)])
+                yield chunk
+
+        try:
+            yield generate()
         finally:
             self._held.end(owner)
 
