@@ -30,7 +30,7 @@ pytest.importorskip("datasets", reason="Hugging Face's library is not installed"
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try everything once."""
+    """Give up after the first attempt."""
     monkeypatch.setattr(files, "GIVE_UP_SECONDS", 0.0)
 
 
