@@ -1,0 +1,41 @@
+"""Which row groups of streamed data sets are sampled, and which files of the hub are read."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssl_zoo.data.lanes import sample
+from ssl_zoo.data.lanes.sample import sample_of_parts
+from ssl_zoo.notices import collect_notices
+
+
+def parts_of(indices: Tensor, size: int) -> int:
+    """Return the number of parts of `size` samples that have any of these."""
+    return len((indices // size).unique())
+
+
+@pytest.mark.parametrize(("of_class", "limit"), [(1000, 3000), (50, 600)])
+def test_a_sample_of_few_parts_has_the_classes_of_a_random_one_though_data_are_sorted(
+    of_class: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = torch.arange(300).repeat_interleave(of_class)
+    counts = torch.full((len(labels) // 100,), 100)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
+    of_random = len(labels[order[:limit]].unique())
+    with collect_notices() as notices:
+        indices = sample_of_parts(counts, limit, labels)
+        assert len(indices) == limit
+        assert bool((indices.diff() > 0).all())
+        assert len(labels[indices].unique()) >= 0.9 * of_random
+        assert parts_of(indices, 100) <= 300  # one for each class
+        shuffled = sample_of_parts(counts, limit, labels[order])
+        assert parts_of(shuffled, 100) <= max(limit // 100 + 1, sample.MIN_PARTS)
+        assert parts_of(sample_of_parts(counts, 256), 100) == sample.MIN_PARTS
+        assert not notices
+        monkeypatch.setattr(sample, "MAX_PARTS", 60)
+        few = sample_of_parts(counts, limit, labels)
+        assert parts_of(few, 100) == 60
+        classes = len(labels[few].unique())
+    assert f"{classes} of 300 classes" in notices[0]["text"]
