@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         api, hub = f"/api/datasets/{NAME}", self.server
-        if path in (api, f"{api}/revision/main", f"{api}/revision/{COMMIT}"):
+        if path == api or path.startswith(f"{api}/revision/"):
             siblings = [{"rfilename": entry["path"]} for entry in hub.tree("")]
             found = {"_id": "0", "id": NAME, "sha": COMMIT, "siblings": siblings, "tags": []}
             self._send(200, json.dumps(found).encode())

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from ssl_zoo.data.lanes import sample
 from ssl_zoo.data.lanes.sample import sample_of_parts
+from ssl_zoo.errors import UserError
 from ssl_zoo.notices import collect_notices
+from tests.core.fake_hub import NAME, serving
+from tests.core.parquet_files import image, parquet, streamed
+from tests.core.pictures import one_line
+
+pytest.importorskip("datasets", reason="Hugging Face's library is not installed")
 
 
 def parts_of(indices: Tensor, size: int) -> int:
@@ -39,3 +47,21 @@ def test_a_sample_of_few_parts_has_the_classes_of_a_random_one_though_data_are_s
         assert parts_of(few, 100) == 60
         classes = len(labels[few].unique())
     assert f"{classes} of 300 classes" in notices[0]["text"]
+
+
+def test_copies_of_the_hub_are_read_by_subset_and_refused_where_they_are_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, count in (("a/train", 9), ("a/test", 4), ("b/train", 5), ("c/partial-train", 3)):
+        parquet(tmp_path / "hub" / name / "0000.parquet", [*map(image, range(count))])
+    options = {"revision": "refs/convert/parquet"}
+    with serving(tmp_path / "hub", monkeypatch):
+        data = streamed(NAME, tmp_path, options={**options, "subset": "a"})
+        assert (len(data.train), len(data.test or ())) == (9, 4)
+        for subset, problem in (
+            (None, r"several subsets \(a, b, c\); data\.options\.subset names one"),
+            ("c", r"has only the first part of a split \(partial-train\)"),
+        ):
+            with pytest.raises(UserError, match=problem) as error:
+                streamed(NAME, tmp_path, options={**options, "subset": subset})
+            one_line(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.text import error_reason, printable
 
 CONVERTED = "refs/convert/parquet"
-"""The branch in which the hub keeps data sets of other formats as Parquet files."""
+"""The branch in which the hub keeps copies in Parquet, with a folder for each subset and split."""
+PARTIAL = "partial-"
+"""The start of the name of a folder for a split there of which the copy has the first part alone."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,17 @@ def find_files(config: DataConfig, options: HubOptions, cache: Path) -> DataFile
 
     Raises:
         UserError: the library is missing, the data set cannot be found, it is not in Parquet, or has no
-            split to train on.
+            split to train on; or it is a copy that the hub has made, and is not whole, or has several
+            subsets of which none is chosen.
     """
     source = printable(config.source_text)
     check_datasets(config.sources[0])
     from datasets import load_dataset_builder  # type: ignore[import-untyped]
 
-    name = rest_of(config)
+    name, copied = rest_of(config), options.revision == CONVERTED
+    subset = {"data_dir": options.subset} if copied else {"name": options.subset}
     try:
-        builder = load_dataset_builder(
-            name, options.subset, revision=options.revision, cache_dir=str(cache)
-        )
+        builder = load_dataset_builder(name, **subset, revision=options.revision, cache_dir=str(cache))
     except Exception as error:  # it raises errors of many libraries
         hint = "; data.options.subset names one" if "onfig name is missing" in str(error) else ""
         raise UserError(f"data.source: {source} cannot be found: {error_reason(error)}{hint}") from error
@@ -70,6 +73,8 @@ def find_files(config: DataConfig, options: HubOptions, cache: Path) -> DataFile
             f"data.source: {source} has {kind} files, and data.options.stream reads Parquet alone; "
             f"leave it out{hint}"
         )
+    if copied:
+        _check_copy(source, [str(url) for files in found.values() for url in files])
     if "train" not in found:
         raise UserError(
             f"data.source: {source} has no split named train; it has {printable(', '.join(found))}"
@@ -82,3 +87,28 @@ def find_files(config: DataConfig, options: HubOptions, cache: Path) -> DataFile
         states=tuple(str(state) for files in used.values() for state in files.origin_metadata),
         features=builder.info.features,
     )
+
+
+def _check_copy(source: str, urls: Sequence[str]) -> None:
+    """Raise if files of `CONVERTED` are not all of one subset.
+
+    Args:
+        source: the name of the data set.
+        urls: the files, ``hf://datasets/OWNER/NAME@COMMIT/SUBSET/SPLIT/FILE``.
+
+    Raises:
+        UserError: they are the first part of a split alone, or those of several subsets.
+    """
+    folders = [url.partition("@")[2].split("/")[1:-1] for url in urls]
+    subsets = sorted({folder[0] for folder in folders if folder})
+    if len(subsets) > 1:
+        raise UserError(
+            f"data.source: {source} has several subsets ({printable(', '.join(subsets))}); "
+            "data.options.subset names one"
+        )
+    partial = next((part for folder in folders for part in folder if part.startswith(PARTIAL)), None)
+    if partial is not None:
+        raise UserError(
+            f"data.source: the copy of {source} in Parquet on the hub has only the first part of a split "
+            f"({printable(partial)}); leave data.options.revision and data.options.stream out"
+        )
