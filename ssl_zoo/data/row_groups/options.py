@@ -25,11 +25,12 @@ class HubOptions(SourceOptions):
         256,
         ge=1,
         description="samples that are shuffled with each other in each lane of a pass, rounded to whole "
-        "row groups",
+        "row groups; only with stream",
     )
     memory_gb: float = Field(
         4.0,
         gt=0,
-        description="gigabytes of row groups that all processes together hold while they train; it "
-        "limits the number of lanes, of which each process has one at least",
+        description="gigabytes of row groups that all processes together hold while they train, without "
+        "batches being decoded and the samples of evaluation; it limits the number of lanes, of which "
+        "each process has one at least, and is no hard limit; only with stream",
     )
