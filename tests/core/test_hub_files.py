@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from tests.core.parquet_files import image, parquet, streamed
 from tests.core.pictures import one_line
 
 pytest.importorskip("datasets", reason="Hugging Face's library is not installed")
+pa = pytest.importorskip("pyarrow")
+parquet_files = pytest.importorskip("pyarrow.parquet")
 
 
 def parts_of(indices: Tensor, size: int) -> int:
@@ -65,3 +68,53 @@ def test_copies_of_the_hub_are_read_by_subset_and_refused_where_they_are_not_who
             with pytest.raises(UserError, match=problem) as error:
                 streamed(NAME, tmp_path, options={**options, "subset": subset})
             one_line(error)
+
+
+def typed(file: Path, labels: Any, images: Any | None = None) -> None:
+    """Write a file with images as plain binary values, or others, and classes of any type."""
+    content = pa.array([image(i)["bytes"] for i in range(len(labels))]) if images is None else images
+    file.parent.mkdir(parents=True, exist_ok=True)
+    parquet_files.write_table(pa.table({"content": content, "label": labels}), file)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "classes"),
+    [
+        (pa.array([0, 1], pa.int32()), pa.array([1, None, 2]), [0, 1, 1, -1, 2]),
+        (pa.array([3, 0], pa.uint64()), pa.nulls(1), [3, 0, -1]),
+        (pa.array(["b", "a"]), pa.array(["a", ""], pa.large_string()), [1, 0, 0, -1]),
+        (pa.array(["b", "a"]).dictionary_encode(), pa.array(["c"]), [1, 0, 2]),
+        (pa.array([True, False]), pa.array([2**63], pa.uint64()), r"has a number in .*train-1\.parq"),
+        (pa.array([1]), pa.array(["a"]), r"is string in .*-1\.parquet, and numbers of classes in the f"),
+        (pa.array(["a"]), pa.array([0.5]), r"is double in .*-1\.parquet, and names of classes in the f"),
+    ],
+)
+def test_files_may_have_classes_of_several_types_and_the_only_binary_column_is_that_of_images(
+    tmp_path: Path, first: Any, second: Any, classes: list[int] | str
+) -> None:
+    for number, labels in enumerate((first, second)):
+        typed(tmp_path / "hub" / f"train-{number}.parquet", labels)
+    if isinstance(classes, str):
+        with pytest.raises(
+            UserError, match=rf"^data\.options\.label: the column 'label' {classes}"
+        ) as e:
+            streamed(tmp_path / "hub", tmp_path)
+        one_line(e)
+        return
+    train: Any = streamed(tmp_path / "hub", tmp_path).train
+    assert train.contents.index.labels.tolist() == classes
+
+
+def test_images_outside_of_the_files_and_options_without_effect_are_one_line(tmp_path: Path) -> None:
+    paths = pa.array(
+        [{"bytes": None, "path": "0.png"}], pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    )
+    typed(tmp_path / "hub" / "train-0.parquet", pa.array([0]), paths)
+    with pytest.raises(
+        UserError, match="column content has only paths, of files outside of it; wr"
+    ) as e:
+        streamed(tmp_path / "hub", tmp_path)
+    one_line(e)
+    for name, value in (("shuffle", 8), ("memory_gb", 1.0)):
+        with pytest.raises(UserError, match=f"data.options.{name}: is known only with data.options.str"):
+            streamed(tmp_path / "hub", tmp_path, stream=False, options={name: value})

@@ -109,6 +109,6 @@ def _check_copy(source: str, urls: Sequence[str]) -> None:
     partial = next((part for folder in folders for part in folder if part.startswith(PARTIAL)), None)
     if partial is not None:
         raise UserError(
-            f"data.source: the copy of {source} in Parquet on the hub has only the first part of a split "
-            f"({printable(partial)}); leave data.options.revision and data.options.stream out"
+            f"data.source: the copy of {source} in Parquet on the hub has only the first part of a "
+            f"split ({printable(partial)}); leave data.options.revision and data.options.stream out"
         )
