@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class DataFiles:
     Attributes:
         urls: the path or URL of each; that of the hub names a commit.
         splits: the name of its split, ``"train"`` or ``"test"``.
-        states: what changes if it does.
+        states: a text that changes if its content does.
         features: the kind of each column by name, where the data set says it apart from its files.
     """
 
@@ -36,6 +37,11 @@ class DataFiles:
     splits: tuple[str, ...]
     states: tuple[str, ...]
     features: Any | None
+
+    @property
+    def names(self) -> list[str]:
+        """The path or URL of each; that of the hub without a commit."""
+        return [re.sub("^(hf://[^@]+)@[^/]+", r"\1", url) for url in self.urls]
 
 
 def find_files(config: DataConfig, options: HubOptions, cache: Path) -> DataFiles:
@@ -81,12 +87,34 @@ def find_files(config: DataConfig, options: HubOptions, cache: Path) -> DataFile
         )
     test = next((split for split in TEST_SPLITS if split in found), None)
     used = {"train": found["train"], **({} if test is None else {"test": found[test]})}
+    urls = tuple(str(url) for files in used.values() for url in files)
+    states = [str(state) for files in used.values() for state in files.origin_metadata]
+    blobs = _blobs(urls) if urls[0].startswith("hf://") else {}
     return DataFiles(
-        urls=tuple(str(url) for files in used.values() for url in files),
+        urls=urls,
         splits=tuple(split for split, files in used.items() for _ in files),
-        states=tuple(str(state) for files in used.values() for state in files.origin_metadata),
+        states=tuple(blobs.get(url, state) for url, state in zip(urls, states, strict=True)),
         features=builder.info.features,
     )
+
+
+def _blobs(urls: Sequence[str]) -> dict[str, str]:
+    """Return the hash of the content of each file of the hub, which several commits may share.
+
+    Raises:
+        UserError: the folders of the files cannot be listed.
+    """
+    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+    folders = {url.rpartition("/")[0] for url in urls}
+    try:
+        system, _ = url_to_fs(urls[0])  # whose listings reading uses too
+        listed = [entry for folder in sorted(folders) for entry in system.ls(folder, detail=True)]
+    except Exception as error:  # it raises errors of many libraries
+        raise UserError(
+            f"data.source: {printable(urls[0])} and the others cannot be listed: {error_reason(error)}"
+        ) from error
+    return {f"hf://{entry['name']}": entry["blob_id"] for entry in listed if entry.get("blob_id")}
 
 
 def _check_copy(source: str, urls: Sequence[str]) -> None:

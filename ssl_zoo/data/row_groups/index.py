@@ -87,7 +87,7 @@ def provide(
 def _fingerprint(files: DataFiles, options: HubOptions, labelled: bool) -> str:
     """Return a hash that changes if a file does, or what is taken of it."""
     features = None if files.features is None else files.features.to_dict()
-    known = [files.urls, files.splits, files.states, features, options.image, options.label, labelled]
+    known = [files.names, files.splits, files.states, features, options.image, options.label, labelled]
     text = json.dumps([lanes.FORMAT, *known], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
