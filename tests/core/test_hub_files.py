@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_zoo.data.lanes import sample
+from ssl_zoo import distributed
+from ssl_zoo.data.lanes import index, sample
 from ssl_zoo.data.lanes.sample import sample_of_parts
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import collect_notices
-from tests.core.fake_hub import NAME, serving
+from tests.core.fake_hub import COMMIT, NAME, serving
 from tests.core.parquet_files import image, parquet, streamed
 from tests.core.pictures import one_line
 
@@ -118,3 +121,35 @@ def test_images_outside_of_the_files_and_options_without_effect_are_one_line(tmp
     for name, value in (("shuffle", 8), ("memory_gb", 1.0)):
         with pytest.raises(UserError, match=f"data.options.{name}: is known only with data.options.str"):
             streamed(tmp_path / "hub", tmp_path, stream=False, options={name: value})
+
+
+def test_an_index_is_that_of_equal_files_and_all_processes_have_the_files_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened() -> Any:
+        """Open the data, and return where the index is, and the files."""
+        train: Any = streamed(NAME, tmp_path).train
+        return train.contents.index.folder, train.contents.files
+
+    file = parquet(tmp_path / "hub" / "train-0.parquet", [*map(image, range(9))])
+    locks: list[str] = []
+    monkeypatch.setattr(index, "file_lock", lambda file, **_: locks.append(file.name) or nullcontext())
+    sent: list[bytes] = []
+    with serving(tmp_path / "hub", monkeypatch) as hub:
+        with monkeypatch.context() as first:
+            first.setattr(
+                distributed, "exchange", lambda value: sent.append(pickle.dumps(value)) or [value]
+            )
+            folder, files = opened()
+        hub.commit = "f" * 40
+        with monkeypatch.context() as second:
+            second.setattr(distributed, "rank", lambda: 1)
+            second.setattr(distributed, "exchange", lambda value: [pickle.loads(sent.pop(0)), value])
+            assert opened() == (folder, files)
+        again, changed = opened()
+        assert (again, changed.names) == (folder, files.names)
+        assert changed.urls[0] == files.urls[0].replace(COMMIT, hub.commit)
+        assert locks == [f"{folder.name}.lock"]
+        parquet(file, [*map(image, range(1, 9))])
+        hub.commit = "e" * 40
+        assert opened()[0] != folder
