@@ -91,7 +91,7 @@ class RowGroupContents(Contents):
 
     @property
     def max_lanes(self) -> int:
-        """The most lanes, of each of which memory has room for two blocks; a factor of `LANES`."""
+        """The maximum number of lanes for which memory has room for two blocks each; divides `LANES`."""
         sizes = self.index.nbytes
         block = self.options.shuffle * int(sizes.sum()) / int(self.counts.sum()) + int(sizes.max())
         room = self.options.memory_gb * 1e9 / (2 * block)

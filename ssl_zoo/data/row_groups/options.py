@@ -15,7 +15,10 @@ class HubOptions(SourceOptions):
         description="fetch parts of the Parquet files when a pass comes to them; false: download the "
         "data set first",
     )
-    image: str = Field("", description="name of the column of images; none: the first column of images")
+    image: str = Field(
+        "",
+        description="name of the column of images; none: the first of images, or the only binary one",
+    )
     label: str = Field("label", description="name of the column of classes, which may be missing")
     subset: str | None = Field(None, description="name of a subset (configuration); only with stream")
     revision: str | None = Field(
