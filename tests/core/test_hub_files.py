@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,9 @@ from torch import Tensor
 
 from ssl_zoo import distributed
 from ssl_zoo.data.lanes import index, sample
+from ssl_zoo.data.lanes.contents import Contents
+from ssl_zoo.data.lanes.dataset import _to_look_at
+from ssl_zoo.data.lanes.index import SPLITS
 from ssl_zoo.data.lanes.sample import sample_of_parts
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import collect_notices
@@ -53,6 +58,29 @@ def test_a_sample_of_few_parts_has_the_classes_of_a_random_one_though_data_are_s
         assert parts_of(few, 100) == 60
         classes = len(labels[few].unique())
     assert f"{classes} of 300 classes" in notices[0]["text"]
+
+
+def test_samples_of_a_streamed_split_have_all_classes_of_sorted_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "MIN_PARTS", 1)
+    labels = [number // 20 for number in range(60)]
+    parquet(tmp_path / "hub" / "train-0.parquet", [*map(image, range(60))], labels)
+    data = streamed(tmp_path / "hub", tmp_path, holdout=0.5)
+    for split in (data.bank, data.test):
+        assert split is not None
+        assert split.labels is not None
+        assert set(split.labels[split.sample(9)].tolist()) == {0, 1, 2}
+
+
+def test_images_to_look_at_are_of_parts_to_train_on() -> None:
+    counts, (train, test) = torch.tensor([3, 0, 5, 2]), map(SPLITS.index, ("train", "test"))
+    splits = torch.tensor([test] * 3 + [train] * 5 + [test] * 2, dtype=torch.uint8)
+    parts: Any = SimpleNamespace(counts=counts, ends=counts.cumsum(0))
+    parts.sample = partial(Contents.sample, parts)
+    known: Any = SimpleNamespace(splits=splits)
+    assert _to_look_at(parts, known, 9) == [3, 4, 5, 6, 7]
+    assert len(set(_to_look_at(parts, known, 2)) & {3, 4, 5, 6, 7}) == 2
 
 
 def test_copies_of_the_hub_are_read_by_subset_and_refused_where_they_are_not_whole(
