@@ -71,7 +71,7 @@ class RowGroupContents(Contents):
         part, row = self._place(number)
         content = self._held.get(part)[row].as_py()
         if content is None:
-            raise SslZooError("the row has no image")
+            raise SslZooError("the row has no image, or only the path of one outside of the file")
         return io.BytesIO(content)
 
     def batches(self, counts: Tensor, part: Pass) -> Iterator[Tensor]:
