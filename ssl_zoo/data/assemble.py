@@ -169,7 +169,7 @@ class SplitBuilder:
         name: Callable[[int], str],
         count: int,
         origin: Origin | None,
-        looked_at: Sequence[int] | None = None,
+        looked_at: Sequence[int],
     ) -> ImageFiles:
         """Return images whose files are parts of others, such as members of an archive.
 
@@ -178,7 +178,7 @@ class SplitBuilder:
             name: returns its name.
             count: the number of images.
             origin: the files that they are parts of; None where these are not on this machine.
-            looked_at: the numbers of the images that are looked at; None for some of all.
+            looked_at: the numbers of the images that are looked at; none for some of all.
         """
 
         def opener(i: int, side: int) -> Any:

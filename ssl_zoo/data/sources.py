@@ -206,8 +206,8 @@ def _hub(config: DataConfig, device: torch.device, options: HubOptions) -> DataS
     """Load a data set of the Hugging Face hub, downloaded or streamed."""
     if options.stream:
         return open_stream(config, device, options)
-    for name in ("subset", "revision"):
-        if getattr(options, name) is not None:
+    for name in ("subset", "revision", "shuffle", "memory_gb"):
+        if getattr(options, name) != HubOptions.model_fields[name].default:
             raise SettingError(
                 f"data.options.{name}", "is known only with data.options.stream=true; set that too"
             )

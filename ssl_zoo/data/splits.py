@@ -151,7 +151,8 @@ class Split(ABC):
         """Return the rising indices of at most `limit` samples drawn at random, always the same, int64.
 
         Measurements and evaluation during training read these. Override it where samples that lie
-        together are much cheaper to read.
+        together are much cheaper to read, with samples of places drawn at random that have about as
+        many of the classes.
         """
         return sample_indices(len(self), limit)
 

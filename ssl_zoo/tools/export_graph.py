@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ OPSET = 18
 MAX_ONNX_BYTES = 2**31 - 2**24
 """The limit of the weights in one ONNX file: 2 GiB, less room for the graph."""
 
+log = logging.getLogger("ssl_zoo.tools")
 T = TypeVar("T")
 
 
@@ -161,14 +163,18 @@ def _program(encoder: Encoder, spec: Spec, notes: Mapping[str, str]) -> bytes:
     """Return the content of a file of torch.export with an encoder, and with `notes` as extra files.
 
     Raises:
+        UserError: this torch is too old.
         SslZooError: the network cannot be expressed as a program.
     """
+    # Guards on sizes would be taken for constraints that a dynamic axis must not have.
+    deferred: dict[str, Any] = {"prefer_deferred_runtime_asserts_over_guards": True}
+    if not deferred.keys() <= inspect.signature(torch.export.export).parameters.keys():
+        raise UserError(
+            f"--to: torch {torch.__version__} is too old for programs; update torch, or export .onnx"
+        )
 
     def build(module: nn.Module, inputs: tuple[Tensor, ...], axes: Any) -> torch.export.ExportedProgram:
-        # Guards on sizes would be taken for constraints that a dynamic axis must not have.
-        return torch.export.export(
-            module, inputs, dynamic_shapes=axes, prefer_deferred_runtime_asserts_over_guards=True
-        )
+        return torch.export.export(module, inputs, dynamic_shapes=axes, **deferred)
 
     program = _traced(encoder, spec, build, "as a program of torch.export")
     for part in program.graph_module.modules():
@@ -214,6 +220,7 @@ def _traced(
     for given, axes in choices[:-1]:
         with _silence(), suppress(Exception):  # the exporter's stages raise anything
             return build(module, given, axes)
+        log.info("the exported height and width are fixed, as the network takes no others")
     try:
         with _silence():
             return build(module, *choices[-1])

@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -25,6 +26,7 @@ class FakeHub(ThreadingHTTPServer):
         down: whether the data files are gone.
         busy: a file that cannot be had now, for which Hugging Face's library waits half a minute.
         cut: the number of answers from now on that have but half of the bytes.
+        commit: the hash of the commit that has the files.
     """
 
     daemon_threads = True
@@ -36,6 +38,7 @@ class FakeHub(ThreadingHTTPServer):
         self.down = False
         self.busy = ""
         self.cut = 0
+        self.commit = COMMIT
 
     @property
     def url(self) -> str:
@@ -52,7 +55,7 @@ class FakeHub(ThreadingHTTPServer):
         return [
             {
                 "type": "directory" if path.is_dir() else "file",
-                "oid": "0" * 40,
+                "oid": "0" * 40 if path.is_dir() else sha1(path.read_bytes()).hexdigest(),
                 "size": 0 if path.is_dir() else path.stat().st_size,
                 "path": path.relative_to(self.folder).as_posix(),
             }
@@ -73,9 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         api, hub = f"/api/datasets/{NAME}", self.server
-        if path in (api, f"{api}/revision/main", f"{api}/revision/{COMMIT}"):
+        if path == api or path.startswith(f"{api}/revision/"):
             siblings = [{"rfilename": entry["path"]} for entry in hub.tree("")]
-            found = {"_id": "0", "id": NAME, "sha": COMMIT, "siblings": siblings, "tags": []}
+            found = {"_id": "0", "id": NAME, "sha": hub.commit, "siblings": siblings, "tags": []}
             self._send(200, json.dumps(found).encode())
         elif match := re.fullmatch(rf"{api}/tree/[^/]+/?(.*)", path):
             self._send(200, json.dumps(hub.tree(match[1])).encode())
@@ -106,8 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, content: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{COMMIT}"')
+        self.send_header("X-Repo-Commit", self.server.commit)
+        self.send_header("ETag", f'"{self.server.commit}"')
         if status == 404:
             self.send_header("X-Error-Code", "EntryNotFound")
         self.end_headers()

@@ -160,7 +160,7 @@ def test_broken_rows_and_damaged_row_groups_are_skipped_and_named(
     batch = train.batch(torch.arange(60))
     assert torch.equal(batch[3], batch[5])
     assert sorted(train.skipped) == [f"{file}:3", f"{file}:4"]
-    assert train.skipped[f"{file}:4"] == "the row has no image"
+    assert train.skipped[f"{file}:4"].startswith("the row has no image, or only the path of one outside")
     contents = contents_of(train)
     column = contents.index.footer(0).row_group(6).column(0)
     content = bytearray(file.read_bytes())

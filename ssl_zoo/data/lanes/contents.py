@@ -1,4 +1,4 @@
-"""What a reader of samples in parts of large files defines."""
+"""The interface of readers of samples that lie in parts of large files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
+from ssl_zoo.data.order import sample_indices
 from ssl_zoo.data.splits import Pass
 
 
@@ -19,12 +20,7 @@ class Contents(ABC):
 
     Args:
         counts: the number of samples in each part, int64 [P].
-
-    Attributes:
-        whole_parts: whether a part is fetched whole, so that scattered samples cost a part each.
     """
-
-    whole_parts = False
 
     def __init__(self, counts: Tensor) -> None:
         self.counts = counts
@@ -71,6 +67,19 @@ class Contents(ABC):
         """
         return nullcontext(chunks)
 
+    def sample(self, counts: Tensor, limit: int, labels: Tensor | None = None) -> Tensor:
+        """Return the rising indices of at most `limit` samples of a split drawn at random, int64.
+
+        They are always the same ones. Override it where parts are fetched whole, so that scattered
+        samples cost a part each.
+
+        Args:
+            counts: the number of the split's samples in each part, int64 [P].
+            limit: the maximum number of samples.
+            labels: the class of each sample of the split, int64; None where classes are unknown.
+        """
+        return sample_indices(int(counts.sum()), limit)
+
     @abstractmethod
     def signature(self, numbers: Tensor) -> bytes:
-        """Return what changes if samples with these numbers [M] are replaced, or parts of them are."""
+        """Return bytes that change if samples with these numbers [M], or their parts, are replaced."""

@@ -16,7 +16,7 @@ from ssl_zoo.data.dataset import DataSet
 from ssl_zoo.data.holdout import hold_out
 from ssl_zoo.data.lanes.contents import Contents
 from ssl_zoo.data.lanes.index import SPLITS, SampleIndex
-from ssl_zoo.data.lanes.split import LaneSplit, sample_of_parts
+from ssl_zoo.data.lanes.split import LaneSplit
 from ssl_zoo.data.sample_files import Origin
 from ssl_zoo.data.splits import Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
@@ -44,7 +44,7 @@ def open_contents(
         config: the ``data`` section.
         device: the device on which samples are stored that fit into its memory.
         contents: the contents of the samples.
-        index: what is known of them.
+        index: their classes and splits.
         classes: the names of the classes, where they are known.
         root: the folder of the files; None where these are not on this machine.
 
@@ -54,12 +54,7 @@ def open_contents(
     builder = SplitBuilder(config=config, device=device)
     paths = ComputedSequence(len(index.splits), contents.file)
     origin = None if root is None else Origin(root, paths)
-    looked_at = None
-    if contents.whole_parts:
-        trained_on = index.splits != SPLITS.index("test")
-        before = trained_on.long().cumsum(0)[contents.ends - 1]  # a part is of one split
-        counts = before.diff(prepend=before.new_zeros(1))
-        looked_at = trained_on.nonzero().flatten()[sample_of_parts(counts, MAX_SURVEYED)].tolist()
+    looked_at = _to_look_at(contents, index, MAX_SURVEYED)
     images = builder.from_contents(contents.open, contents.name, len(paths), origin, looked_at)
     labels = None if config.labels == "none" else index.labels
 
@@ -91,6 +86,16 @@ def open_contents(
         widen=builder.form.widen,
         facts=facts,
     )
+
+
+def _to_look_at(contents: Contents, index: SampleIndex, limit: int) -> list[int]:
+    """Return the numbers of at most `limit` images of parts that do not end with the test split."""
+    of_test = index.splits[contents.ends - 1] == SPLITS.index("test")
+    counts = contents.counts.masked_fill(of_test, 0)
+    ends = counts.cumsum(0)  # of each part in the samples of these parts, [P]
+    indices = contents.sample(counts, limit)
+    shifts = (contents.ends - ends)[torch.searchsorted(ends, indices, right=True)]
+    return (indices + shifts).tolist()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is known of samples in parts of large files: found once, kept in files that processes map."""
+"""The index of samples in parts of large files: made once, in files that processes map."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def provide(
 ) -> Path:
     """Return the folder of an index in `folder`, in which it is made if it is missing.
 
-    Of several processes one makes it, and the others wait.
+    Of several processes that need the same index one makes it, and the others wait.
 
     Args:
         folder: the folder of indexes, which need not exist.
-        fingerprint: what changes if the samples do.
+        fingerprint: a text that changes if the samples do, for a file name.
         find: returns the arrays of `SampleIndex` and others by name, and ``classes``. It may write
             further files into the folder that it is given.
 
@@ -65,9 +65,11 @@ def provide(
         Unwritable: the index cannot be written.
     """
     place = folder / fingerprint
+    if (place / FILE).exists():
+        return place
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder / "lock", required=False):
+    with file_lock(folder / f"{fingerprint}.lock", required=False):
         if not (place / FILE).exists():
             shutil.rmtree(place, ignore_errors=True)
             with write_errors(place):

@@ -21,7 +21,7 @@ from ssl_zoo.data.splits import Pass
 from ssl_zoo.views import derive_seed
 
 LANES = 48
-"""The most lanes, unless there are more processes; as 2⁴ · 3 it shares a factor with most batches."""
+"""The maximum number of lanes, or that of processes; 2⁴ · 3 shares a factor with most batch sizes."""
 
 
 class LaneOrder:
@@ -51,7 +51,7 @@ class LaneOrder:
 
         Args:
             part: the pass.
-            limit: the most lanes, a factor of `LANES`, unless there are more processes.
+            limit: the maximum number of lanes, a factor of `LANES`, unless there are more processes.
         """
         return math.lcm(math.gcd(part.joint, limit), part.world_size)
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ssl_zoo.data.lanes.contents import Contents
 from ssl_zoo.data.lazy import LazySplit
-from ssl_zoo.data.order import sample_indices
 from ssl_zoo.data.read_ahead import PREFETCHED_BATCHES
 from ssl_zoo.data.sample_files import SampleFiles
 from ssl_zoo.data.splits import Pass
@@ -18,28 +17,6 @@ from ssl_zoo.tree import Tree
 
 MAX_HASHED = 4096
 """The number of samples by whose places a split is recognised."""
-
-MIN_PARTS = 4
-"""The least number of parts of which samples are taken that are measured, if there are as many."""
-
-
-def sample_of_parts(counts: Tensor, limit: int) -> Tensor:
-    """Return the rising indices of at most `limit` samples of as few parts as have them, int64.
-
-    They are of `MIN_PARTS` parts at least, which are drawn at random, and always the same ones.
-
-    Args:
-        counts: the number of samples in each part, int64 [P].
-        limit: the maximum number of samples.
-    """
-    filled = counts.nonzero().flatten()
-    drawn = filled[torch.randperm(len(filled), generator=torch.Generator().manual_seed(0))]
-    enough = int(torch.searchsorted(counts[drawn].cumsum(0), limit)) + 1
-    chosen = drawn[: max(enough, MIN_PARTS)].sort().values
-    begins = counts.cumsum(0) - counts
-    ranges = [torch.arange(int(begins[i]), int(begins[i] + counts[i])) for i in chosen.tolist()]
-    indices = torch.cat([torch.arange(0), *ranges])
-    return indices[sample_indices(len(indices), limit)]
 
 
 class LaneSplit(LazySplit):
@@ -89,10 +66,8 @@ class LaneSplit(LazySplit):
             yield from super().read_batches(ahead, prefetch=prefetch, pin=pin)
 
     def sample(self, limit: int) -> Tensor:
-        """Return the rising indices of at most `limit` samples, of few parts where these are whole."""
-        if self.contents.whole_parts:
-            return sample_of_parts(self.counts, limit)
-        return super().sample(limit)
+        """Return the rising indices of at most `limit` samples, as `Contents.sample` draws them."""
+        return self.contents.sample(self.counts, limit, self.labels)
 
     def subset(self, indices: Tensor) -> LazySplit:
         """Return the samples with these indices [M] as a split; in lanes, if the indices rise."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from ssl_zoo.text import printable
 
 CONTENT = "bytes"
 """The field of an image that is its file."""
+PATH = "path"
+"""The field of an image that is the path of its file."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ def find_columns(schema: Any, features: Any | None, options: HubOptions, labelle
             )
     declared = [name for name in schema.names if isinstance(features.get(name), Image)]
     likely = [field.name for field in schema if _content(field) == f"{field.name}.{CONTENT}"]
-    image = options.image or next(iter(declared + likely), "")
+    binary = [field.name for field in schema if _content(field) == field.name]
+    only = binary if len(binary) == 1 else []
+    image = options.image or next(iter(declared + likely + only), "")
     content = _content(schema.field(image)) if image else ""
     if not content:
         problem = f"the column {printable(image)} has no images" if image else "has no column of images"
@@ -101,9 +105,22 @@ def _has_classes(kind: Any) -> bool:
     """Return whether values of a type are numbers or names of classes."""
     from pyarrow import types
 
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    tests = (types.is_integer, types.is_boolean, types.is_string, types.is_large_string)
-    return any(test(kind) for test in tests)
+    tests = (types.is_integer, types.is_boolean)
+    return _has_names(kind) or any(test(_values(kind)) for test in tests)
+
+
+def _has_names(kind: Any) -> bool:
+    """Return whether values of a type are texts."""
+    from pyarrow import types
+
+    return bool(types.is_string(_values(kind)) or types.is_large_string(_values(kind)))
+
+
+def _values(kind: Any) -> Any:
+    """Return the type of values, also where they are stored as numbers in a dictionary."""
+    from pyarrow import types
+
+    return kind.value_type if types.is_dictionary(kind) else kind
 
 
 def _kind(kind: Any) -> str:
@@ -111,36 +128,57 @@ def _kind(kind: Any) -> str:
 
 
 def find_classes(
-    values: Sequence[Any], columns: Columns
+    files: Mapping[str, Any], columns: Columns
 ) -> tuple[NDArray[np.int64], tuple[str, ...] | None] | None:
     """Return the class of each sample, int64 [N], -1 for none, and the names; None if none has one.
 
     Args:
-        values: parts of the column of classes, one after the other, as Arrow's arrays.
+        files: the column of classes of each file by its URL, in order, as Arrow's chunked arrays.
         columns: the columns.
 
     Raises:
-        SettingError: a number is too large for one of a class.
+        SettingError: a number is too large for one of a class, or a file has values of another kind.
     """
     import pyarrow as pa
     from pyarrow import compute
 
-    column = pa.chunked_array([chunk for part in values for chunk in part.chunks])
-    names = columns.classes
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    first, names = next(iter(files.values())).type, columns.classes
+    kind = pa.large_string() if _has_names(first) else pa.int64()
+    alike = [_converted(values, kind, columns, url) for url, values in files.items()]
+    column = pa.chunked_array([chunk for values in alike for chunk in values.chunks], kind)
+    if _has_names(kind):
         known = sorted(value for value in compute.unique(column).to_pylist() if value)
-        labels = compute.index_in(column, pa.array(known, column.type)).to_numpy()
+        labels = compute.index_in(column, pa.array(known, kind)).to_numpy()
         labels, names = np.nan_to_num(labels, nan=-1).astype(np.int64), tuple(known)
     else:
-        labels = compute.fill_null(column.cast(pa.int64()), -1).to_numpy()
-        labels = np.maximum(labels, -1)
+        labels = np.maximum(compute.fill_null(column, -1).to_numpy(), -1)
     largest = int(labels.max(initial=-1))
     if largest >= 10**MAX_DIGITS:
-        raise SettingError(
-            "data.options.label",
-            f"the column {columns.label!r} has the number {largest}, which is no class; name another "
-            "one, or set data.labels=none",
-        )
+        raise _no_classes(columns, f"has the number {largest}, which is no class")
     return None if largest < 0 else (labels, names)
+
+
+def _converted(values: Any, kind: Any, columns: Columns, url: str) -> Any:
+    """Return the column of classes of a file with the type of all files.
+
+    Raises:
+        SettingError: it cannot be converted.
+    """
+    import pyarrow as pa
+
+    own = values.type
+    if not pa.types.is_null(own) and (not _has_classes(own) or _has_names(own) != _has_names(kind)):
+        other = "names" if _has_names(kind) else "numbers"
+        problem = f"is {_kind(own)} in {printable(url)}, and {other} of classes in the first file"
+        raise _no_classes(columns, problem)
+    try:
+        return values.cast(_values(own)).cast(kind)
+    except pa.ArrowInvalid as error:
+        raise _no_classes(columns, f"has a number in {printable(url)} which is no class") from error
+
+
+def _no_classes(columns: Columns, problem: str) -> SettingError:
+    return SettingError(
+        "data.options.label",
+        f"the column {columns.label!r} {problem}; name another one, or set data.labels=none",
+    )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ssl_zoo.data.lanes.contents import Contents
 from ssl_zoo.data.lanes.order import LANES, LaneOrder, PartOrder
-from ssl_zoo.data.lanes.split import MIN_PARTS
+from ssl_zoo.data.lanes.sample import MIN_PARTS, sample_of_parts
 from ssl_zoo.data.read_ahead import PREFETCHED_BATCHES
 from ssl_zoo.data.row_groups.files import ParquetReader, Unreachable
 from ssl_zoo.data.row_groups.held import HeldGroups
@@ -44,8 +44,6 @@ class RowGroupContents(Contents):
         options: the options of the source.
         reader: reads files.
     """
-
-    whole_parts = True
 
     def __init__(
         self, files: DataFiles, index: RowGroupIndex, options: HubOptions, reader: ParquetReader
@@ -77,7 +75,7 @@ class RowGroupContents(Contents):
         part, row = self._place(number)
         content = self._held.get(part)[row].as_py()
         if content is None:
-            raise SslZooError("the row has no image")
+            raise SslZooError("the row has no image, or only the path of one outside of the file")
         return io.BytesIO(content)
 
     def batches(self, counts: Tensor, part: Pass) -> Iterator[Tensor]:
@@ -120,15 +118,20 @@ class RowGroupContents(Contents):
 
     @property
     def max_lanes(self) -> int:
-        """The most lanes, of each of which memory has room for two blocks; a factor of `LANES`."""
+        """The maximum number of lanes for which memory has room for two blocks each; divides `LANES`."""
         sizes = self.index.nbytes
         block = self.options.shuffle * int(sizes.sum()) / int(self.counts.sum()) + int(sizes.max())
         room = self.options.memory_gb * 1e9 / (2 * block)
         return max(n for n in range(1, LANES + 1) if LANES % n == 0 and n <= max(room, 1))
 
+    def sample(self, counts: Tensor, limit: int, labels: Tensor | None = None) -> Tensor:
+        """Return the rising indices of at most `limit` samples, as `sample_of_parts` draws them."""
+        return sample_of_parts(counts, limit, labels)
+
     def signature(self, numbers: Tensor) -> bytes:
-        """Return the sizes of all row groups."""
-        return self.index.nbytes.numpy().tobytes()
+        """Return the sizes of the row groups of samples with these numbers [M]."""
+        parts = torch.searchsorted(self.ends, numbers, right=True).unique_consecutive()
+        return self.index.nbytes[parts].numpy().tobytes()
 
     def _place(self, number: int) -> tuple[int, int]:
         """Return the part of a sample, and its row there."""

@@ -1,4 +1,4 @@
-"""Where in which file each row group is: what footers say, kept on the disk, and the classes."""
+"""The index of row groups and classes of Parquet files, made from their footers, on the disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssl_zoo.data.lanes import index as lanes
 from ssl_zoo.data.lanes.index import SPLITS, SampleIndex
-from ssl_zoo.data.row_groups.columns import Columns, find_classes, find_columns
+from ssl_zoo.data.row_groups.columns import PATH, Columns, find_classes, find_columns
 from ssl_zoo.data.row_groups.files import Damaged, ParquetReader, Unreachable
 from ssl_zoo.data.row_groups.hub import DataFiles
 from ssl_zoo.data.row_groups.options import HubOptions
@@ -87,7 +87,7 @@ def provide(
 def _fingerprint(files: DataFiles, options: HubOptions, labelled: bool) -> str:
     """Return a hash that changes if a file does, or what is taken of it."""
     features = None if files.features is None else files.features.to_dict()
-    known = [files.urls, files.splits, files.states, features, options.image, options.label, labelled]
+    known = [files.names, files.splits, files.states, features, options.image, options.label, labelled]
     text = json.dumps([lanes.FORMAT, *known], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
@@ -124,7 +124,8 @@ def _find(
     arrays["splits"] = np.repeat(splits[file_of], counts)
     if not len(arrays["splits"]):
         raise UserError(f"data.source: {printable(files.urls[0])} and the others have no rows")
-    known = find_classes([labels for _, labels in of_files], columns) if columns.label else None
+    classes = dict(zip(files.urls, (labels for _, labels in of_files), strict=True))
+    known = find_classes(classes, columns) if columns.label else None
     if known is None:
         return arrays, None
     return {**arrays, "labels": known[0]}, known[1]
@@ -138,7 +139,7 @@ def _look(
     Row groups without rows are left out.
 
     Raises:
-        UserError: a column is missing.
+        UserError: a column is missing, or has the paths of images alone.
     """
     from pyarrow import parquet
 
@@ -150,18 +151,26 @@ def _look(
                 f"data.source: {printable(url)} has no column {printable(name)}, as the other files do"
             )
     column = leaves.index(columns.content)
-    groups = map(footer.row_group, range(footer.num_row_groups))
-    found = [
-        (group.num_rows, i, group.column(column).total_uncompressed_size)
-        for i, group in enumerate(groups)
-        if group.num_rows
-    ]
+    groups = [(i, footer.row_group(i)) for i in range(footer.num_row_groups)]
+    filled = [(i, group.num_rows, group.column(column)) for i, group in groups if group.num_rows]
+    found = [(rows, i, content.total_uncompressed_size) for i, rows, content in filled]
+    if f"{columns.image}.{PATH}" in leaves and filled and all(_is_null(*of) for _, *of in filled):
+        raise UserError(
+            f"data.source: {printable(url)} has no images, as its column {printable(columns.image)} has "
+            "only paths, of files outside of it; write them into it, as Dataset.to_parquet does"
+        )
 
     def read_labels(opened: Any) -> Any:
         return parquet.ParquetFile(opened, metadata=footer).read([label], use_threads=False)[label]
 
     labels = reader.read(url, read_labels) if label else None
     return np.array(found, np.int64).reshape(-1, 3).T, labels
+
+
+def _is_null(rows: int, content: Any) -> bool:
+    """Return whether the statistics of a column in a row group say that it has no value."""
+    statistics = content.statistics
+    return statistics is not None and statistics.has_null_count and statistics.null_count == rows
 
 
 def _footer(folder: Path, number: int) -> Path:

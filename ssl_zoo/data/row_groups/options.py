@@ -15,7 +15,10 @@ class HubOptions(SourceOptions):
         description="fetch parts of the Parquet files when a pass comes to them; false: download the "
         "data set first",
     )
-    image: str = Field("", description="name of the column of images; none: the first column of images")
+    image: str = Field(
+        "",
+        description="name of the column of images; none: the first of images, or the only binary one",
+    )
     label: str = Field("label", description="name of the column of classes, which may be missing")
     subset: str | None = Field(None, description="name of a subset (configuration); only with stream")
     revision: str | None = Field(
@@ -25,11 +28,12 @@ class HubOptions(SourceOptions):
         256,
         ge=1,
         description="samples that are shuffled with each other in each lane of a pass, rounded to whole "
-        "row groups",
+        "row groups; only with stream",
     )
     memory_gb: float = Field(
         4.0,
         gt=0,
-        description="gigabytes of row groups that all processes together hold while they train; it "
-        "limits the number of lanes, of which each process has one at least",
+        description="gigabytes of row groups that all processes together hold while they train, without "
+        "batches being decoded and the samples of evaluation; it limits the number of lanes, of which "
+        "each process has one at least, and is no hard limit; only with stream",
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ssl_zoo import distributed
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.dataset import DataSet
@@ -13,7 +14,7 @@ from ssl_zoo.data.download import default_root
 from ssl_zoo.data.lanes.dataset import open_contents
 from ssl_zoo.data.row_groups.contents import RowGroupContents
 from ssl_zoo.data.row_groups.files import ParquetReader
-from ssl_zoo.data.row_groups.hub import find_files
+from ssl_zoo.data.row_groups.hub import DataFiles, find_files
 from ssl_zoo.data.row_groups.index import provide
 from ssl_zoo.data.row_groups.options import HubOptions
 from ssl_zoo.text import printable
@@ -28,7 +29,7 @@ def open_stream(config: DataConfig, device: torch.device, options: HubOptions) -
         UserError: the data set cannot be found or read, or has no images.
     """
     root = user_path("data.root", config.root) if config.root else default_root()
-    files = find_files(config, options, root)
+    files = _find_files(config, options, root)
     reader = ParquetReader()
     labelled = config.labels != "none"
     index = provide(files, options, labelled, reader, root / "row-groups")
@@ -43,3 +44,18 @@ def open_stream(config: DataConfig, device: torch.device, options: HubOptions) -
         classes=index.classes,
         root=None if "://" in files.urls[0] else Path(files.urls[0]).parent,
     )
+
+
+def _find_files(config: DataConfig, options: HubOptions, root: Path) -> DataFiles:
+    """Return the files that the first process finds, so that all have those of one commit.
+
+    Raises:
+        UserError: as `find_files` does; FailedElsewhere in other processes.
+    """
+    found = None
+    with distributed.failing_together():
+        if distributed.rank() == 0:
+            found = find_files(config, options, root)
+    files = distributed.exchange(found)[0]
+    assert files is not None
+    return files

@@ -1,4 +1,4 @@
-"""Where in which shard each sample is."""
+"""The index of samples in shards: the place, the class and the split of each."""
 
 from __future__ import annotations
 
