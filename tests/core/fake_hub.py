@@ -24,7 +24,8 @@ class FakeHub(ThreadingHTTPServer):
     Attributes:
         ranges: the file, the first byte and the end of each range that was fetched.
         down: whether the data files are gone.
-        busy: a file that cannot be had now, for which Hugging Face's library waits half a minute.
+        busy: whether ranges that begin at an odd byte cannot be had now, for which Hugging Face's
+            library waits half a minute.
         cut: the number of answers from now on that have but half of the bytes.
         commit: the hash of the commit that has the files.
     """
@@ -36,7 +37,7 @@ class FakeHub(ThreadingHTTPServer):
         self.folder = folder
         self.ranges: list[tuple[str, int, int]] = []
         self.down = False
-        self.busy = ""
+        self.busy = False
         self.cut = 0
         self.commit = COMMIT
 
@@ -90,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_file(self, name: str) -> None:
         file = self.server.folder / name
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if wanted and name == self.server.busy:
+        if wanted and self.server.busy and int(wanted[1]) % 2:
             self._send(503, b"")
             return
         if not file.is_file() or (wanted and self.server.down):
