@@ -13,7 +13,7 @@ from torch import Tensor
 from ssl_zoo import tree
 from ssl_zoo.data.computed import ComputedSequence
 from ssl_zoo.data.mapped import MappedSplit
-from ssl_zoo.data.read_ahead import read_ahead
+from ssl_zoo.data.read_ahead import PREFETCHED_BATCHES, read_ahead
 from ssl_zoo.data.sample_files import SampleFiles, copy_row
 from ssl_zoo.data.splits import ArraySplit, Split, select
 from ssl_zoo.errors import UserError
@@ -79,7 +79,7 @@ class LazySplit(Split):
         return tree.join([self.files.empty(0), *self.stream(indices, 64)])
 
     def read_batches(
-        self, chunks: Iterable[Tensor], *, prefetch: int = 2, pin: bool = False
+        self, chunks: Iterable[Tensor], *, prefetch: int = PREFETCHED_BATCHES, pin: bool = False
     ) -> Generator[Tree]:
         """Yield batches as `Split.read_batches` does, decoded ahead by threads.
 

@@ -16,6 +16,7 @@ from ssl_zoo import tree
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.order import Order
+from ssl_zoo.data.read_ahead import PREFETCHED_BATCHES
 from ssl_zoo.data.splits import Pass, Split
 from ssl_zoo.notices import Notice
 from ssl_zoo.preprocess import widened
@@ -165,7 +166,7 @@ class ScaledSplit(Split):
         return self.split.sample(limit)
 
     def read_batches(
-        self, chunks: Iterable[Tensor], *, prefetch: int = 2, pin: bool = False
+        self, chunks: Iterable[Tensor], *, prefetch: int = PREFETCHED_BATCHES, pin: bool = False
     ) -> Generator[Tensor]:
         """Yield batches as `Split.read_batches` does."""
         stored = self.split.read_batches(chunks, prefetch=prefetch)

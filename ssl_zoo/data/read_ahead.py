@@ -18,6 +18,8 @@ C = TypeVar("C")
 
 MAX_DEFAULT_THREADS = 32
 """The maximum number of decoding threads unless a number is set; each has an image in memory."""
+PREFETCHED_BATCHES = 2
+"""The number of batches that are read ahead unless a number is set."""
 
 
 def decoding_threads(config: DataConfig) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ssl_zoo import tree
 from ssl_zoo.data.order import Order, random_order, sample_indices
-from ssl_zoo.data.read_ahead import read_ahead
+from ssl_zoo.data.read_ahead import PREFETCHED_BATCHES, read_ahead
 from ssl_zoo.tree import Tree
 
 if TYPE_CHECKING:
@@ -161,9 +161,15 @@ class Split(ABC):
 
         They are those of `at_pass`.
         """
-        to_read, read = itertools.tee(self.batch_indices(part))
-        with closing(self.at_pass(part.seed).read_batches(to_read, pin=part.pin)) as raw:
-            yield from zip(raw, read, strict=True)
+
+        def generate() -> Generator[Tensor]:  # closing it closes the other, if that is a generator
+            yield from self.batch_indices(part)
+
+        with closing(generate()) as indices:
+            # Not asked for more, a generator does not end before the last batches are read.
+            to_read, read = itertools.tee(itertools.islice(indices, part.end - part.first))
+            with closing(self.at_pass(part.seed).read_batches(to_read, pin=part.pin)) as raw:
+                yield from zip(raw, read, strict=True)
 
     def stream(
         self,
@@ -171,7 +177,7 @@ class Split(ABC):
         batch_size: int,
         *,
         drop_last: bool = False,
-        prefetch: int = 2,
+        prefetch: int = PREFETCHED_BATCHES,
         pin: bool = False,
     ) -> Generator[Tree]:
         """Yield raw batches in the order of `indices`.
@@ -188,7 +194,7 @@ class Split(ABC):
         return self.read_batches(full, prefetch=prefetch, pin=pin)
 
     def read_batches(
-        self, chunks: Iterable[Tensor], *, prefetch: int = 2, pin: bool = False
+        self, chunks: Iterable[Tensor], *, prefetch: int = PREFETCHED_BATCHES, pin: bool = False
     ) -> Generator[Tree]:
         """Yield a raw batch for each chunk of indices, which are asked for only as far as is read ahead.
 

@@ -12,13 +12,10 @@ import torch
 from torch import Tensor
 
 from ssl_zoo import tree
-from ssl_zoo.data.read_ahead import read_ahead
+from ssl_zoo.data.read_ahead import PREFETCHED_BATCHES, read_ahead
 from ssl_zoo.data.splits import Pass, Split
 from ssl_zoo.errors import UserError
 from ssl_zoo.tree import Tree
-
-PREFETCHED_BATCHES = 2
-"""The number of batches of a stream that a thread reads ahead."""
 
 
 class Stream(Split):

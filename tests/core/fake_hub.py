@@ -24,6 +24,9 @@ class FakeHub(ThreadingHTTPServer):
     Attributes:
         ranges: the file, the first byte and the end of each range that was fetched.
         down: whether the data files are gone.
+        busy: whether ranges that begin at an odd byte cannot be had now, for which Hugging Face's
+            library waits half a minute.
+        cut: the number of answers from now on that have but half of the bytes.
         commit: the hash of the commit that has the files.
     """
 
@@ -34,6 +37,8 @@ class FakeHub(ThreadingHTTPServer):
         self.folder = folder
         self.ranges: list[tuple[str, int, int]] = []
         self.down = False
+        self.busy = False
+        self.cut = 0
         self.commit = COMMIT
 
     @property
@@ -86,6 +91,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_file(self, name: str) -> None:
         file = self.server.folder / name
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if wanted and self.server.busy and int(wanted[1]) % 2:
+            self._send(503, b"")
+            return
         if not file.is_file() or (wanted and self.server.down):
             self._send(404, b"{}")
             return
@@ -94,6 +102,9 @@ class _Handler(BaseHTTPRequestHandler):
             first, end = int(wanted[1]), int(wanted[2]) + 1
             content, status = content[first:end], 206
             self.server.ranges.append((name, first, end))
+            if self.server.cut:
+                self.server.cut -= 1
+                content = content[: len(content) // 2]
         self._send(status, content)
 
     def _send(self, status: int, content: bytes) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -53,6 +54,18 @@ class Contents(ABC):
             counts: the number of the split's samples in each part, int64 [P].
             part: the pass.
         """
+
+    def fetch_ahead(
+        self, chunks: Iterable[Tensor], numbers: Tensor | None, prefetch: int
+    ) -> AbstractContextManager[Iterable[Tensor]]:
+        """Provide the indices [B] of batches; override it to fetch their parts before they are opened.
+
+        Args:
+            chunks: the indices [B] of the samples of each batch in a split.
+            numbers: the number of each of its samples, int64 [N]; None if these are the indices.
+            prefetch: the number of batches that are read ahead.
+        """
+        return nullcontext(chunks)
 
     def sample(self, counts: Tensor, limit: int, labels: Tensor | None = None) -> Tensor:
         """Return the rising indices of at most `limit` samples of a split drawn at random, int64.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from ssl_zoo.data.lanes.contents import Contents
 from ssl_zoo.data.lazy import LazySplit
+from ssl_zoo.data.read_ahead import PREFETCHED_BATCHES
 from ssl_zoo.data.sample_files import SampleFiles
 from ssl_zoo.data.splits import Pass
+from ssl_zoo.tree import Tree
 
 MAX_HASHED = 4096
 """The number of samples by whose places a split is recognised."""
@@ -55,6 +57,13 @@ class LaneSplit(LazySplit):
     def batch_indices(self, part: Pass) -> Iterator[Tensor]:
         """Yield the indices [B] of each of a process's batches in a pass, lane by lane."""
         return self.contents.batches(self.counts, part)
+
+    def read_batches(
+        self, chunks: Iterable[Tensor], *, prefetch: int = PREFETCHED_BATCHES, pin: bool = False
+    ) -> Generator[Tree]:
+        """Yield batches as `LazySplit.read_batches` does, whose parts are fetched ahead."""
+        with self.contents.fetch_ahead(chunks, self._numbers, prefetch) as ahead:
+            yield from super().read_batches(ahead, prefetch=prefetch, pin=pin)
 
     def sample(self, limit: int) -> Tensor:
         """Return the rising indices of at most `limit` samples, as `Contents.sample` draws them."""

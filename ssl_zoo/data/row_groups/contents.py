@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +18,7 @@ from torch import Tensor
 from ssl_zoo.data.lanes.contents import Contents
 from ssl_zoo.data.lanes.order import LANES, LaneOrder, PartOrder
 from ssl_zoo.data.lanes.sample import MIN_PARTS, sample_of_parts
+from ssl_zoo.data.read_ahead import PREFETCHED_BATCHES
 from ssl_zoo.data.row_groups.files import ParquetReader, Unreachable
 from ssl_zoo.data.row_groups.held import HeldGroups
 from ssl_zoo.data.row_groups.hub import DataFiles
@@ -23,10 +27,10 @@ from ssl_zoo.data.row_groups.options import HubOptions
 from ssl_zoo.data.splits import Pass
 from ssl_zoo.errors import SslZooError
 
-READ_AHEAD = 3
+READ_AHEAD = PREFETCHED_BATCHES + 1
 """The number of batches that are asked for and not yet decoded."""
-MAX_OTHERS = 512
-"""The number of rows of which row groups are held though no pass of training reads them."""
+SPARE_ROWS = 512
+"""The number of rows whose row groups stay in memory after use; evaluation fetches as many ahead."""
 MAX_FOOTERS = 64
 """The number of footers that are in memory."""
 
@@ -46,8 +50,8 @@ class RowGroupContents(Contents):
     ) -> None:
         super().__init__(index.counts)
         self.files, self.index, self.options, self._reader = files, index, options, reader
-        others = math.ceil(MAX_OTHERS * len(self.counts) / int(self.counts.sum()))
-        self._held: HeldGroups[Any] = HeldGroups(self._fetch, max(others, MIN_PARTS))
+        spare = math.ceil(SPARE_ROWS * len(self.counts) / int(self.counts.sum()))
+        self._held: HeldGroups[Any] = HeldGroups(self._fetch, max(spare, MIN_PARTS))
         self._footer = lru_cache(MAX_FOOTERS)(index.footer)
         begins = self.ends - self.counts
         parts_before = torch.searchsorted(index.files, index.files)  # the first part of each file
@@ -87,7 +91,30 @@ class RowGroupContents(Contents):
                 self._held.hold(owner, order.parts(part, first, number))
                 yield indices
         finally:
-            self._held.hold(owner, ())
+            self._held.end(owner)
+
+    @contextmanager
+    def fetch_ahead(
+        self, chunks: Iterable[Tensor], numbers: Tensor | None, prefetch: int
+    ) -> Iterator[Iterator[Tensor]]:
+        """Provide the indices [B] of batches, of which the row groups are fetched together.
+
+        Those of the batches that are read ahead are held, but no more than stay in memory after use.
+        """
+        owner, parts = object(), deque[list[int]](maxlen=prefetch + 1)
+
+        def generate() -> Iterator[Tensor]:
+            for chunk in chunks:
+                of_chunk = chunk if numbers is None else numbers[chunk]
+                parts.append(torch.searchsorted(self.ends, of_chunk, right=True).tolist())
+                needed = dict.fromkeys(itertools.chain.from_iterable(parts))
+                self._held.hold(owner, [*itertools.islice(needed, self._held.spare)])
+                yield chunk
+
+        try:
+            yield generate()
+        finally:
+            self._held.end(owner)
 
     @property
     def max_lanes(self) -> int:
@@ -114,11 +141,11 @@ class RowGroupContents(Contents):
     def _url(self, part: int) -> str:
         return self.files.urls[int(self.index.files[part])]
 
-    def _fetch(self, part: int) -> Any:
-        """Return the images of a part, as Arrow's array of bytes.
+    def _fetch(self, part: int, wanted: Callable[[], bool]) -> Any:
+        """Return the images of a part, as Arrow's array of bytes, while it is wanted.
 
         Raises:
-            Unreachable: its file cannot be read.
+            LostData: its file cannot be read.
             Damaged: the row group is no valid Parquet.
         """
         from pyarrow import parquet  # type: ignore[import-untyped]
@@ -131,7 +158,7 @@ class RowGroupContents(Contents):
             return file.read_row_group(group, [self.index.content], use_threads=False).column(0)
 
         try:
-            column = self._reader.read(self._url(part), read, group)
+            column = self._reader.read(self._url(part), read, group, wanted)
         except Unreachable as error:
             raise Unreachable(f"{error}; then resume the run with --resume") from error
         return column if column.type.num_fields == 0 else _field(column)
