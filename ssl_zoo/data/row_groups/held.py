@@ -47,19 +47,20 @@ class HeldGroups(Generic[T]):
             SslZooError: the row group cannot be read.
         """
         owner = object()
-        with self._locked():
-            self._owners[owner] = frozenset((group,))
-            future = self._provide(group)
-            if future.done():
-                del self._owners[owner]
         try:
+            with self._locked():
+                self._owners[owner] = frozenset((group,))
+                future = self._provide(group)
+                if future.done():
+                    del self._owners[owner]
             error = future.exception()
         finally:
             self.end(owner)
         if error is None:
             return future.result()
         # A new error, as `future` keeps the other one, and an error keeps the frames it passes.
-        raise (LostData if isinstance(error, LostData) else SslZooError)(str(error)) from error
+        kind = LostData if isinstance(error, LostData) else SslZooError
+        raise kind(str(error) or type(error).__name__) from error
 
     def hold(self, owner: object, groups: Sequence[int]) -> None:
         """Hold these row groups for an owner in place of those before, and fetch the missing ones.
