@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.optim import muon
 from torch import Tensor, nn
 
 from ssl_zoo import distributed
@@ -190,19 +191,25 @@ class Reading(Task):
 
 
 def optimised(name: str) -> dict[str, Tensor]:
-    """Return the weights of a task after two steps of an optimiser with fixed gradients."""
+    """Return the weights of a task after two steps of an optimiser with fixed gradients.
+
+    Muon computes in float32 here, as in bfloat16 products of shards are rounded otherwise.
+    """
     built = trainer("contrastive", train__optimizer="sgd", train__weight_decay=0.1)
     config = built.config.train.model_copy(update={"optimizer": name, "lr": 1.0})
-    optimizer = create_optimizer(built.task, config, 64)
-    for step in range(2):
-        generator = torch.Generator().manual_seed(step)
-        for parameter in built.task.parameters():
-            gradient = torch.randn(parameter.shape, generator=generator)
-            whole = {"gradient": gradient}
-            parameter.grad = sliced(
-                whole, lambda _, p=parameter: p if distributed.is_sharded(p) else None
-            )["gradient"]
-        optimizer.step()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(muon, "zeropower_via_newtonschulz", muon.zeropower_via_newtonschulz)
+        patch.setattr("ssl_zoo.training.optimizer.cpu_has_bf16", lambda: False)
+        optimizer = create_optimizer(built.task, config, 64)
+        for step in range(2):
+            generator = torch.Generator().manual_seed(step)
+            for parameter in built.task.parameters():
+                gradient = torch.randn(parameter.shape, generator=generator)
+                whole = {"gradient": gradient}
+                parameter.grad = sliced(
+                    whole, lambda _, p=parameter: p if distributed.is_sharded(p) else None
+                )["gradient"]
+            optimizer.step()
     return {n: distributed.whole(p.detach()).clone() for n, p in built.task.named_parameters()}
 
 

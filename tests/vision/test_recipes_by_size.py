@@ -22,7 +22,8 @@ def test_a_recipe_cuts_images_of_any_usual_size_into_as_many_patches_as_papers_d
 ) -> None:
     spec = ImageSpec(channels=3, size=size, mean=(0.5,) * 3, std=(0.25,) * 3, samples=256)
     fewer = {"task.depth": 1} if name == "aim" else {}  # of the many layers of its head
-    task = build_task(load_config(None, {"task.name": name, **fewer}), spec)
+    settings = {"task.name": name, "data.source": "cifar10", **fewer}  # the digits have recipes too
+    task = build_task(load_config(None, settings), spec)
     task.train()
     images = torch.randint(256, (2, 3, size, size), dtype=torch.uint8)
     with torch.no_grad():
