@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_zoo_vision.patches import patchify
+
 BINS = 9
 """The number of directions, which have no sign."""
 
@@ -44,6 +46,25 @@ def hog(x: Tensor, cell: int) -> Tensor:
     # Shorter ones are rounding, of an even background that was resized, and are not amplified.
     cells = F.normalize(F.avg_pool2d(votes, cell), dim=1, eps=MIN_LENGTH)  # [B·C, 9, h, w]
     return cells.view(b, c * BINS, *cells.shape[2:])
+
+
+def cell_side(patch: tuple[int, int]) -> int:
+    """Return the side of the cells of patches [h, w]: the largest up to 8 pixels that divides both."""
+    return max(side for side in range(1, 9) if math.gcd(*patch) % side == 0)
+
+
+def patch_histograms(x: Tensor, patch: tuple[int, int]) -> Tensor:
+    """Return the histograms of the cells of each patch.
+
+    Args:
+        x: images [B, C, H, W].
+        patch: the height and width of a patch in pixels, which divide H and W.
+
+    Returns:
+        [B, N, P] for the N patches, P = 9·C·h·w/cell².
+    """
+    cell = cell_side(patch)
+    return patchify(hog(x, cell), (patch[0] // cell, patch[1] // cell))
 
 
 def _smoothed(x: Tensor, dim: int) -> Tensor:

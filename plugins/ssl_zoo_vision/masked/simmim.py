@@ -16,9 +16,9 @@ from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
 from ssl_zoo.views.masks import coarse_places, some_places
-from ssl_zoo_vision.hog import BINS, hog
+from ssl_zoo_vision.hog import BINS, cell_side, patch_histograms
 from ssl_zoo_vision.masked.token_task import TokenTask
-from ssl_zoo_vision.patches import patchify, take
+from ssl_zoo_vision.patches import take
 from ssl_zoo_vision.transformers import MASKED_ADAMW, MASKED_VIT
 
 
@@ -60,7 +60,6 @@ class SimMIM(TokenTask):
         ratio = options.mask_ratio or (0.4 if maskfeat else 0.6)
         super().__init__(encoder, options.model_copy(update={"crop_scale": scale}), spec, ratio)
         self.masks = options.masks or ("blocks" if maskfeat else "units")
-        self.cell = max(d for d in range(1, 9) if math.gcd(*self.grid.patch) % d == 0)
         self.unit = unit = options.unit or 2
         rows, columns = (unit * math.ceil(side / unit) for side in self.grid.shape)
         self.covered = rows, columns  # the grid of whole units
@@ -73,7 +72,7 @@ class SimMIM(TokenTask):
             self.hidden = self.units * unit**2
         values = self.grid.values
         if maskfeat:
-            values = values // self.cell**2 * BINS
+            values = values // cell_side(self.grid.patch) ** 2 * BINS
         self.head = nn.Linear(self.grid.width, values)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
@@ -96,8 +95,7 @@ class SimMIM(TokenTask):
         """Return the targets [B, N, P] of all places, from the whole image."""
         if self.options.target == "pixels":
             return self.grid.patches(x)
-        height, width = self.grid.patch
-        return patchify(hog(x, self.cell), (height // self.cell, width // self.cell))
+        return patch_histograms(x, self.grid.patch)
 
     def predict(self, x: Tensor, hidden: Tensor) -> Tensor:
         """Return the predictions [B, M, P] for the hidden places."""
