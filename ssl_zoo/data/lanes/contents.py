@@ -30,6 +30,10 @@ class Contents(ABC):
         """Return the number of a sample's part."""
         return int(torch.searchsorted(self.ends, number, right=True))
 
+    def parts(self, numbers: Tensor) -> Tensor:
+        """Return the numbers of the parts of samples, int64, of the shape of `numbers`."""
+        return torch.searchsorted(self.ends, numbers, right=True)
+
     @abstractmethod
     def name(self, number: int) -> str:
         """Return the name of a sample."""

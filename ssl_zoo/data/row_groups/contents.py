@@ -106,7 +106,7 @@ class RowGroupContents(Contents):
         def generate() -> Iterator[Tensor]:
             for chunk in chunks:
                 of_chunk = chunk if numbers is None else numbers[chunk]
-                parts.append(torch.searchsorted(self.ends, of_chunk, right=True).tolist())
+                parts.append(self.parts(of_chunk).tolist())
                 needed = dict.fromkeys(itertools.chain.from_iterable(parts))
                 self._held.hold(owner, [*itertools.islice(needed, self._held.spare)])
                 yield chunk
@@ -130,7 +130,7 @@ class RowGroupContents(Contents):
 
     def signature(self, numbers: Tensor) -> bytes:
         """Return the sizes of the row groups of samples with these numbers [M]."""
-        parts = torch.searchsorted(self.ends, numbers, right=True).unique_consecutive()
+        parts = self.parts(numbers).unique_consecutive()
         return self.index.nbytes[parts].numpy().tobytes()
 
     def _place(self, number: int) -> tuple[int, int]:
