@@ -13,7 +13,7 @@ import timm
 from timm.layers import PatchEmbed
 
 from ssl_zoo.backbones.accounting import check_loaded, recorded_loading
-from ssl_zoo.backbones.small_maps import pad_small_maps
+from ssl_zoo.backbones.small_maps import prepare_small_maps
 from ssl_zoo.backbones.small_stem import use_small_stem
 from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.backbones.weights import CONVERTED, Weights
@@ -106,7 +106,7 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec, any_size: bool = Fa
         _notify_converted(config, spec, model)
     if small and not stem_first:
         _make_small(config, model, foreign=weights.foreign if weights else config.pretrained)
-    pad_small_maps(model)
+    prepare_small_maps(model)
     _check_patches(config, spec, model)
     try:
         return TimmEncoder(model, spec.example())

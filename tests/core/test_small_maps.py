@@ -1,13 +1,15 @@
-"""Strided convolutions of maps that are smaller than their stride have the right gradient."""
+"""Convolutions of maps of few pixels have the right output and gradients."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 from torch import nn
 
 from ssl_zoo.backbones.create import create_backbone
-from ssl_zoo.backbones.small_maps import pad_small_maps
+from ssl_zoo.backbones.small_maps import prepare_small_maps
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.spec import ImageSpec
 
@@ -16,21 +18,44 @@ from ssl_zoo.spec import ImageSpec
     ("kernel", "stride", "dilation", "shape"),
     [(3, 2, 1, (1, 1)), (3, 4, 1, (3, 1)), (7, 4, 1, (2, 3)), (3, (1, 2), 2, (1, 1)), (1, 2, 1, (1, 5))],
 )
-def test_output_and_gradients_are_those_of_the_convolution(
+def test_maps_smaller_than_the_stride(
     kernel: int, stride: int, dilation: int, shape: tuple[int, int]
 ) -> None:
+    padding = dilation * (kernel - 1) // 2
+    _compare(nn.Conv2d(3, 4, kernel, stride, padding, dilation), (5, 3, *shape))
+
+
+@pytest.mark.parametrize(
+    ("conv", "shape"),
+    [
+        (nn.Conv2d(3, 4, 3, padding=1, bias=False), (2, 2)),
+        (nn.Conv2d(3, 4, (5, 3), (2, 1), (1, 2), (1, 2)), (3, 4)),
+        (nn.Conv2d(3, 4, 2, 2), (2, 2)),
+        (nn.Conv2d(3, 4, 1), (1, 1)),
+        (nn.Conv2d(3, 4, 3, 2, 1), (1, 2)),  # enlarged first
+    ],
+)
+def test_a_matrix_product_in_place_of_a_convolution(conv: nn.Conv2d, shape: tuple[int, int]) -> None:
+    assert "Convolution" not in _compare(conv, (400, 3, *shape))
+    assert "Convolution" in _compare(conv, (3, 3, *shape))  # too few images for copies of the weights
+
+
+def _compare(conv: nn.Conv2d, shape: tuple[int, ...]) -> str:
+    """Compare a prepared convolution with a plain one; return the last operator of the prepared one."""
     torch.manual_seed(0)
-    conv = nn.Conv2d(3, 4, kernel, stride, dilation * (kernel - 1) // 2, dilation).double()
-    x = torch.randn(5, 3, *shape, dtype=torch.float64, requires_grad=True)
-    before = conv(x)
-    weights = torch.randn_like(before)
-    expected = torch.autograd.grad((before * weights).sum(), [x, *conv.parameters()])
-    pad_small_maps(conv)
-    after = conv(x)
-    torch.testing.assert_close(after, before)
-    torch.testing.assert_close(
-        torch.autograd.grad((after * weights).sum(), [x, *conv.parameters()]), expected
-    )
+    plain, prepared = copy.deepcopy(conv).double(), copy.deepcopy(conv).double()
+    prepare_small_maps(prepared)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn_like(plain(x))
+    results = []
+    for module in (plain, prepared):
+        y = module(x)
+        gradients = torch.autograd.grad((y * weights).sum(), [x, *module.parameters()])
+        results.append((y, gradients))
+    torch.testing.assert_close(results[1], results[0])
+    assert repr(prepared) == repr(plain)
+    assert y.grad_fn is not None
+    return y.grad_fn.name()
 
 
 def test_weights_that_meet_no_pixel_have_no_gradient_in_bfloat16() -> None:
