@@ -134,10 +134,10 @@ def compare_command(
             fields[name] = "all"
     given = {k: v for k, v in fields.items() if v is not None}
     sweep = comparison.open_sweep(config, out, record=record, **given)
-    if only is not None:
+    if dry_run:
+        print("\n".join(comparison.commands(sweep, only)))
+    elif only is not None:
         comparison.run_cell(sweep, only)
-    elif dry_run:
-        print("\n".join(comparison.commands(sweep)))
     else:
         run_cells = comparison.launcher(devices, launcher, parse_sets(launcher_sets or ()))
         with (

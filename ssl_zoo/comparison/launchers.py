@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ssl_zoo.comparison.cells import Cell
-from ssl_zoo.comparison.sweep import Launcher, Sweep, run_here
+from ssl_zoo.comparison.sweep import Launcher, Sweep, named_cell, run_here
 from ssl_zoo.errors import UserError
 from ssl_zoo.runtime.children import Children
 from ssl_zoo.runtime.files import open_no_follow
@@ -49,10 +49,19 @@ def launcher(devices: int, cluster: str | None, parameters: Mapping[str, Any]) -
     return partial(submit, cluster=cluster, parameters=parameters)
 
 
-def commands(sweep: Sweep) -> list[str]:
-    """Return the command of each cell that is not done, for any machine that has the folder."""
+def commands(sweep: Sweep, only: str | None = None) -> list[str]:
+    """Return the command of each cell that is not done, for any machine that has the folder.
+
+    Args:
+        sweep: the comparison, whose file is written.
+        only: the name of one cell; none: all.
+
+    Raises:
+        UserError: there is no such cell.
+    """
+    cells = [named_cell(sweep, only)] if only is not None else sweep.todo()
     sweep.write()
-    return [shlex.join(["ssl-zoo", *sweep.command(cell)]) for cell in sweep.todo()]
+    return [shlex.join(["ssl-zoo", *sweep.command(cell)]) for cell in cells]
 
 
 def _observe(sweep: Sweep, cell: Cell) -> None:

@@ -227,6 +227,19 @@ Launcher = Callable[[Sweep], None]
 
 
 @torch_defaults()
+def named_cell(sweep: Sweep, name: str) -> Cell:
+    """Return a cell by its name.
+
+    Raises:
+        UserError: there is no such cell.
+    """
+    cells = {cell.name: cell for cell in sweep.cells}
+    cell = cells.get(current_row(name))
+    if cell is None:
+        raise UserError(f"--only {name}: there is no such cell; there are: {', '.join(cells)}")
+    return cell
+
+
 def run_cell(sweep: Sweep, name: str) -> None:
     """Do one cell and nothing else, for ``--only``.
 
@@ -234,10 +247,7 @@ def run_cell(sweep: Sweep, name: str) -> None:
         UserError: there is no such cell.
         SslZooError: it failed.
     """
-    cells = {cell.name: cell for cell in sweep.cells}
-    cell = cells.get(current_row(name))
-    if cell is None:
-        raise UserError(f"--only {name}: there is no such cell; there are: {', '.join(cells)}")
+    cell = named_cell(sweep, name)
     cell.check()
     if sweep.record is not None:
         make_output_folder("--record", sweep.record)

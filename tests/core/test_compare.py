@@ -323,12 +323,10 @@ def test_what_was_made_with_other_settings_is_refused(done: Path) -> None:
 def test_each_cell_is_a_command_of_its_own(call: Call, tmp_path: Path) -> None:
     file, out = as_file(tmp_path / "c.yaml", seeds=1, tasks=["rotation"]), tmp_path / "c"
     printed = call("compare", "--config", file, "--out", out, "--dry-run")[1].splitlines()
-    assert [line.split()[-1] for line in printed] == [
-        "raw",
-        "random-init-0",
-        "rotation-0",
-        "supervised-0",
-    ]
+    cells = ["raw", "random-init-0", "rotation-0", "supervised-0"]
+    assert [line.split()[-1] for line in printed] == cells
+    one = call("compare", "--config", file, "--out", out, "--dry-run", "--only", "rotation-0")[1]
+    assert one.splitlines() == printed[2:3]
     assert sorted(p.name for p in out.iterdir()) == [COMPARE_FILE]
     for line in reversed(printed):
         program, *arguments = line.split()
