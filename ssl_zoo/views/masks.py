@@ -99,6 +99,33 @@ def coarse_places(n: int, grid: Grid, hidden: int, rng: Rng, unit: int = 1) -> T
     return mask.repeat_interleave(unit, 1).repeat_interleave(unit, 2)
 
 
+def unit_places(n: int, grid: Grid, share: float, rng: Rng, unit: int) -> Tensor:
+    """Draw places in random square units, of which those at the border may be cut off.
+
+    Args:
+        n: the number of masks.
+        grid: h and w.
+        share: the share of the units, rounded up; where units do not divide the grid, as many places as
+            are the share of all places.
+        rng: the source of random numbers.
+        unit: the side of a unit, in places.
+
+    Returns:
+        The indices of the places, int64 [n, M], in ascending order.
+
+    Raises:
+        ValueError: they are all units.
+    """
+    whole = unit * math.ceil(grid[0] / unit), unit * math.ceil(grid[1] / unit)
+    units = math.prod(whole) // unit**2
+    hidden = math.ceil(share * units)
+    if hidden == units:
+        raise ValueError(f"all {units} units of {unit} × {unit} places are hidden")
+    mask = coarse_places(n, whole, hidden, rng, unit)[:, : grid[0], : grid[1]]
+    count = hidden * unit**2 if whole == grid else max(1, round(share * math.prod(grid)))
+    return some_places(mask, count, rng)
+
+
 MAX_BLOCKS = 24
 """The number of blocks that `block_places` tries for each image."""
 

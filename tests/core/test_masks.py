@@ -21,6 +21,7 @@ from ssl_zoo.views.masks import (
     places_in,
     random_places,
     some_places,
+    unit_places,
 )
 
 Sampler = Callable[[int, Grid, int, Rng], Tensor]
@@ -101,6 +102,14 @@ def test_units_of_simmim_are_hidden_as_wholes() -> None:
     assert within_chance(units, 30 / 49)
     with pytest.raises(ValueError, match="units of 4 × 4 places do not divide a grid of 14 × 14"):
         coarse_places(2, (14, 14), 3, Rng(0), unit=4)
+
+
+def test_units_at_the_border_are_cut_off_and_the_count_is_exact() -> None:
+    mask = mask_of(unit_places(500, (5, 4), 0.5, Rng(0), unit=2), (5, 4))
+    assert (mask.sum((1, 2)) == 10).all()  # of 20 places; 3 of 6 units, two of which are halves
+    assert (mask[:, 4, ::2] == mask[:, 4, 1::2]).float().mean() > 0.9
+    with pytest.raises(ValueError, match="all 6 units of 2 × 2 places are hidden"):
+        unit_places(2, (5, 3), 0.9, Rng(0), unit=2)
 
 
 def test_visible_and_hidden_places_are_all_places() -> None:

@@ -209,7 +209,7 @@ def test_units_that_hang_over_the_border_are_cut_off_and_the_count_is_exact() ->
 
 
 def test_a_unit_as_large_as_the_image_is_refused() -> None:
-    with pytest.raises(Unsuitable, match=r"^task\.unit: all 1 units of 4 × 4 patches are hidden"):
+    with pytest.raises(Unsuitable, match=r"^task\.unit: all 1 units of 4 × 4 places are hidden"):
         build(SimMIM, 16, unit=4)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from ssl_zoo.options import CropOptions
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo.views import Rng
-from ssl_zoo.views.masks import coarse_places, some_places
+from ssl_zoo.views.masks import unit_places
 from ssl_zoo_vision.hog import BINS, cell_side, patch_histograms
 from ssl_zoo_vision.masked.token_task import TokenTask
 from ssl_zoo_vision.patches import take
@@ -41,9 +41,7 @@ class SimMIM(TokenTask):
         mask_ratio: float | None = Field(
             None, gt=0, lt=1, description="share of patches that are hidden; none: 0.6, or 0.4 with hog"
         )
-        unit: int | None = Field(
-            None, ge=1, description="side of a unit in patches, cut off at the border; none: 2"
-        )
+        unit: int = Field(2, ge=1, description="side of a unit in patches, cut off at the border")
         crop_scale: tuple[float, float] | None = Field(
             None, description="share of the image's area; none: 0.67 to 1, or 0.5 to 1 with hog"
         )
@@ -60,16 +58,12 @@ class SimMIM(TokenTask):
         ratio = options.mask_ratio or (0.4 if maskfeat else 0.6)
         super().__init__(encoder, options.model_copy(update={"crop_scale": scale}), spec, ratio)
         self.masks = options.masks or ("blocks" if maskfeat else "units")
-        self.unit = unit = options.unit or 2
-        rows, columns = (unit * math.ceil(side / unit) for side in self.grid.shape)
-        self.covered = rows, columns  # the grid of whole units
-        units = rows * columns // unit**2
-        self.units = math.ceil(ratio * units)
-        if self.masks == "units" and self.units == units:
-            problem = f"task.unit: all {units} units of {unit} × {unit} patches are hidden"
-            raise Unsuitable(f"{problem}; choose a smaller unit, or smaller patches")
-        if self.masks == "units" and self.covered == self.grid.shape:
-            self.hidden = self.units * unit**2
+        self.draw = partial(unit_places, grid=self.grid.shape, share=ratio, unit=options.unit)
+        if self.masks == "units":
+            try:
+                self.draw(1, rng=Rng(0))
+            except ValueError as error:
+                raise Unsuitable(f"task.unit: {error}; choose a smaller unit or patches") from None
         values = self.grid.values
         if maskfeat:
             values = values // cell_side(self.grid.patch) ** 2 * BINS
@@ -79,17 +73,14 @@ class SimMIM(TokenTask):
         """Return crops [B, C, H, W] and the hidden places [B, M]."""
         if self.masks == "blocks":
             return super().views(batch, rng)
-        x, (rows, columns) = self.augment(batch, rng), self.grid.shape
-        masks = coarse_places(len(x), self.covered, self.units, rng, self.unit)
-        return x, some_places(masks[:, :rows, :columns], self.hidden, rng)
+        return self.augment(batch, rng), self.draw(len(batch), rng=rng)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the mean over hidden places: of |x - x̂| for pixels, of squared errors for HOG."""
         x, hidden = views
         target, predicted = take(self.targets(x), hidden), self.predict(x, hidden)  # [B, M, P]
-        if self.options.target == "hog":
-            return Losses(F.mse_loss(predicted, target))
-        return Losses(F.l1_loss(predicted, target))
+        error = F.mse_loss if self.options.target == "hog" else F.l1_loss
+        return Losses(error(predicted, target))
 
     def targets(self, x: Tensor) -> Tensor:
         """Return the targets [B, N, P] of all places, from the whole image."""
@@ -104,7 +95,6 @@ class SimMIM(TokenTask):
     def answers(self, views: tuple[Tensor, ...]) -> Tensor:
         """Return the predicted pixels [B, M, P], or patches with a similar histogram."""
         x, hidden = views
-        predicted = self.predict(x, hidden)
-        if self.options.target == "pixels":
-            return predicted
-        return self.nearest_patches(x, predicted, self.targets(x))
+        predicted, targets = self.predict(x, hidden), self.targets(x)
+        hog = self.options.target == "hog"
+        return self.nearest_patches(x, predicted, targets) if hog else predicted
