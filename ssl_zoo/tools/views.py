@@ -248,9 +248,11 @@ def _picture(shown: Cell, font: Font, cell: int, limit: int | None) -> Image.Ima
     if isinstance(shown, Answer) and isinstance(shown.shown, Image.Image):
         return _answer(shown, _picture(shown.shown, font, cell, limit), font)
     if not isinstance(shown, Image.Image):
-        text = printable(str(shown))
-        picture = Image.new("RGB", (max(1, int(font.getlength(text))), _CAPTION), "white")
-        ImageDraw.Draw(picture).text((0, 2), text, fill="black", font=font)
+        lines = [printable(line) for line in str(shown).split("\n")]
+        width = max(int(font.getlength(line)) for line in lines)
+        picture = Image.new("RGB", (max(1, width), _CAPTION * len(lines)), "white")
+        for i, line in enumerate(lines):
+            ImageDraw.Draw(picture).text((0, 2 + _CAPTION * i), line, fill="black", font=font)
         return picture
     size = _size(shown, cell, limit)
     shrunk = size < shown.size

@@ -262,6 +262,19 @@ def test_the_term_is_the_weighted_error_of_both_orders() -> None:
     torch.testing.assert_close(losses.total - losses.logs["base"], expected, atol=1e-5, rtol=1e-4)
 
 
+def test_a_picture_of_augself_has_the_difference_and_the_answer_of_each_sample() -> None:
+    task = build(AugSelf, hidden=16, crop=1.0, colour=0.0, flip=1.0).eval()
+    *own, difference = views(task)
+    asked = task.gallery((*own, difference))["difference"]
+    answered = task.reconstructions((*own, difference))["predicted"]
+    logit = task.heads["flip"](torch.cat([task.encoder(x) for x in own], 1)).detach()
+    for text, answer, x, same in zip(asked, answered, difference, logit.sigmoid(), strict=True):
+        lines = [f"{name} {100 * float(x[i]):+.0f} %" for name, i in (("x", 0), ("y", 1))]
+        assert text.splitlines()[:2] == lines
+        assert text.splitlines()[-1] == f"same flip {100 * float(x[9]):+.0f} %"
+        assert answer.splitlines()[-1] == f"same flip {100 * float(same):+.0f} %"
+
+
 PAIRS = [
     name
     for name in sorted(registry.tasks())

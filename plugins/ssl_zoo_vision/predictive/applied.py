@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from ssl_zoo.views import (
 
 COLUMNS = {"crop": slice(0, 4), "colour": slice(4, 8), "blur": slice(8, 9), "flip": slice(9, 10)}
 """The columns of `describe` and `compare` by what they tell."""
+NAMES = ("x", "y", "width", "height", "brightness", "contrast", "saturation", "hue", "blur", "same flip")
+"""What each column is of."""
 
 
 def by_view(drawn: Sequence[Drawn]) -> list[list[Drawn]]:
@@ -88,3 +90,10 @@ def compare(first: Tensor, second: Tensor) -> Tensor:
     differences = first - second
     differences[:, COLUMNS["flip"]] = (first == second)[:, COLUMNS["flip"]].to(differences.dtype)
     return differences
+
+
+def as_texts(differences: Tensor, kinds: Iterable[str]) -> list[str]:
+    """Return the differences [B, 10] of some kinds as texts for a picture, in per cent, one a line."""
+    columns = [i for kind in kinds for i in range(len(NAMES))[COLUMNS[kind]]]
+    rows = (100 * differences).tolist()
+    return ["\n".join(f"{NAMES[i]} {row[i]:+.0f} %" for i in columns) for row in rows]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_zoo import Encoder, Field, ImageSpec, Losses, Rng, Unsuitable
-from ssl_zoo.nn import full_precision, mlp
+from ssl_zoo.nn import by_size, full_precision, mlp
 from ssl_zoo.views import Drawn
-from ssl_zoo_vision.predictive.applied import COLUMNS, by_view, compare, describe
+from ssl_zoo_vision.predictive.applied import COLUMNS, as_texts, by_view, compare, describe
 from ssl_zoo_vision.predictive.on_top import OnTop, OnTopOptions, pooled
 
 
@@ -64,11 +65,27 @@ class AugSelf(OnTop):
         y1, y2 = pooled(self.encoder, views, outputs)  # [B, D]
         pairs = torch.cat([torch.cat([y1, y2], 1), torch.cat([y2, y1], 1)])  # [2B, 2D]
         losses = {}
-        for name, head in self.heads.items():
-            answer, target = full_precision(head(pairs)), extra[:, COLUMNS[name]]
+        for name, answer in self.answers(pairs).items():
+            target = extra[:, COLUMNS[name]]
             if name == "flip":
                 losses[name] = F.binary_cross_entropy_with_logits(answer, target.repeat(2, 1))
             else:
-                losses[name] = F.mse_loss(answer.tanh(), torch.cat([target, -target]))
+                losses[name] = F.mse_loss(answer, torch.cat([target, -target]))
         total = torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
         return Losses(total, {name: loss.detach() for name, loss in losses.items()})
+
+    def answers(self, pairs: Tensor) -> dict[str, Tensor]:
+        """Return the answers [n, k] by kind to pairs of features [n, 2D]; of the flip, its logit."""
+        answers = {name: full_precision(head(pairs)) for name, head in self.heads.items()}
+        return {name: x if name == "flip" else x.tanh() for name, x in answers.items()}
+
+    def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Any]:
+        """Return the base's columns, and how view 1 differs from view 2."""
+        return {**super().gallery(views), "difference": as_texts(views[-1], self.weights)}
+
+    def reconstructions(self, views: tuple[Tensor, ...]) -> dict[str, Any]:
+        """Return the base's columns, and the predicted difference."""
+        told = torch.zeros_like(views[-1])
+        for name, answer in self.answers(torch.cat(by_size(self.encoder, views[:2]), 1)).items():
+            told[:, COLUMNS[name]] = answer.sigmoid() if name == "flip" else answer
+        return {**super().reconstructions(views), "predicted": as_texts(told, self.weights)}
