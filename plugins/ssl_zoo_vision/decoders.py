@@ -99,13 +99,12 @@ class FilledMap(nn.Module):
     def __init__(self, width: int, out: int, kernel: int) -> None:
         super().__init__()
         self.norm = LayerNorm2d(width)
-        self.token = nn.Parameter(0.02 * torch.randn(width, 1, 1))
+        self.token = nn.Parameter(0.02 * torch.randn(width))
         self.project = nn.Conv2d(width, out, kernel, padding=kernel // 2)
 
     def forward(self, feature_map: Tensor, hidden: Tensor) -> Tensor:
         """Return [B, out, h, w] for a map [B, width, h, w] and its hidden cells, bool [B, 1, h, w]."""
-        x = self.norm(feature_map)
-        output: Tensor = self.project(torch.where(hidden, self.token.to(x.dtype), x))
+        output: Tensor = self.project(_filled(self.norm(feature_map), hidden, self.token))
         return output
 
 
@@ -189,13 +188,17 @@ class BlockDecoder(nn.Module):
     def __init__(self, shape: Shape, patch: tuple[int, int], channels: int, width: int) -> None:
         super().__init__()
         self.project = nn.Conv2d(shape[0], width, 1)
-        self.token = nn.Parameter(0.02 * torch.randn(width, 1, 1))
+        self.token = nn.Parameter(0.02 * torch.randn(width))
         self.block = ConvNeXtBlock(width, width, use_grn=True, ls_init_value=None)
         self.out = nn.ConvTranspose2d(width, channels, patch, stride=patch)
 
     def forward(self, maps: Sequence[Tensor], hidden: Tensor) -> Tensor:
         """Return images [B, C, H, W], of the last of the maps, as `LateralDecoder` does."""
-        x = self.project(maps[-1])
-        x = torch.where(hidden.unsqueeze(1), self.token.to(x.dtype), x)
+        x = _filled(self.project(maps[-1]), hidden.unsqueeze(1), self.token)
         output: Tensor = self.out(self.block(x))
         return output
+
+
+def _filled(x: Tensor, hidden: Tensor, token: Tensor) -> Tensor:
+    """Put a token [d] in the hidden cells, bool [B, 1, h, w], of a map [B, d, h, w]."""
+    return torch.where(hidden, token.to(x.dtype).view(-1, 1, 1), x)

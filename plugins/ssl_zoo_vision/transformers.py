@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+Recipe = Mapping[str, Mapping[str, Any]]
 
 VIT = {"name": "vit4_narrow"}
 """A small backbone: four blocks, on patches of 4 × 4 pixels in images of up to 64 pixels."""
@@ -29,6 +32,11 @@ MSN, its joint norm is clipped.
 
 MASKED_ADAMW: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "warmup": 0.1}
 """The optimiser of tasks on hidden patches, with a learning rate for small networks."""
+
+
+def with_train(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """Return a recipe with changes to its settings of training."""
+    return {**recipe, "train": {**recipe["train"], **changes}}
 
 
 def prefix_attention(prefix: Tensor, places: int) -> Tensor:

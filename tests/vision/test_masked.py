@@ -16,6 +16,7 @@ from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.nn import sinkhorn
 from ssl_zoo.testing import Check, SyntheticImages, parametrize_with_checks
 from ssl_zoo.testing.check_data import TINY
+from ssl_zoo.training.optimizer import parameter_groups
 from ssl_zoo_vision.codes import PatchCodes
 from ssl_zoo_vision.generative.aim import AIM
 from ssl_zoo_vision.hog import hog
@@ -197,6 +198,13 @@ def test_a_swin_predicts_the_pixels_of_the_places_of_its_last_stage() -> None:
     assert task.grid == PatchGrid(8, 8, (4, 4), 3, 32)
     assert task.token.shape == (16,)
     assert task.predict(x, hidden).shape == (4, 40, 48)
+
+
+def test_a_unit_is_two_patches_wide_but_one_of_a_swins_last_map() -> None:
+    assert build(SimMIM, 28).draw.keywords["unit"] == 2
+    wide = {"name": "test_vit", "options": {"patch_size": 32}}
+    task = build(SimMIM, 96, wide)  # 3 × 3 patches, of which 6 are hidden
+    assert views_of(task)[1].shape == (4, 6)
 
 
 def test_units_that_hang_over_the_border_are_cut_off_and_the_count_is_exact() -> None:
@@ -473,11 +481,30 @@ def test_sparks_loss_is_that_of_the_normalised_pixels_of_hidden_cells() -> None:
     torch.testing.assert_close(task.loss((x, hidden)).total, sum(errors) / len(errors))
 
 
+def test_the_tokens_in_hidden_cells_are_not_decayed() -> None:
+    task = build(SparK, 32, CONVNEXT)
+    config = load_config(overrides={"task.name": "spark"}).train
+    decayed = {id(p) for g in parameter_groups(task, config) if g["weight_decay"] for p in g["params"]}
+    tokens = [p for name, p in task.named_parameters() if name.endswith("token")]
+    assert len(tokens) == len(task.stages)
+    assert not any(id(token) in decayed for token in tokens)
+
+
+def test_fcmae_has_settings_of_its_own() -> None:
+    overrides = {"task.name": "spark", "task.decoder": "block"}
+    train = load_config(overrides=overrides).train
+    assert (train.clip_norm, train.optimizer_options) == (None, {"betas": [0.9, 0.95]})
+    scales = [
+        build(SparK, 32, CONVNEXT, decoder=decoder).options.crop_scale for decoder in ("block", "stages")
+    ]
+    assert scales == [(0.2, 1.0), (0.67, 1.0)]
+
+
 def test_a_decoder_is_connected_to_each_resolution_of_the_network_once() -> None:
     channels = {"channels": [8] * 4, "layers": [1] * 4}
     dilated = {"name": "resnet26", "options": {**channels, "output_stride": 8}}
     task = build(SparK, 32, dilated)
-    assert task.stages == [-4, -1]  # the last three stages have maps of 16 × 16 cells
+    assert task.stages == (-4, -1)  # the last three stages have maps of 16 × 16 cells
     assert [len(up) for up in task.decoder.up] == [1, 0]
     finer = build(SparK, 32, TINY)
     assert [len(up) for up in finer.decoder.up] == [1, 1, 1, 0]

@@ -17,9 +17,7 @@ BY_PATCHES = {32: 64, 64: 256, 224: 196}
 
 @pytest.mark.parametrize("size", BY_PATCHES)
 @pytest.mark.parametrize("name", ON_TOKENS)
-def test_a_recipe_cuts_images_of_any_usual_size_into_as_many_patches_as_papers_do(
-    name: str, size: int
-) -> None:
+def test_a_recipe_cuts_images_of_any_usual_size_into_few_hundred_patches(name: str, size: int) -> None:
     spec = ImageSpec(channels=3, size=size, mean=(0.5,) * 3, std=(0.25,) * 3, samples=256)
     fewer = {"task.depth": 1} if name == "aim" else {}  # of the many layers of its head
     settings = {"task.name": name, "data.source": "cifar10", **fewer}  # the digits have recipes too
@@ -30,3 +28,18 @@ def test_a_recipe_cuts_images_of_any_usual_size_into_as_many_patches_as_papers_d
         assert task.loss(task.views(images, Rng(0))).total.isfinite()
     rows, columns = task.encoder.feature_map(spec.prepare(images[:1])).shape[2:]
     assert rows * columns == BY_PATCHES[size]
+
+
+@pytest.mark.parametrize("size", BY_PATCHES)
+@pytest.mark.parametrize(
+    "name",
+    ["autoencoder", "colorization", "cpc", "essl", "jigsaw", "relative-patch", "spark"],
+)
+def test_a_recipe_of_other_tasks_suits_images_of_any_usual_size(name: str, size: int) -> None:
+    spec = ImageSpec(channels=3, size=size, mean=(0.5,) * 3, std=(0.25,) * 3, samples=256)
+    config = load_config(None, {"task.name": name, "data.source": "cifar10"})
+    task = build_task(config, spec)
+    images = torch.randint(256, (4, 3, size, size), dtype=torch.uint8)
+    losses = task.loss(task.views(images, Rng(0)))
+    losses.total.backward()
+    assert losses.total.isfinite()

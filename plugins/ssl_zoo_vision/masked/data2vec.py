@@ -39,7 +39,8 @@ class Data2Vec(TokenTask):
         momentum: tuple[float, float] | None = Field(
             None,
             description="momentum of the teacher, which rises linearly in the first 30 % of training; "
-            "none: the paper's 0.9998 throughout, or from 0.99 to 0.999 up to 64 pixels",
+            "none: from 0.999 to 0.9998, or from 0.99 to 0.999 up to 64 pixels; the paper's is 0.9998 "
+            "throughout, which leaves the first network in the teacher of a run of few thousand steps",
         )
         beta: float = Field(2.0, gt=0, description="error up to which the smooth L1 loss is quadratic")
 
@@ -55,7 +56,7 @@ class Data2Vec(TokenTask):
         if shape[1:] != (self.grid.width, *self.grid.shape):
             reason = "its last blocks have maps of several sizes"
             raise Unsuitable(f"backbone.name: {reason}; choose --backbone vit_small_patch16_224")
-        start, end = options.momentum or ((0.99, 0.999) if small else (0.9998, 0.9998))
+        start, end = options.momentum or ((0.99, 0.999) if small else (0.999, 0.9998))
         self.teacher = Teacher(encoder, start=start, end=end, kind="linear", share=0.3)
         self.head = nn.Linear(self.grid.width, self.grid.width)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from ssl_zoo.views.masks import unit_places
 from ssl_zoo_vision.hog import BINS, cell_side, patch_histograms
 from ssl_zoo_vision.masked.token_task import TokenTask
 from ssl_zoo_vision.patches import take
-from ssl_zoo_vision.transformers import MASKED_ADAMW, MASKED_VIT
+from ssl_zoo_vision.transformers import MASKED_ADAMW, MASKED_VIT, Recipe, with_train
 
 
 class SimMIM(TokenTask):
@@ -41,16 +40,17 @@ class SimMIM(TokenTask):
         mask_ratio: float | None = Field(
             None, gt=0, lt=1, description="share of patches that are hidden; none: 0.6, or 0.4 with hog"
         )
-        unit: int = Field(2, ge=1, description="side of a unit in patches, cut off at the border")
+        unit: int | None = Field(
+            None, ge=1, description="side of a unit in patches; none: 2, or 1 if a patch has 32 pixels"
+        )
         crop_scale: tuple[float, float] | None = Field(
             None, description="share of the image's area; none: 0.67 to 1, or 0.5 to 1 with hog"
         )
 
     @classmethod
-    def recipe_for(cls, options: Any) -> Mapping[str, Mapping[str, Any]]:
+    def recipe_for(cls, options: Any) -> Recipe:
         """Return the recipe; MaskFeat clips the gradient's norm to 0.02 (the authors' configuration)."""
-        clip = {"clip_norm": 0.02} if options.target == "hog" else {}
-        return {**cls.recipe, "train": {**cls.recipe["train"], **clip}}
+        return with_train(cls.recipe, {"clip_norm": 0.02} if options.target == "hog" else {})
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         maskfeat = options.target == "hog"
@@ -58,15 +58,15 @@ class SimMIM(TokenTask):
         ratio = options.mask_ratio or (0.4 if maskfeat else 0.6)
         super().__init__(encoder, options.model_copy(update={"crop_scale": scale}), spec, ratio)
         self.masks = options.masks or ("blocks" if maskfeat else "units")
-        self.draw = partial(unit_places, grid=self.grid.shape, share=ratio, unit=options.unit)
+        unit = options.unit or (2 if max(self.grid.patch) < 32 else 1)  # of Swin
+        self.draw = partial(unit_places, grid=self.grid.shape, share=ratio, unit=unit)
         if self.masks == "units":
             try:
                 self.draw(1, rng=Rng(0))
             except ValueError as error:
                 raise Unsuitable(f"task.unit: {error}; choose a smaller unit or patches") from None
         values = self.grid.values
-        if maskfeat:
-            values = values // cell_side(self.grid.patch) ** 2 * BINS
+        values = values // cell_side(self.grid.patch) ** 2 * BINS if maskfeat else values
         self.head = nn.Linear(self.grid.width, values)
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,10 +18,11 @@ from ssl_zoo_vision.augmentation import is_small
 from ssl_zoo_vision.decoders import BlockDecoder, LateralDecoder, stages_by_size
 from ssl_zoo_vision.masked.patch_task import PatchTask
 from ssl_zoo_vision.patches import freeze_unreached, moments, normalised, take
-from ssl_zoo_vision.transformers import MASKED_ADAMW
+from ssl_zoo_vision.transformers import MASKED_ADAMW, Recipe, with_train
 
 MIN_CELLS = 4
 """The smallest number of cells along a side of an image."""
+_FCMAE = {"clip_norm": None, "optimizer_options": {"betas": [0.9, 0.95]}}
 
 
 class SparK(PatchTask):
@@ -44,16 +45,21 @@ class SparK(PatchTask):
             "stages", description="a U-Net on all stages, or one block on the last (ConvNeXt V2's FCMAE)"
         )
         width: int | None = Field(
-            None,
-            ge=32,
-            multiple_of=32,
-            description="of the decoder; none: the papers' 768 for stages and "
-            "512 for a block, or 128 up to 64 pixels",
+            None, ge=32, multiple_of=32, description="of the decoder; none: 768, or 512 for a block"
         )
-        crop_scale: tuple[float, float] = Field((0.67, 1.0), description="share of the image's area")
+        crop_scale: tuple[float, float] | None = Field(
+            None, description="share of the image's area; none: 0.67 to 1, or 0.2 to 1 with a block"
+        )
+
+    @classmethod
+    def recipe_for(cls, options: Any) -> Recipe:
+        """Return the recipe; FCMAE clips no gradient, and has a shorter memory of squares."""
+        return with_train(cls.recipe, _FCMAE if options.decoder == "block" else {})
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
-        super().__init__(encoder, options, spec)
+        block = options.decoder == "block"
+        scale = options.crop_scale or (0.2 if block else 0.67, 1.0)
+        super().__init__(encoder, options.model_copy(update={"crop_scale": scale}), spec)
         rows, columns = self.grid.shape
         if min(rows, columns) < MIN_CELLS:
             raise Unsuitable(
@@ -61,15 +67,11 @@ class SparK(PatchTask):
                 f"choose --image-size {MIN_CELLS * max(self.grid.patch)}, or a network of smaller stride"
             )
         self.hidden = self.grid.share(options.mask_ratio)  # M
-        block, small = options.decoder == "block", is_small(spec)
-        stages = stages_by_size(encoder, spec)[-1 if block else None :]
-        self.stages, maps = [stage for stage, _ in stages], [shape for _, shape in stages]
-        width = options.width or (128 if small else 512 if block else 768)
-        self.decoder: nn.Module = (
-            BlockDecoder(maps[-1], self.grid.patch, spec.channels, width)
-            if block
-            else LateralDecoder(maps, spec.size, spec.channels, width)
-        )
+        self.stages, maps = zip(*stages_by_size(encoder, spec)[-1 if block else 0 :], strict=True)
+        width = options.width or (128 if is_small(spec) else 512 if block else 768)
+        self.decoder: nn.Module = LateralDecoder(maps, spec.size, spec.channels, width)
+        if block:
+            self.decoder = BlockDecoder(maps[-1], self.grid.patch, spec.channels, width)
         freeze_unreached(encoder, spec, lambda network, x: network.stages(x, self.stages)[1][-1])
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
