@@ -18,7 +18,7 @@ from ssl_zoo.errors import UserError
 from ssl_zoo.runs.build import build_task
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.training.budget import Budget
-from ssl_zoo.training.optimizer import Schedules, create_optimizer
+from ssl_zoo.training.optimizer import Schedules, create_optimizer, learning_rate
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.joint_embedding import JointEmbedding
 from tests.conftest import TASKS
@@ -135,6 +135,28 @@ def test_each_task_has_a_configuration(data: str) -> None:
     configs = [load_config(f) for f in files]
     assert [c.task.name for c in configs] == [f.stem for f in files]
     assert {c.data.source for c in configs} == {data}
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "rate"),
+    [
+        ("mae", 4096, 2.4e-3),
+        ("simmim", 2048, 4e-4),
+        ("maskfeat", 256, 2e-4),
+        ("beit", 2048, 1.5e-3),
+        ("data2vec", 2048, 2e-3),
+        ("i-jepa", 2048, 1e-3),
+        ("capi", 16384, 1e-3),
+        ("aim", 4096, 1e-3),
+        ("spark", 4096, 3.2e-3),
+        ("fcmae", 4096, 2.4e-3),
+    ],
+)
+def test_the_rate_at_224_pixels_is_the_papers_at_its_batch_size(
+    name: str, batch: int, rate: float
+) -> None:
+    config = load_config(CONFIGS / "imagenet-100" / f"{name}.yaml")
+    assert learning_rate(config.train, batch) == pytest.approx(rate)
 
 
 def test_simclr_on_cifar10_is_the_textbook_set_up() -> None:
