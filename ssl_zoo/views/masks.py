@@ -118,7 +118,7 @@ def unit_places(n: int, grid: Grid, share: float, rng: Rng, unit: int) -> Tensor
     """
     whole = unit * math.ceil(grid[0] / unit), unit * math.ceil(grid[1] / unit)
     units = math.prod(whole) // unit**2
-    hidden = math.ceil(share * units)
+    hidden = math.ceil(round(share * units, 9))  # 0.28 · 25 is more than 7 in floating point
     if hidden == units:
         raise ValueError(f"all {units} units of {unit} × {unit} places are hidden")
     mask = coarse_places(n, whole, hidden, rng, unit)[:, : grid[0], : grid[1]]

@@ -112,6 +112,29 @@ def test_units_at_the_border_are_cut_off_and_the_count_is_exact() -> None:
         unit_places(2, (5, 3), 0.9, Rng(0), unit=2)
 
 
+@pytest.mark.parametrize(
+    ("grid", "unit", "share", "units"),
+    [
+        ((14, 14), 2, 0.6, 30),  # SimMIM's; 0.6 · 49 = 29.4
+        ((8, 8), 2, 0.6, 10),
+        ((14, 14), 2, 1e-6, 1),
+        ((6, 8), 1, 0.5, 24),
+        ((12, 12), 4, 8 / 9, 8),
+        ((10, 10), 2, 0.28, 7),  # in floating point 0.28 · 25 is more than 7
+    ],
+)
+def test_the_number_of_units_is_rounded_up_and_they_are_whole_and_evenly_spread(
+    grid: Grid, unit: int, share: float, units: int
+) -> None:
+    places = unit_places(2000, grid, share, Rng(0), unit)
+    assert places.shape == (2000, units * unit**2)
+    assert (places.diff(dim=1) > 0).all()  # in ascending order, none twice
+    rows, columns = (side // unit for side in grid)
+    mask = mask_of(places, grid).unflatten(1, (rows, unit)).unflatten(3, (columns, unit))
+    assert mask.all(4).all(2).sum((1, 2)).eq(units).all()
+    assert within_chance(mask.any(4).any(2), units / (rows * columns))
+
+
 def test_visible_and_hidden_places_are_all_places() -> None:
     visible, hidden = random_places(50, 16, 12, Rng(0))
     assert (visible.shape, hidden.shape) == ((50, 4), (50, 12))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -156,3 +158,46 @@ def test_evaluation_sees_pooled_features_or_means_but_never_a_drawn_code() -> No
     assert torch.equal(mean.features(x), mean.posterior(mean.encoder(x))[0])
     with pytest.raises(Unsuitable, match=r"^task.evaluate_mean: there is no μ"):
         build(Autoencoder, evaluate_mean=True)
+
+
+# --- pictures ---
+
+
+def test_denoisings_picture_is_the_output_for_the_noisy_input() -> None:
+    spec = square(8)
+    task = Autoencoder(Pixels(spec), Autoencoder.Options(), spec)
+    task.decoder = nn.Sequential(nn.Unflatten(1, (3, 8, 8)))
+    x, noisy = task.views(photos(4), Rng(0))
+    assert not torch.equal(x, noisy)
+    shown = task.gallery((x, noisy))
+    assert [*shown] == ["image", "input"]
+    assert torch.equal(shown["image"], x)
+    assert torch.equal(shown["input"], noisy)
+    (output,) = task.reconstructions((x, noisy)).values()
+    assert torch.equal(output, noisy)  # of a network that changes nothing
+
+
+def test_the_variational_picture_is_the_output_for_the_mean_whatever_the_noise() -> None:
+    posterior = GaussianCode(3, 5)
+    to_code = torch.zeros(10, 3)
+    to_code[:3] = 2 * torch.eye(3)  # μ is twice the mean colour, then 0; log σ² is 0.7
+    posterior.linear.weight.data = to_code
+    posterior.linear.bias.data = torch.tensor([0.0] * 5 + [0.7] * 5)
+    decoder = nn.Sequential(nn.Unflatten(1, (5, 1, 1)), nn.Upsample(size=(8, 8)))
+    task = variational(8, decoder, posterior)
+    x, noise = task.views(photos(4), Rng(0))
+    assert task.gallery((x, noise)).keys() == {"image"}
+    (output,) = task.reconstructions((x, 100 * noise)).values()
+    expected = 2 * x.mean((2, 3)).view(4, 3, 1, 1).expand(4, 3, 8, 8)
+    torch.testing.assert_close(output[:, :3], expected)
+    assert not output[:, 3:].any()
+
+
+@pytest.mark.parametrize("options", [SMALL, VARIATIONAL])
+def test_a_decoder_that_only_has_a_bias_paints_its_colour_everywhere(options: dict[str, Any]) -> None:
+    task = build(Autoencoder, **options)
+    last, colour = task.decoder[-1].up[-1], torch.tensor([0.3, -1.0, 2.0])
+    nn.init.zeros_(last.weight)
+    last.bias.data = colour
+    (output,) = task.reconstructions(views(task)).values()
+    assert torch.equal(output, colour.view(1, 3, 1, 1).expand(8, 3, 16, 16))

@@ -62,7 +62,7 @@ class SimMIM(TokenTask):
         self.draw = partial(unit_places, grid=self.grid.shape, share=ratio, unit=unit)
         if self.masks == "units":
             try:
-                self.draw(1, rng=Rng(0))
+                self.hidden = self.draw(1, rng=Rng(0)).shape[1]
             except ValueError as error:
                 raise Unsuitable(f"task.unit: {error}; choose a smaller unit or patches") from None
         values = self.grid.values
