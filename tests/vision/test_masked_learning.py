@@ -93,7 +93,7 @@ COARSE = {16: TINY_VIT, 68: BackboneConfig(name="test_vit", options={"patch_size
     ("cls", "size", "options", "expected"),
     [
         (Data2Vec, 16, {}, {0.0: 0.99, 0.15: 0.9945, 0.3: 0.999, 0.65: 0.999, 1.0: 0.999}),
-        (Data2Vec, 68, {}, {0.0: 0.9998, 0.15: 0.9998, 0.3: 0.9998, 1.0: 0.9998}),
+        (Data2Vec, 68, {}, {0.0: 0.999, 0.15: 0.9994, 0.3: 0.9998, 1.0: 0.9998}),
         (Data2Vec, 16, {"momentum": (0.5, 0.9)}, {0.0: 0.5, 0.15: 0.7, 0.3: 0.9, 1.0: 0.9}),
         (IJEPA, 16, {}, {0.0: 0.99, 0.3: 0.993, 0.5: 0.995, 1.0: 1.0}),
         (IJEPA, 68, {}, {0.0: 0.996, 0.25: 0.997, 0.5: 0.998, 1.0: 1.0}),
@@ -115,7 +115,7 @@ COARSE = {16: TINY_VIT, 68: BackboneConfig(name="test_vit", options={"patch_size
 def test_a_step_moves_the_teacher_by_a_momentum_on_a_line(
     cls: type[Any], size: int, options: dict[str, Any], expected: dict[float, float]
 ) -> None:
-    """data2vec: 0.9998 throughout (the ViT-B command); I-JEPA: 0.996 to 1; CAPI: 0.999 to 1."""
+    """data2vec: to 0.9998 (fairseq); I-JEPA: 0.996 to 1; CAPI: 0.999 to 1."""
     task = build(cls, size, backbone=COARSE[size], **options).double()
     student, teacher = (next(network.parameters()) for network in (task.encoder, task.teacher))
     for progress, momentum in expected.items():
@@ -188,7 +188,7 @@ def literal_block(task: Any, feature_map: Tensor, hidden: Tensor) -> Tensor:
     for n in range(height * width):
         here = feature_map[:, n // width, n % width]
         seen = project @ here + decoder.project.bias
-        cells[divmod(n, width)] = decoder.token[:, 0, 0] if n in hidden.tolist() else seen
+        cells[divmod(n, width)] = decoder.token if n in hidden.tolist() else seen
     block = decoder.block
     filters = block.conv_dw.weight[:, 0]  # [D, 7, 7]
     wide = []
@@ -218,7 +218,7 @@ def test_fcmaes_loss_is_that_of_one_convnext_block_on_the_last_map() -> None:
     x, hidden = task.views(photos(3), Rng(0))
     x = x.double()
     n, rows = task.grid.places, task.grid.rows
-    assert task.stages == [-1]
+    assert task.stages == (-1,)
     assert hidden.shape == (3, round(0.6 * n))
     mask = torch.zeros(3, n).scatter_(1, hidden, 1.0).bool().view(3, rows, rows)
     ((feature_map,), side) = task.encoder.stages(x, [-1], mask)[1], 32 // rows
