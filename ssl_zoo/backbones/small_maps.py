@@ -40,9 +40,10 @@ class _Convolution(nn.Conv2d):
     """Convolve, by a matrix product where that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
-        small = x.shape[2:].numel() <= self.weight.shape[2:].numel()
         # A mode, such as that of sparse maps, is to see the convolution.
-        if not small or not self.training or x.device.type != "cpu" or has_torch_function((x,)):
+        if not self.training or x.device.type != "cpu" or has_torch_function((x,)):
+            return super().forward(x)
+        if x.shape[2:].numel() > self.weight.shape[2:].numel():
             return super().forward(x)
         taps = self._taps(x.shape[2:])
         if len(x) < _IMAGES_PER_COPY * taps.numel():
