@@ -19,6 +19,18 @@ from ssl_zoo.pixel_files import open_pixels, plain, turn_upright
 from ssl_zoo.sizes import Size, height_width
 
 
+class OtherChannels(ValueError):
+    """An image has another number of channels than is taken.
+
+    Attributes:
+        number: its number of channels.
+    """
+
+    def __init__(self, number: int, channels: int) -> None:
+        super().__init__(f"the image has {number} channels, and {channels} are taken")
+        self.number = number
+
+
 def stored_size(size: Size) -> tuple[int, int]:
     """Return the height and width that an image is decoded to, for an input of `size` pixels."""
     height, width = (round(side * 8 / 7) for side in height_width(size))
@@ -56,7 +68,8 @@ def image_input(
         float32 [1, channels, height, width].
 
     Raises:
-        ValueError: the image has another number of channels, or more than 8 bits without `limits`.
+        OtherChannels: the image has another number of channels.
+        ValueError: it has more than 8 bits, and there are no `limits`.
         ImportError: the library that reads the file is not installed.
     """
     stored = stored_size(size)
@@ -110,7 +123,7 @@ def to_size(image: Image.Image | NDArray[Any], size: Size, channels: int) -> NDA
         [channels, height, width], in the type of the image: uint8, uint16, int16 or float32.
 
     Raises:
-        ValueError: the image has another number of channels.
+        OtherChannels: the image has another number of channels.
     """
     turn_upright(image)
     return fit_image(image, height_width(size)[::-1], channels)
@@ -149,7 +162,7 @@ def unscaled(image: Image.Image | NDArray[Any], channels: int) -> NDArray[Any]:
         [C, h, w], in the type of the image; C is `channels`, or 1 where it would be repeated.
 
     Raises:
-        ValueError: the image has another number of channels.
+        OtherChannels: the image has another number of channels.
     """
     if isinstance(image, np.ndarray) or has_more_than_8_bits(image) or channels not in (1, 3):
         pixels = image if isinstance(image, np.ndarray) else _pixels_of(image)
@@ -199,7 +212,7 @@ def _fit_pixels(pixels: NDArray[Any], size: tuple[int, int], channels: int) -> N
 
 def _check_channels(number: int, channels: int) -> None:
     if number != channels and 1 not in (number, channels):
-        raise ValueError(f"the image has {number} channels, and {channels} are taken")
+        raise OtherChannels(number, channels)
 
 
 def _with_channels(pixels: NDArray[Any], channels: int) -> NDArray[Any]:

@@ -106,7 +106,8 @@ class SplitBuilder:
         opener, count = self._opener(dataset), len(dataset)
         if not self.forms:
             looked_at = self._survey(opener, count)
-            channels = self.config.channels or next(iter(looked_at.bands), self.channels)
+            found = looked_at.channels if looked_at.channels not in (1, 3) else self.channels
+            channels = self.config.channels or found
             self._choose(looked_at, self.config.model_copy(update={"channels": channels}))
         files = self._images(
             opener, lambda i: f"{self.config.source} {split}[{i}]", count, origin_of(dataset)
