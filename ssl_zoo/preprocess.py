@@ -19,6 +19,18 @@ from ssl_zoo.pixel_files import open_pixels, plain, turn_upright
 from ssl_zoo.sizes import Size, height_width
 
 
+class OtherChannels(ValueError):
+    """An image has another number of channels than is taken.
+
+    Attributes:
+        number: its number of channels.
+    """
+
+    def __init__(self, number: int, channels: int) -> None:
+        super().__init__(f"the image has {number} channels, and {channels} are taken")
+        self.number = number
+
+
 def stored_size(size: Size) -> tuple[int, int]:
     """Return the height and width that an image is decoded to, for an input of `size` pixels."""
     height, width = (round(side * 8 / 7) for side in height_width(size))
@@ -56,7 +68,8 @@ def image_input(
         float32 [1, channels, height, width].
 
     Raises:
-        ValueError: the image has another number of channels, or more than 8 bits without `limits`.
+        OtherChannels: the image has another number of channels.
+        ValueError: it has more than 8 bits, and there are no `limits`.
         ImportError: the library that reads the file is not installed.
     """
     stored = stored_size(size)
@@ -76,7 +89,7 @@ def image_input(
         x = resize(pixels / 255, size, interpolation)
     else:
         intensities = np.clip((pixels - np.float64(limits[0])) / (limits[1] - limits[0]), 0, 1)
-        x = resize(intensities, size, interpolation)
+        x = resize(np.nan_to_num(intensities, nan=0.0), size, interpolation)
     if channels == 1:
         x = x.mean(0, keepdims=True)
     centre, scale = (np.asarray(values).reshape(-1, 1, 1) for values in (mean, std))
@@ -97,8 +110,9 @@ def to_size(image: Image.Image | NDArray[Any], size: Size, channels: int) -> NDA
     """Return the middle of an image that has the aspect of `size`; the image may be changed in place.
 
     The EXIF orientation is applied. Images of 8 bits, for one channel or three: transparent pixels are
-    blended with white, CMYK and palettes become RGB. All others keep their values and channels; a
-    single channel is repeated, and several are averaged for one.
+    blended with white, CMYK and palettes become RGB. All others keep their values and channels, but for
+    values that are not finite, as `without_holes` says; a single channel is repeated, and several are
+    averaged for one.
 
     Args:
         image: an image, of an animation the first frame; or pixels of a type of `plain`, [C, h, w].
@@ -109,7 +123,7 @@ def to_size(image: Image.Image | NDArray[Any], size: Size, channels: int) -> NDA
         [channels, height, width], in the type of the image: uint8, uint16, int16 or float32.
 
     Raises:
-        ValueError: the image has another number of channels.
+        OtherChannels: the image has another number of channels.
     """
     turn_upright(image)
     return fit_image(image, height_width(size)[::-1], channels)
@@ -137,6 +151,42 @@ def fit_image(image: Image.Image | NDArray[Any], size: tuple[int, int], channels
     return pixels.transpose(2, 0, 1)
 
 
+def unscaled(image: Image.Image | NDArray[Any], channels: int) -> NDArray[Any]:
+    """Return all pixels of an image, in its own size, and with values that are not finite.
+
+    Args:
+        image: the image.
+        channels: the number of channels that is wanted, as for `to_size`.
+
+    Returns:
+        [C, h, w], in the type of the image; C is `channels`, or 1 where it would be repeated.
+
+    Raises:
+        OtherChannels: the image has another number of channels.
+    """
+    if isinstance(image, np.ndarray) or has_more_than_8_bits(image) or channels not in (1, 3):
+        pixels = image if isinstance(image, np.ndarray) else _pixels_of(image)
+        return _with_channels(pixels, 1 if len(pixels) == 1 else channels)
+    return fit_image(image, image.size, channels)
+
+
+def without_holes(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return pixels [C, h, w] in which values that are not finite have become others.
+
+    NaN and negative infinity become the smallest value of their channel, infinity the largest: before
+    an image is resized, as they would spread. A channel without any finite value stays as it is.
+    """
+    if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
+        return pixels
+    filled = pixels.copy()
+    for channel in filled:
+        finite = channel[np.isfinite(channel)]
+        if len(finite):
+            low, high = finite.min(), finite.max()
+            np.nan_to_num(channel, copy=False, nan=low, posinf=high, neginf=low)
+    return filled
+
+
 def _pixels_of(image: Image.Image) -> NDArray[Any]:
     """Return all channels of an image, alpha among them, as pixels [C, h, w]."""
     if image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK") and not has_more_than_8_bits(image):
@@ -150,14 +200,25 @@ def _pixels_of(image: Image.Image) -> NDArray[Any]:
 
 def _fit_pixels(pixels: NDArray[Any], size: tuple[int, int], channels: int) -> NDArray[Any]:
     """Return pixels [C, h, w] as `fit_image`."""
-    number = len(pixels)
-    if number != channels and 1 not in (number, channels):
-        raise ValueError(f"the image has {number} channels, and {channels} are taken")
+    _check_channels(len(pixels), channels)
+    pixels = without_holes(pixels)
     if pixels.shape[1:] != size[::-1]:
         exact = pixels.dtype in (np.uint8, np.float32)
         planes = [plane if exact else plane.astype(np.float32) for plane in pixels]
         fitted = np.stack([np.asarray(_fit(Image.fromarray(plane), size)) for plane in planes])
         pixels = fitted if exact else np.rint(fitted).astype(pixels.dtype)
+    return _with_channels(pixels, channels)
+
+
+def _check_channels(number: int, channels: int) -> None:
+    if number != channels and 1 not in (number, channels):
+        raise OtherChannels(number, channels)
+
+
+def _with_channels(pixels: NDArray[Any], channels: int) -> NDArray[Any]:
+    """Return pixels [C, h, w] with this number of channels: one repeated, or the mean of several."""
+    number = len(pixels)
+    _check_channels(number, channels)
     if number == channels:
         return pixels
     if number == 1:

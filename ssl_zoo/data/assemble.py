@@ -23,13 +23,14 @@ from ssl_zoo.data.holdout import hold_out
 from ssl_zoo.data.image_files import ImageFiles, Opener
 from ssl_zoo.data.lazy import LazySplit
 from ssl_zoo.data.parts import find_parts
-from ssl_zoo.data.pixels import TYPES, Form, ScaledSplit, find_limits, fixed_part, scale
+from ssl_zoo.data.pixels import TYPES, Form, ScaledSplit, fixed_part, scale
 from ssl_zoo.data.read_ahead import decoding_threads
 from ssl_zoo.data.residence import place_splits
 from ssl_zoo.data.sample_files import Origin, UnreadableFiles
 from ssl_zoo.data.splits import ArraySplit, Split
 from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.survey import Survey, survey
+from ssl_zoo.data.value_range import find_limits
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.sizes import Size, parse_size, write_size
@@ -105,7 +106,8 @@ class SplitBuilder:
         opener, count = self._opener(dataset), len(dataset)
         if not self.forms:
             looked_at = self._survey(opener, count)
-            channels = self.config.channels or next(iter(looked_at.bands), self.channels)
+            found = looked_at.channels if looked_at.channels not in (1, 3) else self.channels
+            channels = self.config.channels or found
             self._choose(looked_at, self.config.model_copy(update={"channels": channels}))
         files = self._images(
             opener, lambda i: f"{self.config.source} {split}[{i}]", count, origin_of(dataset)

@@ -223,4 +223,7 @@ def is_gray(image: Any) -> bool:
 
 def image_error_reason(error: BaseException) -> str:
     """Return why an image cannot be read, in one line that does not repeat the file name."""
+    if isinstance(error, preprocess.OtherChannels):
+        hint = f"data.channels={error.number} takes such images, and 1 the mean of the channels of any"
+        return f"{error}; {hint}"
     return "not an image" if isinstance(error, UnidentifiedImageError) else error_reason(error)

@@ -281,6 +281,7 @@ class _CacheEntry:
 def _fingerprint(images: ImageFiles, origin: Origin) -> str:
     """Return a hash that changes whenever the decoded images would."""
     form = "" if images.dtype == "uint8" else f"{images.dtype} {257 if images.widen else 1} "
+    form += "filled " if images.dtype == "float32" else ""  # before, what is not finite was 0
     form += "whole " if images.whole else ""
     form += f"{origin.division} " if origin.division else ""
     size = write_size(images.size)

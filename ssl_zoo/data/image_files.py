@@ -89,6 +89,12 @@ class ImageFiles(SampleFiles):
             pixels = convert(image, self.size, self.channels)
         return torch.from_numpy(self.form.cast(pixels))
 
+    def read_unscaled(self, number: int) -> NDArray[Any]:
+        """Return all pixels of an image [C, h, w], also not finite ones, in the type of the form."""
+        image = self.open(number, max(self.size))
+        with preprocess.opened(image):
+            return self.form.cast(preprocess.unscaled(image, self.channels))
+
     def decode(self, number: int) -> Tensor | None:
         """Return an image as `read`, from the cache if there is one; None if unreadable.
 

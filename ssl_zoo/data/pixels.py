@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_zoo import tree
-from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.order import Order
 from ssl_zoo.data.read_ahead import PREFETCHED_BATCHES
 from ssl_zoo.data.splits import Pass, Split
-from ssl_zoo.notices import Notice
 from ssl_zoo.preprocess import widened
 
 if TYPE_CHECKING:
@@ -26,15 +24,6 @@ if TYPE_CHECKING:
 
 TYPES = {name: getattr(torch, name) for name in ("uint8", "uint16", "int16", "float32")}
 """The types of stored pixels, by name, as `ssl_zoo.pixel_files.plain` gives them."""
-MAX_RANGED_IMAGES = 256
-"""The number of images on which the range of a data set is measured."""
-_RANGE = Notice(
-    "range",
-    "Of images of more than 8 bits, one range of values for the whole data set becomes the intensities "
-    f"0 to 1. It is measured on up to {MAX_RANGED_IMAGES} images and kept with the weights; values "
-    "beyond it are clipped.",
-    "data.range, data.range_percentiles",
-)
 
 
 @dataclass(frozen=True)
@@ -89,9 +78,13 @@ class Form:
 
 
 def scale(pixels: Tensor, limits: tuple[float, float]) -> Tensor:
-    """Return pixels of any type as float32 in [0, 1], where `limits` are 0 and 1; others are clipped."""
+    """Return pixels of any type as float32 in [0, 1], where `limits` are 0 and 1; others are clipped.
+
+    NaN, which images of floats may have, becomes 0.
+    """
     low, high = limits
-    return pixels.float().sub_(low).div_(high - low).clamp_(0, 1)
+    scaled = pixels.float().sub_(low).div_(high - low).clamp_(0, 1)
+    return scaled.nan_to_num_(nan=0.0) if pixels.is_floating_point() else scaled
 
 
 class ScaledSplit(Split):
@@ -194,36 +187,3 @@ def fixed_part(split: Split, limit: int) -> Tensor:
     """Return at most `limit` images of a split, drawn at random and always the same, [M, C, h, w]."""
     images: Tensor = split.batch(split.sample(limit))
     return images
-
-
-def find_limits(train: Split, config: DataConfig, name: str) -> tuple[float, float] | None:
-    """Return the values of the images of a data set that become 0 and 1; None for 0 and 255 of 8 bits.
-
-    They are ``data.range``, or percentiles of a fixed part of the images to train on.
-
-    Args:
-        train: the images to train on, as they are stored.
-        config: the ``data`` section.
-        name: the name of the data, for the notice.
-
-    Raises:
-        SettingError: ``data.range`` is the window of DICOM files, and there are none.
-    """
-    if config.range == "window":
-        raise SettingError(
-            "data.range", f"window is for DICOM files in folders, not {name}; give values"
-        )
-    if config.range is not None:
-        return config.range
-    sample = train.batch(torch.arange(0))
-    if sample.dtype == torch.uint8:
-        return None
-    number = min(len(train), MAX_RANGED_IMAGES)
-    values = fixed_part(train, number).float().cpu().numpy()
-    percentiles = config.range_percentiles
-    low, high = (float(x) for x in np.percentile(values, percentiles))
-    high = high if high > low else low + 1
-    between = "smallest and largest value" if percentiles == (0, 100) else "percentiles {:g} and {:g}"
-    source = f"the {between.format(*percentiles)} of {number:,} images"
-    _RANGE(f"{name}: the values {low:g} to {high:g} become 0 to 1, {source}; data.range sets them")
-    return low, high

@@ -87,10 +87,15 @@ class Survey:
 
     @property
     def channels(self) -> int:
-        """The number of channels of decoded images: 1 if all are gray, 3 for colours, or any other."""
-        if self.bands:
-            return self.bands.most_common(1)[0][0]
-        return 1 if self.counts["gray"] == self.seen else 3
+        """The number of channels of decoded images: that of most of the images looked at.
+
+        Gray images and those in colour count together, as 1 if all of them are gray, otherwise as 3.
+        """
+        pictures = self.seen - self.bands.total()
+        for number, count in self.bands.most_common(1):
+            if count > pictures:
+                return number
+        return 1 if self.counts["gray"] == pictures else 3
 
     def form(self, config: DataConfig) -> Form:
         """Return the form in which the images are stored, by the ``data`` section."""
@@ -108,7 +113,8 @@ class Survey:
         pixels = f"{format_size(size)} pixels"
         if default is not None:
             _SIZE(f"{name}: the network sees {pixels}, {default}; --image-size changes it")
-        channels = "one channel is used" if self.channels == 1 else "repeated to three channels"
+        repeated = f"repeated to {'three' if self.channels == 3 else self.channels} channels"
+        channels = "one channel is used" if self.channels == 1 else repeated
         small = f"smaller than the {pixels} that the network sees"
         shape = "square" if isinstance(size, int) else f"of the aspect {format_size(size)}"
         self._report(

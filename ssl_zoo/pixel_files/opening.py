@@ -155,7 +155,7 @@ def _read_png(stream: IO[bytes]) -> NDArray[Any]:
 def plain(pixels: NDArray[Any]) -> NDArray[Any]:
     """Return pixels in one of the types uint8, uint16, int16 and float32, in which data sets are stored.
 
-    Other integers and floats become float32, and what is not finite becomes 0; bits become 0 and 255.
+    Other integers and floats become float32, and bits 0 and 255. NaN and infinity stay what they are.
 
     Raises:
         ValueError: they are no numbers.
@@ -167,7 +167,8 @@ def plain(pixels: NDArray[Any]) -> NDArray[Any]:
     native = pixels.dtype.newbyteorder("=")
     if native in (np.uint8, np.uint16, np.int16):
         return pixels.astype(native, copy=False)
-    return np.nan_to_num(pixels.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        return pixels.astype(np.float32, copy=False)
 
 
 def turn_upright(image: Image.Image | NDArray[Any]) -> None:

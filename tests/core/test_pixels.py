@@ -29,7 +29,7 @@ from ssl_zoo.preprocess import to_size
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.tools.exported_code import torch_usage
 from tests.conftest import Call
-from tests.core.pictures import CPU, folder, photo, write
+from tests.core.pictures import CPU, folder, one_line, photo, write
 
 RAMP = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
 
@@ -122,7 +122,7 @@ def test_negative_values_keep_their_order(
     torch.testing.assert_close(values(data)[f"a{suffix}"], expected)
 
 
-def test_floats_keep_their_values_and_what_is_not_finite_becomes_0(tmp_path: Path) -> None:
+def test_floats_keep_their_values_and_what_is_not_finite_is_an_extreme(tmp_path: Path) -> None:
     pixels = np.linspace(-2, 5, 256, dtype=np.float32).reshape(16, 16)
     pixels[0, :2] = np.nan, np.inf
     for name in "ab":
@@ -131,7 +131,8 @@ def test_floats_keep_their_values_and_what_is_not_finite_becomes_0(tmp_path: Pat
     image = values(data)["a.tif"][0]
     assert stored(data) == torch.float32
     torch.testing.assert_close(image[1:], torch.from_numpy((pixels[1:] + 2) / 7))
-    torch.testing.assert_close(image[0, :2], torch.full((2,), 2 / 7))
+    low = (float(pixels[0, 2]) + 2) / 7
+    torch.testing.assert_close(image[0, :2], torch.tensor([low, 1.0]))
 
 
 @pytest.mark.parametrize("options", [{}, {"planarconfig": "contig"}, {"tile": (16, 16)}])
@@ -424,3 +425,58 @@ def test_a_png_of_16_bits_and_three_colours_keeps_its_levels(tmp_path: Path) -> 
     read = open_pixels(tmp_path / "a.png", 16)
     assert isinstance(read, np.ndarray)
     assert np.array_equal(read, pixels.transpose(2, 0, 1))
+
+
+def bands(path: Path, number: int) -> Path:
+    """Write an image of 8 bits with this number of channels and return its path."""
+    pixels = np.random.default_rng(0).integers(0, 250, (number, 16, 16)).astype(np.uint8)
+    return tiff(path, pixels)
+
+
+def test_one_file_of_many_bands_does_not_decide_for_a_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(12):
+        write(tmp_path / f"{i}.png")
+    bands(tmp_path / "a.tif", 5)
+    data = folder(tmp_path)
+    assert isinstance(data.spec, ImageSpec)
+    assert (data.spec.channels, len(values(data))) == (3, 12)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "a.tif: the image has 5 channels, and 3 are taken; data.channels=5 takes" in warning
+
+
+@pytest.mark.parametrize(("many", "gray", "channels"), [(3, 1, 5), (1, 3, 1)])
+def test_gray_images_and_those_of_many_bands_have_the_channels_of_most(
+    many: int, gray: int, channels: int, tmp_path: Path
+) -> None:
+    for i in range(many):
+        bands(tmp_path / f"{i}.tif", 5)
+    for i in range(gray):
+        png(tmp_path / f"{i}.png", np.full((16, 16), i, np.uint8))
+    with collect_notices() as notices:
+        data = folder(tmp_path)
+    assert {name: len(image) for name, image in values(data).items()} == {
+        **{f"{i}.tif": channels for i in range(many)},
+        **{f"{i}.png": channels for i in range(gray)},
+    }
+    (text,) = [n["text"] for n in notices if n["notice"] == "gray"]
+    assert text.endswith("repeated to 5 channels" if channels == 5 else "one channel is used")
+
+
+@pytest.mark.parametrize(
+    ("counts", "settings", "taken", "other"),
+    [((12,), {"channels": 3}, 3, 5), ((12, 12), {}, 4, 5), ((13, 12), {}, 5, 4)],
+)
+def test_what_to_set_is_said_where_channels_do_not_fit(
+    counts: tuple[int, ...], settings: dict[str, int], taken: int, other: int, tmp_path: Path
+) -> None:
+    for number, count in zip((5, 4), counts, strict=False):
+        for i in range(count):
+            bands(tmp_path / f"{number}-{i}.tif", number)
+    with pytest.raises(UserError) as error:
+        folder(tmp_path, **settings)
+    assert one_line(error).endswith(
+        f"the image has {other} channels, and {taken} are taken; data.channels={other} takes such "
+        "images, and 1 the mean of the channels of any; fix or remove them"
+    )
