@@ -78,6 +78,40 @@ def test_that_training_helps_with_fewer_labels_alone_is_told() -> None:
     assert "at 5 labels a class continuing with dino adds 15.0 ± " in verdict.sentences[-1]
 
 
+def test_with_few_labels_it_cannot_be_told_rather_than_not_to_train() -> None:
+    few = [candidate("pretrained", "frozen", 60, 70, samples=12)]
+    few.append(candidate("dino", "continued", 60, 83, samples=12))
+    verdict = decide(few, POINTS, 24)
+    gain = verdict.differences["dino"]
+    assert not gain.positive  # it does not advise training
+    assert gain.mean + gain.half_width > 10  # nor is a useful gain excluded
+    assert (verdict.decision, verdict.row) == ("cannot be told", "pretrained")
+    first, width = verdict.sentences
+    assert first.startswith("With 24 labelled samples it cannot be told whether training helps: use ")
+    assert first.endswith(" % at 10 labels a class) until there are more.")
+    low, high = gain.mean - gain.half_width, gain.mean + gain.half_width
+    assert width.startswith(
+        "Continuing with dino may gain most: it differs by "
+        f"{gain.mean:+.1f} ± {gain.half_width:.1f} points, so by anything from {low:+.1f} to {high:+.1f}."
+    )
+    needed = int(width.split("needs about ")[1].split(" ")[0].replace(",", ""))
+    assert needed == pytest.approx(24 * (gain.half_width / 2) ** 2, rel=0.05)
+
+
+def test_one_row_that_is_surely_worse_does_not_hide_one_of_which_nothing_is_known() -> None:
+    few = [candidate("pretrained", "frozen", 60, 70, samples=12)]
+    worse = Candidate("simclr", "scratch", "simclr", few[0].correct)  # exactly as good: ± 0
+    unclear = candidate("dino", "continued", 60, 66, samples=12)
+    assert decide([*few, worse], POINTS, 24).decision == "do not train"
+    assert decide([*few, worse, unclear], POINTS, 24).decision == "cannot be told"
+
+
+def test_where_nothing_was_trained_the_best_of_the_rest_is_named_and_no_more() -> None:
+    verdict = decide([RAW, FROZEN], POINTS, 2000)
+    assert (verdict.decision, verdict.row) == ("cannot be told", "pretrained")
+    assert verdict.sentences[0].startswith("Nothing was trained; of what needs no training, use the fr")
+
+
 def test_the_simplest_of_several_good_rows_is_advised() -> None:
     scratch = candidate("simclr-scratch", "scratch", 66, 74.3, 80)
     rows = [RAW, FROZEN, scratch, candidate("simclr", "continued", 66, 74, 80)]
@@ -258,7 +292,8 @@ def test_it_compares_what_can_be_done_with_trained_weights_and_decides(
         row["accuracies"].keys() == {"knn", "labels_1", "labels_5", "linear"} for row in result["rows"]
     )
     verdict = result["verdict"]
-    assert verdict["decision"] in ("train", "do not train")
+    assert verdict["decision"] in ("train", "do not train", "cannot be told")
+    assert verdict["row"] in kinds
     assert verdict["metric"] == "labels_5"
     assert verdict["differences"].keys() == kinds.keys() - {verdict["reference"]}
     assert result["commands"]
