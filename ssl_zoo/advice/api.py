@@ -136,7 +136,7 @@ def open_advisor(
     comparison, unanswered = without_missing_weights(comparison, data)
     comparison = with_batch_size(comparison, len(data.train), data.spec.noun)
     plan = _plan(comparison, data, device, minutes, start, progress)
-    plan = plan.model_copy(update={"unanswered": unanswered})
+    plan = plan.model_copy(update={"unanswered": [*unanswered, *plan.unanswered]})
     sweep = Sweep(_shortened(comparison, plan), folder)
     with sweep.lock():
         sweep.write()
@@ -228,6 +228,8 @@ def _plan(
 
 def _shortened(comparison: Comparison, plan: Plan) -> Comparison:
     """Return the comparison of the rows of a plan, with the minutes of each."""
+    if not plan.train_minutes:
+        return comparison.model_copy(update={"untrained_only": True})
     rows = [planned.row for planned in plan.rows]
     scratch = [name for name in comparison.scratch if f"{name}-scratch" in rows]
     tasks = [name for name in comparison.task_names() if name in rows or name in scratch]

@@ -86,7 +86,7 @@ def decide(candidates: Sequence[Candidate], points: Sequence[Point], labelled: i
     holds beyond intervals that are widened for these too.
 
     Not to train is advised only if the interval of no trained row reaches above `UNCLEAR`. Otherwise,
-    and where nothing was trained, it cannot be told, and the reference is the row to use for the time being.
+    and where nothing was trained, it cannot be told, and the reference is the row to use until then.
 
     Args:
         candidates: the rows that have scores, in any order.

@@ -91,8 +91,8 @@ def test_with_few_labels_it_cannot_be_told_rather_than_not_to_train() -> None:
     assert first.endswith(" % at 10 labels a class) until there are more.")
     low, high = gain.mean - gain.half_width, gain.mean + gain.half_width
     assert width.startswith(
-        "Continuing with dino may gain most: it differs by "
-        f"{gain.mean:+.1f} ± {gain.half_width:.1f} points, so by anything from {low:+.1f} to {high:+.1f}."
+        f"Continuing with dino may gain most: it differs by {gain.mean:+.1f} ± {gain.half_width:.1f} "
+        f"points, so by anything from {low:+.1f} to {high:+.1f}."
     )
     needed = int(width.split("needs about ")[1].split(" ")[0].replace(",", ""))
     assert needed == pytest.approx(24 * (gain.half_width / 2) ** 2, rel=0.05)
@@ -217,10 +217,24 @@ def test_rows_for_which_the_minutes_are_too_few_are_left_out_from_the_last() -> 
     assert [row.row for row in plan.rows] == ["raw", "a"]
     assert list(plan.left_out) == ["a-scratch", "b"]
     assert "passes over the data" in plan.left_out["b"]
-    with pytest.raises(UserError, match="too few even for one pass") as error:
+
+
+def test_where_no_training_fits_the_rest_is_scored_and_the_minutes_that_would_do_are_told() -> None:
+    plan = plan_of(0.5)
+    assert [row.row for row in plan.rows] == ["raw"]
+    assert list(plan.left_out) == ["a-scratch", "b", "a"]
+    assert plan.seconds <= 30
+    (text,) = plan.unanswered
+    assert text.startswith(
+        "Whether training helps cannot be answered: no training fits into 0.5 minutes"
+    )
+    needed = float(text.split("at least ")[1].split(",")[0])
+    assert plan_of(needed).rows[-1].row == "a"
+    assert not plan_of(needed).unanswered
+    with pytest.raises(UserError, match="too few even without training") as error:
         plan_of(0.3)
     needed = float(str(error.value).split("at least ")[1].split(",")[0])
-    assert plan_of(needed).rows[-1].row == "a"
+    assert [row.row for row in plan_of(needed).rows] == ["raw"]
 
 
 def test_a_slow_row_is_left_out_before_quicker_ones() -> None:
@@ -314,6 +328,26 @@ def test_it_compares_what_can_be_done_with_trained_weights_and_decides(
     code, out, _ = call(*data, "--minutes", "30", "--out", "a")
     assert code == 0
     assert verdict["sentences"][0] in out
+
+
+def test_without_time_to_train_it_scores_what_needs_no_training_and_says_so(
+    call: Call, folders: tuple[Path, Path], weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Trial(step_seconds=1e4, setup_seconds=0.1, steps_per_pass=10)
+    monkeypatch.setattr(api, "try_training", lambda *arguments: slow)
+    code, out, err = call("advise", "--data", folders[1], *QUICK, "--from", weights, "--minutes", "30",
+                          "--out", "a")  # fmt: skip
+    assert code == 0, err
+    lines = out.splitlines()
+    assert {line.split()[0] for line in lines if " ± " in line} >= {"raw", "random-init", "pretrained"}
+    assert not Path("a/simclr-0").exists()
+    (verdict,) = (line for line in lines if line.startswith("Nothing was trained; of what needs no "))
+    assert " ± " in verdict
+    assert "no training fits into 30 minutes; give at least" in lines[lines.index(verdict) + 1]
+    # And the folder can be taken up again.
+    code, out, err = call("advise", "--resume", "a")
+    assert code == 0, err
+    assert verdict in out
 
 
 def test_without_labels_it_shows_the_health_and_asks_for_labels(
