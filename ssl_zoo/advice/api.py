@@ -132,7 +132,8 @@ def open_advisor(
     device = Device.choose(config.train)
     data = shared_data(config, device, comparison.modality)
     progress = progress or (lambda text: None)
-    progress("looking for pretrained weights")
+    if config.backbone.starts_trained:
+        progress("looking for pretrained weights")
     comparison, unanswered = without_missing_weights(comparison, data)
     comparison = with_batch_size(comparison, len(data.train), data.spec.noun)
     plan = _plan(comparison, data, device, minutes, start, progress)

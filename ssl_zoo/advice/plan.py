@@ -123,9 +123,9 @@ def make_plan(
         one_pass = trials[first].step_seconds * trials[first].steps_per_pass
         needed = fixed + beside[first] + MIN_PASSES * one_pass
         unanswered.append(
-            f"Whether training helps cannot be answered: no training fits into {minutes:g} minutes; give "
-            f"at least {_round_up(needed / (60 * (1 - RESERVE)))}, which one pass over the data by {first} "
-            "takes, a smaller network, or smaller or fewer samples"
+            f"Whether training helps cannot be answered: no training fits into {minutes:g} minutes; "
+            f"give at least {_round_up(needed / (60 * (1 - RESERVE)))}, which one pass over the data by "
+            f"{first} takes, a smaller network, or smaller or fewer samples"
         )
     planned = []
     for row, phrase in phrases.items():
@@ -139,8 +139,8 @@ def make_plan(
                 PlannedRow(row=row, phrase=phrase, seconds=seconds, passes=passes, steps=steps)
             )
     return Plan(
-        minutes=minutes, spent_seconds=spent_seconds, train_minutes=round(share / 60, 4) if rows else 0.0,
-        rows=planned, left_out=left_out, unanswered=unanswered,
+        minutes=minutes, spent_seconds=spent_seconds,
+        train_minutes=round(share / 60, 4) if rows else 0.0, rows=planned, left_out=left_out, unanswered=unanswered,
     )  # fmt: skip
 
 

@@ -365,6 +365,20 @@ def test_without_labels_it_shows_the_health_and_asks_for_labels(
     assert f"ssl-zoo advise --data {photos} --labels LABELLED" in out
 
 
+def test_pretrained_weights_are_looked_for_only_where_they_are_wanted(
+    folders: tuple[Path, Path], weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    quick = Trial(step_seconds=1, setup_seconds=0, steps_per_pass=1)
+    monkeypatch.setattr(api, "try_training", lambda *arguments: quick)
+    data = {"data.source": str(folders[1]), "data.image_size": 16, "train.device": "cpu"}
+    for name, own in (("a", {"backbone.weights": str(weights)}), ("b", {"backbone.pretrained": False})):
+        lines: list[str] = []
+        api.open_advisor(
+            None, {**data, **own}, tasks=["simclr"], out=tmp_path / name, progress=lines.append
+        )
+        assert ("looking for pretrained weights" in lines) == (name == "a")
+
+
 def test_weights_that_cannot_be_had_leave_one_question_unanswered(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
