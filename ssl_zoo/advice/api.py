@@ -12,7 +12,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from ssl_zoo.advice.plan import Plan, Trial, make_plan
-from ssl_zoo.advice.request import requested_comparison, with_batch_size, without_missing_weights
+from ssl_zoo.advice.request import (
+    report_holdout,
+    requested_comparison,
+    with_batch_size,
+    without_missing_weights,
+)
 from ssl_zoo.advice.result import Advice, as_dict, describe, make_advice
 from ssl_zoo.advice.trial import try_evaluation, try_training
 from ssl_zoo.comparison import COMPARE_FILE, Sweep, open_sweep, run
@@ -131,6 +136,7 @@ def open_advisor(
     config = comparison.encoder_config(0)
     device = Device.choose(config.train)
     data = shared_data(config, device, comparison.modality)
+    report_holdout(labels, request["settings"], data)
     progress = progress or (lambda text: None)
     if config.backbone.starts_trained:
         progress("looking for pretrained weights")

@@ -140,7 +140,8 @@ def make_plan(
             )
     return Plan(
         minutes=minutes, spent_seconds=spent_seconds,
-        train_minutes=round(share / 60, 4) if rows else 0.0, rows=planned, left_out=left_out, unanswered=unanswered,
+        train_minutes=round(share / 60, 4) if rows else 0.0, rows=planned, left_out=left_out,
+        unanswered=unanswered,
     )  # fmt: skip
 
 

@@ -286,6 +286,7 @@ def test_it_compares_what_can_be_done_with_trained_weights_and_decides(
     data = ["advise", "--data", photos, "--labels", labelled, *QUICK, "--from", str(weights)]
     code, out, err = call(*data, "--minutes", "30", "--out", "a", "--plan")
     assert code == 0, err
+    assert f"50% of {labelled} is held out to evaluate on, by class" in err
     assert "108 images: 84 to train" in err
     assert "24 of these labelled, 24 held out (50 %, stratified)" in err
     assert "the frozen network of pre" in out
@@ -363,6 +364,15 @@ def test_without_labels_it_shows_the_health_and_asks_for_labels(
     assert "RankMe" in out
     assert "Without labels accuracy cannot be told" in out
     assert f"ssl-zoo advise --data {photos} --labels LABELLED" in out
+
+
+def test_labels_that_are_nothing_are_refused_before_anything_is_held_out_of_them(
+    call: Call, folders: tuple[Path, Path]
+) -> None:
+    code, _, err = call("advise", "--data", folders[0], "--labels", "nope", *QUICK)
+    assert code == 2
+    assert "'nope' is neither a folder nor a known data set" in err
+    assert "held out" not in err
 
 
 def test_pretrained_weights_are_looked_for_only_where_they_are_wanted(
