@@ -53,8 +53,8 @@ def absolute(path: Path) -> str:
 def separated_rows(text: str, suffix: str) -> csv.DictReader[str]:
     """Return a reader of the rows of a ``.csv``, with fields quoted as RFC 4180 says, or of a ``.tsv``.
 
-    Where the first line of a ``.csv`` has no comma, semicolons or tabs separate fields, as spreadsheets of
-    some languages write it. Fields of a ``.tsv`` have no quotes. Reading raises `csv.Error`.
+    Where the first line of a ``.csv`` has no comma, semicolons or tabs separate fields, as spreadsheets
+    of some languages write it. Fields of a ``.tsv`` have no quotes. Reading raises `csv.Error`.
     """
     csv.field_size_limit(2**31 - 1)
     lines = io.StringIO(text, newline="")
