@@ -143,9 +143,7 @@ def test_without_a_crop_images_are_resized_and_always_normalised() -> None:
 
 @pytest.mark.parametrize("views", [[], [[], []]])
 def test_views_without_a_transform_are_refused_where_they_would_be_equal(views: Any) -> None:
-    with pytest.raises(
-        Unsuitable, match=r"^task\.views: has no transform, so that all 2 views of"
-    ):
+    with pytest.raises(Unsuitable, match=r"^task\.views: has no transform, so that all 2 views of"):
         SymmetricViewOptions(views=views).pair(SPEC)
     assert SymmetricViewOptions(views=[[], [CROP]]).pair(SPEC)  # one of them may be the image itself
 
