@@ -239,8 +239,8 @@ def test_all_but_tasks_on_tiles_take_views_themselves_or_for_their_base() -> Non
 
 @pytest.mark.parametrize("name", TAKING)
 def test_every_task_applies_the_views_it_is_given(name: str) -> None:
-    """Without a crop or a colour, views of one gray value have that value, whatever the task does."""
-    task = tiny(name, views=[], **PLAIN.get(name, {}))
+    """Without a crop or a change, views of one gray value have that value, whatever the task does."""
+    task = tiny(name, views=[blur(0)], **PLAIN.get(name, {}))
     spec = task.spec
     batch = torch.full((4, spec.channels, 40, 40), 51, dtype=torch.uint8)
     expected = spec.normalise(torch.full((1, spec.channels, 1, 1), 0.2))
