@@ -125,7 +125,7 @@ class CropOptions(TaskOptions):
             number: the number of views that are made of an image at the network's size.
 
         Raises:
-            Unsuitable: there is another number of lists.
+            Unsuitable: there is another number of lists, or all views would be equal.
         """
         views: tuple[Any, ...] = self.views or ()
         lists = views if views and isinstance(views[0], tuple) else (views,)
@@ -134,6 +134,11 @@ class CropOptions(TaskOptions):
             raise Unsuitable(
                 f"task.views: has {len(lists)} lists, and this task makes {number} "
                 f"{'view' if number == 1 else 'views'}; give one list of transforms{each}"
+            )
+        if number > 1 and not any(lists):
+            raise Unsuitable(
+                f"task.views: has no transform, so that all {number} views of an image would be equal; "
+                "give some, or leave it out"
             )
         return lists * number if len(lists) == 1 else lists
 

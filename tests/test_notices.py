@@ -96,7 +96,7 @@ def test_a_warning_has_a_prefix_and_is_kept_and_the_data_come_first(call: Call, 
     assert about_data[0].startswith(
         "pats: 12 images: 12 to train, none to evaluate on; 12 classes of 1 "
     )
-    assert about_data[1] == "pats: all 12 images are not square; evaluation sees the central square"
+    assert about_data[1] == "pats: none of the 12 images is square; evaluation sees the central square"
     (warning,) = (line for line in about_data if line.startswith("warning: "))
     text = warning.removeprefix("warning: ")
     assert text.startswith("pats: 12 classes for 12 labelled images: ")

@@ -12,7 +12,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from ssl_zoo.advice.plan import Plan, Trial, make_plan
-from ssl_zoo.advice.request import requested_comparison, with_batch_size, without_missing_weights
+from ssl_zoo.advice.request import (
+    report_holdout,
+    requested_comparison,
+    with_batch_size,
+    without_missing_weights,
+)
 from ssl_zoo.advice.result import Advice, as_dict, describe, make_advice
 from ssl_zoo.advice.trial import try_evaluation, try_training
 from ssl_zoo.comparison import COMPARE_FILE, Sweep, open_sweep, run
@@ -131,12 +136,14 @@ def open_advisor(
     config = comparison.encoder_config(0)
     device = Device.choose(config.train)
     data = shared_data(config, device, comparison.modality)
+    report_holdout(labels, request["settings"], data)
     progress = progress or (lambda text: None)
-    progress("looking for pretrained weights")
+    if config.backbone.starts_trained:
+        progress("looking for pretrained weights")
     comparison, unanswered = without_missing_weights(comparison, data)
     comparison = with_batch_size(comparison, len(data.train), data.spec.noun)
     plan = _plan(comparison, data, device, minutes, start, progress)
-    plan = plan.model_copy(update={"unanswered": unanswered})
+    plan = plan.model_copy(update={"unanswered": [*unanswered, *plan.unanswered]})
     sweep = Sweep(_shortened(comparison, plan), folder)
     with sweep.lock():
         sweep.write()
@@ -228,6 +235,8 @@ def _plan(
 
 def _shortened(comparison: Comparison, plan: Plan) -> Comparison:
     """Return the comparison of the rows of a plan, with the minutes of each."""
+    if not plan.train_minutes:
+        return comparison.model_copy(update={"untrained_only": True})
     rows = [planned.row for planned in plan.rows]
     scratch = [name for name in comparison.scratch if f"{name}-scratch" in rows]
     tasks = [name for name in comparison.task_names() if name in rows or name in scratch]

@@ -52,7 +52,7 @@ class Plan(BaseModel):
     Attributes:
         minutes: the minutes for all.
         spent_seconds: the seconds that data and trials took.
-        train_minutes: the minutes of training of each row that is trained.
+        train_minutes: the minutes of training of each row that is trained; 0 if there is none.
         rows: the rows in order.
         left_out: by row, why it is left out.
         unanswered: the questions that cannot be answered here, with the reason.
@@ -82,6 +82,7 @@ def make_plan(
     """Return the plan: equal minutes for all rows that are trained.
 
     Rows whose share would be less than `MIN_PASSES` passes over the data are left out, the last first.
+    Where none remains, the others are planned, and the plan says how many minutes would do for one.
 
     Args:
         minutes: the minutes for all.
@@ -92,7 +93,7 @@ def make_plan(
         online_seconds: the duration of all evaluations during the training of a row.
 
     Raises:
-        UserError: the minutes are too few for a single row that is trained.
+        UserError: the minutes are too few even for the rows that are not trained.
     """
     untrained = [row for row in phrases if row not in trials]
     fixed = spent_seconds + RESERVED_SECONDS + len(untrained) * evaluation_seconds
@@ -111,13 +112,20 @@ def make_plan(
             f"its share of {minutes:g} minutes is {passes:.1f} passes over the data, less than "
             f"{MIN_PASSES:g}"
         )
+    if not rows and left < 0:
+        raise UserError(
+            f"--minutes {minutes:g}: too few even without training; give at least "
+            f"{_round_up(fixed / (60 * (1 - RESERVE)))}, a smaller network, or smaller or fewer samples"
+        )
+    unanswered = []
     if not rows and trials:
         first = next(row for row in phrases if row in trials)
         one_pass = trials[first].step_seconds * trials[first].steps_per_pass
         needed = fixed + beside[first] + MIN_PASSES * one_pass
-        raise UserError(
-            f"--minutes {minutes:g}: too few even for one pass over the data by {first}; give at least "
-            f"{_round_up(needed / (60 * (1 - RESERVE)))}, a smaller network, or smaller or fewer samples"
+        unanswered.append(
+            f"Whether training helps cannot be answered: no training fits into {minutes:g} minutes; "
+            f"give at least {_round_up(needed / (60 * (1 - RESERVE)))}, which one pass over the data by "
+            f"{first} takes, a smaller network, or smaller or fewer samples"
         )
     planned = []
     for row, phrase in phrases.items():
@@ -131,8 +139,9 @@ def make_plan(
                 PlannedRow(row=row, phrase=phrase, seconds=seconds, passes=passes, steps=steps)
             )
     return Plan(
-        minutes=minutes, spent_seconds=spent_seconds, train_minutes=round(share / 60, 4), rows=planned,
-        left_out=left_out,
+        minutes=minutes, spent_seconds=spent_seconds,
+        train_minutes=round(share / 60, 4) if rows else 0.0, rows=planned, left_out=left_out,
+        unanswered=unanswered,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from ssl_zoo.data.sources import known_sources
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.plugins.registry import registry
+from ssl_zoo.text import printable
 
 PROTOCOLS = ["knn", "linear", "label-curve", "health"]
 """The protocols, the first of which is evaluated during training too."""
@@ -67,7 +68,6 @@ def requested_comparison(
     if labels:
         chosen["data.source"] = _joined(chosen.get("data.source", DataConfig().source), labels)
         chosen.setdefault("data.holdout", LABELLED_HOLDOUT)
-        HOLDOUT(f"{LABELLED_HOLDOUT:.0%} of {', '.join(labels)} is held out to evaluate on, by class")
     modality = _modality(chosen, tasks)
     shipped = shipped_configs().get(f"advise/{modality}") if file is None else None
     values: dict[str, Any] = {}
@@ -91,6 +91,19 @@ def requested_comparison(
     if comparison.encoder_config(0).backbone.starts_trained and not comparison.scratch:
         comparison = comparison.model_copy(update={"scratch": comparison.task_names()})
     return comparison
+
+
+def report_holdout(labels: Sequence[str], settings: Mapping[str, Any], data: DataSet) -> None:
+    """Give a notice if half of the labelled samples are held out, which nobody asked for.
+
+    Args:
+        labels: the sources of labelled samples.
+        settings: the settings that were asked for.
+        data: the data, loaded.
+    """
+    if labels and "data.holdout" not in settings and data.facts.held_out:
+        listed = printable(", ".join(labels))
+        HOLDOUT(f"{LABELLED_HOLDOUT:.0%} of {listed} is held out to evaluate on, by class")
 
 
 def _joined(data: str | Sequence[str], labels: Sequence[str]) -> str | list[str]:

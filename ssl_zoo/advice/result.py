@@ -12,6 +12,7 @@ from ssl_zoo.advice.plan import Plan
 from ssl_zoo.advice.verdict import Candidate, Kind, Point, Verdict, decide
 from ssl_zoo.comparison import Cell, Sweep
 from ssl_zoo.comparison.cells import RawCell, UntrainedCell
+from ssl_zoo.config.schema import EncoderConfig
 from ssl_zoo.config.weights import BACKBONE_FILE, weights_file
 from ssl_zoo.data import DataSet
 from ssl_zoo.evaluation import known_metrics, warnings
@@ -161,32 +162,36 @@ def _interval_note(data: DataSet) -> str:
 def _commands(sweep: Sweep, plan: Plan, verdict: Verdict) -> list[tuple[str, str]]:
     """Return what to do next."""
     cells = {cell.row: cell for cell in sweep.cells}
-    config, minutes = sweep.config, plan.minutes
-    data = [word for source in config.data.sources for word in ("--data", source)]
-    if verdict.decision == "cannot be told":
+    data = [word for source in sweep.config.data.sources for word in ("--data", source)]
+    if verdict.row is None:
         return [(join(["ssl-zoo", "advise", *data, "--labels", "LABELLED"]), "with labels")]
-    assert verdict.row is not None
-    cell = cells[verdict.row]
+    cell, longer = cells[verdict.row], f"{4 * plan.minutes:g}"
     if verdict.decision == "train":
-        run, longer = str(cell.path), f"{4 * minutes:g}"
-        file = f"{run}/config.yaml"
+        file = f"{cell.path}/config.yaml"
         return [
             (join(["ssl-zoo", "train", "--config", file, "--minutes", longer]), "train it for longer"),
-            (join(["ssl-zoo", "export", run, "--to", "backbone.safetensors"]), "or take it as it is"),
+            (
+                join(["ssl-zoo", "export", str(cell.path), "--to", "backbone.safetensors"]),
+                "or take it as it is",
+            ),
         ]
-    if kind_of(cell) == "frozen":
-        if (weights := config.backbone.weights) is not None:
-            embed = ["ssl-zoo", "embed", weights, *data, "-o", "features.npz"]
-            return [
-                (join(embed), "its features of your data"),
-                (join(["ssl-zoo", "export", weights, "--to", "backbone.onnx"]), "or the network"),
-            ]
-        subject = ["ssl-zoo", "eval", f"timm:{config.backbone.name}", "--pretrained"]
+    commands = _frozen_commands(sweep.config, data) if kind_of(cell) == "frozen" else []
+    if verdict.decision == "cannot be told" or not commands:
+        again = join(["ssl-zoo", "advise", "--minutes", longer])
+        commands.append((f"{again} …", "the same with more time, or more labels"))
+    return commands
+
+
+def _frozen_commands(config: EncoderConfig, data: Sequence[str]) -> list[tuple[str, str]]:
+    """Return how to use the network with its trained weights."""
+    if (weights := config.backbone.weights) is not None:
+        embed = ["ssl-zoo", "embed", weights, *data, "-o", "features.npz"]
         return [
-            (join([*subject, *data]), f"or timm.create_model({config.backbone.name!r}, pretrained=True)")
+            (join(embed), "its features of your data"),
+            (join(["ssl-zoo", "export", weights, "--to", "backbone.onnx"]), "or the network"),
         ]
-    again = ["ssl-zoo", "advise", "--minutes", f"{4 * minutes:g}"]
-    return [(join(again) + " …", "the same with more time, or more labels")]
+    evaluate = ["ssl-zoo", "eval", f"timm:{config.backbone.name}", "--pretrained", *data]
+    return [(join(evaluate), f"or timm.create_model({config.backbone.name!r}, pretrained=True)")]
 
 
 def as_dict(advice: Advice) -> dict[str, Any]:

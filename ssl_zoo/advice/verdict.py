@@ -12,10 +12,14 @@ from ssl_zoo.evaluation.pairing import CONFIDENCE, Interval, accuracy_interval, 
 Kind = Literal["raw", "untrained", "frozen", "continued", "scratch"]
 """What a row is: the raw input; the network with random weights, or with trained ones, as it is; a task
 that goes on from trained weights, or starts from random ones."""
+Decision = Literal["train", "do not train", "cannot be told"]
+"""What an answer comes to."""
 TRAINED: tuple[Kind, ...] = ("continued", "scratch")
 """The kinds of rows that cost training, the simpler one first."""
 AIM = 2.0
 """The difference, in points, for which the number of labels that would show it is estimated."""
+UNCLEAR = 2 * AIM
+"""Where training may gain more than these points, it cannot be told that it is not worth it."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,13 @@ class Verdict:
     Attributes:
         decision: whether to train, not to, or that it cannot be told.
         sentences: the answer in words, the decisive sentence first.
-        row: the row to use; None where it cannot be told.
+        row: the row to use; None where no accuracies can be compared.
         reference: the row that training has to beat; None likewise.
         point: the number of labels that decided; None likewise.
         differences: by row, how much more accurate it is than the reference there, in points.
     """
 
-    decision: Literal["train", "do not train", "cannot be told"]
+    decision: Decision
     sentences: Sequence[str]
     row: str | None = None
     reference: str | None = None
@@ -80,6 +84,9 @@ def decide(candidates: Sequence[Candidate], points: Sequence[Point], labelled: i
     interval that is widened for the number of trained rows (Bonferroni), so that in one of twenty cases
     at most rows that are equally good make it advise training. What is said of other numbers of labels
     holds beyond intervals that are widened for these too.
+
+    Not to train is advised only if the interval of no trained row reaches above `UNCLEAR`. Otherwise,
+    and where nothing was trained, it cannot be told, and the reference is the row to use until then.
 
     Args:
         candidates: the rows that have scores, in any order.
@@ -103,9 +110,9 @@ def decide(candidates: Sequence[Candidate], points: Sequence[Point], labelled: i
     elsewhere = [p for p in common if p is not point]
     strict = _corrected(len(trained) * len(common))
     if winner is None:
-        sentences = _not_to_train(trained, reference, point, differences, labelled)
+        decision, sentences = _without_winner(trained, reference, point, differences, labelled)
         sentences += _with_fewer_labels(trained, reference, elsewhere, strict)
-        return Verdict("do not train", sentences, reference.row, reference.row, point, differences)
+        return Verdict(decision, sentences, reference.row, reference.row, point, differences)
     sentences = _to_train(winner, reference, point, differences[winner.row])
     sentences += [_effect(winner, reference, other, strict) for other in elsewhere]
     return Verdict("train", sentences, winner.row, reference.row, point, differences)
@@ -181,33 +188,44 @@ def _with_fewer_labels(
     return [f"With other numbers of labels it helps: {'; '.join(gains)}."] if gains else []
 
 
-def _not_to_train(
+def _without_winner(
     trained: Sequence[Candidate],
     reference: Candidate,
     point: Point,
     differences: Mapping[str, Interval],
     labelled: int,
-) -> list[str]:
-    own = accuracy_interval(reference.correct[point.metric])
+) -> tuple[Decision, list[str]]:
+    """Return the decision, and the sentences on it, where no trained row beats the reference."""
+    own = f"{reference.phrase} ({accuracy_interval(reference.correct[point.metric])} % {point.phrase})"
     if not trained:
-        return [
-            f"Nothing was trained; of what needs no training, {reference.phrase} is to be preferred "
-            f"({own} % {point.phrase})."
+        return "cannot be told", [f"Nothing was trained; of what needs no training, use {own}."]
+    highest = max(trained, key=lambda c: differences[c.row].high)
+    widest = differences[highest.row]
+    if widest.high > UNCLEAR:
+        return "cannot be told", [
+            f"With {labelled:,} labelled samples it cannot be told whether training helps: use {own} "
+            "until there are more.",
+            f"{_capital(highest.phrase)} may gain most: it differs by {signed(widest)} points, so by "
+            f"anything from {widest.low:+.1f} to {widest.high:+.1f}. A difference of {AIM:g} needs "
+            f"about {_needed(labelled, widest):,} labelled samples to be seen.",
         ]
     best = max(trained, key=lambda c: differences[c.row].mean)
     nearest = differences[best.row]
     sentences = [
-        f"On your data nothing beats {reference.phrase} ({own} % {point.phrase}): do not train.",
+        f"On your data nothing beats {own}: do not train.",
         f"The nearest, {best.phrase}, differs by {signed(nearest)} points.",
     ]
-    if nearest.mean + nearest.half_width > AIM:
-        needed = _rounded(labelled * (nearest.half_width / AIM) ** 2)
-        if needed > labelled:
-            sentences.append(
-                f"With {labelled:,} labelled samples a difference below {nearest.half_width:.1f} points "
-                f"cannot be seen; one of {AIM:g} needs about {needed:,}."
-            )
-    return sentences
+    if nearest.high > AIM and (needed := _needed(labelled, nearest)) > labelled:
+        sentences.append(
+            f"With {labelled:,} labelled samples a difference below {nearest.half_width:.1f} points "
+            f"cannot be seen; one of {AIM:g} needs about {needed:,}."
+        )
+    return "do not train", sentences
+
+
+def _needed(labelled: int, interval: Interval) -> int:
+    """Return about how many labelled samples would show a difference of `AIM` points."""
+    return _rounded(labelled * (interval.half_width / AIM) ** 2)
 
 
 def signed(interval: Interval) -> str:

@@ -84,6 +84,9 @@ class Comparison(BaseModel):
         description=f"tasks that get a second row, NAME{SCRATCH}, which starts from random weights "
         "where the others start from trained ones",
     )
+    untrained_only: bool = Field(
+        False, description="whether to leave out all rows that are trained, and only score the others"
+    )
     columns: list[str] | None = Field(
         None, description="columns of the table; none: all that have values"
     )
@@ -203,6 +206,8 @@ class Comparison(BaseModel):
         Raises:
             UserError: there is no such task, or it is a baseline.
         """
+        if self.untrained_only:
+            return {}
         rows = (*self.task_names(), *self.scratch_rows(), *self.supervised_names())
         return {row: self.task_of(row) for row in rows}
 

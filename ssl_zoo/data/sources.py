@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DEFAULT_SIZE, DataConfig
-from ssl_zoo.config.source_names import is_index
+from ssl_zoo.config.source_names import SPLIT_PREFIXES, is_index, split_prefix
 from ssl_zoo.data import catalogue, index
 from ssl_zoo.data.assemble import (
     SplitBuilder,
@@ -134,7 +135,23 @@ def _unknown_source(name: str, known: Mapping[str, Source], modality: str) -> st
     if modality == "image":
         names = ["digits", *catalogue.CATALOGUE, *(key for key in names if key not in BUILT_IN)]
     wanted = "folder of images" if modality == "image" else f"{modality} data that a source opens"
-    if name and user_path("data.source", name).exists():
+    prefix, colon, rest = name.partition(":")
+    splits = [f"{split}:" for split in SPLIT_PREFIXES if split != prefix]
+    if rest and prefix not in SPLIT_PREFIXES and (hint := did_you_mean(f"{prefix}:", splits)):
+        return (
+            f"data.source: {printable(name)!r}: there is no split {printable(prefix + colon)!r}.{hint}"
+        )
+    path = split_prefix(name)[1]
+    exists = bool(path) and user_path("data.source", path).exists()
+    is_path = "/" in path or os.sep in path or bool(Path(path).suffix)
+    if is_path and not exists and names and (path != name or not colon):
+        hint = did_you_mean(name, names)
+        return f"data.source: {printable(name)!r} does not exist; correct the path" + (
+            hint and f".{hint}"
+        )
+    if exists and Path(path).suffix.lower() in (".xlsx", ".xls", ".ods"):
+        return f"data.source: {printable(name)!r} is a spreadsheet; save it as .csv"
+    if exists:
         problem = f"is a file, not a {wanted}" if modality == "image" else f"is no {wanted}"
     else:
         problem = "is neither a folder nor a known data set"

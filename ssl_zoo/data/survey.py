@@ -156,6 +156,8 @@ class Survey:
             images = quantity(self.seen, "images") + (" looked at" if self.seen < self.total else "")
             subject = f"all {images}" if number == self.seen > 1 else f"{number:,} of {images}"
             one, _, several = predicate.partition("|")
+            if number == self.seen > 1 and several.startswith("are not "):
+                subject, several = f"none of the {images}", several.replace("are not ", "is ", 1)
             verb = several if number > 1 else f"{one} {several.partition(' ')[2]}"
             notice(f"{name}: {subject} {verb}; {effect}")
 

@@ -53,13 +53,16 @@ def absolute(path: Path) -> str:
 def separated_rows(text: str, suffix: str) -> csv.DictReader[str]:
     """Return a reader of the rows of a ``.csv``, with fields quoted as RFC 4180 says, or of a ``.tsv``.
 
-    Fields of a ``.tsv`` have no quotes. Reading raises `csv.Error`.
+    Where the first line of a ``.csv`` has no comma, semicolons or tabs separate fields, as spreadsheets
+    of some languages write it. Fields of a ``.tsv`` have no quotes. Reading raises `csv.Error`.
     """
     csv.field_size_limit(2**31 - 1)
     lines = io.StringIO(text, newline="")
     if suffix == ".tsv":
         return csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    return csv.DictReader(lines, strict=True)
+    first = text.partition("\n")[0]
+    separator = next((mark for mark in ",;\t" if mark in first), ",")
+    return csv.DictReader(lines, delimiter=separator, strict=True)
 
 
 def parquet_rows(path: Path) -> Iterator[Row]:
@@ -192,8 +195,9 @@ def _rows(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, Row]]:
     try:
         if suffix == ".parquet":
             for number, row in enumerate(parquet_rows(file), 1):
-                _check_columns(name, columns, list(row))
-                yield f"row {number}", row
+                names = _matched(list(row), columns)
+                _check_columns(name, columns, names)
+                yield f"row {number}", dict(zip(names, row.values(), strict=True))
             return
         text = file.read_text(encoding="utf-8-sig")
         if suffix == ".txt":
@@ -203,6 +207,7 @@ def _rows(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, Row]]:
             return
         rows = separated_rows(text, suffix)
         if rows.fieldnames:
+            rows.fieldnames = _matched(rows.fieldnames, columns)
             _check_columns(name, columns, rows.fieldnames)
         for values in rows:
             yield f"line {rows.line_num}", values
@@ -215,8 +220,22 @@ def _rows(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, Row]]:
         raise UserError(f"data.source: {name}: {error}; quote fields as RFC 4180 does") from error
     except (OSError, ValueError) as error:
         raise UserError(
-            f"data.source: {printable(file)} cannot be read: {error_reason(error)}; write it again"
+            f"data.source: {printable(file)} cannot be read: {error_reason(error).rstrip('.')}; "
+            "write it again"
         ) from error
+
+
+def _matched(present: Sequence[str], columns: Mapping[str, str]) -> list[str]:
+    """Return the names of columns, with those that differ from one in `columns` in case alone as there.
+
+    Nothing is changed where several columns of the list would be that one.
+    """
+    spelled = {}
+    for column in set(columns).difference(present):
+        same = [p for p in present if str(p).lower() == column.lower() and p not in columns]
+        if len(same) == 1:
+            spelled[same[0]] = column
+    return [spelled.get(p, p) for p in present]
 
 
 def _check_columns(name: str, columns: Mapping[str, str], present: Sequence[str]) -> None:

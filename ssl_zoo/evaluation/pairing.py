@@ -34,6 +34,16 @@ class Interval:
         """True if the whole interval lies above 0."""
         return self.mean > self.half_width
 
+    @property
+    def low(self) -> float:
+        """The lower end."""
+        return self.mean - self.half_width
+
+    @property
+    def high(self) -> float:
+        """The upper end."""
+        return self.mean + self.half_width
+
     def __str__(self) -> str:
         """Return such as "4.1 ± 1.2"."""
         return f"{self.mean:.1f} ± {self.half_width:.1f}"

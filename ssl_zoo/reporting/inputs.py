@@ -138,6 +138,8 @@ def _of_sweep(sweep: Sweep) -> ReportInputs:
     done, seeds = sum(m.incomplete is None for m in members), sweep.comparison.seeds
     tasks = len(sweep.comparison.task_names())
     summary = f"Comparison of {_count(tasks, 'task')} with {_count(seeds, 'seed')} each"
+    if sweep.comparison.untrained_only:
+        summary = "Comparison of what needs no training"
     if done < len(members):
         summary += f"; {done} of {len(members)} cells are done"
     title = "A comparison of tasks" if isinstance(table, Missing) else table.title

@@ -78,6 +78,40 @@ def test_that_training_helps_with_fewer_labels_alone_is_told() -> None:
     assert "at 5 labels a class continuing with dino adds 15.0 ± " in verdict.sentences[-1]
 
 
+def test_with_few_labels_it_cannot_be_told_rather_than_not_to_train() -> None:
+    few = [candidate("pretrained", "frozen", 60, 70, samples=12)]
+    few.append(candidate("dino", "continued", 60, 83, samples=12))
+    verdict = decide(few, POINTS, 24)
+    gain = verdict.differences["dino"]
+    assert not gain.positive  # it does not advise training
+    assert gain.mean + gain.half_width > 10  # nor is a useful gain excluded
+    assert (verdict.decision, verdict.row) == ("cannot be told", "pretrained")
+    first, width = verdict.sentences
+    assert first.startswith("With 24 labelled samples it cannot be told whether training helps: use ")
+    assert first.endswith(" % at 10 labels a class) until there are more.")
+    low, high = gain.mean - gain.half_width, gain.mean + gain.half_width
+    assert width.startswith(
+        f"Continuing with dino may gain most: it differs by {gain.mean:+.1f} ± {gain.half_width:.1f} "
+        f"points, so by anything from {low:+.1f} to {high:+.1f}."
+    )
+    needed = int(width.split("needs about ")[1].split(" ")[0].replace(",", ""))
+    assert needed == pytest.approx(24 * (gain.half_width / 2) ** 2, rel=0.05)
+
+
+def test_one_row_that_is_surely_worse_does_not_hide_one_of_which_nothing_is_known() -> None:
+    few = [candidate("pretrained", "frozen", 60, 70, samples=12)]
+    worse = Candidate("simclr", "scratch", "simclr", few[0].correct)  # exactly as good: ± 0
+    unclear = candidate("dino", "continued", 60, 66, samples=12)
+    assert decide([*few, worse], POINTS, 24).decision == "do not train"
+    assert decide([*few, worse, unclear], POINTS, 24).decision == "cannot be told"
+
+
+def test_where_nothing_was_trained_the_best_of_the_rest_is_named_and_no_more() -> None:
+    verdict = decide([RAW, FROZEN], POINTS, 2000)
+    assert (verdict.decision, verdict.row) == ("cannot be told", "pretrained")
+    assert verdict.sentences[0].startswith("Nothing was trained; of what needs no training, use the fr")
+
+
 def test_the_simplest_of_several_good_rows_is_advised() -> None:
     scratch = candidate("simclr-scratch", "scratch", 66, 74.3, 80)
     rows = [RAW, FROZEN, scratch, candidate("simclr", "continued", 66, 74, 80)]
@@ -183,10 +217,24 @@ def test_rows_for_which_the_minutes_are_too_few_are_left_out_from_the_last() -> 
     assert [row.row for row in plan.rows] == ["raw", "a"]
     assert list(plan.left_out) == ["a-scratch", "b"]
     assert "passes over the data" in plan.left_out["b"]
-    with pytest.raises(UserError, match="too few even for one pass") as error:
+
+
+def test_where_no_training_fits_the_rest_is_scored_and_the_minutes_that_would_do_are_told() -> None:
+    plan = plan_of(0.5)
+    assert [row.row for row in plan.rows] == ["raw"]
+    assert list(plan.left_out) == ["a-scratch", "b", "a"]
+    assert plan.seconds <= 30
+    (text,) = plan.unanswered
+    assert text.startswith(
+        "Whether training helps cannot be answered: no training fits into 0.5 minutes"
+    )
+    needed = float(text.split("at least ")[1].split(",")[0])
+    assert plan_of(needed).rows[-1].row == "a"
+    assert not plan_of(needed).unanswered
+    with pytest.raises(UserError, match="too few even without training") as error:
         plan_of(0.3)
     needed = float(str(error.value).split("at least ")[1].split(",")[0])
-    assert plan_of(needed).rows[-1].row == "a"
+    assert [row.row for row in plan_of(needed).rows] == ["raw"]
 
 
 def test_a_slow_row_is_left_out_before_quicker_ones() -> None:
@@ -238,6 +286,7 @@ def test_it_compares_what_can_be_done_with_trained_weights_and_decides(
     data = ["advise", "--data", photos, "--labels", labelled, *QUICK, "--from", str(weights)]
     code, out, err = call(*data, "--minutes", "30", "--out", "a", "--plan")
     assert code == 0, err
+    assert f"50% of {labelled} is held out to evaluate on, by class" in err
     assert "108 images: 84 to train" in err
     assert "24 of these labelled, 24 held out (50 %, stratified)" in err
     assert "the frozen network of pre" in out
@@ -258,7 +307,8 @@ def test_it_compares_what_can_be_done_with_trained_weights_and_decides(
         row["accuracies"].keys() == {"knn", "labels_1", "labels_5", "linear"} for row in result["rows"]
     )
     verdict = result["verdict"]
-    assert verdict["decision"] in ("train", "do not train")
+    assert verdict["decision"] in ("train", "do not train", "cannot be told")
+    assert verdict["row"] in kinds
     assert verdict["metric"] == "labels_5"
     assert verdict["differences"].keys() == kinds.keys() - {verdict["reference"]}
     assert result["commands"]
@@ -281,6 +331,26 @@ def test_it_compares_what_can_be_done_with_trained_weights_and_decides(
     assert verdict["sentences"][0] in out
 
 
+def test_without_time_to_train_it_scores_what_needs_no_training_and_says_so(
+    call: Call, folders: tuple[Path, Path], weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Trial(step_seconds=1e4, setup_seconds=0.1, steps_per_pass=10)
+    monkeypatch.setattr(api, "try_training", lambda *arguments: slow)
+    code, out, err = call("advise", "--data", folders[1], *QUICK, "--from", weights, "--minutes", "30",
+                          "--out", "a")  # fmt: skip
+    assert code == 0, err
+    lines = out.splitlines()
+    assert {line.split()[0] for line in lines if " ± " in line} >= {"raw", "random-init", "pretrained"}
+    assert not Path("a/simclr-0").exists()
+    (verdict,) = (line for line in lines if line.startswith("Nothing was trained; of what needs no "))
+    assert " ± " in verdict
+    assert "no training fits into 30 minutes; give at least" in lines[lines.index(verdict) + 1]
+    # And the folder can be taken up again.
+    code, out, err = call("advise", "--resume", "a")
+    assert code == 0, err
+    assert verdict in out
+
+
 def test_without_labels_it_shows_the_health_and_asks_for_labels(
     call: Call, folders: tuple[Path, Path], weights: Path
 ) -> None:
@@ -294,6 +364,29 @@ def test_without_labels_it_shows_the_health_and_asks_for_labels(
     assert "RankMe" in out
     assert "Without labels accuracy cannot be told" in out
     assert f"ssl-zoo advise --data {photos} --labels LABELLED" in out
+
+
+def test_labels_that_are_nothing_are_refused_before_anything_is_held_out_of_them(
+    call: Call, folders: tuple[Path, Path]
+) -> None:
+    code, _, err = call("advise", "--data", folders[0], "--labels", "nope", *QUICK)
+    assert code == 2
+    assert "'nope' is neither a folder nor a known data set" in err
+    assert "held out" not in err
+
+
+def test_pretrained_weights_are_looked_for_only_where_they_are_wanted(
+    folders: tuple[Path, Path], weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    quick = Trial(step_seconds=1, setup_seconds=0, steps_per_pass=1)
+    monkeypatch.setattr(api, "try_training", lambda *arguments: quick)
+    data = {"data.source": str(folders[1]), "data.image_size": 16, "train.device": "cpu"}
+    for name, own in (("a", {"backbone.weights": str(weights)}), ("b", {"backbone.pretrained": False})):
+        lines: list[str] = []
+        api.open_advisor(
+            None, {**data, **own}, tasks=["simclr"], out=tmp_path / name, progress=lines.append
+        )
+        assert ("looking for pretrained weights" in lines) == (name == "a")
 
 
 def test_weights_that_cannot_be_had_leave_one_question_unanswered(

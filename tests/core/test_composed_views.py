@@ -141,6 +141,13 @@ def test_without_a_crop_images_are_resized_and_always_normalised() -> None:
 # ---- what is refused
 
 
+@pytest.mark.parametrize("views", [[], [[], []]])
+def test_views_without_a_transform_are_refused_where_they_would_be_equal(views: Any) -> None:
+    with pytest.raises(Unsuitable, match=r"^task\.views: has no transform, so that all 2 views of"):
+        SymmetricViewOptions(views=views).pair(SPEC)
+    assert SymmetricViewOptions(views=[[], [CROP]]).pair(SPEC)  # one of them may be the image itself
+
+
 @pytest.mark.parametrize(
     ("views", "message"),
     [
@@ -232,8 +239,8 @@ def test_all_but_tasks_on_tiles_take_views_themselves_or_for_their_base() -> Non
 
 @pytest.mark.parametrize("name", TAKING)
 def test_every_task_applies_the_views_it_is_given(name: str) -> None:
-    """Without a crop or a colour, views of one gray value have that value, whatever the task does."""
-    task = tiny(name, views=[], **PLAIN.get(name, {}))
+    """Without a crop or a change, views of one gray value have that value, whatever the task does."""
+    task = tiny(name, views=[blur(0)], **PLAIN.get(name, {}))
     spec = task.spec
     batch = torch.full((4, spec.channels, 40, 40), 51, dtype=torch.uint8)
     expected = spec.normalise(torch.full((1, spec.channels, 1, 1), 0.2))

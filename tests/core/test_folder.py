@@ -275,7 +275,7 @@ def test_wrong_folders_get_one_line_that_says_what_to_do(tmp_path: Path) -> None
         "empty": "there are no images in .*empty, the folder is empty; name another folder",
         "texts": r"no images in .*texts, only other files \(2 .txt, 1 without suffix\)",
         "texts/a.txt": r"a\.txt, line 1: .*not an image does not exist \(1 of 1 files are missing\)",
-        "gone": "gone' is neither a folder nor a known data set",
+        "gone": "gone' does not exist; correct the path",
         "half": "no images in .*half/test; remove it",
     }
     if importlib.util.find_spec("pillow_heif") is None:

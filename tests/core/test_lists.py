@@ -219,6 +219,54 @@ def test_columns_may_have_other_names_and_a_missing_one_is_refused(tmp_path: Pat
         opened(file, options={**options, "split": "fold"})
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("l.csv", "path;label;split\r\nx/0.png;a;train\r\nx/1.png;b;test\r\n"),
+        ("l.csv", "path\tlabel\tsplit\nx/0.png\ta\ttrain\nx/1.png\tb\ttest\n"),
+        ("l.csv", '"path";"label";"split"\nx/0.png;"a";train\nx/1.png;"b";test\n'),
+        ("l.csv", "Path,LABEL,Split\nx/0.png,a,train\nx/1.png,b,test\n"),
+        ("l.tsv", "Path\tLabel\tSplit\nx/0.png\ta\ttrain\nx/1.png\tb\ttest\n"),
+    ],
+)
+def test_a_list_as_excel_writes_it_is_read_as_any_other(name: str, text: str, tmp_path: Path) -> None:
+    photos(tmp_path / "x", 2)
+    plain = tmp_path / "plain.csv"
+    plain.write_text("path,label,split\nx/0.png,a,train\nx/1.png,b,test\n")
+    (tmp_path / name).write_bytes(text.encode())
+    read, expected = read_list(tmp_path / name), read_list(plain)
+    assert [file[:3] for file in read] == [file[:3] for file in expected]
+    assert len(read) == 2
+    assert set(contents(opened(tmp_path / name, labels="none"))) == {"0.png", "1.png"}
+
+
+def test_columns_that_differ_in_case_alone_are_not_guessed(tmp_path: Path) -> None:
+    photos(tmp_path / "x", 2)
+    (tmp_path / "l.csv").write_text("Path,PATH\nx/0.png,x/1.png\n")
+    with pytest.raises(UserError, match=r"has no column 'path' \(it has Path, PATH\)"):
+        read_list(tmp_path / "l.csv")
+    (tmp_path / "l.csv").write_text("path,Path\nx/0.png,x/1.png\n")
+    assert [file.path.name for file in read_list(tmp_path / "l.csv")] == ["0.png"]
+
+
+def test_a_comma_in_the_first_line_beats_semicolons_in_its_names(tmp_path: Path) -> None:
+    photos(tmp_path / "x", 1)
+    (tmp_path / "l.csv").write_text("path,a;b\nx/0.png,1;2\n")
+    assert [file.row["a;b"] for file in read_list(tmp_path / "l.csv")] == ["1;2"]
+
+
+def test_a_spreadsheet_and_a_broken_parquet_are_refused_in_a_line(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    for name in ("l.xlsx", "l.parquet"):
+        (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"l\.xlsx' is a spreadsheet; save it as \.csv$") as error:
+        opened(tmp_path / "l.xlsx")
+    one_line(error)
+    with pytest.raises(UserError, match=r"l\.parquet cannot be read: .*[^.]; write it again$") as error:
+        opened(tmp_path / "l.parquet")
+    one_line(error)
+
+
 def test_a_text_with_labels_is_told_how_to_give_them(tmp_path: Path) -> None:
     write(tmp_path / "0.png")
     (tmp_path / "l.txt").write_text("0.png 3\n")
@@ -235,7 +283,8 @@ def test_a_text_with_labels_is_told_how_to_give_them(tmp_path: Path) -> None:
         (("a", "a/b"), "lies in .*, all of which is read; leave it out"),
         (("a/b/*.png", "a/*/0.png"), r"0\.png is in .* and in .*; name each file once"),
         (("a", "digits"), "cannot be one data set; several sources are folders, globs or lists"),
-        (("a", "gone"), "gone' is neither a folder nor a known data set"),
+        (("a", "gone"), "gone' does not exist; correct the path$"),
+        (("a", "gone.csv"), r"gone\.csv' does not exist; correct the path$"),
         (("a/*.jpg",), r"matches nothing; correct the pattern"),
         (("a/b/*.txt",), r"matches no images, only other files \(1 \.txt\)"),
     ],
@@ -247,4 +296,21 @@ def test_sources_that_overlap_or_are_empty_are_refused_in_a_line(
     (tmp_path / "a" / "b" / "x.txt").write_text("x")
     with pytest.raises(UserError, match=message) as error:
         opened(*(s if s == "digits" else f"{tmp_path}/{s}" for s in sources))
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("trian:photos", "'trian:photos': there is no split 'trian:'. Did you mean 'train:'?"),
+        ("unlabeled:photos/", "there is no split 'unlabeled:'. Did you mean 'unlabelled:'?"),
+        ("train:photos/gone", "'train:photos/gone' does not exist; correct the path"),
+        ("digits.csv", "'digits.csv' does not exist; correct the path. Did you mean 'digits'?"),
+        ("nowhere", "'nowhere' is neither a folder nor a known data set. Known are: digits"),
+    ],
+)
+def test_a_source_that_is_nothing_is_told_what_it_looks_like(source: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        opened(source)
+    assert message in str(error.value)
     one_line(error)

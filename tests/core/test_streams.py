@@ -252,7 +252,7 @@ def test_a_source_has_options_and_a_rest() -> None:
 def test_a_file_means_what_the_task_needs() -> None:
     assert opened("x.tape").name == "tapes "
     assert opened("x.tape", "tone").spec.modality == "sound"
-    with pytest.raises(UserError, match=r"'x\.tape' is neither a folder nor a known data set"):
+    with pytest.raises(UserError, match=r"'x\.tape' does not exist; correct the path"):
         opened("x.tape", "image")
     with pytest.raises(UserError, match=r"Known are: none for text data; install a plugin"):
         opened("x.tape", "text")

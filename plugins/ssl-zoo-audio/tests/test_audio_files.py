@@ -257,7 +257,7 @@ def test_training_goes_on_without_files_that_cannot_be_read(tmp_path: Path) -> N
     ("name", "message"),
     [
         ("film.mp4", r"film\.mp4.* is no audio data"),
-        ("nowhere", "neither a folder nor a known"),
+        ("nowhere", "nowhere' does not exist; correct the path"),
     ],
 )
 def test_what_is_no_audio_is_refused_in_a_line(tmp_path: Path, name: str, message: str) -> None:
