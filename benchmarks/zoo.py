@@ -3,8 +3,8 @@
     python -m benchmarks.zoo [NAME ...]
 
 The pictures are what `ssl-zoo views` draws of parts of two photographs of scikit-learn, for networks at
-64 pixels. Tasks that ask which views are of one image learn these parts first, for 60 steps, so that
-they answer; the answers of the others, which need longer, are left out.
+64 pixels. Tasks that answer learn these parts first: for 60 steps those that ask which views are of one
+image, and for 200 the others. They know little more than these parts then.
 """
 
 from __future__ import annotations
@@ -39,20 +39,21 @@ NETWORKS = (
 )
 """The networks whose tasks' memory is measured; the first that suits a task."""
 
+COMPARING_STEPS, ANSWERING_STEPS = 60, 200
 TRAINED = {
-    "train.epochs": 60,  # of one step
     "train.batch_size": 10,
     "train.optimizer": "adamw",
     "train.lr": 1e-3,
     "train.lr_scaling": "none",
     "train.warmup": 0.0,
 }
-FEW_IMAGES: dict[str, dict[str, Any]] = {
+SMALLER: dict[str, dict[str, Any]] = {
     "w-mse": {"task.slice": 10, "task.out": 4},
     "deepcluster": {"task.prototypes": 4},
     "deepcluster-v2": {"task.prototypes": 4},
+    "aim": {"task.width": 256, "task.depth": 2},
 }
-"""The options of tasks whose defaults need more images than there are parts."""
+"""The options of tasks whose defaults need more images than there are parts, or take long."""
 
 
 def main(names: list[str]) -> None:
@@ -83,11 +84,13 @@ def cut_photographs(folder: Path) -> None:
 
 
 def draw(name: str, task: type[Task], parts: Path, runs: Path) -> None:
-    """Draw the views of a task, and the answers of one that compares views after a short training."""
+    """Draw the views of a task, and its answers after a short training."""
     settings = {"task.name": name, "data.source": str(parts), "data.image_size": 64}
     config, run = load_config(None, settings), None
-    if issubclass(task, JointEmbedding | OnTop):
-        config = load_config(None, {**settings, **TRAINED, **FEW_IMAGES.get(name, {})})
+    compares = issubclass(task, JointEmbedding | OnTop)
+    if compares or task.reconstructions is not Task.reconstructions:
+        steps = {"train.epochs": COMPARING_STEPS if compares else ANSWERING_STEPS}  # of one step
+        config = load_config(None, {**settings, **TRAINED, **steps, **SMALLER.get(name, {})})
         run = train(config, out=runs / name, protocol=(), with_baselines=False).path
     views.save(views.views(config, run, rows=ROWS, seed=1), FOLDER / f"{name}.png")
 

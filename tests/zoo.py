@@ -49,8 +49,10 @@ Where a task asks which views are of one image, the picture shows its answer too
 it finds most like view 1 among those of all rows, each with the cosine of both embeddings, after 60
 steps on these images alone. The frame is around the right one. A task with a single view looks among the
 sources. Of a task that compares places, view 1 is also put together from the places of view 2 that it
-finds most like those of view 1. `ssl-zoo views --run RUN -o views.png` draws the same for a run of your
-own.
+finds most like those of view 1. Where a task asks about one image, the last columns are its answer after
+200 steps on these images alone: what it paints, turns back, or puts in order. A task that predicts no
+pixels, such as `i-jepa`, shows the patches whose targets are nearest to its predictions.
+`ssl-zoo views --run RUN -o views.png` draws the same for a run of your own.
 """
 
 FOOT = """
