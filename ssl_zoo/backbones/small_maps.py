@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import has_torch_function
+from torch.overrides import handle_torch_function, has_torch_function
 
 _IMAGES_PER_COPY = 4  # of the weights; with fewer images in a batch the copies cost more than they win
 
@@ -40,34 +41,62 @@ class _Convolution(nn.Conv2d):
     """Convolve, by a matrix product where that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # A mode, such as that of sparse maps, is to see the convolution.
-        if not self.training or x.device.type != "cpu" or has_torch_function((x,)):
+        if (
+            not self.training
+            or x.device.type != "cpu"
+            or x.shape[2:].numel() > self.weight[0, 0].numel()
+        ):
             return super().forward(x)
-        if x.shape[2:].numel() > self.weight.shape[2:].numel():
-            return super().forward(x)
-        taps = self._taps(x.shape[2:])
-        if len(x) < _IMAGES_PER_COPY * taps.numel():
-            return super().forward(x)
-        weights = F.pad(self.weight.permute(2, 3, 0, 1).flatten(0, 1), (0, 0, 0, 0, 0, 1))
-        matrix = weights[taps.flatten(0, 1)].transpose(1, 2).flatten(0, 1).flatten(1)
-        bias = None if self.bias is None else self.bias.repeat(taps.shape[:2].numel())
-        y = F.linear(x.permute(0, 2, 3, 1).flatten(1), matrix, bias)
-        return y.view(len(x), *taps.shape[:2], -1).permute(0, 3, 1, 2)
-
-    def _taps(self, size: torch.Size) -> Tensor:
-        """Return which tap joins output pixels with input pixels, [H, W, I]; one past the last: none."""
         assert not isinstance(self.padding, str)
-        axes = zip(size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
-        out = [(side + 2 * p - d * (k - 1) - 1) // s + 1 for side, k, s, p, d in axes]
-        pixels = torch.arange(1, 1 + size.numel(), dtype=torch.float64).view(1, 1, *size)
-        met = F.unfold(pixels, self.kernel_size, self.dilation, self.padding, self.stride)
-        met = met[0].T.long()  # by output pixel and tap; 0: outside the map
-        places, taps = met.shape
-        joined = torch.full((places, 1 + size.numel()), taps)
-        return joined.scatter(1, met, torch.arange(taps).expand_as(met))[:, 1:].reshape(*out, -1)
+        axes = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        rows, columns = (_joined(*axis) for axis in axes)
+        if len(x) < _IMAGES_PER_COPY * len(rows) * len(columns) * x.shape[2:].numel():
+            return super().forward(x)
+        width, none = self.kernel_size[1], self.weight[0, 0].numel()
+        taps = [
+            [
+                [none if -1 in (r, c) else r * width + c for r in row for c in column]
+                for column in columns
+            ]
+            for row in rows
+        ]
+        return convolve_at_once(x, self.weight, self.bias, torch.tensor(taps, device=x.device))
 
     def _get_name(self) -> str:
         return nn.Conv2d.__name__
+
+
+@lru_cache(maxsize=256)
+def _joined(side: int, kernel: int, stride: int, padding: int, dilation: int) -> list[list[int]]:
+    """Return by output place which tap of a kernel joins it with each input place; -1: none does."""
+    out = (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+    taps = [[divmod(i + padding - stride * o, dilation) for i in range(side)] for o in range(out)]
+    return [[t if not rest and 0 <= t < kernel else -1 for t, rest in place] for place in taps]
+
+
+def convolve_at_once(x: Tensor, weight: Tensor, bias: Tensor | None, taps: Tensor) -> Tensor:
+    """Convolve maps by one matrix product over all of their pixels and channels.
+
+    It is a function to torch's modes, as `torch.nn.functional.conv2d` is, so that a mode can change the
+    map before.
+
+    Args:
+        x: the maps [B, C, h, w].
+        weight: the kernels [O, C, ...].
+        bias: of the output [O], or none.
+        taps: which of the K taps of the kernels joins an output pixel with an input pixel, int64
+            [H, W, h · w]; K where none does.
+
+    Returns:
+        The maps [B, O, H, W].
+    """
+    if has_torch_function((x, weight)):
+        return handle_torch_function(convolve_at_once, (x, weight), x, weight, bias, taps)
+    weights = F.pad(weight.flatten(2).permute(2, 0, 1), (0, 0, 0, 0, 0, 1))  # [K + 1, O, C]
+    matrix = weights[taps.flatten(0, 1)].transpose(1, 2).flatten(0, 1).flatten(1)
+    biases = None if bias is None else bias.repeat(taps.shape[:2].numel())
+    y = F.linear(x.permute(0, 2, 3, 1).flatten(1), matrix, biases)
+    return y.view(len(x), *taps.shape[:2], -1).permute(0, 3, 1, 2)
 
 
 def _keeps_size(convolution: nn.Conv2d) -> bool:

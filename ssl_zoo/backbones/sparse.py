@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from ssl_zoo import distributed
+from ssl_zoo.backbones.small_maps import convolve_at_once
 from ssl_zoo.errors import Unsuitable
 from ssl_zoo.nn import full_precision
 
@@ -272,7 +273,7 @@ _SUMS = {torch.sum, Tensor.sum, torch.norm, Tensor.norm, torch.linalg.vector_nor
 _SPREADS = {torch.var, Tensor.var, torch.std, Tensor.std, torch.var_mean, torch.std_mean}
 
 _HANDLERS: dict[Any, Callable[..., Any]] = {
-    torch.conv2d: _Sparse.convolve,
+    **dict.fromkeys([torch.conv2d, convolve_at_once], _Sparse.convolve),
     F.pad: _Sparse.pad,
     **dict.fromkeys([F.max_pool2d, torch.max_pool2d, F.adaptive_max_pool2d], _Sparse.pool_max),
     **dict.fromkeys([F.avg_pool2d, F.adaptive_avg_pool2d], _Sparse.pool_mean),

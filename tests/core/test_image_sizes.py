@@ -80,7 +80,9 @@ def test_evaluation_sees_the_middle_of_the_shape_of_the_input(tmp_path: Path) ->
     with collect_notices() as notices:
         data = load_data(DataConfig(source=str(tmp_path), image_size="28x14"), CPU)
     (text,) = (notice["text"] for notice in notices if notice["notice"] == "not-square")
-    assert text.endswith(": all 3 images are not of the aspect 28×14; evaluation sees the central 28×14")
+    assert text.endswith(
+        ": none of the 3 images is of the aspect 28×14; evaluation sees the central 28×14"
+    )
     boxes = {"a": (16, 0, 80, 128), "b": (90, 0, 110, 40), "c": (24, 0, 40, 32)}
     for (name, box), raw in zip(boxes.items(), everything(data), strict=True):
         whole = Image.open(tmp_path / f"{name}.png")

@@ -15,9 +15,10 @@ from tests.vision.tiny_tasks import TINY_OPTIONS, fixed_views, tiny
 
 
 def layers(task: nn.Module) -> Iterator[nn.Module]:
-    """Yield the layers of a task's networks: modules without parts, which are not the zoo's own."""
+    """Yield the layers of a task's networks: modules without parts, which are torch's or timm's."""
     for module in task.modules():
-        if not [*module.children()] and not type(module).__module__.startswith("ssl_zoo"):
+        own = type(module).__module__.startswith("ssl_zoo") and not isinstance(module, nn.Conv2d)
+        if not own and not [*module.children()]:
             yield module
 
 
