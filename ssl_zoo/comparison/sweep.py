@@ -226,7 +226,6 @@ Launcher = Callable[[Sweep], None]
 """Works through the cells of a comparison, in this process or elsewhere."""
 
 
-@torch_defaults()
 def named_cell(sweep: Sweep, name: str) -> Cell:
     """Return a cell by its name.
 
@@ -240,6 +239,7 @@ def named_cell(sweep: Sweep, name: str) -> Cell:
     return cell
 
 
+@torch_defaults()
 def run_cell(sweep: Sweep, name: str) -> None:
     """Do one cell and nothing else, for ``--only``.
 
