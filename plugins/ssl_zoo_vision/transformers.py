@@ -33,6 +33,9 @@ MSN, its joint norm is clipped.
 MASKED_ADAMW: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "warmup": 0.1}
 """The optimiser of tasks on hidden patches, with a learning rate for small networks."""
 
+FCMAE_ADAMW: dict[str, Any] = {"clip_norm": None, "optimizer_options": {"betas": [0.9, 0.95]}}
+"""The changes to it for FCMAE (ConvNeXt V2), in place of SparK's."""
+
 
 def with_train(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """Return a recipe with changes to its settings of training."""

@@ -13,7 +13,7 @@ Kind = Literal["raw", "untrained", "frozen", "continued", "scratch"]
 """What a row is: the raw input; the network with random weights, or with trained ones, as it is; a task
 that goes on from trained weights, or starts from random ones."""
 Decision = Literal["train", "do not train", "cannot be told"]
-"""What an answer comes to."""
+"""The decision of an answer."""
 TRAINED: tuple[Kind, ...] = ("continued", "scratch")
 """The kinds of rows that cost training, the simpler one first."""
 AIM = 2.0

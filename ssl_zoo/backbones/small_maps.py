@@ -49,25 +49,33 @@ class _Convolution(nn.Conv2d):
             return super().forward(x)
         assert not isinstance(self.padding, str)
         axes = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
-        rows, columns = (_joined(*axis) for axis in axes)
-        if len(x) < _IMAGES_PER_COPY * len(rows) * len(columns) * x.shape[2:].numel():
+        taps = torch.tensor(_taps(*axes), device=x.device)
+        if len(x) < _IMAGES_PER_COPY * taps.numel():
             return super().forward(x)
-        width, none = self.kernel_size[1], self.weight[0, 0].numel()
-        taps = [
-            [
-                [none if -1 in (r, c) else r * width + c for r in row for c in column]
-                for column in columns
-            ]
-            for row in rows
-        ]
-        return convolve_at_once(x, self.weight, self.bias, torch.tensor(taps, device=x.device))
+        return convolve_at_once(x, self.weight, self.bias, taps)
 
     def _get_name(self) -> str:
         return nn.Conv2d.__name__
 
 
 @lru_cache(maxsize=256)
-def _joined(side: int, kernel: int, stride: int, padding: int, dilation: int) -> list[list[int]]:
+def _taps(down: tuple[int, ...], across: tuple[int, ...]) -> list[list[list[int]]]:
+    """Return the taps [H, W, h · w] of `convolve_at_once`.
+
+    Args:
+        down: of the rows: the map's and the kernel's size, the stride, the padding and the dilation.
+        across: the same of the columns.
+    """
+    width, none = across[1], down[1] * across[1]
+
+    def joined(row: list[int], column: list[int]) -> list[int]:
+        return [none if -1 in (r, c) else r * width + c for r in row for c in column]
+
+    columns = _axis_taps(*across)
+    return [[joined(row, column) for column in columns] for row in _axis_taps(*down)]
+
+
+def _axis_taps(side: int, kernel: int, stride: int, padding: int, dilation: int) -> list[list[int]]:
     """Return by output place which tap of a kernel joins it with each input place; -1: none does."""
     out = (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
     taps = [[divmod(i + padding - stride * o, dilation) for i in range(side)] for o in range(out)]

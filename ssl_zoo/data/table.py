@@ -194,9 +194,11 @@ def _rows(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, Row]]:
     path = next(iter(columns), PATH)
     try:
         if suffix == ".parquet":
+            names: list[str] = []
             for number, row in enumerate(parquet_rows(file), 1):
-                names = _matched(list(row), columns)
-                _check_columns(name, columns, names)
+                if not names:  # all rows have the same
+                    names = _matched(list(row), columns)
+                    _check_columns(name, columns, names)
                 yield f"row {number}", dict(zip(names, row.values(), strict=True))
             return
         text = file.read_text(encoding="utf-8-sig")

@@ -95,6 +95,6 @@ class SimMIM(TokenTask):
     def answers(self, views: tuple[Tensor, ...]) -> Tensor:
         """Return the predicted pixels [B, M, P], or patches with a similar histogram."""
         x, hidden = views
-        predicted, targets = self.predict(x, hidden), self.targets(x)
+        predicted = self.predict(x, hidden)
         hog = self.options.target == "hog"
-        return self.nearest_patches(x, predicted, targets) if hog else predicted
+        return self.nearest_patches(x, predicted, self.targets(x)) if hog else predicted

@@ -18,11 +18,10 @@ from ssl_zoo_vision.augmentation import is_small
 from ssl_zoo_vision.decoders import BlockDecoder, LateralDecoder, stages_by_size
 from ssl_zoo_vision.masked.patch_task import PatchTask
 from ssl_zoo_vision.patches import freeze_unreached, moments, normalised, take
-from ssl_zoo_vision.transformers import MASKED_ADAMW, Recipe, with_train
+from ssl_zoo_vision.transformers import FCMAE_ADAMW, MASKED_ADAMW, Recipe, with_train
 
 MIN_CELLS = 4
 """The smallest number of cells along a side of an image."""
-_FCMAE = {"clip_norm": None, "optimizer_options": {"betas": [0.9, 0.95]}}
 
 
 class SparK(PatchTask):
@@ -45,7 +44,7 @@ class SparK(PatchTask):
             "stages", description="a U-Net on all stages, or one block on the last (ConvNeXt V2's FCMAE)"
         )
         width: int | None = Field(
-            None, ge=32, multiple_of=32, description="of the decoder; none: 768, or 512 for a block"
+            None, ge=32, multiple_of=32, description="none: 768, 512 of a block, 128 up to 64 pixels"
         )
         crop_scale: tuple[float, float] | None = Field(
             None, description="share of the image's area; none: 0.67 to 1, or 0.2 to 1 with a block"
@@ -54,7 +53,7 @@ class SparK(PatchTask):
     @classmethod
     def recipe_for(cls, options: Any) -> Recipe:
         """Return the recipe; FCMAE clips no gradient, and has a shorter memory of squares."""
-        return with_train(cls.recipe, _FCMAE if options.decoder == "block" else {})
+        return with_train(cls.recipe, FCMAE_ADAMW if options.decoder == "block" else {})
 
     def __init__(self, encoder: Encoder, options: Options, spec: ImageSpec) -> None:
         block = options.decoder == "block"
@@ -69,15 +68,16 @@ class SparK(PatchTask):
         self.hidden = self.grid.share(options.mask_ratio)  # M
         self.stages, maps = zip(*stages_by_size(encoder, spec)[-1 if block else 0 :], strict=True)
         width = options.width or (128 if is_small(spec) else 512 if block else 768)
-        self.decoder: nn.Module = LateralDecoder(maps, spec.size, spec.channels, width)
+        self.decoder: nn.Module
         if block:
             self.decoder = BlockDecoder(maps[-1], self.grid.patch, spec.channels, width)
+        else:
+            self.decoder = LateralDecoder(maps, spec.size, spec.channels, width)
         freeze_unreached(encoder, spec, lambda network, x: network.stages(x, self.stages)[1][-1])
 
     def views(self, batch: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Return crops [B, C, H, W] and the hidden cells [B, M]."""
-        x = self.augment(batch, rng)
-        return x, random_places(len(x), self.grid.places, self.hidden, rng)[1]
+        return self.augment(batch, rng), random_places(len(batch), self.grid.places, self.hidden, rng)[1]
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the mean squared error of the normalised pixels of hidden cells."""

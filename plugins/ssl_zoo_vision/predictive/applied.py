@@ -21,7 +21,7 @@ from ssl_zoo.views import (
 COLUMNS = {"crop": slice(0, 4), "colour": slice(4, 8), "blur": slice(8, 9), "flip": slice(9, 10)}
 """The columns of `describe` and `compare` by what they tell."""
 NAMES = ("x", "y", "width", "height", "brightness", "contrast", "saturation", "hue", "blur", "same flip")
-"""What each column is of."""
+"""The quantity in each column."""
 
 
 def by_view(drawn: Sequence[Drawn]) -> list[list[Drawn]]:

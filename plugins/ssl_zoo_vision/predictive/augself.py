@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_zoo import Encoder, Field, ImageSpec, Losses, Rng, Unsuitable
-from ssl_zoo.nn import by_size, full_precision, mlp
+from ssl_zoo.nn import full_precision, mlp
 from ssl_zoo.views import Drawn
-from ssl_zoo_vision.predictive.applied import COLUMNS, as_texts, by_view, compare, describe
+from ssl_zoo_vision.predictive.applied import COLUMNS, NAMES, as_texts, by_view, compare, describe
 from ssl_zoo_vision.predictive.on_top import OnTop, OnTopOptions, pooled
 
 
@@ -40,9 +40,7 @@ class AugSelf(OnTop):
         self.weights = {name: getattr(options, name) for name in COLUMNS if getattr(options, name)}
         self.heads = nn.ModuleDict(
             {
-                name: mlp(
-                    [2 * encoder.width, options.hidden, options.hidden, len(range(10)[COLUMNS[name]])]
-                )
+                name: mlp([2 * encoder.width, options.hidden, options.hidden, len(NAMES[COLUMNS[name]])])
                 for name in self.weights
             }
         )
@@ -85,7 +83,7 @@ class AugSelf(OnTop):
 
     def reconstructions(self, views: tuple[Tensor, ...]) -> dict[str, Any]:
         """Return the base's columns, and the predicted difference."""
-        told = torch.zeros_like(views[-1])
-        for name, answer in self.answers(torch.cat(by_size(self.encoder, views[:2]), 1)).items():
-            told[:, COLUMNS[name]] = answer.sigmoid() if name == "flip" else answer
-        return {**super().reconstructions(views), "predicted": as_texts(told, self.weights)}
+        predicted = torch.zeros_like(views[-1])
+        for name, answer in self.answers(torch.cat(pooled(self.encoder, views, ()), 1)).items():
+            predicted[:, COLUMNS[name]] = answer.sigmoid() if name == "flip" else answer
+        return {**super().reconstructions(views), "predicted": as_texts(predicted, self.weights)}
