@@ -19,9 +19,9 @@ from ssl_zoo.advice.request import (
     without_missing_weights,
 )
 from ssl_zoo.advice.result import Advice, as_dict, describe, make_advice
-from ssl_zoo.advice.trial import try_evaluation, try_training
+from ssl_zoo.advice.trial import try_evaluation, try_features, try_training
 from ssl_zoo.comparison import COMPARE_FILE, Sweep, open_sweep, run
-from ssl_zoo.comparison.cells import TrainedCell, make_cells, shared_data
+from ssl_zoo.comparison.cells import TrainedCell, UntrainedCell, make_cells, shared_data
 from ssl_zoo.comparison.config import Comparison
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, SslZooError, Unwritable, UserError
@@ -93,6 +93,7 @@ def open_advisor(
     *,
     labels: Sequence[str] = (),
     tasks: Sequence[str] | None = None,
+    frozen: Sequence[str] | None = None,
     minutes: float = 60.0,
     out: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
@@ -106,6 +107,7 @@ def open_advisor(
         settings: settings by dotted path, such as ``{"data.source": "photos/"}``.
         labels: folders or lists with labelled samples, if these are others than the data.
         tasks: the names of the tasks to try; None for those of the file.
+        frozen: further trained networks to score as they are, as in `Comparison.frozen`; likewise.
         minutes: the minutes for all.
         out: the folder; None for one under ``runs/`` whose name follows from the request.
         progress: called with a line about what is being done; None for nothing.
@@ -123,7 +125,9 @@ def open_advisor(
         "tasks": None if tasks is None else list(tasks),
         "minutes": minutes,
     }
-    comparison = requested_comparison(file, request["settings"], labels, tasks)
+    if frozen is not None:
+        request["frozen"] = list(frozen)
+    comparison = requested_comparison(file, request["settings"], labels, tasks, frozen)
     folder = Path(out) if out is not None else _default_folder(comparison, request)
     if (record := _read(folder)) is not None:
         if record.request != request:
@@ -138,7 +142,7 @@ def open_advisor(
     data = shared_data(config, device, comparison.modality)
     report_holdout(labels, request["settings"], data)
     progress = progress or (lambda text: None)
-    if config.backbone.starts_trained:
+    if config.backbone.starts_trained or comparison.frozen:
         progress("looking for pretrained weights")
     comparison, unanswered = without_missing_weights(comparison, data)
     comparison = with_batch_size(comparison, len(data.train), data.spec.noun)
@@ -208,16 +212,27 @@ def _plan(
             f"{evaluation.seconds / 60:.2g} minutes here, and there are {len(cells)} rows; give more "
             "minutes, fewer labelled samples, or a smaller network"
         )
+    own: dict[str, float] = {}
+    for cell in cells:
+        if isinstance(cell, UntrainedCell) and cell.own is not None:
+            progress(f"trying {cell.row}")
+            own[cell.row] = evaluation.seconds + try_features(cell.config, data, device)
     trials: dict[str, Trial] = {}
     broken: dict[str, str] = {}
+    refused: set[str] = set()  # by their settings, which their second rows share
     seconds = min(MAX_TRIAL_SECONDS, TRIAL_SHARE * 60 * minutes)
     for row in comparison.trained_rows():
+        if (task := comparison.task_of(row)) in refused:
+            broken[row] = broken[task]
+            continue
         progress(f"trying {row}")
         try:
             trials[row] = try_training(comparison.run_config(row, 0), data, device, seconds)
         except (Interrupted, Unwritable):
             raise
         except PLUGIN_ERRORS as error:
+            if isinstance(error, UserError):
+                refused.add(row)
             broken[row] = error_line(error) if isinstance(error, SslZooError) else locate_error(error)
     if broken and not trials:
         raise UserError(f"--tasks: none can be trained here; {'; '.join(broken.values())}")
@@ -229,7 +244,7 @@ def _plan(
     points = comparison.run_config(next(iter(trials)), 0).train.knn_points if trials else 0
     online = points * evaluation.first_seconds if data.labelled else 0.0
     spent = time.monotonic() - start
-    plan = make_plan(minutes, spent, phrases, trials, evaluation.seconds, online)
+    plan = make_plan(minutes, spent, phrases, trials, evaluation.seconds, online, own)
     return plan.model_copy(update={"left_out": {**broken, **plan.left_out}})
 
 

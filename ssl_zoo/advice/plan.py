@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from pydantic import BaseModel
 
@@ -78,6 +79,7 @@ def make_plan(
     trials: Mapping[str, Trial],
     evaluation_seconds: float,
     online_seconds: float = 0.0,
+    own_seconds: Mapping[str, float] = MappingProxyType({}),
 ) -> Plan:
     """Return the plan: equal minutes for all rows that are trained.
 
@@ -91,12 +93,14 @@ def make_plan(
         trials: the trial of each row that is trained, by name.
         evaluation_seconds: the duration of the evaluation of a row.
         online_seconds: the duration of all evaluations during the training of a row.
+        own_seconds: the duration of the evaluation of rows with another network, by name.
 
     Raises:
         UserError: the minutes are too few even for the rows that are not trained.
     """
     untrained = [row for row in phrases if row not in trials]
-    fixed = spent_seconds + RESERVED_SECONDS + len(untrained) * evaluation_seconds
+    seconds_of = {row: own_seconds.get(row, evaluation_seconds) for row in untrained}
+    fixed = spent_seconds + RESERVED_SECONDS + sum(seconds_of.values())
     left = 60 * minutes * (1 - RESERVE) - fixed
     rows, left_out = [row for row in phrases if row in trials], dict[str, str]()
     beside = {row: trials[row].setup_seconds + evaluation_seconds + online_seconds for row in rows}
@@ -130,7 +134,7 @@ def make_plan(
     planned = []
     for row, phrase in phrases.items():
         if row not in trials:
-            planned.append(PlannedRow(row=row, phrase=phrase, seconds=evaluation_seconds))
+            planned.append(PlannedRow(row=row, phrase=phrase, seconds=seconds_of[row]))
         elif row in rows:
             passes = _passes(trials[row], share)
             steps = int(share / trials[row].step_seconds)

@@ -22,7 +22,7 @@ from ssl_zoo.data.sources import known_sources
 from ssl_zoo.errors import UserError
 from ssl_zoo.notices import Notice
 from ssl_zoo.plugins.registry import registry
-from ssl_zoo.text import printable
+from ssl_zoo.text import error_line, printable
 
 PROTOCOLS = ["knn", "linear", "label-curve", "health"]
 """The protocols, the first of which is evaluated during training too."""
@@ -49,6 +49,7 @@ def requested_comparison(
     settings: Mapping[str, Any],
     labels: Sequence[str],
     tasks: Sequence[str] | None,
+    frozen: Sequence[str] | None = None,
 ) -> Comparison:
     """Return the comparison of all rows that are wanted, whatever time they take.
 
@@ -60,6 +61,7 @@ def requested_comparison(
         settings: settings by dotted path, among them the data.
         labels: the sources of labelled samples, if these are others than the data.
         tasks: the names of the tasks; None for those of the file.
+        frozen: further trained networks to score as they are; None for those of the file.
 
     Raises:
         UserError: a setting is invalid.
@@ -76,11 +78,16 @@ def requested_comparison(
     named = chosen.keys() & {"backbone.name", "backbone.weights"}
     if shipped is not None and named:
         values.pop("backbone", None)
+    if shipped is not None and (named or chosen.get("backbone.pretrained") is False):
+        values.pop("frozen", None)
     name = chosen.get("backbone.name")
     if name is not None and name not in PRESETS and "backbone.weights" not in chosen:
         chosen.setdefault("backbone.pretrained", True)
     if tasks is not None:
         values["tasks"] = list(tasks)
+        values["scratch"] = [name for name in values.get("scratch", ()) if name in tasks]
+    if frozen is not None:
+        values["frozen"] = list(frozen)
     values.setdefault("tasks", _default_tasks(modality))
     values.setdefault("baselines", ["raw", "random-init"])
     values.setdefault("protocols", PROTOCOLS)
@@ -156,15 +163,32 @@ def with_batch_size(comparison: Comparison, samples: int, noun: str) -> Comparis
 def without_missing_weights(comparison: Comparison, data: DataSet) -> tuple[Comparison, list[str]]:
     """Return the comparison without pretrained weights that cannot be had, and what is unanswered then.
 
-    The tasks start from random weights then, with the settings of their rows that do so anyway; of a
-    network that nobody named, the default one takes the place.
+    The tasks start from random weights then, with the settings of their rows that do so anyway, or with
+    those of the task alone; of a network that nobody named, the default one takes the place. Of the
+    further networks, those that cannot be had, or that cannot take the data, are left out.
 
     Raises:
-        UserError: the network cannot be built for other reasons.
+        UserError: the network to start from cannot be built for other reasons.
     """
+    comparison, unanswered = _without_missing_start(comparison, data)
+    usable = list(comparison.frozen)
+    for source, (name, backbone) in zip(
+        comparison.frozen, comparison.frozen_backbones().items(), strict=True
+    ):
+        try:
+            build_encoder(backbone, data.spec, 0)
+        except UserError as error:
+            usable.remove(source)
+            reason = error_line(error)
+            unanswered.append(f"Whether {name} as it is suffices cannot be answered: {reason}")
+    return comparison.model_copy(update={"frozen": usable}), unanswered
+
+
+def _without_missing_start(comparison: Comparison, data: DataSet) -> tuple[Comparison, list[str]]:
+    """Return the comparison without pretrained weights to start from, if they cannot be had."""
     backbone = comparison.encoder_config(0).backbone
     if not backbone.starts_trained:
-        return comparison, [
+        return comparison, [] if comparison.frozen else [
             "Whether a pretrained network suffices cannot be answered: none is named; give one with "
             "--backbone NAME --pretrained, or a file of weights with --from FILE"
         ]
@@ -176,10 +200,10 @@ def without_missing_weights(comparison: Comparison, data: DataSet) -> tuple[Comp
         chosen = {path: v for path, v in comparison.set.items() if path != "backbone.pretrained"}
         named = {"pretrained": False} if "backbone.name" in chosen else None
         section = {} if named is None else {**comparison.backbone, **named}
+        given = comparison.overrides
         overrides = {
-            name: own
+            task: given.get(f"{task}{SCRATCH}", {"task": given.get(task, {}).get("task", {})})
             for task in comparison.task_names()
-            for name, own in [(task, comparison.overrides.get(f"{task}{SCRATCH}", {}))]
         }
         changes = {"set": chosen, "backbone": section, "overrides": overrides, "scratch": []}
         values = {**comparison.model_dump(exclude_unset=True), **changes}

@@ -13,13 +13,12 @@ from ssl_zoo.advice.verdict import Candidate, Kind, Point, Verdict, decide
 from ssl_zoo.comparison import Cell, Sweep
 from ssl_zoo.comparison.cells import RawCell, UntrainedCell
 from ssl_zoo.config.schema import EncoderConfig
-from ssl_zoo.config.weights import BACKBONE_FILE, weights_file
+from ssl_zoo.config.weights import weights_name
 from ssl_zoo.data import DataSet
 from ssl_zoo.evaluation import known_metrics, warnings
 from ssl_zoo.evaluation.correctness import Correctness, read_correctness
 from ssl_zoo.evaluation.label_curve import COUNTS, NAME
 from ssl_zoo.evaluation.pairing import Interval, accuracy_interval
-from ssl_zoo.text import printable
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,7 @@ def describe(cell: Cell) -> str:
     backbone = cell.config.backbone
     network = backbone.name
     if backbone.weights is not None:
-        file = weights_file(backbone.weights)
-        network = f"network of {printable((file.parent if file.name == BACKBONE_FILE else file).name)}"
+        network = f"network of {weights_name(backbone.weights)}"
     task = cell.comparison.task_of(cell.row)
     return {
         "raw": f"the raw {cell.title}" if cell.title != "raw" else "the raw input",
@@ -175,7 +173,7 @@ def _commands(sweep: Sweep, plan: Plan, verdict: Verdict) -> list[tuple[str, str
                 "or take it as it is",
             ),
         ]
-    commands = _frozen_commands(sweep.config, data) if kind_of(cell) == "frozen" else []
+    commands = _frozen_commands(cell.config, data) if kind_of(cell) == "frozen" else []
     if verdict.decision == "cannot be told" or not commands:
         again = join(["ssl-zoo", "advise", "--minutes", longer])
         commands.append((f"{again} …", "the same with more time, or more labels"))

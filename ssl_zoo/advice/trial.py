@@ -14,7 +14,7 @@ from ssl_zoo.config.schema import EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.evaluation import score, unsupported_protocols
 from ssl_zoo.evaluation.scoring import UNTRAINED, of_encoder
-from ssl_zoo.evaluation.subject import dry_run
+from ssl_zoo.evaluation.subject import Subject, dry_run
 from ssl_zoo.notices import silence
 from ssl_zoo.runs.build import build_data
 from ssl_zoo.runtime.device import Device
@@ -92,12 +92,7 @@ def try_evaluation(
     untrained = config.model_copy(update={"backbone": config.backbone.untrained()})
     with silence(), device.computing():
         subject = of_encoder(untrained, data, device, UNTRAINED)
-        splits = [split for split in (data.bank, data.test) if split is not None]
-        probed = min(_PROBED, len(data.bank))
-        start = time.perf_counter()
-        subject.extract(data.bank, torch.arange(probed))
-        estimate = (time.perf_counter() - start) * sum(map(len, splits)) / probed
-        if estimate > limit:
+        if (estimate := _features_seconds(subject)) > limit:
             return EvaluationTrial(estimate, estimate, measured=False)
         names = list(protocols)
         unsupported = unsupported_protocols(names, data)
@@ -107,3 +102,19 @@ def try_evaluation(
             score(subject, [name])
             durations.append(time.perf_counter() - start)
     return EvaluationTrial(sum(durations), next(iter(durations), 0.0))
+
+
+def try_features(config: EncoderConfig, data: DataSet, device: Device) -> float:
+    """Return about how many seconds the features of all samples by a network take."""
+    with silence(), device.computing():
+        return _features_seconds(of_encoder(config, data, device, UNTRAINED))
+
+
+def _features_seconds(subject: Subject) -> float:
+    """Return the same for a subject, by a part of the samples."""
+    data = subject.data
+    splits = [split for split in (data.bank, data.test) if split is not None]
+    probed = min(_PROBED, len(data.bank))
+    start = time.perf_counter()
+    subject.extract(data.bank, torch.arange(probed))
+    return (time.perf_counter() - start) * sum(map(len, splits)) / probed

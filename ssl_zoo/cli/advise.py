@@ -15,6 +15,7 @@ from ssl_zoo.cli.options import (
     Data,
     DeviceName,
     From,
+    Frozen,
     ImageSize,
     Json,
     Precision,
@@ -39,6 +40,7 @@ def advise_command(
     tasks: Annotated[
         list[str] | None, names_option(help="Tasks to try (default: those of the configuration).")
     ] = None,
+    frozen: Frozen = None,
     image_size: ImageSize = None,
     backbone: Backbone = None,
     pretrained: Annotated[
@@ -88,8 +90,9 @@ def advise_command(
 
     settings |= parse_sets(sets or ())
     names = split_names(tasks, "--tasks") or None
+    others = split_names(frozen, "--frozen") or None
     if resume is not None:
-        if any((settings, labels, names, config, out)):
+        if any((settings, labels, names, others, config, out)):
             raise UserError("--resume goes on with what was asked for; leave other options out")
         advisor = resume_advisor(resume)
     else:
@@ -98,6 +101,7 @@ def advise_command(
             settings,
             labels=labels or (),
             tasks=names,
+            frozen=others,
             minutes=minutes,
             out=out,
             progress=lambda text: None if json else console.err.print(f"{text} …", markup=False),

@@ -19,6 +19,7 @@ from ssl_zoo.cli.options import (
     DeviceName,
     Epochs,
     From,
+    Frozen,
     ImageSize,
     Json,
     Launcher,
@@ -48,6 +49,7 @@ def compare_command(
     baselines: Annotated[
         list[str] | None, names_option(help="raw, random-init, supervised; or all.")
     ] = None,
+    frozen: Frozen = None,
     protocol: Annotated[
         list[str] | None, names_option(help="Protocols (default knn,linear,health).")
     ] = None,
@@ -104,7 +106,8 @@ def compare_command(
         precision=precision,
         observe=observe,
     )
-    lists = {"tasks": tasks, "baselines": baselines, "protocol": protocol, "columns": columns}
+    lists = {"tasks": tasks, "baselines": baselines, "frozen": frozen, "protocol": protocol}
+    lists["columns"] = columns
     names = {name: split_names(texts, f"--{name}") for name, texts in lists.items() if texts}
 
     from ssl_zoo import comparison
@@ -115,7 +118,9 @@ def compare_command(
     from ssl_zoo.runtime.signals import interrupt_on_signal
 
     if runs:
-        if any((settings, tasks, seeds, baselines, config, sets, record, only, dry_run, launcher)):
+        if any(
+            (settings, tasks, seeds, baselines, frozen, config, sets, record, only, dry_run, launcher)
+        ):
             raise UserError(
                 "RUN... tabulates finished runs, and cannot be combined with --tasks or with training "
                 "options"

@@ -47,6 +47,11 @@ def names_option(*names: str, help: str) -> Any:
     return typer.Option(*names, metavar=NAMES_METAVAR, help=help)
 
 
+Frozen = Annotated[
+    list[str] | None,
+    names_option(help="Further trained networks to score as they are: timm:NAME, runs, or files."),
+]
+
 MAX_DEVICES = max(16, os.cpu_count() or 1)
 """The maximum number of processes on one machine; more than it has processors would stall it."""
 

@@ -376,7 +376,7 @@ def make_cells(comparison: Comparison, out: Path) -> list[Cell]:
     if comparison.has_baseline(RAW):
         old = out / OLD_RAW
         cells.append(RawCell(comparison, RAW, None, old if old.is_dir() else out / RAW))
-    untrained = list(_untrained_rows(comparison)) if comparison.has_baseline(UNTRAINED) else []
+    untrained = list(_untrained_rows(comparison))
     for seed in range(comparison.seeds):
         for row, own, pretrained in untrained:
             path = out / f"{row}-{seed}"
@@ -391,7 +391,9 @@ def _untrained_rows(comparison: Comparison) -> Iterator[tuple[str, BackboneConfi
     """Yield each row without training: its name, its backbone if it is its own, and if it is trained."""
     common = comparison.encoder_config(0).backbone
     own = {f"-{name}": backbone for name, backbone in comparison.own_backbones().items()}
-    for suffix, backbone in {"": None, **own}.items():
+    for suffix, backbone in {"": None, **own}.items() if comparison.has_baseline(UNTRAINED) else ():
         if (backbone or common).starts_trained:
             yield PRETRAINED + suffix, backbone, True
         yield UNTRAINED + suffix, backbone, False
+    for name, backbone in comparison.frozen_backbones().items():
+        yield f"{PRETRAINED}-{name}", backbone, True

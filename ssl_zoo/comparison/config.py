@@ -33,7 +33,7 @@ from ssl_zoo.config.schema import (
     RunConfig,
     current_path,
 )
-from ssl_zoo.config.weights import NETWORK
+from ssl_zoo.config.weights import NETWORK, TIMM, weights_name
 from ssl_zoo.data.source import modality_of
 from ssl_zoo.data.sources import known_sources
 from ssl_zoo.errors import UserError
@@ -84,6 +84,11 @@ class Comparison(BaseModel):
         description=f"tasks that get a second row, NAME{SCRATCH}, which starts from random weights "
         "where the others start from trained ones",
     )
+    frozen: list[str] = Field(
+        default=[],
+        description="further trained networks that are scored as they are: timm:NAME with timm's "
+        "weights, or a run or a file of weights",
+    )
     untrained_only: bool = Field(
         False, description="whether to leave out all rows that are trained, and only score the others"
     )
@@ -113,7 +118,7 @@ class Comparison(BaseModel):
         prefix = "" if info.field_name == "set" else f"{info.field_name}."
         return {current_path(prefix + k).removeprefix(prefix): value for k, value in values.items()}
 
-    @field_validator("tasks", "protocols", "baselines", "scratch", "columns")
+    @field_validator("tasks", "protocols", "baselines", "scratch", "frozen", "columns")
     @classmethod
     def _without_duplicates(cls, names: Any) -> Any:
         return list(dict.fromkeys(names)) if isinstance(names, list) else names
@@ -298,6 +303,28 @@ class Comparison(BaseModel):
             if backbone is not None and backbone not in found.values():
                 name = backbone.name if backbone.name not in found else f"{backbone.name}-{task}"
                 found[name] = backbone
+        return found
+
+    def frozen_backbones(self) -> dict[str, BackboneConfig]:
+        """Return the further networks that are scored as they are, by a name for each.
+
+        Raises:
+            UserError: there are no such weights, or two of them have the same name.
+        """
+        common = SettingsSource({"data": self.encoder_config(0).data.model_dump()}, self._origin)
+        found: dict[str, BackboneConfig] = {}
+        for source in self.frozen:
+            model = source.removeprefix(TIMM)
+            network = {"weights": source} if model == source else {"name": model, "pretrained": True}
+            given = SettingsSource({"backbone": network}, self.location("frozen"))
+            backbone = load_encoder_config(base=[common, given]).backbone
+            name = model if backbone.weights is None else weights_name(source)
+            if name in found:
+                raise UserError(
+                    f"{self.location('frozen')}: two networks are named {name}; leave one out, or give "
+                    "its file another name"
+                )
+            found[name] = backbone
         return found
 
     def run_config(self, row: str, seed: int) -> RunConfig:

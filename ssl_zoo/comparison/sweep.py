@@ -191,7 +191,8 @@ def preflight(sweep: Sweep) -> None:
             f"data.source: {sweep.config.data.source_text!r} has {data.spec.modality} data, and the "
             f"tasks take {modality} data ({', '.join(comparison.task_names())}); choose other --data"
         )
-    for backbone in (sweep.config.backbone, *comparison.own_backbones().values()):
+    own = (*comparison.own_backbones().values(), *comparison.frozen_backbones().values())
+    for backbone in (sweep.config.backbone, *own):
         build_encoder(backbone, data.spec, 0)
 
 

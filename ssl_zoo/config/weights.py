@@ -13,10 +13,13 @@ from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.plugins.specs import modality_of, spec_of
 from ssl_zoo.sizes import Size, longer_side
-from ssl_zoo.text import error_reason
+from ssl_zoo.text import error_reason, printable
 
 BACKBONE_FILE = "backbone.safetensors"
 """The name of the trained backbone in a run directory."""
+
+TIMM = "timm:"
+"""Precedes the name of a timm model where runs and files of weights may be named too."""
 
 NETWORK = ("name", "stem", "stem_stride", "stem_size", "options")
 """The settings that determine the network, without the source of its weights."""
@@ -29,6 +32,12 @@ def weights_file(path: str | Path) -> Path:
         return file / BACKBONE_FILE if file.is_dir() else file
     except OSError:  # in a folder without read permission, which opening the file reports
         return file
+
+
+def weights_name(path: str | Path) -> str:
+    """Return the name of the run whose weights these are, or of another file of weights."""
+    file = weights_file(path)
+    return printable(file.parent.name if file.name == BACKBONE_FILE else file.stem)
 
 
 def weights_are_gone(path: str) -> bool:

@@ -17,7 +17,7 @@ from ssl_zoo.config.layers import SettingsSource
 from ssl_zoo.config.load import load_encoder_config
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.config.source_names import plain_source
-from ssl_zoo.config.weights import read_header
+from ssl_zoo.config.weights import TIMM, read_header
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Unwritable, UserError
 from ssl_zoo.evaluation.classifier import CLASSIFIER_FILE, KeptClassifier, fingerprint
@@ -39,8 +39,6 @@ from ssl_zoo.text import shorten_repr
 
 log = logging.getLogger("ssl_zoo.evaluation")
 
-TIMM = "timm:"
-"""The prefix of a timm model's name, to evaluate it in place of a run."""
 REPLACED = Notice(
     "replaced-classifier",
     "eval --keep replaces the classifier of other data in the run.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -405,9 +406,67 @@ def test_weights_that_cannot_be_had_leave_one_question_unanswered(
     comparison, unanswered = without_missing_weights(comparison, data)
     assert unanswered == [
         "Whether a pretrained network suffices cannot be answered: weights of resnet18.a1_in1k are not "
-        "on this machine and could not be downloaded; give a file with --from FILE, or connect"
+        "on this machine and could not be downloaded; give a file with --from FILE, or connect",
+        "Whether vit_small_patch14_dinov2.lvd142m as it is suffices cannot be answered: "
+        "backbone.pretrained: the weights of vit_small_patch14_dinov2.lvd142m are not available: "
+        "offline",
     ]
+    assert not comparison.frozen
     config = comparison.run_config("simclr", 0)
     assert (config.backbone.name, config.backbone.pretrained) == ("resnet10_narrow", False)
     assert config.train.lr == scratch != continued
     assert list(comparison.trained_rows()) == ["simclr"]
+
+
+def test_a_task_keeps_its_options_where_it_has_no_settings_for_a_random_start(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, weights: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    options = {"teacher": "resnet50", "pretrained": True}
+    own = {"task": options, "train": {"lr": 1e-4}}
+    backbone = {"name": "resnet18", "pretrained": True}
+    file.write_text(
+        yaml.safe_dump(
+            {"tasks": ["distillation"], "backbone": backbone, "overrides": {"distillation": own}}
+        )
+    )
+    comparison = requested_comparison(file, {"data.source": str(folders[1])}, [], None)
+
+    def offline(config: BackboneConfig, *arguments: object) -> None:
+        raise UserError(f"backbone.pretrained: the weights of {config.name} are not available: offline")
+
+    monkeypatch.setattr(request, "build_encoder", offline)
+    comparison, _ = without_missing_weights(comparison, folder(folders[1]))
+    config = comparison.run_config("distillation", 0)
+    assert dict(config.task).items() >= options.items()
+    assert config.train.lr != 1e-4
+
+
+def test_further_networks_are_scored_as_they_are_and_teach_a_small_one(
+    call: Call, folders: tuple[Path, Path], weights: Path, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "teacher.safetensors"
+    shutil.copy(weights, teacher)
+    code, out, err = call(
+        "advise", "--data", folders[1], "--tasks", "distillation", *QUICK[2:], "--image-size", 16,
+        "--backbone", "test_resnet", "--no-pretrained", "--frozen", teacher, "--minutes", 30,
+        "--out", "a", "--set", f"task.weights={teacher}", "--plan",
+    )  # fmt: skip
+    assert code == 0, err
+    assert {line.split()[0] for line in out.splitlines() if "the frozen" in line} == {
+        "pretrained-teacher"
+    }
+    shorten(Path("a"))
+    code, out, err = call("advise", "--resume", "a", "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    rows = {row["row"]: row for row in result["rows"]}
+    assert {name: row["kind"] for name, row in rows.items()} == {
+        "raw": "raw", "random-init": "untrained", "pretrained-teacher": "frozen",
+        "distillation": "scratch",
+    }  # fmt: skip
+    # It is scored as it would be alone.
+    code, out, err = call("eval", weights.parent, "--data", folders[1], "--protocol", "linear", "--json")
+    assert code == 0, err
+    alone = json.loads(out)["scores"]["simclr"]["linear"]
+    assert rows["pretrained-teacher"]["scores"]["linear"] == pytest.approx(alone)
