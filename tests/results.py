@@ -36,8 +36,9 @@ def planned(file: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     comparison = load_comparison(file, {})
-    names = [*comparison.task_names(), *comparison.supervised_names()]
-    return {name: cls.family for name, cls in loadable(names).items()}
+    rows = comparison.trained_rows()
+    classes = loadable(rows.values())
+    return {row: classes[task].family for row, task in rows.items() if task in classes}
 
 
 def filled(text: str, root: Path = ROOT) -> str:

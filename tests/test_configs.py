@@ -108,10 +108,10 @@ def test_a_shipped_comparison_is_valid_for_every_task(file: Path) -> None:
     assert set(TASKS) <= set(comparison.task_names())
     expected = ["supcon", "supervised"] if comparison.baselines == "all" else ["supervised"]
     assert comparison.supervised_names() == expected
-    assert set(comparison.overrides) <= {*comparison.task_names(), *expected}
+    assert set(comparison.overrides) <= {*comparison.task_names(), *comparison.variants, *expected}
     for task in sorted({*TASKS, *comparison.overrides, "supervised"}):
         config = comparison.run_config(task, 1)
-        assert config.task.name == task
+        assert config.task.name == comparison.task_of(task)
         assert config.train.seed == 1
         build_task(config, replace(spec_of(config), classes=10, samples=60_000))
 

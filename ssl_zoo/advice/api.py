@@ -254,7 +254,10 @@ def _shortened(comparison: Comparison, plan: Plan) -> Comparison:
         return comparison.model_copy(update={"untrained_only": True})
     rows = [planned.row for planned in plan.rows]
     scratch = [name for name in comparison.scratch if f"{name}-scratch" in rows]
-    tasks = [name for name in comparison.task_names() if name in rows or name in scratch]
+    variants = {row: task for row, task in comparison.variants.items() if row in rows}
+    kept = {*rows, *scratch, *variants.values()}
+    tasks = [name for name in comparison.task_names() if name in kept]
     budget = {k: v for k, v in comparison.train.items() if k not in ("epochs", "samples")}
-    changes = {"tasks": tasks, "scratch": scratch, "train": {**budget, "minutes": plan.train_minutes}}
+    train = {**budget, "minutes": plan.train_minutes}
+    changes = {"tasks": tasks, "variants": variants, "scratch": scratch, "train": train}
     return comparison.model_copy(update=changes)

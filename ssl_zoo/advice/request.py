@@ -10,6 +10,7 @@ from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.comparison.comparability import SCRATCH
 from ssl_zoo.comparison.config import Comparison
 from ssl_zoo.comparison.load import load_comparison
+from ssl_zoo.comparison.networks import frozen_backbones
 from ssl_zoo.comparison.selection import learns_from_labels, loadable
 from ssl_zoo.config.presets import PRESETS
 from ssl_zoo.config.schema import DataConfig
@@ -172,9 +173,8 @@ def without_missing_weights(comparison: Comparison, data: DataSet) -> tuple[Comp
     """
     comparison, unanswered = _without_missing_start(comparison, data)
     usable = list(comparison.frozen)
-    for source, (name, backbone) in zip(
-        comparison.frozen, comparison.frozen_backbones().items(), strict=True
-    ):
+    networks = frozen_backbones(comparison)
+    for source, (name, backbone) in zip(comparison.frozen, networks.items(), strict=True):
         try:
             build_encoder(backbone, data.spec, 0)
         except UserError as error:
@@ -202,8 +202,8 @@ def _without_missing_start(comparison: Comparison, data: DataSet) -> tuple[Compa
         section = {} if named is None else {**comparison.backbone, **named}
         given = comparison.overrides
         overrides = {
-            task: given.get(f"{task}{SCRATCH}", {"task": given.get(task, {}).get("task", {})})
-            for task in comparison.task_names()
+            row: given.get(f"{row}{SCRATCH}", {"task": given.get(row, {}).get("task", {})})
+            for row in (*comparison.task_names(), *comparison.variants)
         }
         changes = {"set": chosen, "backbone": section, "overrides": overrides, "scratch": []}
         values = {**comparison.model_dump(exclude_unset=True), **changes}

@@ -86,7 +86,8 @@ def describe(cell: Cell) -> str:
     network = backbone.name
     if backbone.weights is not None:
         network = f"network of {weights_name(backbone.weights)}"
-    task = cell.comparison.task_of(cell.row)
+    variant = cell.row in cell.comparison.variants
+    task = cell.row if variant else cell.comparison.task_of(cell.row)
     return {
         "raw": f"the raw {cell.title}" if cell.title != "raw" else "the raw input",
         "untrained": f"the untrained {backbone.name}",

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from ssl_zoo.backbones.inputs import input_spec
 from ssl_zoo.comparison.cell_folder import CellFolder, refuse_changed_settings
 from ssl_zoo.comparison.config import OLD_RAW, RAW, Comparison
+from ssl_zoo.comparison.networks import backbone_label, frozen_backbones, own_backbone, own_backbones
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, Unwritable, UserError
@@ -248,8 +249,8 @@ class TrainedCell(Cell):
     @property
     def own_backbone(self) -> str | None:
         """The name of its backbone if it is not the comparison's; otherwise None."""
-        own = self.comparison.own_backbone(self.row)
-        return None if own is None else self.comparison.backbone_label(own)
+        own = own_backbone(self.comparison, self.row)
+        return None if own is None else backbone_label(self.comparison, own)
 
     def provenance(self) -> Mapping[str, Any]:
         """Return the versions and the revision of the run, if they can still be read."""
@@ -325,7 +326,7 @@ class UntrainedCell(EvaluatedCell):
     @property
     def own_backbone(self) -> str | None:
         """The name of its backbone if it is not the comparison's; otherwise None."""
-        return None if self.own is None else self.comparison.backbone_label(self.own)
+        return None if self.own is None else backbone_label(self.comparison, self.own)
 
     @cached_property
     def config(self) -> EncoderConfig:
@@ -390,10 +391,10 @@ def make_cells(comparison: Comparison, out: Path) -> list[Cell]:
 def _untrained_rows(comparison: Comparison) -> Iterator[tuple[str, BackboneConfig | None, bool]]:
     """Yield each row without training: its name, its backbone if it is its own, and if it is trained."""
     common = comparison.encoder_config(0).backbone
-    own = {f"-{name}": backbone for name, backbone in comparison.own_backbones().items()}
+    own = {f"-{name}": backbone for name, backbone in own_backbones(comparison).items()}
     for suffix, backbone in {"": None, **own}.items() if comparison.has_baseline(UNTRAINED) else ():
         if (backbone or common).starts_trained:
             yield PRETRAINED + suffix, backbone, True
         yield UNTRAINED + suffix, backbone, False
-    for name, backbone in comparison.frozen_backbones().items():
+    for name, backbone in frozen_backbones(comparison).items():
         yield f"{PRETRAINED}-{name}", backbone, True

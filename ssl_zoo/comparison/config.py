@@ -27,13 +27,12 @@ from ssl_zoo.config.load import load_config, load_encoder_config
 from ssl_zoo.config.schema import (
     BUDGETS,
     DEFAULT_EPOCHS,
-    BackboneConfig,
     DataConfig,
     EncoderConfig,
     RunConfig,
     current_path,
 )
-from ssl_zoo.config.weights import NETWORK, TIMM, weights_name
+from ssl_zoo.config.weights import NETWORK
 from ssl_zoo.data.source import modality_of
 from ssl_zoo.data.sources import known_sources
 from ssl_zoo.errors import UserError
@@ -78,6 +77,11 @@ class Comparison(BaseModel):
     )
     baselines: list[str] | Literal["all"] = Field(
         "all", description=f"{RAW}, {UNTRAINED}, and tasks that learn from labels; or all"
+    )
+    variants: dict[str, str] = Field(
+        default_factory=dict,
+        description="further rows of tasks with other settings: by the row's name the task's, such as "
+        "maskfeat: simmim; overrides has the settings, under the row's name",
     )
     scratch: list[str] = Field(
         default=[],
@@ -213,7 +217,7 @@ class Comparison(BaseModel):
         """
         if self.untrained_only:
             return {}
-        rows = (*self.task_names(), *self.scratch_rows(), *self.supervised_names())
+        rows = (*self.task_names(), *self.variants, *self.scratch_rows(), *self.supervised_names())
         return {row: self.task_of(row) for row in rows}
 
     def scratch_rows(self) -> list[str]:
@@ -222,6 +226,8 @@ class Comparison(BaseModel):
 
     def task_of(self, row: str) -> str:
         """Return the task of a row that is trained."""
+        if row in self.variants:
+            return self.variants[row]
         return row.removesuffix(SCRATCH) if self.is_scratch(row) else row
 
     def is_scratch(self, row: str) -> bool:
@@ -264,68 +270,25 @@ class Comparison(BaseModel):
             settings={**settings, "train.seed": seed}, base=[self._common()], recipe=recipe
         )
 
-    def own_backbone(self, task: str) -> BackboneConfig | None:
-        """Return the backbone of a task's runs if it is not the comparison's; otherwise None.
-
-        Raises:
-            UserError: a setting is invalid.
-        """
-        if not self._overrides_backbone(task):
+    def describe_variant(self, row: str) -> str | None:
+        """Return what a variant is, such as "simmim with target=hog"; None for another row."""
+        if row not in self.variants:
             return None
-        own = self.run_config(task, 0).backbone
-        return own if own != self.encoder_config(0).backbone else None
+        sections = self.overrides.get(row, {}).items()
+        changes = [
+            f"{'' if section == 'task' else f'{section}.'}{name}={value}"
+            for section, values in sections
+            for name, value in values.items()
+        ]
+        return f"{self.variants[row]} with {', '.join(changes)}" if changes else self.variants[row]
 
-    def backbone_label(self, own: BackboneConfig) -> str:
-        """Return the name of a backbone of single tasks, for tables.
-
-        If the comparison's has the same name, the settings that differ follow it, such as
-        ``mel-mini (positions=convolution)``.
-        """
-        common = self.encoder_config(0).backbone
-        if own.name != common.name:
-            return own.name
-        mine, others = ({**dict(b), **b.options, "options": None} for b in (own, common))
-        changed = [f"{n}={mine.get(n)}" for n in {**mine, **others} if mine.get(n) != others.get(n)]
-        return f"{own.name} ({', '.join(changed)})"
-
-    def _overrides_backbone(self, task: str) -> bool:
-        return "backbone" in self.overrides.get(task, {})
-
-    def own_backbones(self) -> dict[str, BackboneConfig]:
-        """Return the backbones of single tasks that are not the comparison's, by a name for each.
-
-        Raises:
-            UserError: a setting is invalid.
-        """
-        found: dict[str, BackboneConfig] = {}
-        for task in (*self.task_names(), *self.supervised_names()):
-            backbone = self.own_backbone(task)
-            if backbone is not None and backbone not in found.values():
-                name = backbone.name if backbone.name not in found else f"{backbone.name}-{task}"
-                found[name] = backbone
-        return found
-
-    def frozen_backbones(self) -> dict[str, BackboneConfig]:
-        """Return the further networks that are scored as they are, by a name for each.
-
-        Raises:
-            UserError: there are no such weights, or two of them have the same name.
-        """
-        common = SettingsSource({"data": self.encoder_config(0).data.model_dump()}, self._origin)
-        found: dict[str, BackboneConfig] = {}
-        for source in self.frozen:
-            model = source.removeprefix(TIMM)
-            network = {"weights": source} if model == source else {"name": model, "pretrained": True}
-            given = SettingsSource({"backbone": network}, self.location("frozen"))
-            backbone = load_encoder_config(base=[common, given]).backbone
-            name = model if backbone.weights is None else weights_name(source)
-            if name in found:
-                raise UserError(
-                    f"{self.location('frozen')}: two networks are named {name}; leave one out, or give "
-                    "its file another name"
-                )
-            found[name] = backbone
-        return found
+    def row_overrides(self, row: str) -> dict[str, dict[str, Any]]:
+        """Return the sections of `overrides` for a row; of a variant, over those of its task."""
+        own = self.overrides.get(row, {})
+        if row not in self.variants:
+            return own
+        of_task = self.overrides.get(self.variants[row], {})
+        return {name: {**of_task.get(name, {}), **own.get(name, {})} for name in {**of_task, **own}}
 
     def run_config(self, row: str, seed: int) -> RunConfig:
         """Return the configuration of one run.
@@ -334,19 +297,20 @@ class Comparison(BaseModel):
         which then replaces all of the comparison's.
 
         Args:
-            row: the name of the task, or of its second row, which starts from random weights.
+            row: the name of the task, a variant, or a second row, which starts from random weights.
             seed: the seed.
 
         Raises:
             UserError: a setting is invalid, or an override would make the run incomparable.
         """
-        own = SettingsSource(self.overrides.get(row, {}), f"{self._origin}: overrides.{row}")
+        overrides = self.row_overrides(row)
+        own = SettingsSource(overrides, f"{self._origin}: overrides.{row}")
         common, settings = self.encoder_config(seed), self.set
         if self.is_scratch(row):
             common = common.model_copy(update={"backbone": common.backbone.untrained()})
             settings = {path: v for path, v in settings.items() if path not in STARTING_WEIGHTS}
         # Given in full, so that no task's recipe changes the data, the backbone or the budget.
-        sections = ("data",) if self._overrides_backbone(row) else ("data", "backbone")
+        sections = ("data",) if "backbone" in overrides else ("data", "backbone")
         settings = {
             path: value
             for path, value in settings.items()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,18 @@ from pydantic import ValidationError
 
 from ssl_zoo.comparison.columns import find_column, known_columns
 from ssl_zoo.comparison.comparability import SCRATCH
-from ssl_zoo.comparison.config import RAW, Comparison
+from ssl_zoo.comparison.config import OLD_RAW, RAW, Comparison
 from ssl_zoo.comparison.selection import learns_from_labels, loadable
 from ssl_zoo.config.errors import SettingError, first_error
 from ssl_zoo.config.yaml import read_yaml
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import protocols
-from ssl_zoo.evaluation.scoring import UNTRAINED
+from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.text import did_you_mean
+
+_ROW = re.compile(r"[A-Za-z0-9][\w.-]*")
+"""The names that a row may have, as they are those of folders too."""
 
 
 def load_comparison(file: str | Path | None, overrides: Mapping[str, Any]) -> Comparison:
@@ -74,9 +78,11 @@ def _check(comparison: Comparison) -> None:
     installed = registry.tasks() if comparison.overrides else ()
     for name in comparison.overrides:
         # Rows that are not compared may have overrides too.
-        if name not in (*names, *installed) and name.removesuffix(SCRATCH) not in (*names, *installed):
+        rows = {*names, *installed, *comparison.variants}
+        if not rows & {name, name.removesuffix(SCRATCH)}:
             message = f"{comparison._origin}: overrides.{name}: there is no such task."
-            raise UserError(message + did_you_mean(name, names))
+            raise UserError(message + did_you_mean(name, [*names, *comparison.variants]))
+    _check_variants(comparison, names)
     common = comparison.encoder_config(0)
     location = comparison.location("scratch", "scratch")
     for name in comparison.scratch:
@@ -89,5 +95,21 @@ def _check(comparison: Comparison) -> None:
                 "with --pretrained or --from FILE"
             )
     registry.check_observers(common.train.observers)
-    for row in (*names, *comparison.scratch_rows()) if comparison.tasks != "all" else ():
+    further = (*comparison.variants, *comparison.scratch_rows())
+    for row in (*names, *further) if comparison.tasks != "all" else further:
         comparison.run_config(row, 0)
+
+
+def _check_variants(comparison: Comparison, names: Sequence[str]) -> None:
+    """Raise if a variant has no task among those compared, or a name that is taken or is no name."""
+    location = comparison.location("variants", "variants")
+    taken = {RAW, OLD_RAW, UNTRAINED, PRETRAINED, *registry.tasks()}
+    for row, task in comparison.variants.items():
+        if task not in names:
+            message = f"{location}: {row}: {task!r} is not among the tasks."
+            raise UserError(message + did_you_mean(task, names))
+        if row in taken or row.endswith(SCRATCH) or not _ROW.fullmatch(row):
+            raise UserError(
+                f"{location}: {row!r} cannot be the name of a row; choose letters, digits, '-', '_' and "
+                f"'.', not the name of a task or baseline, nor an end in {SCRATCH!r}"
+            )

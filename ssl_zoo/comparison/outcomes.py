@@ -35,7 +35,7 @@ def sweep_table(sweep: Sweep) -> Table:
     comparison = sweep.comparison
     specs = _specs([comparison.modality])
     noun = _noun(outcomes, specs)
-    foot = [*_baseline_notes(outcomes, specs), *_backbone_notes(outcomes, sweep.config)]
+    foot = [*_row_notes(outcomes, specs), *_backbone_notes(outcomes, sweep.config)]
     foot += _settings_notes(outcomes, noun)
     return build_table(outcomes, _title(sweep.config), comparison.columns, comparison.sort, foot, noun)
 
@@ -47,6 +47,7 @@ def _outcome(cell: Cell) -> Outcome | None:
     scores = results.get("scores", {})
     name = next(iter(scores), cell.title)
     facts = {**results, **cell.provenance(), "own_backbone": cell.own_backbone}
+    facts["variant"] = cell.comparison.describe_variant(cell.row)
     return Outcome(
         name, cell.seed, cell.folder, scores.get(name, {}), facts, cell.baseline, failure, cell.family
     )
@@ -75,7 +76,7 @@ def record_table(
     specs = _specs(record.values["modality"] for record in records)
     noun = _noun(outcomes, specs)
     common = representative(records).config
-    foot = [*_baseline_notes(outcomes, specs), *_backbone_notes(outcomes, common)]
+    foot = [*_row_notes(outcomes, specs), *_backbone_notes(outcomes, common)]
     foot += _settings_notes(outcomes, noun)
     title = _title(common)
     return build_table(outcomes, title, columns, sort, foot, noun, by_family=True, planned=planned)
@@ -146,7 +147,7 @@ def run_table(
     outcomes += _baselines(opened, results_of, configs, suffixes)
     specs = _specs(registry.load_task(config.task.name).modality for config in configs)
     noun = _noun(outcomes, specs)
-    foot = [*_baseline_notes(outcomes, specs), *_settings_notes(outcomes, noun)]
+    foot = [*_row_notes(outcomes, specs), *_settings_notes(outcomes, noun)]
     if varying:
         foot.insert(0, f"NOT COMPARABLE: the runs differ in {', '.join(varying)}.")
     title = "runs that differ in " + ", ".join(varying) if varying else _title(configs[0])
@@ -243,8 +244,8 @@ def _noun(outcomes: Sequence[Outcome], specs: Sequence[type[Spec]]) -> str:
     return nouns.pop() if len(nouns) == 1 else Spec.noun
 
 
-def _baseline_notes(outcomes: Sequence[Outcome], specs: Sequence[type[Spec]]) -> list[str]:
-    """Return a note on each baseline in the table."""
+def _row_notes(outcomes: Sequence[Outcome], specs: Sequence[type[Spec]]) -> list[str]:
+    """Return a note on each baseline and each variant in the table."""
     rows = {outcome.row for outcome in outcomes}
     before = "with random weights" if PRETRAINED in rows else "before its first step"
     notes = {
@@ -254,9 +255,13 @@ def _baseline_notes(outcomes: Sequence[Outcome], specs: Sequence[type[Spec]]) ->
     }
     if scratch := dict.fromkeys(row for o in outcomes if (row := o.row).endswith(SCRATCH)):
         notes[next(iter(scratch))] = f"{', '.join(scratch)}: the same task, from random weights."
+    if frozen := dict.fromkeys(row for o in outcomes if (row := o.row).startswith(f"{PRETRAINED}-")):
+        notes[next(iter(frozen))] = f"{', '.join(frozen)}: trained networks as they are."
+    variants = {o.row: text for o in outcomes if (text := o.facts.get("variant")) is not None}
     labelled = dict.fromkeys(o.row for o in outcomes if o.facts.get("needs_labels"))
     trained = [f"{row}: the same network and budget, trained on the labels." for row in labelled]
-    return [*(note for row, note in notes.items() if row in rows), *trained]
+    known = [note for row, note in notes.items() if row in rows]
+    return [*known, *(f"{row}: {text}." for row, text in variants.items()), *trained]
 
 
 def _backbone_notes(outcomes: Sequence[Outcome], common: EncoderConfig) -> list[str]:

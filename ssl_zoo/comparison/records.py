@@ -40,6 +40,7 @@ class Record(RunFacts):
     family: str
     baseline: bool
     own_backbone: str | None = None
+    variant: str | None = None
     scores: Scores
     config: dict[str, Any]
     modality: str
@@ -201,6 +202,9 @@ def _record(cell: Cell) -> dict[str, Any]:
         "family": cell.family,
         "baseline": cell.baseline,
         **({"own_backbone": name} if (name := cell.own_backbone) is not None else {}),
+        **(
+            {"variant": text} if (text := cell.comparison.describe_variant(cell.row)) is not None else {}
+        ),
         "budget": describe_budget(cell.config),
         "scores": results.get("scores", {}).get(row, {}),
         "failure": cell.failure(),

@@ -13,6 +13,7 @@ from typing import Any
 from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.comparison.cells import Cell, make_cells, shared_data
 from ssl_zoo.comparison.config import Comparison, current_row
+from ssl_zoo.comparison.networks import frozen_backbones, own_backbones
 from ssl_zoo.comparison.records import check_records, write_record
 from ssl_zoo.errors import Interrupted, SslZooError, Unwritable, UserError
 from ssl_zoo.plugins.hookspecs import hookimpl
@@ -191,7 +192,7 @@ def preflight(sweep: Sweep) -> None:
             f"data.source: {sweep.config.data.source_text!r} has {data.spec.modality} data, and the "
             f"tasks take {modality} data ({', '.join(comparison.task_names())}); choose other --data"
         )
-    own = (*comparison.own_backbones().values(), *comparison.frozen_backbones().values())
+    own = (*own_backbones(comparison).values(), *frozen_backbones(comparison).values())
     for backbone in (sweep.config.backbone, *own):
         build_encoder(backbone, data.spec, 0)
 

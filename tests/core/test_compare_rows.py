@@ -1,0 +1,101 @@
+"""Further rows of comparisons: variants of tasks, and trained networks that are scored as they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssl_zoo.comparison import compare, open_sweep, tabulate
+from ssl_zoo.errors import UserError
+from ssl_zoo.evaluation import evaluate
+from ssl_zoo.runs.run import Run
+from tests.conftest import Call
+from tests.core.test_compare import GIVEN
+
+
+def given(**changes: Any) -> dict[str, Any]:
+    return {**GIVEN, "tasks": ["simclr"], "baselines": [], "seeds": 1, **changes}
+
+
+def complaint(**changes: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        open_sweep(None, **given(**changes))
+    return str(caught.value)
+
+
+def test_a_variant_is_a_row_of_its_own_with_its_settings_over_those_of_its_task(tmp_path: Path) -> None:
+    overrides = {
+        "simclr": {"task": {"temperature": 0.3, "hidden": 32}, "train": {"lr": 0.01}},
+        "cold": {"task": {"temperature": 0.05}},
+    }
+    settings = given(variants={"cold": "simclr"}, overrides=overrides)
+    table = compare(out=tmp_path / "c", record=tmp_path / "r", **settings)
+    assert table.failed == []
+    assert {row.name for row in table.rows} == {"simclr", "cold"}
+    assert "cold: simclr with temperature=0.05." in table.foot
+    tasks = {row: Run(tmp_path / "c" / f"{row}-0").config() for row in ("simclr", "cold")}
+    made = {
+        row: (c.task.name, c.task.temperature, c.task.hidden, c.train.lr) for row, c in tasks.items()
+    }  # type: ignore[attr-defined]
+    assert made == {"simclr": ("simclr", 0.3, 32, 0.01), "cold": ("simclr", 0.05, 32, 0.01)}
+    # Its record has all of it, and the table of the records says what it is.
+    record = json.loads((tmp_path / "r" / "cold-0.json").read_text())
+    assert (record["row"], record["family"]) == ("cold", "contrastive")
+    by_record = tabulate([tmp_path / "r"])
+    assert "cold: simclr with temperature=0.05." in by_record.foot
+    assert {row.name for row in by_record.rows} >= {"simclr", "cold"}
+
+
+def test_a_variant_may_have_a_backbone_of_its_own() -> None:
+    overrides = {"wide": {"backbone": {"name": "test_vit"}}}
+    named = {"baselines": ["random-init"], "variants": {"wide": "simclr"}}
+    settings = given(**named, overrides=overrides, set={}, backbone={"name": "test_resnet"})
+    cells = {cell.name: cell.own_backbone for cell in open_sweep(None, **settings).cells}
+    assert cells == {
+        "random-init-0": None, "random-init-test_vit-0": "test_vit", "simclr-0": None,
+        "wide-0": "test_vit",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["simclr", "rotation", "raw", "pretrained", "a/b", "..", "x-scratch", ""]
+)
+def test_a_variant_needs_a_name_of_its_own(name: str) -> None:
+    message = complaint(variants={name: "simclr"})
+    assert message.startswith(f"variants: {name!r} cannot be the name of a row; choose letters, digits")
+
+
+def test_a_variant_is_one_of_a_task_that_is_compared() -> None:
+    message = complaint(variants={"cold": "simclf"})
+    assert message == "variants: cold: 'simclf' is not among the tasks. Did you mean 'simclr'?"
+    message = complaint(variants={"cold": "simclr"}, overrides={"cald": {"task": {"temperature": 0.1}}})
+    assert "overrides.cald: there is no such task. Did you mean 'cold'?" in message
+    message = complaint(variants={"cold": "simclr"}, overrides={"cold": {"task": {"temprature": 0.1}}})
+    assert "task.temprature" in message
+    assert "overrides.cold" in message
+
+
+def test_a_frozen_network_is_scored_in_a_comparison_as_it_is_alone(tmp_path: Path, call: Call) -> None:
+    compare(out=tmp_path / "c", **given())
+    run = Run(tmp_path / "c" / "simclr-0")
+    file = shutil.copy(run.path / "backbone.safetensors", tmp_path / "ours.safetensors")
+    table = compare(out=tmp_path / "d", **given(frozen=[str(run.path), str(file)]))
+    assert table.failed == []
+    scores = {}
+    for row in ("pretrained-simclr-0", "pretrained-ours"):
+        results = json.loads((tmp_path / "d" / f"{row}-0" / "results.json").read_text())
+        (found,) = results["scores"].values()
+        scores[row] = {"knn": found["knn"]}
+    alone = evaluate(run.path, ["knn"], with_baselines=False)["simclr"]
+    assert scores == {"pretrained-simclr-0": alone, "pretrained-ours": alone}
+    assert "pretrained-simclr-0, pretrained-ours: trained networks as they are." in table.foot
+
+
+def test_frozen_networks_that_are_not_there_are_refused_at_once(tmp_path: Path) -> None:
+    message = complaint(frozen=[str(tmp_path / "none.safetensors")])
+    assert message.startswith("--frozen: ")
+    assert "none.safetensors does not exist" in message
