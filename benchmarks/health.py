@@ -69,6 +69,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "byol": {"task.hidden": 512, "task.momentum": 0.99, **QUICK, "train.lr": 0.005},
     "swav": {"task.hidden": 256, "task.prototypes": 64, **QUICK},
     "vicreg": {"task.hidden": 256, "task.out": 256},
+    "autoencoder": {"task.kind": "variational", "task.hidden": 64, **QUICK},
 }
 """Settings of a task's runs, healthy or sick: heads that suit so narrow a network, and the optimiser."""
 SCORES = {"knn": ("kNN %", 1), "rankme": ("RankMe", 1), "spread": ("spread", 3)}
@@ -121,6 +122,12 @@ PAIRS = (
         (math.log(4), "chance: ln 4"),
     ),
     Pair("mae-few-hidden", "mae", {"task.mask_ratio": 0.1}),
+    Pair(
+        "autoencoder-prior",
+        "autoencoder",
+        {"task.beta": 30.0},
+        {"active_units": "active units of 128", "reconstruction": "error of the image, nats"},
+    ),
 )
 
 
