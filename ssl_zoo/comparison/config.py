@@ -283,12 +283,16 @@ class Comparison(BaseModel):
         return f"{self.variants[row]} with {', '.join(changes)}" if changes else self.variants[row]
 
     def row_overrides(self, row: str) -> dict[str, dict[str, Any]]:
-        """Return the sections of `overrides` for a row; of a variant, over those of its task."""
+        """Return the sections of `overrides` for a row.
+
+        Those of a variant are laid over its task's, but for a backbone, which replaces it.
+        """
         own = self.overrides.get(row, {})
         if row not in self.variants:
             return own
         of_task = self.overrides.get(self.variants[row], {})
-        return {name: {**of_task.get(name, {}), **own.get(name, {})} for name in {**of_task, **own}}
+        merged = {name: {**of_task.get(name, {}), **own.get(name, {})} for name in {**of_task, **own}}
+        return {**merged, "backbone": own["backbone"]} if "backbone" in own else merged
 
     def run_config(self, row: str, seed: int) -> RunConfig:
         """Return the configuration of one run.

@@ -51,14 +51,19 @@ def test_a_variant_is_a_row_of_its_own_with_its_settings_over_those_of_its_task(
 
 
 def test_a_variant_may_have_a_backbone_of_its_own() -> None:
-    overrides = {"wide": {"backbone": {"name": "test_vit"}}}
+    small = {"backbone": {"name": "test_vit", "options": {"patch_size": 4}}}
+    overrides = {"simclr": small, "wide": {"backbone": {"name": "test_vit"}}}
     named = {"baselines": ["random-init"], "variants": {"wide": "simclr"}}
     settings = given(**named, overrides=overrides, set={}, backbone={"name": "test_resnet"})
-    cells = {cell.name: cell.own_backbone for cell in open_sweep(None, **settings).cells}
-    assert cells == {
-        "random-init-0": None, "random-init-test_vit-0": "test_vit", "simclr-0": None,
-        "wide-0": "test_vit",
-    }  # fmt: skip
+    cells = {cell.name: cell.config.backbone for cell in open_sweep(None, **settings).cells}
+    options = {name: (backbone.name, backbone.options) for name, backbone in cells.items()}
+    assert options == {
+        "random-init-0": ("test_resnet", {}),
+        "random-init-test_vit-0": ("test_vit", {"patch_size": 4}),
+        "random-init-test_vit-wide-0": ("test_vit", {}),
+        "simclr-0": ("test_vit", {"patch_size": 4}),
+        "wide-0": ("test_vit", {}),
+    }
 
 
 @pytest.mark.parametrize(
