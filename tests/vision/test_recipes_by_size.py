@@ -33,13 +33,26 @@ def test_a_recipe_cuts_images_of_any_usual_size_into_few_hundred_patches(name: s
 @pytest.mark.parametrize("size", BY_PATCHES)
 @pytest.mark.parametrize(
     "name",
-    ["autoencoder", "colorization", "cpc", "essl", "jigsaw", "relative-patch", "spark"],
+    [
+        *(
+            "augself",
+            "autoencoder",
+            "colorization",
+            "cpc",
+            "deepcluster",
+            "essl",
+            "inpainting",
+            "jigsaw",
+        ),
+        *("relative-patch", "rotation", "spark"),
+    ],
 )
 def test_a_recipe_of_other_tasks_suits_images_of_any_usual_size(name: str, size: int) -> None:
     spec = ImageSpec(channels=3, size=size, mean=(0.5,) * 3, std=(0.25,) * 3, samples=256)
     config = load_config(None, {"task.name": name, "data.source": "cifar10"})
     task = build_task(config, spec)
     images = torch.randint(256, (4, 3, size, size), dtype=torch.uint8)
-    losses = task.loss(task.views(images, Rng(0)))
+    index = [torch.arange(4)] if task.needs else []  # of deepcluster
+    losses = task.loss((*task.views(images, Rng(0)), *index))
     losses.total.backward()
     assert losses.total.isfinite()

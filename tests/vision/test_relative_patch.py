@@ -15,7 +15,7 @@ from ssl_zoo.testing import Check, parametrize_with_checks
 from ssl_zoo.testing.check_data import SyntheticImages
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.predictive.relative_patch import RelativePatch
-from tests.vision.small_tasks import build, spec
+from tests.vision.small_tasks import build
 from tests.vision.tiny_tasks import VIT
 
 SMALL = {"tile": 8, "width": 64}
@@ -130,21 +130,25 @@ def test_heads_are_the_papers_for_large_images_and_narrower_for_small_ones() -> 
     assert build(RelativePatch, 32).chance_loss == math.log(8)
 
 
-def test_the_pictures_show_a_pair_in_place_and_where_the_network_places_it(
+def test_the_pictures_show_the_patches_in_place_and_those_that_the_network_places_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task = small(neighbours=2).eval()
     patches, label = views = task.views(torch.rand(5, 3, 40, 40), Rng(0))
-    picture = spec(32).denormalise(task.gallery(views)["pair"])  # [5, 3, 26, 26]
+    (asked,) = task.gallery(views).values()
+    wrong = torch.arange(5) % 2  # of the first neighbours, every second one is misplaced
+    answers = torch.stack([(label[:, 0] + wrong) % 8, label[:, 1]], 1)
+    logits = torch.nn.functional.one_hot(answers.flatten(), 8).float()
+    monkeypatch.setattr(task.fc789, "forward", lambda pairs: logits)
+    (answered,) = task.reconstructions(views).values()
     for i in range(5):
-        cell = int(label[i, 0]) + (label[i, 0] >= 4)
-        for place, patch in ((4, patches[i, 0]), (cell, patches[i, 1])):
-            top, left = (9 * k for k in divmod(int(place), 3))
-            shown = picture[i, :, top : top + 8, left : left + 8]
-            assert torch.equal(shown, spec(32).denormalise(patch.unsqueeze(0))[0])
-    answer = torch.nn.functional.one_hot(label[:, 0], 8).float()
-    monkeypatch.setattr(task.fc789, "forward", lambda pairs: answer)
-    assert torch.equal(task.reconstructions(views)["prediction"], task.gallery(views)["pair"])
+        for n, number in enumerate((None, 0, 1)):
+            cell = 4 if number is None else int(label[i, number]) + int(label[i, number] >= 4)
+            top, left = (9 * k for k in divmod(cell, 3))
+            place = (i, slice(None), slice(top, top + 8), slice(left, left + 8))
+            assert torch.equal(asked[place], patches[i, n])
+            expected = torch.zeros(3, 8, 8) if number == 0 and wrong[i] else patches[i, n]
+            assert torch.equal(answered[place], expected)
 
 
 def test_a_transformer_whose_patches_do_not_cover_a_tile_is_refused() -> None:

@@ -80,7 +80,7 @@ class AIM(Task):
         return full_precision(self.head((tokens + self.positions)[:, :-1]))
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the mean of the patches' features [B, d], all of which see all."""
+        """Return the mean of the last layer's patches [B, d]; the paper averages the last six layers."""
         return self.exported_encoder.feature_map(x).flatten(2).mean(2)
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:

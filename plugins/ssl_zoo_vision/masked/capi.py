@@ -18,8 +18,9 @@ from ssl_zoo_vision.transformers import MASKED_ADAMW, MASKED_VIT
 class CAPI(LatentTask):
     """A decoder tells the cluster of hidden patches; clusters are learnt, and balanced by position.
 
-    Unlike the authors', positions are sines, not rotary, clusters share the optimiser, and the teacher's
-    momentum rises on a line; theirs falls from 1 to 0.999 in the warm-up and then rises on a cosine.
+    Unlike the authors', positions are sines, not rotary, clusters and the embedding of patches have the
+    rate of all, and the teacher's momentum rises on a line; theirs falls from 1 to 0.999 in the warm-up
+    and then rises on a cosine.
     """
 
     name = "capi"

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.nn import Teacher, full_precision, layer_normalised, output_shape, places_of, spread
+from ssl_zoo.options import CropOptions
 from ssl_zoo.spec import ImageSpec
 from ssl_zoo.task import Encoder, Field, Losses
 from ssl_zoo_vision.augmentation import is_small
-from ssl_zoo_vision.masked.token_task import TokenOptions, TokenTask
+from ssl_zoo_vision.masked.token_task import TokenTask
 from ssl_zoo_vision.patches import take
 from ssl_zoo_vision.transformers import MASKED_ADAMW, MASKED_VIT
 
@@ -27,7 +28,7 @@ class Data2Vec(TokenTask):
     passes = 2
     recipe = {"train": {**MASKED_ADAMW, "clip_norm": 3.0}, "backbone": MASKED_VIT}
 
-    class Options(TokenOptions):
+    class Options(CropOptions):
         """data2vec's options."""
 
         layers: int | None = Field(
@@ -35,7 +36,7 @@ class Data2Vec(TokenTask):
             ge=1,
             description="last blocks of the teacher to average; none: 6, or 2 if it has fewer",
         )
-        mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of patches that are hidden")
+        mask_ratio: float = Field(0.612, gt=0, lt=1, description="share of hidden patches; 120 of 196")
         momentum: tuple[float, float] | None = Field(
             None,
             description="momentum of the teacher, which rises linearly in the first 30 % of training; "

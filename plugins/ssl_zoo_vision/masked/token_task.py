@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ssl_zoo.nn import places_of
 from ssl_zoo.options import CropOptions
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.task import Encoder, Field
+from ssl_zoo.task import Encoder
 from ssl_zoo.views import Rng
 from ssl_zoo.views.masks import block_places, mask_of, places_in
 from ssl_zoo_vision.masked.patch_task import PatchTask
@@ -16,12 +16,6 @@ from ssl_zoo_vision.patches import freeze_unreached, take, token_width
 
 SMALLEST_BLOCK = 16 / 196
 """The share of the grid in the smallest hidden block, in BEiT and data2vec."""
-
-
-class TokenOptions(CropOptions):
-    """The options of a crop in which blocks of patches are replaced by a token."""
-
-    mask_ratio: float = Field(0.4, gt=0, lt=1, description="share of patches that are hidden")
 
 
 class TokenTask(PatchTask):

@@ -60,9 +60,8 @@ class RelativePatch(Task):
         """Return patches [B, 1 + n, C, t, t], the centre first, and the labels [B, n] of the others."""
         x = self.augment(batch, rng)  # [B, C, H, W], the size of the grid
         label = rng.uniform(len(x), 8).argsort(1)[:, : self.options.neighbours]  # [B, n]
-        cells = F.pad(label + (label >= CENTRE), (1, 0), value=CENTRE)  # [B, 1 + n]
-        shifts = self.grid.random_shifts(len(x), cells.shape[1], rng, self.gap)
-        patches = normalise_tiles(self.grid.cut(x, cells, shifts))
+        shifts = self.grid.random_shifts(len(x), 1 + label.shape[1], rng, self.gap)
+        patches = normalise_tiles(self.grid.cut(x, self.cells(label), shifts))
         return self.drop(patches.flatten(0, 1), rng).view_as(patches), label
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
@@ -84,16 +83,18 @@ class RelativePatch(Task):
         z = self.fc6(self.encoder(patches.flatten(0, 1))).view(*patches.shape[:2], -1)
         return torch.cat([z[:, :1].expand_as(z[:, 1:]), z[:, 1:]], -1)
 
-    def picture(self, patches: Tensor, label: Tensor) -> Tensor:
-        """Return a picture of the centre, and of the first neighbour where the label [B] has it."""
-        cells = torch.stack([torch.full_like(label, CENTRE), label + (label >= CENTRE)], 1)
-        return self.grid.picture(self.grid.place(patches[:, :2], cells))
+    def cells(self, label: Tensor) -> Tensor:
+        """Return the cells [B, 1 + n] of the centre, and of the neighbours with these labels [B, n]."""
+        return F.pad(label + (label >= CENTRE), (1, 0), value=CENTRE)
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Return one pair of patches in place."""
-        return {"pair": self.picture(views[0], views[1][:, 0])}
+        """Return the patches in place."""
+        patches, label = views
+        return {"patches": self.grid.picture(self.grid.place(patches, self.cells(label)))}
 
     def reconstructions(self, views: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Return the same pair where the network places it."""
-        logits = self.fc789(self.pairs(views[0])[:, 0])  # [B, 8]
-        return {"prediction": self.picture(views[0], logits.argmax(1))}
+        """Return the centre and those neighbours that the network places where they were."""
+        patches, label = views
+        answers = self.fc789(self.pairs(patches).flatten(0, 1)).argmax(1).view_as(label)
+        kept = F.pad(answers == label, (1, 0), value=True)[:, :, None, None, None]
+        return {"placed right": self.grid.picture(self.grid.place(patches * kept, self.cells(label)))}
