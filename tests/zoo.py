@@ -51,8 +51,9 @@ steps on these images alone. The frame is around the right one. A task with a si
 sources. Of a task that compares places, view 1 is also put together from the places of view 2 that it
 finds most like those of view 1. Where a task asks about one image, the last columns are its answer after
 200 steps on these images alone: what it paints, turns back, or puts in order. A task that predicts no
-pixels, such as `i-jepa`, shows the patches whose targets are nearest to its predictions; those of `beit`, whose codes tell the
-form alone, are as bright as what they stand for. Of `relative-patch` the patches stay that it places right.
+pixels, such as `i-jepa`, shows the patches whose targets are nearest to its predictions; those of
+`beit`, whose codes tell the form alone, are as bright as what they stand for. Of `relative-patch` the
+patches stay that it places right.
 `ssl-zoo views --run RUN -o views.png` draws the same for a run of your own.
 """
 

@@ -21,8 +21,10 @@ from ssl_zoo.advice.request import (
 from ssl_zoo.advice.result import Advice, as_dict, describe, make_advice
 from ssl_zoo.advice.trial import try_evaluation, try_features, try_training
 from ssl_zoo.comparison import COMPARE_FILE, Sweep, open_sweep, run
-from ssl_zoo.comparison.cells import TrainedCell, UntrainedCell, make_cells, shared_data
+from ssl_zoo.comparison.cells import TrainedCell, UntrainedCell, shared_data
 from ssl_zoo.comparison.config import Comparison
+from ssl_zoo.comparison.networks import frozen_networks
+from ssl_zoo.comparison.rows import make_cells
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, SslZooError, Unwritable, UserError
 from ssl_zoo.plugins.registry import registry
@@ -213,17 +215,29 @@ def _plan(
             "minutes, fewer labelled samples, or a smaller network"
         )
     own: dict[str, float] = {}
-    for cell in cells:
-        if isinstance(cell, UntrainedCell) and cell.own is not None:
-            progress(f"trying {cell.row}")
-            own[cell.row] = evaluation.seconds + try_features(cell.config, data, device)
     trials: dict[str, Trial] = {}
     broken: dict[str, str] = {}
+    for cell in cells:
+        if not isinstance(cell, UntrainedCell) or cell.frozen is None:
+            continue
+        progress(f"trying {cell.row}")
+        try:
+            own[cell.row] = evaluation.seconds + try_features(cell.config, data, device)
+        except (Interrupted, Unwritable):
+            raise
+        except PLUGIN_ERRORS as error:
+            broken[cell.row] = _reason(error)
+        else:
+            if own[cell.row] > limit:
+                broken[cell.row] = (
+                    f"its features take about {own[cell.row] / 60:.2g} minutes, and a row may take "
+                    f"{limit / 60:.2g} of {minutes:g}"
+                )
     refused: set[str] = set()  # by their settings, which their second rows share
     seconds = min(MAX_TRIAL_SECONDS, TRIAL_SHARE * 60 * minutes)
     for row in comparison.trained_rows():
-        if (task := comparison.task_of(row)) in refused:
-            broken[row] = broken[task]
+        if comparison.is_scratch(row) and _same_task(comparison, row) in refused:
+            broken[row] = broken[comparison.task_of(row)]
             continue
         progress(f"trying {row}")
         try:
@@ -233,13 +247,13 @@ def _plan(
         except PLUGIN_ERRORS as error:
             if isinstance(error, UserError):
                 refused.add(row)
-            broken[row] = error_line(error) if isinstance(error, SslZooError) else locate_error(error)
+            broken[row] = _reason(error)
     if broken and not trials:
         raise UserError(f"--tasks: none can be trained here; {'; '.join(broken.values())}")
     phrases = {
         cell.row: describe(cell)
         for cell in cells
-        if not isinstance(cell, TrainedCell) or cell.row in trials
+        if (cell.row in trials if isinstance(cell, TrainedCell) else cell.row not in broken)
     }
     points = comparison.run_config(next(iter(trials)), 0).train.knn_points if trials else 0
     online = points * evaluation.first_seconds if data.labelled else 0.0
@@ -248,16 +262,31 @@ def _plan(
     return plan.model_copy(update={"left_out": {**broken, **plan.left_out}})
 
 
+def _reason(error: BaseException) -> str:
+    return error_line(error) if isinstance(error, SslZooError) else locate_error(error)
+
+
+def _same_task(comparison: Comparison, row: str) -> str | None:
+    """Return the task of a second row, if it has the same options and the same network."""
+    task = comparison.task_of(row)
+    sections = [comparison.overrides.get(name, {}) for name in (task, row)]
+    own, second = ([of_row.get(name) for name in ("task", "backbone")] for of_row in sections)
+    return task if own == second else None
+
+
 def _shortened(comparison: Comparison, plan: Plan) -> Comparison:
     """Return the comparison of the rows of a plan, with the minutes of each."""
     if not plan.train_minutes:
         return comparison.model_copy(update={"untrained_only": True})
     rows = [planned.row for planned in plan.rows]
     scratch = [name for name in comparison.scratch if f"{name}-scratch" in rows]
-    variants = {row: task for row, task in comparison.variants.items() if row in rows}
-    kept = {*rows, *scratch, *variants.values()}
-    tasks = [name for name in comparison.task_names() if name in kept]
+    tasks = [name for name in comparison.task_names() if name in {*rows, *scratch}]
+    given, overrides = comparison.variants, comparison.overrides
+    variants = {row: task for row, task in given.items() if row in rows and task in tasks}
+    kept = {name: own for name, own in overrides.items() if name in variants or name not in given}
+    frozen = [source for row, source in frozen_networks(comparison).items() if row in rows]
     budget = {k: v for k, v in comparison.train.items() if k not in ("epochs", "samples")}
     train = {**budget, "minutes": plan.train_minutes}
-    changes = {"tasks": tasks, "variants": variants, "scratch": scratch, "train": train}
+    changes = {"tasks": tasks, "variants": variants, "overrides": kept, "scratch": scratch}
+    changes |= {"frozen": frozen, "train": train}
     return comparison.model_copy(update=changes)

@@ -9,8 +9,8 @@ from typing import Any
 from ssl_zoo.backbones.build import build_encoder
 from ssl_zoo.comparison.comparability import SCRATCH
 from ssl_zoo.comparison.config import Comparison
-from ssl_zoo.comparison.load import load_comparison
-from ssl_zoo.comparison.networks import frozen_backbones
+from ssl_zoo.comparison.load import load_comparison, with_tasks
+from ssl_zoo.comparison.networks import frozen_backbone, frozen_networks
 from ssl_zoo.comparison.selection import learns_from_labels, loadable
 from ssl_zoo.config.presets import PRESETS
 from ssl_zoo.config.schema import DataConfig
@@ -21,6 +21,7 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.data.source import modality_of
 from ssl_zoo.data.sources import known_sources
 from ssl_zoo.errors import UserError
+from ssl_zoo.evaluation.scoring import PRETRAINED
 from ssl_zoo.notices import Notice
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.text import error_line, printable
@@ -85,8 +86,7 @@ def requested_comparison(
     if name is not None and name not in PRESETS and "backbone.weights" not in chosen:
         chosen.setdefault("backbone.pretrained", True)
     if tasks is not None:
-        values["tasks"] = list(tasks)
-        values["scratch"] = [name for name in values.get("scratch", ()) if name in tasks]
+        values = with_tasks(values, tasks)
     if frozen is not None:
         values["frozen"] = list(frozen)
     values.setdefault("tasks", _default_tasks(modality))
@@ -165,22 +165,23 @@ def without_missing_weights(comparison: Comparison, data: DataSet) -> tuple[Comp
     """Return the comparison without pretrained weights that cannot be had, and what is unanswered then.
 
     The tasks start from random weights then, with the settings of their rows that do so anyway, or with
-    those of the task alone; of a network that nobody named, the default one takes the place. Of the
-    further networks, those that cannot be had, or that cannot take the data, are left out.
+    their options alone, and without variants; of a network that nobody named, the default one takes the
+    place. Of the further networks, those that cannot be had, or that cannot take the data, are left out.
 
     Raises:
         UserError: the network to start from cannot be built for other reasons.
     """
     comparison, unanswered = _without_missing_start(comparison, data)
     usable = list(comparison.frozen)
-    networks = frozen_backbones(comparison)
-    for source, (name, backbone) in zip(comparison.frozen, networks.items(), strict=True):
+    for row, source in frozen_networks(comparison).items():
         try:
-            build_encoder(backbone, data.spec, 0)
+            build_encoder(frozen_backbone(comparison, source), data.spec, 0)
         except UserError as error:
             usable.remove(source)
-            reason = error_line(error)
-            unanswered.append(f"Whether {name} as it is suffices cannot be answered: {reason}")
+            name = row.removeprefix(f"{PRETRAINED}-")
+            unanswered.append(
+                f"Whether {name} as it is suffices cannot be answered: {error_line(error)}"
+            )
     return comparison.model_copy(update={"frozen": usable}), unanswered
 
 
@@ -202,14 +203,20 @@ def _without_missing_start(comparison: Comparison, data: DataSet) -> tuple[Compa
         section = {} if named is None else {**comparison.backbone, **named}
         given = comparison.overrides
         overrides = {
-            row: given.get(f"{row}{SCRATCH}", {"task": given.get(row, {}).get("task", {})})
-            for row in (*comparison.task_names(), *comparison.variants)
+            task: given.get(f"{task}{SCRATCH}", {"task": given.get(task, {}).get("task", {})})
+            for task in comparison.task_names()
         }
-        changes = {"set": chosen, "backbone": section, "overrides": overrides, "scratch": []}
+        changes = {
+            "set": chosen,
+            "backbone": section,
+            "overrides": overrides,
+            "scratch": [],
+            "variants": {},
+        }
         values = {**comparison.model_dump(exclude_unset=True), **changes}
         return load_comparison(None, values), [
-            "Whether a pretrained network suffices cannot be answered: weights of "
-            f"{backbone.name} are not on this machine and could not be downloaded; give a file with "
-            "--from FILE, or connect"
+            f"Whether {backbone.name} suffices, or is worth going on from, cannot be answered: its "
+            "weights are not on this machine and could not be downloaded; give a file with --from FILE, "
+            "or connect"
         ]
     return comparison, []

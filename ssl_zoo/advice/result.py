@@ -19,6 +19,7 @@ from ssl_zoo.evaluation import known_metrics, warnings
 from ssl_zoo.evaluation.correctness import Correctness, read_correctness
 from ssl_zoo.evaluation.label_curve import COUNTS, NAME
 from ssl_zoo.evaluation.pairing import Interval, accuracy_interval
+from ssl_zoo.sizes import write_size
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,9 @@ def _frozen_commands(config: EncoderConfig, data: Sequence[str]) -> list[tuple[s
             (join(embed), "its features of your data"),
             (join(["ssl-zoo", "export", weights, "--to", "backbone.onnx"]), "or the network"),
         ]
+    size = write_size(config.data.image_size or config.data.default_size)
     evaluate = ["ssl-zoo", "eval", f"timm:{config.backbone.name}", "--pretrained", *data]
+    evaluate += ["--image-size", size]
     return [(join(evaluate), f"or timm.create_model({config.backbone.name!r}, pretrained=True)")]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,14 +16,18 @@ from pydantic import ValidationError
 
 from ssl_zoo.backbones.inputs import input_spec
 from ssl_zoo.comparison.cell_folder import CellFolder, refuse_changed_settings
-from ssl_zoo.comparison.config import OLD_RAW, RAW, Comparison
-from ssl_zoo.comparison.networks import backbone_label, frozen_backbones, own_backbone, own_backbones
+from ssl_zoo.comparison.config import Comparison
+from ssl_zoo.comparison.networks import (
+    backbone_label,
+    frozen_backbone,
+    own_backbone,
+)
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, Unwritable, UserError
 from ssl_zoo.evaluation import Subject, known_protocols, score, unsupported_protocols
 from ssl_zoo.evaluation.correctness import write_correctness
-from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED, of_encoder
+from ssl_zoo.evaluation.scoring import of_encoder
 from ssl_zoo.plugins.families import BASELINE_FAMILY
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.specs import spec_class
@@ -318,22 +322,29 @@ class UntrainedCell(EvaluatedCell):
     Attributes:
         own: the network, if it is that of single tasks and not the comparison's; otherwise None.
         pretrained: whether it has the weights that training starts from.
+        frozen: the source of a further trained network, which takes the place of both; otherwise None.
     """
 
     own: BackboneConfig | None = None
     pretrained: bool = False
+    frozen: str | None = None
 
     @property
     def own_backbone(self) -> str | None:
         """The name of its backbone if it is not the comparison's; otherwise None."""
-        return None if self.own is None else backbone_label(self.comparison, self.own)
+        own = self.own if self.frozen is None else self.config.backbone
+        return None if own is None else backbone_label(self.comparison, own)
 
     @cached_property
     def config(self) -> EncoderConfig:
         """The configuration that all cells have in common, without trained weights for a random row."""
         config = super().config
-        backbone = config.backbone if self.own is None else self.own
-        backbone = backbone if self.pretrained else backbone.untrained()
+        if self.frozen is not None:
+            made = self.existing_config()  # its file may be gone since
+            backbone = frozen_backbone(self.comparison, self.frozen) if made is None else made.backbone
+        else:
+            backbone = config.backbone if self.own is None else self.own
+            backbone = backbone if self.pretrained else backbone.untrained()
         return config.model_copy(update={"backbone": backbone})
 
     def subject(self, data: DataSet, device: Device) -> Subject:
@@ -368,33 +379,3 @@ def _failure_reason(error: BaseException) -> str:
     if isinstance(error, SslZooError):
         return error_line(error)
     return registry.describe_error(error) or locate_error(error)
-
-
-def make_cells(comparison: Comparison, out: Path) -> list[Cell]:
-    """Return all cells in the order of work: every row with the first seed, then the next seed."""
-    rows, supervised = comparison.trained_rows(), comparison.supervised_names()
-    cells: list[Cell] = []
-    if comparison.has_baseline(RAW):
-        old = out / OLD_RAW
-        cells.append(RawCell(comparison, RAW, None, old if old.is_dir() else out / RAW))
-    untrained = list(_untrained_rows(comparison))
-    for seed in range(comparison.seeds):
-        for row, own, pretrained in untrained:
-            path = out / f"{row}-{seed}"
-            cells.append(UntrainedCell(comparison, row, seed, path, True, own, pretrained))
-        for row in rows:
-            path = out / f"{row}-{seed}"
-            cells.append(TrainedCell(comparison, row, seed, path, row in supervised))
-    return cells
-
-
-def _untrained_rows(comparison: Comparison) -> Iterator[tuple[str, BackboneConfig | None, bool]]:
-    """Yield each row without training: its name, its backbone if it is its own, and if it is trained."""
-    common = comparison.encoder_config(0).backbone
-    own = {f"-{name}": backbone for name, backbone in own_backbones(comparison).items()}
-    for suffix, backbone in {"": None, **own}.items() if comparison.has_baseline(UNTRAINED) else ():
-        if (backbone or common).starts_trained:
-            yield PRETRAINED + suffix, backbone, True
-        yield UNTRAINED + suffix, backbone, False
-    for name, backbone in frozen_backbones(comparison).items():
-        yield f"{PRETRAINED}-{name}", backbone, True

@@ -278,21 +278,26 @@ class Comparison(BaseModel):
         changes = [
             f"{'' if section == 'task' else f'{section}.'}{name}={value}"
             for section, values in sections
-            for name, value in values.items()
+            for name, value in (values or {}).items()
         ]
         return f"{self.variants[row]} with {', '.join(changes)}" if changes else self.variants[row]
 
-    def row_overrides(self, row: str) -> dict[str, dict[str, Any]]:
-        """Return the sections of `overrides` for a row.
+    def row_overrides(self, row: str) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return the sections of `overrides` that hold for a row, by the names that they have there.
 
-        Those of a variant are laid over its task's, but for a backbone, which replaces it.
+        Those of a variant follow its task's, which they override; a backbone replaces the task's.
         """
-        own = self.overrides.get(row, {})
-        if row not in self.variants:
-            return own
-        of_task = self.overrides.get(self.variants[row], {})
-        merged = {name: {**of_task.get(name, {}), **own.get(name, {})} for name in {**of_task, **own}}
-        return {**merged, "backbone": own["backbone"]} if "backbone" in own else merged
+        own, task = self.overrides.get(row, {}), self.variants.get(row)
+        if task is None:
+            return {row: own}
+        of_task = self.overrides.get(task, {})
+        if "backbone" in own:
+            of_task = {name: values for name, values in of_task.items() if name != "backbone"}
+        return {task: of_task, row: own}
+
+    def has_own_backbone(self, row: str) -> bool:
+        """Return whether the overrides of a row have the section ``backbone``."""
+        return any("backbone" in sections for sections in self.row_overrides(row).values())
 
     def run_config(self, row: str, seed: int) -> RunConfig:
         """Return the configuration of one run.
@@ -307,14 +312,16 @@ class Comparison(BaseModel):
         Raises:
             UserError: a setting is invalid, or an override would make the run incomparable.
         """
-        overrides = self.row_overrides(row)
-        own = SettingsSource(overrides, f"{self._origin}: overrides.{row}")
+        own = [
+            SettingsSource(sections, f"{self._origin}: overrides.{name}")
+            for name, sections in self.row_overrides(row).items()
+        ]
         common, settings = self.encoder_config(seed), self.set
         if self.is_scratch(row):
             common = common.model_copy(update={"backbone": common.backbone.untrained()})
             settings = {path: v for path, v in settings.items() if path not in STARTING_WEIGHTS}
         # Given in full, so that no task's recipe changes the data, the backbone or the budget.
-        sections = ("data",) if "backbone" in overrides else ("data", "backbone")
+        sections = ("data",) if self.has_own_backbone(row) else ("data", "backbone")
         settings = {
             path: value
             for path, value in settings.items()
@@ -322,12 +329,12 @@ class Comparison(BaseModel):
         } | {"task.name": self.task_of(row), "train.seed": seed}
         same = {name: getattr(common, name).model_dump() for name in sections}
         base = SettingsSource({**same, "train": {**self._default_budget(), **self.train}}, self._origin)
-        config = load_config(settings=settings, base=[base, own])
+        config = load_config(settings=settings, base=[base, *own])
         expected = comparability_key(common)
         for path, value in comparability_key(config).items():
             if value != expected[path] and path.partition(".")[0] in (*sections, "train"):
                 raise UserError(
-                    f"{own.origin}: {path}={value} would make its runs incomparable with the others "
+                    f"{own[-1].origin}: {path}={value} would make its runs incomparable with the others "
                     f"({expected[path]}); set it for all tasks"
                 )
         if config.train.patience is not None:

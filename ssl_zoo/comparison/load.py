@@ -38,6 +38,8 @@ def load_comparison(file: str | Path | None, overrides: Mapping[str, Any]) -> Co
     values = read_yaml(file, "the settings of a comparison, such as tasks") if file is not None else {}
     if isinstance(values.get("set"), dict):
         overrides = {**overrides, "set": {**values["set"], **overrides.get("set", {})}}
+    if isinstance(overrides.get("tasks"), list):
+        values = with_tasks(values, overrides["tasks"])
     merged = {**values, **overrides}
     try:
         comparison = Comparison.model_validate(merged)
@@ -49,6 +51,20 @@ def load_comparison(file: str | Path | None, overrides: Mapping[str, Any]) -> Co
         comparison._locations = {n: f"--config {file}: {n}" for n in values if n not in overrides}
     _check(comparison)
     return comparison
+
+
+def with_tasks(values: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+    """Return settings as in a file for these tasks, without the second rows and variants of others."""
+    variants, overrides = values.get("variants"), values.get("overrides")
+    kept: dict[str, Any] = {}
+    if isinstance(variants, dict):
+        kept["variants"] = {row: task for row, task in variants.items() if task in tasks}
+        if isinstance(overrides, dict):
+            gone = variants.keys() - kept["variants"].keys()
+            kept["overrides"] = {name: own for name, own in overrides.items() if name not in gone}
+    if isinstance(values.get("scratch"), list):
+        kept["scratch"] = [name for name in values["scratch"] if name in tasks]
+    return {**values, **kept, "tasks": list(tasks)}
 
 
 def _check(comparison: Comparison) -> None:
@@ -108,8 +124,9 @@ def _check_variants(comparison: Comparison, names: Sequence[str]) -> None:
         if task not in names:
             message = f"{location}: {row}: {task!r} is not among the tasks."
             raise UserError(message + did_you_mean(task, names))
-        if row in taken or row.endswith(SCRATCH) or not _ROW.fullmatch(row):
+        of_networks = row.startswith((f"{PRETRAINED}-", f"{UNTRAINED}-"))
+        if row in taken or of_networks or row.endswith(SCRATCH) or not _ROW.fullmatch(row):
             raise UserError(
                 f"{location}: {row!r} cannot be the name of a row; choose letters, digits, '-', '_' and "
-                f"'.', not the name of a task or baseline, nor an end in {SCRATCH!r}"
+                f"'.', not the name of another row, nor an end in {SCRATCH!r}"
             )

@@ -6,8 +6,9 @@ from ssl_zoo.comparison.config import Comparison
 from ssl_zoo.config.layers import SettingsSource
 from ssl_zoo.config.load import load_encoder_config
 from ssl_zoo.config.schema import BackboneConfig
-from ssl_zoo.config.weights import TIMM, weights_name
+from ssl_zoo.config.weights import TIMM, network_settings, weights_name
 from ssl_zoo.errors import UserError
+from ssl_zoo.evaluation.scoring import PRETRAINED
 
 
 def own_backbone(comparison: Comparison, row: str) -> BackboneConfig | None:
@@ -16,7 +17,7 @@ def own_backbone(comparison: Comparison, row: str) -> BackboneConfig | None:
     Raises:
         UserError: a setting is invalid.
     """
-    if "backbone" not in comparison.row_overrides(row):
+    if not comparison.has_own_backbone(row):
         return None
     own = comparison.run_config(row, 0).backbone
     return own if own != comparison.encoder_config(0).backbone else None
@@ -37,27 +38,46 @@ def own_backbones(comparison: Comparison) -> dict[str, BackboneConfig]:
     return found
 
 
-def frozen_backbones(comparison: Comparison) -> dict[str, BackboneConfig]:
-    """Return the further networks that are scored as they are, by a name for each.
+def frozen_networks(comparison: Comparison) -> dict[str, str]:
+    """Return the further trained networks that are scored as they are: their sources by their rows.
+
+    One that the tasks start from anyway has a row already, and is left out.
 
     Raises:
-        UserError: there are no such weights, or two of them have the same name.
+        UserError: two of them have the same name.
     """
-    data = {"data": comparison.encoder_config(0).data.model_dump()}
-    location = comparison.location("frozen")
-    found: dict[str, BackboneConfig] = {}
-    for source in comparison.frozen:
-        model = source.removeprefix(TIMM)
-        network = {"weights": source} if model == source else {"name": model, "pretrained": True}
-        base = [SettingsSource(data, location), SettingsSource({"backbone": network}, location)]
-        backbone = load_encoder_config(base=base).backbone
-        name = model if backbone.weights is None else weights_name(source)
-        if name in found:
+    common, found = comparison.encoder_config(0).backbone, dict[str, str]()
+    started = {f"{TIMM}{common.name}"} if common.pretrained else {common.weights}
+    for source in (source for source in comparison.frozen if source not in started):
+        name = source.removeprefix(TIMM) if source.startswith(TIMM) else weights_name(source)
+        if (row := f"{PRETRAINED}-{name}") in found:
             raise UserError(
-                f"{location}: two networks are named {name}; leave one out, or rename its file"
+                f"{comparison.location('frozen')}: two networks are named {name}; leave one out, or "
+                "give a copy under another name"
             )
-        found[name] = backbone
+        found[row] = source
     return found
+
+
+def frozen_backbone(comparison: Comparison, source: str) -> BackboneConfig:
+    """Return the backbone of a network that is scored as it is.
+
+    Raises:
+        UserError: there is no such network, or it is not one of ssl-zoo or timm.
+    """
+    location = comparison.location("frozen")
+    if source.startswith(TIMM):
+        data = SettingsSource({"data": comparison.encoder_config(0).data.model_dump()}, location)
+        named = {"name": source.removeprefix(TIMM), "pretrained": True}
+        base = [data, SettingsSource({"backbone": named}, location)]
+        return load_encoder_config(base=base).backbone
+    settings = network_settings(source, location)
+    if settings is None:
+        raise UserError(
+            f"{location}: {source} is neither a run nor its weights, so its network is not known; "
+            "train or evaluate with --from FILE --backbone NAME"
+        )
+    return BackboneConfig(**settings["backbone"], weights=source)
 
 
 def backbone_label(comparison: Comparison, own: BackboneConfig) -> str:

@@ -158,6 +158,8 @@ def _evaluate_missing(run: Run, task: str, chosen: Mapping[str, Any]) -> dict[st
     """Return the results of a run, with scores by all chosen protocols, even if they cannot be kept."""
     results = run.results()
     scores = results.setdefault("scores", {})
+    if (row := results.get("cell", {}).get("row", task)) != task and row in scores:  # of a comparison
+        scores[task] = {**scores.pop(row), **scores.get(task, {})}
     known = scores.get(task, {}).keys()
     missing = [name for name, p in chosen.items() if not p.metrics.keys() & known]
     if missing:

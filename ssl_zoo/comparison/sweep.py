@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ssl_zoo.backbones.build import build_encoder
-from ssl_zoo.comparison.cells import Cell, make_cells, shared_data
+from ssl_zoo.comparison.cells import Cell, UntrainedCell, shared_data
 from ssl_zoo.comparison.config import Comparison, current_row
-from ssl_zoo.comparison.networks import frozen_backbones, own_backbones
+from ssl_zoo.comparison.networks import own_backbones
 from ssl_zoo.comparison.records import check_records, write_record
+from ssl_zoo.comparison.rows import make_cells
 from ssl_zoo.errors import Interrupted, SslZooError, Unwritable, UserError
 from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry
@@ -192,8 +193,9 @@ def preflight(sweep: Sweep) -> None:
             f"data.source: {sweep.config.data.source_text!r} has {data.spec.modality} data, and the "
             f"tasks take {modality} data ({', '.join(comparison.task_names())}); choose other --data"
         )
-    own = (*own_backbones(comparison).values(), *frozen_backbones(comparison).values())
-    for backbone in (sweep.config.backbone, *own):
+    frozen = [c for c in sweep.cells if isinstance(c, UntrainedCell) and c.frozen is not None]
+    own = [cell.config.backbone for cell in frozen if cell.status != "done"]
+    for backbone in (sweep.config.backbone, *own_backbones(comparison).values(), *own):
         build_encoder(backbone, data.spec, 0)
 
 

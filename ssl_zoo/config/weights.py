@@ -36,7 +36,7 @@ def weights_file(path: str | Path) -> Path:
 
 def weights_name(path: str | Path) -> str:
     """Return the name of the run whose weights these are, or of another file of weights."""
-    file = weights_file(path)
+    file = weights_file(path).absolute()
     return printable(file.parent.name if file.name == BACKBONE_FILE else file.stem)
 
 

@@ -13,9 +13,10 @@ import torch
 import yaml
 
 from ssl_zoo.advice import api, request
-from ssl_zoo.advice.plan import Plan, Trial, make_plan
+from ssl_zoo.advice.plan import Plan, PlannedRow, Trial, make_plan
 from ssl_zoo.advice.request import requested_comparison, without_missing_weights
 from ssl_zoo.advice.verdict import Candidate, Kind, Point, decide
+from ssl_zoo.comparison.load import load_comparison
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import UserError
@@ -405,8 +406,8 @@ def test_weights_that_cannot_be_had_leave_one_question_unanswered(
     data = folder(folders[1])
     comparison, unanswered = without_missing_weights(comparison, data)
     assert unanswered == [
-        "Whether a pretrained network suffices cannot be answered: weights of resnet18.a1_in1k are not "
-        "on this machine and could not be downloaded; give a file with --from FILE, or connect",
+        "Whether resnet18.a1_in1k suffices, or is worth going on from, cannot be answered: its weights "
+        "are not on this machine and could not be downloaded; give a file with --from FILE, or connect",
         "Whether vit_small_patch14_dinov2.lvd142m as it is suffices cannot be answered: "
         "backbone.pretrained: the weights of vit_small_patch14_dinov2.lvd142m are not available: "
         "offline",
@@ -470,3 +471,44 @@ def test_further_networks_are_scored_as_they_are_and_teach_a_small_one(
     assert code == 0, err
     alone = json.loads(out)["scores"]["simclr"]["linear"]
     assert rows["pretrained-teacher"]["scores"]["linear"] == pytest.approx(alone)
+
+
+def variant_plan(rows: list[str], minutes: float = 1.0) -> Plan:
+    planned = [PlannedRow(row=row, phrase=row, seconds=1.0) for row in rows]
+    return Plan(minutes=10, spent_seconds=0, train_minutes=minutes, rows=planned)
+
+
+def test_a_plan_without_a_variant_is_written_so_that_it_can_be_read_again(tmp_path: Path) -> None:
+    overrides = {"cold": {"task": {"temperature": 0.05}}, "hot": {"task": {"temperature": 1.0}}}
+    variants = {"cold": "simclr", "hot": "simclr", "flat": "byol"}
+    comparison = load_comparison(
+        None,
+        {"tasks": ["simclr", "byol"], "variants": variants, "overrides": overrides, "baselines": []},
+    )
+    shorter = api._shortened(comparison, variant_plan(["raw", "simclr", "cold"]))
+    assert list(shorter.trained_rows()) == ["simclr", "cold"]
+    file = tmp_path / "compare.yaml"
+    file.write_text(shorter.to_yaml())
+    assert list(load_comparison(file, {}).trained_rows()) == ["simclr", "cold"]
+    # Nothing beyond the plan is trained: a variant goes where its task's own row does.
+    shorter = api._shortened(comparison, variant_plan(["raw", "byol", "cold"]))
+    assert list(shorter.trained_rows()) == ["byol"]
+
+
+def test_a_slow_further_network_does_not_take_the_minutes_of_training(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, weights: Path, tmp_path: Path
+) -> None:
+    quick = Trial(step_seconds=1e-3, setup_seconds=0.1, steps_per_pass=10)
+    monkeypatch.setattr(api, "try_training", lambda *arguments: quick)
+    settings = {"data.source": str(folders[1]), "data.image_size": 16, "train.device": "cpu"}
+    settings |= {"backbone.name": "test_resnet", "backbone.pretrained": False}
+    for seconds, left_out in ((1.0, False), (1e4, True)):
+        monkeypatch.setattr(api, "try_features", lambda *arguments, seconds=seconds: seconds)
+        advisor = api.open_advisor(
+            None, settings, tasks=["simclr"], frozen=[str(weights)], out=tmp_path / f"{left_out}"
+        )
+        rows = [row.row for row in advisor.plan.rows]
+        assert ("pretrained-pre" in rows) is not left_out
+        assert "simclr" in rows
+        assert ("its features take about" in advisor.plan.left_out.get("pretrained-pre", "")) is left_out
+        assert [cell.row for cell in advisor.sweep.cells] == rows

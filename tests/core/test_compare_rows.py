@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ssl_zoo.comparison import compare, open_sweep, tabulate
+from ssl_zoo.comparison.load import load_comparison
+from ssl_zoo.config.shipped import find_config
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate
 from ssl_zoo.runs.run import Run
@@ -67,7 +71,7 @@ def test_a_variant_may_have_a_backbone_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["simclr", "rotation", "raw", "pretrained", "a/b", "..", "x-scratch", ""]
+    "name", ["simclr", "raw", "pretrained", "pretrained-x", "a/b", "..", "x-scratch", ""]
 )
 def test_a_variant_needs_a_name_of_its_own(name: str) -> None:
     message = complaint(variants={name: "simclr"})
@@ -101,6 +105,51 @@ def test_a_frozen_network_is_scored_in_a_comparison_as_it_is_alone(tmp_path: Pat
 
 
 def test_frozen_networks_that_are_not_there_are_refused_at_once(tmp_path: Path) -> None:
-    message = complaint(frozen=[str(tmp_path / "none.safetensors")])
-    assert message.startswith("--frozen: ")
-    assert "none.safetensors does not exist" in message
+    with pytest.raises(UserError, match=r"^--frozen: .*none.safetensors does not exist"):
+        compare(out=tmp_path / "c", **given(frozen=[str(tmp_path / "none.safetensors")]))
+    other = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(1)}, other)
+    with pytest.raises(UserError, match=r"^--frozen: .*other.safetensors is neither a run nor its weig"):
+        compare(out=tmp_path / "c", **given(frozen=[str(other)]))
+    assert not (tmp_path / "c" / "simclr-0").exists()
+    assert "two networks are named other" in complaint(frozen=[str(other), f"./{other}"])
+
+
+def test_a_comparison_can_be_read_where_a_frozen_network_is_gone(tmp_path: Path, call: Call) -> None:
+    compare(out=tmp_path / "c", **given())
+    weights = tmp_path / "c" / "simclr-0" / "backbone.safetensors"
+    file = Path(shutil.copy(weights, tmp_path / "ours.safetensors"))
+    settings = given(frozen=[str(file)])
+    table = compare(out=tmp_path / "d", **settings)
+    file.unlink()
+    again = compare(out=tmp_path / "d", **settings)
+    assert again.failed == []
+    assert [row.name for row in again.rows] == [row.name for row in table.rows]
+    code, _, err = call("report", tmp_path / "d", "--map", "none")
+    assert code == 0, err
+
+
+def test_a_network_that_the_tasks_start_from_has_one_row() -> None:
+    network = {"name": "test_resnet", "pretrained": True}
+    named = {"backbone": network, "frozen": ["timm:test_resnet", "timm:test_vit"], "set": {}}
+    rows = {cell.row for cell in open_sweep(None, **given(**named, baselines=["random-init"])).cells}
+    assert rows == {"pretrained", "random-init", "pretrained-test_vit", "simclr"}
+    own = {"simclr": {"backbone": {"name": "test_vit", "pretrained": True}}}
+    with pytest.raises(UserError, match="two rows of the comparison are named pretrained-test_vit-0"):
+        open_sweep(None, **given(**named, baselines=["random-init"], overrides=own))
+
+
+def test_a_shipped_comparison_can_be_had_for_one_task() -> None:
+    file = find_config("compare/fashion-mnist-zoo")
+    rows = load_comparison(file, {"tasks": ["simclr"], "seeds": 1}).trained_rows()
+    assert {"simclr", "dcl"} <= rows.keys()
+    assert "dcl" not in load_comparison(file, {"tasks": ["byol"]}).trained_rows()
+
+
+def test_runs_of_variants_are_tabulated_beside_those_of_their_task(tmp_path: Path) -> None:
+    settings = given(variants={"cold": "simclr"}, overrides={"cold": {"task": {"temperature": 0.05}}})
+    compare(out=tmp_path / "c", **settings)
+    table = tabulate([tmp_path / "c" / "simclr-0", tmp_path / "c" / "cold-0"])
+    assert {row.name: row.runs for row in table.rows} == {
+        "simclr (temperature=None)": 1, "simclr (temperature=0.05)": 1
+    }  # fmt: skip
