@@ -217,22 +217,18 @@ def _plan(
     own: dict[str, float] = {}
     trials: dict[str, Trial] = {}
     broken: dict[str, str] = {}
-    for cell in cells:
-        if not isinstance(cell, UntrainedCell) or cell.frozen is None:
-            continue
+    for cell in (cell for cell in cells if isinstance(cell, UntrainedCell) and cell.frozen is not None):
         progress(f"trying {cell.row}")
-        try:
-            own[cell.row] = evaluation.seconds + try_features(cell.config, data, device)
-        except (Interrupted, Unwritable):
-            raise
-        except PLUGIN_ERRORS as error:
-            broken[cell.row] = _reason(error)
+        seconds, reason = _try_frozen(cell, data, device, evaluation.seconds)
+        if reason is None and seconds > limit:
+            reason = (
+                f"its features take about {seconds / 60:.2g} minutes, and a row may take "
+                f"{limit / 60:.2g} of {minutes:g}"
+            )
+        if reason is None:
+            own[cell.row] = seconds
         else:
-            if own[cell.row] > limit:
-                broken[cell.row] = (
-                    f"its features take about {own[cell.row] / 60:.2g} minutes, and a row may take "
-                    f"{limit / 60:.2g} of {minutes:g}"
-                )
+            broken[cell.row] = reason
     refused: set[str] = set()  # by their settings, which their second rows share
     seconds = min(MAX_TRIAL_SECONDS, TRIAL_SHARE * 60 * minutes)
     for row in comparison.trained_rows():
@@ -260,6 +256,25 @@ def _plan(
     spent = time.monotonic() - start
     plan = make_plan(minutes, spent, phrases, trials, evaluation.seconds, online, own)
     return plan.model_copy(update={"left_out": {**broken, **plan.left_out}})
+
+
+def _try_frozen(
+    cell: UntrainedCell, data: DataSet, device: Device, seconds: float
+) -> tuple[float, str | None]:
+    """Return the duration of the evaluation of a further network, or why there is none.
+
+    Args:
+        cell: the cell of the network.
+        data: the data, loaded.
+        device: where and how to compute.
+        seconds: the duration of an evaluation of the common network, to which features are added.
+    """
+    try:
+        return seconds + try_features(cell.config, data, device), None
+    except (Interrupted, Unwritable):
+        raise
+    except PLUGIN_ERRORS as error:
+        return seconds, _reason(error)
 
 
 def _reason(error: BaseException) -> str:

@@ -34,17 +34,17 @@ def test_a_recipe_cuts_images_of_any_usual_size_into_few_hundred_patches(name: s
 @pytest.mark.parametrize(
     "name",
     [
-        *(
-            "augself",
-            "autoencoder",
-            "colorization",
-            "cpc",
-            "deepcluster",
-            "essl",
-            "inpainting",
-            "jigsaw",
-        ),
-        *("relative-patch", "rotation", "spark"),
+        "augself",
+        "autoencoder",
+        "colorization",
+        "cpc",
+        "deepcluster",
+        "essl",
+        "inpainting",
+        "jigsaw",
+        "relative-patch",
+        "rotation",
+        "spark",
     ],
 )
 def test_a_recipe_of_other_tasks_suits_images_of_any_usual_size(name: str, size: int) -> None:
