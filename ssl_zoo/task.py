@@ -253,6 +253,8 @@ class Task(nn.Module, ABC):
             such as gray images; model cards and the list of tasks say it. `features` does the same.
         any_size: whether the task passes images of other sizes than ``spec.size`` through the encoder,
             such as small crops. The backbone is then built so that it takes them.
+        expected_failures: the conformance checks that the task rightly fails, by name, with the reasons,
+            such as ``{"views_vary": "the text is its own target; nothing is random"}``.
         recipe: defaults of the configuration by section, such as ``{"train": {"optimizer": "lars"}}``;
             the user's file and flags override them. The sections ``data`` and ``backbone`` are for
             tasks that need other data or backbones than the zoo's defaults, and are ignored where the
@@ -273,6 +275,7 @@ class Task(nn.Module, ABC):
     passes: ClassVar[float] = 0
     input_note: ClassVar[str] = ""
     any_size: ClassVar[bool] = False
+    expected_failures: ClassVar[Mapping[str, str]] = {}
 
     class Options(TaskOptions):
         """No options; a task with options defines its own class of this name."""

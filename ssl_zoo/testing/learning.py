@@ -140,9 +140,11 @@ def check_teachers_move_after_a_step_alone(case: Case) -> str | None:
         if name in frozen and p.ndim > 1 and any(same(p, other) for other in trained.values())
     }
     moved: set[str] = set()
-    for seed in range(2):  # a last layer may be fixed at first, and a momentum be 1 at the end
+    for seed in range(TEACHER_STEPS):
+        if seed >= 2 and copies <= moved:
+            break
         before = snapshot(task)
-        backward(task, case.views(task, seed=seed, progress=seed / 3))
+        backward(task, case.views(task, seed=seed, progress=seed / (TEACHER_STEPS + 1)))
         received = [n for n, p in task.named_parameters() if n in frozen and p.grad is not None]
         require(not received, f"frozen parameters get a gradient: {listed(received)}")
         optimizer.step()
@@ -150,9 +152,8 @@ def check_teachers_move_after_a_step_alone(case: Case) -> str | None:
         early = sorted(frozen.intersection(changed(before, snapshot(task))))
         require(not early, f"moves before after_step: {listed(early)}")
         before = snapshot(task)
-        # Behind a factor of 0, as of residual branches, a copy moves in the second step, so before the
-        # end of training, where a momentum may be 1.
-        task.after_step((seed + 1) / 3)
+        # Before the end of training, where a momentum may be 1.
+        task.after_step((seed + 1) / (TEACHER_STEPS + 1))
         moved |= set(changed(before, snapshot(task)))
     astray = sorted(moved.intersection(trained))
     require(
@@ -169,6 +170,14 @@ def check_teachers_move_after_a_step_alone(case: Case) -> str | None:
     return f"{len(frozen)} frozen parameters" if frozen else None
 
 
+TEACHER_STEPS = 24
+"""The steps in which a copy must move; all but slow tasks take two.
+
+A last layer may be fixed at first, a copy move behind a factor of 0 only in the second step, and some
+copies only once, when enough features for clusters have been seen.
+"""
+
+
 def check_small_batch_overfits(case: Case) -> str:
     """Check that the loss of a few samples in the same views falls clearly within thirty steps.
 
@@ -180,7 +189,7 @@ def check_small_batch_overfits(case: Case) -> str:
     views = case.views(task, progress=0.5)
     optimizer = adam(task)
     losses = [backward(task, views).total.item()]
-    threshold = losses[0] - 0.1 * max(abs(losses[0]), 0.1)
+    threshold = losses[0] - 0.1 * abs(losses[0])
     # Stops early once five losses in a row are low enough.
     while len(losses) < 30 and not max(losses[-5:]) < threshold:
         optimizer.step()
@@ -195,8 +204,8 @@ def check_small_batch_overfits(case: Case) -> str:
     return f"from {start:.3f} to {end:.3f}"
 
 
-COLLAPSE_STEPS = 80
-EARLY_STEPS, CLEAR_SPREAD, CLEAR_RANK = (20, 30, 45, 60), 0.4, 4.0
+COLLAPSE_STEPS, LAST_STEP = (20, 30, 45, 60, 80, 120, 160, 200), 80
+CLEAR_SPREAD, CLEAR_RANK, RECOVERY = 0.4, 4.0, 1.25
 """A task that is clearly healthy after one of the early steps passes without the others.
 
 Measured on seeds 0 to 4. On the tiny ResNet sound tasks have a spread of 0.45 to 0.66 after 20 steps,
@@ -204,6 +213,10 @@ and a rank of at least 20. Tasks that collapse then have at most 0.26 (strong cr
 crops), or a rank of at most 1.6, and less after each further step; before, the spread rises, to 0.49
 after 5. After 80 steps tasks with strong crops have 0.05 to 0.08, against a limit of 0.09 to 0.1.
 MAE on its transformer has 0.16 to 0.65, so it may need all steps.
+
+A language model learns first how frequent each token is, for which all features may be alike, and tells
+texts apart later: GPT on its default network has a spread of 0.02 after 80 steps, and 0.15 after 150.
+So training goes on behind the last step as long as the spread rises by a quarter from stage to stage.
 """
 
 
@@ -212,21 +225,24 @@ def check_representations_do_not_collapse(case: Case) -> str:
     task = case.build()
     raw = case.data.batch(32)
     x = task.spec.prepare(raw)
-    spread_before, _ = _health(task, x)
+    before, _ = _health(task, x)
     optimizer = adam(task)
-    for i in range(1, COLLAPSE_STEPS + 1):
-        views = case.views(task, 16, seed=i - 1, progress=(i - 1) / COLLAPSE_STEPS)
-        step(task, optimizer, views, i / COLLAPSE_STEPS)
-        if i in EARLY_STEPS:
-            spread_now, rank = _health(task, x)
-            if spread_now > max(CLEAR_SPREAD, spread_before / 2) and rank > CLEAR_RANK:
-                break
-    else:
+    number, spread_now = 0, before
+    for stage in COLLAPSE_STEPS:
+        for i in range(number, stage):
+            progress = min(i / LAST_STEP, 1.0)
+            views = case.views(task, 16, seed=i, progress=progress)
+            step(task, optimizer, views, min((i + 1) / LAST_STEP, 1.0))
+        number, spread_before = stage, spread_now
         spread_now, rank = _health(task, x)
+        # The features of some backbones are close to each other from the beginning.
+        healthy = spread_now > min(0.1, before / 2) and rank > 2
+        if spread_now > max(CLEAR_SPREAD, before / 2) and rank > CLEAR_RANK:
+            break
+        if stage >= LAST_STEP and (healthy or spread_now < RECOVERY * spread_before):
+            break
     measured = f"spread {spread_now:.3f} of 1, effective rank {rank:.1f} of {tree.size(x)} samples"
-    # The features of some backbones are close to each other from the beginning.
-    healthy = spread_now > min(0.1, spread_before / 2) and rank > 2
-    require(healthy, f"the features have collapsed after {i} steps: {measured}")
+    require(healthy, f"the features have collapsed after {number} steps: {measured}")
     return measured
 
 

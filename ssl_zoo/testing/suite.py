@@ -36,12 +36,14 @@ def task_checks(
             a tiny ResNet if it has none.
         data: the data to check on, as `CheckData`; None for images of several kinds, or for the
             source in the recipe of a task of another modality.
-        expected_failures: by the name of a check, the reason why the task rightly fails it.
+        expected_failures: by the name of a check, the reason why the task rightly fails it, beside those
+            that its class names.
 
     Raises:
         ValueError: an expected failure names no check, or has no reason.
     """
-    return make_checks(CHECKS, Case.of(task, options, backbone, data), expected_failures)
+    expected = {**task.expected_failures, **(expected_failures or {})}
+    return make_checks(CHECKS, Case.of(task, options, backbone, data), expected)
 
 
 @torch_defaults()

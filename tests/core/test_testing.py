@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -155,6 +155,15 @@ def test_a_failure_that_is_expected_is_no_fault() -> None:
     result = outcome(ViewsOfOneSeed, "views_vary", expected_failures={"views_vary": "no augmentation"})
     assert (result.status, result.bad) == ("expected", False)
     assert result.note == "no augmentation (another seed gives the same views)"
+
+
+def test_a_class_may_name_the_failures_that_are_expected_of_it() -> None:
+    class Meant(ViewsOfOneSeed):
+        expected_failures: ClassVar[dict[str, str]] = {"views_vary": "no augmentation"}
+
+    assert outcome(Meant, "views_vary").status == "expected"
+    other = outcome(Meant, "views_vary", expected_failures={"views_vary": "another reason"})
+    assert other.note.startswith("another reason")
 
 
 def test_an_expected_failure_may_be_named_as_the_function_is() -> None:

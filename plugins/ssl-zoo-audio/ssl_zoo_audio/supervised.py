@@ -16,6 +16,7 @@ class SupervisedAudio(SupervisedTask):
         "Hershey et al. 2017, CNN Architectures for Large-Scale Audio Classification, arXiv:1609.09430"
     )
     modality = "audio"
+    expected_failures = {"views_vary": "clips are trained on as they are; nothing is drawn in `views`"}
     recipe = recipe("mel-mini", epochs=25)
 
     def gallery(self, views: tuple[Any, ...]) -> dict[str, Any]:

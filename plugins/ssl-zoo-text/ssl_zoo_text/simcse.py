@@ -28,6 +28,7 @@ class SimCSE(Task):
     family = "contrastive"
     modality = "text"
     passes = 2
+    expected_failures = {"views_vary": "dropout makes the views; nothing is drawn in `views`"}
     recipe = recipe(batch_size=64, lr=3e-4, epochs=1)
 
     class Options(TaskOptions):

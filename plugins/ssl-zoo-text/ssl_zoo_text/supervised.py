@@ -14,6 +14,7 @@ class SupervisedText(SupervisedTask):
     name = "supervised-text"
     paper = "Devlin et al. 2018, BERT, arXiv:1810.04805 (section 4.1, from random weights)"
     modality = "text"
+    expected_failures = {"views_vary": "texts are trained on as they are; nothing is drawn in `views`"}
     recipe = recipe()
 
     def gallery(self, views: tuple[Any, ...]) -> dict[str, Any]:

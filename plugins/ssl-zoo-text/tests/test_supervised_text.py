@@ -12,10 +12,8 @@ from ssl_zoo_text.supervised import SupervisedText
 
 from ssl_zoo.testing import Case, Check, parametrize_with_checks
 
-STILL = {"views_vary": "texts are trained on as they are; nothing is drawn in `views`"}
 
-
-@parametrize_with_checks(SupervisedText, expected_failures=STILL, **CASE)
+@parametrize_with_checks(SupervisedText, **CASE)
 def test_conformance(check: Check) -> None:
     check()
 
