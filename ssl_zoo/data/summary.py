@@ -78,7 +78,7 @@ class DataSummary:
             name=data.name,
             noun=data.spec.noun,
             train=len(data.train),
-            bank=None if data.bank is data.train else len(data.bank),
+            bank=None if data.bank is data.train or data.bank.labels is None else len(data.bank),
             test=0 if data.test is None else len(data.test),
             classes=_count([s.labels for s in splits if s.labels is not None], data.classes),
             no_accuracy=data.no_accuracy,
@@ -103,7 +103,8 @@ class DataSummary:
             test = f"{number} held out ({facts.held_out})"
         if not fitted:
             train, test = f"{self.train:,} in the train split", f"{number} in the test split"
-        parts = [train, *([f"{self.bank:,} of these labelled"] if self.bank is not None else []), test]
+        bank = "" if self.bank is None else f"{self.bank:,} labelled ones for evaluation to learn from"
+        parts = filter(None, [train, bank, test])
         clauses = [f"{self.name}: {quantity(total, self.noun)}: {', '.join(parts)}"]
         clauses.append(self._classes())
         if facts.copies:

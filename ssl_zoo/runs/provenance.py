@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ssl_zoo.plugins.registry import registry
+
+CORE = "ssl-zoo"
+"""The distribution of the core."""
 
 
 def command_line() -> str:
@@ -23,12 +28,13 @@ def provenance(task: str | None = None) -> dict[str, Any]:
     """Return the versions, the command and the git revision of this process.
 
     Args:
-        task: the task that is trained, whose distribution's version is among the others; None for none.
+        task: the task that is trained, whose distribution's version is among the others, with those of
+            what it requires; None for none.
     """
     entry = next((e for e in registry.entry_points() if e.attr and e.name == task), None)
-    versions = {p: metadata.version(p) for p in ("ssl-zoo", "torch", "torchvision", "timm")}
-    if entry is not None:
-        versions[entry.distribution] = entry.version
+    versions = {p: metadata.version(p) for p in (CORE, "torch", "torchvision", "timm")}
+    if entry is not None and entry.distribution != CORE:
+        versions |= {entry.distribution: entry.version, **_required_versions(entry.distribution)}
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": command_line(),
@@ -36,6 +42,18 @@ def provenance(task: str | None = None) -> dict[str, Any]:
         "versions": versions,
         "git": _git_revision(),
     }
+
+
+def _required_versions(distribution: str) -> dict[str, str]:
+    """Return the versions of what a distribution requires, without extras; a file requires nothing."""
+    versions: dict[str, str] = {}
+    with suppress(metadata.PackageNotFoundError):
+        for requirement in metadata.requires(distribution) or []:
+            name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+            if "extra ==" not in requirement:
+                with suppress(metadata.PackageNotFoundError):
+                    versions[name] = metadata.version(name)
+    return versions
 
 
 def _git_revision() -> str | None:

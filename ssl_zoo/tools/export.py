@@ -108,7 +108,7 @@ def export(run: str | Path, to: str | Path) -> str:
     to = Path(to)
     config, spec, state = read_backbone(run)
     encoder = restore_encoder(weights_file(run), config, spec, state)
-    exporter = _choose(encoder, spec, to)
+    exporter = _choose(encoder, spec, config, to)
     if exporter.suffix:
         check_output_file("--to", to, {to.suffix: ()})
         return exporter(encoder, spec, config, to)
@@ -124,7 +124,7 @@ def export(run: str | Path, to: str | Path) -> str:
     return code
 
 
-def _choose(encoder: Encoder, spec: Spec, to: Path) -> Exporter:
+def _choose(encoder: Encoder, spec: Spec, config: BackboneConfig, to: Path) -> Exporter:
     """Return the exporter for an encoder and a path.
 
     Raises:
@@ -134,11 +134,13 @@ def _choose(encoder: Encoder, spec: Spec, to: Path) -> Exporter:
     usable = [e for e in known if e.takes(encoder, spec)]
     chosen = next((e for e in usable if e.suffix == to.suffix.lower()), None)
     if chosen is None:
-        names = [e.suffix or "no suffix, for a folder" for e in usable]
-        raise UserError(
-            f"--to {to}: unknown format for {spec.modality} data; its name must end in "
-            f"{' or '.join(dict.fromkeys(names))}"
-        )
+        names = dict.fromkeys(e.suffix or "no suffix, for a folder" for e in usable)
+        others = [e for e in known if (e.suffix, e.modality) == (to.suffix.lower(), spec.modality)]
+        problem, hint = f"unknown format for {spec.modality} data", ""
+        if libraries := " or ".join(e.library for e in others if e.library):
+            problem = f"{config.name} is no network of {libraries}, whose format this is"
+            hint = f", or train a network of {libraries} (--backbone)"
+        raise UserError(f"--to {to}: {problem}; its name must end in {' or '.join(names)}{hint}")
     if missing := [name for name in chosen.requires if find_spec(name) is None]:
         install = chosen.install or " ".join(missing)
         raise UserError(f"--to {to} needs {' and '.join(missing)}: pip install {install!r}")

@@ -290,7 +290,7 @@ def test_it_compares_what_can_be_done_with_trained_weights_and_decides(
     assert code == 0, err
     assert f"50% of {labelled} is held out to evaluate on, by class" in err
     assert "108 images: 84 to train" in err
-    assert "24 of these labelled, 24 held out (50 %, stratified)" in err
+    assert "24 labelled ones for evaluation to learn from, 24 held out (50 %, stratified)" in err
     assert "the frozen network of pre" in out
     assert "training from scratch" in out  # which may wrap before the name, by the width of figures
     shorten(Path("a"))

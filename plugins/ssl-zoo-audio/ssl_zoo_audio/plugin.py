@@ -61,7 +61,8 @@ def ssl_zoo_register_exporters() -> Mapping[str, Exporter]:
     from ssl_zoo_audio.export import write_folder
     from ssl_zoo_audio.spec import MODALITY
 
-    return {"transformers-audio": Exporter(write_folder, "", MODALITY, TransformersEncoder)}
+    exporter = Exporter(write_folder, "", MODALITY, TransformersEncoder, library="transformers")
+    return {"transformers-audio": exporter}
 
 
 def _of_transformers(name: str) -> Callable[[Any, Any], Any]:

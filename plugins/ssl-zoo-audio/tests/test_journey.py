@@ -81,8 +81,12 @@ def test_the_exported_folder_has_the_same_features(run: Path, clip: Path, tmp_pa
 def test_a_network_of_ours_has_no_folder(tmp_path: Path) -> None:
     settings = {**HUBERT, "backbone.name": "mel-mini", "backbone.options": TINY, **SETTINGS}
     train(load_config(None, settings), out=tmp_path / "run", protocol=[])
-    with pytest.raises(ssl_zoo.UserError, match=r"must end in \.safetensors or \.onnx"):
+    with pytest.raises(ssl_zoo.UserError) as refused:
         export(tmp_path / "run", tmp_path / "model")
+    assert str(refused.value) == (
+        f"--to {tmp_path / 'model'}: mel-mini is no network of transformers, whose format this is; its "
+        "name must end in .safetensors or .onnx or .pt2, or train a network of transformers (--backbone)"
+    )
 
 
 def test_listing_tasks_imports_no_torch() -> None:

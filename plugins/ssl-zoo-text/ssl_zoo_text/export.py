@@ -68,5 +68,5 @@ def write_folder(encoder: TransformersEncoder, spec: TextSpec, config: BackboneC
     return USAGE.format(folder=str(to), states=states)
 
 
-FOLDER = Exporter(write_folder, suffix="", modality="text", encoder=TransformersEncoder)
+FOLDER = Exporter(write_folder, "", "text", TransformersEncoder, library="transformers")
 """The format of `ssl-zoo export --to FOLDER/`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tokenizers import Tokenizer, models
 
 from ssl_zoo import Rng, Unsuitable
 from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.runs.provenance import provenance
 
 WORDS = 8
 """The number V of ordinary tokens."""
@@ -103,7 +105,7 @@ def nats_of_hidden(task: Any, x: Text) -> torch.Tensor:
     return each[hidden.flatten()]
 
 
-TASKS = [(GPT, "gpt2-tiny"), (BERT, "bert-tiny")]
+TASKS = [(GPT, "gpt2-tiny"), (BERT, "bert-tiny"), (XLNet, "xlnet-tiny")]
 
 
 @pytest.mark.parametrize(("cls", "backbone"), TASKS)
@@ -158,3 +160,9 @@ def test_recomputed_activations_give_the_same_gradients(name: str) -> None:
 def test_xlnet_which_cannot_recompute_activations_is_refused() -> None:
     with pytest.raises(Unsuitable, match=r"^train.grad_checkpointing: .* cannot recompute activations"):
         SmallTexts("xlnet-tiny").encoder().checkpoint_gradients()
+
+
+def test_a_run_records_the_versions_of_what_its_task_requires() -> None:
+    versions = provenance("bert")["versions"]
+    names = ["ssl-zoo", "ssl-zoo-text", "torch", "transformers", "tokenizers"]
+    assert {name: versions[name] for name in names} == {name: version(name) for name in names}
