@@ -49,7 +49,9 @@ class _Convolution(nn.Conv2d):
             return super().forward(x)
         assert not isinstance(self.padding, str)
         axes = zip(x.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
-        taps = torch.tensor(_taps(*axes), device=x.device)
+        # `torch.compile` would go into a cached function, and warn that it ignores the cache.
+        find = _taps if torch.compiler.is_compiling() else _cached_taps
+        taps = torch.tensor(find(*axes), device=x.device)
         if len(x) < _IMAGES_PER_COPY * taps.numel():
             return super().forward(x)
         return convolve_at_once(x, self.weight, self.bias, taps)
@@ -58,7 +60,6 @@ class _Convolution(nn.Conv2d):
         return nn.Conv2d.__name__
 
 
-@lru_cache(maxsize=256)
 def _taps(down: tuple[int, ...], across: tuple[int, ...]) -> list[list[list[int]]]:
     """Return the taps [H, W, h · w] of `convolve_at_once`.
 
@@ -73,6 +74,9 @@ def _taps(down: tuple[int, ...], across: tuple[int, ...]) -> list[list[list[int]
 
     columns = _axis_taps(*across)
     return [[joined(row, column) for column in columns] for row in _axis_taps(*down)]
+
+
+_cached_taps = lru_cache(maxsize=256)(_taps)
 
 
 def _axis_taps(side: int, kernel: int, stride: int, padding: int, dilation: int) -> list[list[int]]:

@@ -58,6 +58,16 @@ def _compare(conv: nn.Conv2d, shape: tuple[int, ...]) -> str:
     return y.grad_fn.name()
 
 
+@pytest.mark.filterwarnings("error")
+def test_compiling_traces_them_whole_and_without_a_warning() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2, 1))
+    prepare_small_maps(layers)
+    compiled = torch.compile(layers, backend="eager", fullgraph=True)
+    for shape in [(2, 2), (1, 3)]:
+        x = torch.randn(64, 3, *shape)
+        assert torch.equal(compiled(x), layers(x))
+
+
 def test_weights_that_meet_no_pixel_have_no_gradient_in_bfloat16() -> None:
     spec = ImageSpec(size=28, channels=1, mean=(0.0,), std=(1.0,))
     encoder = create_backbone(BackboneConfig(), spec).train()
