@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -249,6 +251,46 @@ def test_wordpiece_is_trained_too() -> None:
     data = build("small", chapters()[::60], DataConfig(), torch.device("cpu"), options)
     (shown,) = data.spec.show(data.spec.preprocess("In the beginning God"))
     assert shown == "in the beginning god"
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_each_process_trains_the_same_tokenizer(kind: str) -> None:
+    program = (
+        "from ssl_zoo_text.kjv import chapters\n"
+        "from ssl_zoo_text.tokenizer import train_tokenizer\n"
+        f"print(train_tokenizer({kind!r}, [d.text for d in chapters()[::60]], 600))"
+    )
+    one, other = (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    )
+    assert one.stdout == other.stdout
+    assert len(json.loads(one.stdout)["model"]["vocab"]) == 600
+
+
+@pytest.mark.parametrize("vocabulary", [300, 1000, 4096])
+def test_wordpiece_leaves_out_the_rarest_characters_where_not_all_fit(vocabulary: int) -> None:
+    # Character k of 1200 occurs 1 + 1200 // (k + 1) times; the tokenizer takes each by itself.
+    signs = [chr(0x4E00 + k) for k in range(1200)]
+    text = "".join(sign * (1 + 1200 // (k + 1)) for k, sign in enumerate(signs))
+    content = train_tokenizer("wordpiece", [text], vocabulary)
+    known = min(vocabulary - len(SPECIALS), len(signs))
+    assert json.loads(content)["model"]["vocab"] == {
+        token: i for i, token in enumerate([*SPECIALS, *signs[:known]])
+    }
+    assert [token["content"] for token in json.loads(content)["added_tokens"]] == list(SPECIALS)
+    ids = parse(content).encode(signs[0] + "\N{SNOWMAN}", add_special_tokens=False).ids
+    assert ids == [len(SPECIALS), UNK]
+
+
+def test_rare_characters_take_at_most_half_of_a_wordpiece_vocabulary() -> None:
+    signs = " ".join(chr(0x2190 + k) for k in range(120))
+    letters = "".join(d.text for d in chapters()[::10])
+    assert len(letters.replace(" ", "")) > 120 / 0.0005
+    vocabulary = json.loads(train_tokenizer("wordpiece", [letters, signs], 300))["model"]["vocab"]
+    assert len(vocabulary) == 300
+    assert {*"abcdefghijklmnopqrstuvwxyz"} <= vocabulary.keys()
+    assert sum(len(token.removeprefix("##")) == 1 for token in vocabulary) == (300 - 5) // 2
 
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
