@@ -39,7 +39,10 @@ def features(texts):
 
 
 def tokenizer_of(spec: TextSpec) -> PreTrainedTokenizerFast:
-    """Return the tokenizer as transformers', which cuts texts at the length of the samples."""
+    """Return the tokenizer as transformers', which cuts texts at the length of the samples.
+
+    The names of special tokens in a text are text to it, as in training.
+    """
     return PreTrainedTokenizerFast(
         tokenizer_object=parse(spec.tokenizer),
         model_max_length=spec.length,
@@ -49,6 +52,7 @@ def tokenizer_of(spec: TextSpec) -> PreTrainedTokenizerFast:
         sep_token=SPECIALS[SEP],
         mask_token=SPECIALS[MASK],
         model_input_names=["input_ids", "attention_mask"],
+        split_special_tokens=True,
     )
 
 

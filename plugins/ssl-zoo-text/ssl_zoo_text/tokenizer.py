@@ -129,8 +129,10 @@ def frame(tokenizer: Tokenizer) -> None:
 
 @lru_cache(maxsize=8)
 def parse(content: str) -> Tokenizer:
-    """Return the tokenizer that JSON describes."""
-    return Tokenizer.from_str(content)
+    """Return the tokenizer that JSON describes; the name of a special token in a text is text to it."""
+    tokenizer = Tokenizer.from_str(content)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def read_tokenizer(file: Path) -> str:
@@ -153,7 +155,9 @@ def read_tokenizer(file: Path) -> str:
     except Exception as error:  # tokenizers raises plain Exception
         reason = str(error).splitlines()[0]
         raise UserError(f"data.options.tokenizer: {file} cannot be read ({reason})") from error
-    if [tokenizer.token_to_id(token) for token in SPECIALS] == list(range(len(SPECIALS))):
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    numbers = [tokenizer.token_to_id(token) for token in SPECIALS]
+    if numbers == list(range(len(SPECIALS))) and special.issuperset(numbers):
         return content
     if (renumbered := adopt_specials(content)) is None:
         raise UserError(
@@ -192,6 +196,7 @@ def adopt_specials(content: str) -> str | None:
     for token in added:
         name = token["content"]
         token.update(content=renamed.get(name, name), id=numbers[name])
+        token["special"] |= name in renamed  # else its name in a text would be parsed
     added.sort(key=lambda token: token["id"])
     described["post_processor"] = None
     tokenizer = Tokenizer.from_str(json.dumps(described))

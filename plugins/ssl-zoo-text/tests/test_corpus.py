@@ -294,6 +294,23 @@ def test_rare_characters_take_at_most_half_of_a_wordpiece_vocabulary() -> None:
 
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_names_of_special_tokens_in_a_text_are_text(kind: str) -> None:
+    text = " ".join([*SPECIALS, *ALIASES, "[MASK][SEP]", "a[CLS]b"])
+    options = OPTIONS.model_copy(update={"tokenizer": kind, "length": 256})
+    documents = [*chapters()[::60], Document(text, "names"), Document(f"{text} again", "names too")]
+    spec: Any = build("small", documents, DataConfig(), torch.device("cpu"), options).spec
+    x = spec.preprocess(text)
+    inner = x.ids[0, 1 : int(x.lengths) - 1]
+    assert int(inner.min()) >= len(SPECIALS)
+    assert bool(x.ordinary()[0, 1 : len(inner) + 1].all())
+    coded = encode(spec.tokenizer, [text])
+    assert coded.ids.tolist() == [*inner.tolist(), SEP]
+    if kind == "bpe":
+        assert spec.show(x) == [text]
+        assert int(tables(spec.tokenizer).num_bytes[inner].sum()) == len(text.encode()) + 1
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
 @pytest.mark.parametrize("names", [SPECIALS, ALIASES])
 def test_tokenizers_of_others_are_renumbered(kind: str, names: tuple[str, ...], tmp_path: Path) -> None:
     ours = train_tokenizer(kind, [d.text for d in chapters()[:3]], 400)
@@ -306,6 +323,7 @@ def test_tokenizers_of_others_are_renumbered(kind: str, names: tuple[str, ...], 
     for token in described["added_tokens"]:
         token.update(content=renamed[token["content"]], id=last - token["id"])
     described["added_tokens"].reverse()
+    described["added_tokens"][0]["special"] = False  # a mistake of some
     described["post_processor"] = None
     file = tmp_path / "theirs.json"
     file.write_text(json.dumps(described))
@@ -314,7 +332,8 @@ def test_tokenizers_of_others_are_renumbered(kind: str, names: tuple[str, ...], 
     assert read.encode(text).tokens == ["[CLS]", *theirs.encode(text).tokens, "[SEP]"]
     assert [read.token_to_id(name) for name in SPECIALS] == [0, 1, 2, 3, 4]
     assert sorted(read.get_vocab().values()) == list(range(last + 1))
-    assert read.encode("\N{SNOWMAN}[MASK]").ids[-2] == MASK
+    for name in {*names, *SPECIALS}:
+        assert set(read.encode(name).ids[1:-1]).isdisjoint({PAD, CLS, SEP, MASK}), "names are text"
 
     del described["added_tokens"][0], described["model"]["vocab"][names[MASK]]
     file.write_text(json.dumps(described))
