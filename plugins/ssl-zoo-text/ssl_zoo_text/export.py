@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import Unwritable
@@ -63,13 +66,26 @@ def write_folder(encoder: TransformersEncoder, spec: TextSpec, config: BackboneC
         Unwritable: the folder cannot be written.
     """
     try:
-        encoder.network.save_pretrained(to)
+        with _without_progress_bars():
+            encoder.network.save_pretrained(to)
         tokenizer_of(spec).save_pretrained(to)
     except OSError as error:
         reason = error.strerror or str(error)
         raise Unwritable(f"--to: cannot write {to}", path=to, reason=reason) from error
     states = "last_hidden_state" if encoder.layer is None else f"hidden_states[{encoder.layer}]"
     return USAGE.format(folder=str(to), states=states)
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Temporarily switch the progress bars of transformers off."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 FOLDER = Exporter(write_folder, suffix="", modality="text", encoder=TransformersEncoder)
