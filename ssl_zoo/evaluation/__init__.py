@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ssl_zoo.evaluation.scoring import (
         ONLINE_EVAL_SIZES,
         baselines,
+        report_no_scores,
         score,
         unsupported_protocols,
     )
@@ -43,6 +44,7 @@ _HOMES = {
     "ONLINE_EVAL_SIZES": "scoring",
     "baselines": "scoring",
     "evaluate": "api",
+    "report_no_scores": "scoring",
     "score": "scoring",
     "unsupported_protocols": "scoring",
     "Subject": "subject",
@@ -65,6 +67,7 @@ __all__ = [
     "known_metrics",
     "known_protocols",
     "protocols",
+    "report_no_scores",
     "score",
     "standard_protocols",
     "unsupported_protocols",

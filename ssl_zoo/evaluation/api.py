@@ -23,7 +23,7 @@ from ssl_zoo.errors import Unwritable, UserError
 from ssl_zoo.evaluation.classifier import CLASSIFIER_FILE, KeptClassifier, fingerprint
 from ssl_zoo.evaluation.protocol import Scores, known_protocols, protocols, standard_protocols
 from ssl_zoo.evaluation.reading import Gain, measure_gains, standard_correctness, write_gains
-from ssl_zoo.evaluation.scoring import UNTRAINED, baselines, of_encoder, score
+from ssl_zoo.evaluation.scoring import UNTRAINED, baselines, of_encoder, report_no_scores, score
 from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.notices import Notice
 from ssl_zoo.runs.backbone import read_spec
@@ -194,12 +194,15 @@ def _evaluate_network(
         samples = load_data(config.data, device.device)
     else:
         samples = load_adopted(config.data, spec, device)
+    named = names is not None
     if names is None:
         names = standard_protocols(samples.spec.modality)
     for name, protocol in protocols(names).items():
         protocol.check(samples, name)
     with device.computing():
         subjects = [of_encoder(config, samples, device, row or _row(backbone))]
+        if named:
+            report_no_scores(subjects[0], names)
         if with_baselines and (raw := Subject.raw(samples, device)) is not None:
             subjects.append(raw)
         if with_baselines and backbone.starts_trained:
@@ -325,6 +328,7 @@ def _evaluate_run(
     snapshot: Path | None = None,
 ) -> Evaluation:
     config, samples, device = open_for_evaluation(run, data, settings)
+    named = names is not None
     if names is None:
         names = standard_protocols(samples.spec.modality)
     for name, protocol in protocols(names).items():
@@ -333,6 +337,8 @@ def _evaluate_run(
     with device.computing():
         task = device.place(restore_task(run, samples.spec, samples if on is None else None, snapshot))
         subject = Subject.of_task(task, samples, device, seed=config.train.seed)
+        if named:
+            report_no_scores(subject, names)
         row = config.task.name if snapshot is None else f"{config.task.name} ({snapshot.stem})"
         rows = Evaluation({row: score(subject, names)})
         if keeper is not None:

@@ -48,6 +48,11 @@ def no_warning(scores: Scores) -> str | None:
     return None
 
 
+def no_reason(subject: Subject) -> str:
+    """Return that nothing prevents scores."""
+    return ""
+
+
 @dataclass(frozen=True)
 class Protocol:
     """An evaluation protocol, registered by the hook `ssl_zoo_register_protocols`.
@@ -68,6 +73,8 @@ class Protocol:
             ``predict``; None for a protocol that has none. `Subject.once` saves fitting it twice.
         correctness: maps a `Subject` to which samples of the test split are classified correctly, by
             metric, which a comparison keeps so that its rows can be compared in pairs; None for none.
+        no_scores: maps a `Subject` to why it can have no scores, in a sentence that says what to do; ""
+            if it can. It is said where the protocol is named, and not measured.
     """
 
     measure: Callable[[Subject], Scores]
@@ -78,14 +85,17 @@ class Protocol:
     modality: str | None = None
     standard: bool = False
     correctness: Callable[[Subject], Mapping[str, Correctness]] | None = None
+    no_scores: Callable[[Subject], str] = no_reason
 
     def __call__(self, subject: Subject) -> Scores:
-        """Return the scores of a representation.
+        """Return the scores of a representation, none if it can have none.
 
         Raises:
             UserError: it needs labels, and there are none, or only one class; or other data.
         """
         self.check(subject.data)
+        if self.no_scores(subject):
+            return {}
         with distributed.alone():
             return self.measure(subject)
 

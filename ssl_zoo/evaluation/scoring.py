@@ -13,8 +13,15 @@ from ssl_zoo.data import DataSet
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation.protocol import protocols
 from ssl_zoo.evaluation.subject import Subject
+from ssl_zoo.notices import Notice
 from ssl_zoo.runs.build import build_task
 from ssl_zoo.runtime.device import Device
+
+_NO_SCORES = Notice(
+    "no-scores",
+    "A protocol that is named has no scores of networks that it does not suit.",
+    "another task, other data, or another protocol",
+)
 
 log = logging.getLogger("ssl_zoo.evaluation")
 
@@ -35,6 +42,13 @@ def score(subject: Subject, names: Iterable[str]) -> dict[str, float]:
     for protocol in protocols(names).values():
         scores |= protocol(subject)
     return scores
+
+
+def report_no_scores(subject: Subject, names: Iterable[str]) -> None:
+    """Give a notice for each protocol, named by the user, that can have no scores of a subject."""
+    for name, protocol in protocols(names).items():
+        if reason := protocol.no_scores(subject):
+            _NO_SCORES(f"{name}: {reason}")
 
 
 def unsupported_protocols(names: Iterable[str], data: DataSet) -> dict[str, str]:

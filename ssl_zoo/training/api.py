@@ -21,6 +21,7 @@ from ssl_zoo.evaluation import (
     baselines,
     dry_run,
     protocols,
+    report_no_scores,
     score,
     standard_protocols,
     unsupported_protocols,
@@ -149,6 +150,7 @@ def _carry_out(
 ) -> None:
     """Train and evaluate in a run's directory, which this process has locked."""
     first = distributed.rank() == 0
+    named = names is not None
     if names is None:
         names = standard_protocols(trainer.data.spec.modality)
     unsupported = unsupported_protocols(names, trainer.data)
@@ -159,6 +161,9 @@ def _carry_out(
                 resumption.restore(trainer)
             if first:
                 report_choices(trainer, unsupported)
+                if named:
+                    untrained = Subject.of_task(trainer.task, trainer.data, trainer.device)
+                    report_no_scores(untrained, supported)
                 summary = RunSummary.of(trainer)
                 trainer.notify("ssl_zoo_run_started", run=run, step=trainer.step, summary=summary)
             keep_best(trainer, run)  # of a run that was killed before it was written

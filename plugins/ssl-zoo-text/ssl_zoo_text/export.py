@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from ssl_zoo.config.schema import BackboneConfig
 from ssl_zoo.errors import Unwritable
@@ -39,7 +42,10 @@ def features(texts):
 
 
 def tokenizer_of(spec: TextSpec) -> PreTrainedTokenizerFast:
-    """Return the tokenizer as transformers', which cuts texts at the length of the samples."""
+    """Return the tokenizer as transformers', which cuts texts at the length of the samples.
+
+    The names of special tokens in a text are text to it, as in training.
+    """
     return PreTrainedTokenizerFast(
         tokenizer_object=parse(spec.tokenizer),
         model_max_length=spec.length,
@@ -49,6 +55,7 @@ def tokenizer_of(spec: TextSpec) -> PreTrainedTokenizerFast:
         sep_token=SPECIALS[SEP],
         mask_token=SPECIALS[MASK],
         model_input_names=["input_ids", "attention_mask"],
+        split_special_tokens=True,
     )
 
 
@@ -59,13 +66,26 @@ def write_folder(encoder: TransformersEncoder, spec: TextSpec, config: BackboneC
         Unwritable: the folder cannot be written.
     """
     try:
-        encoder.network.save_pretrained(to)
+        with _without_progress_bars():
+            encoder.network.save_pretrained(to)
         tokenizer_of(spec).save_pretrained(to)
     except OSError as error:
         reason = error.strerror or str(error)
         raise Unwritable(f"--to: cannot write {to}", path=to, reason=reason) from error
     states = "last_hidden_state" if encoder.layer is None else f"hidden_states[{encoder.layer}]"
     return USAGE.format(folder=str(to), states=states)
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Temporarily switch the progress bars of transformers off."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 FOLDER = Exporter(write_folder, "", "text", TransformersEncoder, library="transformers")

@@ -4,42 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
-from ssl_zoo import Notice, Task
+from ssl_zoo import Task
 from ssl_zoo.evaluation import Metric, Protocol, Subject
 from ssl_zoo_text.spec import Text
 
-NO_LIKELIHOOD = Notice(
-    "text-no-likelihood",
-    "Tasks that are no language models, and tokens that are not bytes, have no bits per byte.",
-    "train gpt, with data.options.tokenizer=bpe",
-)
+
+def no_scores(subject: Subject) -> str:
+    """Return why a subject has no bits per byte: no language model, or tokens that are not bytes.
+
+    A task with masked tokens has a pseudo-likelihood alone, which is not comparable, and is left out.
+    """
+    task, data = subject.module, subject.data
+    if not isinstance(task, Task):
+        return f"{subject.name} is a network without a head; evaluate a run of gpt"
+    if not hasattr(task, "likelihood"):
+        return f"{task.name} gives none; train a language model, such as gpt"
+    if data.spec.tables.num_bytes is None:  # type: ignore[attr-defined]
+        return f"tokens of {data.name} spell no bytes; train with data.options.tokenizer=bpe"
+    return ""
 
 
 def measure(subject: Subject) -> Mapping[str, float]:
-    """Return the bits per byte of the test split under a task that has a `likelihood`; else nothing.
-
-    The train split is taken where there is no test split. A task with masked tokens has a
-    pseudo-likelihood alone, which is not comparable, and is left out; so are tokens that are not bytes.
-    """
-    task, data = subject.module, subject.data
-    likelihood = getattr(task, "likelihood", None)
-    if not isinstance(task, Task):
-        return {}  # a network without a head
-    if likelihood is None:
-        NO_LIKELIHOOD(f"likelihood: {task.name} gives none; train a language model, such as gpt")
-        return {}
-    if data.spec.tables.num_bytes is None:  # type: ignore[attr-defined]
-        NO_LIKELIHOOD(
-            f"likelihood: tokens of {data.name} spell no bytes; train with data.options.tokenizer=bpe"
-        )
-        return {}
+    """Return the bits per byte of the test split, or of the train split where there is none."""
+    task: Any = subject.module
+    data = subject.data
 
     def of_batch(batch: Text) -> Tensor:
         with subject.device.autocast():
-            sums: Tensor = likelihood(data.spec.prepare(batch))
+            sums: Tensor = task.likelihood(data.spec.prepare(batch))
             return sums
 
     values = subject.extract(data.train if data.test is None else data.test, None, of_batch)
@@ -61,4 +57,5 @@ LIKELIHOOD = Protocol(
     labels=False,
     modality="text",
     standard=True,
+    no_scores=no_scores,
 )

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
-import gzip
 import json
-import logging
-import lzma
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from ssl_zoo import Field, UserError
 from ssl_zoo.data.table import class_name, parquet_rows, separated_rows, split_of
-from ssl_zoo.text import error_reason, printable, quantity, shorten_repr
+from ssl_zoo.text import error_reason, printable, shorten_repr
 from ssl_zoo_text.corpus import Document, TextOptions
-
-log = logging.getLogger("ssl_zoo.data")
+from ssl_zoo_text.decoding import READ_ERRORS, Decoder
 
 PLAIN = (".txt", ".md")
 TABLES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 PACKED = (".gz", ".xz")
 """Suffixes behind those of plain texts and of tables other than .parquet."""
 KINDS = f"{', '.join((*PLAIN, *TABLES))} (all but .parquet also with {' or '.join(PACKED)})"
-
-_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # it begins with the mark of UTF-16
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 
 
 class ColumnOptions(TextOptions):
@@ -82,7 +68,7 @@ class FileReader:
 
     def __init__(self, options: FileOptions) -> None:
         self.options = options
-        self._replaced: dict[str, tuple[int, int]] = {}  # by name: the first wrong byte, and how many
+        self._decoder = Decoder()
 
     def read(self, path: Path, name: str) -> Iterator[Document]:
         """Yield the documents of a file.
@@ -113,39 +99,26 @@ class FileReader:
             UnreadableFile: it is broken or cannot be read.
         """
         try:
-            content = path.read_bytes()
-            if path.suffix.lower() == ".gz":
-                content = gzip.decompress(content)
-            elif path.suffix.lower() == ".xz":
-                content = lzma.decompress(content)
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            return self._decoder.read(path, name)
+        except READ_ERRORS as error:
             raise UnreadableFile(path, error_reason(error)) from error
-        coding = next((coding for mark, coding in _MARKS.items() if content.startswith(mark)), "utf-8")
-        try:
-            text = content.decode(coding)
-        except UnicodeDecodeError as error:
-            text = content.decode(coding, "replace")
-            self._replaced[name] = (error.start, text.count("\N{REPLACEMENT CHARACTER}"))
-        return text.replace("\r\n", "\n")
 
     def warn(self) -> None:
         """Warn once of all files that are not valid UTF-8."""
-        if not self._replaced:
-            return
-        name, (start, _) = next(iter(self._replaced.items()))
-        total = sum(count for _, count in self._replaced.values())
-        log.warning(
-            "%s not valid UTF-8, such as %s at byte %d: %s replaced; convert with iconv -t utf-8",
-            f"{quantity(len(self._replaced), 'files')} {'is' if len(self._replaced) == 1 else 'are'}",
-            printable(name), start, quantity(total, "characters"),
-        )  # fmt: skip
+        self._decoder.warn()
 
     def _rows(self, path: Path, name: str, kind: str) -> Iterable[Mapping[str, Any]]:
         if kind == ".parquet":
             return _parquet(path)
         text = self.text(path, name)
         if kind in (".jsonl", ".json"):
-            return _json(text, path)
+            return (
+                {
+                    key: self._decoder.repair(value, name, number) if isinstance(value, str) else value
+                    for key, value in row.items()
+                }
+                for number, row in enumerate(_json(text, path), 1)
+            )
         return separated_rows(text, kind)
 
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo import Spec, UserError
+from ssl_zoo.text import error_reason, printable
+from ssl_zoo_text.decoding import READ_ERRORS, Decoder, replace_surrogates
 from ssl_zoo_text.tokenizer import CLS, MASK, PAD, SEP, Tables, parse, tables
 
 
@@ -147,8 +149,21 @@ class TextSpec(Spec):
         return " ".join(" ".join(parts).split())
 
     def preprocess(self, source: str | Path) -> Text:
-        """Return a string, or the content of a file given as a `Path`, as a batch of one text."""
-        text = source.read_text("utf-8") if isinstance(source, Path) else source
+        """Return a string, or the content of a file given as a `Path`, as a batch of one text.
+
+        A file is decoded as those that are trained on. What is not valid Unicode becomes U+FFFD.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        if isinstance(source, Path):
+            decoder = Decoder()
+            try:
+                source = decoder.read(source, source.name)
+            except READ_ERRORS as error:
+                raise UserError(f"{printable(source)} cannot be read: {error_reason(error)}") from error
+            decoder.warn()
+        text, _ = replace_surrogates(source)
         ids = parse(self.tokenizer).encode(" ".join(text.split()), add_special_tokens=False).ids
         return collate([[CLS, *ids[: self.length - 2], SEP]], self.length)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,9 @@ KINDS = ("bpe", "wordpiece")
 
 _TRAINED_AT_ONCE = 10_000
 """The maximum number of characters that the trainer is given as one text; it keeps many in memory."""
+_COVERAGE = 0.9995
+"""The share of a text's characters that WordPiece knows, where rarer ones would take much of the
+vocabulary; that of SentencePiece (Kudo and Richardson 2018, arXiv:1808.06226)."""
 
 
 def cut_text(text: str, limit: int) -> Iterator[str]:
@@ -40,7 +44,7 @@ def cut_text(text: str, limit: int) -> Iterator[str]:
     yield text[begin:]
 
 
-def train_tokenizer(kind: str, texts: Iterable[str], vocabulary: int) -> str:
+def train_tokenizer(kind: str, texts: Sequence[str], vocabulary: int) -> str:
     """Train a tokenizer and return it as JSON, which `parse` reads.
 
     Byte-level BPE (Sennrich et al. 2016, arXiv:1508.07909; on bytes as in GPT-2) spells any text without
@@ -48,7 +52,7 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocabulary: int) -> str:
 
     Args:
         kind: one of `KINDS`.
-        texts: the texts; equal ones in the same order give the same tokenizer.
+        texts: the texts; equal ones in the same order give the same tokenizer, in any process.
         vocabulary: the maximum number of tokens, special ones included.
     """
     if kind == "bpe":
@@ -66,12 +70,52 @@ def train_tokenizer(kind: str, texts: Iterable[str], vocabulary: int) -> str:
         tokenizer.normalizer = normalizers.BertNormalizer()
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
+        # The trainer numbers "##c" in the order of a hash map, which differs from process to process. So
+        # it is given all characters as special tokens, in order, and none of its own.
+        characters = _characters(tokenizer, texts, vocabulary - len(SPECIALS))
         trainer = trainers.WordPieceTrainer(
-            vocab_size=vocabulary, special_tokens=list(SPECIALS), show_progress=False
+            vocab_size=vocabulary,
+            special_tokens=[*SPECIALS, *characters],
+            limit_alphabet=0,
+            show_progress=False,
         )
-    tokenizer.train_from_iterator((t for x in texts for t in cut_text(x, _TRAINED_AT_ONCE)), trainer)
+    tokenizer.train_from_iterator(_parts(texts), trainer)
     frame(tokenizer)
-    return str(tokenizer.to_str())
+    described = json.loads(tokenizer.to_str())
+    described["added_tokens"] = described["added_tokens"][: len(SPECIALS)]
+    return str(Tokenizer.from_str(json.dumps(described)).to_str())
+
+
+def _parts(texts: Iterable[str]) -> Iterator[str]:
+    """Yield texts in parts that the trainer can be given."""
+    return (part for text in texts for part in cut_text(text, _TRAINED_AT_ONCE))
+
+
+def _characters(tokenizer: Tokenizer, texts: Iterable[str], limit: int) -> list[str]:
+    """Return the tokens of single characters: those that begin words, then those within, sorted.
+
+    All characters are known if they take at most half of `limit`. Otherwise the rarest are left out,
+    which would leave no place for words. Those that make up `_COVERAGE` of the text are known as long as
+    they take at most `limit`.
+    """
+    words: Counter[str] = Counter()
+    for text in _parts(texts):
+        normalized = tokenizer.normalizer.normalize_str(text)
+        words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized))
+    counts: Counter[str] = Counter()
+    for word, number in words.items():
+        for character in word:
+            counts[character] += number
+    within = {character for word in words for character in word[1:]}
+    tokens: list[str] = []
+    seen, total = 0, counts.total()
+    for character in sorted(counts, key=lambda c: (-counts[c], c)):
+        spelt = [character, f"##{character}"] if character in within else [character]
+        if len(tokens) + len(spelt) > (limit if seen < _COVERAGE * total else limit // 2):
+            break
+        tokens += spelt
+        seen += counts[character]
+    return sorted(tokens, key=lambda token: (len(token), token))
 
 
 def frame(tokenizer: Tokenizer) -> None:
@@ -85,8 +129,10 @@ def frame(tokenizer: Tokenizer) -> None:
 
 @lru_cache(maxsize=8)
 def parse(content: str) -> Tokenizer:
-    """Return the tokenizer that JSON describes."""
-    return Tokenizer.from_str(content)
+    """Return the tokenizer that JSON describes; the name of a special token in a text is text to it."""
+    tokenizer = Tokenizer.from_str(content)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def read_tokenizer(file: Path) -> str:
@@ -109,7 +155,9 @@ def read_tokenizer(file: Path) -> str:
     except Exception as error:  # tokenizers raises plain Exception
         reason = str(error).splitlines()[0]
         raise UserError(f"data.options.tokenizer: {file} cannot be read ({reason})") from error
-    if [tokenizer.token_to_id(token) for token in SPECIALS] == list(range(len(SPECIALS))):
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    numbers = [tokenizer.token_to_id(token) for token in SPECIALS]
+    if numbers == list(range(len(SPECIALS))) and special.issuperset(numbers):
         return content
     if (renumbered := adopt_specials(content)) is None:
         raise UserError(
@@ -148,6 +196,7 @@ def adopt_specials(content: str) -> str | None:
     for token in added:
         name = token["content"]
         token.update(content=renamed.get(name, name), id=numbers[name])
+        token["special"] |= name in renamed  # else its name in a text would be parsed
     added.sort(key=lambda token: token["id"])
     described["post_processor"] = None
     tokenizer = Tokenizer.from_str(json.dumps(described))

@@ -22,7 +22,13 @@ from ssl_zoo.runs.backbone import write_backbone
 from ssl_zoo.runs.build import load_data
 from ssl_zoo.runs.run import Run
 
-TEXTS = ["And God said, Let there be light:  and there was light.", "Jesus wept.", "a " * 99, ""]
+TEXTS = [
+    "And God said, Let there be light:  and there was light.",
+    "Jesus wept.",
+    "a " * 99,
+    "",
+    "the [MASK] was, [SEP] and",
+]
 
 
 FAMILIES = ("bert", "gpt2", "xlnet", "modernbert", "electra")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import small_spec
 from ssl_zoo_text.corpus import MAX_DOCUMENT, Document, _cut
 from ssl_zoo_text.files import HubOptions, open_files, open_hub, takes
 from ssl_zoo_text.files import read_folder as read
@@ -221,6 +222,45 @@ def test_bytes_that_are_not_utf_8_are_replaced_and_counted(
     assert reader.text(tmp_path / "x.txt", "x.txt") == "caf\N{REPLACEMENT CHARACTER}"
     reader.warn()
     assert "1 file is not valid UTF-8, such as x.txt at byte 3: 1 character replaced" in caplog.text
+
+
+def test_lone_surrogates_of_json_are_replaced_and_counted_with_wrong_bytes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = '{"text": "\\udc00 of row %d \\ud83d\\ude00 \\ud800", "label": "\\ud800"}\n'
+    (tmp_path / "x.jsonl").write_bytes((row * 9 % (*range(9),)).encode() + b'{"text": "caf\xe9"}')
+    documents = [d for d in read_file(tmp_path / "x.jsonl", "x.jsonl") if d.label]
+    mark = "\N{REPLACEMENT CHARACTER}"
+    assert [d.text for d in documents] == [
+        f"{mark} of row {i} \N{GRINNING FACE} {mark}" for i in range(9)
+    ]
+    assert {d.label for d in documents} == {mark}
+    opened(tmp_path / "x.jsonl")
+    assert caplog.text.count("not valid UTF-8") == 1
+    assert "1 file is not valid UTF-8, such as x.jsonl at byte" in caplog.text
+    assert "28 characters replaced" in caplog.text
+    caplog.clear()
+    (tmp_path / "x.jsonl").write_text(row * 9 % (*range(9),))
+    opened(tmp_path / "x.jsonl")
+    assert "x.jsonl in row 1, a lone surrogate: 27 characters replaced; cut texts between" in caplog.text
+
+
+def test_a_text_in_your_own_code_is_decoded_as_those_trained_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = small_spec()
+    expected = "caf\N{REPLACEMENT CHARACTER} au lait"
+    (tmp_path / "x.txt").write_bytes(b"caf\xe9 au lait")
+    assert spec.show(spec.preprocess(tmp_path / "x.txt")) == [expected]
+    assert "x.txt at byte 3: 1 character replaced; convert with iconv -t utf-8" in caplog.text
+    assert spec.show(spec.preprocess("caf\ud800 au lait")) == [expected]
+    for coding in ("utf-8-sig", "utf-16", "utf-32"):
+        (tmp_path / "x.txt").write_bytes(expected.encode(coding))
+        assert spec.show(spec.preprocess(tmp_path / "x.txt")) == [expected]
+    (tmp_path / "x.txt.gz").write_bytes(b"text")
+    for name in ("x.txt.gz", "none.txt"):
+        with pytest.raises(UserError, match=rf"{name} cannot be read: [^\n]+$"):
+            spec.preprocess(tmp_path / name)
 
 
 def test_of_a_long_line_nothing_is_lost() -> None:

@@ -148,6 +148,13 @@ def test_evaluation_gives_the_same_knn_again_and_bits_per_byte_to_language_model
     assert rows["bert"]["knn"] == results(folder / "run")["scores"]["bert"]["knn"]
     assert {"linear", "knn"} <= rows["bert"].keys()
     assert not any("bits-per-byte" in row for row in rows.values())
+    reason = "likelihood: bert gives none; train a language model, such as gpt"
+    assert done.out.count(reason) == 1
+    unasked = ssl_zoo_ends(folder, "eval", "run", "--json")
+    assert "likelihood" not in unasked.out + unasked.err
+    notices = json.loads((folder / "run" / "results.json").read_text())["notices"]
+    assert notices
+    assert not any("likelihood" in notice["text"] for notice in notices)
 
 
 def test_other_samples_than_texts_are_refused_in_a_short_line(folder: Path) -> None:
@@ -176,7 +183,9 @@ def test_an_exported_folder_gives_the_features_of_the_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "In the beginning was the Word."
-    code = ssl_zoo_ends(folder, "export", "run", "--to", "model/").out
+    exported = ssl_zoo_ends(folder, "export", "run", "--to", "model/")
+    assert "Writing" not in exported.err, "progress bars of transformers"
+    code = exported.out
     namespace: dict[str, Any] = {}
     monkeypatch.chdir(folder)
     exec(code, namespace)
