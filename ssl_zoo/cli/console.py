@@ -254,7 +254,7 @@ def print_prepared(source: str, samples: Mapping[str, int], classes: int) -> Non
 
 
 def print_estimate(found: Estimate) -> None:
-    """Print what a run needs, beside what there is, how long it takes, and what gives first."""
+    """Print what a run needs, beside what there is, how long it takes, and the bottleneck."""
     table = Table(box=SIMPLE_HEAD)
     for name in ("", "needed", "there is", "", "share"):
         table.add_column(name, justify="left" if not name else "right")

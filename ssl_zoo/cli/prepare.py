@@ -67,7 +67,7 @@ def estimate_command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Estimate time, memory, disk and network of a long run, and say what gives first."""
+    """Estimate time, memory, disk and network of a long run, and name the bottleneck."""
     from ssl_zoo.cli import console
     from ssl_zoo.config.load import parse_sets
     from ssl_zoo.tools.estimate import estimate, parse

@@ -137,9 +137,9 @@ class Estimate:
         """The first limit, in a sentence."""
         ends, slows = (max(needs, key=lambda need: need.share) for needs in (self.needs, self.slowing))
         if ends.share > 1:
-            return f"{ends.part} gives first: {ends.share:.1f} times what there is is needed."
+            return f"{ends.part} is the bottleneck: {ends.share:.1f} times what there is would be needed."
         if slows.share > 1:
-            return f"{slows.part} gives first: the run takes {slows.share:.1f} times as long."
+            return f"{slows.part} is the bottleneck: the run takes {slows.share:.1f} times as long."
         return f"computing takes the time; next is {slows.part}, of which {slows.share:.0%} is used."
 
 

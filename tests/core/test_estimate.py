@@ -1,4 +1,4 @@
-"""The estimate of a long run: by hand, and what gives first."""
+"""The estimate of a long run: by hand, and the bottleneck."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def test_the_verdict_names_what_gives_first_and_lists_give_no_more_with_an_index
         job, cluster = parse({"samples": str(samples), "gpus": "8", **figures})
         return estimate(job, cluster).verdict
 
-    assert verdict(10**9) == "memory for lists gives first: 7.8 times what there is is needed."
+    assert verdict(10**9) == "memory for lists is the bottleneck: 7.8 times what there is would be needed."
     assert verdict(10**9, source="shards") == (
         "computing takes the time; next is decoding, of which 78% is used."
     )
     assert verdict(10**6, source="shards", cores="20") == (
-        "decoding gives first: the run takes 2.5 times as long."
+        "decoding is the bottleneck: the run takes 2.5 times as long."
     )
     slow = estimate(*parse({"samples": "1000000", "source": "shards", "cores": "20"}))
     assert slow.hours == pytest.approx(2.5 * slow.computing_hours)
