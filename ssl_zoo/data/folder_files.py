@@ -93,10 +93,10 @@ def read_folder_files(root: Path, is_sample: Callable[[Path], bool]) -> FolderFi
             unused[""] += len(found) - len(used_files)
             files += used_files
         files.sort()
-        files.sort()
         used = {"train": [train, *unlabelled], "test": [] if test is None else [test]}
-        for name in folders.keys() - {*used["train"], *used["test"]}:
-            unused[name] += len(folders[name])
+        for name, members in folders.items():
+            if name not in (*used["train"], *used["test"]):
+                unused[name] += len(members)
     facts = SourceFacts(
         folders=used,
         other_files=dict(others.most_common()),
