@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -134,6 +134,22 @@ def walk(root: Path, listing: Listing, seen: set[str], suffixes: set[str]) -> No
     Raises:
         UserError: a folder cannot be read.
     """
+    for folder, names in visible_folders(root, seen):
+        add_files(folder, names, listing, suffixes)
+
+
+def visible_folders(root: Path, seen: set[str]) -> Iterator[tuple[Path, list[str]]]:
+    """Yield `root` and all visible folders below it, each with the sorted names of its files.
+
+    Links to folders are followed, and each real folder is read once.
+
+    Args:
+        root: the folder.
+        seen: the real paths of the folders read already, which are passed over; it grows.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
     for folder, subfolders, names in os.walk(root, onerror=_raise_unreadable, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # links may form a cycle
@@ -141,7 +157,7 @@ def walk(root: Path, listing: Listing, seen: set[str], suffixes: set[str]) -> No
             continue
         seen.add(real)
         subfolders[:] = sorted(filter(is_visible, subfolders))
-        add_files(Path(folder), sorted(names), listing, suffixes)
+        yield Path(folder), sorted(names)
 
 
 def add_files(folder: Path, names: Iterable[str], listing: Listing, suffixes: set[str]) -> None:
@@ -177,13 +193,13 @@ def read_folder(root: Path, listing: Listing | None = None) -> FolderContent:
             split.
     """
     whole = list_files(root) if listing is None else listing
-    root = _innermost(root, whole.images)
+    root = innermost(root, whole.images)
     folders = _by_folder(whole.images, root)
     empty = [name for name in _folders(root) if name not in folders] if listing is None else []
     train, tests, unlabelled = find_splits(root, list(folders), empty)
     if train is None:
         files = label_by_folder(whole.images, root)
-        _warn_of_split_names(files.classes or (), whole.images, root)
+        warn_of_split_names(files.classes or (), whole.images, root)
         return FolderContent(files, None, whole.others, dict.fromkeys(empty, 0))
     for name in (train, *tests, *unlabelled):
         if name in empty:
@@ -191,11 +207,11 @@ def read_folder(root: Path, listing: Listing | None = None) -> FolderContent:
                 f"data.source: there are no images in {printable(root / name)}; remove it, or name "
                 "another folder"
             )
-    files = label_by_folder(folders[train], _innermost(root / train, folders[train], named=train))
+    files = label_by_folder(folders[train], innermost(root / train, folders[train], named=train))
     files = _with_unlabelled(files, [path for name in unlabelled for path in folders[name]])
     candidates = {
         name: label_by_folder(
-            folders[name], _innermost(root / name, folders[name], named=name), classes=files.classes
+            folders[name], innermost(root / name, folders[name], named=name), classes=files.classes
         )
         for name in tests
     }
@@ -231,12 +247,12 @@ def _by_folder(images: Iterable[Path], root: Path) -> dict[str, list[Path]]:
     return folders
 
 
-def _innermost(root: Path, images: Sequence[Path], named: str | None = None) -> Path:
-    """Return the folder inside `root` that all images lie in the sub-folders of; often `root` itself.
+def innermost(root: Path, images: Sequence[Path], named: str | None = None) -> Path:
+    """Return the folder inside `root` that all files lie in the sub-folders of; often `root` itself.
 
     Args:
         root: a folder.
-        images: the images below it.
+        images: the files below it, at least one.
         named: pass over folders of this name only, as in ``seg_train/seg_train``; None for any name but
             that of a split.
     """
@@ -310,7 +326,7 @@ def _preference(name: str) -> int:
     return min(TEST_WORDS.index(word) for word in _words(name) if word in TEST_WORDS)
 
 
-def _warn_of_split_names(classes: Sequence[str], images: Sequence[Path], root: Path) -> None:
+def warn_of_split_names(classes: Sequence[str], images: Sequence[Path], root: Path) -> None:
     """Warn of classes, and of folders inside classes, that are named like a split to evaluate on."""
     depth = len(root.parts)
     inside = sorted({path.parts[depth + 1] for path in images if len(path.parts) > depth + 2})
@@ -318,7 +334,7 @@ def _warn_of_split_names(classes: Sequence[str], images: Sequence[Path], root: P
         found = [name for name in names if (split_role(name) or ("",))[0] == "test"]
         if found:
             log.warning(
-                "%s: %s is %s, and its images are trained on; if it is for evaluation, put it beside a "
+                "%s: %s is %s, and its files are trained on; if it is for evaluation, put it beside a "
                 "folder train", printable(root), ", ".join(map(printable, found[:3])), place,
             )  # fmt: skip
 

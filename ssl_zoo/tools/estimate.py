@@ -137,7 +137,7 @@ class Estimate:
         """The first limit, in a sentence."""
         ends, slows = (max(needs, key=lambda need: need.share) for needs in (self.needs, self.slowing))
         if ends.share > 1:
-            return f"{ends.part} is the bottleneck: {ends.share:.1f} times what there is would be needed."
+            return f"{ends.part} is the bottleneck: it needs {ends.share:.1f} times what there is."
         if slows.share > 1:
             return f"{slows.part} is the bottleneck: the run takes {slows.share:.1f} times as long."
         return f"computing takes the time; next is {slows.part}, of which {slows.share:.0%} is used."

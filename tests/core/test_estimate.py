@@ -44,7 +44,7 @@ def test_the_verdict_names_what_gives_first_and_lists_give_no_more_with_an_index
         job, cluster = parse({"samples": str(samples), "gpus": "8", **figures})
         return estimate(job, cluster).verdict
 
-    assert verdict(10**9) == "memory for lists is the bottleneck: 7.8 times what there is would be needed."
+    assert verdict(10**9) == "memory for lists is the bottleneck: it needs 7.8 times what there is."
     assert verdict(10**9, source="shards") == (
         "computing takes the time; next is decoding, of which 78% is used."
     )

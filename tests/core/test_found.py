@@ -284,7 +284,7 @@ def test_names_that_share_a_word_with_a_split_are_classes_with_a_warning(
     data = folder(tmp_path)
     assert data.classes is not None
     assert len(data.classes) == classes
-    assert "is taken as a class, and its images are trained on" in caplog.text
+    assert "is taken as a class, and its files are trained on" in caplog.text
 
 
 def test_splits_inside_classes_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -60,7 +60,7 @@ class CPCAudio(Task):
         return x, (rng.uniform(len(x.wave), self.options.per_clip) * counts).long()
 
     def loss(self, views: tuple[Any, ...]) -> Losses:
-        """Return InfoNCE, the mean over places and steps (equation 4)."""
+        """Return InfoNCE, the mean over places and steps (equation 4); 0 if no place has a later one."""
         x, places = views
         local = self.encoder.local(x)
         z = full_precision(local.normed)  # [B, T, D]
@@ -72,7 +72,8 @@ class CPCAudio(Task):
         predictions = full_precision(self.predict(context)).unflatten(2, (self.options.steps, -1))
         usable = local.valid & ~excluded.all(2)  # places that are real and have negatives
         logits = []
-        for k in range(1, min(self.options.steps, z.shape[1] - 1) + 1):
+        steps = min(self.options.steps, max(1, z.shape[1] - 1))  # one place alone gives no scores
+        for k in range(1, steps + 1):
             scores = future_scores(predictions[:, :, k - 1], z, negatives, excluded, k)
             logits.append(scores[usable[:, k:]])
         joint = torch.cat(logits)  # [M, 1 + K]

@@ -68,7 +68,7 @@ def future_scores(
         z: local features [B, T, D].
         negatives: local features to tell each place from [T, K, D], or [1, K, D] for all places alike.
         excluded: which negatives of a place do not count, bool [B, T, K]; their score is -∞.
-        step: k, at least 1 and below T.
+        step: k, at least 1 and at most T, which leaves no row.
     """
     with torch.autocast(z.device.type, enabled=False):
         prediction = prediction[:, :-step] / z.shape[2] ** 0.5

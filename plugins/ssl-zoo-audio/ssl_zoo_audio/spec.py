@@ -113,9 +113,10 @@ class SoundSpec(Spec):
         Raises:
             UserError: it cannot be read.
         """
-        from ssl_zoo_audio.data.files import read_clip
+        from ssl_zoo_audio.data.decoding import read_clip, read_header
 
         try:
+            read_header(Path(source))
             wave = read_clip(Path(source), self.rate)
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{source}: cannot be read as audio ({error})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from ssl_zoo_audio.data.files import read_clip
+from ssl_zoo_audio.data.decoding import read_clip, read_header
+from ssl_zoo_audio.spec import SoundSpec
 
 from ssl_zoo import UserError
 from ssl_zoo.config.load import load_config
@@ -256,21 +258,182 @@ def test_training_goes_on_without_files_that_cannot_be_read(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("film.mp4", r"film\.mp4.* is no audio data"),
+        (
+            "film.mp4",
+            r"film\.mp4 cannot be read: \.mp4 files are not decoded; extract the sound of .*\.wav",
+        ),
+        ("talk.M4A", r"talk\.M4A cannot be read: \.m4a files are not decoded; .* convert other sound"),
+        ("broken.wav", r"broken\.wav cannot be read: .+; audio files end in \.aif, .*\.wav"),
+        ("list.csv", r"list\.csv has no audio that can be read, such as film\.mp4: \.mp4 files are not"),
         ("nowhere", "nowhere' does not exist; correct the path"),
     ],
 )
 def test_what_is_no_audio_is_refused_in_a_line(tmp_path: Path, name: str, message: str) -> None:
-    (tmp_path / "film.mp4").write_bytes(b"\0\0\0\x20ftypisom")
+    for file in ("film.mp4", "talk.M4A", "broken.wav"):
+        (tmp_path / file).write_bytes(b"\0\0\0\x20ftypisom")
+    (tmp_path / "list.csv").write_text("path\nfilm.mp4\n")
     with pytest.raises(UserError, match=message) as error:
         opened(tmp_path / name)
     assert "\n" not in str(error.value)
 
 
 def test_a_folder_without_audio_is_refused_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no audio \(it is empty\); audio files end in \.aif"):
+        opened(tmp_path)
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(UserError, match=r"has no audio that can be read; files must end in \.aif"):
+    with pytest.raises(UserError, match=r"has no audio \(it has 1 \.txt\); audio files .* \.wav$"):
+        opened(tmp_path)
+    for i in range(5):
+        (tmp_path / f"{i}.mp4").write_bytes(b"")
+    with pytest.raises(UserError, match=r"\(it has 5 \.mp4, 1 \.txt\); .*; extract the sound of videos"):
         opened(tmp_path)
     (tmp_path / "b.wav").write_bytes(b"RIFF")
-    with pytest.raises(UserError, match=r"such as b\.wav: .+"):
+    with pytest.raises(UserError, match=r"has no audio that can be read, such as b\.wav: .+"):
         opened(tmp_path)
+
+
+def folder_of_splits(root: Path) -> Path:
+    for folder in ("train/dog", "train/cat", "train/unsup", "test/dog", "test/cat", ".hid", "extra"):
+        for i in range(4):
+            number = sum(map(ord, folder)) + i
+            write(root / folder / f"{i}.wav", tone(0.2, 16000, number))
+    write(root / "train" / "dog" / ".4.wav", tone(0.2, 16000))
+    write(root / "train" / "beside.wav", tone(0.2, 16000))
+    (root / "film.mp4").write_bytes(b"")
+    return root
+
+
+@pytest.mark.parametrize("resident", ["always", "never"])
+def test_train_and_test_folders_are_splits_with_classes_below_them(
+    tmp_path: Path, resident: str
+) -> None:
+    data = opened(folder_of_splits(tmp_path), resident=resident)
+    found = {
+        name: sorted((split.names or ())[i] for i in range(len(split)))
+        for name, split in (("train", data.train), ("bank", data.bank), ("test", data.test))
+        if split is not None
+    }
+    expected = {
+        split: [f"{split}/{label}/{i}.wav" for label in ("cat", "dog") for i in range(4)]
+        for split in ("train", "test")
+    }
+    assert found["test"] == expected["test"]
+    assert found["bank"] == expected["train"]
+    assert found["train"] == expected["train"] + [f"train/unsup/{i}.wav" for i in range(4)]
+    assert data.classes == ("cat", "dog")
+    assert data.spec.classes == 2
+    assert data.train.labels is None
+    for split in (data.bank, data.test):
+        assert split is not None
+        assert split.labels is not None
+        classes = [data.classes[i] for i in split.labels.tolist()]
+        assert classes == [name.split("/")[1] for name in split.names or ()]
+    assert data.no_accuracy == ""
+    assert data.facts.folders == {"train": ["train"], "test": ["test"]}
+    assert data.facts.unused == {"extra": 4, "": 1}
+    assert data.facts.other_files == {".mp4": 1}
+    assert data.facts.held_out == ""
+    assert len(names(opened(tmp_path, labels="none"))) == 20
+
+
+def test_clips_without_labels_are_trained_on_and_never_held_out(tmp_path: Path) -> None:
+    for name in ("a", "b", "unlabeled"):
+        for i in range(10):
+            write(tmp_path / name / f"{i}.wav", tone(0.2, 16000, 300 + 10 * ord(name[0]) + i))
+    splits = {"a": "train", "b": "train", "unlabeled": "unlabelled"}
+    lines = [f"{name}/{i}.wav,{name},{split}" for name, split in splits.items() for i in range(10)]
+    (tmp_path / "list.csv").write_text("path,label,split\n" + "\n".join(lines) + "\n")
+    for source in (tmp_path, tmp_path / "list.csv"):
+        data = opened(source, holdout=0.2)
+        assert data.classes == ("a", "b")
+        assert data.test is not None
+        assert (len(data.train), len(data.bank), len(data.test)) == (26, 16, 4)
+        assert data.test.labels is not None
+        assert sorted(data.test.labels.tolist()) == [0, 0, 1, 1]
+        assert data.facts.held_out == "20 %, stratified, by file"
+        without = opened(source, holdout=0.2, labels="none")
+        assert without.test is not None
+        assert without.bank is without.train
+        assert not any("unlabeled" in name for name in without.test.names or ())
+
+
+def test_classes_that_the_train_split_lacks_leave_no_accuracy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train/a", "train/b", "test/a", "test/c"):
+        write(tmp_path / name / "x.wav", tone(0.2, 16000, 10 * sum(map(ord, name))))
+    data = opened(tmp_path)
+    assert "have classes that the train split lacks (c), so no accuracy is computed" in caplog.text
+    assert data.classes == ("a", "b")
+    assert data.no_accuracy == "has no labels in its test split"
+
+
+CUT = {
+    "wav": {}, "wav float": {"subtype": "FLOAT"}, "wav adpcm": {"subtype": "IMA_ADPCM"},
+    "wav big-endian": {"endian": "BIG"}, "wav rf64": {"format": "RF64"}, "wav w64": {"format": "W64"},
+    "aiff": {}, "au": {}, "caf": {}, "flac": {}, "ogg": {}, "opus": {"format": "OGG", "subtype": "OPUS"},
+    "mp3": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_a_file_that_is_cut_off_is_left_out_and_a_whole_one_is_not(tmp_path: Path, kind: str) -> None:
+    suffix = kind.split()[0]
+    content = write(tmp_path / f"whole.{suffix}", tone(2, 16000), **CUT[kind]).read_bytes()
+    (tmp_path / f"cut.{suffix}").write_bytes(content[: len(content) // 2])
+    data = opened(tmp_path)
+    assert data.train.names == [f"whole.{suffix}"]
+    (reason,) = data.train.skipped.values()
+    if suffix in ("wav", "aiff", "au", "mp3"):  # libsndfile opens these
+        assert re.fullmatch(r"it is cut off: (0\.[89]|1\.0) of 2\.0 s can be read", reason)
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "flac"])
+def test_of_a_long_file_that_is_cut_off_no_part_behind_the_cut_is_read(
+    tmp_path: Path, suffix: str
+) -> None:
+    whole = write(tmp_path / "whole" / f"x.{suffix}", tone(10, 16000))
+    content = whole.read_bytes()
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / f"x.{suffix}").write_bytes(content[: len(content) // 2])
+    expected = read_clip(whole, 16000).view(10, 16000)
+    for start in range(10):  # also where the decoder needs what is before a part
+        assert torch.allclose(read_clip(whole, 16000, start, 1.0), expected[start], atol=1e-4)
+    data = opened(tmp_path / "cut", seconds=1)
+    batch = data.train.batch(torch.arange(len(data.train)))
+    name = f"x.{suffix} from {{}}.000 to {{}}.000 s".format
+    assert data.train.names == [name(i, i + 1) for i in range(4)]  # the cut is shortly before 5 s
+    assert torch.allclose(batch.wave, expected[:4], atol=1e-4)
+    assert data.train.skipped.keys() == {name(i, i + 1) for i in range(4, 10)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "sizes"),
+    [
+        ("wav", slice(4, 8), (b"\0" * 4, b"\xff" * 4, b"\x24\xf0\xff\x7f")),
+        ("au", slice(8, 12), (b"\xff" * 4,)),
+    ],
+)
+def test_a_header_written_before_the_length_was_known_is_no_fault(
+    tmp_path: Path, kind: str, field: slice, sizes: tuple[bytes, ...]
+) -> None:
+    for i, size in enumerate(sizes):
+        file = write(tmp_path / f"{i}.{kind}", tone(1, 16000))
+        content = bytearray(file.read_bytes())
+        content[field] = size
+        if kind == "wav":
+            content[40:44] = size if i else b"\xff" * 4  # the size of the samples
+        file.write_bytes(content)
+        assert read_header(file).seconds == 1
+        assert len(read_clip(file, 16000)) == 16000
+
+
+def test_a_truncated_file_gives_no_features(tmp_path: Path) -> None:
+    file = write(tmp_path / "x.wav", tone(2, 16000))
+    spec = SoundSpec(seconds=2)
+    assert spec.preprocess(file).wave.shape == (1, 32000)
+    file.write_bytes(file.read_bytes()[:32000])
+    with pytest.raises(
+        UserError, match=r"x\.wav: cannot be read as audio \(it is cut off: 1\.0 of 2\.0 s"
+    ):
+        spec.preprocess(file)

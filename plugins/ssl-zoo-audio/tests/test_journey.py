@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from ssl_zoo_audio.data.files import read_clip
+from ssl_zoo_audio.data.decoding import read_clip
 
 import ssl_zoo
 from ssl_zoo.config.load import load_config

@@ -443,6 +443,19 @@ def test_cpc_begins_at_chance(negatives: str) -> None:
     assert losses.weight == sum(max(0, n - k) for n in counts for k in range(1, 13))
 
 
+@pytest.mark.parametrize("negatives", ["place", "clips"])
+def test_cpc_on_clips_of_a_single_place_has_nothing_to_predict(negatives: str) -> None:
+    task, _ = built(CPCAudio, CAUSAL, negatives=negatives)
+    clips = Sound(noise(3, 200), torch.tensor([150, 100, 160]))
+    views = task.views(clips, Rng(0))
+    losses = task.loss(views)
+    assert task.encoder.places(clips.length).tolist() == [1, 1, 1]
+    assert (losses.total.item(), losses.weight, losses.logs["accuracy"].item()) == (0, 0, 0)
+    losses.total.backward()
+    gradients = [weight.grad for weight in task.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
 def test_cpc_refuses_networks_that_look_ahead() -> None:
     with pytest.raises(Unsuitable, match="--backbone mel-gru"):
         Case.of(CPCAudio, {}, MEL).construct(Case.of(CPCAudio, {}, MEL).data)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,7 @@ from ssl_zoo import Field, Notice, UserError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, rest_of
-from ssl_zoo.data.folder import find_splits, is_visible, split_role
+from ssl_zoo.data.folder_files import describe_others, read_folder_files
 from ssl_zoo.data.sample_files import UnreadableFiles
 from ssl_zoo.data.summary import SourceFacts
 from ssl_zoo.data.table import PATH, columns_of, read_list
@@ -154,77 +152,30 @@ class FolderContent:
 def read_folder(root: Path, options: FileOptions, reader: FileReader) -> FolderContent:
     """Read a folder's files; a file in a sub-folder has its name as label.
 
-    A .txt file is one document unless the options say what is. Sub-folders such as ``train`` and
-    ``test`` are splits by the rules for folders of images, with the classes below them; texts in one
-    such as ``unsup`` have no label, and texts beside classes are not used. A broken file is left out,
-    unless there are many.
+    A .txt file is one document unless the options say what is. Splits and classes are those of
+    `read_folder_files`. JSON must be lines (.jsonl), as a .json file beside texts describes them. A
+    broken file is left out, unless there are many.
 
     Raises:
         UserError: there is no file of a known kind, or many cannot be read.
     """
     if options.documents == "auto":
         reader.options = options.model_copy(update={"documents": "file"})
-    files, others = _list_files(root)
-    if not files:
-        kinds = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(3))
-        content = f"it has {printable(kinds)}" if kinds else "it is empty"
+    found = read_folder_files(root, lambda path: kind_of(path) not in ("", ".json"))
+    if not found.files:
         raise UserError(
-            f"data.source: {printable(root)} has no texts ({content}); texts are files ending in {KINDS}"
+            f"data.source: {printable(root)} has no texts ({printable(describe_others(found.others))}); "
+            f"texts are files ending in {KINDS}"
         )
-    folders = Counter(path.parts[0] if len(path.parts) > 1 else "" for path in files)
-    train, tests, unlabelled = find_splits(root, list(folders), [])
-    split_of = {} if train is None else {train: "train", **dict.fromkeys(unlabelled, "unlabelled")}
-    split_of |= dict.fromkeys(tests[:1], "test")
     unreadable = UnreadableFiles("files")
-    unreadable.total = len(files)
+    unreadable.total = len(found.files)
     documents: list[Document] = []
-    unused: Counter[str] = Counter()
-    with_classes = {path.parts[0] for path in files if len(path.parts) > 2}
-    for path in files:
-        *above, _ = path.parts
-        top = above[0] if above else ""
-        split = split_of.get(top)
-        label = next(iter(above[1:] if split_of else above), None)
-        beside = label is None and top in with_classes and split != "unlabelled"
-        if split_of and (split is None or beside):
-            unused["" if split else top] += 1
-            continue
-        if split == "unlabelled" or (label and split_role(label) == ("unlabelled", frozenset())):
-            split, label = "unlabelled", None
+    for path, label, split in found.files:
+        name = path.relative_to(root).as_posix()
         try:
-            for document in list(reader.read(root / path, path.as_posix())):
+            for document in list(reader.read(path, name)):
                 own = None if split == "unlabelled" else document.label
                 documents.append(document._replace(label=own or label, split=split))
         except UnreadableFile as error:
-            unreadable.record(path.as_posix(), error.reason)
-    used = {"train": [train, *unlabelled] if train else [], "test": tests[:1]}
-    facts = SourceFacts(
-        folders=used if split_of else {},
-        other_files=dict(others.most_common()),
-        unused=dict(unused),  # a Counter does not survive `dataclasses.asdict`
-    )
-    return FolderContent(documents, facts, unreadable.reasons)
-
-
-def _list_files(root: Path) -> tuple[list[Path], Counter[str]]:
-    """Return the visible files of known kinds, relative to `root`, and the number of others by suffix.
-
-    JSON in a folder must be lines (.jsonl), as a .json file beside texts describes them.
-
-    Raises:
-        UserError: a folder cannot be read.
-    """
-    files: list[Path] = []
-    others: Counter[str] = Counter()
-    for folder, subfolders, names in os.walk(root, onerror=_raise):
-        subfolders[:] = filter(is_visible, subfolders)
-        for path in (Path(folder, name) for name in filter(is_visible, names)):
-            if kind_of(path) in ("", ".json"):
-                others[path.suffix.lower() or "without suffix"] += 1
-            else:
-                files.append(path.relative_to(root))
-    return sorted(files), others
-
-
-def _raise(error: OSError) -> None:
-    raise UserError(f"data.source: cannot read {printable(error.filename)}: {error.strerror}") from error
+            unreadable.record(name, error.reason)
+    return FolderContent(documents, found.facts, unreadable.reasons)

@@ -1,17 +1,14 @@
-"""Audio files: their decoding, and clips of folders and lists of them."""
+"""Audio files: clips of folders and lists of them, and their splits."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 import torch
 from torch import Tensor
 
@@ -20,6 +17,7 @@ from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, Excluded, LazySplit, SampleFiles, Split
+from ssl_zoo.data.folder_files import describe_others, read_folder_files
 from ssl_zoo.data.holdout import exact_copies, group_by_name, merge_groups, stratified_split
 from ssl_zoo.data.read_ahead import decoding_threads
 from ssl_zoo.data.residence import place_splits
@@ -28,14 +26,13 @@ from ssl_zoo.data.summary import NO_FACTS, SourceFacts
 from ssl_zoo.data.table import Row, is_list, read_list
 from ssl_zoo.notices import Notice
 from ssl_zoo.text import one_line, printable, quantity
+from ssl_zoo_audio.data.decoding import KINDS, OTHER_SOUND, SUFFIXES, TO_EXTRACT, read_clip, read_header
 from ssl_zoo_audio.data.options import SoundOptions
 from ssl_zoo_audio.sound import Sound
 from ssl_zoo_audio.spec import SoundSpec
 
 log = logging.getLogger("ssl_zoo.data")
 
-SUFFIXES = frozenset([".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"])
-"""The suffixes of files that libsndfile decodes."""
 SHORTEST = 0.05
 """The length of the shortest clip, in seconds: a few frames."""
 
@@ -68,7 +65,8 @@ class Part:
         seconds: its length; None for all of the file.
         label: its class by name; None if unknown.
         whole: whether it is all of the file.
-        split: ``"test"`` to evaluate on, any other to train on; None if the list has no splits.
+        split: ``"test"`` to evaluate on, ``"unlabelled"`` to train on alone; any other to train on, with
+            a share held out where no part is of the split ``"test"``.
     """
 
     file: Path
@@ -77,28 +75,6 @@ class Part:
     label: str | None = None
     whole: bool = False
     split: str | None = None
-
-
-def read_clip(file: Path, rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
-    """Return a file, or a part of it, as samples float32 [T] at a rate; channels are averaged.
-
-    Raises:
-        OSError: it cannot be opened.
-        ValueError: it has no samples, or some that are not finite.
-        soundfile.LibsndfileError: it cannot be decoded.
-    """
-    with soundfile.SoundFile(file) as opened:
-        own = opened.samplerate
-        if start:
-            opened.seek(min(round(start * own), opened.frames))
-        frames = -1 if seconds is None else round(seconds * own)
-        wave = opened.read(frames, dtype="float32", always_2d=True)
-    if not len(wave):
-        raise ValueError("it has no samples")
-    if not np.isfinite(wave).all():
-        raise ValueError("it has samples that are not finite")
-    mono = wave.mean(1)
-    return torch.from_numpy(mono if own == rate else soxr.resample(mono, own, rate))
 
 
 @dataclass(eq=False, kw_only=True)
@@ -141,16 +117,19 @@ class Clips(SampleFiles):
 
 
 def takes_audio(name: str) -> bool:
-    """Return whether a user's text names a folder, an audio file or a list of these."""
+    """Return whether a user's text names a folder, a file with sound or a list of these.
+
+    Sound that is not decoded, as that of videos, is taken too, so that `open_files` says what to do.
+    """
     path = user_path("data.source", name) if name else Path()
-    sound = path.suffix.lower() in SUFFIXES and path.is_file()
+    sound = path.suffix.lower() in SUFFIXES | OTHER_SOUND and path.is_file()
     return bool(name) and (path.is_dir() or sound or is_list(path))
 
 
 def open_files(config: DataConfig, device: torch.device, options: FileOptions) -> DataSet:
     """Return the clips of a folder, a file or a list of files.
 
-    Sub-folders are classes, as is the column ``label`` of a list; its column ``split`` gives the splits.
+    Splits and classes are those of `read_folder_files`, or a list's columns ``split`` and ``label``.
     Files of which nothing can be read are listed as unreadable. Parts of one file lie on one side, as do
     exact copies and ``data.groups``.
 
@@ -163,17 +142,17 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
     if not path.exists():
         raise UserError(f"data.source: {printable(path)} does not exist; give a folder, or a file")
     root = path if path.is_dir() else path.parent
-    others: Counter[str] = Counter()
-    whole = _listed(path) if is_list(path) else _found(path, others)
+    whole, facts = (_listed(path), NO_FACTS) if is_list(path) else _found(path)
     unreadable = UnreadableFiles("clips")
     parts = _cut(whole, options, unreadable, root)
     if not parts:
-        reason = next(iter(unreadable.reasons.items()), None)
-        example = f", such as {reason[0]}: {reason[1]}" if reason else ""
-        raise UserError(
-            f"data.source: {printable(path)} has no audio that can be read{example}; "
-            f"files must end in {', '.join(sorted(SUFFIXES))}"
+        name, reason = next(iter(unreadable.reasons.items()))
+        problem = (
+            "cannot be read"
+            if path == whole[0].file
+            else f"has no audio that can be read, such as {name}"
         )
+        raise UserError(f"data.source: {printable(path)} {problem}: {reason}; {KINDS}")
     seconds = max(part.seconds or 0.0 for part in parts)
     longest = max(1, int(np.ceil(seconds * options.rate)))
     clips = Clips(
@@ -188,22 +167,18 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
         longest=longest,
         silence=10 ** (options.silence / 20),
     )
-    names = sorted({part.label for part in parts if part.label is not None})
-    unlabelled = [part for part in parts if part.label is None]
-    if config.labels != "none" and len(names) > 1 and unlabelled:
-        log.warning(
-            "there are no classes, as %d of %d clips have none, such as %s: move these into a "
-            "sub-folder, or give their labels", len(unlabelled), len(parts), _name(unlabelled[0], root),
-        )  # fmt: skip
-    known = config.labels != "none" and len(names) > 1 and not unlabelled
-    labels = torch.tensor([names.index(p.label or "") for p in parts]) if known else None
-    train_rows, test_rows, facts = _hold_out(config, parts, root, labels)
-    rows = {"train": train_rows, "test": test_rows}
+    classes = None if config.labels == "none" else _classes(parts, root)
+    labels = None if classes is None else torch.tensor([_number(part.label, classes) for part in parts])
+    rows, facts = _divide(config, parts, root, labels, facts)
     splits: dict[str, Split] = {
         name: LazySplit(clips, None if labels is None else labels[part], part)
         for name, part in rows.items()
         if len(part)
     }
+    for name in ("train", "test"):  # -1 stands for no label in no split
+        labels_of = splits[name].labels if name in splits else None
+        if labels_of is not None and bool((labels_of < 0).any()):
+            splits[name].labels = None
     name = printable(path.resolve().name)
     splits = place_splits(splits, name, config, device, "clips", cacheable=False)
     train, test = splits["train"], splits.get("test")
@@ -212,29 +187,76 @@ def open_files(config: DataConfig, device: torch.device, options: FileOptions) -
     if not len(train):
         raise UserError(f"data.source: none of the clips of {printable(path)} to train on can be read")
     spec = SoundSpec(
-        rate=options.rate, seconds=longest / options.rate, classes=len(names) if known else None
+        rate=options.rate,
+        seconds=longest / options.rate,
+        classes=None if classes is None else len(classes),
     )
-    facts = replace(facts, other_files=dict(others.most_common()))
-    classes = tuple(names) if known else None
-    return DataSet(name, spec, train, test, train, classes, facts)
+    return DataSet(name, spec, train, test, splits.get("bank", train), classes, facts)
+
+
+def _classes(parts: list[Part], root: Path) -> tuple[str, ...] | None:
+    """Return the classes of the clips to train on, None if there are not two or some clips lack one."""
+    labelled = [part for part in parts if part.split not in ("test", "unlabelled")]
+    names = sorted({part.label for part in labelled if part.label is not None})
+    without = [part for part in labelled if part.label is None]
+    if len(names) < 2:
+        return None
+    if without:
+        log.warning(
+            "there are no classes, as %d of %d clips have none, such as %s: move these into a "
+            "sub-folder, or give their labels", len(without), len(labelled), _name(without[0], root),
+        )  # fmt: skip
+        return None
+    of_test = {part.label for part in parts if part.split == "test" and part.label is not None}
+    if unknown := sorted(of_test - set(names)):
+        log.warning(
+            "clips to evaluate on have classes that the train split lacks (%s), so no accuracy is "
+            "computed", ", ".join(map(printable, unknown)),
+        )  # fmt: skip
+    return tuple(names)
+
+
+def _number(label: str | None, classes: Sequence[str]) -> int:
+    """Return the number of a class, -1 for none of these."""
+    return classes.index(label) if label in classes else -1
+
+
+def _divide(
+    config: DataConfig, parts: list[Part], root: Path, labels: Tensor | None, facts: SourceFacts
+) -> tuple[dict[str, Tensor], SourceFacts]:
+    """Return the clips of each split, with some held out by whole files where none are to evaluate on.
+
+    There is a split ``bank``, the labelled clips of ``train``, only where it differs.
+
+    Raises:
+        UserError: there is nothing to train on.
+    """
+    test = torch.tensor([part.split == "test" for part in parts])
+    if test.all():
+        raise UserError("data.source: all clips are of the split test; add some to train on")
+    known = torch.ones_like(test) if labels is None else labels >= 0
+    share = 0.0 if test.any() else config.share_to_hold_out(labels is not None)
+    if share:
+        free = torch.tensor([part.split != "unlabelled" for part in parts])
+        numbers = (free if free.any() else ~free).nonzero().flatten()
+        held, facts = _hold_out(
+            config, [parts[i] for i in numbers.tolist()], root,
+            None if labels is None else labels[numbers], share, facts,
+        )  # fmt: skip
+        test[numbers[held]] = True
+    rows = {"train": ~test, "test": test, **({} if known[~test].all() else {"bank": ~test & known})}
+    return {name: chosen.nonzero().flatten() for name, chosen in rows.items()}, facts
 
 
 def _hold_out(
-    config: DataConfig, parts: list[Part], root: Path, labels: Tensor | None
-) -> tuple[Tensor, Tensor, SourceFacts]:
-    """Return the clips to train on and those to evaluate on: a list's, or some held out by whole files.
-
-    Raises:
-        UserError: a list has nothing to train on.
-    """
-    held = torch.tensor([part.split == "test" for part in parts])
-    if held.all():
-        raise UserError("data.source: all clips are of the split test; add some to train on")
-    if held.any():
-        return (~held).nonzero().flatten(), held.nonzero().flatten(), NO_FACTS
-    share = config.share_to_hold_out(labels is not None)
-    if not share:
-        return torch.arange(len(parts)), torch.arange(0), NO_FACTS
+    config: DataConfig,
+    parts: list[Part],
+    root: Path,
+    labels: Tensor | None,
+    share: float,
+    facts: SourceFacts,
+) -> tuple[Tensor, SourceFacts]:
+    """Return which clips are held out, by whole files, and the facts with how."""
     files = list(dict.fromkeys(part.file for part in parts))
     number = {file: i for i, file in enumerate(files)}
     sets = exact_copies(files, decoding_threads(config))
@@ -244,26 +266,26 @@ def _hold_out(
     of_file = merge_groups(len(files), sets)
     groups = of_file[torch.tensor([number[part.file] for part in parts])]
     classes = torch.zeros(len(parts), dtype=torch.long) if labels is None else labels
-    train, test = stratified_split(classes, groups, share)
+    _, test = stratified_split(classes, groups, share)
     part = f"{100 * len(test) / len(parts):.2g} %" if len(test) else ""
     held_out = ", ".join([part, *(["stratified"] if labels is not None else []), "by file"])
-    return train, test, SourceFacts(held_out=held_out if part else "", copies=copies)
+    return test, replace(facts, held_out=held_out if part else "", copies=copies)
 
 
-def _found(path: Path, others: Counter[str]) -> list[Part]:
-    """Return the audio files in a folder, with that of its sub-folders as label; or the file itself."""
+def _found(path: Path) -> tuple[list[Part], SourceFacts]:
+    """Return the audio files in a folder, with their splits and classes; or the file itself.
+
+    Raises:
+        UserError: there are none.
+    """
     if path.is_file():
-        return [Part(path)]
-    parts = []
-    for file in sorted(file for file in path.rglob("*") if file.is_file()):
-        if file.name.startswith("."):
-            continue
-        if file.suffix.lower() not in SUFFIXES:
-            others[file.suffix.lower() or "without suffix"] += 1
-            continue
-        folders = file.relative_to(path).parts[:-1]
-        parts.append(Part(file, label=folders[0] if folders else None))
-    return parts
+        return [Part(path)], NO_FACTS
+    found = read_folder_files(path, lambda file: file.suffix.lower() in SUFFIXES)
+    if not found.files:
+        hint = f"; {TO_EXTRACT}" if OTHER_SOUND & found.others.keys() else ""
+        content = printable(describe_others(found.others))
+        raise UserError(f"data.source: {printable(path)} has no audio ({content}); {KINDS}{hint}")
+    return [Part(file.path, label=file.label, split=file.split) for file in found.files], found.facts
 
 
 def _listed(path: Path) -> list[Part]:
@@ -320,18 +342,16 @@ def _cut(
     mixed = low = 0
     for part in whole:
         try:
-            header = soundfile.info(part.file)
-            seconds = min(part.seconds or math.inf, header.duration - part.start)
-            if header.frames <= 0:
-                raise ValueError("it has no samples")
+            header = read_header(part.file)
+            seconds = min(part.seconds or math.inf, header.seconds - part.start)
             if seconds < SHORTEST:
                 raise ValueError(f"it is shorter than {SHORTEST} s")
         except Exception as error:  # broken headers raise errors of several kinds
             broken.append((_name(part, root), one_line(error)))
             continue
         mixed += header.channels > 1
-        low += header.samplerate < options.rate
-        entire = part.start == 0 and seconds == header.duration
+        low += header.rate < options.rate
+        entire = part.start == 0 and seconds == header.seconds
         number = math.ceil(seconds / options.seconds)
         for i in range(number):
             start = part.start + i * seconds / number
