@@ -17,11 +17,11 @@ import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from PIL import Image, ImageStat
 
+from ssl_zoo.comparison.statistics import Estimate
 from ssl_zoo.config.load import load_config
 from ssl_zoo.data.folder import list_files
 from ssl_zoo.evaluation import evaluate
@@ -108,7 +108,7 @@ def main() -> None:
             "train.tune": False,
         }  # fmt: skip
         print(f"{len(list((root / 'frames').iterdir()))} frames, {arguments.samples:,} samples drawn")
-        print(f"{'':12} kNN %  linear %")
+        print(f"{'':12} {'kNN %':>11} {'linear %':>11}")
         for way in arguments.ways.split(","):
             scores: list[Evaluation] = []
             for seed in range(arguments.seeds):
@@ -121,9 +121,13 @@ def main() -> None:
 
 
 def show(row: str, scores: Sequence[Mapping[str, float]]) -> None:
-    """Print the means of some scores."""
-    knn, linear = (mean(float(values[name]) for values in scores) for name in ("knn", "linear"))
-    print(f"{row:12} {knn:5.1f}  {linear:8.1f}", flush=True)
+    """Print the means of some scores, with half of the 95 % interval over seeds."""
+    texts = []
+    for name in ("knn", "linear"):
+        found = Estimate.of([float(values[name]) for values in scores])
+        half = found.half_width
+        texts.append(f"{found.mean:.1f}" + ("" if half is None else f" ± {half:.1f}"))
+    print(f"{row:12} {texts[0]:>11} {texts[1]:>11}", flush=True)
 
 
 if __name__ == "__main__":

@@ -111,10 +111,11 @@ def test_every_command_is_one_that_there_is(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def supposed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the folder that the pages assume: images, two runs, a comparison, configurations."""
+    """Make the folder that the pages assume: images without labels and with, two runs, a comparison, configurations."""
     home = tmp_path_factory.mktemp("home")
     for i in range(120):
-        write(home / "photos" / ("cats" if i % 2 else "dogs") / f"{i}.png", photo(seed=i))
+        write(home / "photos" / f"{i}.png", photo(seed=i))
+        write(home / "few" / ("cats" if i % 2 else "dogs") / f"{i}.png", photo(seed=i))
     for name, seed in (("RUN", 0), ("B", 1)):
         train(small_config("simclr", train__epochs=0.3, train__seed=seed), out=home / "runs" / name)
     shutil.copytree(home / "runs" / "RUN", home / "runs" / "A")
