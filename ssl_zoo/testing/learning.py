@@ -170,7 +170,7 @@ def check_teachers_move_after_a_step_alone(case: Case) -> str | None:
     return f"{len(frozen)} frozen parameters" if frozen else None
 
 
-TEACHER_STEPS = 24
+TEACHER_STEPS = 40
 """The steps in which a copy must move; all but slow tasks take two.
 
 A last layer may be fixed at first, a copy move behind a factor of 0 only in the second step, and some
