@@ -44,7 +44,6 @@ def test_hubert_conforms(check: Check) -> None:
     check()
 
 
-@pytest.mark.slow
 def test_the_default_snapshot_of_hubert_moves_once_its_sample_is_full() -> None:
     (check,) = [c for c in checks_of("hubert") if c.name == "teachers_move_after_a_step_alone"]
     assert check.outcome().status == "passed"
