@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import health
@@ -38,6 +39,7 @@ NOT_HERE = {
     "--pretrained": "weights are downloaded",
     "--data cifar10": "data are downloaded",
     "--data hf:": "likewise",
+    "pip install lightly-train": "another library",
     "python benchmarks": "it measures time",
     "python -m benchmarks": "likewise",
     "--observe": "the extras' own tests do (test_observers)",
@@ -111,11 +113,14 @@ def test_every_command_is_one_that_there_is(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def supposed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the folder that the pages assume: images without labels and with, two runs, a comparison, configurations."""
+    """Make what the pages assume: images without and with labels, runs, a comparison, configurations."""
     home = tmp_path_factory.mktemp("home")
     for i in range(120):
         write(home / "photos" / f"{i}.png", photo(seed=i))
         write(home / "few" / ("cats" if i % 2 else "dogs") / f"{i}.png", photo(seed=i))
+        scan = np.asarray(photo(seed=i), np.int16)[..., 0] * 8 - 1024
+        (home / "scans").mkdir(exist_ok=True)
+        np.save(home / "scans" / f"{i}.npy", scan)
     for name, seed in (("RUN", 0), ("B", 1)):
         train(small_config("simclr", train__epochs=0.3, train__seed=seed), out=home / "runs" / name)
     shutil.copytree(home / "runs" / "RUN", home / "runs" / "A")
@@ -160,7 +165,7 @@ def run(line: str, call: Call, home: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return
     assert program == "ssl-zoo", line
     for name, smaller in SMALLER.items():
-        tabulates = any(a.startswith("runs/") for a in arguments)
+        tabulates = name == "compare" and any(a.startswith("runs/") for a in arguments)
         if name in arguments and "--resume" not in arguments and not tabulates:
             for budget in ("--epochs", "--minutes"):
                 if budget in arguments:
