@@ -11,9 +11,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from benchmarks import health
 from ssl_zoo.comparison import compare
@@ -115,19 +117,31 @@ def test_every_command_is_one_that_there_is(page: Path) -> None:
 def supposed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make what the pages assume: images without and with labels, runs, a comparison, configurations."""
     home = tmp_path_factory.mktemp("home")
+    rows = ["path,label,split"]
     for i in range(120):
+        labelled = Path("few", "cats" if i % 2 else "dogs", f"{i}.png")
+        rows.append(f"{labelled},{labelled.parent.name},{'test' if i > 80 else 'train'}")
         write(home / "photos" / f"{i}.png", photo(seed=i))
-        write(home / "few" / ("cats" if i % 2 else "dogs") / f"{i}.png", photo(seed=i))
-        scan = np.asarray(photo(seed=i), np.int16)[..., 0] * 8 - 1024
-        (home / "scans").mkdir(exist_ok=True)
-        np.save(home / "scans" / f"{i}.npy", scan)
+        write(home / labelled, photo(seed=i))
+        wide = np.repeat(np.asarray(photo(seed=i), np.int16), 2, 2)  # [40, 40, 6]
+        for name, scan in (("scans", 8 * wide[..., 0] - 1024), ("frames", 16 * wide[..., 0])):
+            save(home / name / f"{i}.npy", scan)
+        for name in ("fields", "bands"):
+            save(home / name / f"{i}.npy", wide[..., :4].transpose(2, 0, 1).astype(np.uint16))
+    (home / "list.csv").write_text("\n".join(rows))
     for name, seed in (("RUN", 0), ("B", 1)):
-        train(small_config("simclr", train__epochs=0.3, train__seed=seed), out=home / "runs" / name)
+        settings = {"train__epochs": 0.3, "train__seed": seed, "train__knn_every": 0.2, "train__keep_best": "rankme"}
+        train(small_config("simclr", **settings), out=home / "runs" / name)
     shutil.copytree(home / "runs" / "RUN", home / "runs" / "A")
     settings = {**SMALL, "train.epochs": 0.2}
     compare(tasks=["rotation"], seeds=1, set=settings, out=home / "runs" / "compare-…")
     shutil.copytree(ROOT / "configs", home / "configs")
     return home
+
+
+def save(file: Path, array: NDArray[Any]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    np.save(file, array)
 
 
 @pytest.fixture
