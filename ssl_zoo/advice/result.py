@@ -19,6 +19,7 @@ from ssl_zoo.evaluation import known_metrics, warnings
 from ssl_zoo.evaluation.correctness import Correctness, read_correctness
 from ssl_zoo.evaluation.label_curve import COUNTS, NAME
 from ssl_zoo.evaluation.pairing import Interval, accuracy_interval
+from ssl_zoo.evaluation.reading import describe_number
 from ssl_zoo.sizes import write_size
 
 
@@ -120,7 +121,7 @@ def make_advice(sweep: Sweep, plan: Plan, data: DataSet) -> Advice:
     verdict = decide(candidates, points, labelled if data.labelled else 0)
     return Advice(
         sweep.out, data.name, plan, rows, points, verdict,
-        _commands(sweep, plan, verdict), _interval_note(data) if data.labelled else "",
+        _commands(sweep, plan, verdict), _interval_note(data, correct) if data.labelled else "",
     )  # fmt: skip
 
 
@@ -150,12 +151,16 @@ def _row(cell: Cell, correct: Mapping[str, Correctness], samples: int) -> Advice
     )
 
 
-def _interval_note(data: DataSet) -> str:
+def _interval_note(data: DataSet, correct: Mapping[str, Mapping[str, Correctness]]) -> str:
     assert data.test is not None
+    groups = next((c.number_of_groups for of_row in correct.values() for c in of_row.values()), None)
+    number = describe_number(len(data.test), data.spec.noun, groups)
+    as_one = "" if groups is None else " A group counts as one sample."
     return (
         "± is half of a 95 % interval. It covers other draws of the labels and other test samples "
-        f"({len(data.test):,} here), but not other seeds of training; at all labels, other test samples "
-        "alone. Rows share draws and samples, so differences are known better than their intervals show."
+        f"({number} here), but not other seeds of training; at all labels, other test samples alone. "
+        "Rows share draws and samples, so differences are known better than their intervals show."
+        + as_one
     )
 
 
