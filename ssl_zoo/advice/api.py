@@ -82,7 +82,7 @@ class Advisor:
         run(self.sweep)
         device = Device.choose(self.sweep.config.train)
         data = shared_data(self.sweep.config, device, self.sweep.comparison.modality)
-        advice = make_advice(self.sweep, self.plan, data)
+        advice = make_advice(self.sweep, self.plan, self._record.request, data, device)
         record = self._record.model_copy(update={"verdict": as_dict(advice)["verdict"]})
         _write(self.folder, record)
         return advice
