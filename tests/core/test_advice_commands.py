@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from ssl_zoo import load_backbone
 from ssl_zoo.advice import api
@@ -107,3 +108,19 @@ def test_every_command_after_a_frozen_network_is_done(
         pasted(call, f"{again} --plan --out b")
         first, second = (json.loads(Path(f, "advice.json").read_text())["request"] for f in "ab")
         assert second == {**first, "minutes": 120}
+
+
+@pytest.mark.parametrize(("settings", "held_out"), [([], 24), (["--set", "data.holdout=0.25"], 12)])
+def test_half_of_labels_in_the_data_are_held_out_unless_a_share_is_set(
+    settings: list[str], held_out: int, call: Call, data: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = Trial(step_seconds=1, setup_seconds=0.1, steps_per_pass=10)
+    monkeypatch.setattr(api, "try_training", lambda *arguments: quick)
+    labelled = data[-1]
+    words = ["--data", labelled, "--backbone", "test_resnet", "--image-size", 16, "--no-pretrained"]
+    code, _, err = call("advise", *words, *QUICK, *settings, "--minutes", 30, "--out", "a", "--plan")
+    assert code == 0, err
+    assert f"48 images: {48 - held_out} to train, {held_out} held out" in err
+    assert ("50% of some labels is held out to evaluate on, by class" in err) is (not settings)
+    comparison = yaml.safe_load(Path("a/compare.yaml").read_text())
+    assert comparison["set"]["data.holdout"] == held_out / 48  # which the rows are made with
