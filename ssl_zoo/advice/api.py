@@ -16,6 +16,7 @@ from ssl_zoo.advice.request import (
     report_holdout,
     requested_comparison,
     with_batch_size,
+    with_half_held_out,
     without_missing_weights,
 )
 from ssl_zoo.advice.result import Advice, as_dict, describe, make_advice
@@ -25,6 +26,7 @@ from ssl_zoo.comparison.cells import TrainedCell, UntrainedCell, shared_data
 from ssl_zoo.comparison.config import Comparison
 from ssl_zoo.comparison.networks import frozen_networks
 from ssl_zoo.comparison.rows import make_cells
+from ssl_zoo.config.errors import SettingError
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, SslZooError, Unwritable, UserError
 from ssl_zoo.plugins.registry import registry
@@ -82,7 +84,7 @@ class Advisor:
         run(self.sweep)
         device = Device.choose(self.sweep.config.train)
         data = shared_data(self.sweep.config, device, self.sweep.comparison.modality)
-        advice = make_advice(self.sweep, self.plan, data)
+        advice = make_advice(self.sweep, self.plan, self._record.request, data, device)
         record = self._record.model_copy(update={"verdict": as_dict(advice)["verdict"]})
         _write(self.folder, record)
         return advice
@@ -141,8 +143,7 @@ def open_advisor(
         return resume_advisor(folder)
     config = comparison.encoder_config(0)
     device = Device.choose(config.train)
-    data = shared_data(config, device, comparison.modality)
-    report_holdout(labels, request["settings"], data)
+    comparison, data = _load(comparison, device, labels, request["settings"])
     progress = progress or (lambda text: None)
     if config.backbone.starts_trained or comparison.frozen:
         progress("looking for pretrained weights")
@@ -167,6 +168,32 @@ def resume_advisor(folder: str | Path) -> Advisor:
     if (record := _read(folder)) is None:
         raise UserError(f"--resume {folder}: has no {ADVICE_FILE}; give the folder of ssl-zoo advise")
     return Advisor(folder, record, open_sweep(folder / COMPARE_FILE, folder))
+
+
+def _load(
+    comparison: Comparison, device: Device, labels: Sequence[str], settings: Mapping[str, Any]
+) -> tuple[Comparison, DataSet]:
+    """Return the data, of which half is held out unless a share is set, and the comparison with that.
+
+    Args:
+        comparison: the comparison.
+        device: the device whose memory holds the samples, if they fit.
+        labels: the sources of labelled samples; empty if these are in the data.
+        settings: the settings that were asked for.
+    """
+    data = shared_data(comparison.encoder_config(0), device, comparison.modality)
+    half = bool(labels and "data.holdout" not in settings and data.facts.held_out)
+    changed = with_half_held_out(comparison, data)
+    if changed is not comparison:
+        try:
+            data = shared_data(changed.encoder_config(0), device, comparison.modality)
+            comparison, half = changed, True
+        except SettingError as error:
+            if error.path != "data.holdout":  # an index has decided it
+                raise
+    if half:
+        report_holdout(labels, data)
+    return comparison, data
 
 
 def _read(folder: Path) -> AdviceRecord | None:

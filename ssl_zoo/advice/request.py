@@ -36,7 +36,7 @@ MAX_BATCH, MIN_BATCH, MIN_STEPS_PER_PASS = 256, 8, 20
 """Batches are as large as leaves this many steps in a pass over the data, within these limits."""
 HOLDOUT = Notice(
     "advise-holdout",
-    "Of the samples of --labels, advise holds out half to evaluate on, unless they have a test split.",
+    "Of labelled samples, advise holds out half to evaluate on, unless they have a test split.",
     "--set data.holdout=0.2, or a test folder",
 )
 BATCH = Notice(
@@ -101,17 +101,30 @@ def requested_comparison(
     return comparison
 
 
-def report_holdout(labels: Sequence[str], settings: Mapping[str, Any], data: DataSet) -> None:
-    """Give a notice if half of the labelled samples are held out, which nobody asked for.
+def with_half_held_out(comparison: Comparison, data: DataSet) -> Comparison:
+    """Return the comparison with half of the samples held out, if they have labels and no test split.
+
+    A share that is set stays as it is.
 
     Args:
-        labels: the sources of labelled samples.
-        settings: the settings that were asked for.
+        comparison: the comparison.
+        data: its data, loaded, of which less may be held out.
+    """
+    usual = comparison.encoder_config(0).data.holdout is None
+    if not (usual and data.labelled and data.facts.held_out):
+        return comparison
+    return comparison.model_copy(update={"set": {**comparison.set, "data.holdout": LABELLED_HOLDOUT}})
+
+
+def report_holdout(labels: Sequence[str], data: DataSet) -> None:
+    """Give a notice that half of the labelled samples are held out, which nobody asked for.
+
+    Args:
+        labels: the sources of labelled samples; empty if these are in the data.
         data: the data, loaded.
     """
-    if labels and "data.holdout" not in settings and data.facts.held_out:
-        listed = printable(", ".join(labels))
-        HOLDOUT(f"{LABELLED_HOLDOUT:.0%} of {listed} is held out to evaluate on, by class")
+    listed = printable(", ".join(labels)) or data.name
+    HOLDOUT(f"{LABELLED_HOLDOUT:.0%} of {listed} is held out to evaluate on, by class")
 
 
 def _joined(data: str | Sequence[str], labels: Sequence[str]) -> str | list[str]:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import join
 from typing import Any
 
+from ssl_zoo.advice.commands import next_commands
 from ssl_zoo.advice.plan import Plan
 from ssl_zoo.advice.verdict import Candidate, Kind, Point, Verdict, decide
 from ssl_zoo.comparison import Cell, Sweep
 from ssl_zoo.comparison.cells import RawCell, UntrainedCell
-from ssl_zoo.config.schema import EncoderConfig
 from ssl_zoo.config.weights import weights_name
 from ssl_zoo.data import DataSet
 from ssl_zoo.evaluation import known_metrics, warnings
 from ssl_zoo.evaluation.correctness import Correctness, read_correctness
 from ssl_zoo.evaluation.label_curve import COUNTS, NAME
 from ssl_zoo.evaluation.pairing import Interval, accuracy_interval
-from ssl_zoo.sizes import write_size
+from ssl_zoo.evaluation.reading import describe_number
+from ssl_zoo.runtime.device import Device
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,17 @@ def describe(cell: Cell) -> str:
     }[kind_of(cell)]
 
 
-def make_advice(sweep: Sweep, plan: Plan, data: DataSet) -> Advice:
+def make_advice(
+    sweep: Sweep, plan: Plan, request: Mapping[str, Any], data: DataSet, device: Device
+) -> Advice:
     """Return the advice that follows from the cells of a comparison that are done.
 
     Args:
         sweep: the comparison.
         plan: the plan that it followed.
+        request: what was asked for, as in `AdviceRecord.request`.
         data: its data.
+        device: where networks are built.
     """
     cells = [cell for cell in sweep.cells if cell.status in ("done", "failed")]
     correct = {cell.row: read_correctness(cell.path) for cell in cells}
@@ -118,10 +122,9 @@ def make_advice(sweep: Sweep, plan: Plan, data: DataSet) -> Advice:
     labels = [split.labels for split in (data.bank, data.test) if split is not None]
     labelled = sum(len(x) for x in labels if x is not None)
     verdict = decide(candidates, points, labelled if data.labelled else 0)
-    return Advice(
-        sweep.out, data.name, plan, rows, points, verdict,
-        _commands(sweep, plan, verdict), _interval_note(data) if data.labelled else "",
-    )  # fmt: skip
+    commands = next_commands(sweep, request, verdict, data, device)
+    note = _interval_note(data, correct) if data.labelled else ""
+    return Advice(sweep.out, data.name, plan, rows, points, verdict, commands, note)
 
 
 def _points(correct: Mapping[str, Mapping[str, Correctness]]) -> list[Point]:
@@ -150,50 +153,17 @@ def _row(cell: Cell, correct: Mapping[str, Correctness], samples: int) -> Advice
     )
 
 
-def _interval_note(data: DataSet) -> str:
+def _interval_note(data: DataSet, correct: Mapping[str, Mapping[str, Correctness]]) -> str:
     assert data.test is not None
+    groups = next((c.number_of_groups for of_row in correct.values() for c in of_row.values()), None)
+    number = describe_number(len(data.test), data.spec.noun, groups)
+    as_one = "" if groups is None else " A group counts as one sample."
     return (
         "± is half of a 95 % interval. It covers other draws of the labels and other test samples "
-        f"({len(data.test):,} here), but not other seeds of training; at all labels, other test samples "
-        "alone. Rows share draws and samples, so differences are known better than their intervals show."
+        f"({number} here), but not other seeds of training; at all labels, other test samples alone. "
+        "Rows share draws and samples, so differences are known better than their intervals show."
+        + as_one
     )
-
-
-def _commands(sweep: Sweep, plan: Plan, verdict: Verdict) -> list[tuple[str, str]]:
-    """Return what to do next."""
-    cells = {cell.row: cell for cell in sweep.cells}
-    data = [word for source in sweep.config.data.sources for word in ("--data", source)]
-    if verdict.row is None:
-        return [(join(["ssl-zoo", "advise", *data, "--labels", "LABELLED"]), "with labels")]
-    cell, longer = cells[verdict.row], f"{4 * plan.minutes:g}"
-    if verdict.decision == "train":
-        file = f"{cell.path}/config.yaml"
-        return [
-            (join(["ssl-zoo", "train", "--config", file, "--minutes", longer]), "train it for longer"),
-            (
-                join(["ssl-zoo", "export", str(cell.path), "--to", "backbone.safetensors"]),
-                "or take it as it is",
-            ),
-        ]
-    commands = _frozen_commands(cell.config, data) if kind_of(cell) == "frozen" else []
-    if verdict.decision == "cannot be told" or not commands:
-        again = join(["ssl-zoo", "advise", "--minutes", longer])
-        commands.append((f"{again} …", "the same with more time, or more labels"))
-    return commands
-
-
-def _frozen_commands(config: EncoderConfig, data: Sequence[str]) -> list[tuple[str, str]]:
-    """Return how to use the network with its trained weights."""
-    if (weights := config.backbone.weights) is not None:
-        embed = ["ssl-zoo", "embed", weights, *data, "-o", "features.npz"]
-        return [
-            (join(embed), "its features of your data"),
-            (join(["ssl-zoo", "export", weights, "--to", "backbone.onnx"]), "or the network"),
-        ]
-    size = write_size(config.data.image_size or config.data.default_size)
-    evaluate = ["ssl-zoo", "eval", f"timm:{config.backbone.name}", "--pretrained", *data]
-    evaluate += ["--image-size", size]
-    return [(join(evaluate), f"or timm.create_model({config.backbone.name!r}, pretrained=True)")]
 
 
 def as_dict(advice: Advice) -> dict[str, Any]:

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ssl_zoo.evaluation.correctness import Correctness
-from ssl_zoo.evaluation.pairing import CONFIDENCE, Interval, accuracy_interval, difference_interval
+from ssl_zoo.evaluation.pairing import (
+    CONFIDENCE,
+    MIN_SAMPLES,
+    Interval,
+    accuracy_interval,
+    difference_interval,
+)
 
 Kind = Literal["raw", "untrained", "frozen", "continued", "scratch"]
 """What a row is: the raw input; the network with random weights, or with trained ones, as it is; a task
@@ -86,7 +92,8 @@ def decide(candidates: Sequence[Candidate], points: Sequence[Point], labelled: i
     holds beyond intervals that are widened for these too.
 
     Not to train is advised only if the interval of no trained row reaches above `UNCLEAR`. Otherwise,
-    and where nothing was trained, it cannot be told, and the reference is the row to use until then.
+    where nothing was trained, and with fewer than `MIN_SAMPLES` independent samples to evaluate on, it
+    cannot be told, and the reference is the row to use until then.
 
     Args:
         candidates: the rows that have scores, in any order.
@@ -106,6 +113,10 @@ def decide(candidates: Sequence[Candidate], points: Sequence[Point], labelled: i
         for c in (*idle, *trained)
         if c is not reference
     }
+    if trained and (held_out := reference.correct[point.metric]).units < MIN_SAMPLES:
+        sentences = [_unknown(reference, point, labelled), _too_few(held_out)]
+        row = reference.row
+        return Verdict("cannot be told", sentences, row, row, point, differences)
     winner = _simplest_winner(trained, reference, point, level)
     elsewhere = [p for p in common if p is not point]
     strict = _corrected(len(trained) * len(common))
@@ -188,6 +199,29 @@ def _with_fewer_labels(
     return [f"With other numbers of labels it helps: {'; '.join(gains)}."] if gains else []
 
 
+def _measured(row: Candidate, point: Point) -> str:
+    """Return such as "the frozen net (70.0 ± 2.1 % at 10 labels a class)"."""
+    return f"{row.phrase} ({accuracy_interval(row.correct[point.metric])} % {point.phrase})"
+
+
+def _unknown(reference: Candidate, point: Point, labelled: int) -> str:
+    return (
+        f"With {labelled:,} labelled samples it cannot be told whether training helps: use "
+        f"{_measured(reference, point)} until there are more."
+    )
+
+
+def _too_few(held_out: Correctness) -> str:
+    groups = held_out.number_of_groups
+    if groups is None:
+        number = f"{held_out.correct.shape[1]:,} samples to evaluate on are"
+        return f"{number} too few to conclude anything from; {MIN_SAMPLES} are needed."
+    return (
+        f"The {held_out.correct.shape[1]:,} samples to evaluate on are in {groups:,} groups, which are "
+        f"too few to conclude anything from; {MIN_SAMPLES} groups of about equal size are needed."
+    )
+
+
 def _without_winner(
     trained: Sequence[Candidate],
     reference: Candidate,
@@ -196,15 +230,14 @@ def _without_winner(
     labelled: int,
 ) -> tuple[Decision, list[str]]:
     """Return the decision, and the sentences on it, where no trained row beats the reference."""
-    own = f"{reference.phrase} ({accuracy_interval(reference.correct[point.metric])} % {point.phrase})"
+    own = _measured(reference, point)
     if not trained:
         return "cannot be told", [f"Nothing was trained; of what needs no training, use {own}."]
     highest = max(trained, key=lambda c: differences[c.row].high)
     widest = differences[highest.row]
     if widest.high > UNCLEAR:
         return "cannot be told", [
-            f"With {labelled:,} labelled samples it cannot be told whether training helps: use {own} "
-            "until there are more.",
+            _unknown(reference, point, labelled),
             f"{_capital(highest.phrase)} may gain most: it differs by {signed(widest)} points, so by "
             f"anything from {widest.low:+.1f} to {widest.high:+.1f}. A difference of {AIM:g} needs "
             f"about {_needed(labelled, widest):,} labelled samples to be seen.",
@@ -224,8 +257,11 @@ def _without_winner(
 
 
 def _needed(labelled: int, interval: Interval) -> int:
-    """Return about how many labelled samples would show a difference of `AIM` points."""
-    return _rounded(labelled * (interval.half_width / AIM) ** 2)
+    """Return about how many labelled samples would show a difference of `AIM` points.
+
+    Intervals fall with the root of the number of samples; where hardly any differ, with their number.
+    """
+    return _rounded(labelled * (interval.half_width / AIM) ** (1 if interval.at_limit else 2))
 
 
 def signed(interval: Interval) -> str:

@@ -190,8 +190,8 @@ class Cell(ABC):
 
     def _keep_correctness(self, name: str, subject: Subject) -> None:
         """Write which samples are classified correctly, by which rows are compared in pairs."""
-        if (correctness := known_protocols()[name].correctness) is not None:
-            write_correctness(self.path, name, correctness(subject))
+        if correctness := known_protocols()[name].correctness_of(subject):
+            write_correctness(self.path, name, correctness)
 
     def _record(
         self,

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path, PurePath
@@ -18,6 +19,7 @@ from torch import Tensor
 from ssl_zoo.config.errors import SettingError
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data.read_ahead import decoding_threads
+from ssl_zoo.data.splits import Split, select
 from ssl_zoo.notices import Notice
 from ssl_zoo.text import printable
 
@@ -213,6 +215,32 @@ def group_by_name(names: Sequence[str], rule: str) -> list[list[int]]:
             )
         keys = [match[min(1, pattern.groups)] or "" for match in found if match is not None]
     return _members(keys)
+
+
+def related_samples(test: Split, bank: Split, rule: str | None, indices: Tensor) -> Tensor | None:
+    """Return the group of samples that are no independent evidence, as they are held out together.
+
+    They are parts of one thing, as `Split.groups` says, or ``data.groups`` finds the same in their
+    names. A single thing of which all samples are parts, of both splits, makes no groups.
+
+    Args:
+        test: the split that was held out.
+        bank: the split that evaluation learns from.
+        rule: ``data.groups``; None for none.
+        indices: the samples of `test`, int64 [M].
+
+    Returns:
+        The group of each, int64 [M] in 0..G-1; None if each sample is in a group of its own.
+    """
+    sets: list[list[int]] = []
+    if (parts := select(test.groups, indices)) is not None:
+        single = len(set(parts)) == 1 and bank.groups is not None and parts[0] in bank.groups
+        sets += [] if single else _members(parts)
+    if rule is not None and (names := select(test.names, indices)) is not None:
+        with suppress(SettingError):  # as of samples whose names are indices
+            sets += group_by_name(names, rule)
+    _, groups = merge_groups(len(indices), sets).unique(return_inverse=True)
+    return groups if len(groups) and int(groups.max()) + 1 < len(groups) else None
 
 
 def merge_groups(count: int, sets: Iterable[Sequence[int]]) -> Tensor:

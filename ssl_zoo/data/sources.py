@@ -102,6 +102,8 @@ def load(
         raise SettingError(
             "data.groups", f"nothing is held out of {data.name}, as {reason}; leave it out or change it"
         )
+    if config.groups is not None:
+        data = replace(data, facts=replace(data.facts, group_rule=config.groups))
     if config.holdout is not None and not data.facts.held_out:
         _NO_HOLDOUT(f"data.holdout={config.holdout:g} has no effect: nothing is held out of {data.name}")
     return data.without_labels("data.labels=none") if config.labels == "none" else data

@@ -31,6 +31,7 @@ class SourceFacts:
             sub-folder.
         no_labels: why there are no labels, where their absence may surprise.
         mirror_assumed: whether it is unknown that a mirrored image has the same meaning, and assumed.
+        group_rule: the setting ``data.groups``, by which samples are held out together.
     """
 
     folders: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class SourceFacts:
     unused: Mapping[str, int] = field(default_factory=dict)
     no_labels: str = ""
     mirror_assumed: bool = False
+    group_rule: str | None = None
 
 
 NO_FACTS = SourceFacts()

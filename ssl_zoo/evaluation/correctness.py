@@ -28,10 +28,13 @@ class Correctness:
         correct: whether they do, bool [R, M], for R draws of labels and M samples.
         share: the share of all labels that each draw has, in (0, 1]; 1 for all labels, which are one
             draw.
+        groups: the group of each sample, int64 [M] in 0..G-1, such as the file that a tile is cut from;
+            None where each sample is one of its own.
     """
 
     correct: Tensor
     share: float = 1.0
+    groups: Tensor | None = None
 
     @classmethod
     def of(cls, predicted: Tensor, labels: Tensor) -> Correctness:
@@ -48,6 +51,23 @@ class Correctness:
         """The mean accuracy over the draws, in percent."""
         return 100 * float(self.correct.double().mean())
 
+    @property
+    def number_of_groups(self) -> int | None:
+        """The number of groups; None where each sample is one of its own."""
+        return None if self.groups is None else int(self.groups.max()) + 1
+
+    @property
+    def units(self) -> float:
+        """The number of independent samples: of groups where there are any, fewer if sizes differ much.
+
+        That of groups is the effective one of Kish (1965): the square of the number of samples, divided
+        by the sum of the squared sizes of the groups.
+        """
+        samples = self.correct.shape[1]
+        return (
+            samples if self.groups is None else samples**2 / float(self.groups.bincount().square().sum())
+        )
+
 
 def write_correctness(folder: Path, protocol: str, metrics: Mapping[str, Correctness]) -> None:
     """Write the correctness of a protocol's classifiers into a folder, by metric.
@@ -56,8 +76,11 @@ def write_correctness(folder: Path, protocol: str, metrics: Mapping[str, Correct
         Unwritable: it cannot be written.
     """
     tensors = {name: c.correct.to(torch.uint8).contiguous() for name, c in metrics.items()}
-    shares = json.dumps({name: c.share for name, c in metrics.items()})
-    write_atomic(folder / f"{protocol}{SUFFIX}", save(tensors, {"shares": shares}))
+    header = {"shares": json.dumps({name: c.share for name, c in metrics.items()})}
+    groups = {name: c.groups.tolist() for name, c in metrics.items() if c.groups is not None}
+    if groups:
+        header["groups"] = json.dumps(groups)
+    write_atomic(folder / f"{protocol}{SUFFIX}", save(tensors, header))
 
 
 def read_correctness(folder: Path) -> dict[str, Correctness]:
@@ -70,9 +93,12 @@ def read_correctness(folder: Path) -> dict[str, Correctness]:
     for file in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             with safe_open(file, "pt") as opened:
-                shares = json.loads((opened.metadata() or {}).get("shares", "{}"))
+                header = opened.metadata() or {}
+                shares, of = (json.loads(header.get(part, "{}")) for part in ("shares", "groups"))
                 for name in opened.keys():  # noqa: SIM118 - not a dictionary
-                    found[name] = Correctness(opened.get_tensor(name).bool(), float(shares[name]))
+                    groups = torch.tensor(of[name], dtype=torch.long) if name in of else None
+                    correct = opened.get_tensor(name).bool()
+                    found[name] = Correctness(correct, float(shares[name]), groups)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             reason = error_reason(error)
             raise UserError(f"{file} cannot be read: {reason}; remove the folder, and repeat") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ssl_zoo import distributed
@@ -98,6 +98,13 @@ class Protocol:
             return {}
         with distributed.alone():
             return self.measure(subject)
+
+    def correctness_of(self, subject: Subject) -> dict[str, Correctness]:
+        """Return which samples are classified correctly, by metric, with their groups; {} for none."""
+        if self.correctness is None:
+            return {}
+        groups = subject.test_groups
+        return {name: replace(c, groups=groups) for name, c in self.correctness(subject).items()}
 
     def check(self, data: DataSet, name: str = "") -> None:
         """Raise unless it can be measured on data.

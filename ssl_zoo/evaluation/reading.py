@@ -8,12 +8,9 @@ from typing import Any
 
 from ssl_zoo import distributed
 from ssl_zoo.evaluation.correctness import Correctness
-from ssl_zoo.evaluation.pairing import CONFIDENCE, difference_interval
+from ssl_zoo.evaluation.pairing import CONFIDENCE, MIN_SAMPLES, difference_interval
 from ssl_zoo.evaluation.protocol import known_metrics, protocols
 from ssl_zoo.evaluation.subject import Subject
-
-FEWEST = 20
-"""The number of samples below which nothing is said: the intervals are those of many samples."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,7 @@ class Gain:
         half_width: half of the 95 % interval of `mean`, over samples in pairs; it is widened for the
             number of metrics, so that all of them hold together.
         samples: the number of samples of the test split.
+        groups: the number of groups that these are parts of, such as files; None for no groups.
     """
 
     metric: str
@@ -36,6 +34,7 @@ class Gain:
     mean: float
     half_width: float
     samples: int
+    groups: int | None = None
 
     @property
     def sign(self) -> int:
@@ -61,7 +60,7 @@ def standard_correctness(subject: Subject, names: Iterable[str]) -> dict[str, Co
     for protocol in protocols(names).values():
         if protocol.standard and protocol.correctness is not None:
             with distributed.alone():
-                found |= protocol.correctness(subject)
+                found |= protocol.correctness_of(subject)
     return found
 
 
@@ -75,19 +74,18 @@ def measure_gains(
         others: that of the rows without its training; a metric that one of them lacks does not count.
 
     Returns:
-        The gains; none where the test split has fewer than `FEWEST` samples.
+        The gains; none where the test split has fewer than `MIN_SAMPLES` independent samples.
     """
     common = [m for m in trained if others and all(m in other for other in others.values())]
-    metrics = [m for m in common if trained[m].correct.shape[1] >= FEWEST]
+    metrics = [m for m in common if trained[m].units >= MIN_SAMPLES]
     gains = []
     for metric in metrics:
         row = max(others, key=lambda name: others[name][metric].accuracy)
         confidence = 1 - (1 - CONFIDENCE) / len(metrics)  # Bonferroni
         interval = difference_interval(trained[metric], others[row][metric], confidence)
-        samples = trained[metric].correct.shape[1]
-        gains.append(
-            Gain(metric, trained[metric].accuracy, row, interval.mean, interval.half_width, samples)
-        )
+        own = trained[metric]
+        mean, half_width, samples = interval.mean, interval.half_width, own.correct.shape[1]
+        gains.append(Gain(metric, own.accuracy, row, mean, half_width, samples, own.number_of_groups))
     return gains
 
 
@@ -106,6 +104,17 @@ def read_gains(values: Any) -> list[Gain]:
         return []
 
 
+def describe_number(samples: int, noun: str, groups: int | None) -> str:
+    """Return such as "359 images", or "200 images in 10 groups".
+
+    Args:
+        samples: the number of samples.
+        noun: the plural noun for them.
+        groups: the number of groups that they are parts of; None for no groups.
+    """
+    return f"{samples:,} {noun}" + (f" in {groups:,} groups" if groups is not None else "")
+
+
 def describe_gains(gains: Sequence[Gain], noun: str) -> str:
     """Return what the accuracies say: whether training has helped, has not, or cannot be told.
 
@@ -113,7 +122,8 @@ def describe_gains(gains: Sequence[Gain], noun: str) -> str:
         gains: by metric; at least one.
         noun: the plural noun for samples.
     """
-    found = f"{', '.join(map(str, gains))}, on {gains[0].samples:,} {noun}"
+    number = describe_number(gains[0].samples, noun, gains[0].groups)
+    found = f"{', '.join(map(str, gains))}, on {number}"
     signs = {gain.sign for gain in gains}
     if signs >= {1, -1}:
         return f"Training has helped by one measure and not by another: {found}."

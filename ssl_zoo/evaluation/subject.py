@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ssl_zoo import distributed, tree
 from ssl_zoo.data import DataSet, Split
+from ssl_zoo.data.holdout import related_samples
 from ssl_zoo.evaluation import shares
 from ssl_zoo.evaluation.features import Features, extract, extract_share
 from ssl_zoo.runtime.device import Device
@@ -182,6 +183,14 @@ class Subject:
         assert self.data.test is not None
         _, labels = self.labels()
         return labels[self._numbers(self.data.test, 1)].to(self.device.device)
+
+    @cached_property
+    def test_groups(self) -> Tensor | None:
+        """The group of each sample of `test`, int64 [M] in 0..G-1 on the CPU; None if each is alone."""
+        data = self.data
+        if data.test is None:
+            return None
+        return related_samples(data.test, data.bank, data.facts.group_rule, self._numbers(data.test, 1))
 
     @cached_property
     def features(self) -> Features:

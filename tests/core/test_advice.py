@@ -81,15 +81,15 @@ def test_that_training_helps_with_fewer_labels_alone_is_told() -> None:
 
 
 def test_with_few_labels_it_cannot_be_told_rather_than_not_to_train() -> None:
-    few = [candidate("pretrained", "frozen", 60, 70, samples=12)]
-    few.append(candidate("dino", "continued", 60, 83, samples=12))
-    verdict = decide(few, POINTS, 24)
+    few = [candidate("pretrained", "frozen", 60, 70, samples=24)]
+    few.append(candidate("dino", "continued", 60, 83, samples=24))
+    verdict = decide(few, POINTS, 48)
     gain = verdict.differences["dino"]
     assert not gain.positive  # it does not advise training
     assert gain.mean + gain.half_width > 10  # nor is a useful gain excluded
     assert (verdict.decision, verdict.row) == ("cannot be told", "pretrained")
     first, width = verdict.sentences
-    assert first.startswith("With 24 labelled samples it cannot be told whether training helps: use ")
+    assert first.startswith("With 48 labelled samples it cannot be told whether training helps: use ")
     assert first.endswith(" % at 10 labels a class) until there are more.")
     low, high = gain.mean - gain.half_width, gain.mean + gain.half_width
     assert width.startswith(
@@ -97,15 +97,51 @@ def test_with_few_labels_it_cannot_be_told_rather_than_not_to_train() -> None:
         f"points, so by anything from {low:+.1f} to {high:+.1f}."
     )
     needed = int(width.split("needs about ")[1].split(" ")[0].replace(",", ""))
-    assert needed == pytest.approx(24 * (gain.half_width / 2) ** 2, rel=0.05)
+    assert needed == pytest.approx(48 * (gain.half_width / 2) ** 2, rel=0.05)
+
+
+def perfect(samples: int, **rows: Kind) -> list[Candidate]:
+    """Return rows that get all samples right."""
+    right = torch.ones(1, samples, dtype=torch.bool)
+    correct = {TEN.metric: Correctness(right.repeat(20, 1), 0.1), ALL.metric: Correctness(right)}
+    return [Candidate(row, kind, row, correct) for row, kind in rows.items()]
+
+
+def test_equal_perfect_rows_exclude_a_gain_only_with_many_samples() -> None:
+    """Of n samples without a difference, 3 / n may differ (the rule of three)."""
+    for samples in (5, 10, 24, 74):
+        rows = perfect(samples, raw="raw", net="frozen", simclr="continued")
+        verdict = decide(rows, POINTS, 2 * samples)
+        assert (verdict.decision, verdict.row) == ("cannot be told", "net")
+        gain = verdict.differences["simclr"]
+        assert gain.mean == 0
+        assert gain.half_width == pytest.approx(300 / samples, rel=0.01)
+        told = {5: "5 samples to evaluate on are too few", 24: "Simclr may gain most: it differs by +0"}
+        assert told.get(samples, "") in verdict.sentences[1]
+        # The limit falls with 1 / n: it is 4 points at 75 samples, and 2 at 150, half of 300.
+        assert samples < 20 or "needs about 300 labelled samples" in verdict.sentences[1]
+    for samples in (76, 1000):
+        rows = perfect(samples, raw="raw", net="frozen", simclr="continued")
+        verdict = decide(rows, POINTS, 2 * samples)
+        assert (verdict.decision, verdict.row) == ("do not train", "net")
+        assert f"nothing beats net (100.0 ± {300 / samples:.1f} % " in verdict.sentences[0]
+
+
+def test_below_twenty_samples_nothing_is_concluded_however_large_the_difference() -> None:
+    for samples, decision in ((19, "cannot be told"), (20, "train")):
+        (net,) = perfect(samples, net="frozen")
+        wrong = Correctness(~net.correct[TEN.metric].correct, 0.1)
+        rows = [Candidate("old", "frozen", "old", {TEN.metric: wrong})]
+        rows += perfect(samples, simclr="continued")
+        assert decide(rows, [TEN], 2 * samples).decision == decision
 
 
 def test_one_row_that_is_surely_worse_does_not_hide_one_of_which_nothing_is_known() -> None:
-    few = [candidate("pretrained", "frozen", 60, 70, samples=12)]
-    worse = Candidate("simclr", "scratch", "simclr", few[0].correct)  # exactly as good: ± 0
-    unclear = candidate("dino", "continued", 60, 66, samples=12)
-    assert decide([*few, worse], POINTS, 24).decision == "do not train"
-    assert decide([*few, worse, unclear], POINTS, 24).decision == "cannot be told"
+    few = [candidate("pretrained", "frozen", 60, 70, samples=120)]
+    worse = Candidate("simclr", "scratch", "simclr", few[0].correct)  # exactly as good
+    unclear = candidate("dino", "continued", 60, 71, samples=120)
+    assert decide([*few, worse], POINTS, 240).decision == "do not train"
+    assert decide([*few, worse, unclear], POINTS, 240).decision == "cannot be told"
 
 
 def test_where_nothing_was_trained_the_best_of_the_rest_is_named_and_no_more() -> None:
