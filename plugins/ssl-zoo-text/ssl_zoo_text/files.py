@@ -14,7 +14,8 @@ from ssl_zoo import Field, Notice, UserError
 from ssl_zoo.config.paths import user_path
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import DataSet, rest_of
-from ssl_zoo.data.folder import find_splits, is_visible, split_role
+from ssl_zoo.data.folder import find_splits, split_role
+from ssl_zoo.data.listing import is_visible
 from ssl_zoo.data.sample_files import UnreadableFiles
 from ssl_zoo.data.summary import SourceFacts
 from ssl_zoo.data.table import PATH, columns_of, read_list
