@@ -23,7 +23,7 @@ from PIL import Image, ImageStat
 
 from ssl_zoo.comparison.statistics import Estimate
 from ssl_zoo.config.load import load_config
-from ssl_zoo.data.folder import list_files
+from ssl_zoo.data.listing import list_files
 from ssl_zoo.evaluation import evaluate
 from ssl_zoo.evaluation.api import Evaluation
 from ssl_zoo.preprocess import stored_size

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ssl_zoo.data.folder import list_files
+from ssl_zoo.data.listing import list_files
 
 
 def main() -> None:

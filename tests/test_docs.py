@@ -130,7 +130,12 @@ def supposed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             save(home / name / f"{i}.npy", wide[..., :4].transpose(2, 0, 1).astype(np.uint16))
     (home / "list.csv").write_text("\n".join(rows))
     for name, seed in (("RUN", 0), ("B", 1)):
-        settings = {"train__epochs": 0.3, "train__seed": seed, "train__knn_every": 0.2, "train__keep_best": "rankme"}
+        settings = {
+            "train__epochs": 0.3,
+            "train__seed": seed,
+            "train__knn_every": 0.2,
+            "train__keep_best": "rankme",
+        }
         train(small_config("simclr", **settings), out=home / "runs" / name)
     shutil.copytree(home / "runs" / "RUN", home / "runs" / "A")
     settings = {**SMALL, "train.epochs": 0.2}
@@ -218,6 +223,17 @@ def test_the_page_on_health_shows_the_records_of_its_pairs() -> None:
     assert made.keys() == records.keys(), "python -m benchmarks.health"
     assert [match["name"] for match in health.SECTION.finditer(text)] == [p.name for p in health.PAIRS]
     assert text == health.filled(text, records), "python -m benchmarks.health"
+
+
+def test_the_layers_on_the_page_are_those_that_are_checked_and_have_every_module() -> None:
+    contract = (ROOT / "pyproject.toml").read_text().partition("layers = [")[2].partition("]")[0]
+    checked = [re.findall(r"ssl_zoo\.(\w+)", line) for line in contract.splitlines()[1:]]
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    sentence, _, table = text.partition("```text\n")[2].partition("```")
+    assert [re.findall(r"\w+", layer) for layer in sentence.split("→")] == checked
+    modules = {name for layer in checked for name in layer}
+    assert modules == {p.stem for p in (ROOT / "ssl_zoo").iterdir() if p.stem[0] not in "_."} - {"py"}
+    assert all(f"`{name}.py`" in table or f"`{name}/`" in table for name in modules)
 
 
 def test_the_plain_reference_is_that_of_the_code() -> None:

@@ -19,11 +19,13 @@ from ssl_zoo.backbones.timm_encoder import TimmEncoder
 from ssl_zoo.backbones.weights import CONVERTED, Weights
 from ssl_zoo.config.presets import PRESETS
 from ssl_zoo.config.schema import BackboneConfig
+from ssl_zoo.config.weights import read_header
 from ssl_zoo.errors import Unsuitable, UserError
 from ssl_zoo.notices import Notice
+from ssl_zoo.plugins.specs import spec_of
 from ssl_zoo.sizes import format_size, longer_side, parse_size, write_size
 from ssl_zoo.spec import ImageSpec
-from ssl_zoo.text import did_you_mean, one_line
+from ssl_zoo.text import did_you_mean, one_line, printable
 
 MAX_USUAL_PATCHES = 1024
 """A notice is given of more patches an image: 32 × 32, as a ViT of patches of 14 has at 448 pixels."""
@@ -39,8 +41,8 @@ _RESERVED_OPTIONS = {
 
 _SIZE = Notice(
     "size-of-weights",
-    "Images have another size than those that a network's pretrained weights were trained on: small "
-    "images stay small, and --image-size is obeyed.",
+    "Images have another size than those that a network's weights were trained on: small images stay "
+    "small, --image-size is obeyed, and all rows of a comparison see one size.",
     "--image-size",
 )
 _MANY_PATCHES = Notice(
@@ -101,6 +103,7 @@ def create_backbone(config: BackboneConfig, spec: ImageSpec, any_size: bool = Fa
         _make_small(config, model, foreign=False)
     if weights is not None:
         weights.load(model)
+        _notify_other_size(config, spec)
     elif config.pretrained:
         check_loaded(config, model, loaded)
         _notify_converted(config, spec, model)
@@ -163,6 +166,20 @@ def _make_small(config: BackboneConfig, model: Any, foreign: bool) -> None:
         )
 
 
+def _notify_other_size(config: BackboneConfig, spec: ImageSpec) -> None:
+    """Give a notice if weights of ssl-zoo are used for images of another size, as in a comparison."""
+    assert config.weights is not None
+    trained_on = spec_of(read_header(config.weights))
+    if isinstance(trained_on, ImageSpec):
+        before, now = format_size(trained_on.size), format_size(spec.size)
+        if before != now:
+            _notify_size(printable(config.weights), before, now)
+
+
+def _notify_size(name: str, before: str, now: str) -> None:
+    _SIZE(f"{name}: images of {now} pixels, and its weights were trained on {before} (--image-size)")
+
+
 def _notify_converted(config: BackboneConfig, spec: ImageSpec, model: Any) -> None:
     """Give a notice if pretrained weights are used for, or converted to, other channels or sizes."""
     known = model.pretrained_cfg
@@ -172,10 +189,7 @@ def _notify_converted(config: BackboneConfig, spec: ImageSpec, model: Any) -> No
     if _takes_image_size(config.resolve().name):
         pairs["pixels"] = (before, now)
     elif before != now:
-        _SIZE(
-            f"{config.name}: images of {now} pixels, and its weights were trained on {before} "
-            "(--image-size)"
-        )
+        _notify_size(config.name, before, now)
     if changes := [f"{a} to {b} {unit}" for unit, (a, b) in pairs.items() if a != b]:
         CONVERTED(f"{config.name}: timm's weights are converted from {' and from '.join(changes)}")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_zoo.config.schema import BUDGETS, EncoderConfig
+from ssl_zoo.config.settings import NEUTRAL
 from ssl_zoo.config.source_names import plain_source
 from ssl_zoo.config.weights import weights_file
 from ssl_zoo.evaluation.scoring import UNTRAINED
@@ -17,6 +18,11 @@ STARTING_WEIGHTS = tuple(
     for name in ("pretrained", "weights", "weights_prefix", "mean", "std", "interpolation")
 )
 """The settings in which rows that start from random weights differ from the others beside them."""
+TRAINING_INPUT = frozenset({"data.canvas"})
+"""The settings of the data that choose what training sees of the samples, as augmentations do.
+
+Samples, splits and evaluation are the same with any of them, so runs with others are separate rows.
+"""
 
 
 def starts_random(row: str) -> bool:
@@ -36,11 +42,15 @@ def comparability_key(config: EncoderConfig) -> dict[str, Any]:
 
 
 def comparable_settings(config: EncoderConfig) -> dict[str, Any]:
-    """Return the settings that must be equal for runs to stand in one table, by dotted path."""
-    data = config.data.model_dump(include={"source", "options", "image_size", "default_size"})
-    data["holdout"] = config.data.share_to_hold_out(needed=True)
+    """Return the settings that must be equal for runs to stand in one table, by dotted path.
+
+    They are the budget, the network, and all settings of the data but those that concern the machine
+    (`NEUTRAL`) or training alone (`TRAINING_INPUT`).
+    """
+    data = {**config.data.model_dump(), "holdout": config.data.share_to_hold_out(needed=True)}
     backbone = config.backbone.spelled_out().model_dump()
     train = {name: getattr(config.train, name) for name in (*BUDGETS, "patience")}
     key = {f"data.{k}": v for k, v in data.items()}
     key |= {f"backbone.{k}": v for k, v in backbone.items()}
-    return {**key, **{f"train.{k}": v for k, v in train.items()}}
+    key |= {f"train.{k}": v for k, v in train.items()}
+    return {path: v for path, v in key.items() if path not in NEUTRAL | TRAINING_INPUT}

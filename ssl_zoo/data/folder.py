@@ -6,15 +6,14 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ssl_zoo.data.decode import formats
+from ssl_zoo.data.listing import Listing, is_visible, list_files, raise_unreadable
 from ssl_zoo.errors import UserError
 from ssl_zoo.text import printable
 
@@ -28,24 +27,6 @@ TEST_WORDS = (
 UNLABELLED_WORDS = ("unlabeled", "unlabelled", "unsup", "unsupervised")
 """The words that make a folder a split: ``train``, ``TrainSet``, ``val2017``, ``seg_train``."""
 NEUTRAL_WORDS = {"set", "split", "data", "images", "imgs", "img"}
-IGNORED_FOLDERS = {"__MACOSX"}
-ARRAY_SUFFIXES = {".npy", ".dcm"}
-"""The suffixes of files that are images where a folder has no others, as they may hold anything."""
-HEIC_SUFFIXES = (".heic", ".heif")
-
-
-@dataclass
-class Listing:
-    """The files below a folder.
-
-    Attributes:
-        images: the image files in the order of their names, without hidden ones.
-        others: the number of other files by suffix, "hidden" for image files whose name or folder
-            begins with a dot.
-    """
-
-    images: list[Path] = field(default_factory=list)
-    others: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -85,93 +66,6 @@ class FolderContent:
     unused: Mapping[str, int]
     folders: Mapping[str, Sequence[str]] = field(default_factory=dict)
     groups: Mapping[Path, str] = field(default_factory=dict)
-
-
-def image_suffixes() -> set[str]:
-    """Return the suffixes of image files, in lower case."""
-    readable = formats()
-    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in readable}
-
-
-def list_files(root: Path) -> Listing:
-    """Return all files below `root`.
-
-    Links to folders are followed, and each real folder is read once.
-
-    Raises:
-        UserError: there are no images, or a folder cannot be read.
-    """
-    listing = _list_files(root, image_suffixes())
-    if not listing.images and any(listing.others[suffix] for suffix in ARRAY_SUFFIXES):
-        listing = _list_files(root, ARRAY_SUFFIXES)
-    heic = sum(listing.others[suffix] for suffix in HEIC_SUFFIXES)
-    hint = "pip install pillow-heif to read HEIC files" if heic else "name another folder"
-    if not listing.images:
-        kinds = ", ".join(f"{n} {suffix}" for suffix, n in listing.others.most_common(3))
-        content = f"only other files ({printable(kinds)})" if kinds else "the folder is empty"
-        raise UserError(f"data.source: there are no images in {printable(root)}, {content}; {hint}")
-    if heic:
-        log.warning("%d HEIC files in %s are left out; %s", heic, printable(root), hint)
-    return listing
-
-
-def _list_files(root: Path, suffixes: set[str]) -> Listing:
-    """Return all files below `root`, those with these suffixes as images."""
-    listing = Listing()
-    walk(root, listing, set(), suffixes)
-    return listing
-
-
-def walk(root: Path, listing: Listing, seen: set[str], suffixes: set[str]) -> None:
-    """Add all files below `root` to a listing.
-
-    Args:
-        root: the folder.
-        listing: the listing.
-        seen: the real paths of the folders read already, which are passed over.
-        suffixes: the suffixes of image files.
-
-    Raises:
-        UserError: a folder cannot be read.
-    """
-    for folder, names in visible_folders(root, seen):
-        add_files(folder, names, listing, suffixes)
-
-
-def visible_folders(root: Path, seen: set[str]) -> Iterator[tuple[Path, list[str]]]:
-    """Yield `root` and all visible folders below it, each with the sorted names of its files.
-
-    Links to folders are followed, and each real folder is read once.
-
-    Args:
-        root: the folder.
-        seen: the real paths of the folders read already, which are passed over; it grows.
-
-    Raises:
-        UserError: a folder cannot be read.
-    """
-    for folder, subfolders, names in os.walk(root, onerror=_raise_unreadable, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # links may form a cycle
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(filter(is_visible, subfolders))
-        yield Path(folder), sorted(names)
-
-
-def add_files(folder: Path, names: Iterable[str], listing: Listing, suffixes: set[str]) -> None:
-    """Add files of a folder to a listing: images, or the number of others by suffix."""
-    for name in names:
-        suffix = Path(name).suffix.lower()
-        if not name.startswith(".") and suffix in suffixes:
-            listing.images.append(Path(folder, name))
-        elif not name.startswith(".") or suffix in suffixes:
-            listing.others["hidden" if name.startswith(".") else suffix or "without suffix"] += 1
-
-
-def _raise_unreadable(error: OSError) -> None:
-    raise UserError(f"data.source: cannot read {printable(error.filename)}: {error.strerror}") from error
 
 
 def read_folder(root: Path, listing: Listing | None = None) -> FolderContent:
@@ -224,18 +118,13 @@ def read_folder(root: Path, listing: Listing | None = None) -> FolderContent:
     return FolderContent(files, test_files, whole.others, unused | dict.fromkeys(empty, 0), folders_used)
 
 
-def is_visible(name: str) -> bool:
-    """Return whether a file or folder of this name is neither hidden nor one that archivers add."""
-    return not name.startswith(".") and name not in IGNORED_FOLDERS
-
-
 def _folders(root: Path) -> list[str]:
     """Return the names of the visible folders in `root`, sorted.
 
     Raises:
         UserError: it cannot be read.
     """
-    return sorted(filter(is_visible, next(os.walk(root, onerror=_raise_unreadable))[1]))
+    return sorted(filter(is_visible, next(os.walk(root, onerror=raise_unreadable))[1]))
 
 
 def _by_folder(images: Iterable[Path], root: Path) -> dict[str, list[Path]]:

@@ -8,14 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ssl_zoo.data.folder import (
-    find_splits,
-    innermost,
-    is_visible,
-    split_role,
-    visible_folders,
-    warn_of_split_names,
-)
+from ssl_zoo.data.folder import find_splits, innermost, split_role, warn_of_split_names
+from ssl_zoo.data.listing import is_visible, walk
 from ssl_zoo.data.summary import SourceFacts
 
 
@@ -138,10 +132,9 @@ def _list_files(root: Path, is_sample: Callable[[Path], bool]) -> tuple[list[Pat
     """
     files: list[Path] = []
     others: Counter[str] = Counter()
-    for folder, names in visible_folders(root, set()):
-        for path in (folder / name for name in names if is_visible(name)):
-            if is_sample(path):
-                files.append(path)
-            else:
-                others[path.suffix.lower() or "without suffix"] += 1
+    for path in walk(root, set()):
+        if is_sample(path) and is_visible(path.name):
+            files.append(path)
+        elif is_visible(path.name):
+            others[path.suffix.lower() or "without suffix"] += 1
     return sorted(files), others

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 from collections import Counter
@@ -25,15 +24,11 @@ from ssl_zoo.config.source_names import (
 from ssl_zoo.data.folder import (
     FolderContent,
     LabelledFiles,
-    Listing,
-    add_files,
-    image_suffixes,
     label_by_folder,
-    list_files,
     read_folder,
     split_role,
-    walk,
 )
+from ssl_zoo.data.listing import Listing, is_image, list_files, list_matches
 from ssl_zoo.data.source import SourceOptions
 from ssl_zoo.data.table import (
     LABEL,
@@ -110,7 +105,7 @@ def takes_files(source: str) -> bool:
     file = user_path("data.source", path)
     if file.is_dir():
         return True
-    return is_list(file) and Path(first_path(file)).suffix.lower() in image_suffixes()
+    return is_list(file) and is_image(file.parent / Path(first_path(file)).expanduser())
 
 
 def gather(config: DataConfig, options: FileOptions) -> Gathered:
@@ -201,7 +196,7 @@ def _read(entry: _Entry, options: FileOptions) -> FolderContent:
         UserError: there are none, or they cannot be read.
     """
     if is_glob(entry.path):
-        return _folder(entry, folder_of(entry.path), _matches(entry.path))
+        return _folder(entry, folder_of(entry.path), list_matches(entry.path))
     path = user_path("data.source", entry.path)
     if path.is_dir():
         return _folder(entry, path)
@@ -220,31 +215,6 @@ def _read(entry: _Entry, options: FileOptions) -> FolderContent:
         files = [f._replace(split=entry.split, label=f.label if label else None) for f in files]
     groups = {f.path: str(name) for f in files if (name := class_name(f.row.get(options.group)))}
     return replace(_content(path, files), groups=groups)
-
-
-def _matches(pattern: str) -> Listing:
-    """Return the files that a glob matches, and those in the folders that it matches.
-
-    Raises:
-        UserError: there are no images among them.
-    """
-    found = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))  # noqa: PTH207 - may be absolute
-    listing, seen = Listing(), set[str]()
-    suffixes = image_suffixes()
-    for path in map(Path, found):
-        if path.is_dir():
-            walk(path, listing, seen, suffixes)
-        else:
-            add_files(path.parent, [path.name], listing, suffixes)
-    listing.images[:] = dict.fromkeys(listing.images)  # a folder and its files may both match
-    if not listing.images:
-        kinds = ", ".join(f"{n} {suffix}" for suffix, n in listing.others.most_common(3))
-        problem = f"matches no images, only other files ({printable(kinds)})" if kinds else ""
-        raise UserError(
-            f"data.source: {printable(pattern)} {problem or 'matches nothing'}; correct the pattern: "
-            "* stands for a part of a name, ** for folders at any depth"
-        )
-    return listing
 
 
 def _folder(entry: _Entry, root: Path, listing: Listing | None = None) -> FolderContent:

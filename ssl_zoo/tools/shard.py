@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ssl_zoo.data.index import Index
+from ssl_zoo.data.listing import is_dicom
 from ssl_zoo.data.shards.files import webdataset
 from ssl_zoo.data.shards.source import CLASSES
 from ssl_zoo.errors import UserError
@@ -91,7 +92,8 @@ def _sample(number: int, files: Index, name: str, label: int | None) -> dict[str
             f"data.source: cannot read {printable(path)}: {error_reason(error)}; fix or remove it"
         ) from error
     described: dict[str, Any] = {"path": name}
-    sample: dict[str, Any] = {"__key__": f"{number:09d}", path.suffix[1:].lower(): content}
+    extension = "dcm" if is_dicom(path) else path.suffix[1:].lower()
+    sample: dict[str, Any] = {"__key__": f"{number:09d}", extension: content}
     if label is not None and label >= 0:
         sample["cls"] = str(label).encode()
         described["label"] = files.classes[label] if files.classes else label

@@ -13,11 +13,14 @@ from safetensors.torch import save_file
 
 from ssl_zoo.comparison import compare, open_sweep, tabulate
 from ssl_zoo.comparison.load import load_comparison
+from ssl_zoo.comparison.sweep import run_cell
 from ssl_zoo.config.shipped import find_config
 from ssl_zoo.errors import UserError
 from ssl_zoo.evaluation import evaluate
+from ssl_zoo.notices import collect_notices
 from ssl_zoo.runs.run import Run
-from tests.conftest import Call
+from ssl_zoo.training import train
+from tests.conftest import SMALL, Call, small_config
 from tests.core.test_compare import GIVEN
 
 
@@ -102,6 +105,22 @@ def test_a_frozen_network_is_scored_in_a_comparison_as_it_is_alone(tmp_path: Pat
     alone = evaluate(run.path, ["knn"], with_baselines=False)["simclr"]
     assert scores == {"pretrained-simclr-0": alone, "pretrained-ours": alone}
     assert "pretrained-simclr-0, pretrained-ours: trained networks as they are." in table.foot
+
+
+@pytest.mark.parametrize("size", [16, 20])
+def test_a_frozen_network_is_scored_at_the_size_of_the_comparison_and_a_line_says_so(
+    size: int, tmp_path: Path
+) -> None:
+    run = train(small_config("simclr", train__epochs=0.5), out=tmp_path / "run")
+    settings = given(frozen=[str(run.path)], set={**SMALL, "data.image_size": size})
+    sweep = open_sweep(None, tmp_path / "c", **settings)
+    sweep.write()
+    with collect_notices() as notices:
+        run_cell(sweep, "pretrained-run-0")
+    assert Run(tmp_path / "c" / "pretrained-run-0").results()["scores"].keys() == {"pretrained-run"}
+    text = f"{run.path}: images of {size}×{size} pixels, and its weights were trained on 16×16"
+    said = [notice["text"] for notice in notices if notice["notice"] == "size-of-weights"]
+    assert said == ([] if size == 16 else [f"{text} (--image-size)"])
 
 
 def test_frozen_networks_that_are_not_there_are_refused_at_once(tmp_path: Path) -> None:

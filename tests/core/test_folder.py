@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from ssl_zoo.data import LazySplit
-from ssl_zoo.data.folder import list_files
 from ssl_zoo.data.image_files import ImageFiles
+from ssl_zoo.data.listing import list_files
 from ssl_zoo.data.survey import survey
 from ssl_zoo.errors import UserError
 from tests.core.pictures import broken, folder, one_line, photo, write

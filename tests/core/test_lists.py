@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from ssl_zoo.advice.request import requested_comparison
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.config.source_names import folder_of, source_name
 from ssl_zoo.data import DataSet, load
 from ssl_zoo.data.fingerprint import hash_names
+from ssl_zoo.data.gather import takes_files
 from ssl_zoo.data.table import read_list
 from ssl_zoo.errors import UserError
+from ssl_zoo.tools.index import index
 from tests.core.pictures import CPU, one_line, photo, write
+from tests.core.test_pixels import SLICE, dicom
 
 Rows = Sequence[Sequence[str]]
 
@@ -179,6 +185,64 @@ def test_a_glob_selects_files_of_its_folder_with_their_classes_and_splits(tmp_pa
 def test_a_folder_with_brackets_in_its_name_is_no_glob(tmp_path: Path) -> None:
     photos(tmp_path / "photos [2020]", 3)
     assert len(opened(tmp_path / "photos [2020]").train) == 3
+
+
+ARRAYS = {
+    "npy": lambda file: np.save(file.with_suffix(".npy"), np.arange(64).reshape(8, 8)),
+    "dcm": lambda file: dicom(file.with_suffix(".dcm"), SLICE),
+    "export": lambda file: dicom(file, SLICE),
+    "uid": lambda file: dicom(file.with_name(f"1.2.840.{file.name}"), SLICE),
+    "siemens": lambda file: dicom(file.with_suffix(".IMA"), SLICE),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_arrays_and_dicom_files_are_images_in_a_folder_a_glob_and_a_list(
+    kind: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "scans"
+    root.mkdir()
+    for number in range(4):
+        ARRAYS[kind](root / str(number))
+    names = sorted(path.name for path in root.iterdir())
+    file = listed(tmp_path / "l.csv", ("path",), *([f"scans/{name}"] for name in names))
+    text = listed(tmp_path / "l.txt", ("path",), *([f"scans/{name}"] for name in names))
+    for source in (root, root / "*", tmp_path / "s*", file, text):
+        data = opened(source)
+        assert sorted(contents(data)) == names
+        assert data.facts.other_files == {}
+    assert takes_files(f"unlabelled:{file}")
+    advised = requested_comparison(None, {"data.source": str(file)}, ["few"], ["simclr"])
+    assert advised.set["data.source"] == [f"unlabelled:{file}", "few"]
+    assert index(str(file), tmp_path / "l.index").samples == {"train": 4}
+
+
+def test_arrays_and_dicom_files_are_left_out_beside_images_unless_a_glob_selects_them(
+    tmp_path: Path,
+) -> None:
+    photos(tmp_path / "x", 1)
+    for kind in ARRAYS:
+        ARRAYS[kind](tmp_path / "x" / "1")
+    others = {".npy": 1, ".dcm": 1, "without suffix": 1, ".1": 1, ".ima": 1}
+    for source in (tmp_path / "x", tmp_path / "x" / "*"):
+        data = opened(source)
+        assert (list(contents(data)), data.facts.other_files) == (["0.png"], others)
+    assert list(contents(opened(tmp_path / "x" / "*.dcm"))) == ["1.dcm"]
+    (tmp_path / "x" / "0.png").unlink()
+    assert sorted(contents(opened(tmp_path / "x"))) == ["1.dcm", "1.npy"]
+
+
+def test_other_files_without_a_suffix_and_an_index_of_dicom_files_are_no_images(tmp_path: Path) -> None:
+    for name in ("x/0", "x/1", "y/DICOMDIR"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(128) + (b"DICM" if name[0] == "y" else b"JPEG"))
+    os.mkfifo(tmp_path / "x" / "pipe")  # which would wait for somebody to write
+    for name, number in (("x", 3), ("y", 1)):
+        expected = rf"only other files \({number} without suffix\); give image files their suffix, such"
+        for source in (tmp_path / name, tmp_path / name / "*"):
+            with pytest.raises(UserError, match=expected) as error:
+                opened(source)
+            one_line(error)
 
 
 @pytest.mark.parametrize(

@@ -140,8 +140,14 @@ def test_a_record_with_a_setting_of_the_wrong_type_is_named(folder: Path) -> Non
         record_table(folder)
 
 
-def test_records_of_other_budgets_do_not_stand_in_one_table(folder: Path) -> None:
-    edit(folder / "simclr-0.json", lambda values: values["config"]["train"].update(epochs=7.0))
+def test_records_of_other_budgets_or_data_do_not_stand_in_one_table(folder: Path) -> None:
+    file = folder / "simclr-0.json"
+    edit(file, lambda values: values["config"]["data"].update(groups="folder"))
+    with pytest.raises(UserError, match=r"data\.groups=None, and simclr-0 has folder"):
+        record_table(folder)
+    edit(file, lambda values: values["config"]["data"].pop("groups"))  # as of before there was one
+    record_table(folder)
+    edit(file, lambda values: values["config"]["train"].update(epochs=7.0))
     with pytest.raises(UserError, match=r"train\.epochs=0\.5, and simclr-0 has 7\.0"):
         record_table(folder)
 

@@ -23,6 +23,7 @@ from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.tools.shard import shard
 from tests.conftest import Call
 from tests.core.pictures import CPU, encoded, everything, folder, one_line, write
+from tests.core.test_pixels import SLICE, dicom
 
 pytest.importorskip("webdataset")
 
@@ -82,6 +83,15 @@ def test_shards_have_the_samples_classes_and_splits_of_their_folder(tmp_path: Pa
 
         assert pairs(ours) == pairs(theirs)
     assert of_shards.spec.classes == 2
+
+
+def test_dicom_files_without_a_suffix_get_one_in_shards(tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    for name in ("0", "1.2.840.7"):
+        dicom(tmp_path / "scans" / name, SLICE)
+    shard(str(tmp_path / "scans"), tmp_path / "shards", ["data.image_size=16"])
+    data = opened(tmp_path / "shards", options={"image": "dcm"})
+    assert len(data.train) == 2
 
 
 def test_samples_written_by_webdataset_itself_are_read_and_ours_by_it(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from PIL import Image
 from ssl_zoo.config.schema import DataConfig
 from ssl_zoo.data import load, residence
 from ssl_zoo.data.decode import open_pixels
-from ssl_zoo.data.folder import list_files, read_folder
+from ssl_zoo.data.folder import read_folder
+from ssl_zoo.data.listing import list_files
 from ssl_zoo.errors import SslZooError, UserError
 from ssl_zoo.plugins.hookspecs import hookimpl
 from ssl_zoo.plugins.registry import registry

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_zoo.data.folder import image_suffixes, split_role
+from ssl_zoo.data.folder import split_role
 from ssl_zoo.data.lanes import index as lanes
 from ssl_zoo.data.lanes.index import MAX_DIGITS, SPLITS, SampleIndex
+from ssl_zoo.data.listing import image_suffixes
 from ssl_zoo.data.shards.files import ShardFile
 from ssl_zoo.data.shards.options import ShardOptions
 from ssl_zoo.data.shards.tar import Shard, TarSample
