@@ -44,6 +44,7 @@ NOT_HERE = {
     "pip install lightly-train": "another library",
     "python benchmarks": "it measures time",
     "python -m benchmarks": "likewise",
+    "--to backbone.pth": "torchvision has no network with the small stem of that run",
     "--observe": "the extras' own tests do (test_observers)",
 }
 """Commands that are not run here, by a part of the line, and why."""
@@ -140,7 +141,8 @@ def supposed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(home / "runs" / "RUN", home / "runs" / "A")
     settings = {**SMALL, "train.epochs": 0.2}
     compare(tasks=["rotation"], seeds=1, set=settings, out=home / "runs" / "compare-…")
-    shutil.copytree(ROOT / "configs", home / "configs")
+    for name in ("configs", "results"):
+        shutil.copytree(ROOT / name, home / name)
     return home
 
 
@@ -184,7 +186,7 @@ def run(line: str, call: Call, home: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return
     assert program == "ssl-zoo", line
     for name, smaller in SMALLER.items():
-        tabulates = name == "compare" and any(a.startswith("runs/") for a in arguments)
+        tabulates = name == "compare" and any(a.startswith(("runs/", "results/")) for a in arguments)
         if name in arguments and "--resume" not in arguments and not tabulates:
             for budget in ("--epochs", "--minutes"):
                 if budget in arguments:
