@@ -39,7 +39,7 @@ class Data2VecAudio(MaskedTask):
     class Options(MaskedOptions):
         """data2vec's options.
 
-        Over the 675 steps of the recipe the paper's momentum leaves half of the untrained network in the
+        Over the 675 steps of the recipe the paper's momentum leaves 85 % of the untrained network in the
         teacher. A faster teacher learns features that are easier to predict and know less: with 0.95 to
         0.99 the loss is 7 % of the targets' variance, with the paper's 38 %.
         """
