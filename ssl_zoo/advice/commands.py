@@ -1,4 +1,4 @@
-"""What to do next after advice, as commands that can be pasted."""
+"""The commands that follow from advice, whole, so that they can be pasted."""
 
 from __future__ import annotations
 

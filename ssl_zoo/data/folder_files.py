@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ssl_zoo.data.folder import find_splits, innermost, split_role, warn_of_split_names
-from ssl_zoo.data.listing import is_visible, walk
+from ssl_zoo.data.listing import is_visible, list_kinds, suffix_of, walk
 from ssl_zoo.data.summary import SourceFacts
 
 
@@ -101,8 +101,7 @@ def read_folder_files(root: Path, is_sample: Callable[[Path], bool]) -> FolderFi
 
 def describe_others(others: Counter[str]) -> str:
     """Return what a folder has in place of the wanted files, such as "it has 5 .mp4"."""
-    kinds = ", ".join(f"{number:,} {suffix}" for suffix, number in others.most_common(3))
-    return f"it has {kinds}" if kinds else "it is empty"
+    return f"it has {kinds}" if (kinds := list_kinds(others)) else "it is empty"
 
 
 def _of_split(paths: Sequence[Path], folder: Path, split: str) -> list[FolderFile]:
@@ -136,5 +135,5 @@ def _list_files(root: Path, is_sample: Callable[[Path], bool]) -> tuple[list[Pat
         if is_sample(path) and is_visible(path.name):
             files.append(path)
         elif is_visible(path.name):
-            others[path.suffix.lower() or "without suffix"] += 1
+            others[suffix_of(path)] += 1
     return sorted(files), others

@@ -82,7 +82,7 @@ def choose_images(files: Iterable[Path]) -> Listing:
     else:
         counts = kinds[0]
     others = Counter(
-        "hidden" if _is_hidden(file) else file.suffix.lower() or "without suffix"
+        "hidden" if _is_hidden(file) else suffix_of(file)
         for file, is_image in zip(found, taken, strict=True)
         if not is_image and (not _is_hidden(file) or counts(file))
     )
@@ -129,6 +129,16 @@ def list_matches(pattern: str) -> Listing:
 def is_visible(name: str) -> bool:
     """Return whether a file or folder of this name is neither hidden nor one that archivers add."""
     return not name.startswith(".") and name not in IGNORED_FOLDERS
+
+
+def suffix_of(file: Path) -> str:
+    """Return the suffix of a file in lower case, or that it has none, in words."""
+    return file.suffix.lower() or "without suffix"
+
+
+def list_kinds(others: Counter[str]) -> str:
+    """Return the most frequent kinds of other files, such as "5 .mp4, 1 .txt"; "" if there are none."""
+    return ", ".join(f"{number:,} {suffix}" for suffix, number in others.most_common(3))
 
 
 def raise_unreadable(error: OSError) -> None:
@@ -179,7 +189,7 @@ def _check(listing: Listing, place: str, problem: str, nothing: str, hint: str) 
     elif set(listing.others) == {"without suffix"}:
         hint = f"give image files their suffix, such as .jpg, or {hint}"
     if not listing.images:
-        kinds = ", ".join(f"{n} {suffix}" for suffix, n in listing.others.most_common(3))
+        kinds = list_kinds(listing.others)
         problem = f"{problem}, only other files ({printable(kinds)})" if kinds else nothing
         raise UserError(f"data.source: {problem}; {hint}")
     if heic:

@@ -58,7 +58,7 @@ def standard_correctness(subject: Subject, names: Iterable[str]) -> dict[str, Co
     """
     found: dict[str, Correctness] = {}
     for protocol in protocols(names).values():
-        if protocol.standard and protocol.correctness is not None:
+        if protocol.standard:
             with distributed.alone():
                 found |= protocol.correctness_of(subject)
     return found

@@ -32,7 +32,7 @@ MAX_STREAMED = 0x7FFF0000
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a file says.
+    """The header of an audio file.
 
     Attributes:
         seconds: the length.
@@ -46,7 +46,7 @@ class Header:
 
 
 def read_header(file: Path) -> Header:
-    """Return what the header of a file says.
+    """Read the header of an audio file, and check that the file is whole.
 
     Raises:
         OSError: it cannot be opened.
