@@ -45,6 +45,7 @@ NOT_HERE = {
     "python benchmarks": "it measures time",
     "python -m benchmarks": "likewise",
     "--to backbone.pth": "torchvision has no network with the small stem of that run",
+    "--to my-network": "likewise timm from a folder",
     "--observe": "the extras' own tests do (test_observers)",
 }
 """Commands that are not run here, by a part of the line, and why."""
