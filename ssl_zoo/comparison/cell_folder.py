@@ -68,7 +68,14 @@ def refuse_changed_settings(
     Raises:
         UserError: it was; `option` chooses another folder.
     """
-    for name, (old, new) in changed_settings(result_affecting_settings(existing), current).items():
+    before = result_affecting_settings(_with_share_held_out(existing))
+    for name, (old, new) in changed_settings(before, _with_share_held_out(current)).items():
         raise UserError(
             f"{path} was made with {name}={old}, not {new}; choose another {option}, or remove it"
         )
+
+
+def _with_share_held_out(config: EncoderConfig) -> EncoderConfig:
+    # Older records spell out the share that a comparison holds out where nothing is set.
+    share = config.data.share_to_hold_out(needed=True)
+    return config.model_copy(update={"data": config.data.model_copy(update={"holdout": share})})
