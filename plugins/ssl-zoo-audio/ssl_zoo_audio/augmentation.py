@@ -53,11 +53,11 @@ def resized_crop(
 ) -> Tensor:
     """Crop a part of spectra, at random in time and frequency, and resize it (section III-B.2).
 
-    The real frames of a spectrum lie in the middle of a canvas that is longer and 0 elsewhere, so that a
-    crop may reach beyond its ends. It is resized to as many frames as are real.
+    The real frames of a spectrum lie in the middle of a canvas that is longer, and has their mean
+    elsewhere, so that a crop may reach beyond their ends. It is resized to as many frames as are real.
 
     Args:
-        x: spectra [B, F, mels], with mean 0.
+        x: spectra [B, F, mels].
         frames: how many frames of each are real, int64 [B]; those behind do not count.
         rng: the source of random numbers.
         frequency_scale: the range of the crop's size in frequency, as a share of the spectrum's; at
@@ -78,19 +78,27 @@ def resized_crop(
     theta = torch.cat([torch.diag_embed(size), offset[..., None]], 2)  # [B, 2, 3]
     grid = F.affine_grid(theta, [n, 1, *x.shape[1:]], align_corners=False)
     real = within(frames, x.shape[1])[..., None]
-    return F.grid_sample((x * real)[:, None], grid, align_corners=False)[:, 0] * real
+    mean = (x * real).sum((1, 2), keepdim=True) / (frames[:, None, None] * x.shape[2])
+    inside = ((x - mean) * real)[:, None]
+    return (F.grid_sample(inside, grid, align_corners=False)[:, 0] + mean) * real
 
 
-def standardise_batch(x: Tensor, frames: Tensor) -> Tensor:
-    """Give real frames mean 0 and deviation 1 over the joint batch of all processes; others become 0.
+def match_statistics(x: Tensor, like: Tensor, frames: Tensor) -> Tensor:
+    """Give the real frames of x the mean and deviation of those of `like`; the others become 0.
+
+    Both are over the joint batch of all processes. Augmentation then does not move spectra from where
+    evaluation has them, as a standardisation to mean 0 and deviation 1 would.
 
     Args:
-        x: spectra [B, F, mels].
+        x: augmented spectra [B, F, mels].
+        like: the spectra that they are of, [B, F, mels].
         frames: how many frames of each are real, int64 [B].
     """
     real = within(frames, x.shape[1])[..., None]
-    kept = x * real
-    sums = torch.stack([kept.sum(), kept.square().sum(), (frames.sum() * x.shape[2]).to(x.dtype)])
-    total, squares, count = distributed.sum(sums).unbind()
-    mean = total / count
-    return (x - mean) * (squares / count - mean.square()).clamp(min=1e-6).rsqrt() * real
+    both = torch.stack([x, like]) * real
+    count = frames.sum()[None] * x.shape[2]
+    sums = distributed.sum(torch.cat([both.sum((1, 2, 3)), both.square().sum((1, 2, 3)), count]))
+    means, squares = (sums[:4] / sums[4]).view(2, 2)
+    deviations = (squares - means.square()).clamp(min=1e-6).sqrt()
+    scale = deviations[1] / deviations[0]
+    return ((x - means[0]) * scale + means[1]) * real

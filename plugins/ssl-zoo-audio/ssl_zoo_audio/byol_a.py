@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ssl_zoo import Field, Losses, Rng, Task, TaskOptions, Unsuitable
 from ssl_zoo.nn import FeatureQueue, Teacher, byol_loss, mlp, spread
-from ssl_zoo_audio.augmentation import log_mixup, random_part, resized_crop, standardise_batch
+from ssl_zoo_audio.augmentation import log_mixup, match_statistics, random_part, resized_crop
 from ssl_zoo_audio.encoders.base import SoundEncoder
 from ssl_zoo_audio.encoders.mel import MelEncoder
 from ssl_zoo_audio.recipes import recipe
@@ -73,14 +73,14 @@ class BYOLA(Task):
         past = self.bank.features[(rng.uniform(len(x)) * filled).long()].view_as(x)
         share = rng.uniform(len(x), 1, 1, high=self.options.mixup) * (filled > 0)
         mixed = log_mixup(LOG_DEVIATION * x, LOG_DEVIATION * past, share) / LOG_DEVIATION
-        options = self.options
-        return resized_crop(mixed, frames, rng, options.frequency_scale, options.scale, options.canvas)
+        ranges = (self.options.frequency_scale, self.options.scale, self.options.canvas)
+        return resized_crop(mixed, frames, rng, *ranges)
 
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the loss of each view's prediction and the other's target projection, in [0, 8]."""
         *pair, crop, frames = views
         self.bank.note(crop.flatten(1))
-        pair = [standardise_batch(view, frames) for view in pair]
+        pair = [match_statistics(view, crop, frames) for view in pair]
         online = [self.projector(self.encoder.pooled_spectrum(x, frames)) for x in pair]
         predictions = [self.predictor(z) for z in online]  # [B, out]
         encoder: Any = self.target[0]
@@ -93,8 +93,7 @@ class BYOLA(Task):
         """Return the projections [B, out] of views, or of whole clips."""
         if isinstance(x, Sound):
             x = Spectra(self.encoder.spectrum(x), self.encoder.frames(x))
-        values = standardise_batch(*x)
-        projection: Tensor = self.projector(self.encoder.pooled_spectrum(values, x.frames))
+        projection: Tensor = self.projector(self.encoder.pooled_spectrum(*x))
         return projection
 
     def gallery(self, views: tuple[Tensor, ...]) -> dict[str, Any]:
