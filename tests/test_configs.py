@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ssl_zoo.backbones.build import build_encoder
+from ssl_zoo.comparison import open_sweep
 from ssl_zoo.comparison.load import load_comparison
 from ssl_zoo.config.load import load_config
 from ssl_zoo.config.schema import BackboneConfig, RunConfig
@@ -21,7 +22,7 @@ from ssl_zoo.training.budget import Budget
 from ssl_zoo.training.optimizer import Schedules, create_optimizer, learning_rate
 from ssl_zoo.views import Rng
 from ssl_zoo_vision.joint_embedding import JointEmbedding
-from tests.conftest import TASKS
+from tests.conftest import ROOT, TASKS
 from tests.zoo import shipped
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -114,6 +115,13 @@ def test_a_shipped_comparison_is_valid_for_every_task(file: Path) -> None:
         assert config.task.name == comparison.task_of(task)
         assert config.train.seed == 1
         build_task(config, replace(spec_of(config), classes=10, samples=60_000))
+
+
+def test_the_records_of_the_zoo_are_gone_on_with(tmp_path: Path) -> None:
+    """A changed default of a task is no reason to refuse the command that the results print."""
+    file = CONFIGS / "compare" / "fashion-mnist-zoo.yaml"
+    open_sweep(file, tmp_path / "c", record=ROOT / "results" / file.stem).write()
+    assert (tmp_path / "c" / "compare.yaml").is_file()
 
 
 @pytest.mark.parametrize("file", ADVICE, ids=lambda f: f.stem)

@@ -16,6 +16,7 @@ import torch
 from ssl_zoo_audio.data.decoding import read_clip
 
 import ssl_zoo
+from ssl_zoo.comparison import open_sweep
 from ssl_zoo.config.load import load_config
 from ssl_zoo.runs.backbone import load_encoder
 from ssl_zoo.tools.export import export
@@ -30,6 +31,7 @@ SETTINGS = {
     "train.device": "cpu",
     "train.precision": "fp32",
 }
+RECORDS = Path(__file__).parents[3] / "results" / "audio"
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +102,12 @@ def test_the_licence_of_the_data_is_named() -> None:
         text = file.read_text(encoding="utf-8")
         assert "ChionMeilin" in text
         assert re.search(r"CC BY 3\.0|Creative Commons Attribution 3\.0", text)
+
+
+@pytest.mark.skipif(not RECORDS.is_dir(), reason="the distribution is tested without the records")
+def test_the_records_of_the_comparison_are_gone_on_with(tmp_path: Path) -> None:
+    """Defaults that have changed are no reason to refuse the command that the page prints."""
+    open_sweep(
+        RECORDS.parents[1] / "plugins/ssl-zoo-audio/compare.yaml", tmp_path, record=RECORDS
+    ).write()
+    assert (tmp_path / "compare.yaml").is_file()

@@ -21,8 +21,10 @@ from safetensors.torch import load_file
 from ssl_zoo_text.kjv import chapters
 
 import ssl_zoo
+from ssl_zoo.comparison import open_sweep
 
 PAGE = Path(__file__).parents[3] / "docs" / "text.md"
+RECORDS = Path(__file__).parents[3] / "results" / "text"
 
 PRELOADED = [
     *("ssl_zoo.cli.app", "ssl_zoo.comparison", "ssl_zoo.evaluation.scoring", "ssl_zoo.training"),
@@ -233,6 +235,15 @@ def test_tasks_on_text_and_on_images_are_not_compared(folder: Path, data: list[s
         "(bert: text; simclr: image); choose those of one kind\n"
     )
     assert not (folder / "no").exists()
+
+
+@pytest.mark.skipif(not RECORDS.is_dir(), reason="the distribution is tested without the records")
+def test_the_records_of_the_comparison_are_gone_on_with(tmp_path: Path) -> None:
+    """Defaults that have changed are no reason to refuse the command that the page prints."""
+    open_sweep(
+        RECORDS.parents[1] / "plugins/ssl-zoo-text/compare.yaml", tmp_path, record=RECORDS
+    ).write()
+    assert (tmp_path / "compare.yaml").is_file()
 
 
 @pytest.mark.slow
