@@ -98,7 +98,7 @@ def match_statistics(x: Tensor, like: Tensor, frames: Tensor) -> Tensor:
     both = torch.stack([x, like]) * real
     count = frames.sum()[None] * x.shape[2]
     sums = distributed.sum(torch.cat([both.sum((1, 2, 3)), both.square().sum((1, 2, 3)), count]))
-    means, squares = (sums[:4] / sums[4]).view(2, 2)
+    means, squares = (sums[:4] / sums[4]).view(2, 2).unbind()
     deviations = (squares - means.square()).clamp(min=1e-6).sqrt()
     scale = deviations[1] / deviations[0]
     return ((x - means[0]) * scale + means[1]) * real
