@@ -27,14 +27,18 @@ class ELECTRA(Task):
     family = "masked"
     modality = "text"
     passes = 2
-    recipe = recipe()
+    recipe = recipe(lr=1e-3)
 
     class Options(TaskOptions):
-        """The options of ELECTRA."""
+        """The options of ELECTRA.
+
+        The paper weights the discriminator's loss with 50. In a training of minutes its gradient then
+        rules the embeddings that both networks share, before it tells much from little.
+        """
 
         rate: float = Field(0.15, gt=0, lt=1, description="share of the tokens to mask")
         size: float = Field(0.5, ge=0.25, le=0.5, description="generator's width over the encoder's")
-        weight: float = Field(50.0, gt=0, description="factor on the discriminator's loss")
+        weight: float = Field(5.0, gt=0, description="factor on the discriminator's loss")
 
     encoder: TransformersEncoder
     spec: TextSpec
