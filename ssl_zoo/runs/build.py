@@ -20,7 +20,7 @@ from ssl_zoo.notices import Notice, hold_back_notices
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.runs.agreement import check_settings, data_difference
 from ssl_zoo.runs.backbone import read_backbone
-from ssl_zoo.runs.checkpoints import state_dict_errors
+from ssl_zoo.runs.checkpoints import StateDict, state_dict_errors
 from ssl_zoo.runs.run import Run
 from ssl_zoo.runtime.defaults import seeded
 from ssl_zoo.runtime.device import Device
@@ -66,13 +66,17 @@ def build_data(
             f"data.source: task {name!r} takes {cls.modality} data, "
             f"but {config.data.source_text!r} has {data.spec.modality} data"
         )
-    if "labels" in cls.needs:
-        if data.bank.labels is None or len(data.bank.labels.unique()) < 2:
-            problem = data.no_accuracy
-            raise UserError(f"data.source: task {name!r} learns from labels, and {data.name} {problem}")
-        data = replace(data, train=data.bank)
+    if "labels" in cls.needs and (data.bank.labels is None or len(data.bank.labels.unique()) < 2):
+        problem = data.no_accuracy
+        raise UserError(f"data.source: task {name!r} learns from labels, and {data.name} {problem}")
+    data = _as_trained_on(data, cls)
     spec = input_spec(data.spec, config.backbone)
     return replace(data, spec=replace(spec, samples=len(data.train)))
+
+
+def _as_trained_on(data: DataSet, cls: type[Task]) -> DataSet:
+    """Return data with what a task trains on as train split: the labelled samples if it needs labels."""
+    return replace(data, train=data.bank) if "labels" in cls.needs else data
 
 
 def load_data(
@@ -142,14 +146,8 @@ def restore_task(
     """
     state = run.checkpoints.load()
     config = run.config()
-    if data is not None and (difference := data_difference(state, config, data)) is not None:
-        if data.facts.held_out:
-            log.warning(
-                "%s: %s; samples that are held out now may have been trained on, and accuracies too "
-                "high", data.name, difference,
-            )  # fmt: skip
-        else:
-            log.warning("%s: %s; what is measured is not of the run's samples", data.name, difference)
+    if data is not None:
+        _warn_of_other_samples(state, config, data)
     check_settings(run, state, config, ignored=("train.",))  # which evaluation does not use
     spec = replace(spec, samples=state.get("samples", spec.samples))  # those of the run, as banks have
     task = build_task(config, spec, restored=True)
@@ -161,6 +159,20 @@ def restore_task(
         with state_dict_errors(snapshot):
             task.exported_encoder.exported_network.load_state_dict(read_backbone(snapshot)[2])
     return task.eval()
+
+
+def _warn_of_other_samples(state: StateDict, config: RunConfig, data: DataSet) -> None:
+    """Warn if data are not those that a checkpoint was trained and evaluated on."""
+    data = _as_trained_on(data, registry.load_task(config.task.name))
+    if (difference := data_difference(state, config, data)) is None:
+        return
+    if data.facts.held_out:
+        log.warning(
+            "%s: %s; samples that are held out now may have been trained on, and accuracies too high",
+            data.name, difference,
+        )  # fmt: skip
+    else:
+        log.warning("%s: %s; what is measured is not of the run's samples", data.name, difference)
 
 
 _CHOSEN = ("precision", "channels_last", "threads", "compile")

@@ -220,10 +220,15 @@ def test_training_is_measured_in_texts(folder: Path) -> None:
 
 def test_two_tasks_on_text_are_compared(folder: Path) -> None:
     arguments = ["--data", "corpus", "--seeds", "1", "--samples", "640", *SETTINGS]
-    protocols = ["--protocol", "knn", "--baselines", "raw,random-init"]
-    ssl_zoo_ends(folder, "compare", "--tasks", "bert,simcse", *arguments, *protocols, "--out", "c")
+    protocols = ["--protocol", "knn", "--baselines", "raw,random-init,supervised-text"]
+    done = ssl_zoo_ends(
+        folder, "compare", "--tasks", "bert,simcse", *arguments, *protocols, "--out", "c"
+    )
     table = json.loads((folder / "c" / "table.json").read_text())
-    assert {row["name"] for row in table["rows"]} == {"bert", "simcse", "bag of words", "random-init"}
+    baselines = {"bag of words", "random-init", "supervised-text"}
+    assert {row["name"] for row in table["rows"]} == {"bert", "simcse", *baselines}
+    # The labels are those of passages, and the other tasks train on blocks.
+    assert "warning" not in done.err
 
 
 @pytest.mark.parametrize("data", [[], ["--data", "corpus"]])
