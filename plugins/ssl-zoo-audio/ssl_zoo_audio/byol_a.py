@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo import Field, Losses, Rng, Task, TaskOptions, Unsuitable
@@ -55,7 +56,8 @@ class BYOLA(Task):
             raise Unsuitable("byol-a changes log-mel spectra; choose --backbone mel-cnn or mel-mini")
         longest = int(encoder.log_mel.frames(torch.tensor(spec.longest)))
         self.frames = min(options.frames, longest)
-        self.bank = FeatureQueue(options.bank, self.frames * encoder.log_mel.mels)
+        # As wide whatever the longest clip, so that a run is evaluated on data of shorter ones.
+        self.bank = FeatureQueue(options.bank, options.frames * encoder.log_mel.mels)
         self.projector = mlp([encoder.width, options.hidden, options.out])
         self.predictor = mlp([options.out, options.hidden, options.out])
         self.target = Teacher(encoder, self.projector, start=options.momentum, end=options.momentum)
@@ -70,7 +72,8 @@ class BYOLA(Task):
     def augment(self, x: Tensor, frames: Tensor, rng: Rng) -> Tensor:
         """Return spectra [B, F, mels] with past ones mixed in, then cropped and resized."""
         filled = self.bank.filled
-        past = self.bank.features[(rng.uniform(len(x)) * filled).long()].view_as(x)
+        past = self.bank.features[(rng.uniform(len(x)) * filled).long()]
+        past = past.unflatten(1, (self.options.frames, -1))[:, : x.shape[1]]
         share = rng.uniform(len(x), 1, 1, high=self.options.mixup) * (filled > 0)
         mixed = log_mixup(LOG_DEVIATION * x, LOG_DEVIATION * past, share) / LOG_DEVIATION
         ranges = (self.options.frequency_scale, self.options.scale, self.options.canvas)
@@ -79,7 +82,8 @@ class BYOLA(Task):
     def loss(self, views: tuple[Tensor, ...]) -> Losses:
         """Return the loss of each view's prediction and the other's target projection, in [0, 8]."""
         *pair, crop, frames = views
-        self.bank.note(crop.flatten(1))
+        missing = self.options.frames - crop.shape[1]
+        self.bank.note(F.pad(crop, (0, 0, 0, missing), value=SILENCE).flatten(1))
         pair = [match_statistics(view, crop, frames) for view in pair]
         online = [self.projector(self.encoder.pooled_spectrum(x, frames)) for x in pair]
         predictions = [self.predictor(z) for z in online]  # [B, out]

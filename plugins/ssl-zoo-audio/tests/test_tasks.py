@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from ssl_zoo_audio.masks import draw_others, draw_spans
 from ssl_zoo_audio.negatives import random_places, same_place
 from ssl_zoo_audio.quantiser import GumbelQuantiser, diversity_loss, mean_probabilities, perplexities
 from ssl_zoo_audio.sound import Sound, within
+from ssl_zoo_audio.spectra import SILENCE
 from ssl_zoo_audio.supervised import SupervisedAudio
 from ssl_zoo_audio.wav2vec2 import Wav2Vec2
 from torch import Tensor
@@ -504,7 +506,9 @@ def test_views_are_of_one_second_and_mixed_with_past_clips_alone() -> None:
     assert torch.allclose(a, b, atol=1e-4)
     task.loss((a, b, crop, frames))
     task.after_step(0.1)
-    assert torch.equal(task.bank.features[: len(crop)], crop.flatten(1))
+    past = task.bank.features[: len(crop)].unflatten(1, (task.options.frames, -1))
+    assert torch.equal(past[:, : crop.shape[1]], crop)
+    assert (past[:, crop.shape[1] :] == SILENCE).all()
     a, b, again, _ = case.views(task)
     assert torch.equal(again, crop)
     assert not torch.allclose(a, b, atol=1e-2)
@@ -516,6 +520,22 @@ def test_views_are_of_one_second_and_mixed_with_past_clips_alone() -> None:
     assert frames.tolist() == [6]
     assert torch.equal(crop[0, :6], task.encoder.spectrum(prepared)[0, :6])
     assert torch.allclose(crop[0, 6:], silence.expand_as(crop[0, 6:]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "backbone"),
+    [
+        (HuBERT, SMALL_HUBERT, MEL), (Wav2Vec2, SMALL_WAV2VEC2, MEL), (Data2VecAudio, {}, MEL),
+        (CPCAudio, {}, CAUSAL), (BYOLA, SMALL_BYOL, CNN),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("seconds", [0.2, 3.0])
+def test_a_run_is_evaluated_on_clips_of_any_length(
+    cls: Any, options: dict[str, Any], backbone: dict[str, Any], seconds: float
+) -> None:
+    case = Case.of(cls, options, backbone)
+    other = cls(case.data.encoder(), cls.Options(**options), replace(case.data.spec, seconds=seconds))
+    other.load_state_dict(case.build().state_dict())
 
 
 def test_still_views_are_what_evaluation_sees(monkeypatch: pytest.MonkeyPatch) -> None:
