@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from os import SEEK_END
+from threading import Lock
 from typing import IO, Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from ssl_zoo.pixel_files.page import Page, page_numbers, read_array
 
 MAX_COLOURS = 4
 """The largest length of the last axis of an array that is taken for colours, so that it is one page."""
+
+_PARSING = Lock()
+"""Held while NumPy parses a head, as Python's parser fails at times while two threads are in it: of
+CPython 3.11 "AST constructor recursion depth mismatch", by which an image counted as unreadable."""
 
 
 def npy_pages(stream: IO[bytes], channels: int | None, apart: bool, start: int) -> Iterator[Page]:
@@ -26,24 +31,25 @@ def npy_pages(stream: IO[bytes], channels: int | None, apart: bool, start: int) 
     Raises:
         ValueError: it is not an image, or the file is shorter than its head says.
     """
-    begin = stream.tell()
     form = np.lib.format
     readers = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
     version = form.read_magic(stream)
     if version not in readers:
         raise ValueError(f"an array in version {version[0]} of NumPy's format is not an image")
-    shape, by_columns, dtype = readers[version](stream)
+    with _PARSING:
+        shape, by_columns, dtype = readers[version](stream)
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects is not an image")
     first = stream.tell()
 
     def read_whole() -> NDArray[Any]:
-        stream.seek(begin)
-        array: NDArray[Any] = np.load(stream, allow_pickle=False)
-        return array
+        # Not by np.load, which parses the head again.
+        if by_columns:
+            return read_array(stream, first, dtype, shape[::-1]).transpose()
+        return read_array(stream, first, dtype, shape)
 
     planes = len(shape) == 3 and channels in (None, 1) and shape[2] > MAX_COLOURS
-    if dtype.hasobject:  # which reading refuses
-        yield Page(0, (0, 0, 0), 1, read_whole)
-    elif not apart or not (planes or len(shape) == 4):
+    if not apart or not (planes or len(shape) == 4):
         like = _channels_first(np.broadcast_to(np.uint8(0), shape), channels)  # takes no memory
         found = Page(0, _shape(like), dtype.itemsize, lambda: _channels_first(read_whole(), channels))
         yield from islice([found], start, None)

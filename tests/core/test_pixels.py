@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -235,9 +237,31 @@ def test_the_axis_of_the_channels_is_found(
     assert len(pixels) == bands
 
 
+def test_heads_of_arrays_are_parsed_by_one_thread_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's parser, which NumPy reads a head with, fails at times if two threads are in it."""
+    np.save(tmp_path / "a.npy", np.zeros((8, 8), np.uint16))
+    parse, inside, most = np.lib.format.read_array_header_1_0, [0], [0]
+
+    def watched(stream: Any) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.01)
+        head = parse(stream)
+        inside[0] -= 1
+        return head
+
+    monkeypatch.setattr(np.lib.format, "read_array_header_1_0", watched)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: open_pixels(tmp_path / "a.npy", 8), range(8)))
+    assert most == [1]
+    assert [len(pixels) for pixels in found] == [1] * 8
+
+
 def test_an_array_of_objects_is_no_image(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ValueError, match="an array of Python objects is not an image"):
         open_pixels(tmp_path / "a.npy", 8)
 
 
