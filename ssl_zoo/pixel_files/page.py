@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from os import PathLike
+from os import SEEK_END, PathLike
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 PICTURE_BYTES, DEEP_PICTURE_BYTES = 4, 14
 """The bytes that a pixel takes while Pillow decodes and converts it: with 8 bits, and with more."""
+
+READ_AT_ONCE = 2**20
+"""The bytes that are read at once into an array, so that the file is not in memory twice."""
 
 
 class Page(NamedTuple):
@@ -83,10 +86,21 @@ def library(name: str, extra: str) -> Any:
 def read_array(
     stream: IO[bytes], first: int, dtype: np.dtype[Any], shape: Sequence[int]
 ) -> NDArray[Any]:
-    """Return an array whose values lie one after the other from the byte `first` on."""
+    """Return an array whose values lie one after the other from the byte `first` on.
+
+    Raises:
+        ValueError: the file ends before.
+    """
+    size = dtype.itemsize * math.prod(shape)
+    if stream.seek(0, SEEK_END) < first + size:  # before memory is taken for what is not there
+        raise ValueError("the file is shorter than its head says")
     stream.seek(first)
-    values = bytearray(stream.read(dtype.itemsize * math.prod(shape)))
-    return np.frombuffer(values, dtype).reshape(shape)
+    array = np.empty(shape, dtype)
+    values = array.reshape(-1).view(np.uint8).data
+    for start in range(0, size, READ_AT_ONCE):
+        end = min(size, start + READ_AT_ONCE)
+        values[start:end] = stream.read(end - start)
+    return array
 
 
 def bands(pixels: NDArray[Any], axes: str) -> NDArray[Any]:
