@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from ssl_zoo.comparison.comparability import with_share_held_out
 from ssl_zoo.config.schema import EncoderConfig
 from ssl_zoo.config.settings import changed_settings, result_affecting_settings
 from ssl_zoo.errors import UserError
@@ -68,14 +69,8 @@ def refuse_changed_settings(
     Raises:
         UserError: it was; `option` chooses another folder.
     """
-    before = result_affecting_settings(_with_share_held_out(existing))
-    for name, (old, new) in changed_settings(before, _with_share_held_out(current)).items():
+    before = result_affecting_settings(with_share_held_out(existing))
+    for name, (old, new) in changed_settings(before, with_share_held_out(current)).items():
         raise UserError(
             f"{path} was made with {name}={old}, not {new}; choose another {option}, or remove it"
         )
-
-
-def _with_share_held_out(config: EncoderConfig) -> EncoderConfig:
-    # Older records spell out the share that a comparison holds out where nothing is set.
-    share = config.data.share_to_hold_out(needed=True)
-    return config.model_copy(update={"data": config.data.model_copy(update={"holdout": share})})

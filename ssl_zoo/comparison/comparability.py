@@ -47,10 +47,19 @@ def comparable_settings(config: EncoderConfig) -> dict[str, Any]:
     They are the budget, the network, and all settings of the data but those that concern the machine
     (`NEUTRAL`) or training alone (`TRAINING_INPUT`).
     """
-    data = {**config.data.model_dump(), "holdout": config.data.share_to_hold_out(needed=True)}
+    data = with_share_held_out(config).data.model_dump()
     backbone = config.backbone.spelled_out().model_dump()
     train = {name: getattr(config.train, name) for name in (*BUDGETS, "patience")}
     key = {f"data.{k}": v for k, v in data.items()}
     key |= {f"backbone.{k}": v for k, v in backbone.items()}
     key |= {f"train.{k}": v for k, v in train.items()}
     return {path: v for path, v in key.items() if path not in NEUTRAL | TRAINING_INPUT}
+
+
+def with_share_held_out(config: EncoderConfig) -> EncoderConfig:
+    """Return a configuration with the share that a comparison holds out, where none is set.
+
+    Runs and records of earlier versions spell it out.
+    """
+    share = config.data.share_to_hold_out(needed=True)
+    return config.model_copy(update={"data": config.data.model_copy(update={"holdout": share})})
