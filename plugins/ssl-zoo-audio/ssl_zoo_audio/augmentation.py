@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -83,22 +85,22 @@ def resized_crop(
     return (F.grid_sample(inside, grid, align_corners=False)[:, 0] + mean) * real
 
 
-def match_statistics(x: Tensor, like: Tensor, frames: Tensor) -> Tensor:
-    """Give the real frames of x the mean and deviation of those of `like`; the others become 0.
+def match_statistics(views: Sequence[Tensor], like: Tensor, frames: Tensor) -> list[Tensor]:
+    """Give the real frames of each view the mean and deviation of those of `like`; others become 0.
 
-    Both are over the joint batch of all processes. Augmentation then does not move spectra from where
+    All are over the joint batch of all processes. Augmentation then does not move spectra from where
     evaluation has them, as a standardisation to mean 0 and deviation 1 would.
 
     Args:
-        x: augmented spectra [B, F, mels].
+        views: augmented spectra [B, F, mels].
         like: the spectra that they are of, [B, F, mels].
         frames: how many frames of each are real, int64 [B].
     """
-    real = within(frames, x.shape[1])[..., None]
-    both = torch.stack([x, like]) * real
-    count = frames.sum()[None] * x.shape[2]
-    sums = distributed.sum(torch.cat([both.sum((1, 2, 3)), both.square().sum((1, 2, 3)), count]))
-    means, squares = (sums[:4] / sums[4]).view(2, 2).unbind()
+    real = within(frames, like.shape[1])[..., None]
+    kept = torch.stack([*views, like]) * real
+    count = frames.sum() * like.shape[2]
+    moments = torch.stack([kept.sum((1, 2, 3)), kept.square().sum((1, 2, 3))], 1) / count
+    means, squares = distributed.mean(moments, count).unbind(1)
     deviations = (squares - means.square()).clamp(min=1e-6).sqrt()
-    scale = deviations[1] / deviations[0]
-    return ((x - means[0]) * scale + means[1]) * real
+    shift, scale = (x[:-1, None, None, None] for x in (means, deviations[-1] / deviations))
+    return list(((kept[:-1] - shift) * scale + means[-1]) * real)

@@ -84,7 +84,7 @@ class BYOLA(Task):
         *pair, crop, frames = views
         missing = self.options.frames - crop.shape[1]
         self.bank.note(F.pad(crop, (0, 0, 0, missing), value=SILENCE).flatten(1))
-        pair = [match_statistics(view, crop, frames) for view in pair]
+        pair = match_statistics(pair, crop, frames)
         online = [self.projector(self.encoder.pooled_spectrum(x, frames)) for x in pair]
         predictions = [self.predictor(z) for z in online]  # [B, out]
         encoder: Any = self.target[0]
