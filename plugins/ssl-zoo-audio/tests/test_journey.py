@@ -107,7 +107,6 @@ def test_the_licence_of_the_data_is_named() -> None:
 @pytest.mark.skipif(not RECORDS.is_dir(), reason="the distribution is tested without the records")
 def test_the_records_of_the_comparison_are_gone_on_with(tmp_path: Path) -> None:
     """Defaults that have changed are no reason to refuse the command that the page prints."""
-    open_sweep(
-        RECORDS.parents[1] / "plugins/ssl-zoo-audio/compare.yaml", tmp_path, record=RECORDS
-    ).write()
+    file = Path(__file__).parents[1] / "compare.yaml"
+    open_sweep(file, tmp_path, record=RECORDS).write()
     assert (tmp_path / "compare.yaml").is_file()

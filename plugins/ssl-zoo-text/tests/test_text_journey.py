@@ -245,9 +245,8 @@ def test_tasks_on_text_and_on_images_are_not_compared(folder: Path, data: list[s
 @pytest.mark.skipif(not RECORDS.is_dir(), reason="the distribution is tested without the records")
 def test_the_records_of_the_comparison_are_gone_on_with(tmp_path: Path) -> None:
     """Defaults that have changed are no reason to refuse the command that the page prints."""
-    open_sweep(
-        RECORDS.parents[1] / "plugins/ssl-zoo-text/compare.yaml", tmp_path, record=RECORDS
-    ).write()
+    file = Path(__file__).parents[1] / "compare.yaml"
+    open_sweep(file, tmp_path, record=RECORDS).write()
     assert (tmp_path / "compare.yaml").is_file()
 
 
