@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -86,14 +87,36 @@ def kill(
         The exit code and the standard error.
     """
     moment = time.monotonic() + rng.uniform(0.8 * times.begun, times.ended)
+    begun = time.time()
     process = start(arguments)
     if until(process, lambda: time.monotonic() > moment) and writing:
-        until(process, lambda: any(folder.rglob(".*.part")))
-        time.sleep(rng.uniform(0, 0.002))
+        until(process, lambda: _stopped_amid_a_write(process, folder, begun, rng.uniform(0, 0.002)))
     process.send_signal(signal.SIGKILL)
     _, output = process.communicate(timeout=LONGEST)
     assert process.returncode in (0, -signal.SIGKILL), output
     return process.returncode, output
+
+
+def being_written(folder: Path, since: float) -> bool:
+    """Return whether a file below a folder is there in part, written to after a time of the clock."""
+    for part in folder.rglob(".*.part"):
+        with contextlib.suppress(FileNotFoundError):  # it has become whole
+            if part.stat().st_mtime > since:
+                return True
+    return False
+
+
+def _stopped_amid_a_write(process: Child, folder: Path, begun: float, delay: float) -> bool:
+    """Stop a process some seconds after it has begun to write; if it was done by then, let it go on."""
+    if not being_written(folder, begun):
+        return False
+    time.sleep(delay)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(0.002)  # in which its threads come to a stand
+    if being_written(folder, begun):
+        return True
+    process.send_signal(signal.SIGCONT)
+    return False
 
 
 def losses(run: Path) -> list[dict[str, float]]:

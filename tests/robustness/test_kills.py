@@ -20,6 +20,7 @@ from ssl_zoo.runs.run import Run
 from tests.conftest import KNN, SMALL, TASKS, figures, flags, small_config, ssl_zoo
 from tests.processes import Child
 from tests.robustness.killing import (
+    being_written,
     check_whole,
     kill,
     losses,
@@ -74,8 +75,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_never_been(
                 begun = time.time()
                 code, output = kill(now, victim, rng, times, writing=survived % 2 == 1)
                 survived += code != 0
-                parts = [part.stat().st_mtime for part in victim.glob(".*.part")]
-                amid_a_write += any(written > begun for written in parts)
+                amid_a_write += being_written(victim, begun)
             else:
                 process = start(now)
                 output = process.communicate()[1]
