@@ -29,7 +29,10 @@ class Quantised(NamedTuple):
 class GumbelQuantiser(nn.Module):
     """Choose one of V entries in each of G groups (arXiv:2006.11477, section 2 and equation 1).
 
-    The choice is hard; its gradient is that of the softmax.
+    The choice is hard; its gradient is that of the softmax. As in fairseq and transformers, the weights
+    of the logits begin with deviation 1: the logits of normed features are then far wider than the
+    noise, so that the sound chooses the codes. With the usual c^-½ the noise does, and in short runs to
+    the end.
 
     Args:
         width: the size of the features to quantise.
@@ -41,7 +44,7 @@ class GumbelQuantiser(nn.Module):
     def __init__(self, width: int, groups: int, entries: int, out: int) -> None:
         super().__init__()
         self.logits = nn.Linear(width, groups * entries)
-        nn.init.normal_(self.logits.weight, std=width**-0.5)
+        nn.init.normal_(self.logits.weight)
         nn.init.zeros_(self.logits.bias)
         self.entries = nn.Parameter(torch.rand(groups, entries, -(-out // groups)))
         self.project = nn.Linear(groups * self.entries.shape[2], out)

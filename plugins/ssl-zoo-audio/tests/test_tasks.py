@@ -290,6 +290,19 @@ def test_the_quantiser_takes_one_entry_of_each_group() -> None:
     assert many.mean().item() == pytest.approx(0.5772, abs=0.02)
 
 
+@pytest.mark.parametrize("width", [64, 512])
+def test_features_and_not_the_noise_choose_the_codes_of_a_new_quantiser(width: int) -> None:
+    torch.manual_seed(0)
+    quantiser, z = GumbelQuantiser(width, 2, 320, 256), F.layer_norm(noise(8, 100, width), (width,))
+    without, *drawn = (
+        quantiser(z, gumbel, 2.0).codes
+        for gumbel in (torch.zeros(8, 100, 2, 320), *(quantiser.noise(Rng(i), 8, 100) for i in (0, 1)))
+    )
+    for codes in drawn:  # both groups; by chance 1 / 320²
+        assert (codes == without).float().mean() > 0.4
+    assert (drawn[0] == drawn[1]).float().mean() > 0.3
+
+
 def test_diversity_is_0_for_equal_use_and_greatest_for_one_code() -> None:
     assert diversity_loss(torch.full((2, 8), 1 / 8)).item() == pytest.approx(0, abs=1e-5)
     single = F.one_hot(torch.tensor([3, 5]), 8).float()
