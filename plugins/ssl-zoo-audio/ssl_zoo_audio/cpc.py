@@ -11,7 +11,7 @@ from ssl_zoo import Field, Losses, Rng, Task, TaskOptions, Unsuitable
 from ssl_zoo.nn import full_precision
 from ssl_zoo_audio.encoders.base import SoundEncoder
 from ssl_zoo_audio.heads import first_wins, future_scores
-from ssl_zoo_audio.negatives import random_places, same_place
+from ssl_zoo_audio.negatives import random_places, same_clip, same_place
 from ssl_zoo_audio.recipes import recipe
 from ssl_zoo_audio.sound import Sound
 from ssl_zoo_audio.spec import SoundSpec
@@ -38,9 +38,10 @@ class CPCAudio(Task):
         """
 
         steps: int = Field(12, ge=1, description="how many places ahead are predicted")
-        negatives: Literal["place", "clips"] = Field(
+        negatives: Literal["place", "clip", "clips"] = Field(
             "place",
-            description="place: the other clips at the same place; clips: random places of all clips",
+            description="place: the other clips at the same place; clip: the other places of the clip; "
+            "clips: random places of all clips",
         )
         per_clip: int = Field(4, ge=1, description="random places of each clip, with negatives=clips")
 
@@ -66,6 +67,8 @@ class CPCAudio(Task):
         z = full_precision(local.normed)  # [B, T, D]
         if self.options.negatives == "place":
             negatives, excluded = same_place(z, local.valid)
+        elif self.options.negatives == "clip":
+            negatives, excluded = same_clip(z, local.valid)
         else:
             negatives, excluded = random_places(z, places)
         context = self.encoder.context(local)[-1]

@@ -66,15 +66,16 @@ def future_scores(
     Args:
         prediction: W_k c, [B, T, D].
         z: local features [B, T, D].
-        negatives: local features to tell each place from [T, K, D], or [1, K, D] for all places alike.
+        negatives: local features to tell each place from, [B, T, K, D]; with 1 for B or T those of all
+            clips or places.
         excluded: which negatives of a place do not count, bool [B, T, K]; their score is -∞.
         step: k, at least 1 and at most T, which leaves no row.
     """
     with torch.autocast(z.device.type, enabled=False):
         prediction = prediction[:, :-step] / z.shape[2] ** 0.5
         positive = (prediction * z[:, step:]).sum(2, keepdim=True)
-        at_place = negatives if len(negatives) == 1 else negatives[step:]
-        negative = (prediction.transpose(0, 1) @ at_place.mT).transpose(0, 1)
+        at_place = negatives if negatives.shape[1] == 1 else negatives[:, step:]
+        negative = torch.einsum("btd,btkd->btk", prediction, at_place)
         negative = negative.masked_fill(excluded[:, step:], -torch.inf)
     return torch.cat([positive, negative], 2)
 

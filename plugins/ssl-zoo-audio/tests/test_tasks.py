@@ -17,7 +17,7 @@ from ssl_zoo_audio.data2vec import Data2VecAudio, instance_norm
 from ssl_zoo_audio.heads import CodePredictor, contrastive_scores, first_wins, future_scores
 from ssl_zoo_audio.hubert import HuBERT
 from ssl_zoo_audio.masks import draw_others, draw_spans
-from ssl_zoo_audio.negatives import random_places, same_place
+from ssl_zoo_audio.negatives import random_places, same_clip, same_place
 from ssl_zoo_audio.quantiser import GumbelQuantiser, diversity_loss, mean_probabilities, perplexities
 from ssl_zoo_audio.sound import Sound, within
 from ssl_zoo_audio.spectra import SILENCE
@@ -434,6 +434,20 @@ def test_negatives_at_the_same_place_are_other_clips_that_have_not_ended() -> No
             assert scores[b, t].tolist() == pytest.approx(expected, abs=1e-5)
 
 
+def test_negatives_of_the_same_clip_are_its_other_places() -> None:
+    prediction, z, step = noise(2, 6, 4), noise(2, 6, 4, seed=1), 2
+    lengths = [6, 4]
+    scores = future_scores(prediction, z, *same_clip(z, within(torch.tensor(lengths), 6)), step)
+    assert scores.shape == (2, 4, 1 + 6)
+    for b in range(2):
+        for t in range(4):
+            expected = [(prediction[b, t] @ z[b, t + step]).item() / 2]
+            for other in range(6):
+                score = (prediction[b, t] @ z[b, other]).item() / 2
+                expected.append(score if other != t + step and other < lengths[b] else -math.inf)
+            assert scores[b, t].tolist() == pytest.approx(expected, abs=1e-5)
+
+
 def test_the_number_of_a_place_does_not_tell_it_from_others_at_the_same_place() -> None:
     z = noise(6, 4)[None].expand(3, -1, -1)  # what is there depends on the place alone
     valid = torch.ones(3, 6, dtype=torch.bool)
@@ -443,20 +457,23 @@ def test_the_number_of_a_place_does_not_tell_it_from_others_at_the_same_place() 
     assert accuracy.item() == 0
 
 
-@pytest.mark.parametrize("negatives", ["place", "clips"])
+@pytest.mark.parametrize("negatives", ["place", "clip", "clips"])
 def test_cpc_begins_at_chance(negatives: str) -> None:
     task, views = built(CPCAudio, CAUSAL, negatives=negatives, per_clip=31)
     losses = task.loss(views)
-    counts = sorted(task.encoder.valid(views[0]).sum(1).tolist())
-    assert (views[1].amax(1) < task.encoder.valid(views[0]).sum(1)).all()
-    number = 1 + 31 * len(counts) if negatives == "clips" else len(counts)
-    assert losses.total.item() == pytest.approx(math.log(number), abs=0.3)
+    counts = task.encoder.valid(views[0]).sum(1)
+    assert (views[1].amax(1) < counts).all()
+    counts = counts.sort().values
+    pairs = (counts[:, None] - torch.arange(1, task.options.steps + 1)).clamp(min=0).sum(1)
+    number = {"place": len(counts), "clips": 1 + 31 * len(counts), "clip": counts}[negatives]
+    expected = (torch.as_tensor(number).log() * pairs).sum() / pairs.sum()
+    assert losses.total.item() == pytest.approx(expected.item(), abs=0.3)
     if negatives == "place":  # places that no other clip has are not counted
         counts[-1] = counts[-2]
     assert losses.weight == sum(max(0, n - k) for n in counts for k in range(1, 13))
 
 
-@pytest.mark.parametrize("negatives", ["place", "clips"])
+@pytest.mark.parametrize("negatives", ["place", "clip", "clips"])
 def test_cpc_on_clips_of_a_single_place_has_nothing_to_predict(negatives: str) -> None:
     task, _ = built(CPCAudio, CAUSAL, negatives=negatives)
     clips = Sound(noise(3, 200), torch.tensor([150, 100, 160]))
