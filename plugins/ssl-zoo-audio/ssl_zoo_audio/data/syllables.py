@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import soundfile
 import soxr
@@ -32,6 +32,31 @@ HELD_OUT = 0.25
 """The share of base syllables to evaluate on."""
 
 
+class Syllable(NamedTuple):
+    """A syllable of Mandarin Chinese.
+
+    Attributes:
+        base: its name in Zhuyin without the tone.
+        initial: its first consonant, one of `INITIALS`, or "none".
+        tone: the number of its tone, "1" to "4".
+    """
+
+    base: str
+    initial: str
+    tone: str
+
+
+def read_name(name: str) -> Syllable | None:
+    """Return the syllable with a name in Zhuyin, or None for the neutral tone.
+
+    Behind the name is the number of the tone: none for the first, and 1 for the neutral one.
+    """
+    if name.endswith("1"):
+        return None
+    base = name.rstrip("234")
+    return Syllable(base, name[0] if name[0] in INITIALS else "none", name[len(base) :] or "1")
+
+
 class SyllableOptions(SoundOptions):
     """The options of the bundled syllables."""
 
@@ -46,24 +71,20 @@ def syllables(config: DataConfig, device: torch.device, options: SyllableOptions
     The eleven syllables in the neutral tone are left out.
     """
     wave, rate = soundfile.read(FILE, dtype="float32")
-    names, tones, clips = [], [], []
+    names, found, clips = [], [], []
     for line in INDEX.read_text(encoding="utf-8").splitlines():
         name, first, number = line.split("\t")
-        if not name.endswith("1"):  # that of the neutral tone; the first has no number
+        if (syllable := read_name(name)) is not None:
             names.append(name)
-            tones.append(int(name[-1]) if name[-1].isdigit() else 1)
+            found.append(syllable)
             clips.append(wave[int(first) : int(first) + int(number)])
     if options.rate != rate:
         clips = [soxr.resample(clip, rate, options.rate) for clip in clips]
     longest = max(map(len, clips))
-    bases = sorted({name.rstrip("234") for name in names})
-    groups = torch.tensor([bases.index(name.rstrip("234")) for name in names])
-    if options.label == "tone":
-        classes = tuple("1234")
-        labels = torch.tensor(tones) - 1
-    else:
-        classes = (*INITIALS, "none")
-        labels = torch.tensor([INITIALS.find(name[0]) % len(classes) for name in names])
+    bases = sorted({syllable.base for syllable in found})
+    groups = torch.tensor([bases.index(syllable.base) for syllable in found])
+    classes = tuple("1234") if options.label == "tone" else (*INITIALS, "none")
+    labels = torch.tensor([classes.index(getattr(syllable, options.label)) for syllable in found])
     whole = ArraySplit(pad_clips([torch.from_numpy(c) for c in clips], longest), labels, names=names)
     # Groups, not labels, decide, so that the splits are the same for every label.
     rows = stratified_split(torch.zeros_like(labels), groups, HELD_OUT)
