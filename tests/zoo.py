@@ -33,8 +33,9 @@ FAMILIES = {
 HEAD = """\
 # The map of the field
 
-All tasks for images that ship with ssl-zoo, by family, in the order of their papers. `ssl-zoo tasks
-NAME` lists the options of one. The page is made by `python -m tests.zoo > docs/zoo.md`; pictures and
+All tasks for images that ship with ssl-zoo, by family, in the order of their papers; those on
+[text](text.md#tasks) and [sound](audio.md#which-task) are on pages of their own. `ssl-zoo tasks NAME`
+lists the options of one. The page is made by `python -m tests.zoo > docs/zoo.md`; pictures and
 memory by
 
     python -m benchmarks.zoo

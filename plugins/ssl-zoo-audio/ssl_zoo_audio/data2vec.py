@@ -40,8 +40,8 @@ class Data2VecAudio(MaskedTask):
         """data2vec's options.
 
         Over the 675 steps of the recipe the paper's momentum leaves 85 % of the untrained network in the
-        teacher. A faster teacher learns features that are easier to predict and know less: with 0.95 to
-        0.99 the loss is 7 % of the targets' variance, with the paper's 38 %.
+        teacher. A faster one, 0.95 to 0.99, is easier to predict, but the student knows no more of the
+        bundled syllables.
         """
 
         layers: int = Field(8, ge=1, description="the teacher's last layers that targets are means of")
