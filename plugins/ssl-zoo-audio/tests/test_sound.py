@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.fft import dct
-from ssl_zoo_audio.data.syllables import INITIALS
+from ssl_zoo_audio.data.syllables import INITIALS, read_name
 from ssl_zoo_audio.sound import Sound, masked_statistics, pad_clips, standardise
 from ssl_zoo_audio.spec import SoundSpec, log_mel_on
 from ssl_zoo_audio.spectra import FLOOR, MFCC, LogMel, at_places, mel_filters, slope
@@ -55,6 +55,13 @@ def test_base_syllables_are_on_one_side_whatever_the_label() -> None:
     ):
         assert (INITIALS[first] == name[0]) if first < 21 else name[0] not in INITIALS
         assert str(number + 1) == (name[-1] if name[-1].isdigit() else "1")
+
+
+def test_the_name_of_a_syllable_tells_its_consonant_and_tone() -> None:
+    assert read_name("ㄅㄚ") == ("ㄅㄚ", "ㄅ", "1")
+    assert read_name("ㄕ4") == ("ㄕ", "ㄕ", "4")
+    assert read_name("ㄩㄢ2") == ("ㄩㄢ", "none", "2")
+    assert read_name("ㄇㄚ1") is None  # in the neutral tone
 
 
 def test_another_rate_has_as_many_seconds() -> None:
