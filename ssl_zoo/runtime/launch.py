@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 POLL = 0.1
 """Seconds between checks of the processes."""
+_UNFORCED = 20
+"""Seconds after a failure in which no process is ended by force; torch waits for 30."""
 
 
 class Rendezvous(NamedTuple):
@@ -155,7 +158,7 @@ def _run(make_agent: Callable[[_Running], _Agent]) -> ErrorRecord | None:
     if isinstance(error := result.exception(), _NoRestart):
         return error.record
     failures = result.result().failures
-    return describe(failures) if failures else None
+    return describe(failures, forced=running.forced) if failures else None
 
 
 def _interrupted(number: int) -> ErrorRecord:
@@ -169,12 +172,14 @@ class _Running:
     Attributes:
         pids: their process IDs; those that have ended may be among them.
         stopped_by: the last signal, 0 if none came.
+        forced: whether torch, after a failure, waited so long that it may have ended some by force.
         lock: what is held while they start, so that none starts after a signal.
     """
 
     def __init__(self) -> None:
         self.pids: list[int] = []
         self.stopped_by = 0
+        self.forced = False
         self.lock = threading.Lock()
 
     def send_signal(self, number: int) -> bool:
@@ -228,12 +233,15 @@ class _Agent(LocalElasticAgent):
             raise _NoRestart(_interrupted(self._running.stopped_by))
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        began = time.monotonic()
         result: RunResult = super()._monitor_workers(worker_group)
+        # The clock of the day, by which torch notes deaths, may jump.
+        self._running.forced = time.monotonic() - began >= _UNFORCED
         if result.state == WorkerState.SUCCEEDED:
             self._running.pids = []  # what follows is a wait for the other machines
         if result.state == WorkerState.FAILED:
             stopped_by = self._running.stopped_by
-            record = describe(result.failures, stopped_by)
+            record = describe(result.failures, stopped_by, self._running.forced)
             if stopped_by or record.code == 2 or record.code - 128 in signals.STOP_SIGNALS:
                 raise _NoRestart(record)
             if self._restarts < self.spec.max_restarts:
@@ -243,16 +251,19 @@ class _Agent(LocalElasticAgent):
         return result
 
 
-def describe(failures: Mapping[int, ProcessFailure], stopped_by: int = 0) -> ErrorRecord:
+def describe(
+    failures: Mapping[int, ProcessFailure], stopped_by: int = 0, forced: bool = False
+) -> ErrorRecord:
     """Return the error that ended all processes, of those that failed.
 
     Args:
         failures: the failures by rank, in the order in which they were noticed.
         stopped_by: the signal that was passed on to them, 0 if none was.
+        forced: whether torch may have ended some of them by force.
     """
     found = [(rank, _record(failure), failure) for rank, failure in failures.items()]
-    first = min(failure.timestamp for failure in failures.values())
-    rank, record, failure = min(found, key=lambda item: _distance(item[1], item[2], first))
+    late = min(failure.timestamp for failure in failures.values()) + _UNFORCED if forced else math.inf
+    rank, record, failure = min(found, key=lambda item: _distance(item[1], item[2], late))
     if record is None:
         if stopped_by and failure.exitcode in (-stopped_by, 128 + stopped_by):
             return _interrupted(stopped_by)
@@ -268,12 +279,11 @@ def _record(failure: ProcessFailure) -> ErrorRecord | None:
     return parse_error(data) if isinstance(data, dict) else None
 
 
-def _distance(record: ErrorRecord | None, failure: ProcessFailure, first: int) -> int:
-    """Return how far a failure is from the cause of all, from 0; `first` is the time of the first."""
+def _distance(record: ErrorRecord | None, failure: ProcessFailure, late: float) -> int:
+    """Return how far a failure is from the cause of all, from 0; from the time `late` on by force."""
     if record is None:
-        # Once one process has failed torch ends the others, after 30 seconds by force.
         ended = failure.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM)
-        return 3 if ended or failure.timestamp >= first + 20 else 0
+        return 3 if ended or failure.timestamp >= late else 0
     if record.consequence:
         return 4
     return 2 if record.code > 128 else 1

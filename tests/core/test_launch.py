@@ -263,6 +263,7 @@ OWN = ErrorRecord("broken", 1)
 SAVED = ErrorRecord("stopped and saved", 143)
 
 
+@pytest.mark.parametrize("forced", [True, False])
 @pytest.mark.parametrize(
     ("first", "second", "message", "code"),
     [
@@ -270,7 +271,6 @@ SAVED = ErrorRecord("stopped and saved", 143)
         ((1, LOST, 0), (1, OWN, 0), "rank 1: broken", 1),
         ((1, OWN, 0), (1, OWN, 0), "broken", 1),
         ((1, OWN, 0), (-15, None, 0), "rank 0: broken", 1),
-        ((1, OWN, 0), (-9, None, 30), "rank 0: broken", 1),  # torch has killed what did not end
         ((143, SAVED, 0), (-11, None, 0), "rank 1 was ended by SIGSEGV", 139),
         ((143, SAVED, 0), (143, SAVED, 0), "stopped and saved", 143),
         ((143, SAVED, 0), (1, LOST, 0), "stopped and saved", 143),
@@ -284,8 +284,18 @@ def test_the_error_is_that_of_the_process_that_failed_by_itself(
     second: tuple[int, ErrorRecord | None, int],
     message: str,
     code: int,
+    forced: bool,
 ) -> None:
     failures = {rank: failure(tmp_path, rank, *given) for rank, given in enumerate((first, second))}
-    record = describe(failures)
+    record = describe(failures, forced=forced)
     assert record.message.startswith(message)
     assert record.code == code
+
+
+@pytest.mark.parametrize(("forced", "message"), [(True, "rank 0: broken"), (False, "rank 1 was ended")])
+def test_a_late_death_is_no_cause_if_torch_ended_some_by_force(
+    tmp_path: Path, forced: bool, message: str
+) -> None:
+    """Without force, the clock of the day has jumped between the two."""
+    failures = {0: failure(tmp_path, 0, 1, OWN), 1: failure(tmp_path, 1, -9, None, later=30)}
+    assert describe(failures, forced=forced).message.startswith(message)
