@@ -28,6 +28,7 @@ from ssl_zoo_text.tokenizer import (
     SPECIALS,
     UNK,
     cut_text,
+    parse,
     read_tokenizer,
     train_tokenizer,
 )
@@ -132,7 +133,7 @@ def build(
         )
     trained_on = _passages(coded, range(number_train), options.length)
     found = _passages(coded, range(number_train, len(documents)), options.length)
-    unseen = found[~np.isin(_hashes(coded, found), _hashes(coded, trained_on))]
+    unseen = found[~np.isin(_hashes(coded, found, content), _hashes(coded, trained_on, content))]
     known = labels if labelled else None
     if labelled:
         trained_on = trained_on[labels.numpy()[trained_on[:, 0]] >= 0]
@@ -271,10 +272,22 @@ def _passages(coded: Coded, documents: range, length: int) -> IntArray:
     return np.array(found, np.int64).reshape(-1, 5)
 
 
-def _hashes(coded: Coded, passages: IntArray) -> IntArray:
-    """Return a hash of the ids of each passage, uint64 [P]."""
-    spans = passages[:, 3:].tolist()
-    digests = (blake2b(coded.ids[begin:end].tobytes(), digest_size=8).digest() for begin, end in spans)
+def _hashes(coded: Coded, passages: IntArray, content: str) -> IntArray:
+    """Return a hash of the text of each passage, uint64 [P].
+
+    The text is its joined tokens, as the ids of one text may differ: within a document it begins with a
+    space.
+
+    Args:
+        coded: the documents.
+        passages: the passages, int64 [P, 5].
+        content: the tokenizer as JSON.
+    """
+    tokenizer = parse(content)
+    tokens = [tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size())]
+    rows = (coded.ids[begin:end].tolist() for *_, begin, end in passages.tolist())
+    texts = ("".join([tokens[i] for i in ids]).removeprefix("Ġ") for ids in rows)
+    digests = (blake2b(text.encode(), digest_size=8).digest() for text in texts)
     return np.array([int.from_bytes(digest, "little") for digest in digests], np.uint64)
 
 

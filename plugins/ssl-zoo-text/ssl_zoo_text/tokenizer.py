@@ -212,8 +212,8 @@ class Tables:
         begins: whether the token begins a word, where the token before it does not say so.
         joins: whether the next token may continue the word that this one ends with.
         ends_sentence: whether it has a full stop, a question mark or an exclamation mark.
-        num_bytes: the number of bytes of text that it spells, int64; 0 for special tokens. For a
-            tokenizer that is not byte-level, None.
+        num_bytes: the number of bytes of text that it spells, int64, those of spaces that the tokenizer
+            adds included; 0 for special tokens. For a tokenizer that is not byte-level, None.
     """
 
     begins: Tensor
