@@ -15,8 +15,11 @@ from ssl_zoo_text.backbones import TransformersEncoder
 from ssl_zoo_text.spec import Text, TextSpec
 from ssl_zoo_text.tokenizer import MASK, SPECIALS
 
-_LONGEST_WORD = 8
-"""The number of places for targets beyond the mean number, which a last whole word may take."""
+_LONGEST_WORD = 16
+"""The maximum number of pieces of a word; a longer run is text without spaces, such as Chinese."""
+_PART = 8
+"""The number of pieces of the parts of such a run, and of places for targets beyond the mean number,
+which the last word or part may take."""
 
 
 class Targets(NamedTuple):
@@ -44,20 +47,29 @@ class Targets(NamedTuple):
 
 
 def first_of_word(x: Text, spec: TextSpec) -> Tensor:
-    """Return for each place that of the first piece of its word, int64 [B, T]."""
+    """Return for each place that of the first piece of its word, int64 [B, T].
+
+    A run of more than `_LONGEST_WORD` pieces without a space, such as a sentence in Chinese or Japanese,
+    is divided into parts of `_PART` pieces, the last one of as many or fewer, which count as words. To
+    find its words takes a program that knows the language (Cui et al. 2019, arXiv:1906.08101). BERT's
+    tokenizer makes each Chinese character a word, and so does WordPiece here.
+    """
     properties = spec.tables
     begins, joins = (t.to(x.ids.device)[x.ids] for t in (properties.begins, properties.joins))
     begins[:, 1:] |= ~joins[:, :-1]
     begins[:, 0] = True
     places = torch.arange(x.ids.shape[1], device=x.ids.device).expand_as(x.ids)
-    return torch.where(begins, places, 0).cummax(1).values
+    first = torch.where(begins, places, 0).cummax(1).values
+    pieces = torch.zeros_like(first).scatter_add_(1, first, torch.ones_like(first)).gather(1, first)
+    return torch.where(pieces > _LONGEST_WORD, places - (places - first) % _PART, first)
 
 
 def choose_targets(x: Text, spec: TextSpec, rate: float, whole_words: bool, rng: Rng) -> Targets:
     """Draw targets among the ordinary tokens, a share `rate` of each text on average.
 
     Words, or tokens, are taken in a random order until the share is reached. The last one is taken with
-    a probability that makes the mean number of targets exact.
+    a probability that makes the mean number of targets exact, except that a last word of more than
+    `_PART` pieces may lose some of them.
 
     Args:
         x: the texts, before anything is hidden.
@@ -79,7 +91,7 @@ def choose_targets(x: Text, spec: TextSpec, rate: float, whole_words: bool, rng:
     size = torch.zeros_like(rank).scatter_add_(1, first, ordinary.long()).gather(1, word)
     budget = rate * ordinary.sum(1, keepdim=True)
     taken = (start + straddle * size < budget) & ordinary.gather(1, order)
-    limit = min(t, math.ceil(rate * t) + (_LONGEST_WORD if whole_words else 1))
+    limit = min(t, math.ceil(rate * t) + (_PART if whole_words else 1))
     places = order[:, :limit]
     return Targets(places, x.ids.gather(1, places), taken[:, :limit].float())
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import pytest
 import torch
 from helpers import CASE, SmallTexts, small_spec
 from ssl_zoo_text.bert import BERT
+from ssl_zoo_text.coding import Blocks, encode
 from ssl_zoo_text.masking import choose_targets, corrupt, first_of_word, mean_cross_entropy
 from ssl_zoo_text.segments import exchange
-from ssl_zoo_text.spec import Text
-from ssl_zoo_text.tokenizer import CLS, MASK, SEP, SPECIALS
+from ssl_zoo_text.spec import Text, TextSpec
+from ssl_zoo_text.tokenizer import CLS, MASK, SEP, SPECIALS, train_tokenizer
 
 from ssl_zoo import Unsuitable
 from ssl_zoo.testing import Case, Check, parametrize_with_checks
@@ -41,11 +45,32 @@ def texts(n: int, length: int = 64, seed: int = 0) -> Text:
     return Text(ids * x.valid(), lengths)
 
 
-@pytest.mark.parametrize("whole_words", [False, True])
+@lru_cache(maxsize=1)
+def chinese() -> tuple[Text, TextSpec]:
+    """Return 4000 blocks of sentences of 5 to 80 characters without spaces, and their description."""
+    draw = random.Random(0)
+    characters = [chr(0x4E00 + 7 * k) for k in range(300)]
+    shares = [1 / (k + 1) for k in range(300)]
+    sentences = ("".join(draw.choices(characters, shares, k=draw.randint(5, 80))) for _ in range(9000))
+    text = "。".join(sentences)
+    spec = TextSpec(tokenizer=train_tokenizer("bpe", [text[:50_000]], 800))
+    blocks = Blocks.of(encode(spec.tokenizer, [text]).ids, spec.length)
+    return blocks.batch(torch.arange(4000)), spec
+
+
+@pytest.mark.parametrize(
+    ("source", "whole_words"),
+    [
+        (lambda: (texts(4000), small_spec()), False),
+        (lambda: (texts(4000), small_spec()), True),
+        (chinese, True),
+    ],
+    ids=["tokens", "words", "chinese"],
+)
 def test_15_percent_are_targets_of_which_80_10_10_percent_are_hidden_replaced_kept(
-    whole_words: bool,
+    source: Callable[[], tuple[Text, TextSpec]], whole_words: bool
 ) -> None:
-    x, spec, rng = texts(4000), small_spec(), Rng(0)
+    (x, spec), rng = source(), Rng(0)
     targets = choose_targets(x, spec, 0.15, whole_words, rng)
     hidden, number = targets.hidden(x), x.ordinary().sum()
     assert number > 1e5
@@ -82,6 +107,24 @@ def test_the_pieces_of_a_word_are_targets_together() -> None:
         for start in words:
             own = [hidden[place] for place, s in enumerate(first[: int(x.lengths)]) if s == start]
             assert len(set(own)) == 1
+
+
+def test_a_run_without_spaces_is_hidden_in_parts_of_at_most_8_pieces() -> None:
+    x, spec = chinese()
+    first = first_of_word(x, spec)
+    size = torch.zeros_like(first).scatter_add_(1, first, torch.ones_like(first))
+    assert size.max() == 8
+    for seed in range(5):
+        hidden = choose_targets(x, spec, 0.15, True, Rng(seed)).hidden(x)
+        number = torch.zeros_like(first).scatter_add_(1, first, hidden.long())
+        assert ((number == 0) | (number == size)).all(), "the pieces of a part are targets together"
+
+
+def test_only_runs_of_more_pieces_than_a_word_has_are_divided() -> None:
+    spec = small_spec()  # which spells each of these characters by three pieces, as it knows none
+    for characters, firsts in ((5, [3] * 15), (6, [3] * 8 + [11] * 8 + [19] * 2)):
+        x = spec.preprocess("(" + "数" * characters + ")")  # behind [CLS], a space and a bracket
+        assert first_of_word(x, spec)[0, 3 : 3 + 3 * characters].tolist() == firsts
 
 
 def test_the_loss_begins_at_ln_v_and_has_a_gradient_at_targets_alone() -> None:
