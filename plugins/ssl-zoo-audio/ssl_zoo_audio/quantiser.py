@@ -29,10 +29,10 @@ class Quantised(NamedTuple):
 class GumbelQuantiser(nn.Module):
     """Choose one of V entries in each of G groups (arXiv:2006.11477, section 2 and equation 1).
 
-    The choice is hard; its gradient is that of the softmax. As in fairseq and transformers the weights of
-    the logits begin with deviation 1: those of normed features are then far wider than the noise, and
-    the sound chooses the codes. With the usual c^-½ it is the noise that does, and training hardly
-    changes that.
+    The choice is hard; its gradient is that of the softmax. As in fairseq and transformers, the weights
+    of the logits begin with deviation 1: the logits of normed features are then far wider than the
+    noise, so that the sound chooses the codes. With the usual c^-½ the noise does, and in short runs to
+    the end.
 
     Args:
         width: the size of the features to quantise.
