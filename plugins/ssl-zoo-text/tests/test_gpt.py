@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from ssl_zoo_text.gpt import GPT
 from ssl_zoo_text.kjv import chapters
 from ssl_zoo_text.likelihood import LIKELIHOOD, measure
 from ssl_zoo_text.spec import Text
-from ssl_zoo_text.tokenizer import CLS, SEP, parse
+from ssl_zoo_text.tokenizer import CLS, SEP, SPECIALS, parse
 
 from ssl_zoo import Rng, Unsuitable
 from ssl_zoo.backbones.build import create_encoder
@@ -84,6 +85,31 @@ def test_bits_per_byte_of_a_unigram_model_are_those_of_counting() -> None:
         nats -= sum(float(log_p[token]) for token in spelled)
         number += len(parse(task.spec.tokenizer).decode(spelled).encode())
     assert score["bits-per-byte"] == pytest.approx(nats / math.log(2) / number, rel=1e-5)
+
+
+def test_the_unigram_model_beside_a_language_model_is_one_of_the_train_split_counted() -> None:
+    task, _ = task_and_batch()
+    data = small_data()
+    assert data.test is not None
+    seen = dict.fromkeys(range(len(SPECIALS), task.spec.vocabulary), 1)
+    for token in data.train.batch(torch.arange(len(data.train))).ids.flatten().tolist():
+        if token in seen:
+            seen[token] += 1
+    total = sum(seen.values())
+    log_p = torch.tensor([seen.get(v, 1e-9) / total for v in range(task.spec.vocabulary)]).log()
+    task.logits = lambda x: log_p.expand(len(x.ids), x.ids.shape[1] - 1, -1)
+    score = measure(Subject.of_task(task, data, Device.choose(TrainConfig(device="cpu"))))
+    # The rest behind the last block is counted, but is in no block.
+    assert score["unigram-bits-per-byte"] == pytest.approx(score["bits-per-byte"], rel=1e-3)
+    assert 2 < score["unigram-bits-per-byte"] < 4
+
+
+def test_text_that_was_trained_on_has_no_likelihood() -> None:
+    task, _ = task_and_batch()
+    data = replace(small_data(), test=None)
+    subject = Subject.of_task(task, data, Device.choose(TrainConfig(device="cpu")))
+    assert LIKELIHOOD(subject) == {}
+    assert LIKELIHOOD.no_scores(subject) == "nothing of small is held out; set data.holdout"
 
 
 def test_sep_between_documents_has_a_likelihood_and_at_the_end_none() -> None:
