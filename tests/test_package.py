@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 import tarfile
@@ -10,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from ssl_zoo.plugins.registry import registry
+
 ROOT = Path(__file__).parent.parent
+
+OTHER_WORDS = {"dim": "a dimension, or a style of the terminal", "dino": "part of a name of timm's"}
+"""Words in the core that are also names of tasks, and what they mean there."""
 
 
 def test_wheel_and_sdist_have_the_configurations_and_the_security_policy(
@@ -64,3 +71,25 @@ def test_an_installed_wheel_lists_and_reads_its_configurations(
     assert Path(package) == tmp_path / "site" / "ssl_zoo" / "__init__.py"
     assert len(files) == len(list((ROOT / "configs").rglob("*.yaml")))
     assert all(Path(file).is_relative_to(tmp_path / "site") for file in files)
+
+
+def strings_of(file: Path) -> list[str]:
+    """Return the string constants of a module, without docstrings."""
+    tree = ast.parse(file.read_text("utf-8"))
+    statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    return [c.value for c in constants if isinstance(c.value, str) and id(c) not in statements]
+
+
+def test_the_core_names_no_task() -> None:
+    files = sorted((ROOT / "ssl_zoo").rglob("*.py"))
+    assert len(files) > 200
+    names = registry.tasks().keys() - OTHER_WORDS.keys()
+    assert len(names) > 30
+    named = {
+        (file.name, text)
+        for file in files
+        for text in strings_of(file)
+        if names & set(re.findall(r"[a-z0-9][a-z0-9_-]*", text.lower()))
+    }
+    assert not named

@@ -47,7 +47,7 @@ def compare_command(
     tasks: Annotated[list[str] | None, names_option(help="Tasks, or all.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Runs of each task (default 3).")] = None,
     baselines: Annotated[
-        list[str] | None, names_option(help="raw, random-init, supervised; or all.")
+        list[str] | None, names_option(help="raw, random-init, tasks that use labels; or all.")
     ] = None,
     frozen: Frozen = None,
     protocol: Annotated[

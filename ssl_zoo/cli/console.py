@@ -250,7 +250,7 @@ def print_prepared(source: str, samples: Mapping[str, int], classes: int) -> Non
     parts = ", ".join(f"{count:,} {name}" for name, count in samples.items())
     of_classes = f" of {quantity(classes, 'classes')}" if classes else ""
     say(f"wrote {source}: {parts} samples{of_classes}")
-    say(f"  ssl-zoo train --task simclr --data {quote(source)}")
+    say(f"  ssl-zoo train --task TASK --data {quote(source)}")
 
 
 def print_estimate(found: Estimate) -> None:

@@ -80,8 +80,8 @@ class Comparison(BaseModel):
     )
     variants: dict[str, str] = Field(
         default_factory=dict,
-        description="further rows of tasks with other settings: by the row's name the task's, such as "
-        "maskfeat: simmim; overrides has the settings, under the row's name",
+        description="further rows of tasks with other settings: by the row's name the task's; overrides "
+        "has the settings, under the row's name",
     )
     scratch: list[str] = Field(
         default=[],

@@ -12,8 +12,8 @@ from ssl_zoo.notices import Notice
 from ssl_zoo.tree import Tree, join, map_leaves
 
 FEWER_GROUPS = Notice(
-    "moco-groups",
-    "MoCo's keys are divided into fewer groups than task.key_groups where each would have less than two "
+    "key-groups",
+    "Keys are divided into fewer groups than task.key_groups where each would have less than two "
     "images.",
     "a larger batch, or task.key_groups",
 )

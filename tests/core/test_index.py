@@ -99,7 +99,7 @@ def test_an_index_is_written_and_trained_on_by_commands(call: Call) -> None:
     assert code == 0
     assert out.splitlines() == [
         "wrote photos.index: 18 train, 2 test samples of 2 classes",
-        "  ssl-zoo train --task simclr --data photos.index",
+        "  ssl-zoo train --task TASK --data photos.index",
     ]
     code, _, err = call(
         *("train", "--task", "simclr", "--data", "photos.index", "--image-size", "16"),

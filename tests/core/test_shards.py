@@ -389,7 +389,7 @@ def test_shards_are_written_and_trained_on_by_commands(call: Call) -> None:
     assert code == 0
     assert out.splitlines() == [
         "wrote shards: 18 train, 2 test samples of 2 classes",
-        "  ssl-zoo train --task simclr --data shards",
+        "  ssl-zoo train --task TASK --data shards",
     ]
     small = ("--image-size", "16", "--backbone", "test_resnet", "--batch-size", "8", "--samples", "8")
     code, _, err = call("train", "--task", "simclr", "--data", "shards", *small, "--protocol", "knn")
