@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_zoo_text.spec import Text
@@ -41,21 +42,16 @@ def exchange(x: Text, follows: Tensor) -> tuple[Text, Tensor]:
     return Text(ids, x.lengths.where(follows, x.lengths[partner])), follows.long()
 
 
-def permute(x: Text, order: Tensor, ends: Tensor | None = None) -> Text:
-    """Cut each text behind [CLS] into k segments, permute them, and join them with [SEP] between.
-
-    Segments are whole sentences where `sentence_spans` finds them, and of equal length elsewhere.
+def permute(x: Text, order: Tensor, begin: Tensor, size: Tensor) -> Text:
+    """Permute k segments of each text behind [CLS], and join them with [SEP] between.
 
     Args:
-        x: the texts, of at least k tokens each.
+        x: the texts.
         order: the number of the segment that comes at each place, int64 [B, k].
-        ends: which tokens end a sentence, bool [B, T]; None for segments of equal length.
+        begin: where each segment begins, int64 [B, k].
+        size: how many tokens it has, int64 [B, k]; with k they are at most as many as the text has.
     """
     k, length = order.shape[1], x.ids.shape[1]
-    begin, size = equal_spans(x, k)  # [B, k]
-    if ends is not None:
-        begins, sizes, fits = sentence_spans(x, ends, k)
-        begin, size = begins.where(fits, begin), sizes.where(fits, size)
     begin, size = begin.gather(1, order), size.gather(1, order)
     stop = 1 + (size + 1).cumsum(1)  # behind each segment and its [SEP]
     places = torch.arange(length, device=x.ids.device).repeat(len(x.ids), 1)
@@ -72,37 +68,40 @@ def equal_spans(x: Text, k: int) -> tuple[Tensor, Tensor]:
 
     A token between two of them is left out, so that neither is a visible continuation of a word of the
     other, and what is left over at the end.
+
+    Args:
+        x: the texts, of at least k tokens each.
+        k: the number of segments.
     """
     step = x.lengths[:, None] // k
     number = torch.arange(k, device=x.ids.device)
     return 1 + number * step, (step - 1).expand(-1, k)
 
 
-def sentence_spans(x: Text, ends: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return where k segments of whole sentences begin, and their lengths, if a text has enough.
+def sentence_spans(x: Text, ends: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where k segments of whole sentences begin, and their lengths, int64 [B, k].
 
-    They are cut at the ends of sentences nearest to equal shares. The sentences that a text begins and
-    ends within are left out: next to whole ones they would tell which segment is the first or last.
+    Each has as many sentences, or one more, so that of independent sentences each order is as likely. If
+    the cuts were those nearest to equal shares of the tokens, a long sentence beside a cut would tell on
+    which side of it the longer segment was. The sentences that a text begins and ends within are left
+    out: next to whole ones they would tell which segment is the first or last. A text of fewer than k
+    sentences has the segments of `equal_spans`.
 
     Args:
-        x: the texts.
+        x: the texts, of at least k tokens each.
         ends: which tokens end a sentence, bool [B, T].
-        k: the number of segments.
-
-    Returns:
-        The first places and the lengths, int64 [B, k], and whether they are valid, bool [B, 1].
+        key: random numbers [B, k]; the segments of the smallest have one more sentence.
     """
-    length = x.ids.shape[1]
+    length, k = x.ids.shape[1], key.shape[1]
     places = torch.arange(1, length + 1, device=x.ids.device)
-    cut = ends & x.valid()  # a segment may end before the place of the same column of `places`
-    first = places.where(cut, length + 1).amin(1, keepdim=True)
-    last = places.where(cut, 0).amax(1, keepdim=True)
-    ideal = first + (last - first) * torch.arange(k + 1, device=x.ids.device) / k  # [B, k + 1]
-    distance = (places - ideal[..., None]).abs().masked_fill(~cut[:, None], torch.inf)
-    cuts = places[distance.argmin(2)]
-    begin, size = cuts[:, :-1], cuts.diff()
-    fits = (size > 0).all(1, keepdim=True) & (last - first + k <= x.lengths[:, None])  # with [SEP]
-    return begin, size, fits
+    cut = ends & x.valid() & (places >= k)  # with fewer tokens before, there is no room for [SEP]
+    cuts = F.pad(places.where(cut, length + 1).sort(1).values, (0, k))  # [B, T + k], those of cuts first
+    sentences = (cut.sum(1, keepdim=True) - 1).clamp(min=0)
+    number = sentences // k + (key.argsort(1).argsort(1) < sentences % k)  # of each segment
+    bounds = cuts.gather(1, F.pad(number.cumsum(1), (1, 0)))  # [B, k + 1]
+    begin, size = equal_spans(x, k)
+    enough = sentences >= k
+    return bounds[:, :-1].where(enough, begin), bounds.diff().where(enough, size)
 
 
 def classifier(width: int, classes: int) -> nn.Sequential:

@@ -14,17 +14,17 @@ from ssl_zoo.nn import full_precision
 from ssl_zoo_text.backbones import TransformersEncoder
 from ssl_zoo_text.masking import TokenHead, choose_targets, corrupt, masked_loss, share
 from ssl_zoo_text.recipes import recipe
-from ssl_zoo_text.segments import classifier, permute
+from ssl_zoo_text.segments import classifier, permute, sentence_spans
 from ssl_zoo_text.spec import Text, TextSpec
 
 
 class SentenceOrder(Task):
     """The permutation of k consecutive segments is classified, beside BERT's masked tokens.
 
-    Segments are whole sentences, about equally many tokens, where a block has enough; else of equal
-    length, cut without regard to sentences. So whether a segment ends within a sentence does not tell
-    the order. Chance is 1 / k!. A block that spans two documents may have no right order, so that the
-    accuracy stays below 1.
+    Segments are whole sentences, about equally many, where a block has enough; else of equal length, cut
+    without regard to sentences. So neither whether a segment ends within a sentence nor how long it is
+    tells the order. Chance is 1 / k!. A block that spans two documents may have no right order, so that
+    the accuracy stays below 1.
     """
 
     name = "sentence-order"
@@ -56,7 +56,8 @@ class SentenceOrder(Task):
         orders = torch.tensor(list(permutations(range(self.options.k))), device=x.ids.device)  # [k!, k]
         number = (rng.uniform(len(x.ids)) * len(orders)).long()
         ends = self.spec.tables.ends_sentence.to(x.ids.device)[x.ids]
-        x = permute(x, orders[number], ends)
+        spans = sentence_spans(x, ends, rng.uniform(*orders[number].shape))
+        x = permute(x, orders[number], *spans)
         if self.token_head is None:
             return x, number
         targets = choose_targets(x, self.spec, self.options.rate, False, rng)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import CASE
-from ssl_zoo_text.segments import permute
+from ssl_zoo_text.segments import equal_spans, permute, sentence_spans
 from ssl_zoo_text.sentence_order import SentenceOrder
 from ssl_zoo_text.spec import Text
 from ssl_zoo_text.tokenizer import CLS, PAD, SEP
@@ -41,7 +41,7 @@ def texts(n: int, length: int, seed: int = 0) -> Text:
 def test_segments_are_those_of_a_literal_loop(k: int) -> None:
     x = texts(40, 37)
     order = torch.stack([torch.randperm(k) for _ in range(40)])
-    y = permute(x, order)
+    y = permute(x, order, *equal_spans(x, k))
     for row in range(40):
         length = int(x.lengths[row])
         size = (length - k) // k  # [CLS] and k - 1 [SEP] stand between the segments
@@ -54,28 +54,40 @@ def test_segments_are_those_of_a_literal_loop(k: int) -> None:
         assert y.ids[row].tolist() == expected + [PAD] * (37 - len(expected))
 
 
-def literal_spans(body: list[int], ends: list[bool], k: int, room: int) -> list[list[int]] | None:
-    """Return k segments of whole sentences of the tokens behind [CLS], None if there are too few."""
-    cuts = [i + 1 for i, end in enumerate(ends) if end]
-    if not cuts or cuts[-1] - cuts[0] + k > room:
+def literal_spans(body: list[int], ends: list[bool], key: list[float]) -> list[list[int]] | None:
+    """Return segments of whole sentences of the tokens behind [CLS], None if there are too few.
+
+    There are as many as numbers in `key`; those of the smallest have the sentences that are left over.
+    """
+    k = len(key)
+    cuts = [i + 1 for i, end in enumerate(ends) if end and i + 1 >= k - 1]
+    sentences = [body[a:b] for a, b in pairwise(cuts)]
+    if len(sentences) < k:
         return None
-    ideal = [cuts[0] + (cuts[-1] - cuts[0]) * i / k for i in range(k + 1)]
-    chosen = [min(cuts, key=lambda cut: abs(cut - share)) for share in ideal]
-    segments = [body[a:b] for a, b in pairwise(chosen)]
-    return segments if all(segments) else None
+    more = sorted(range(k), key=lambda i: key[i])[: len(sentences) % k]
+    numbers = [len(sentences) // k + (i in more) for i in range(k)]
+    rest = iter(sentences)
+    return [[token for _ in range(number) for token in next(rest)] for number in numbers]
+
+
+def ends_of(x: Text, seed: int, share: float = 0.15) -> torch.Tensor:
+    """Return random ends of sentences, bool [B, T], none at [CLS]."""
+    ends = torch.rand(x.ids.shape, generator=torch.Generator().manual_seed(seed)) < share
+    ends[:, 0] = False
+    return ends
 
 
 @pytest.mark.parametrize("k", [2, 3, 4])
 def test_segments_are_whole_sentences_where_there_are_enough(k: int) -> None:
     x = texts(200, 37)
-    ends = torch.rand(x.ids.shape, generator=torch.Generator().manual_seed(k)) < 0.15
-    ends[:, 0] = False
+    ends, key = ends_of(x, k), torch.rand(200, k, generator=torch.Generator().manual_seed(0))
     order = torch.stack([torch.randperm(k) for _ in range(200)])
-    y, equal, number = permute(x, order, ends), permute(x, order), 0
+    y, equal = (permute(x, order, *t) for t in (sentence_spans(x, ends, key), equal_spans(x, k)))
+    number = 0
     for row in range(200):
         length = int(x.lengths[row])
         body, inner = x.ids[row, 1:length].tolist(), ends[row, 1:length].tolist()
-        segments = literal_spans(body, inner, k, length)
+        segments = literal_spans(body, inner, key[row].tolist())
         if segments is None:
             assert y.ids[row].equal(equal.ids[row])
             assert y.lengths[row] == equal.lengths[row]
@@ -84,22 +96,44 @@ def test_segments_are_whole_sentences_where_there_are_enough(k: int) -> None:
         expected = [CLS]
         for place, segment in enumerate(order[row].tolist()):
             expected += ([SEP] if place else []) + segments[segment]
-        assert int(y.lengths[row]) == len(expected)
+        assert int(y.lengths[row]) == len(expected) <= length
         assert y.ids[row].tolist() == expected + [PAD] * (37 - len(expected))
     assert 20 < number < 200
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_the_sentences_in_another_order_have_the_segments_in_that_order(k: int) -> None:
+    """So that of independent sentences, all orders of which are as likely, none tells the segments'."""
+    x = Text(torch.ones(500, 64, dtype=torch.int64), torch.full((500,), 64))
+    ends, key = ends_of(x, 0), torch.rand(500, k)
+    begin, size = sentence_spans(x, ends, key)
+    moved = 0
+    for row in range(500):
+        segments = [ends[row, a : a + n] for a, n in zip(begin[row], size[row], strict=True)]
+        if not all(segment.any() for segment in segments) or begin[row, 0] == 1:
+            continue  # too few sentences
+        order = torch.randperm(k)
+        other = ends[row].clone()
+        other[begin[row, 0] : begin[row, -1] + size[row, -1]] = torch.cat([segments[i] for i in order])
+        first, again = sentence_spans(Text(*(t[:1] for t in x)), other[None], key[row, order][None])
+        assert again[0].equal(size[row, order])
+        assert first[0, 0] == begin[row, 0]
+        moved += 1
+    assert moved > 300
 
 
 @pytest.mark.parametrize("k", [2, 3, 4])
 def test_the_inverse_order_restores_the_block_and_no_order_moves_sep(k: int) -> None:
     x = texts(30, 41)
     same = torch.arange(k).expand(30, k)
-    plain = permute(x, same)
+    spans = equal_spans(x, k)
+    plain = permute(x, same, *spans)
     for order in permutations(range(k)):
         drawn = torch.tensor(order).expand(30, k)
-        y = permute(x, drawn)
+        y = permute(x, drawn, *spans)
         assert (y.ids == SEP).equal(plain.ids == SEP)
         assert y.lengths.equal(plain.lengths)
-        restored = permute(y, drawn.argsort(1))
+        restored = permute(y, drawn.argsort(1), *equal_spans(y, k))
         assert restored.ids.equal(plain.ids)
 
 
@@ -107,7 +141,7 @@ def test_padding_adds_nothing() -> None:
     x = texts(20, 33)
     order = torch.stack([torch.randperm(3) for _ in range(20)])
     wide = Text(torch.nn.functional.pad(x.ids, (0, 9), value=PAD), x.lengths)
-    narrow, padded = permute(x, order), permute(wide, order)
+    narrow, padded = (permute(t, order, *equal_spans(t, 3)) for t in (x, wide))
     assert padded.ids[:, :33].equal(narrow.ids)
     assert (padded.ids[:, 33:] == PAD).all()
     assert padded.lengths.equal(narrow.lengths)
@@ -129,8 +163,9 @@ def test_orders_are_uniform_and_the_target_is_the_order_of_the_text() -> None:
     assert ((counts - 1000.0) ** 2 / 1000).sum() < 58
     orders = torch.tensor(list(permutations(range(4))))
     some = Text(x.ids[:100], x.lengths[:100])
-    ends = task.spec.tables.ends_sentence[some.ids]
-    assert y.ids[:100].equal(permute(some, orders[number[:100]], ends).ids)
+    spans = sentence_spans(some, task.spec.tables.ends_sentence[some.ids], torch.rand(100, 4))
+    assert spans[0].equal(equal_spans(some, 4)[0]), "of too few sentences"
+    assert y.ids[:100].equal(permute(some, orders[number[:100]], *spans).ids)
 
 
 @pytest.mark.parametrize("k", [2, 3, 4])
