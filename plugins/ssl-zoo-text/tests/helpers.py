@@ -73,3 +73,8 @@ WIDTHS: dict[str, dict[str, int]] = {
 
 CASE: dict[str, Any] = {"backbone": {"name": "bert-tiny"}, "data": [SmallTexts()]}
 """The arguments of a case of a task that takes the network of BERT."""
+MODERN: dict[str, Any] = {
+    "backbone": {"name": "modernbert-tiny"},
+    "data": [SmallTexts("modernbert-tiny")],
+}
+"""Those of one with a network of the family of its default."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CASE, SmallTexts, small_spec
+from helpers import CASE, MODERN, SmallTexts, small_spec
 from ssl_zoo_text.bert import BERT
 from ssl_zoo_text.coding import Blocks, encode
 from ssl_zoo_text.masking import choose_targets, corrupt, first_of_word, mean_cross_entropy
@@ -25,6 +25,11 @@ from ssl_zoo.views import Rng
 
 @parametrize_with_checks(BERT, **CASE)
 def test_conformance(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(BERT, **MODERN)
+def test_conformance_with_modernbert(check: Check) -> None:
     check()
 
 

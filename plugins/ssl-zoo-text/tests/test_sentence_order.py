@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CASE
+from helpers import CASE, MODERN
 from ssl_zoo_text.segments import equal_spans, permute, sentence_spans
 from ssl_zoo_text.sentence_order import SentenceOrder
 from ssl_zoo_text.spec import Text
@@ -20,6 +20,11 @@ from ssl_zoo.views import Rng
 
 @parametrize_with_checks(SentenceOrder, **CASE)
 def test_conformance(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(SentenceOrder, **MODERN)
+def test_conformance_with_modernbert(check: Check) -> None:
     check()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import CASE, SmallTexts, small_data
+from helpers import CASE, MODERN, SmallTexts, small_data
 from ssl_zoo_text.segments import split_halves
 from ssl_zoo_text.simcse import SimCSE
 from ssl_zoo_text.spec import Text
@@ -20,6 +20,11 @@ from ssl_zoo.tools.views import NEAREST, columns
 
 @parametrize_with_checks(SimCSE, **CASE)
 def test_conformance(check: Check) -> None:
+    check()
+
+
+@parametrize_with_checks(SimCSE, **MODERN)
+def test_conformance_with_modernbert(check: Check) -> None:
     check()
 
 

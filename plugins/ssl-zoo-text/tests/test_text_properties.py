@@ -15,6 +15,7 @@ from ssl_zoo_text.bert import BERT
 from ssl_zoo_text.electra import ELECTRA
 from ssl_zoo_text.gpt import GPT
 from ssl_zoo_text.masking import Targets, at
+from ssl_zoo_text.sentence_order import SentenceOrder
 from ssl_zoo_text.spec import Text, TextSpec
 from ssl_zoo_text.tokenizer import CLS, MASK, SPECIALS
 from ssl_zoo_text.xlnet import XLNet
@@ -27,11 +28,13 @@ from ssl_zoo.runs.provenance import provenance
 WORDS = 8
 """The number V of ordinary tokens."""
 LENGTH = 16
+N_NEW = 8192
+"""The number of new texts on which chance is told from knowledge."""
 
 
-def spec() -> TextSpec:
-    """Return the description of texts of V words."""
-    names = [*SPECIALS, *(f"w{i}" for i in range(WORDS))]
+def spec(ends: int = 0) -> TextSpec:
+    """Return the description of texts of V words, of which some end a sentence."""
+    names = [*SPECIALS, *(f"w{i}" + "." * (i < ends) for i in range(WORDS))]
     vocabulary = {name: i for i, name in enumerate(names)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     return TextSpec(length=LENGTH, tokenizer=tokenizer.to_str())
@@ -58,14 +61,16 @@ def of_half(n: int, generator: torch.Generator) -> Text:
     return Text(ids.where(ids < len(SPECIALS) + WORDS // 2, ids - WORDS // 2), lengths)
 
 
-def trained(cls: Any, backbone: str, texts: Any, steps: int) -> tuple[Any, torch.Generator]:
+def trained(
+    cls: Any, backbone: str, texts: Any, steps: int, ends: int = 0, **task_options: Any
+) -> tuple[Any, torch.Generator]:
     """Return a task after some steps, each on new texts."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     options = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
     options |= {"d_head": 16} if cls is XLNet else {}
-    encoder = backbones()[backbone](BackboneConfig(name=backbone, options=options), spec())
-    task = cls(encoder, cls.Options(), spec())
+    encoder = backbones()[backbone](BackboneConfig(name=backbone, options=options), spec(ends))
+    task = cls(encoder, cls.Options(**task_options), spec(ends))
     if cls is ELECTRA:  # its generator draws from all ordinary tokens
         task.generate = any_token
     optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
@@ -103,6 +108,27 @@ def nats_of_hidden(task: Any, x: Text) -> torch.Tensor:
     each = F.cross_entropy(logits.flatten(0, 1), targets.ids.flatten(), reduction="none")
     hidden = (masked.ids.gather(1, targets.places) == MASK) & (targets.weight > 0)
     return each[hidden.flatten()]
+
+
+@pytest.mark.parametrize(("k", "ends"), [(2, 2), (3, 0)])
+def test_independent_tokens_do_not_tell_the_order_of_segments(k: int, ends: int) -> None:
+    """Neither of whole sentences, of four tokens on average, nor of equal segments."""
+    task, generator = trained(SentenceOrder, "bert-tiny", uniform, 150, ends, k=k, mlm_weight=0.0)
+    check_chance(task, generator, "order", math.factorial(k))
+
+
+def test_independent_tokens_do_not_tell_the_next_sentence() -> None:
+    task, generator = trained(BERT, "bert-tiny", uniform, 150, next_sentence=True)
+    check_chance(task, generator, "next_sentence", 2)
+
+
+def check_chance(task: Any, generator: torch.Generator, name: str, classes: int) -> None:
+    """Check that new texts are classified no better than by chance, within five deviations."""
+    with torch.no_grad():
+        logs = task(task.views(uniform(N_NEW, generator), Rng(-1))).logs
+    p = 1 / classes
+    assert float(logs[f"{name}_accuracy"]) < p + 5 * (p * (1 - p) / N_NEW) ** 0.5
+    assert float(logs[name]) > math.log(classes) - 0.01
 
 
 TASKS = [(GPT, "gpt2-tiny"), (BERT, "bert-tiny"), (XLNet, "xlnet-tiny")]

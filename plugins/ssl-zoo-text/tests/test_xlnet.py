@@ -14,6 +14,7 @@ from ssl_zoo_text.spec import Text
 from ssl_zoo_text.xlnet import Views, XLNet
 
 from ssl_zoo import Unsuitable
+from ssl_zoo.backbones.build import create_encoder
 from ssl_zoo.testing import Case, Check, parametrize_with_checks
 from ssl_zoo.views import Rng
 
@@ -25,10 +26,15 @@ def test_conformance(check: Check) -> None:
     check()
 
 
-def task_and_views(n: int = 8) -> tuple[Any, Views]:
+def task_and_views(n: int = 8, layers: int = 2) -> tuple[Any, Views]:
     case = Case.of(XLNet, **CASE)
-    task: Any = case.build().eval()
-    assert task.encoder.network.config.num_hidden_layers == 2
+    texts = SmallTexts("xlnet-tiny")
+    config = texts.config.model_copy(
+        update={"options": {**texts.config.options, "num_hidden_layers": layers}}
+    )
+    torch.manual_seed(0)
+    task: Any = XLNet(create_encoder(config, texts.spec), XLNet.Options(), texts.spec).eval()
+    assert len(task.encoder.network.layer) == layers
     return task, task.views(case.data.batch(n), Rng(0))
 
 
@@ -95,8 +101,9 @@ def test_a_target_is_seen_by_later_ones_alone() -> None:
         assert (change[later] > 0).all()
 
 
-def test_logits_have_no_gradient_at_their_own_token_nor_at_later_ones() -> None:
-    task, views = task_and_views(4)
+@pytest.mark.parametrize("layers", [2, 4])
+def test_logits_have_no_gradient_at_their_own_token_nor_at_later_ones(layers: int) -> None:
+    task, views = task_and_views(4, layers)
     x, targets, order = views
     embedded: list[torch.Tensor] = []
 
