@@ -218,6 +218,47 @@ def test_training_is_measured_in_texts(folder: Path) -> None:
     assert "texts/s" in ssl_zoo_ends(folder, "bench", *arguments).out
 
 
+def test_a_task_is_checked(folder: Path) -> None:
+    done = ssl_zoo_ends(folder, "check", "bert", "--data", "corpus", *SETTINGS)
+    assert re.search(r"^passed +two_processes_are_one: ", done.out, re.MULTILINE)
+    assert re.search(r"^\d+ passed, \d+ skipped$", done.out, re.MULTILINE)
+
+
+def test_two_processes_train_as_one_with_their_own_numbers_of_targets(folder: Path) -> None:
+    """Documents are short, so that blocks are padded; targets are means over those of both processes."""
+    few = [*training("two")[:-4], "--samples", "320", "--set", "train.log_every=1", "--protocol", "knn"]
+    few[few.index("two")] = "one"
+    ssl_zoo_ends(folder, *few)
+    few[few.index("one")] = "both"
+    ssl_zoo_ends(folder, *few, "--devices", "2")
+    alone, shared = (
+        [json.loads(line)["loss"] for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "both")
+    )
+    assert len(alone) == 10
+    assert shared == pytest.approx(alone, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["empty.txt"], "bad has no text, and two are needed, one to train and one to evaluate on;"),
+        (["a.png", "b.png"], "bad has no texts (it has 2 .png); texts are files ending in .txt, .md,"),
+    ],
+)
+def test_a_folder_without_texts_is_refused_in_a_line_and_nothing_is_written(
+    tmp_path: Path, names: list[str], message: str
+) -> None:
+    (tmp_path / "bad").mkdir()
+    for name in names:
+        (tmp_path / "bad" / name).touch()
+    code, out, err = Command(tmp_path, "train", "--task", "bert", "--data", "bad", "--out", "run").done()
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith(f"error: data.source: {message}")
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_tasks_on_text_are_compared(folder: Path) -> None:
     arguments = ["--data", "corpus", "--seeds", "1", "--samples", "640", *SETTINGS]
     protocols = ["--protocol", "knn", "--baselines", "raw,random-init,supervised-text"]
