@@ -19,8 +19,8 @@ class SimCSE(Task):
     """The features of a text agree with those of another pass of it, whose dropout differs.
 
     With `positive` halves, two neighbouring spans agree, as in DeCLUTR (Giorgi et al. 2021,
-    arXiv:2006.03659) and Contriever (Izacard et al. 2021, arXiv:2112.09118, section 3.1). From random
-    weights it learns little more than which words occur; start from a run of `bert`.
+    arXiv:2006.03659) and Contriever (Izacard et al. 2021, arXiv:2112.09118, section 3.1). Dropout is for
+    networks that were trained for long, as in the paper; from random weights it teaches little.
     """
 
     name = "simcse"
