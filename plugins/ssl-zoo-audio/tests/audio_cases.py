@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ssl_zoo.testing import Case
 
-MEL = {"name": "mel-mini", "options": {"width": 32, "layers": 2}}
-WAVES = {"name": "wav2vec2-mini", "options": {"width": 32, "layers": 2, "channels": 32}}
-WAVE = {"name": "wav2vec2-mini", "options": {"width": 32, "layers": 1, "channels": 16}}
+MEL: dict[str, Any] = {"name": "mel-mini", "options": {"width": 32, "layers": 2}}
+WAVES: dict[str, Any] = {"name": "wav2vec2-mini", "options": {"width": 32, "layers": 2, "channels": 32}}
+WAVE: dict[str, Any] = {"name": "wav2vec2-mini", "options": {"width": 32, "layers": 1, "channels": 16}}
 SMALL_HUBERT = {"clusters": 10, "sample": 256, "layer": 2}
 SMALL_WAV2VEC2 = {"negatives": 10, "entries": 16, "out": 32}
 CAUSAL = {"name": "mel-gru", "options": {"width": 32, "patch": 1, "layers": 1}}
