@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from safetensors.torch import load_file
 
 from ssl_zoo.cli import app
 from ssl_zoo.runs.checkpoints import read_checkpoint
+
+PAGE = Path(__file__).parents[3] / "docs" / "audio.md"
 
 FAST = [*("--device", "cpu", "--precision", "fp32", "--no-tune", "--batch-size", "16")]
 TINY = ["--set", "backbone.options={width: 16, layers: 2, heads: 2, channels: 16, layer: 1}"]
@@ -114,6 +117,39 @@ def test_a_killed_run_ends_as_one_that_was_not(folder: Path, zoo: Zoo) -> None:
     assert scores == again
 
 
+def test_two_processes_train_as_one_with_their_own_numbers_of_hidden_places(
+    folder: Path, zoo: Zoo
+) -> None:
+    train = [
+        "--task",
+        "wav2vec2",
+        "--backbone",
+        "mel-mini",
+        *TINY[:1],
+        "backbone.options={width: 16, layers: 2, heads: 2}",
+    ]
+    train += [*FAST, *LOGGED, "--samples", "160", "--protocol", "knn"]
+    zoo("train", *train, "--out", "one")
+    python(folder, "-m", "ssl_zoo", "train", *train, "--out", "two", "--devices", "2")
+    logs = [(folder / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two")]
+    alone, shared = ([json.loads(line)["contrastive"] for line in lines] for lines in logs)
+    assert len(alone) == 10
+    assert shared == pytest.approx(alone, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "photo.png"])
+def test_a_folder_without_sound_is_refused_in_a_line_and_nothing_is_written(
+    folder: Path, zoo: Zoo, name: str
+) -> None:
+    (folder / name).mkdir()
+    (folder / name / name).write_bytes(b"\0" * 100)
+    out, err = zoo("train", "--task", "wav2vec2", "--data", name, "--out", "none", code=2)
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith(f"error: data.source: {name} has no audio")
+    assert not (folder / "none").exists()
+
+
 def test_eval_measures_what_training_did(folder: Path, zoo: Zoo) -> None:
     measured = json.loads((folder / "run" / "results.json").read_text())["scores"]
     scores = json.loads(zoo("eval", "run", "--protocol", "knn", "--json")[0])["scores"]
@@ -165,3 +201,32 @@ def test_tasks_on_sound_and_on_images_are_not_compared(folder: Path, zoo: Zoo) -
         "(hubert: audio; simclr: image); choose those of one kind"
     )
     assert not (folder / "mixed").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PAGE.is_file(), reason="the distribution is tested without the documentation")
+def test_the_commands_of_the_page_on_sound_work(tmp_path: Path) -> None:
+    """Those on data of Debian's packages are left out where these are not installed."""
+    rng = np.random.default_rng(0)
+    for name in [f"{kind}/{i}" for kind in ("dog", "cat") for i in range(40)]:
+        (tmp_path / "sounds" / name).parent.mkdir(parents=True, exist_ok=True)
+        wave = 0.1 * rng.standard_normal(8000)
+        soundfile.write(tmp_path / "sounds" / f"{name}.wav", wave, 16000, "FLOAT")
+    lines = re.findall("^    ssl-zoo (.*)$", PAGE.read_text("utf-8"), re.MULTILINE)
+    assert len(lines) > 10
+    for line in lines:
+        arguments = shlex.split(line, comments=True)
+        if all(Path(a).exists() for a in arguments if a.startswith("/usr/")):
+            python(tmp_path, "-m", "ssl_zoo", *briefly(arguments))
+
+
+def briefly(arguments: list[str]) -> list[str]:
+    """Return the arguments of a command with a budget of few clips, where it trains."""
+    command = arguments[0]
+    if command not in ("train", "compare"):
+        return arguments
+    for option in ("--minutes", "--samples", "--epochs"):
+        if option in arguments:
+            place = arguments.index(option)
+            arguments = [*arguments[:place], *arguments[place + 2 :]]
+    return [*arguments, "--samples", "64", *(["--seeds", "1"] if command == "compare" else [])]
