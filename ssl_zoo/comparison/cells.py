@@ -25,7 +25,7 @@ from ssl_zoo.comparison.networks import (
 from ssl_zoo.config.schema import BackboneConfig, DataConfig, EncoderConfig, RunConfig
 from ssl_zoo.data import DataSet
 from ssl_zoo.errors import Interrupted, SslZooError, Unsuitable, Unwritable, UserError
-from ssl_zoo.evaluation import Subject, known_protocols, report_no_scores, score, unsupported_protocols
+from ssl_zoo.evaluation import Subject, known_protocols, score, unsupported_protocols
 from ssl_zoo.evaluation.correctness import write_correctness
 from ssl_zoo.evaluation.scoring import of_encoder
 from ssl_zoo.plugins.families import BASELINE_FAMILY
@@ -177,7 +177,6 @@ class Cell(ABC):
         for name in self.missing_protocols():
             if name not in unsupported:
                 try:
-                    report_no_scores(subject, [name])
                     scores = score(subject, [name])
                     self._keep_correctness(name, subject)
                     self.folder.add_scores({subject.name: scores})

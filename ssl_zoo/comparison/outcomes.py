@@ -17,7 +17,7 @@ from ssl_zoo.comparison.table import Table, build_table
 from ssl_zoo.config.schema import EncoderConfig, RunConfig
 from ssl_zoo.config.settings import result_affecting_settings
 from ssl_zoo.errors import UserError
-from ssl_zoo.evaluation import evaluate, protocols
+from ssl_zoo.evaluation import evaluate, known_protocols, protocols
 from ssl_zoo.evaluation.scoring import PRETRAINED, UNTRAINED
 from ssl_zoo.plugins.registry import registry
 from ssl_zoo.plugins.specs import spec_class
@@ -36,7 +36,7 @@ def sweep_table(sweep: Sweep) -> Table:
     specs = _specs([comparison.modality])
     noun = _noun(outcomes, specs)
     foot = [*_row_notes(outcomes, specs), *_backbone_notes(outcomes, sweep.config)]
-    foot += _settings_notes(outcomes, noun)
+    foot += [*_settings_notes(outcomes, noun), *_no_scores_notes(outcomes)]
     return build_table(outcomes, _title(sweep.config), comparison.columns, comparison.sort, foot, noun)
 
 
@@ -77,7 +77,7 @@ def record_table(
     noun = _noun(outcomes, specs)
     common = representative(records).config
     foot = [*_row_notes(outcomes, specs), *_backbone_notes(outcomes, common)]
-    foot += _settings_notes(outcomes, noun)
+    foot += [*_settings_notes(outcomes, noun), *_no_scores_notes(outcomes)]
     title = _title(common)
     return build_table(outcomes, title, columns, sort, foot, noun, by_family=True, planned=planned)
 
@@ -301,3 +301,17 @@ def _settings_notes(outcomes: Sequence[Outcome], noun: str) -> list[str]:
     for reason, without in left_out.items():
         notes.append(f"The data {reason}, so there is no {', no '.join(sorted(without))}.")
     return notes
+
+
+def _no_scores_notes(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return a note on each protocol that suits the data, has evaluated rows, and has scores of none."""
+    evaluated = [outcome for outcome in outcomes if "left_out" not in outcome.facts]
+    cells = [outcome.facts.get("cell", {}) for outcome in evaluated]
+    done = dict.fromkeys(name for cell in cells for name in cell.get("protocols", ()))
+    unsupported = {name for cell in cells for name in cell.get("unsupported", {})}
+    known, scored = known_protocols(), {metric for outcome in outcomes for metric in outcome.scores}
+    return [
+        f"No row can be measured by {name}; ssl-zoo eval RUN --protocol {name} says why."
+        for name in done
+        if name in known and name not in unsupported and not known[name].metrics.keys() & scored
+    ]

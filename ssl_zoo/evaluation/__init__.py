@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         baselines,
         report_no_scores,
         score,
+        scored_protocols,
         unsupported_protocols,
     )
     from ssl_zoo.evaluation.subject import Subject, dry_run, evaluating
@@ -46,6 +47,7 @@ _HOMES = {
     "evaluate": "api",
     "report_no_scores": "scoring",
     "score": "scoring",
+    "scored_protocols": "scoring",
     "unsupported_protocols": "scoring",
     "Subject": "subject",
     "dry_run": "subject",
@@ -69,6 +71,7 @@ __all__ = [
     "protocols",
     "report_no_scores",
     "score",
+    "scored_protocols",
     "standard_protocols",
     "unsupported_protocols",
     "warnings",

@@ -23,7 +23,14 @@ from ssl_zoo.errors import Unwritable, UserError
 from ssl_zoo.evaluation.classifier import CLASSIFIER_FILE, KeptClassifier, fingerprint
 from ssl_zoo.evaluation.protocol import Scores, known_protocols, protocols, standard_protocols
 from ssl_zoo.evaluation.reading import Gain, measure_gains, standard_correctness, write_gains
-from ssl_zoo.evaluation.scoring import UNTRAINED, baselines, of_encoder, report_no_scores, score
+from ssl_zoo.evaluation.scoring import (
+    UNTRAINED,
+    baselines,
+    of_encoder,
+    report_no_scores,
+    score,
+    scored_protocols,
+)
 from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.notices import Notice
 from ssl_zoo.runs.backbone import read_spec
@@ -208,6 +215,7 @@ def _evaluate_network(
         if with_baselines and backbone.starts_trained:
             untrained = config.model_copy(update={"backbone": backbone.untrained()})
             subjects.append(of_encoder(untrained, samples, device, UNTRAINED))
+        names = scored_protocols(names, subjects[0])
         return Evaluation({s.name: score(s, names) for s in subjects})
 
 
@@ -352,7 +360,8 @@ def _evaluate_run(
         if with_baselines:
             known = replace(samples, spec=task.spec)  # with the number of samples trained on
             others = baselines(config, known, device)
-            rows |= {s.name: score(s, names) for s in others}
+            shared = scored_protocols(names, subject)
+            rows |= {s.name: score(s, shared) for s in others}
             correct = {s.name: standard_correctness(s, names) for s in others}
             rows.gains = measure_gains(standard_correctness(subject, names), correct)
             rows.noun = samples.spec.noun

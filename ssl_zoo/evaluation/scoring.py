@@ -51,6 +51,11 @@ def report_no_scores(subject: Subject, names: Iterable[str]) -> None:
             _NO_SCORES(f"{name}: {reason}")
 
 
+def scored_protocols(names: Iterable[str], subject: Subject) -> list[str]:
+    """Return the named protocols that have scores of a subject, with which baselines are compared."""
+    return [name for name, protocol in protocols(names).items() if not protocol.no_scores(subject)]
+
+
 def unsupported_protocols(names: Iterable[str], data: DataSet) -> dict[str, str]:
     """Return the named protocols that the data does not support, with the reason for each."""
     return {name: reason for name, p in protocols(names).items() if (reason := p.unsupported(data))}

@@ -23,6 +23,7 @@ from ssl_zoo.evaluation import (
     protocols,
     report_no_scores,
     score,
+    scored_protocols,
     standard_protocols,
     unsupported_protocols,
 )
@@ -212,7 +213,7 @@ def finish(trainer: Trainer, task: Task, run: Run, names: Iterable[str], with_ba
         if with_baselines:
             others = {}
             for baseline in baselines(config, data, device):
-                _evaluate(run, baseline, names)
+                _evaluate(run, baseline, scored_protocols(names, subject))
                 others[baseline.name] = standard_correctness(baseline, names)
             gains = measure_gains(correct, others)
             with distributed.failing_together():

@@ -170,6 +170,18 @@ def test_accuracy_is_averaged_over_machines_and_throughput_is_marked(folder: Pat
     assert note.endswith("; those with (a) on NVIDIA H100.")
 
 
+def test_a_protocol_that_has_scores_of_no_row_is_noted_and_of_some_rows_is_not(folder: Path) -> None:
+    def measured(values: dict[str, Any]) -> None:
+        values["cell"]["protocols"].append("health")
+
+    for file in folder.iterdir():
+        edit(file, measured)
+    note = "No row can be measured by health; ssl-zoo eval RUN --protocol health says why."
+    assert note in record_table(folder).foot
+    edit(folder / "raw.json", lambda values: values["scores"].update(rankme=10.0))
+    assert not any("can be measured" in text for text in record_table(folder).foot)
+
+
 def test_the_command_in_a_record_names_no_folder_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["/opt/bin/ssl-zoo", "compare", "--out", "/home/me/my runs/a", "--seeds", "1"]
     monkeypatch.setattr("sys.argv", words)

@@ -15,7 +15,6 @@ from ssl_zoo_text.backbones import TransformersEncoder
 from ssl_zoo_text.masking import mean_cross_entropy
 from ssl_zoo_text.recipes import recipe
 from ssl_zoo_text.spec import Text, TextSpec
-from ssl_zoo_text.tokenizer import SEP
 
 
 class GPT(Task):
@@ -67,20 +66,16 @@ class GPT(Task):
     def likelihood(self, x: Text) -> Tensor:
         """Return for each text the nats of its tokens and the bytes they spell, [B, 2].
 
-        [CLS] does not count, nor does [SEP] at the end: it ends each passage that is evaluated, but in
-        training documents alone.
+        `Text.total` says which tokens count.
 
         Raises:
             TypeError: the tokens are not made of bytes.
         """
         if self.num_bytes is None:
             raise TypeError("tokens that are not made of bytes have no number of bytes")
-        valid, end = x.valid(), (x.lengths - 1)[:, None]
-        closes = torch.zeros_like(valid).scatter(1, end, x.ids.gather(1, end) == SEP)
-        targets, weight = x.ids[:, 1:], (valid & ~closes)[:, 1:].float()
-        logits = full_precision(self.logits(x))
-        nats = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none") * weight
-        return torch.stack([nats.sum(1), (self.num_bytes[targets] * weight).sum(1)], 1)
+        logits = full_precision(self.logits(x)).transpose(1, 2)
+        nats = F.cross_entropy(logits, x.ids[:, 1:], reduction="none")  # none of the first token
+        return x.total(F.pad(nats, (1, 0)), self.num_bytes[x.ids])
 
     def gallery(self, views: tuple[Text]) -> dict[str, Any]:
         """Return the blocks."""

@@ -1,4 +1,4 @@
-"""The protocol `likelihood`: how well a language model predicts held-out text, in bits per byte."""
+"""The protocol `likelihood`: how well a language model predicts the test split, in bits per byte."""
 
 from __future__ import annotations
 
@@ -6,62 +6,50 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_zoo import Task
 from ssl_zoo.evaluation import Metric, Protocol, Subject
-from ssl_zoo_text.spec import Text, TextSpec
-from ssl_zoo_text.tokenizer import SPECIALS
+from ssl_zoo_text.spec import Text
 
 
 def no_scores(subject: Subject) -> str:
-    """Return why a subject has no bits per byte: no language model, no bytes, or nothing held out.
+    """Return why a subject has no bits per byte: no language model, tokens that are not bytes, no test.
 
     A task with masked tokens has a pseudo-likelihood alone, which is not comparable, and is left out.
+    The raw input, whose features are counts of tokens, stands for a unigram model.
     """
     task, data = subject.module, subject.data
-    if not isinstance(task, Task):
+    spec: Any = data.spec
+    if isinstance(task, Task):
+        if not hasattr(task, "likelihood"):
+            return f"{task.name} gives none; train a language model, such as gpt"
+    elif subject.encoder is not None:
         return f"{subject.name} is a network without a head; evaluate a run of gpt"
-    if not hasattr(task, "likelihood"):
-        return f"{task.name} gives none; train a language model, such as gpt"
-    if data.spec.tables.num_bytes is None:  # type: ignore[attr-defined]
+    elif not spec.counts:
+        return f"how often the tokens of {data.name} occur is unknown; evaluate a run"
+    if spec.tables.num_bytes is None:
         return f"tokens of {data.name} spell no bytes; train with data.options.tokenizer=bpe"
     if data.test is None:
-        return f"nothing of {data.name} is held out; set data.holdout"
+        return f"{data.name} has no text that was not trained on; raise data.holdout"
     return ""
 
 
-def unigram_nats(x: Text, spec: TextSpec) -> Tensor:
-    """Return for each text the nats of its tokens by their frequency alone, [B].
-
-    The frequency is that in the train split, with one added to the count of each ordinary token, so that
-    those that did not occur there are possible (Laplace's rule of succession).
-    """
-    counts = torch.ones(spec.vocabulary, dtype=torch.float64)
-    counts[: len(SPECIALS)] = 0
-    counts += torch.tensor(spec.counts or (0,))
-    nats = F.pad((counts.sum() / counts[len(SPECIALS) :]).log(), (len(SPECIALS), 0))
-    return nats.float().to(x.ids.device)[x.ids].sum(1)
-
-
 def measure(subject: Subject) -> Mapping[str, float]:
-    """Return the bits per byte of a language model on the test split, and those of a unigram model."""
+    """Return the bits per byte of the test split."""
     task: Any = subject.module
-    data, spec = subject.data, subject.data.spec
-    assert data.test is not None
-    assert isinstance(spec, TextSpec)
+    spec: Any = subject.data.spec
+    likelihood = spec.unigram_likelihood if subject.encoder is None else task.likelihood
 
     def of_batch(batch: Text) -> Tensor:
-        x = spec.prepare(batch)
         with subject.device.autocast():
-            sums: Tensor = task.likelihood(x)
-        return torch.cat([sums, unigram_nats(x, spec)[:, None]], 1)
+            sums: Tensor = likelihood(spec.prepare(batch))
+            return sums
 
-    nats, spelled, unigram = subject.extract(data.test, None, of_batch).double().sum(0).tolist()
-    bits = math.log(2) * spelled
-    return {"bits-per-byte": nats / bits, "unigram-bits-per-byte": unigram / bits}
+    assert subject.data.test is not None
+    values = subject.extract(subject.data.test, None, of_batch)
+    nats, spelled = values.double().sum(0).tolist()
+    return {"bits-per-byte": nats / (math.log(2) * spelled)}
 
 
 LIKELIHOOD = Protocol(
@@ -69,18 +57,13 @@ LIKELIHOOD = Protocol(
     {
         "bits-per-byte": Metric(
             "bits/byte",
-            "cross entropy of the tokens of the held-out passages, without [CLS] and [SEP] around each, "
-            "over ln 2 and the bytes that they spell",
+            "cross entropy of the tokens of the test split, at most data.options.passages / 4 "
+            "passages, without [CLS] and [SEP] around each, over ln 2 and the bytes that they spell; of "
+            "the bag of words, that of a unigram model: frequencies in the train split, one added to "
+            "each count",
             better="lower",
             digits=3,
-        ),
-        "unigram-bits-per-byte": Metric(
-            "unigram bits/byte",
-            "the same of a model that knows only how often each token occurs in the train split, where "
-            "each counts once more",
-            better=None,
-            digits=3,
-        ),
+        )
     },
     labels=False,
     modality="text",

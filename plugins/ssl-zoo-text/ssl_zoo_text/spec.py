@@ -41,6 +41,17 @@ class Text(NamedTuple):
         """
         return (self.ids != PAD) & (self.ids != CLS) & (self.ids != SEP)
 
+    def total(self, *values: Tensor) -> Tensor:
+        """Return the sums of N values [B, T] of each token over those that a likelihood is of, [B, N].
+
+        These are all but the first, [CLS], and [SEP] at the end: it ends each passage that is evaluated,
+        but in training documents alone.
+        """
+        end = (self.lengths - 1)[:, None]
+        closes = torch.zeros_like(self.valid()).scatter(1, end, self.ids.gather(1, end) == SEP)
+        counted = self.valid() & ~closes
+        return torch.stack([(value * counted)[:, 1:].sum(1) for value in values], 1)
+
 
 def collate(rows: Sequence[Sequence[int]], length: int) -> Text:
     """Return lists of ids as a batch [B, length], cut or padded."""
@@ -96,6 +107,22 @@ class TextSpec(Spec):
         """
         total = sum(self.counts)
         return -sum(c / total * math.log(c / total) for c in self.counts if c)
+
+    def unigram_likelihood(self, x: Text) -> Tensor:
+        """Return for each text the nats of its tokens by frequency and the bytes they spell, [B, 2].
+
+        A token has the probability (1 + n_v) / (V + n), n_v its count among n tokens of the train split,
+        so that one which does not occur there is not impossible (Laplace's rule of succession).
+
+        Raises:
+            TypeError: the tokens are not made of bytes, or their counts are unknown.
+        """
+        num_bytes = self.tables.num_bytes
+        if num_bytes is None or not self.counts:
+            raise TypeError("tokens without numbers of bytes, or without counts, have no likelihood")
+        counts = 1 + torch.tensor(self.counts, dtype=torch.float64)
+        nats = -(counts / counts.sum()).log().float()
+        return x.total(*(table.to(x.ids.device)[x.ids] for table in (nats, num_bytes)))
 
     def example(self, n: int = 2) -> Text:
         """Return texts of one and the same token, to find shapes."""

@@ -19,7 +19,7 @@ from ssl_zoo_text.tokenizer import CLS, SEP, SPECIALS, parse
 from ssl_zoo import Rng, Unsuitable
 from ssl_zoo.backbones.build import create_encoder
 from ssl_zoo.config.schema import DataConfig, TrainConfig
-from ssl_zoo.evaluation import Subject
+from ssl_zoo.evaluation import Subject, scored_protocols
 from ssl_zoo.runtime.device import Device
 from ssl_zoo.testing import Case, Check, checks_of, parametrize_with_checks
 
@@ -67,49 +67,70 @@ def test_the_loss_begins_at_ln_v_and_is_that_of_one_shift() -> None:
     torch.testing.assert_close(losses.total.double(), sum(each) / len(each), rtol=1e-5, atol=1e-5)
 
 
-def test_bits_per_byte_of_a_unigram_model_are_those_of_counting() -> None:
-    task, _ = task_and_batch()
+DEVICE = Device.choose(TrainConfig(device="cpu"))
+
+
+def bits_per_byte_by_counting(log_p: dict[int, float]) -> float:
+    """Return the bits per byte of the small corpus under a unigram model, token by token."""
     data = small_data()
     assert data.test is not None
+    nats, number = 0.0, 0
+    for ids, length in zip(*data.test.batch(torch.arange(len(data.test))), strict=True):
+        assert ids[int(length) - 1] == SEP
+        spelled = ids[1 : int(length) - 1].tolist()
+        nats -= sum(log_p[token] for token in spelled)
+        number += len(parse(data.spec.tokenizer).decode(spelled).encode())  # type: ignore[attr-defined]
+    return nats / math.log(2) / number
+
+
+def test_bits_per_byte_of_a_unigram_model_are_those_of_counting() -> None:
+    task, _ = task_and_batch()
     log_p = torch.randn(task.spec.vocabulary).log_softmax(0)
 
     def unigram(x: Text) -> torch.Tensor:
         return log_p.expand(len(x.ids), x.ids.shape[1] - 1, -1)
 
     task.logits = unigram
-    score = measure(Subject.of_task(task, data, Device.choose(TrainConfig(device="cpu"))))
-    nats, number = 0.0, 0
-    for ids, length in zip(*data.test.batch(torch.arange(len(data.test))), strict=True):
-        assert ids[int(length) - 1] == SEP
-        spelled = ids[1 : int(length) - 1].tolist()
-        nats -= sum(float(log_p[token]) for token in spelled)
-        number += len(parse(task.spec.tokenizer).decode(spelled).encode())
-    assert score["bits-per-byte"] == pytest.approx(nats / math.log(2) / number, rel=1e-5)
+    score = measure(Subject.of_task(task, small_data(), DEVICE))
+    expected = bits_per_byte_by_counting(dict(enumerate(log_p.tolist())))
+    assert score["bits-per-byte"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_unigram_model_beside_a_language_model_is_one_of_the_train_split_counted() -> None:
-    task, _ = task_and_batch()
-    data = small_data()
-    assert data.test is not None
-    seen = dict.fromkeys(range(len(SPECIALS), task.spec.vocabulary), 1)
-    for token in data.train.batch(torch.arange(len(data.train))).ids.flatten().tolist():
-        if token in seen:
-            seen[token] += 1
-    total = sum(seen.values())
-    log_p = torch.tensor([seen.get(v, 1e-9) / total for v in range(task.spec.vocabulary)]).log()
-    task.logits = lambda x: log_p.expand(len(x.ids), x.ids.shape[1] - 1, -1)
-    score = measure(Subject.of_task(task, data, Device.choose(TrainConfig(device="cpu"))))
-    # The rest behind the last block is counted, but is in no block.
-    assert score["unigram-bits-per-byte"] == pytest.approx(score["bits-per-byte"], rel=1e-3)
-    assert 2 < score["unigram-bits-per-byte"] < 4
+def test_the_bag_of_words_has_the_bits_per_byte_of_the_frequencies_trained_on() -> None:
+    data, (task, _) = small_data(), task_and_batch()
+    total = sum(task.spec.counts) + task.spec.vocabulary
+    # Some tokens do not occur alone: their parts were joined to longer ones.
+    assert 0 in task.spec.counts[len(SPECIALS) :]
+    log_p = {v: math.log((1 + n) / total) for v, n in enumerate(task.spec.counts)}
+    raw = Subject.raw(data, DEVICE)
+    assert raw is not None
+    score = LIKELIHOOD(raw)["bits-per-byte"]
+    assert score == pytest.approx(bits_per_byte_by_counting(log_p), rel=1e-5)
+
+    def unigram(x: Text) -> torch.Tensor:
+        nats = torch.tensor([log_p[v] for v in range(task.spec.vocabulary)])
+        return nats.expand(len(x.ids), x.ids.shape[1] - 1, -1)
+
+    task.logits = unigram
+    assert LIKELIHOOD(Subject.of_task(task, data, DEVICE))["bits-per-byte"] == pytest.approx(score)
 
 
-def test_text_that_was_trained_on_has_no_likelihood() -> None:
-    task, _ = task_and_batch()
-    data = replace(small_data(), test=None)
-    subject = Subject.of_task(task, data, Device.choose(TrainConfig(device="cpu")))
-    assert LIKELIHOOD(subject) == {}
-    assert LIKELIHOOD.no_scores(subject) == "nothing of small is held out; set data.holdout"
+def test_what_has_no_bits_per_byte_has_one_line_that_says_what_to_do() -> None:
+    data, (task, _) = small_data(), task_and_batch()
+    network = Subject.of_encoder(task.encoder, data, DEVICE, "random-init")
+    untested = Subject.of_task(task, replace(data, test=None), DEVICE)
+    uncounted = Subject.raw(replace(data, spec=replace(task.spec, counts=())), DEVICE)
+    assert uncounted is not None
+    for subject, reason in [
+        (network, "random-init is a network without a head; evaluate a run of gpt"),
+        (untested, "small has no text that was not trained on; raise data.holdout"),
+        (uncounted, "how often the tokens of small occur is unknown; evaluate a run"),
+    ]:
+        assert LIKELIHOOD.no_scores(subject) == reason
+        assert LIKELIHOOD(subject) == {}
+        assert scored_protocols(["likelihood", "health"], subject) == ["health"]
+    language_model = Subject.of_task(task, data, DEVICE)
+    assert scored_protocols(["likelihood", "health"], language_model) == ["likelihood", "health"]
 
 
 def test_sep_between_documents_has_a_likelihood_and_at_the_end_none() -> None:
@@ -135,7 +156,7 @@ def test_tokens_that_do_not_spell_bytes_have_no_bits_per_byte() -> None:
     assert task(task.views(data.train.batch(torch.arange(4)), Rng(0))).logs.keys() == {
         "next_token_accuracy"
     }
-    subject = Subject.of_task(task, data, Device.choose(TrainConfig(device="cpu")))
+    subject = Subject.of_task(task, data, DEVICE)
     assert LIKELIHOOD(subject) == {}
     assert LIKELIHOOD.no_scores(subject).startswith("tokens of small spell no bytes; train with")
     with pytest.raises(TypeError, match="not made of bytes"):
