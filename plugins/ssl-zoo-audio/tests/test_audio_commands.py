@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -212,6 +213,9 @@ def test_the_commands_of_the_page_on_sound_work(tmp_path: Path) -> None:
         (tmp_path / "sounds" / name).parent.mkdir(parents=True, exist_ok=True)
         wave = 0.1 * rng.standard_normal(8000)
         soundfile.write(tmp_path / "sounds" / f"{name}.wav", wave, 16000, "FLOAT")
+    comparison = Path("plugins", "ssl-zoo-audio", "compare.yaml")
+    (tmp_path / comparison).parent.mkdir(parents=True)
+    shutil.copy(PAGE.parents[1] / comparison, tmp_path / comparison)
     lines = re.findall("^    ssl-zoo (.*)$", PAGE.read_text("utf-8"), re.MULTILINE)
     assert len(lines) > 10
     for line in lines:
