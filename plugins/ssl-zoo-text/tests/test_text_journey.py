@@ -295,6 +295,9 @@ def test_the_records_of_the_comparison_are_gone_on_with(tmp_path: Path) -> None:
 @pytest.mark.skipif(not PAGE.is_file(), reason="the distribution is tested without the documentation")
 def test_the_commands_of_the_page_on_text_work(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "corpus", tmp_path / "corpus")
+    comparison = Path("plugins", "ssl-zoo-text", "compare.yaml")
+    (tmp_path / comparison).parent.mkdir(parents=True)
+    shutil.copy(PAGE.parents[1] / comparison, tmp_path / comparison)
     rows = [{"text": d.text, "label": d.label} for d in chapters()[::20]]
     (tmp_path / "fortunes.jsonl").write_text("\n".join(map(json.dumps, rows)))
     lines = re.findall("^    ssl-zoo (.*)$", PAGE.read_text("utf-8"), re.MULTILINE)
