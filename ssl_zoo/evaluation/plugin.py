@@ -23,6 +23,7 @@ def ssl_zoo_register_protocols() -> Mapping[str, Protocol]:
     from ssl_zoo.evaluation.label_curve import LABEL_CURVE
     from ssl_zoo.evaluation.linear import LINEAR
     from ssl_zoo.evaluation.lowshot import LOWSHOT
+    from ssl_zoo.evaluation.pretext import PRETEXT
 
     return {
         "knn": KNN,
@@ -32,4 +33,5 @@ def ssl_zoo_register_protocols() -> Mapping[str, Protocol]:
         "finetune": FINETUNE,
         "finetune-few": FINETUNE_FEW,
         "health": HEALTH,
+        "pretext": PRETEXT,
     }

@@ -284,7 +284,8 @@ def test_an_unknown_protocol_is_named_with_those_that_there_are(run: Any) -> Non
         evaluate(run.path, ["knn", "linaer"])
     assert str(caught.value) == (
         "--protocol: there is no protocol 'linaer'. Did you mean 'linear'? "
-        "There are: dense, finetune, finetune-few, health, knn, label-curve, linear, lowshot"
+        "There are: dense, finetune, finetune-few, health, knn, label-curve, linear, lowshot, "
+        "pretext"
     )
 
 
