@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TABLE = re.compile(
-    r"(?P<begin>^<!-- results/(?P<name>[\w.-]+) begin(?: columns=(?P<columns>[\w,]+))? -->\n)"
+    r"(?P<begin>^<!-- results/(?P<name>[\w.-]+) begin(?: columns=(?P<columns>\S+))? -->\n)"
     r".*?(?P<end>^<!-- results/(?P=name) end -->$)",
     re.MULTILINE | re.DOTALL,
 )
