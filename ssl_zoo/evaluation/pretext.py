@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from ssl_zoo import tree
-from ssl_zoo.evaluation.features import extract
+from ssl_zoo.errors import SslZooError
 from ssl_zoo.evaluation.protocol import Metric, Protocol
 from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.task import Task
-from ssl_zoo.tree import Tree
 from ssl_zoo.views import Rng, derive_seed
 
 BATCH = 64
@@ -38,6 +37,9 @@ def measure(subject: Subject) -> Mapping[str, float]:
     A copy of the task computes it, in eval mode and with the schedules of the end of training, so that
     queues, teachers and statistics stay as they are. Each batch counts by its `Losses.weight`. Where
     there is a full batch, samples that do not fill another are left out.
+
+    Raises:
+        SslZooError: the loss is not finite.
     """
     device, split, task = subject.device, subject.data.test, subject.module
     assert isinstance(task, Task)
@@ -45,22 +47,23 @@ def measure(subject: Subject) -> Mapping[str, float]:
     task = copy.deepcopy(task).eval()
     task.before_step(1.0)
     rng = Rng(derive_seed(subject.seed, "pretext"), device.device)
-
-    def shares(batch: Tree) -> Tensor:
-        """Return the weighted loss of a batch and its weight, divided among its samples, [B, 2]."""
-        views, number = task.views(batch, rng), tree.size(batch)
-        with device.autocast():
-            losses = task(tuple(device.to_format(view) for view in views))
-        total = losses.total.float()
-        weight = torch.full_like(total, number) if losses.weight is None else losses.weight.float()
-        total = total.where(weight > 0, 0.0)  # a mean over no targets is not a number
-        return torch.stack([total * weight, weight]).div(number).expand(number, 2)
-
     numbers = split.sample(max(BATCH, len(split) // BATCH * BATCH))
     order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(subject.seed))
-    rows = extract(shares, split, device.device, numbers[order], device.eval_batch.capped(BATCH))
-    total, weight = rows.double().sum(0).tolist()
-    return {"pretext-loss": total / weight} if weight else {}
+    total = weights = 0.0
+    for batch in split.stream(numbers[order], BATCH):
+        views = task.views(tree.move(batch, device.device), rng)
+        with torch.no_grad(), device.autocast():
+            losses = task(tuple(device.to_format(view) for view in views))
+        weight = tree.size(batch) if losses.weight is None else float(losses.weight)
+        if weight:  # a mean over no targets is not a number
+            total += weight * float(losses.total)
+            weights += weight
+    if not math.isfinite(total):
+        raise SslZooError(
+            "the loss of the test split is not finite; the network has diverged: train it with a lower "
+            "--lr, or evaluate with --precision fp32"
+        )
+    return {"pretext-loss": total / weights} if weights else {}
 
 
 PRETEXT = Protocol(

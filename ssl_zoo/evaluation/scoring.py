@@ -76,7 +76,7 @@ def baselines(config: RunConfig, data: DataSet, device: Device) -> list[Subject]
             raise
         log.warning("the row %r is left out: %s", name, error)
     else:
-        subjects.append(Subject.of_task(untrained, data, device, name))
+        subjects.append(Subject.of_task(untrained, data, device, name, seed=config.train.seed))
     return [subject for subject in subjects if subject is not None]
 
 

@@ -15,6 +15,7 @@ from ssl_zoo.evaluation import Subject, score, standard_protocols
 from ssl_zoo.evaluation.pretext import BATCH, PRETEXT
 from ssl_zoo.runs.build import build_data, build_task
 from ssl_zoo.runtime.device import Device
+from ssl_zoo.runtime.eval_batch import EvalBatch
 from ssl_zoo.views import derive_seed
 from tests.conftest import small_config
 
@@ -58,6 +59,13 @@ def test_the_loss_is_the_mean_over_all_targets_of_full_batches(data: DataSet) ->
         without += not chosen.any()
     assert 0 < without < 5
     assert ours == pytest.approx(sum(targets) / len(targets), rel=1e-5)
+
+
+def test_batches_are_as_large_whatever_evaluation_takes_at_once(data: DataSet) -> None:
+    task = build_task(small_config("simclr"), data.spec)
+    few = replace(DEVICE, eval_batch=EvalBatch(16))
+    expected, found = (score(Subject.of_task(task, data, d), ["pretext"]) for d in (DEVICE, few))
+    assert found == expected
 
 
 def test_measuring_it_twice_gives_the_same_and_leaves_the_task_as_it_was(
