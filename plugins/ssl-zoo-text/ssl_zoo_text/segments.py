@@ -26,20 +26,23 @@ def split_halves(x: Text) -> tuple[Text, Text]:
 
 
 def exchange(x: Text, follows: Tensor) -> tuple[Text, Tensor]:
-    """Put [SEP] into the middle of blocks; where `follows` [B] is false, exchange the second halves.
+    """Put [SEP] into the middle of texts; where `follows` [B] is false, exchange the second halves.
 
     They are exchanged with the next sample's, or the previous one's, of a pair. Both are drawn at random
-    from all blocks. Returns the texts, and 1 where the second half is the sample's own, int64 [B].
+    from all texts. Returns the texts, and 1 where the second half is the sample's own, int64 [B].
     """
-    b, half = len(x.ids), x.ids.shape[1] // 2
+    b, length = x.ids.shape
     partner = torch.arange(b, device=x.ids.device) ^ 1
     alone = partner >= b  # the last sample of an odd batch
     partner = partner.where(~alone, partner - 1)
     follows = follows | alone
-    ids = x.ids.clone()
-    ids[:, half + 1 :] = x.ids[:, half + 1 :].where(follows[:, None], x.ids[partner, half + 1 :])
-    ids[:, half] = SEP
-    return Text(ids, x.lengths.where(follows, x.lengths[partner])), follows.long()
+    other = torch.arange(b, device=x.ids.device).where(follows, partner)  # whose second half it is
+    half = x.lengths[:, None] // 2
+    places = torch.arange(length, device=x.ids.device).expand(b, length)
+    second = x.ids[other].gather(1, (places - half + half[other]).clamp(0, length - 1))
+    ids = x.ids.where(places < half, second).masked_fill(places == half, SEP)
+    lengths = half[:, 0] + (x.lengths - half[:, 0])[other]
+    return Text(ids.masked_fill(places >= lengths[:, None], PAD), lengths), follows.long()
 
 
 def permute(x: Text, order: Tensor, begin: Tensor, size: Tensor) -> Text:
@@ -70,12 +73,12 @@ def equal_spans(x: Text, k: int) -> tuple[Tensor, Tensor]:
     other, and what is left over at the end.
 
     Args:
-        x: the texts, of at least k tokens each.
+        x: the texts; segments of one of fewer than 2 k tokens are empty.
         k: the number of segments.
     """
     step = x.lengths[:, None] // k
     number = torch.arange(k, device=x.ids.device)
-    return 1 + number * step, (step - 1).expand(-1, k)
+    return 1 + number * step, (step - 1).clamp(min=0).expand(-1, k)
 
 
 def sentence_spans(x: Text, ends: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +91,7 @@ def sentence_spans(x: Text, ends: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     sentences has the segments of `equal_spans`.
 
     Args:
-        x: the texts, of at least k tokens each.
+        x: the texts.
         ends: which tokens end a sentence, bool [B, T].
         key: random numbers [B, k]; the segments of the smallest have one more sentence.
     """

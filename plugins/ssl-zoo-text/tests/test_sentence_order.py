@@ -106,6 +106,13 @@ def test_segments_are_whole_sentences_where_there_are_enough(k: int) -> None:
     assert 20 < number < 200
 
 
+def test_segments_of_a_text_of_one_token_are_empty() -> None:
+    x = Text(torch.tensor([[CLS, 9, SEP, PAD, PAD, PAD]]), torch.tensor([3]))
+    y = permute(x, torch.tensor([[2, 0, 3, 1]]), *equal_spans(x, 4))
+    assert y.ids.tolist() == [[CLS, SEP, SEP, SEP, PAD, PAD]]
+    assert y.lengths.tolist() == [4]
+
+
 @pytest.mark.parametrize("k", [2, 3, 4])
 def test_the_sentences_in_another_order_have_the_segments_in_that_order(k: int) -> None:
     """So that of independent sentences, all orders of which are as likely, none tells the segments'."""
