@@ -30,6 +30,7 @@ from ssl_zoo_text.tokenizer import (
     cut_text,
     parse,
     read_tokenizer,
+    tables,
     train_tokenizer,
 )
 
@@ -275,18 +276,18 @@ def _passages(coded: Coded, documents: range, length: int) -> IntArray:
 def _hashes(coded: Coded, passages: IntArray, content: str) -> IntArray:
     """Return a hash of the text of each passage, uint64 [P].
 
-    The text is its joined tokens, as the ids of one text may differ: within a document it begins with a
-    space.
+    Of byte-level tokens these are joined, as the ids of one text may differ: within a document it begins
+    with a space.
 
     Args:
         coded: the documents.
         passages: the passages, int64 [P, 5].
         content: the tokenizer as JSON.
     """
-    tokenizer = parse(content)
+    tokenizer, joint = parse(content), " " if tables(content).num_bytes is None else ""
     tokens = [tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size())]
     rows = (coded.ids[begin:end].tolist() for *_, begin, end in passages.tolist())
-    texts = ("".join([tokens[i] for i in ids]).removeprefix("Ġ") for ids in rows)
+    texts = (joint.join([tokens[i] for i in ids]).removeprefix("Ġ") for ids in rows)
     digests = (blake2b(text.encode(), digest_size=8).digest() for text in texts)
     return np.array([int.from_bytes(digest, "little") for digest in digests], np.uint64)
 

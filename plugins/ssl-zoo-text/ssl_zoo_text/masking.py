@@ -16,10 +16,10 @@ from ssl_zoo_text.spec import Text, TextSpec
 from ssl_zoo_text.tokenizer import MASK, SPECIALS
 
 _LONGEST_WORD = 16
-"""The maximum number of pieces of a word; a longer run is text without spaces, such as Chinese."""
+"""The maximum number of pieces of a word, and of places for targets beyond the mean number, which the
+last word may take. A longer run is text without spaces, such as Chinese."""
 _PART = 8
-"""The number of pieces of the parts of such a run, and of places for targets beyond the mean number,
-which the last word or part may take."""
+"""The number of pieces of the parts of such a run."""
 
 
 class Targets(NamedTuple):
@@ -68,8 +68,7 @@ def choose_targets(x: Text, spec: TextSpec, rate: float, whole_words: bool, rng:
     """Draw targets among the ordinary tokens, a share `rate` of each text on average.
 
     Words, or tokens, are taken in a random order until the share is reached. The last one is taken with
-    a probability that makes the mean number of targets exact, except that a last word of more than
-    `_PART` pieces may lose some of them.
+    a probability that makes the mean number of targets exact.
 
     Args:
         x: the texts, before anything is hidden.
@@ -91,7 +90,7 @@ def choose_targets(x: Text, spec: TextSpec, rate: float, whole_words: bool, rng:
     size = torch.zeros_like(rank).scatter_add_(1, first, ordinary.long()).gather(1, word)
     budget = rate * ordinary.sum(1, keepdim=True)
     taken = (start + straddle * size < budget) & ordinary.gather(1, order)
-    limit = min(t, math.ceil(rate * t) + (_PART if whole_words else 1))
+    limit = min(t, math.ceil(rate * t) + (_LONGEST_WORD if whole_words else 1))
     places = order[:, :limit]
     return Targets(places, x.ids.gather(1, places), taken[:, :limit].float())
 

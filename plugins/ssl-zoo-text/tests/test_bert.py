@@ -16,7 +16,7 @@ from ssl_zoo_text.coding import Blocks, encode
 from ssl_zoo_text.masking import choose_targets, corrupt, first_of_word, mean_cross_entropy
 from ssl_zoo_text.segments import exchange
 from ssl_zoo_text.spec import Text, TextSpec
-from ssl_zoo_text.tokenizer import CLS, MASK, SEP, SPECIALS, train_tokenizer
+from ssl_zoo_text.tokenizer import CLS, MASK, PAD, SEP, SPECIALS, train_tokenizer
 
 from ssl_zoo import Unsuitable
 from ssl_zoo.testing import Case, Check, parametrize_with_checks
@@ -96,7 +96,8 @@ def test_15_percent_are_targets_of_which_80_10_10_percent_are_hidden_replaced_ke
     )
 
 
-def test_the_pieces_of_a_word_are_targets_together() -> None:
+@pytest.mark.parametrize("rate", [0.05, 0.3])
+def test_the_pieces_of_a_word_are_targets_together(rate: float) -> None:
     spec = small_spec()
     x = spec.preprocess("unknowable Nebuchadnezzar, said (perhaps).")
     first = first_of_word(x, spec)[0].tolist()
@@ -107,7 +108,7 @@ def test_the_pieces_of_a_word_are_targets_together() -> None:
     expected = ["unknowable", "Nebuchadnezzar", ",", "said", "(", "perhaps", ")", "."]
     assert [word for word in spelled if word] == expected
     for seed in range(50):
-        targets = choose_targets(x, spec, 0.3, True, Rng(seed))
+        targets = choose_targets(x, spec, rate, True, Rng(seed))
         hidden = targets.hidden(x)[0].tolist()
         for start in words:
             own = [hidden[place] for place, s in enumerate(first[: int(x.lengths)]) if s == start]
@@ -175,6 +176,19 @@ def test_second_halves_are_exchanged_between_two_samples_with_labels_that_say_so
     assert x.ids[:, :4].equal(ids[:, :4])
     for row, source in enumerate([0, 0, 3, 3, 4]):
         assert x.ids[row, 5:].equal(ids[source, 5:])
+
+
+def test_texts_of_all_lengths_are_cut_at_half_of_their_own() -> None:
+    x = texts(40, 31)
+    own = torch.rand(40, generator=torch.Generator().manual_seed(0)) < 0.5
+    y, label = exchange(x, own)
+    assert label.bool().equal(own)
+    for row in range(40):
+        other = row if own[row] else row ^ 1
+        first, second = (x.ids[i, : x.lengths[i]].tolist() for i in (row, other))
+        expected = [*first[: len(first) // 2], SEP, *second[len(second) // 2 + 1 :]]
+        assert y.lengths[row] == len(expected)
+        assert y.ids[row].tolist() == expected + [PAD] * (31 - len(expected))
 
 
 def test_the_loss_of_pairs_begins_at_ln_2() -> None:
