@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     arguments = parser.parse_args()
     rows = []
-    for folder in sorted(arguments.folder.iterdir()):
+    for folder in sorted(arguments.folder.resolve().iterdir()):
         syllable = read_name(unicodedata.normalize("NFC", folder.name))
         if syllable is not None and all((folder / name).is_file() for name in SPLITS):
             label = getattr(syllable, arguments.label)
